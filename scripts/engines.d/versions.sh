@@ -1,0 +1,10 @@
+# shellcheck shell=bash disable=SC2034
+# What is installed, pinned: each version is part of a cache folder's name, so changing one here
+# installs it anew beside the old one, and an unchanged one costs nothing.
+
+cassandra_version=5.0.9
+grpcurl_version=1.9.4
+go_interop_version=1.85.0
+python_grpc_version=1.85.1
+buf_version=1.75.0
+jaeger_version=1.76.0
