@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # scripts/engines, which sources this, sets the rest
 # One Cassandra node, small and quick to start.
 
 cassandra_room_kib=$((1024 * 1024))

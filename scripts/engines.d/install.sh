@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # scripts/engines, which sources this, sets the rest
 # One function `install_NAME` for each thing that can be installed; `scripts/engines install NAME`
 # calls it. It builds into a scratch folder that is renamed when complete, so an interrupted
 # install is never mistaken for a finished one.
@@ -117,7 +117,7 @@ build_jaeger() {
     say 'jaeger: its build takes 5 to 15 minutes, once'
     (
         mkdir "$1/build"
-        cd "$1/build"
+        cd "$1/build" || exit
         cat >go.mod <<MOD
 module shoal/jaeger
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # scripts/engines, which sources this, sets the rest
 # Jaeger with its spans in memory: OTLP by gRPC in, the query API by HTTP out.
 
 jaeger_yaml() {

@@ -9,10 +9,16 @@ check_prerequisites() {
     need() { command -v "$1" >/dev/null || missing+=("$1: $2"); }
 
     need cargo 'install Rust with rustup (the toolchain is named in Cargo.toml, rust-version)'
+    need cc 'apt-get install build-essential'
     need go 'install Go 1.24 or later and put its bin folder on PATH'
     need python3 'apt-get install python3 python3-venv'
     need mvn 'apt-get install maven'
     need flock 'apt-get install util-linux'
+
+    if command -v cargo >/dev/null; then
+        cargo fmt --version >/dev/null 2>&1 || missing+=('cargo fmt: rustup component add rustfmt')
+        cargo clippy --version >/dev/null 2>&1 || missing+=('cargo clippy: rustup component add clippy')
+    fi
 
     if command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
         missing+=('python3 venv: apt-get install python3-venv')
@@ -34,7 +40,7 @@ check_prerequisites() {
     # Only a machine without Redis needs the package manager and the right to use it.
     if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
         if ! command -v apt-get >/dev/null; then
-            missing+=('redis-server, redis-cli 7: no apt-get here; install both by this system'"'"'s own means')
+            missing+=('redis-server, redis-cli 7: no apt-get here; install both by the means of this system')
         elif ((EUID != 0)); then
             missing+=('redis-server, redis-cli 7: run "apt-get install redis-server redis-tools" as root, or run this as root')
         fi

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # scripts/engines, which sources this, sets the rest
 # Processes that outlive this script: started on free loopback ports, watched until they answer,
 # ended by pid. A pid file holds "PID START_TIME", since a pid alone may by now be somebody else's.
 
@@ -67,7 +67,6 @@ await() {
         fi
         sleep 0.1
     done
-    say "$name: ready in $((SECONDS - began)) s"
 }
 
 failed() {

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # scripts/engines, which sources this, sets the rest
 # One Redis, and a Redis Cluster of three primaries. Tests that kill or pause a server start their own.
 
 # No persistence: a run's data ends with the run. noeviction: jobs and sessions must not vanish under
