@@ -129,7 +129,7 @@ replace github.com/Shopify/sarama => github.com/Shopify/sarama v1.33.0
 MOD
         go mod download "$module" >&2
         source=$(go list -m -f '{{.Dir}}' "$module")
-        install -m 644 "$source/go.sum" go.sum
+        cp --no-preserve=mode "$source/go.sum" go.sum
         go get "$module/cmd/jaeger@v$jaeger_version" >&2
         go build -trimpath -ldflags='-s -w' -o ../jaeger "$module/cmd/jaeger" >&2
     )

@@ -43,6 +43,7 @@ spawn() {
     shift
     setsid "$@" </dev/null >"$run/logs/$name.log" 2>&1 &
     echo "$! $(start_time $!)" >"$run/pids/$name"
+    disown # or bash would comment on its end
 }
 
 alive() {
