@@ -1,0 +1,50 @@
+//! Typed clients over the balancing channel: what services use to call each other, and what a Rust caller uses to call
+//! the mesh. Adds no retries of its own: those live in `balance` and the gateway.
+
+use std::str::FromStr as _;
+
+use shoal_balance::{Balancer, Options, Source, discover};
+use shoal_proto::cache::v1::cache_service_client::CacheServiceClient;
+use shoal_proto::cache::v1::object_loader_service_client::ObjectLoaderServiceClient;
+use shoal_proto::data::v1::data_service_client::DataServiceClient;
+use shoal_proto::jobs::v1::jobs_service_client::JobsServiceClient;
+use shoal_proto::jobs::v1::worker_service_client::WorkerServiceClient;
+use shoal_proto::session::v1::session_service_client::SessionServiceClient;
+use tokio_util::sync::CancellationToken;
+
+pub use shoal_balance::Channel;
+
+/// Largest message a client accepts; the services' own limits are lower.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A channel over the clones at `source` (`ADDR,ADDR`, `dns:HOST:PORT` or `file:PATH`). Connects in the background of
+/// the current runtime until `cancel`. `name` is what errors call the upstream, `role` who is calling (for spans).
+///
+/// # Errors
+/// When `source` is none of the three.
+pub fn connect(
+    source: &str,
+    name: &str,
+    role: &'static str,
+    cancel: &CancellationToken,
+) -> Result<Channel, shoal_balance::ParseError> {
+    let targets = discover(Source::from_str(source)?, cancel.clone());
+    let options = Options { name: name.to_owned(), role, ..Options::default() };
+    Ok(Channel::new(Balancer::start(options, targets, cancel.clone())))
+}
+
+macro_rules! client {
+    ($(#[$doc:meta])* $name:ident, $client:ident) => {
+        $(#[$doc])*
+        pub fn $name(channel: Channel) -> $client<Channel> {
+            $client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+        }
+    };
+}
+
+client!(/** Sessions. */ session, SessionServiceClient);
+client!(/** The cache. */ cache, CacheServiceClient);
+client!(/** A loader of cached objects. */ object_loader, ObjectLoaderServiceClient);
+client!(/** Rows. */ data, DataServiceClient);
+client!(/** The queue, for those who enqueue and watch. */ jobs, JobsServiceClient);
+client!(/** The queue, for workers. */ worker, WorkerServiceClient);

@@ -1,0 +1,106 @@
+//! A response body that ends a stream at its deadline or at the drain, and reports the call's code when it is over.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Code, Status};
+
+/// Called once with the call's code.
+pub(crate) trait Finish: Send {
+    fn finish(self, code: Code);
+}
+
+/// Resolves to the status a stream is cut with.
+pub(crate) type Cut = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+pub(crate) struct RpcBody<F: Finish> {
+    inner: tonic::body::Body,
+    cut: Option<Cut>,
+    finish: Option<F>,
+    ended: bool,
+}
+
+impl<F: Finish> RpcBody<F> {
+    pub(crate) fn new(inner: tonic::body::Body, cut: Option<Cut>, finish: F) -> Self {
+        Self { inner, cut, finish: Some(finish), ended: false }
+    }
+
+    /// The headers already carried the code: a trailers-only answer.
+    pub(crate) fn end_with_headers(&mut self, code: Code) {
+        self.end(code);
+    }
+
+    fn end(&mut self, code: Code) {
+        self.ended = true;
+        if let Some(finish) = self.finish.take() {
+            finish.finish(code);
+        }
+    }
+}
+
+impl<F: Finish + Unpin> Body for RpcBody<F> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let code = code_of(trailers).unwrap_or(Code::Unknown);
+                    self.end(code);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.end(error.code());
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                self.end(Code::Ok);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let Some(cut) = self.cut.as_mut() else { return Poll::Pending };
+                let status = std::task::ready!(cut.as_mut().poll(cx));
+                self.cut = None;
+                self.end(status.code());
+                let mut trailers = HeaderMap::new();
+                match status.add_header(&mut trailers) {
+                    Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    Err(error) => Poll::Ready(Some(Err(error))),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl<F: Finish> Drop for RpcBody<F> {
+    fn drop(&mut self) {
+        // The caller went away before the end.
+        if let Some(finish) = self.finish.take() {
+            finish.finish(Code::Cancelled);
+        }
+    }
+}
+
+/// The code in a set of headers or trailers.
+pub(crate) fn code_of(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}

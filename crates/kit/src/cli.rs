@@ -1,0 +1,133 @@
+//! The flags every command that runs clones has, and the whole life of a process that runs one clone.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use serde::Serialize;
+
+use crate::logs::LogFormat;
+use crate::role::Role;
+use crate::serve::{bind, serve};
+use crate::service::Service;
+use crate::settings::{DefaultAddresses, Settings};
+use crate::{admin, metric, shutdown, telemetry};
+
+/// Flags in common. Each is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`).
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub struct CommonArgs {
+    /// TOML file; flags and SHOAL_* variables beat it
+    #[arg(long, value_name = "FILE", env = "SHOAL_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Address to listen on for gRPC
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Address of the admin port: /metrics, /livez, /readyz
+    #[arg(long, value_name = "ADDR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<String>,
+    /// Allow plaintext on addresses that are not loopback
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Clones of each service: a number, or ROLE=N,ROLE=N  [default: 2]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clones: Option<String>,
+    /// Folder of the embedded engines  [default: ./.shoal]
+    #[arg(long = "data", value_name = "DIR", conflicts_with = "ephemeral")]
+    #[serde(rename = "data_dir", skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep nothing: embedded engines in a temporary folder, without fsync
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
+    /// Redis for sessions, cache and jobs: redis://HOST:PORT, several comma-separated for a Cluster
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<String>,
+    /// Cassandra or Scylla contact points for data
+    #[arg(long, value_name = "HOST:PORT,...")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<String>,
+    /// OTLP gRPC endpoint for traces, e.g. http://127.0.0.1:4317
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<String>,
+    /// Where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=file:PATH; repeat with `;`
+    #[arg(long, value_name = "ROLE=SOURCE;...")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Format of log lines
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// Log filter, e.g. info,shoal_gateway=debug  [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// How long calls in flight may take when the process is told to stop, e.g. 10s
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
+}
+
+/// Where a single role listens when nothing is said.
+#[must_use]
+pub fn serve_defaults() -> DefaultAddresses {
+    DefaultAddresses { listen: ([127, 0, 0, 1], 7000).into(), admin: ([127, 0, 0, 1], 7001).into() }
+}
+
+#[derive(Parser)]
+#[command(version, about = "One clone of one Shoal service")]
+struct Single {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// The `main` of a service's thin binary: parses flags and runs one clone.
+///
+/// # Errors
+/// Whatever keeps the clone from running.
+pub fn single<F, Fut>(role: Role, build: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Settings) -> Fut,
+    Fut: Future<Output = anyhow::Result<Service>>,
+{
+    let args = Single::parse();
+    let settings = Settings::load(&args.common, serve_defaults())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run_one(role, settings, build))
+}
+
+/// Runs one clone with its admin port until a signal, then drains.
+///
+/// # Errors
+/// Whatever keeps the clone from running.
+pub async fn run_one<F, Fut>(role: Role, settings: Settings, build: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Settings) -> Fut,
+    Fut: Future<Output = anyhow::Result<Service>>,
+{
+    let telemetry = telemetry::install(&settings.telemetry)?;
+    let metrics = metric::install()?;
+    let shutdown = shutdown::on_signal()?;
+    let listener = bind(settings.listen).await?;
+    let admin_listener = bind(settings.admin).await?;
+    let (address, drain) = (listener.local_addr()?, settings.drain);
+    let admin_address = admin_listener.local_addr()?;
+    let service = build(settings).await?;
+    let admin = admin::Admin {
+        metrics,
+        checks: vec![(role.to_string(), service.ready.clone())],
+        shutdown: shutdown.clone(),
+    };
+    let admin = tokio::spawn(admin::serve(admin, admin_listener));
+    tracing::info!(%role, %address, admin = %admin_address, "serving");
+    serve(service, listener, drain, shutdown).await?;
+    admin.abort();
+    tracing::info!(%role, "drained");
+    telemetry.flush().await;
+    Ok(())
+}

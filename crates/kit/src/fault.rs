@@ -1,0 +1,130 @@
+//! Errors as callers see them: a gRPC code, a message that says what was wrong and what to do, and exactly one
+//! `google.rpc.ErrorInfo` with domain `shoal`. Services turn their own errors into a [`Fault`] in one place each.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+/// Domain of every `ErrorInfo` we make.
+pub const DOMAIN: &str = "shoal";
+
+/// A status in the making. Boxed: it travels in many `Result`s and is rarely made.
+#[derive(Debug, Clone)]
+pub struct Fault(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    metadata: HashMap<String, String>,
+    violations: Vec<FieldViolation>,
+    retry_after: Option<Duration>,
+}
+
+impl Fault {
+    /// `reason` is UPPER_SNAKE and stable: callers branch on it.
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            code,
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            violations: Vec::new(),
+            retry_after: None,
+        }))
+    }
+
+    /// INVALID_ARGUMENT for one field, with the violation in `BadRequest`.
+    pub fn invalid(reason: &'static str, field: impl Into<String>, problem: impl Into<String>) -> Self {
+        let (field, problem) = (field.into(), problem.into());
+        Self::new(Code::InvalidArgument, reason, format!("{field}: {problem}"))
+            .meta("field", field.clone())
+            .violation(field, problem)
+    }
+
+    /// UNAVAILABLE because an engine cannot be reached: waiting helps.
+    pub fn engine_unavailable(engine: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self::new(
+            Code::Unavailable,
+            "ENGINE_UNAVAILABLE",
+            format!("{engine} is not reachable ({detail}); try again shortly"),
+        )
+        .meta("engine", engine)
+        .retry_after(Duration::from_millis(500))
+    }
+
+    /// INTERNAL; `detail` goes to the log, never to the caller.
+    pub fn internal(detail: impl std::fmt::Display) -> Self {
+        tracing::error!(%detail, "internal error");
+        Self::new(Code::Internal, "INTERNAL", "internal error; the service's log has the details")
+    }
+
+    /// Adds a variable of the message.
+    #[must_use]
+    pub fn meta(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.0.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a field violation.
+    #[must_use]
+    pub fn violation(mut self, field: impl Into<String>, problem: impl Into<String>) -> Self {
+        self.0.violations.push(FieldViolation::new(field, problem));
+        self
+    }
+
+    /// Says that waiting this long helps.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.0.retry_after = Some(delay);
+        self
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The stable reason.
+    pub fn reason(&self) -> &'static str {
+        self.0.reason
+    }
+
+    /// The message.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(Fault(fault): Fault) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(fault.reason, DOMAIN, fault.metadata);
+        if !fault.violations.is_empty() {
+            details.set_bad_request(fault.violations);
+        }
+        if let Some(delay) = fault.retry_after {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(fault.code, fault.message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_carries_exactly_one_error_info_and_its_violations() {
+        let status: Status = Fault::invalid("EMPTY_NAME", "name", "must not be empty").into();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "name: must not be empty");
+        let details = status.get_details_error_info().expect("ErrorInfo");
+        assert_eq!((details.domain.as_str(), details.reason.as_str()), ("shoal", "EMPTY_NAME"));
+        assert_eq!(details.metadata["field"], "name");
+        assert_eq!(status.get_details_bad_request().expect("BadRequest").field_violations.len(), 1);
+    }
+}

@@ -1,0 +1,247 @@
+//! One incoming call: span, metrics, deadline, and errors in our shape even where the framework made them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Request, Response};
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service as _;
+use tracing::Instrument as _;
+
+use crate::body::{Cut, Finish, RpcBody, code_of};
+use crate::fault::Fault;
+use crate::metric::{Method, Methods};
+use crate::role::Role;
+use crate::telemetry;
+use tokio_util::sync::CancellationToken;
+
+/// What all connections of one clone share.
+pub(crate) struct Rpc {
+    pub(crate) role: Role,
+    pub(crate) clone: String,
+    pub(crate) routes: Routes,
+    pub(crate) services: Vec<&'static str>,
+    pub(crate) methods: Methods,
+    pub(crate) draining: CancellationToken,
+}
+
+/// Streams of these never end by themselves, and their callers simply come back.
+const ENDLESS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
+
+impl Rpc {
+    /// Answers one call; every failure is a gRPC status.
+    pub(crate) async fn call<B>(self: Arc<Self>, request: Request<B>) -> Response<RpcBody<Finished>>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let started = Instant::now();
+        let path = request.uri().path().to_owned();
+        let (service, method) = split(&path);
+        if !self.services.contains(&service) {
+            return self.refuse(self.unknown(service), "unknown", started);
+        }
+        let deadline = match timeout_of(request.headers()) {
+            Ok(timeout) => timeout.map(|t| started + t),
+            Err(fault) => return self.refuse(fault, &path, started),
+        };
+        let span = telemetry::server_span(self.role, &self.clone, service, method, request.headers());
+        let finish =
+            Finished { method: self.methods.of(&path), started, span: span.clone(), path: path.clone() };
+
+        let mut routes = self.routes.clone();
+        let answer = async move { routes.call(request).await }.instrument(span);
+        let response = match deadline {
+            None => answer.await,
+            Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
+                Ok(response) => response,
+                Err(_) => return response_of(deadline_exceeded(&path).into(), finish),
+            },
+        };
+        let response = match response {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if let Some(status) = framework_error(response.headers()) {
+            return response_of(status, finish);
+        }
+        let cut = self.cut(&path, deadline);
+        let ended = code_of(response.headers());
+        response.map(|body| {
+            let mut body = RpcBody::new(body, cut, finish);
+            if let Some(code) = ended {
+                body.end_with_headers(code);
+            }
+            body
+        })
+    }
+
+    /// When a stream is cut before its own end: at its deadline; endless ones also when the drain begins.
+    fn cut(&self, path: &str, deadline: Option<Instant>) -> Option<Cut> {
+        let endless = ENDLESS.iter().any(|prefix| path.starts_with(prefix));
+        if deadline.is_none() && !endless {
+            return None;
+        }
+        let draining = endless.then(|| self.draining.clone());
+        let path = path.to_owned();
+        Some(Box::pin(async move {
+            let expire = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let drain = async {
+                match draining {
+                    Some(token) => token.cancelled_owned().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = expire => deadline_exceeded(&path).into(),
+                () = drain => Fault::new(Code::Unavailable, "DRAINING", "this clone is shutting down; call again").into(),
+            }
+        }))
+    }
+
+    fn unknown(&self, service: &str) -> Fault {
+        let services = self.services.join(", ");
+        Fault::new(
+            Code::Unimplemented,
+            "UNKNOWN_SERVICE",
+            format!("no service `{service}` here; this {} clone serves: {services}", self.role),
+        )
+        .meta("service", service)
+        .meta("services", services)
+    }
+
+    fn refuse(&self, fault: Fault, path: &str, started: Instant) -> Response<RpcBody<Finished>> {
+        let finish = Finished {
+            method: self.methods.of(path),
+            started,
+            span: tracing::Span::none(),
+            path: path.to_owned(),
+        };
+        response_of(fault.into(), finish)
+    }
+}
+
+fn response_of(status: Status, finish: Finished) -> Response<RpcBody<Finished>> {
+    let code = status.code();
+    status.into_http::<Body>().map(|body| {
+        let mut body = RpcBody::new(body, None, finish);
+        body.end_with_headers(code);
+        body
+    })
+}
+
+fn deadline_exceeded(path: &str) -> Fault {
+    Fault::new(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        format!("{path} did not finish within the caller's deadline"),
+    )
+    .meta("method", path)
+}
+
+/// The framework's own errors, which come without `ErrorInfo` and with other codes than our contract's.
+fn framework_error(headers: &HeaderMap) -> Option<Status> {
+    let code = code_of(headers)?;
+    if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    let status = Status::from_header_map(headers)?;
+    let message = status.message().to_owned();
+    let fault = match code {
+        Code::OutOfRange if message.contains("message length too large") => {
+            Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{message}; send less at once"))
+        }
+        Code::Internal if message.contains("failed to decode Protobuf message") => {
+            Fault::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
+        }
+        Code::Unimplemented if message.is_empty() => Fault::new(
+            code,
+            "UNKNOWN_METHOD",
+            "the service has no such method; list them with reflection (grpcurl describe)",
+        ),
+        Code::Unimplemented => Fault::new(code, "UNIMPLEMENTED", message),
+        Code::Internal => Fault::new(code, "PROTOCOL_ERROR", message),
+        Code::NotFound => Fault::new(code, "NOT_FOUND", message),
+        Code::Cancelled => Fault::new(code, "CANCELLED", message),
+        _ => Fault::new(code, "FRAMEWORK", message),
+    };
+    Some(fault.into())
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).unwrap_or(("", ""))
+}
+
+/// The caller's `grpc-timeout`, if any.
+fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(parse_timeout);
+    match parsed {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(Fault::invalid(
+            "MALFORMED_TIMEOUT",
+            "grpc-timeout",
+            "must be 1 to 8 digits and a unit of H, M, S, m, u or n",
+        )),
+    }
+}
+
+/// Parses a `grpc-timeout` header (gRPC over HTTP/2: at most 8 digits and a unit).
+pub(crate) fn parse_timeout(value: &str) -> Option<Duration> {
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// Reports a call once it is over.
+pub(crate) struct Finished {
+    method: Arc<Method>,
+    started: Instant,
+    span: tracing::Span,
+    path: String,
+}
+
+impl Finish for Finished {
+    fn finish(self, code: Code) {
+        let elapsed = self.started.elapsed();
+        self.method.record(code, elapsed);
+        self.span.record("rpc.grpc.status_code", code as i64);
+        if matches!(code, Code::Unknown | Code::Internal | Code::DataLoss) {
+            self.span.record("otel.status_code", "ERROR");
+        }
+        let _entered = self.span.enter();
+        tracing::debug!(path = self.path, ?code, ?elapsed, "call");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_parse_as_the_protocol_says() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for bad in ["", "m", "1", "-1S", "123456789S", "1x", "é"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+}

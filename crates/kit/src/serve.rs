@@ -1,0 +1,207 @@
+//! Serves one clone on a listener: health, reflection, connections, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::metric::Methods;
+use crate::preface::{Preface, read_preface, refuse_http1};
+use crate::rpc::Rpc;
+use crate::service::Service;
+
+/// Connections one clone keeps open; past it new ones wait in the listener's backlog.
+const CONNECTIONS_MAX: usize = 10_000;
+/// Receive windows. Fixed: adaptive windows cost more than they give on a small-message mesh.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A gateway's shared connection carries the resets of all its callers; the default of 20 would have this server send
+/// GOAWAY to all of them when a few disconnect at once.
+const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
+const CONCURRENT_STREAMS_MAX: u32 = 10_000;
+const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
+
+/// How a clone ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Between NOT_SERVING and the end of accepting, so that watchers have turned away.
+    pub notice: Duration,
+    /// For calls in flight; whatever is left then is cut.
+    pub grace: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { notice: Duration::from_millis(50), grace: Duration::from_secs(10) }
+    }
+}
+
+/// Serves until `shutdown` is cancelled, then drains: NOT_SERVING, stop accepting, GOAWAY, finish what is in flight,
+/// bounded by [`Drain`]. Background tasks are stopped and awaited last.
+///
+/// # Errors
+/// When the descriptors are broken or the listener fails for good.
+pub async fn serve(
+    service: Service,
+    listener: TcpListener,
+    drain: Drain,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Service { role, clone, routes, grpc_services, descriptors, background, .. } = service;
+    let health = HealthReporter::new();
+    let mut names = grpc_services;
+    for name in &names {
+        health.set_service_status(*name, ServingStatus::Serving).await;
+    }
+    let routes = with_health_and_reflection(routes, &health, &names, descriptors)?;
+    let served = names.clone();
+    names.extend([
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ]);
+    let rpc = Arc::new(Rpc {
+        role,
+        methods: Methods::new(role.name(), clone.clone()),
+        clone,
+        routes: routes.prepare(),
+        services: names,
+        draining: background.draining.clone(),
+    });
+
+    let connections = GracefulShutdown::new();
+    accept_until(&listener, &rpc, &connections, async {
+        shutdown.cancelled().await;
+        // From here on new calls go to other clones; those already on their way are still taken.
+        for name in served.iter().copied().chain([""]) {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        tokio::time::sleep(drain.notice).await;
+    })
+    .await?;
+    drop(listener);
+    background.draining.cancel();
+    if tokio::time::timeout(drain.grace, connections.shutdown()).await.is_err() {
+        tracing::warn!(clone = rpc.clone, grace = ?drain.grace, "calls were still in flight after the drain");
+    }
+    background.stop.cancel();
+    background.tasks.close();
+    if tokio::time::timeout(drain.grace, background.tasks.wait()).await.is_err() {
+        tracing::warn!(clone = rpc.clone, "background tasks did not stop in time");
+    }
+    Ok(())
+}
+
+async fn accept_until(
+    listener: &TcpListener,
+    rpc: &Arc<Rpc>,
+    connections: &GracefulShutdown,
+    end: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tokio::pin!(end);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut end => return Ok(()),
+            accepted = async {
+                let permit = permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            } => accepted,
+        };
+        let (permit, stream) = match accepted {
+            (Ok(permit), Ok((stream, _))) => (permit, stream),
+            (_, Err(error)) => {
+                // Out of descriptors, or the peer is gone already: both pass.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            (Err(_), _) => return Ok(()),
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let rpc = rpc.clone();
+        let watcher = connections.watcher();
+        tokio::spawn(async move {
+            connection(stream, rpc, watcher).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
+    match read_preface(&stream).await {
+        Preface::Http2 => {}
+        Preface::Http1 => return refuse_http1(stream).await,
+        Preface::Other => return,
+    }
+    let handler = hyper::service::service_fn(move |request| {
+        let rpc = rpc.clone();
+        async move { Ok::<_, std::convert::Infallible>(rpc.call(request).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(Duration::from_secs(30))
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), handler);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn with_health_and_reflection(
+    routes: Routes,
+    health: &HealthReporter,
+    names: &[&'static str],
+    descriptors: &'static [u8],
+) -> anyhow::Result<Routes> {
+    use tonic_health::pb::health_server::HealthServer;
+    use tonic_health::server::HealthService;
+    let reflection = || {
+        let mut builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health")
+            .with_service_name("grpc.reflection.v1.ServerReflection")
+            .with_service_name("grpc.reflection.v1alpha.ServerReflection");
+        for name in names {
+            builder = builder.with_service_name(*name);
+        }
+        builder
+    };
+    Ok(routes
+        .add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())))
+        .add_service(reflection().build_v1().context("reflection v1")?)
+        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?))
+}
+
+/// Binds a listener, or says what to do about it.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{address} is in use by another process; stop it, or choose another address with --listen / --admin"
+        ),
+        _ => anyhow::anyhow!("cannot listen on {address}: {error}"),
+    })
+}

@@ -1,0 +1,94 @@
+//! A clone before it listens: its routes, the names it answers for, what it runs in the background.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+
+use crate::role::Role;
+
+/// Says whether a clone's engines can be reached, for `/readyz`.
+pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// One clone of one service.
+pub struct Service {
+    pub(crate) role: Role,
+    pub(crate) clone: String,
+    pub(crate) routes: Routes,
+    pub(crate) grpc_services: Vec<&'static str>,
+    pub(crate) descriptors: &'static [u8],
+    pub(crate) ready: ReadyCheck,
+    pub(crate) background: Background,
+}
+
+/// Tasks a clone owns. They are told to stop when the last call is done, and awaited.
+#[derive(Clone, Default)]
+pub struct Background {
+    /// Cancelled once the clone has drained.
+    pub stop: CancellationToken,
+    /// Cancelled when the drain begins: endless streams end here, saying that another clone goes on.
+    pub draining: CancellationToken,
+    /// Awaited before the clone ends.
+    pub tasks: TaskTracker,
+}
+
+impl Background {
+    /// Runs a task until it ends by itself or the clone stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+impl Service {
+    /// `clone` tells this clone from its siblings in logs and metrics only; `descriptors` is an encoded
+    /// `FileDescriptorSet` that has at least the services added.
+    pub fn new(
+        role: Role,
+        clone: impl Into<String>,
+        descriptors: &'static [u8],
+        background: Background,
+    ) -> Self {
+        Self {
+            role,
+            clone: clone.into(),
+            routes: Routes::default(),
+            grpc_services: Vec::new(),
+            descriptors,
+            ready: Arc::new(|| Ok(())),
+            background,
+        }
+    }
+
+    /// Adds a generated server.
+    #[must_use]
+    pub fn with<S>(mut self, server: S) -> Self
+    where
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.grpc_services.push(S::NAME);
+        self.routes = self.routes.add_service(server);
+        self
+    }
+
+    /// What `/readyz` asks.
+    #[must_use]
+    pub fn ready_when(mut self, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.ready = Arc::new(check);
+        self
+    }
+}

@@ -1,0 +1,194 @@
+//! Traces: W3C context in, OTLP out, one OpenTelemetry service per role.
+//!
+//! Without an OTLP endpoint no span is made at all, so tracing costs nothing when it is off.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::HeaderMap;
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{KeyValue, Value};
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::logs::{LogFormat, Logs};
+use crate::role::Role;
+
+/// Span attribute that says which role made a span; the exporter files it under that role's service name.
+pub const ROLE_ATTRIBUTE: &str = "shoal.role";
+
+/// What to set up.
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// `http://host:4317`; none: no traces.
+    pub otlp: Option<String>,
+    /// Fraction of traces begun here that are kept; a caller's own decision is followed.
+    pub sample_ratio: f64,
+    /// Format of log lines.
+    pub log_format: LogFormat,
+    /// Filter in `tracing` syntax, e.g. `info,shoal_gateway=debug`.
+    pub log_filter: String,
+}
+
+/// Flushes what is left when dropped.
+#[must_use]
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Exports what is still buffered, bounded.
+    pub async fn flush(self) {
+        let Some(provider) = self.provider else { return };
+        let shutdown =
+            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(Duration::from_secs(2)));
+        if let Ok(Err(error)) = shutdown.await {
+            tracing::debug!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+/// Installs the process's subscriber. Needs a tokio runtime when `otlp` is set.
+///
+/// # Errors
+/// On a bad filter or endpoint, or if a subscriber is installed already.
+pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_new(&config.log_filter)
+        .with_context(|| format!("log filter `{}` (example: info,shoal_gateway=debug)", config.log_filter))?;
+    // Spans are for traces only; without an endpoint no callsite of a span is enabled.
+    let traced = config.otlp.is_some();
+    let logs = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .event_format(Logs::new(config.log_format))
+        .with_filter(tracing_subscriber::filter::filter_fn(move |meta| traced || !meta.is_span()))
+        .with_filter(filter);
+    let registry = tracing_subscriber::registry().with(logs);
+    let Some(endpoint) = &config.otlp else {
+        registry.try_init()?;
+        return Ok(Telemetry { provider: None });
+    };
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio))))
+        .with_batch_exporter(PerRole::new(endpoint)?)
+        .build();
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("shoal"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(tracing_subscriber::filter::filter_fn(|meta| {
+            meta.is_span() && meta.target().starts_with("shoal")
+        }));
+    registry.with(spans).try_init()?;
+    Ok(Telemetry { provider: Some(provider) })
+}
+
+/// The span of one incoming call, child of the caller's.
+pub fn server_span(role: Role, clone: &str, service: &str, method: &str, headers: &HeaderMap) -> Span {
+    let span = tracing::info_span!(
+        "rpc",
+        otel.name = format_args!("{service}/{method}"),
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = method,
+        rpc.grpc.status_code = tracing::field::Empty,
+        shoal.role = role.name(),
+        shoal.clone = clone,
+    );
+    if !span.is_disabled() {
+        // Fails only when the span was started already, which a new one is not.
+        let _ = span.set_parent(parent_of(headers));
+    }
+    span
+}
+
+/// The caller's W3C trace context.
+pub fn parent_of(headers: &HeaderMap) -> opentelemetry::Context {
+    TraceContextPropagator::new().extract(&Headers(headers))
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// Files every span under the service of the role that made it: in `shoal up` five services share one process, and a
+/// reader of traces wants to see five.
+#[derive(Debug)]
+struct PerRole {
+    by_role: HashMap<&'static str, opentelemetry_otlp::SpanExporter>,
+    other: opentelemetry_otlp::SpanExporter,
+}
+
+impl PerRole {
+    fn new(endpoint: &str) -> anyhow::Result<Self> {
+        let exporter = |service: String| -> anyhow::Result<_> {
+            let mut exporter = opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .with_timeout(Duration::from_secs(5))
+                .build()
+                .with_context(|| format!("OTLP endpoint {endpoint} (example: http://127.0.0.1:4317)"))?;
+            let resource = Resource::builder()
+                .with_service_name(service)
+                .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+                .build();
+            exporter.set_resource(&resource);
+            Ok(exporter)
+        };
+        let mut by_role = HashMap::new();
+        for role in Role::ALL {
+            by_role.insert(role.name(), exporter(format!("shoal-{role}"))?);
+        }
+        Ok(Self { by_role, other: exporter("shoal".to_owned())? })
+    }
+}
+
+impl SpanExporter for PerRole {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let mut groups: HashMap<Option<&'static str>, Vec<SpanData>> = HashMap::new();
+        for span in batch {
+            groups.entry(role_of(&span)).or_default().push(span);
+        }
+        for (role, spans) in groups {
+            let exporter = role.and_then(|role| self.by_role.get(role)).unwrap_or(&self.other);
+            exporter.export(spans).await?;
+        }
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        for exporter in self.by_role.values().chain([&self.other]) {
+            exporter.shutdown_with_timeout(timeout)?;
+        }
+        Ok(())
+    }
+}
+
+fn role_of(span: &SpanData) -> Option<&'static str> {
+    let attribute = span.attributes.iter().find(|kv| kv.key.as_str() == ROLE_ATTRIBUTE)?;
+    match &attribute.value {
+        Value::String(name) => Role::parse(name.as_str()).map(Role::name),
+        _ => None,
+    }
+}
