@@ -1,0 +1,191 @@
+//! The handle: opens a directory, hands out keyspaces, queues writes for the writer thread.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fjall::KeyspaceCreateOptions;
+
+use crate::error::{Error, OpenError};
+use crate::keyspace::{Keyspace, Snapshot};
+use crate::tx::Tx;
+use crate::writer::{Durability, Writer};
+
+/// Names the process that has the directory open, for the message to the next one.
+const HOLDER_FILE: &str = "holder";
+
+/// The journal is replayed when opening: this bounds how long that takes.
+const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Flushes and compactions run beside the callers: more threads would take their cores.
+const WORKER_THREADS: usize = 2;
+
+/// One open database. Clones share it; the last one to go closes it, after the queued writes.
+#[derive(Clone)]
+pub struct Database {
+    // Before the storage: the writer is joined first.
+    writer: Arc<Writer>,
+    storage: Arc<Storage>,
+}
+
+/// What the writer has done since the database was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Closures that were run.
+    pub writes: u64,
+    /// Groups of them that were committed; a durable database pays one fsync for each.
+    pub groups: u64,
+}
+
+/// The engine and, for an ephemeral database, the directory that goes with it. Every handle that can read
+/// keeps it alive.
+pub(crate) struct Storage {
+    pub(crate) engine: fjall::Database,
+    // After the engine: the directory is removed when nothing writes to it any more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "held for its drop"))]
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Database {
+    /// Opens the database in `dir`, which is made (mode 0700) if it is not there. Answers of
+    /// [`Database::write`] wait for the disk. Blocks while an earlier journal is replayed.
+    pub fn open(dir: &Path) -> Result<Database, OpenError> {
+        let directory = |source| OpenError::Directory { dir: dir.to_owned(), source };
+        make_directory(dir).map_err(directory)?;
+        let engine = open_engine(dir)?;
+        // Written while the engine holds its lock, so only the holder writes it.
+        fs::write(dir.join(HOLDER_FILE), std::process::id().to_string()).map_err(directory)?;
+        Database::start(Storage { engine, temporary: None }, Durability::Disk).map_err(directory)
+    }
+
+    /// Opens a database in a new temporary directory. Nothing waits for the disk, and the directory is
+    /// removed with the last handle (of the database or a keyspace).
+    pub fn ephemeral() -> Result<Database, OpenError> {
+        let directory = |source| OpenError::Directory { dir: std::env::temp_dir(), source };
+        let temporary = tempfile::Builder::new().prefix("shoal-").tempdir().map_err(directory)?;
+        let engine = open_engine(temporary.path())?;
+        Database::start(Storage { engine, temporary: Some(temporary) }, Durability::None).map_err(directory)
+    }
+
+    fn start(storage: Storage, durability: Durability) -> std::io::Result<Database> {
+        let storage = Arc::new(storage);
+        let writer = Arc::new(Writer::start(Arc::clone(&storage), durability)?);
+        Ok(Database { writer, storage })
+    }
+
+    /// The keyspace of that name (1 to 255 bytes), made if it is not there. Handles are cheap to clone: take
+    /// each keyspace once, when the service starts.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace, Error> {
+        if name.is_empty() || name.len() > 255 {
+            return Err(Error::Limit(format!("a keyspace's name has 1 to 255 bytes, not {}", name.len())));
+        }
+        let inner = self.storage.engine.keyspace(name, KeyspaceCreateOptions::default)?;
+        Ok(Keyspace { inner, storage: Arc::clone(&self.storage) })
+    }
+
+    /// All keyspaces as they are now: several reads of it belong together, whatever is written meanwhile.
+    /// Keep it only as long as they take: it holds back the engine's cleaning.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.storage)
+    }
+
+    /// Runs `f` alone on the writer thread and answers with what it returned once everything it wrote is
+    /// durable and visible: what it read cannot have changed by the time it writes.
+    ///
+    /// All of it is applied, or nothing: nothing if `f` panics, calls [`Tx::abort`] (its value is still
+    /// answered), or exceeds a limit. **An `Err` returned by `f` is a value like any other**: call
+    /// `abort` on the way out if something was written before. `f` holds up every other writer, so it should
+    /// only read, decide and write.
+    ///
+    /// Waits while the queue is full. See the [crate] for what holds after an error, a crash, or when
+    /// this future is dropped.
+    pub async fn write<R, F>(&self, f: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> R + Send + 'static,
+    {
+        self.writer.write(f).await
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.writer.stats()
+    }
+
+    /// Runs what is queued, then stops the writer and waits for it. Other clones' later writes get
+    /// [`Error::Closed`]; reads still work. Dropping the last clone does the same, but blocks its thread.
+    pub async fn close(self) {
+        self.writer.close().await;
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+fn make_directory(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    // The engine syncs what is in `dir`; that `dir` exists must survive a power cut as well.
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    fs::File::open(parent)?.sync_all()
+}
+
+fn open_engine(dir: &Path) -> Result<fjall::Database, OpenError> {
+    fjall::Database::builder(dir)
+        // The writer persists each group itself, in the mode that it was opened with.
+        .manual_journal_persist(true)
+        .max_journaling_size(JOURNAL_BYTES_MAX)
+        .worker_threads(WORKER_THREADS)
+        .open()
+        .map_err(|source| match source {
+            fjall::Error::Locked => OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) },
+            source => OpenError::Engine { dir: dir.to_owned(), source },
+        })
+}
+
+/// Who has the directory open, by the file it left and what the system says of that process.
+fn holder(dir: &Path) -> String {
+    let Some(pid) =
+        fs::read_to_string(dir.join(HOLDER_FILE)).ok().and_then(|text| text.trim().parse::<u32>().ok())
+    else {
+        return "another process".to_owned();
+    };
+    if pid == std::process::id() {
+        return format!("this process ({pid})");
+    }
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", name.trim()),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_ephemeral_directory_goes_with_the_last_handle() {
+        let database = Database::ephemeral().unwrap();
+        let path = database.storage.temporary.as_ref().unwrap().path().to_owned();
+        let keyspace = database.keyspace("k").unwrap();
+        let inner = keyspace.clone();
+        database.write(move |tx| tx.put(&inner, "a", "1")).await.unwrap();
+
+        drop(database);
+        assert!(keyspace.get("a").unwrap().is_some(), "a keyspace is a handle too");
+        assert!(path.exists());
+        drop(keyspace);
+        assert!(!path.exists());
+    }
+}

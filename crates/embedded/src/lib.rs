@@ -1,0 +1,33 @@
+//! The embedded database: an ordered key-value store in a directory of this process, with atomic
+//! read-check-write transactions and one fsync for many of them.
+//!
+//! This crate is plumbing: it knows bytes, keyspaces and transactions, and no service's domain.
+//!
+//! # What holds
+//!
+//! * **After `Ok`** from [`Database::write`] of a durable database: everything the closure put or deleted
+//!   is on the disk (`fdatasync` returned), and every read that starts from now on sees it.
+//! * **Before that** nobody outside the closures sees any of it: a group becomes visible only once it
+//!   is durable, so nothing that was ever read can be lost.
+//! * **After a crash** (of the process or the machine): each transaction is there whole or not at all, and
+//!   they are there in their order: none is missing before one that is there.
+//! * **After an error**: [`Error::Closed`], [`Error::Panicked`] and [`Error::Limit`] mean nothing was done.
+//!   [`Error::Engine`] from a write means the disk failed: the write may or may not be found after a restart,
+//!   and until then the database refuses every further write.
+//! * **After the caller's future was dropped**: a write that was already queued runs all the same, whole;
+//!   one that was still waiting for room in the queue never runs. The caller cannot tell which.
+//! * An **ephemeral** database keeps all of this except durability, and its files go with the last handle.
+
+mod database;
+mod error;
+mod keyspace;
+mod range;
+mod tx;
+mod writer;
+
+pub use database::{Database, Stats};
+pub use error::{Error, OpenError};
+pub use fjall::Slice;
+pub use keyspace::{Keyspace, Snapshot};
+pub use range::Range;
+pub use tx::Tx;

@@ -1,0 +1,94 @@
+//! kill -9 of a process that acknowledges writes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use shoal_embedded::Database;
+
+const DIR: &str = "SHOAL_EMBEDDED_CRASH_DIR";
+
+/// A group's other writes, which must be there whenever its number is.
+const PARTS: u8 = 5;
+
+#[test]
+fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0u64;
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture"])
+            .env(DIR, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut seen = 0;
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in lines.by_ref() {
+            // The test harness prints lines of its own.
+            if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
+                acknowledged = acknowledged.max(number.parse().unwrap());
+                seen += 1;
+            }
+            if seen == 300 {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(seen, 300, "the child ended by itself");
+        for line in lines {
+            if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
+                acknowledged = acknowledged.max(number.parse().unwrap_or(0));
+            }
+        }
+
+        let database = Database::open(dir.path()).unwrap();
+        let (numbers, parts) = (database.keyspace("numbers").unwrap(), database.keyspace("parts").unwrap());
+        let stored: Vec<u64> = numbers
+            .prefix("")
+            .map(|pair| u64::from_be_bytes(pair.unwrap().0[..].try_into().unwrap()))
+            .collect();
+        let last = stored.last().copied().unwrap();
+        assert!(last >= acknowledged, "acknowledged {acknowledged}, found {last}");
+        assert_eq!(stored, (1..=last).collect::<Vec<_>>(), "none is missing before one that is there");
+        assert_eq!(parts.prefix("").count() as u64, last * u64::from(PARTS), "transactions are whole");
+        acknowledged = last;
+    }
+}
+
+/// Run by the test above in a process of its own; does nothing otherwise.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    runtime.block_on(async {
+        let database = Database::open(dir.as_ref()).unwrap();
+        let writers: Vec<_> = (0..8).map(|_| tokio::spawn(write_for_ever(database.clone()))).collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    });
+}
+
+/// Each transaction takes the next number, so that a lost one leaves a gap.
+async fn write_for_ever(database: Database) {
+    let (numbers, parts) = (database.keyspace("numbers").unwrap(), database.keyspace("parts").unwrap());
+    loop {
+        let (numbers, parts) = (numbers.clone(), parts.clone());
+        let number = database
+            .write(move |tx| {
+                let last = tx.prefix(&numbers, "").next_back().map(|pair| pair.unwrap().0);
+                let number = last.map_or(0, |key| u64::from_be_bytes(key[..].try_into().unwrap())) + 1;
+                for part in 0..PARTS {
+                    tx.put(&parts, [&number.to_be_bytes()[..], &[part]].concat(), "x");
+                }
+                tx.put(&numbers, number.to_be_bytes(), "x");
+                number
+            })
+            .await
+            .unwrap();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "acknowledged {number}").unwrap();
+        out.flush().unwrap();
+    }
+}
