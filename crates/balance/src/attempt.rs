@@ -1,0 +1,128 @@
+//! One try of a call at one endpoint: its pick, its span, and the status both end with.
+
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tracing::Span;
+
+use crate::pick::{Outcome, Pick, refused};
+use crate::trace;
+
+/// Ends once, with the first status it is given; dropped before, its caller went away.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    upstream: String,
+    pick: Pick,
+    span: Span,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+impl Attempt {
+    pub(crate) fn new(upstream: &str, pick: Pick, span: Span, deadline: Option<Instant>) -> Attempt {
+        Attempt { upstream: upstream.into(), pick, span, deadline, ended: false }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.pick.address()
+    }
+
+    pub(crate) fn pick(&mut self) -> &mut Pick {
+        &mut self.pick
+    }
+
+    /// The endpoint's own status, from trailers or from the headers of an answer without a body. Returns the status to
+    /// hand on instead, if it is to be replaced.
+    pub(crate) fn end_with(&mut self, headers: &HeaderMap, http: http::StatusCode) -> Option<Status> {
+        let code = match headers.get(Status::GRPC_STATUS) {
+            Some(code) => Code::from_bytes(code.as_bytes()),
+            None => code_of_http(http),
+        };
+        // tonic's servers answer CANCELLED when the time they were given is up, and may do so a moment before we do.
+        let late =
+            code == Code::Cancelled && self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        self.end(if late { Code::DeadlineExceeded } else { code });
+        late.then(|| self.deadline_exceeded())
+    }
+
+    /// The stream broke. Returns the status for the caller.
+    pub(crate) fn end_with_error(&mut self, error: &h2::Error) -> Status {
+        let status = status_of(error, &self.upstream, self.address());
+        if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
+            self.end(Code::DeadlineExceeded);
+            return self.deadline_exceeded();
+        }
+        self.end(status.code());
+        status
+    }
+
+    /// The deadline has passed. Returns the status for the caller.
+    pub(crate) fn end_late(&mut self) -> Status {
+        self.end(Code::DeadlineExceeded);
+        self.deadline_exceeded()
+    }
+
+    /// Ended without having been sent.
+    pub(crate) fn end_unsent(&mut self, code: Code) {
+        self.ended = true;
+        trace::record_status(&self.span, code);
+    }
+
+    fn deadline_exceeded(&self) -> Status {
+        Status::deadline_exceeded(format!("deadline exceeded at `{}` ({})", self.upstream, self.address()))
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn end(&mut self, code: Code) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        trace::record_status(&self.span, code);
+        self.pick.outcome(match code {
+            Code::Unavailable | Code::ResourceExhausted => Outcome::EndpointFault,
+            Code::DeadlineExceeded | Code::Cancelled => Outcome::CallerGone,
+            _ => Outcome::Success,
+        });
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let code = if self.is_late() { Code::DeadlineExceeded } else { Code::Cancelled };
+        self.end(code);
+    }
+}
+
+/// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
+pub(crate) fn status_of(error: &h2::Error, upstream: &str, address: SocketAddr) -> Status {
+    use h2::Reason;
+    let lost =
+        || Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
+    if refused(error) || error.is_io() || !error.is_reset() {
+        return lost();
+    }
+    let message = format!("`{upstream}` ({address}) broke the stream off: {error}");
+    match error.reason() {
+        Some(Reason::CANCEL) => Status::cancelled(message),
+        Some(Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(message),
+        Some(Reason::INADEQUATE_SECURITY) => Status::permission_denied(message),
+        _ => Status::internal(message),
+    }
+}
+
+/// What an HTTP status without a gRPC one means (gRPC, "HTTP to gRPC Status Code Mapping").
+fn code_of_http(status: http::StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}

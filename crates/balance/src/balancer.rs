@@ -1,0 +1,267 @@
+//! The handle of one upstream: keeps an endpoint for each target and picks among those that are ready.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use fastrand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::Link;
+use crate::discover::{Poke, discover_poked};
+use crate::endpoint::{self, Endpoint, EndpointSnapshot};
+use crate::options::Options;
+use crate::p2c;
+use crate::pick::Pick;
+use crate::source::{Source, TARGETS_MAX};
+use crate::target::Target;
+use crate::unavailable::Unavailable;
+
+/// Picks connected, serving endpoints of one upstream. A cheap handle: clone it, share it between threads.
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    shared: Arc<Shared>,
+}
+
+impl Balancer {
+    /// Keeps connections to `targets` in tasks on the current runtime, until `cancel`.
+    ///
+    /// A target that disappears takes no more calls and finishes those it has (at most [`Options::drain`]). `cancel`
+    /// cuts everything at once: drain the callers first.
+    pub fn start(
+        options: Options,
+        targets: watch::Receiver<Arc<[Target]>>,
+        cancel: CancellationToken,
+    ) -> Balancer {
+        Balancer::start_poking(options, targets, Poke::default(), cancel)
+    }
+
+    /// Discovers the targets of `source` itself, looking again as soon as a connection fails.
+    pub fn resolve(options: Options, source: Source, cancel: CancellationToken) -> Balancer {
+        let poke = Poke::default();
+        let targets = discover_poked(source, poke.clone(), cancel.clone());
+        Balancer::start_poking(options, targets, poke, cancel)
+    }
+
+    /// [`Balancer::start`], poking `poke` whenever a connection fails or ends.
+    pub fn start_poking(
+        options: Options,
+        targets: watch::Receiver<Arc<[Target]>>,
+        poke: Poke,
+        cancel: CancellationToken,
+    ) -> Balancer {
+        let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+        let shared = Arc::new(Shared {
+            options,
+            poke,
+            seed: AtomicU64::new(seed),
+            endpoints: Mutex::new(BTreeMap::new()),
+            ready: ArcSwap::from_pointee(Vec::new()),
+            version: watch::Sender::new(0),
+            stopping: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
+        });
+        tokio::spawn(supervise(shared.clone(), targets, cancel));
+        Balancer { shared }
+    }
+
+    /// Picks a ready endpoint that is not in `exclude`: the cheaper of two drawn at random. Never waits and never
+    /// connects. The call counts as in flight from here until the pick is dropped.
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
+        let now = Instant::now();
+        let ready = self.shared.ready.load();
+        let mut rng = self.shared.rng();
+        let allowed = |link: &Arc<Link>| !exclude.contains(&link.address);
+        let cost = |link: &Arc<Link>| link.load.cost(now);
+        match p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, cost) {
+            Some(link) => Ok(Pick::new(link.clone(), now)),
+            None => Err(self.unavailable(exclude)),
+        }
+    }
+
+    /// [`Balancer::pick`], waiting until an endpoint is ready, at most until `deadline`.
+    pub async fn picked(&self, exclude: &[SocketAddr], deadline: Instant) -> Result<Pick, Unavailable> {
+        let mut changed = self.changed();
+        loop {
+            changed.mark_unchanged();
+            let unavailable = match self.pick(exclude) {
+                Ok(pick) => return Ok(pick),
+                Err(unavailable) => unavailable,
+            };
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return Err(unavailable);
+            }
+            if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+                return Err(self.unavailable(exclude));
+            }
+        }
+    }
+
+    /// Every endpoint as it is now, by address.
+    pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
+        let now = Instant::now();
+        self.shared.endpoints().values().map(|endpoint| endpoint.snapshot(now)).collect()
+    }
+
+    /// A number that grows whenever an endpoint comes, goes, or changes its state.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.version.subscribe()
+    }
+
+    /// The upstream's name.
+    pub fn name(&self) -> &str {
+        &self.shared.options.name
+    }
+
+    /// The options it was started with.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Resolves when every task has ended, after the cancellation.
+    pub async fn stopped(&self) {
+        self.shared.stopped.cancelled().await;
+    }
+
+    fn unavailable(&self, exclude: &[SocketAddr]) -> Unavailable {
+        let name = self.name();
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Unavailable::stopped(name);
+        }
+        Unavailable::of(name, &self.snapshot(), exclude.len())
+    }
+}
+
+/// What the handles, the endpoints and their connections have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    poke: Poke,
+    seed: AtomicU64,
+    endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
+    ready: ArcSwap<Vec<Arc<Link>>>,
+    version: watch::Sender<u64>,
+    stopping: AtomicBool,
+    stopped: CancellationToken,
+}
+
+impl Shared {
+    /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
+    pub(crate) fn publish(&self) {
+        let endpoints = self.endpoints();
+        let ready = endpoints.values().filter_map(|endpoint| endpoint.ready_link()).collect();
+        // Under the lock: of two changes at once, the later list must be the one that stays.
+        self.ready.store(Arc::new(ready));
+        drop(endpoints);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Asks discovery to look again.
+    pub(crate) fn poke(&self) {
+        self.poke.poke();
+    }
+
+    /// What the ready endpoints cost on average, in seconds.
+    pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
+        let ready = self.ready.load();
+        let sum: f64 = ready.iter().map(|link| link.load.ewma_s(now)).sum();
+        (!ready.is_empty()).then(|| sum / ready.len() as f64)
+    }
+
+    /// A generator of its own for each draw: no lock, no thread-local, and repeatable from one seed.
+    pub(crate) fn rng(&self) -> Rng {
+        // The odd constant of SplitMix64; `Rng` hashes what it is given.
+        Rng::with_seed(self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed))
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Endpoint>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Owns the task of every endpoint.
+async fn supervise(shared: Arc<Shared>, targets: watch::Receiver<Arc<[Target]>>, cancel: CancellationToken) {
+    // Marks the end even if the runtime drops this task.
+    let _stop = Stop(shared.clone());
+    let mut tasks = JoinSet::new();
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = follow(&shared, targets, &mut tasks) => {}
+    }
+    shared.stopping.store(true, Ordering::Relaxed);
+    tasks.shutdown().await;
+}
+
+/// Starts and ends endpoints as targets come and go. Never returns.
+async fn follow(shared: &Arc<Shared>, mut targets: watch::Receiver<Arc<[Target]>>, tasks: &mut JoinSet<()>) {
+    let mut running = HashMap::new();
+    loop {
+        let list = targets.borrow_and_update().clone();
+        reconcile(shared, &list, &mut running, tasks);
+        loop {
+            tokio::select! {
+                changed = targets.changed() => match changed {
+                    Ok(()) => break,
+                    // Discovery is over: what it said last stays true.
+                    Err(_) => std::future::pending().await,
+                },
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            }
+        }
+    }
+}
+
+fn reconcile(
+    shared: &Arc<Shared>,
+    list: &[Target],
+    running: &mut HashMap<SocketAddr, CancellationToken>,
+    tasks: &mut JoinSet<()>,
+) {
+    if list.len() > TARGETS_MAX {
+        tracing::warn!(
+            upstream = shared.options.name,
+            targets = list.len(),
+            "only the first {TARGETS_MAX} are used"
+        );
+    }
+    let wanted: BTreeMap<SocketAddr, u32> =
+        list.iter().take(TARGETS_MAX).map(|target| (target.address, target.weight)).collect();
+    running.retain(|address, removed| {
+        let stays = wanted.contains_key(address);
+        if !stays {
+            removed.cancel();
+            shared.endpoints().remove(address);
+        }
+        stays
+    });
+    for (address, weight) in wanted {
+        if let Some(known) = shared.endpoints().get(&address) {
+            known.load.set_weight(weight);
+            continue;
+        }
+        let endpoint = Arc::new(Endpoint::new(address, weight));
+        shared.endpoints().insert(address, endpoint.clone());
+        let removed = CancellationToken::new();
+        running.insert(address, removed.clone());
+        tasks.spawn(endpoint::run(endpoint, shared.clone(), removed));
+    }
+    shared.publish();
+}
+
+/// Leaves nothing pickable behind.
+struct Stop(Arc<Shared>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.0.endpoints().clear();
+        self.0.publish();
+        self.0.stopped.cancel();
+    }
+}

@@ -1,0 +1,243 @@
+//! Bodies between `http_body` and h2, both ways, with HTTP/2's own flow control: nothing is read from a body before the
+//! peer has room for it, and the peer gets room back when the caller takes a frame.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+
+use crate::attempt::Attempt;
+
+/// A request's body, as far as it was there when the call was made.
+pub(crate) enum Outgoing {
+    /// All of it, in one piece: a unary request. Can be sent again.
+    Whole(Bytes),
+    /// The rest comes later. Can be sent once; `None` when it has been.
+    Streamed(Option<Streamed>),
+}
+
+pub(crate) struct Streamed {
+    /// At most two: what was read to find out that there is more.
+    queued: [Option<Frame<Bytes>>; 2],
+    body: tonic::body::Body,
+}
+
+impl Outgoing {
+    /// Reads what is ready. Does not wait.
+    pub(crate) async fn begin(mut body: tonic::body::Body) -> Result<Outgoing, Status> {
+        let mut queued: [Option<Frame<Bytes>>; 2] = [None, None];
+        let ended = poll_fn(|cx| {
+            for slot in &mut queued {
+                match Pin::new(&mut body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => *slot = Some(frame),
+                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(status)),
+                    Poll::Ready(None) => return Poll::Ready(Ok(true)),
+                    Poll::Pending => return Poll::Ready(Ok(false)),
+                }
+            }
+            Poll::Ready(Ok(false))
+        })
+        .await?;
+        if ended && queued[1].is_none() {
+            match queued[0].take().map_or(Ok(Bytes::new()), Frame::into_data) {
+                Ok(data) => return Ok(Outgoing::Whole(data)),
+                Err(trailers) => queued[0] = Some(trailers),
+            }
+        }
+        Ok(Outgoing::Streamed(Some(Streamed { queued, body })))
+    }
+
+    /// Whether the headers are all there is.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Outgoing::Whole(data) if data.is_empty())
+    }
+
+    /// Whether it can be sent (again).
+    pub(crate) fn is_sendable(&self) -> bool {
+        !matches!(self, Outgoing::Streamed(None))
+    }
+
+    /// Sends it on `stream`: at once if all of it is here, else from a task that lives as long as the returned handle.
+    pub(crate) fn send(&mut self, mut stream: SendStream<Bytes>) -> Option<Pump> {
+        match self {
+            Outgoing::Whole(data) => {
+                if !data.is_empty() {
+                    // It is in memory already; h2 cuts it to the peer's window. Should the stream be gone, its response
+                    // says why.
+                    let _ = stream.send_data(data.clone(), true);
+                }
+                None
+            }
+            Outgoing::Streamed(streamed) => {
+                let streamed = streamed.take()?;
+                // Owned by the handle, which aborts it when dropped. It must not depend on the caller reading the
+                // response: a client stream is written before its answer is looked at.
+                Some(Pump(tokio::spawn(pump(streamed, stream))))
+            }
+        }
+    }
+}
+
+/// The task that sends a streamed body. Dropped, the task ends and the stream is reset if it is still open.
+#[derive(Debug)]
+pub(crate) struct Pump(JoinHandle<()>);
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn pump(streamed: Streamed, mut stream: SendStream<Bytes>) {
+    let Streamed { queued, mut body } = streamed;
+    let mut queued = queued.into_iter().flatten();
+    loop {
+        let frame = match queued.next() {
+            Some(frame) => Some(Ok(frame)),
+            None => {
+                let next = poll_fn(|cx| {
+                    if stream.poll_reset(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    Pin::new(&mut body).poll_frame(cx).map(Some)
+                });
+                match next.await {
+                    Some(frame) => frame,
+                    // The peer wants no more.
+                    None => return,
+                }
+            }
+        };
+        match frame {
+            None => {
+                let _ = stream.send_data(Bytes::new(), true);
+                return;
+            }
+            Some(Err(_)) => return stream.send_reset(h2::Reason::CANCEL),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    if send_within_window(&mut stream, data).await.is_none() {
+                        return;
+                    }
+                }
+                Err(frame) => {
+                    let _ = stream.send_trailers(frame.into_trailers().unwrap_or_default());
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Sends `data` piece by piece as the peer's window allows. `None`: the stream is over.
+async fn send_within_window(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Option<()> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let room = poll_fn(|cx| match stream.capacity() {
+            0 => stream.poll_capacity(cx),
+            room => Poll::Ready(Some(Ok(room))),
+        });
+        let room = room.await?.ok()?;
+        stream.send_data(data.split_to(room.min(data.len())), false).ok()?;
+    }
+    Some(())
+}
+
+/// A response's body. Dropped before its end, the stream is reset with CANCEL.
+pub(crate) struct Incoming {
+    stream: RecvStream,
+    http: http::StatusCode,
+    state: State,
+    deadline: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    attempt: Option<Attempt>,
+    _pump: Option<Pump>,
+}
+
+enum State {
+    Data,
+    Trailers,
+    Ended,
+}
+
+impl Incoming {
+    /// `attempt` is told how the call ends; `deadline` ends it.
+    pub(crate) fn new(
+        stream: RecvStream,
+        http: http::StatusCode,
+        deadline: Option<Instant>,
+        attempt: Option<Attempt>,
+        pump: Option<Pump>,
+    ) -> Incoming {
+        Incoming { stream, http, state: State::Data, deadline, timer: None, attempt, _pump: pump }
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let State::Data = self.state {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // The caller has it: the peer may send as much again.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.broke(&error)))),
+                None => self.state = State::Trailers,
+            }
+        }
+        if let State::Trailers = self.state {
+            let trailers = match ready!(self.stream.poll_trailers(cx)) {
+                Ok(trailers) => trailers,
+                Err(error) => return Poll::Ready(Some(Err(self.broke(&error)))),
+            };
+            self.state = State::Ended;
+            let replaced = self.attempt.take().and_then(|mut attempt| match &trailers {
+                Some(trailers) => attempt.end_with(trailers, self.http),
+                None => attempt.end_with(&HeaderMap::new(), self.http),
+            });
+            if let Some(status) = replaced {
+                return Poll::Ready(Some(Err(status)));
+            }
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        Poll::Ready(None)
+    }
+
+    fn broke(&mut self, error: &h2::Error) -> Status {
+        self.state = State::Ended;
+        match self.attempt.take() {
+            Some(mut attempt) => attempt.end_with_error(error),
+            None => Status::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Poll::Ready(frame) = self.poll_stream(cx) {
+            return Poll::Ready(frame);
+        }
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        // Made when first waited for: a unary answer is mostly here at once.
+        ready!(self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(cx));
+        self.state = State::Ended;
+        self.deadline = None;
+        let status = match self.attempt.take() {
+            Some(mut attempt) => attempt.end_late(),
+            None => Status::deadline_exceeded("deadline exceeded"),
+        };
+        Poll::Ready(Some(Err(status)))
+    }
+}

@@ -1,0 +1,252 @@
+//! A tonic client's way to a balanced upstream: deadline, attempts, spans, errors that say what to do.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri, header};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+
+use crate::attempt::Attempt;
+use crate::balancer::Balancer;
+use crate::body::{Incoming, Outgoing};
+use crate::pick::{Pick, SendError, refused};
+use crate::timeout::{GRPC_TIMEOUT, format_timeout, parse_timeout};
+use crate::trace;
+
+/// How often a call that the peer says it did not process is sent again.
+const REFUSED_RETRIES: u32 = 1;
+
+/// An attempt that starts this soon sends the caller's own timeout on: writing it anew would cost more than it corrects.
+const FRESH: Duration = Duration::from_millis(1);
+
+/// Settings of one [`Channel`].
+#[derive(Clone, Debug)]
+pub struct ChannelOptions {
+    /// The deadline of a call that brings none. Meant for unary calls; a channel for long streams has `None`. Default
+    /// 10 s.
+    pub default_deadline: Option<Duration>,
+    /// How long a call waits for an endpoint while there is none, if its deadline is not sooner. Default 1 s.
+    pub unavailable_after: Duration,
+    /// The `:authority` sent. Default: the endpoint's address.
+    pub authority: Option<Authority>,
+    /// The `user-agent` of calls that bring none. Default `shoal/<version>`.
+    pub user_agent: HeaderValue,
+}
+
+impl Default for ChannelOptions {
+    fn default() -> ChannelOptions {
+        ChannelOptions {
+            default_deadline: Some(Duration::from_secs(10)),
+            unavailable_after: Duration::from_secs(1),
+            authority: None,
+            user_agent: HeaderValue::from_static(concat!("shoal/", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+}
+
+/// Sends the calls of generated tonic clients to a balanced upstream. A cheap handle.
+///
+/// - A call ends by its `grpc-timeout` (or the default deadline) with DEADLINE_EXCEEDED, in whatever it was doing.
+/// - While no endpoint is ready it waits at most [`ChannelOptions::unavailable_after`], then fails with UNAVAILABLE.
+/// - A call that was never sent goes to another endpoint; one that the peer says it did not process is sent once more.
+///   Nothing else is repeated here.
+/// - Each attempt has a client span, and its trace context goes with the request.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    shared: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    balancer: Balancer,
+    options: ChannelOptions,
+}
+
+impl Channel {
+    /// A channel over `balancer`.
+    pub fn new(balancer: Balancer, options: ChannelOptions) -> Channel {
+        Channel { shared: Arc::new(Inner { balancer, options }) }
+    }
+
+    /// What it sends through.
+    pub fn balancer(&self) -> &Balancer {
+        &self.shared.balancer
+    }
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<tonic::body::Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        // Whether an endpoint is ready is a question of each call: it has a deadline, this has none.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let shared = self.shared.clone();
+        Box::pin(async move { call(&shared, request).await })
+    }
+}
+
+async fn call(
+    shared: &Inner,
+    request: Request<tonic::body::Body>,
+) -> Result<Response<tonic::body::Body>, Status> {
+    let (mut head, body) = request.into_parts();
+    let started = Instant::now();
+    let timeout = match head.headers.get(GRPC_TIMEOUT) {
+        Some(value) => parse_timeout(value),
+        None => shared.options.default_deadline.inspect(|timeout| {
+            head.headers.insert(GRPC_TIMEOUT, format_timeout(*timeout));
+        }),
+    };
+    head.headers.entry(header::USER_AGENT).or_insert_with(|| shared.options.user_agent.clone());
+    // A timeout too long to add is none.
+    let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
+    let call = Call { shared, head, started, deadline };
+    match deadline {
+        None => call.run(body).await,
+        Some(deadline) => {
+            timeout_at(deadline, call.run(body)).await.unwrap_or_else(|_| Err(call.deadline_exceeded()))
+        }
+    }
+}
+
+struct Call<'a> {
+    shared: &'a Inner,
+    head: Parts,
+    started: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Call<'_> {
+    async fn run(&self, body: tonic::body::Body) -> Result<Response<tonic::body::Body>, Status> {
+        let mut body = Outgoing::begin(body).await?;
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut refusals = 0;
+        loop {
+            let pick = self.pick(&mut tried).await?;
+            let address = pick.address();
+            match self.attempt(pick, &mut body).await? {
+                Attempted::Answered(response) => return Ok(response),
+                Attempted::Refused(status) => {
+                    if refusals == REFUSED_RETRIES || !body.is_sendable() {
+                        return Err(status);
+                    }
+                    refusals += 1;
+                }
+                Attempted::NotSent(status) => {
+                    if Instant::now() >= self.patience() {
+                        return Err(status);
+                    }
+                    // Lets the driver of the connection say that it is gone.
+                    tokio::task::yield_now().await;
+                }
+            }
+            tried.push(address);
+        }
+    }
+
+    /// An endpoint not tried yet, or, when all were, any.
+    async fn pick(&self, tried: &mut Vec<SocketAddr>) -> Result<Pick, Status> {
+        let balancer = &self.shared.balancer;
+        if let Ok(pick) = balancer.pick(tried) {
+            return Ok(pick);
+        }
+        tried.clear();
+        balancer
+            .picked(&[], self.patience())
+            .await
+            .map_err(|unavailable| Status::unavailable(unavailable.to_string()))
+    }
+
+    /// Until when to wait for an endpoint.
+    fn patience(&self) -> Instant {
+        let patience = self.started + self.shared.options.unavailable_after;
+        self.deadline.map_or(patience, |deadline| deadline.min(patience))
+    }
+
+    async fn attempt(&self, pick: Pick, body: &mut Outgoing) -> Result<Attempted, Status> {
+        let options = self.shared.balancer.options();
+        let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
+        let request = self.request(&pick, &span)?;
+        let mut attempt = Attempt::new(&options.name, pick, span, self.deadline);
+        let (response, stream) = match attempt.pick().send(request, body.is_empty()).await {
+            Ok(streams) => streams,
+            Err(error @ SendError::Invalid(_)) => {
+                attempt.end_unsent(Code::Internal);
+                return Err(Status::internal(error.to_string()));
+            }
+            Err(error) => {
+                attempt.end_unsent(Code::Unavailable);
+                return Ok(Attempted::NotSent(Status::unavailable(format!("`{}`: {error}", options.name))));
+            }
+        };
+        let pump = body.send(stream);
+        let response = match response.await {
+            Ok(response) => response,
+            Err(error) => {
+                let status = attempt.end_with_error(&error);
+                return if refused(&error) { Ok(Attempted::Refused(status)) } else { Err(status) };
+            }
+        };
+        attempt.pick().first_response();
+        let (head, stream) = response.into_parts();
+        if stream.is_end_stream() {
+            if let Some(status) = attempt.end_with(&head.headers, head.status) {
+                return Err(status);
+            }
+            return Ok(Attempted::Answered(Response::from_parts(head, tonic::body::Body::empty())));
+        }
+        let body = Incoming::new(stream, head.status, self.deadline, Some(attempt), pump);
+        Ok(Attempted::Answered(Response::from_parts(head, tonic::body::Body::new(body))))
+    }
+
+    /// The request as this attempt sends it: absolute URI, what remains of the time, this attempt's trace context.
+    fn request(&self, pick: &Pick, span: &tracing::Span) -> Result<Request<()>, Status> {
+        let authority = self.shared.options.authority.as_ref().or(pick.link().authority.as_ref());
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = authority.cloned();
+        uri.path_and_query = self.head.uri.path_and_query().cloned();
+        let uri =
+            Uri::from_parts(uri).map_err(|error| Status::internal(format!("not a gRPC path: {error}")))?;
+
+        let mut request = Request::new(());
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.headers_mut() = self.head.headers.clone();
+        if let Some(deadline) = self.deadline
+            && pick.started() > self.started + FRESH
+        {
+            let left = deadline.saturating_duration_since(pick.started());
+            request.headers_mut().insert(GRPC_TIMEOUT, format_timeout(left));
+        }
+        trace::inject_span(span, request.headers_mut());
+        Ok(request)
+    }
+
+    fn deadline_exceeded(&self) -> Status {
+        let name = self.shared.balancer.name();
+        let waited = self.started.elapsed();
+        Status::deadline_exceeded(format!("`{name}` did not answer within {waited:.0?}"))
+    }
+}
+
+enum Attempted {
+    Answered(Response<tonic::body::Body>),
+    /// The peer did not process it.
+    Refused(Status),
+    /// It did not leave.
+    NotSent(Status),
+}

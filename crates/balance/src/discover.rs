@@ -1,0 +1,85 @@
+//! Turns a source into a list of targets that is kept current by one task. Never empties a list because of a failure.
+
+mod dns;
+mod file;
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::source::Source;
+use crate::target::Target;
+
+/// Asks discovery to look again now, ahead of its clock: the balancer does so when a connection fails.
+///
+/// Cheap to call at any rate; discovery bounds how often it really looks.
+#[derive(Clone, Debug, Default)]
+pub struct Poke(Arc<Notify>);
+
+impl Poke {
+    /// Asks once. Several calls before the next look are one.
+    pub fn poke(&self) {
+        self.0.notify_one();
+    }
+
+    async fn poked(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Starts to keep the targets of `source` current, in a task on the current runtime that ends with `cancel`.
+///
+/// A static list is in the first value already; a file or a name arrives a moment later, and until it does the list is
+/// empty. A failure keeps the last good list and is logged. The receiver may be cloned into other runtimes.
+pub fn discover(source: Source, cancel: CancellationToken) -> watch::Receiver<Arc<[Target]>> {
+    discover_poked(source, Poke::default(), cancel)
+}
+
+/// [`discover`], also looking again whenever `poke` is poked.
+pub fn discover_poked(
+    source: Source,
+    poke: Poke,
+    cancel: CancellationToken,
+) -> watch::Receiver<Arc<[Target]>> {
+    let first: Arc<[Target]> = match &source {
+        Source::Static(targets) => targets.as_slice().into(),
+        Source::File(_) | Source::Dns { .. } => Arc::from([]),
+    };
+    let (sender, receiver) = watch::channel(first);
+    // Each task ends when `cancel` does or when the last receiver is gone, so nobody has to join it.
+    match source {
+        Source::Static(_) => {
+            // Held open, so that a receiver's `changed` waits instead of failing.
+            tokio::spawn(async move {
+                tokio::select! { () = cancel.cancelled() => {}, () = sender.closed() => {} }
+            });
+        }
+        Source::File(path) => {
+            tokio::spawn(async move {
+                tokio::select! { () = cancel.cancelled() => {}, () = file::follow(path, poke, &sender) => {} }
+            });
+        }
+        Source::Dns { host, port } => {
+            tokio::spawn(async move {
+                let resolve = || dns::system(host.clone(), port);
+                tokio::select! {
+                    () = cancel.cancelled() => {},
+                    () = dns::follow(format!("{host}:{port}"), resolve, poke, &sender) => {},
+                }
+            });
+        }
+    }
+    receiver
+}
+
+/// Publishes `targets` if they differ from the last list. Says whether they did.
+fn publish(sender: &watch::Sender<Arc<[Target]>>, targets: Vec<Target>) -> bool {
+    sender.send_if_modified(|current| {
+        let differs = current.as_ref() != targets.as_slice();
+        if differs {
+            *current = targets.into();
+        }
+        differs
+    })
+}

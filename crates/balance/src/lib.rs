@@ -1,0 +1,40 @@
+//! Resolve → endpoints → pick → connection, for any gRPC upstream.
+//!
+//! [`discover`] turns a [`Source`] into a changing list of [`Target`]s. A [`Balancer`] keeps one HTTP/2 connection to
+//! each of them, made in the background and never in a caller's request, and hands out [`Pick`]s: only endpoints that
+//! are connected and SERVING, by power of two choices. [`Channel`] puts a tonic client on top of that.
+//!
+//! Knows no message of ours and no other crate of ours; `grpc.health.v1` is the only protocol spoken here.
+
+mod attempt;
+mod backoff;
+mod balancer;
+mod body;
+mod channel;
+mod connection;
+mod discover;
+mod endpoint;
+mod ewma;
+mod health;
+mod keepalive;
+mod load;
+mod options;
+mod p2c;
+mod pick;
+mod source;
+mod target;
+mod timeout;
+mod trace;
+mod unavailable;
+
+pub use balancer::Balancer;
+pub use channel::{Channel, ChannelOptions};
+pub use discover::{Poke, discover, discover_poked};
+pub use endpoint::{EndpointSnapshot, EndpointState};
+pub use options::Options;
+pub use pick::{Outcome, Pick, SendError, refused};
+pub use source::{ParseError, Source};
+pub use target::Target;
+pub use timeout::{format_timeout, parse_timeout};
+pub use trace::inject;
+pub use unavailable::Unavailable;

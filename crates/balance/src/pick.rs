@@ -1,0 +1,147 @@
+//! One call's claim on one endpoint: counted as in flight from the pick to the drop, sampled at the first answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::Request;
+use tokio::time::Instant;
+
+use crate::connection::Link;
+
+/// How a call went, as far as its endpoint is to be judged by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint did its work, whatever the answer: NOT_FOUND is a success here.
+    Success,
+    /// The endpoint or the way to it failed: UNAVAILABLE, RESOURCE_EXHAUSTED, a lost connection. It is shunned for a
+    /// while.
+    EndpointFault,
+    /// The caller went away. Says nothing about the endpoint but that it took at least this long.
+    CallerGone,
+}
+
+/// An endpoint picked for one call. Drop it when the call is over.
+#[derive(Debug)]
+pub struct Pick {
+    link: Arc<Link>,
+    started: Instant,
+    answered: bool,
+    sent: bool,
+}
+
+impl Pick {
+    pub(crate) fn new(link: Arc<Link>, now: Instant) -> Pick {
+        link.load.start();
+        Pick { link, started: now, answered: false, sent: false }
+    }
+
+    /// The endpoint's address.
+    pub fn address(&self) -> SocketAddr {
+        self.link.address
+    }
+
+    /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait for the
+    /// peer's stream limit: h2 opens the stream when it can.
+    pub async fn send(
+        &mut self,
+        request: Request<()>,
+        end_of_stream: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), SendError> {
+        if self.link.is_down() {
+            return Err(self.not_sent(Some(Box::new(request))));
+        }
+        match self.link.sender().send_request(request, end_of_stream) {
+            Ok(streams) => {
+                self.sent = true;
+                Ok(streams)
+            }
+            // h2 refuses what no peer would take; everything else is the connection's fault.
+            Err(error) if error.reason().is_none() && !error.is_io() => Err(SendError::Invalid(error)),
+            Err(_) => Err(self.not_sent(None)),
+        }
+    }
+
+    /// The first bytes of an answer are here: samples the latency, counted from the pick. Only the first call counts.
+    pub fn first_response(&mut self) {
+        if !std::mem::replace(&mut self.answered, true) {
+            let now = Instant::now();
+            self.link.load.answered(now - self.started, now);
+        }
+    }
+
+    /// How the call went.
+    pub fn outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success | Outcome::CallerGone => {}
+            Outcome::EndpointFault => self.link.load.failed(Instant::now()),
+        }
+    }
+
+    /// When it was picked.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn not_sent(&self, request: Option<Box<Request<()>>>) -> SendError {
+        SendError::NotSent { address: self.link.address, reason: self.link.down_reason(), request }
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        if self.sent && !self.answered {
+            let now = Instant::now();
+            self.link.load.unanswered(now - self.started, now);
+        }
+        self.link.load.finish();
+    }
+}
+
+/// A request that did not leave this process.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The connection takes no more requests. Nothing was sent: any endpoint may be tried, whatever the method.
+    #[error("not sent to {address}: {reason}")]
+    NotSent {
+        /// The endpoint that was picked.
+        address: SocketAddr,
+        /// Why its connection ended.
+        reason: String,
+        /// The request, unless h2 has swallowed it.
+        request: Option<Box<Request<()>>>,
+    },
+    /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
+    #[error("not a valid HTTP/2 request: {0}")]
+    Invalid(#[source] h2::Error),
+}
+
+impl SendError {
+    /// Whether the same request may be tried at another endpoint: it never left, and it could.
+    pub fn never_sent(&self) -> bool {
+        matches!(self, SendError::NotSent { .. })
+    }
+
+    /// The request, to be sent elsewhere.
+    pub fn into_request(self) -> Option<Request<()>> {
+        match self {
+            SendError::NotSent { request, .. } => request.map(|request| *request),
+            SendError::Invalid(_) => None,
+        }
+    }
+}
+
+/// Whether the peer has said that it did not process the stream this error is of: REFUSED_STREAM, or a stream above the
+/// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
+///
+/// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
+pub fn refused(error: &h2::Error) -> bool {
+    error.is_remote()
+        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+}

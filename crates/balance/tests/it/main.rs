@@ -1,0 +1,8 @@
+//! The balancer and the channel over real sockets: servers that are killed, that lie, that stall.
+
+#![allow(clippy::unwrap_used, reason = "a harness that cannot start its servers has nothing else to do")]
+
+mod channel;
+mod endpoints;
+mod peer;
+mod raw;
