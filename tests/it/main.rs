@@ -1,1 +1,14 @@
-//! it
+//! The integration tests: one binary, real processes, real sockets, real engines.
+//!
+//! `scripts/test` provides the engines and names them in `SHOAL_TEST_*` variables. Without them a test that needs one
+//! says so and passes, unless `SHOAL_TEST_REQUIRE=1`.
+
+mod harness;
+
+mod clones;
+mod faults;
+mod read_path;
+mod readme;
+mod tidy;
+mod trace;
+mod up;

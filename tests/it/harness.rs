@@ -1,0 +1,32 @@
+//! What all tests share: engines from the environment, processes that end with their test, waiting with a deadline.
+
+pub(crate) mod clone;
+pub(crate) mod engines;
+pub(crate) mod grpcurl;
+pub(crate) mod process;
+pub(crate) mod redis_server;
+pub(crate) mod up;
+
+use std::time::{Duration, Instant};
+
+/// Polls until `ready` gives something; panics with `what` after `within`.
+pub(crate) async fn eventually<T, F>(what: &str, within: Duration, mut ready: F) -> T
+where
+    F: AsyncFnMut() -> Option<T>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = ready().await {
+            return value;
+        }
+        assert!(begun.elapsed() < within, "{what}: not within {within:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A seed for a randomised test, printed so that a failure can be repeated with `SHOAL_TEST_SEED`.
+pub(crate) fn seed(test: &str) -> u64 {
+    let seed = std::env::var("SHOAL_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("{test}: SHOAL_TEST_SEED={seed}");
+    seed
+}

@@ -1,0 +1,39 @@
+//! `shoal serve ROLE` as an operator runs it: one clone, one process.
+
+use std::time::Duration;
+
+use shoal_client::Channel;
+use tokio::process::Command;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::process::{Process, free_port, shoal_binary};
+
+/// One clone in a process of its own.
+pub(crate) struct Clone {
+    pub(crate) process: Process,
+    pub(crate) address: String,
+    cancel: CancellationToken,
+    _cancel_on_drop: DropGuard,
+}
+
+impl Clone {
+    /// Starts a clone on a free port and waits until it serves.
+    pub(crate) async fn start(role: &str, flags: &[&str]) -> Self {
+        Self::start_at(role, &format!("127.0.0.1:{}", free_port()), flags).await
+    }
+
+    /// Starts a clone on a given address, for one that comes back.
+    pub(crate) async fn start_at(role: &str, address: &str, flags: &[&str]) -> Self {
+        let mut command = Command::new(shoal_binary());
+        command.args(["serve", role, "--listen", address, "--admin", "127.0.0.1:0"]).args(flags);
+        let mut process = Process::spawn(command);
+        process.printed("serving", Duration::from_secs(20)).await;
+        let cancel = CancellationToken::new();
+        Self { process, address: address.to_owned(), _cancel_on_drop: cancel.clone().drop_guard(), cancel }
+    }
+
+    /// A channel to this clone alone.
+    pub(crate) fn channel(&self) -> Channel {
+        shoal_client::connect(&self.address, "clone", "test", &self.cancel).expect("an address")
+    }
+}

@@ -1,0 +1,28 @@
+//! `grpcurl`, a client we did not write.
+
+use tokio::process::Command;
+
+/// What a run printed.
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// Its output as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        assert!(self.ok, "grpcurl failed: {}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}
+
+/// Runs `binary` with these arguments.
+pub(crate) async fn grpcurl(binary: &str, arguments: &[&str]) -> Answer {
+    let output = Command::new(binary).args(arguments).output().await.expect("grpcurl runs");
+    Answer {
+        ok: output.status.success(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

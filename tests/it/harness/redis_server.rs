@@ -1,0 +1,34 @@
+//! A Redis of a test's own, for faults.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::eventually;
+use super::process::{Process, free_port};
+
+/// A Redis server that ends with its test.
+pub(crate) struct RedisServer {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl RedisServer {
+    /// Starts `binary` on a free port, without persistence.
+    pub(crate) async fn start(binary: &str) -> Self {
+        let port = free_port();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(binary);
+        command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .arg(dir.path());
+        let process = Process::spawn(command);
+        eventually("Redis listens", Duration::from_secs(10), async || {
+            TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+        Self { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
+    }
+}

@@ -1,0 +1,109 @@
+//! The README's five minutes: every `console` block is run against `shoal up`, and prints what it says.
+//! `…` stands for any text in a line; a line of only `…` for any lines.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::harness::engines::need;
+use crate::harness::process::shoal_binary;
+use crate::harness::up::Up;
+
+/// A command and what it prints.
+struct Step {
+    command: String,
+    expected: Vec<String>,
+}
+
+fn steps() -> Vec<Step> {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README");
+    let mut steps: Vec<Step> = Vec::new();
+    let mut inside = false;
+    for line in readme.lines() {
+        match line {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ if !inside => {}
+            _ => match line.strip_prefix("$ ") {
+                Some(command) => steps.push(Step { command: command.to_owned(), expected: Vec::new() }),
+                None => steps.last_mut().expect("a command first").expected.push(line.to_owned()),
+            },
+        }
+    }
+    steps
+}
+
+/// Whether a line fits a pattern with `…` for any text.
+fn line_fits(pattern: &str, line: &str) -> bool {
+    let mut rest = line;
+    let mut parts = pattern.split('…').peekable();
+    let first = parts.next().expect("split gives one");
+    let Some(after) = rest.strip_prefix(first) else { return false };
+    rest = after;
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty()
+}
+
+fn fits(expected: &[String], printed: &[&str]) -> bool {
+    match expected.split_first() {
+        None => printed.is_empty(),
+        Some((first, rest)) if first == "…" => {
+            (0..=printed.len()).any(|skipped| fits(rest, &printed[skipped..]))
+        }
+        Some((first, rest)) => {
+            printed.split_first().is_some_and(|(line, others)| line_fits(first, line) && fits(rest, others))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_console_block_prints_what_it_says() {
+    const MARK: &str = "=== step";
+    let grpcurl = need!("SHOAL_TEST_GRPCURL");
+    let up = Up::start(&["--ephemeral"]).await;
+    let steps = steps();
+    assert!(steps.len() > 10, "the README has only {} commands", steps.len());
+    let mut script = String::new();
+    for step in &steps {
+        script.push_str(&step.command.replace("127.0.0.1:7000", &up.gateway));
+        script.push_str(&format!("\necho '{MARK}'\n"));
+    }
+    let dir = |binary: &Path| binary.parent().expect("a folder").display().to_string();
+    let path = format!(
+        "{}:{}:{}",
+        dir(Path::new(&grpcurl)),
+        dir(&shoal_binary()),
+        std::env::var("PATH").expect("PATH")
+    );
+    let output = Command::new("bash")
+        .args(["-c", &format!("exec 2>&1\n{script}")])
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .expect("bash");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let printed: Vec<&str> = text.split(&format!("{MARK}\n")).collect();
+    for (step, printed) in steps.iter().zip(printed) {
+        let lines: Vec<&str> = printed.lines().collect();
+        assert!(
+            fits(&step.expected, &lines),
+            "$ {}\nprinted:\n{printed}\nthe README says:\n{}",
+            step.command,
+            step.expected.join("\n")
+        );
+    }
+}
+
+#[test]
+fn the_wildcard_is_not_everything() {
+    assert!(line_fits("a…c", "abc") && line_fits("a…", "a") && line_fits("abc", "abc"));
+    assert!(!line_fits("a…c", "abd") && !line_fits("abc", "abcd") && !line_fits("b…", "abc"));
+}

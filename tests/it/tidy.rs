@@ -1,0 +1,225 @@
+//! The house rules, asserted from the manifests, the imports and the files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
+const LAYERS: [(&str, &[&str]); 13] = [
+    ("shoal-proto", &[]),
+    ("shoal-kit", &[]),
+    ("shoal-balance", &[]),
+    ("shoal-embedded", &[]),
+    ("shoal-redis-link", &[]),
+    ("shoal-client", &["shoal-balance", "shoal-proto"]),
+    ("shoal-gateway", &["shoal-balance", "shoal-kit", "shoal-proto"]),
+    ("shoal-session", STATEFUL),
+    ("shoal-cache", STATEFUL),
+    ("shoal-data", STATEFUL),
+    ("shoal-jobs", STATEFUL),
+    (
+        "shoal",
+        &[
+            "shoal-balance",
+            "shoal-cache",
+            "shoal-client",
+            "shoal-data",
+            "shoal-gateway",
+            "shoal-jobs",
+            "shoal-kit",
+            "shoal-proto",
+            "shoal-session",
+        ],
+    ),
+    (
+        "shoal-tests",
+        &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto"],
+    ),
+];
+const STATEFUL: &[&str] = &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link"];
+
+/// A file longer than this is more than one noun.
+const LINES_MAX: usize = 900;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+}
+
+/// Every file git tracks or would track.
+fn files() -> Vec<String> {
+    let output = std::process::Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git");
+    let files: Vec<String> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|file| root().join(file).is_file())
+        .map(str::to_owned)
+        .collect();
+    assert!(files.len() > 50, "git ls-files found only {}", files.len());
+    files
+}
+
+fn read(file: &str) -> String {
+    String::from_utf8_lossy(&std::fs::read(root().join(file)).expect("readable")).into_owned()
+}
+
+fn rust_files() -> Vec<String> {
+    files().into_iter().filter(|file| file.ends_with(".rs")).collect()
+}
+
+fn check(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+#[test]
+fn crates_depend_only_on_the_layers_below_them() {
+    let allowed: BTreeMap<_, _> = LAYERS.into_iter().collect();
+    let mut problems = Vec::new();
+    let mut seen = 0;
+    for file in files().iter().filter(|f| f.ends_with("Cargo.toml") && f.as_str() != "Cargo.toml") {
+        let manifest: toml::Table = read(file).parse().expect("a manifest");
+        let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
+        let Some(layer) = allowed.get(name.as_str()) else {
+            problems.push(format!("{file}: {name} is not in the table of layers; say what it may depend on"));
+            continue;
+        };
+        seen += 1;
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
+            for (dependency, how) in dependencies {
+                if dependency.starts_with("shoal") && !layer.contains(&dependency.as_str()) {
+                    problems.push(format!("{file}: {name} must not depend on {dependency}"));
+                }
+                if how.get("workspace").is_none() {
+                    problems.push(format!("{file}: {dependency} must be `workspace = true`"));
+                }
+                if how.get("features").is_some() {
+                    problems.push(format!("{file}: {dependency}: features stand in the workspace table only"));
+                }
+            }
+        }
+    }
+    assert_eq!(seen, LAYERS.len(), "a crate of the table is gone");
+    check(&problems);
+}
+
+#[test]
+fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
+    let mut problems = Vec::new();
+    for file in rust_files() {
+        let Some((service, path)) = file.strip_prefix("services/").and_then(|rest| rest.split_once("/src/")) else {
+            continue;
+        };
+        if service == "gateway" {
+            continue;
+        }
+        let store = path.starts_with("store/") || path == "store.rs" || path == "engine.rs";
+        let edge = path == "service.rs" || path.starts_with("service/") || path == "error.rs";
+        // The cache is also a client: its loaders speak to other services.
+        let client = path.starts_with("loader/") || path == "loader.rs";
+        for (number, line) in read(&file).lines().enumerate() {
+            let code = line.trim_start();
+            if code.starts_with("//") {
+                continue;
+            }
+            let names = |names: &[&str]| names.iter().any(|name| code.contains(name));
+            if names(&["redis::", "scylla::", "fjall::", "shoal_redis_link::", "shoal_embedded::"]) && !store {
+                problems.push(format!("{file}:{}: a driver outside store/: {code}", number + 1));
+            }
+            let bindings = names(&["tonic::", "shoal_proto::"]);
+            if bindings && !(edge || client || path == "lib.rs" || path.contains("test")) && !is_test(&file) {
+                problems.push(format!("{file}:{}: tonic or the bindings outside service.rs: {code}", number + 1));
+            }
+        }
+    }
+    check(&problems);
+}
+
+/// Conformance suites and test modules may name what they like.
+fn is_test(file: &str) -> bool {
+    file.contains("conformance") || file.contains("/tests")
+}
+
+#[test]
+fn balance_and_kit_know_no_domain() {
+    let mut problems = Vec::new();
+    for file in rust_files() {
+        let plumbing = ["crates/balance/", "crates/kit/", "crates/embedded/", "crates/redis-link/"];
+        if plumbing.iter().any(|dir| file.starts_with(dir)) && read(&file).contains("shoal_proto") {
+            problems.push(format!("{file} names shoal_proto"));
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn a_file_is_one_noun_and_says_what_it_owns() {
+    let mut problems = Vec::new();
+    for file in rust_files() {
+        let name = Path::new(&file).file_stem().and_then(|s| s.to_str()).expect("a name");
+        if ["mod", "utils", "util", "common", "helpers", "helper", "manager", "misc"].contains(&name) {
+            problems.push(format!("{file}: a file is named after one noun"));
+        }
+        let text = read(&file);
+        if !text.starts_with("//!") {
+            problems.push(format!("{file}: must open with //! what it owns"));
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            problems.push(format!("{file}: {lines} lines; more than {LINES_MAX} are more than one noun"));
+        }
+        if file.starts_with("services/") && file.ends_with("/main.rs") && lines > 20 {
+            problems.push(format!("{file}: a thin main has at most 20 lines, not {lines}"));
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn tests_can_fail_and_code_has_no_holes() {
+    // Put together here so that this file does not name them itself.
+    let words =
+        [["#[ig", "nore"], ["to", "do!("], ["unimpl", "emented!("], ["set_", "var("], ["FIX", "ME"], ["XX", "X:"]];
+    let mut problems = Vec::new();
+    for file in rust_files() {
+        for (number, line) in read(&file).lines().enumerate() {
+            for word in words.map(|parts| parts.concat()) {
+                if line.contains(&word) {
+                    problems.push(format!("{file}:{}: {word}", number + 1));
+                }
+            }
+        }
+    }
+    check(&problems);
+}
+
+#[test]
+fn nothing_names_a_place_that_is_not_the_product() {
+    let words = [
+        ["/wo", "rk/"],
+        ["/ro", "ot/"],
+        [".lib", "rary"],
+        ["COM", "PASS"],
+        ["DEVEL", "OPERS.md"],
+        ["index.crates", ".io"],
+        ["proxy.golang", ".org"],
+        ["registry.npm", "js"],
+        ["repo1.ma", "ven"],
+        ["repo.ma", "ven"],
+        ["pypi", ".org"],
+        ["deb.deb", "ian"],
+    ]
+    .map(|parts| parts.concat());
+    let mut problems = Vec::new();
+    for file in files().iter().filter(|file| file.as_str() != "Cargo.lock" && file.as_str() != "LICENSE") {
+        for (number, line) in read(file).lines().enumerate() {
+            for word in &words {
+                if line.contains(word.as_str()) {
+                    problems.push(format!("{file}:{}: {word}", number + 1));
+                }
+            }
+        }
+    }
+    check(&problems);
+}

@@ -1,0 +1,166 @@
+//! One trace shows the whole way: caller, gateway attempt, service, Redis command, CQL statement, job.
+
+mod jaeger;
+mod receiver;
+mod view;
+
+use std::time::Duration;
+
+use shoal_proto::cache::v1::GetObjectRequest;
+use shoal_proto::data::v1::{CreateTableRequest, MutateRequest, Mutation, SortKeyType, Table, mutation};
+use shoal_proto::jobs::v1::{EnqueueRequest, LeaseJobsRequest};
+use tonic::Request;
+
+use crate::harness::engines::need;
+use crate::harness::eventually;
+use crate::harness::up::Up;
+use receiver::Receiver;
+use view::{Caller, Tree};
+
+/// The caller's traces of the calls that [`drive`] made.
+struct Driven {
+    table: String,
+    queue: String,
+    get_object: Caller,
+    enqueue: Caller,
+    lease: Caller,
+}
+
+/// Makes one read through the cache and one job's enqueue and lease, each in a trace of its own.
+async fn drive(up: &Up, otlp: &str) -> Driven {
+    let unique = fastrand::u32(..);
+    let (table, queue) = (format!("trace_{unique}"), format!("trace-{unique}"));
+    let channel = up.channel();
+    let mut data = shoal_client::data(channel.clone());
+    let definition =
+        Table { name: table.clone(), sort_key_type: SortKeyType::None.into(), ..Table::default() };
+    data.create_table(CreateTableRequest { table: Some(definition) }).await.expect("a table");
+    let put = Mutation { kind: Some(mutation::Kind::Put(mutation::Put::default())) };
+    data.mutate(MutateRequest {
+        table: table.clone(),
+        partition_key: "ada".into(),
+        mutations: vec![put],
+        ..MutateRequest::default()
+    })
+    .await
+    .expect("a row");
+
+    let get_object = Caller::new("caller GetObject");
+    let request = GetObjectRequest { kind: format!("data.{table}"), id: "ada".into() };
+    let object = shoal_client::cache(channel.clone())
+        .get_object(traced(request, &get_object))
+        .await
+        .expect("an object")
+        .into_inner();
+    assert!(!object.from_cache);
+
+    let enqueue = Caller::new("caller Enqueue");
+    let request = EnqueueRequest { queue: queue.clone(), kind: "mail".into(), ..EnqueueRequest::default() };
+    shoal_client::jobs(channel.clone()).enqueue(traced(request, &enqueue)).await.expect("a job");
+
+    let lease = Caller::new("caller LeaseJobs");
+    let request = LeaseJobsRequest { queue: queue.clone(), worker: "w".into(), ..LeaseJobsRequest::default() };
+    let leased = shoal_client::worker(channel).lease_jobs(traced(request, &lease)).await.expect("leased");
+    assert_eq!(leased.into_inner().jobs.len(), 1);
+
+    for caller in [&get_object, &enqueue, &lease] {
+        caller.export(otlp).await;
+    }
+    Driven { table, queue, get_object, enqueue, lease }
+}
+
+fn traced<T>(message: T, caller: &Caller) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("traceparent", caller.traceparent().parse().expect("ascii"));
+    request
+}
+
+/// The way of a cache miss, from the caller to the CQL statement.
+fn check_read(tree: &Tree, driven: &Driven) {
+    let caller = tree.span("caller", "caller GetObject", None);
+    let gateway = tree.span("shoal-gateway", "shoal.cache.v1.CacheService/GetObject", Some(caller));
+    assert_eq!(gateway.kind, "server");
+    let attempt = tree.child_of_kind("shoal-gateway", gateway, "client");
+    assert!(attempt.attributes.contains_key("server.port"), "{attempt:?}");
+    let cache = tree.span("shoal-cache", "shoal.cache.v1.CacheService/GetObject", Some(attempt));
+    assert_eq!(cache.attributes["rpc.grpc.status_code"], "0");
+    assert_eq!(cache.attributes["rpc.system"], "grpc");
+    let redis = tree.descendant(cache, |span| span.attributes.get("db.system.name").is_some_and(|v| v == "redis"));
+    assert_eq!((redis.service.as_str(), redis.kind.as_str()), ("shoal-cache", "client"));
+    let data = tree.descendant(cache, |span| span.service == "shoal-data" && span.kind == "server");
+    assert!(data.name.starts_with("shoal.data.v1.DataService/"), "{data:?}");
+    let cql = tree.descendant(cache, |span| {
+        span.attributes.get("db.system.name").is_some_and(|v| v == "cassandra")
+            && span.name.contains(&driven.table)
+    });
+    assert_eq!((cql.service.as_str(), cql.kind.as_str()), ("shoal-data", "client"));
+    for span in tree.spans() {
+        for (key, value) in &span.attributes {
+            assert!(!value.contains("ada"), "a key in a span: {key}={value}");
+        }
+    }
+}
+
+/// Enqueue makes a producer span; the worker's lease is linked to it.
+fn check_job(enqueued: &Tree, leased: &Tree, driven: &Driven) {
+    let caller = enqueued.span("caller", "caller Enqueue", None);
+    let gateway = enqueued.span("shoal-gateway", "shoal.jobs.v1.JobsService/Enqueue", Some(caller));
+    let attempt = enqueued.child_of_kind("shoal-gateway", gateway, "client");
+    let jobs = enqueued.span("shoal-jobs", "shoal.jobs.v1.JobsService/Enqueue", Some(attempt));
+    let send = enqueued.descendant(jobs, |span| span.kind == "producer");
+    assert_eq!(send.attributes["messaging.destination.name"], driven.queue);
+    enqueued.descendant(jobs, |span| span.attributes.get("db.system.name").is_some_and(|v| v == "redis"));
+
+    let caller = leased.span("caller", "caller LeaseJobs", None);
+    let lease = leased.descendant(caller, |span| span.kind == "consumer");
+    assert_eq!(lease.service, "shoal-jobs");
+    assert!(
+        lease.links.iter().any(|(trace, _)| *trace == driven.enqueue.trace_id),
+        "the lease is not linked to the enqueue: {lease:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_shows_the_whole_way() {
+    let (redis, cassandra) = (need!("SHOAL_TEST_REDIS"), need!("SHOAL_TEST_CASSANDRA"));
+    let receiver = Receiver::start().await;
+    let up =
+        Up::start(&["--redis", &redis, "--cassandra", &cassandra, "--otlp", &receiver.endpoint, "--ephemeral"]).await;
+    let driven = drive(&up, &receiver.endpoint).await;
+    eventually("the spans of three calls", Duration::from_secs(15), async || {
+        let read = receiver.trace(&driven.get_object.trace_id);
+        let leased = receiver.trace(&driven.lease.trace_id);
+        let enqueued = receiver.trace(&driven.enqueue.trace_id);
+        let whole = read.has("shoal-gateway") && read.has("shoal-data") && read.has("shoal-cache");
+        (whole && leased.has("shoal-gateway") && enqueued.has("shoal-gateway")).then_some(())
+    })
+    .await;
+    check_read(&receiver.trace(&driven.get_object.trace_id), &driven);
+    check_job(&receiver.trace(&driven.enqueue.trace_id), &receiver.trace(&driven.lease.trace_id), &driven);
+}
+
+/// The same assertion against a real Jaeger: `scripts/test jaeger`.
+#[tokio::test(flavor = "multi_thread")]
+async fn jaeger_shows_the_whole_way() {
+    // Jaeger takes minutes to build: only its own run has it.
+    let (Ok(otlp), Ok(query)) = (std::env::var("SHOAL_TEST_JAEGER_OTLP"), std::env::var("SHOAL_TEST_JAEGER_QUERY"))
+    else {
+        return eprintln!("SKIPPED: no Jaeger; run scripts/test jaeger");
+    };
+    let (redis, cassandra) = (need!("SHOAL_TEST_REDIS"), need!("SHOAL_TEST_CASSANDRA"));
+    let up = Up::start(&["--redis", &redis, "--cassandra", &cassandra, "--otlp", &otlp, "--ephemeral"]).await;
+    let driven = drive(&up, &otlp).await;
+    let whole = async |caller: &Caller, services: &[&str]| {
+        eventually("the trace in Jaeger", Duration::from_secs(30), async || {
+            let tree = jaeger::trace(&query, &caller.trace_id).await?;
+            services.iter().all(|service| tree.has(service)).then_some(tree)
+        })
+        .await
+    };
+    let read = whole(&driven.get_object, &["caller", "shoal-gateway", "shoal-cache", "shoal-data"]).await;
+    check_read(&read, &driven);
+    let enqueued = whole(&driven.enqueue, &["caller", "shoal-gateway", "shoal-jobs"]).await;
+    let leased = whole(&driven.lease, &["caller", "shoal-gateway", "shoal-jobs"]).await;
+    check_job(&enqueued, &leased, &driven);
+    eprintln!("{read}");
+}

@@ -1,0 +1,107 @@
+//! `shoal up` as its user meets it.
+
+use std::time::Duration;
+
+use shoal_proto::data::v1 as data;
+use shoal_proto::jobs::v1 as jobs;
+use shoal_proto::session::v1 as session;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::harness::process::{Process, shoal_binary};
+use crate::harness::up::Up;
+
+async fn http_get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
+    let mut up = Up::start(&["--ephemeral"]).await;
+    for role in ["session", "cache", "data", "jobs"] {
+        assert_eq!(up.clones(role).len(), 2, "{role}");
+    }
+    assert!(http_get(&up.admin, "/livez").await.ends_with("ok\n"));
+    let ready = http_get(&up.admin, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.0 200") && ready.contains("session-2: ok"), "{ready}");
+    shoal_client::session(up.channel())
+        .create_session(session::CreateSessionRequest { user_id: "ada".into(), ..Default::default() })
+        .await
+        .expect("a session");
+    let metrics = http_get(&up.admin, "/metrics").await;
+    assert!(metrics.contains("rpc_server_calls_total") && metrics.contains("grpc_code=\"Ok\""), "{metrics}");
+
+    up.process.signal("INT");
+    assert!(up.process.ended(Duration::from_secs(20)).await.success());
+    assert!(up.process.output().contains("stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_answered_is_there_after_kill_nine() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_str().expect("utf-8");
+    let mut up = Up::start(&["--data", path]).await;
+    let channel = up.channel();
+    let created = shoal_client::session(channel.clone())
+        .create_session(session::CreateSessionRequest { user_id: "ada".into(), ..Default::default() })
+        .await
+        .expect("a session")
+        .into_inner();
+    let definition =
+        data::Table { name: "kept".into(), sort_key_type: data::SortKeyType::None.into(), ..Default::default() };
+    let mut rows = shoal_client::data(channel.clone());
+    rows.create_table(data::CreateTableRequest { table: Some(definition) }).await.expect("a table");
+    let put = data::Mutation { kind: Some(data::mutation::Kind::Put(data::mutation::Put::default())) };
+    let mutate = data::MutateRequest {
+        table: "kept".into(),
+        partition_key: "p".into(),
+        mutations: vec![put],
+        ..Default::default()
+    };
+    rows.mutate(mutate).await.expect("written");
+    let enqueue = jobs::EnqueueRequest { queue: "q".into(), kind: "k".into(), ..Default::default() };
+    let job = shoal_client::jobs(channel).enqueue(enqueue).await.expect("a job").into_inner().job.expect("a job");
+
+    up.process.kill().await;
+    let up = Up::start(&["--data", path]).await;
+    let channel = up.channel();
+    let get = session::GetSessionRequest { token: created.token, no_touch: true };
+    let seen = shoal_client::session(channel.clone()).get_session(get).await.expect("still there").into_inner();
+    assert_eq!(seen.session, created.session);
+    let get = data::GetRequest { table: "kept".into(), partition_key: "p".into(), ..Default::default() };
+    shoal_client::data(channel.clone()).get(get).await.expect("still there");
+    let get = jobs::GetJobRequest { id: job.id.clone() };
+    let seen = shoal_client::jobs(channel).get_job(get).await.expect("still there").into_inner();
+    assert_eq!(seen.job.expect("a job"), job);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_it_from_starting_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let cases: [(&[&str], &str); 6] = [
+        (&["up", "--ephemeral", "--listen", &address, "--admin", "127.0.0.1:0"], "in use"),
+        (&["up", "--ephemeral", "--listen", "127.0.0.1:0", "--admin", &address], "in use"),
+        (&["up", "--ephemeral", "--listen", "0.0.0.0:0"], "--insecure"),
+        (&["up", "--config", "missing.toml"], "missing.toml"),
+        (&["up", "--clones", "session=none"], "clones"),
+        (&["serve", "session", "--ephemeral", "--redis", "nonsense", "--listen", "127.0.0.1:0"], "nonsense"),
+    ];
+    for (arguments, part) in cases {
+        let mut command = Command::new(shoal_binary());
+        command.args(arguments);
+        let mut process = Process::spawn(command);
+        assert!(!process.ended(Duration::from_secs(10)).await.success(), "{arguments:?}");
+        let output = crate::harness::eventually("its error", Duration::from_secs(2), async || {
+            let output = process.output();
+            output.contains("shoal:").then_some(output)
+        })
+        .await;
+        assert!(output.contains(part), "{arguments:?}: {output}");
+    }
+}
