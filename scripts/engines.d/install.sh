@@ -56,7 +56,7 @@ install_cassandra() { once "$cache/cassandra-$cassandra_version" fetch_cassandra
 # The jars as Maven resolves them: the same server as in the release tarball.
 fetch_cassandra() {
     cat >"$1/pom.xml" <<POM
-<project xmlns="http://maven.apache.org/POM/4.0.0">
+<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>shoal</groupId>
   <artifactId>cassandra</artifactId>
