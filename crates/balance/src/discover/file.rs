@@ -39,7 +39,6 @@ pub(super) async fn follow(path: PathBuf, poke: Poke, sender: &watch::Sender<Arc
                 Err(error) => {
                     tracing::warn!(path = %path.display(), error, "target file refused; the old list stays");
                 }
-                }
             }
             seen = Some(now);
         }
