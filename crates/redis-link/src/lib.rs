@@ -1,1 +1,35 @@
-//! shoal-redis-link
+//! One way to talk to Redis for every service: whatever Redis does, a call is answered in bounded time, and its
+//! error says whether the write may have happened.
+//!
+//! This crate is plumbing: it knows commands, scripts, nodes and connections, and no service's domain.
+//!
+//! * Each call has one deadline for everything, the wait for a connection included ([`LinkConfig::call_deadline`]).
+//! * Each node has a breaker: after consecutive time-outs, or when it cannot be connected to, calls fail at once,
+//!   until the node's watchdog has its PING answered. Only the watchdog connects, one attempt at a time.
+//! * A `redis://` URL names one Redis; several, separated by commas, name a Cluster, whose slot map is
+//!   kept here, so that each primary has its own connections, breaker and watchdog.
+//! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
+//!   those behind it. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
+//!   connections of their own.
+
+mod backoff;
+mod breaker;
+mod call;
+mod cluster;
+mod config;
+mod connection;
+mod error;
+mod link;
+mod node;
+mod script;
+mod slot;
+mod subscription;
+mod tail;
+mod watchdog;
+
+pub use config::LinkConfig;
+pub use error::LinkError;
+pub use link::Link;
+pub use script::Script;
+pub use subscription::{Subscription, SubscriptionEvent};
+pub use tail::{Entry, Tail, TailEvent};

@@ -1,0 +1,114 @@
+//! Says without waiting whether a node is worth a call.
+//!
+//! It opens after consecutive time-outs, or when the watchdog finds the node dead, and only the watchdog closes
+//! it: no caller pays for finding out. So it needs no clock: the watchdog's pace is the half-open state.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    threshold: u32,
+    consecutive: AtomicU32,
+    open: AtomicBool,
+    // Why it is open; read only then.
+    reason: Mutex<String>,
+}
+
+impl Breaker {
+    pub(crate) fn new(threshold: u32) -> Breaker {
+        Breaker {
+            threshold,
+            consecutive: AtomicU32::new(0),
+            open: AtomicBool::new(false),
+            reason: Mutex::new(String::new()),
+        }
+    }
+
+    /// The reason why calls must fail at once, if they must.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.open
+            .load(Ordering::Acquire)
+            .then(|| self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// A call was answered. An open breaker stays open: the answer may be as old as its question.
+    pub(crate) fn success(&self) {
+        // The line is read by every call and written only after failures.
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            self.consecutive.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A call timed out. Opens the breaker if enough did in a row.
+    pub(crate) fn failure(&self, reason: &str) {
+        if self.consecutive.fetch_add(1, Ordering::Relaxed) + 1 >= self.threshold && !self.is_open() {
+            self.open(reason);
+        }
+    }
+
+    /// The watchdog found the node dead.
+    pub(crate) fn open(&self, reason: &str) {
+        reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// The watchdog had an answer. True if the breaker was open.
+    pub(crate) fn close(&self) -> bool {
+        self.consecutive.store(0, Ordering::Relaxed);
+        self.open.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_after_consecutive_failures_only() {
+        let breaker = Breaker::new(3);
+        for _ in 0..10 {
+            breaker.failure("slow");
+            breaker.failure("slow");
+            breaker.success();
+        }
+        assert_eq!(breaker.refusal(), None);
+        for _ in 0..3 {
+            assert!(!breaker.is_open());
+            breaker.failure("slow");
+        }
+        assert_eq!(breaker.refusal().as_deref(), Some("slow"));
+    }
+
+    #[test]
+    fn only_the_watchdog_closes_it() {
+        let breaker = Breaker::new(1);
+        breaker.failure("slow");
+        breaker.success();
+        assert!(breaker.is_open(), "a late answer is no proof");
+        assert!(breaker.close());
+        assert_eq!(breaker.refusal(), None);
+        assert!(!breaker.close());
+    }
+
+    #[test]
+    fn closing_forgets_earlier_failures() {
+        let breaker = Breaker::new(2);
+        breaker.failure("slow");
+        breaker.close();
+        breaker.failure("slow");
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn the_watchdogs_reason_replaces_the_callers() {
+        let breaker = Breaker::new(1);
+        breaker.failure("slow");
+        breaker.open("connection refused");
+        assert_eq!(breaker.refusal().as_deref(), Some("connection refused"));
+    }
+}

@@ -1,0 +1,463 @@
+//! A Redis Cluster: which primary owns which slot, and calls that follow it when slots move.
+//!
+//! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
+//! primary while the others serve, and it repeats requests that may have been done.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::call::Call;
+use crate::config::{Endpoint, Settings};
+use crate::error::LinkError;
+use crate::node::Node;
+use crate::script::Scripts;
+use crate::slot::SLOTS;
+
+/// A call follows this many redirects: while slots move, one or two are usual.
+const REDIRECTS_MAX: usize = 5;
+
+/// Between two looks at the slot map while nothing asks for one.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two looks while a primary does not answer: its replica is used soon after it was promoted.
+const REFRESH_INTERVAL_UNHEALTHY: Duration = Duration::from_millis(200);
+
+/// Between two looks that redirects asked for: many calls ask at the same time.
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// While a slot moves, a command with several keys waits this long for the rest of them.
+const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(5);
+
+/// No owner is known for a slot.
+const NOBODY: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    shared: Arc<Shared>,
+    _refresher: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Arc<Settings>,
+    scripts: Arc<Scripts>,
+    seeds: Vec<Endpoint>,
+    nodes: Mutex<HashMap<Endpoint, Arc<Node>>>,
+    map: watch::Sender<Arc<SlotMap>>,
+    stale: Notify,
+    turn: AtomicUsize,
+}
+
+/// Owners of slots, as last heard.
+#[derive(Debug, Clone)]
+struct SlotMap {
+    primaries: Vec<Arc<Node>>,
+    /// For each slot an index into `primaries`, or [`NOBODY`].
+    owners: Vec<u16>,
+}
+
+/// Where Redis says that a key is.
+#[derive(Debug, PartialEq, Eq)]
+enum Redirect {
+    /// The slot has a new owner.
+    Moved(u16, Endpoint),
+    /// This key has moved already, its slot has not yet.
+    Ask(Endpoint),
+    /// Some keys have moved already, others have not.
+    TryAgain,
+}
+
+impl Cluster {
+    pub(crate) fn start(seeds: Vec<Endpoint>, settings: Arc<Settings>, scripts: Arc<Scripts>) -> Cluster {
+        let empty = SlotMap { primaries: Vec::new(), owners: vec![NOBODY; usize::from(SLOTS)] };
+        let shared = Arc::new(Shared {
+            settings,
+            scripts,
+            seeds,
+            nodes: Mutex::default(),
+            map: watch::channel(Arc::new(empty)).0,
+            stale: Notify::new(),
+            turn: AtomicUsize::new(0),
+        });
+        let refresher = tokio::spawn(refresh(Arc::clone(&shared)));
+        Cluster { shared, _refresher: AbortOnDropHandle::new(refresher) }
+    }
+
+    pub(crate) fn healthy(&self) -> bool {
+        self.shared.map.borrow().healthy()
+    }
+
+    /// All primaries; waits until they are known.
+    pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<Arc<Node>>, LinkError> {
+        Ok(self.shared.known(deadline).await?.primaries.clone())
+    }
+
+    /// The endpoint that owns a slot (any primary's for none); waits until it is known.
+    pub(crate) async fn owner(&self, slot: Option<u16>, deadline: Instant) -> Result<Arc<Node>, LinkError> {
+        self.shared.owner(slot, deadline).await
+    }
+
+    /// A connection of somebody else's was redirected or lost: look again.
+    pub(crate) fn suspect(&self) {
+        self.shared.stale.notify_one();
+    }
+
+    /// Sends one command to the owner of `slot`, following redirects.
+    pub(crate) async fn command(
+        &self,
+        slot: Option<u16>,
+        command: &Cmd,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
+        let mut node = self.shared.owner(slot, deadline).await?;
+        let mut asking = false;
+        let mut reply = Value::Nil;
+        for _ in 0..=REDIRECTS_MAX {
+            Call::goes_to(node.endpoint());
+            reply = if asking {
+                ask(&node, command, deadline).await?
+            } else {
+                self.shared.heed(node.command(command, deadline).await)?
+            };
+            let Some(redirect) = Redirect::of(&reply) else { return Ok(reply) };
+            asking = matches!(redirect, Redirect::Ask(_));
+            if let Some(next) = self.shared.follow(&redirect).await {
+                node = next;
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Sends a pipeline to the owner of `slot`, following redirects.
+    pub(crate) async fn pipeline(
+        &self,
+        slot: Option<u16>,
+        pipeline: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, LinkError> {
+        let mut node = self.shared.owner(slot, deadline).await?;
+        let mut replies = Vec::new();
+        for _ in 0..=REDIRECTS_MAX {
+            Call::goes_to(node.endpoint());
+            let answer = self.shared.heed(node.pipeline(pipeline, deadline).await);
+            // A transaction that met a redirect was given up whole, and says so as an error.
+            let whole = match &answer {
+                Ok(replies) => Redirect::of_all(replies),
+                Err(LinkError::Server { code, message }) => Redirect::parse(code, message),
+                Err(_) => None,
+            };
+            match (whole, pipeline.is_transaction()) {
+                (None, _) | (Some(Redirect::Ask(_)), false) => {
+                    replies = answer?;
+                    break;
+                }
+                (Some(Redirect::Ask(endpoint)), true) => {
+                    return ask_transaction(&self.shared.node(&endpoint), pipeline, deadline).await;
+                }
+                (Some(redirect), _) => {
+                    if let Some(next) = self.shared.follow(&redirect).await {
+                        node = next;
+                    }
+                }
+            }
+        }
+        if pipeline.is_transaction() {
+            return Ok(replies);
+        }
+        // While a slot moves, some commands may have been done here and others must be done there.
+        for (reply, command) in replies.iter_mut().zip(pipeline.cmd_iter()) {
+            if let Some(redirect) = Redirect::of(reply) {
+                *reply = self.redirected(&redirect, command, slot, deadline).await?;
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn redirected(
+        &self,
+        redirect: &Redirect,
+        command: &Cmd,
+        slot: Option<u16>,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
+        if let Redirect::Ask(endpoint) = redirect {
+            return ask(&self.shared.node(endpoint), command, deadline).await;
+        }
+        self.shared.follow(redirect).await;
+        self.command(slot, command, deadline).await
+    }
+}
+
+/// One command for a key that has moved ahead of its slot.
+async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
+    let mut both = Pipeline::with_capacity(2);
+    both.cmd("ASKING").add_command(command.clone());
+    let mut replies = node.pipeline(&both, deadline).await?;
+    replies.pop().ok_or_else(|| LinkError::unexpected("no reply"))
+}
+
+/// A transaction for keys that have moved ahead of their slot: MULTI keeps what ASKING allows until EXEC.
+async fn ask_transaction(
+    node: &Node,
+    pipeline: &Pipeline,
+    deadline: Instant,
+) -> Result<Vec<Value>, LinkError> {
+    let mut all = Pipeline::with_capacity(pipeline.len() + 3);
+    all.cmd("ASKING").cmd("MULTI");
+    for command in pipeline.cmd_iter() {
+        all.add_command(command.clone());
+    }
+    all.cmd("EXEC");
+    let mut replies = node.pipeline(&all, deadline).await?;
+    Ok(replies.split_off(replies.len().saturating_sub(1)))
+}
+
+impl Redirect {
+    fn of(reply: &Value) -> Option<Redirect> {
+        let Value::ServerError(error) = reply else { return None };
+        Redirect::parse(error.code(), error.details().unwrap_or_default())
+    }
+
+    /// The first redirect, if every reply is one.
+    fn of_all(replies: &[Value]) -> Option<Redirect> {
+        let mut redirects = replies.iter().map(Redirect::of);
+        let first = redirects.next()??;
+        redirects.all(|redirect| redirect.is_some()).then_some(first)
+    }
+
+    fn parse(code: &str, message: &str) -> Option<Redirect> {
+        let target = || {
+            let (slot, endpoint) = message.split_once(' ')?;
+            Some((slot.parse().ok()?, Endpoint::parse(endpoint)?))
+        };
+        match code {
+            "MOVED" => target().map(|(slot, endpoint)| Redirect::Moved(slot, endpoint)),
+            "ASK" => target().map(|(_, endpoint)| Redirect::Ask(endpoint)),
+            "TRYAGAIN" => Some(Redirect::TryAgain),
+            _ => None,
+        }
+    }
+}
+
+impl Shared {
+    /// The slot map, once there is one.
+    async fn known(&self, deadline: Instant) -> Result<Arc<SlotMap>, LinkError> {
+        let mut map = self.map.subscribe();
+        let known = timeout_at(deadline, map.wait_for(|map| !map.primaries.is_empty())).await;
+        match known {
+            Ok(Ok(map)) => Ok(Arc::clone(&map)),
+            _ => {
+                let seeds: Vec<_> = self.seeds.iter().map(Endpoint::to_string).collect();
+                Err(LinkError::Unavailable(format!(
+                    "no node of the redis cluster answers: {}",
+                    seeds.join(", ")
+                )))
+            }
+        }
+    }
+
+    async fn owner(&self, slot: Option<u16>, deadline: Instant) -> Result<Arc<Node>, LinkError> {
+        let current = Arc::clone(&self.map.borrow());
+        let map = if current.primaries.is_empty() { self.known(deadline).await? } else { current };
+        let index = match slot {
+            Some(slot) => usize::from(map.owners[usize::from(slot % SLOTS)]),
+            None => self.turn.fetch_add(1, Ordering::Relaxed) % map.primaries.len(),
+        };
+        map.primaries.get(index).cloned().ok_or_else(|| {
+            self.stale.notify_one();
+            LinkError::Unavailable("no node of the redis cluster owns the key's slot".to_owned())
+        })
+    }
+
+    /// A node that fails may have a successor.
+    fn heed<T>(&self, result: Result<T, LinkError>) -> Result<T, LinkError> {
+        if matches!(result, Err(LinkError::Unavailable(_) | LinkError::Unknown(_))) {
+            self.stale.notify_one();
+        }
+        result
+    }
+
+    /// Learns from a redirect; the node to go to, unless it is the same.
+    async fn follow(&self, redirect: &Redirect) -> Option<Arc<Node>> {
+        match redirect {
+            Redirect::Moved(slot, endpoint) => {
+                let node = self.node(endpoint);
+                self.map.send_modify(|map| *map = Arc::new(map.moved(*slot, &node)));
+                self.stale.notify_one();
+                Some(node)
+            }
+            Redirect::Ask(endpoint) => Some(self.node(endpoint)),
+            Redirect::TryAgain => {
+                sleep(TRY_AGAIN_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    /// The node at an endpoint, which is connected to if it is new.
+    fn node(&self, endpoint: &Endpoint) -> Arc<Node> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = || Node::start(endpoint.clone(), Arc::clone(&self.settings), Arc::clone(&self.scripts));
+        Arc::clone(nodes.entry(endpoint.clone()).or_insert_with(|| Arc::new(start())))
+    }
+
+    /// Takes over what CLUSTER SLOTS says; nodes that it does not name are closed.
+    fn publish(&self, ranges: &[(u16, u16, Endpoint)]) {
+        let mut map = SlotMap { primaries: Vec::new(), owners: vec![NOBODY; usize::from(SLOTS)] };
+        for (first, last, endpoint) in ranges {
+            let index = map.index_of(&self.node(endpoint));
+            map.owners[usize::from(*first)..=usize::from(*last)].fill(index);
+        }
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|endpoint, _| map.primaries.iter().any(|node| node.endpoint() == endpoint));
+        self.map.send_replace(Arc::new(map));
+    }
+
+    /// Asks the primaries known so far, then the seeds, until one answers.
+    async fn ask_for_slots(&self) -> Option<Vec<(u16, u16, Endpoint)>> {
+        let known = Arc::clone(&self.map.borrow());
+        let mut candidates: Vec<_> = known.primaries.iter().map(|node| node.endpoint().clone()).collect();
+        fastrand::shuffle(&mut candidates);
+        candidates
+            .extend(self.seeds.iter().filter(|seed| !candidates.contains(seed)).cloned().collect::<Vec<_>>());
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        for endpoint in candidates {
+            let deadline = Instant::now() + self.settings.connect_deadline;
+            match self.node(&endpoint).command(&slots, deadline).await {
+                Ok(Value::ServerError(error)) => {
+                    tracing::warn!(%endpoint, %error, "the node tells no cluster slots");
+                }
+                Ok(reply) => match parse_slots(&reply, &endpoint) {
+                    Some(ranges) if !ranges.is_empty() => return Some(ranges),
+                    _ => tracing::warn!(%endpoint, "the node tells no cluster slots"),
+                },
+                Err(error) => tracing::debug!(%endpoint, %error, "no cluster slots from this node"),
+            }
+        }
+        None
+    }
+}
+
+impl SlotMap {
+    fn healthy(&self) -> bool {
+        !self.primaries.is_empty()
+            && !self.owners.contains(&NOBODY)
+            && self.primaries.iter().all(|node| node.healthy())
+    }
+
+    /// The map with one slot's new owner.
+    fn moved(&self, slot: u16, node: &Arc<Node>) -> SlotMap {
+        let mut map = self.clone();
+        let index = map.index_of(node);
+        map.owners[usize::from(slot % SLOTS)] = index;
+        map
+    }
+
+    fn index_of(&mut self, node: &Arc<Node>) -> u16 {
+        let known = self.primaries.iter().position(|known| known.endpoint() == node.endpoint());
+        let index = known.unwrap_or_else(|| {
+            self.primaries.push(Arc::clone(node));
+            self.primaries.len() - 1
+        });
+        // A cluster has at most as many primaries as slots.
+        u16::try_from(index).unwrap_or(NOBODY)
+    }
+}
+
+/// Runs until the cluster is dropped.
+async fn refresh(shared: Arc<Shared>) {
+    loop {
+        let looked = Instant::now();
+        if let Some(ranges) = shared.ask_for_slots().await {
+            shared.publish(&ranges);
+        }
+        let healthy = shared.map.borrow().healthy();
+        let interval = if healthy { REFRESH_INTERVAL } else { REFRESH_INTERVAL_UNHEALTHY };
+        tokio::select! {
+            () = sleep(interval) => {}
+            () = shared.stale.notified() => tokio::time::sleep_until(looked + REFRESH_INTERVAL_MIN).await,
+        }
+    }
+}
+
+/// `[[first, last, [host, port, ...], replicas...], ...]`; an empty host is the one that was asked.
+fn parse_slots(reply: &Value, asked: &Endpoint) -> Option<Vec<(u16, u16, Endpoint)>> {
+    let Value::Array(rows) = reply else { return None };
+    let mut ranges = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Value::Array(row) = row else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = row.as_slice() else {
+            return None;
+        };
+        let [host, Value::Int(port), ..] = primary.as_slice() else { return None };
+        let host = match host {
+            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
+            _ => String::new(),
+        };
+        let host = if host.is_empty() { asked.host.clone() } else { host };
+        let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+        if first > last || last >= SLOTS {
+            return None;
+        }
+        // A node that knows not its own name: others do.
+        if host != "?" {
+            ranges.push((first, last, Endpoint { host, port: u16::try_from(*port).ok()? }));
+        }
+    }
+    Some(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_read_from_errors() {
+        let endpoint = Endpoint { host: "10.0.0.1".into(), port: 7001 };
+        assert_eq!(
+            Redirect::parse("MOVED", "3999 10.0.0.1:7001"),
+            Some(Redirect::Moved(3999, endpoint.clone()))
+        );
+        assert_eq!(Redirect::parse("ASK", "3999 10.0.0.1:7001"), Some(Redirect::Ask(endpoint)));
+        assert_eq!(Redirect::parse("MOVED", "nonsense"), None);
+        assert_eq!(Redirect::parse("WRONGTYPE", "3999 10.0.0.1:7001"), None);
+        let v6 = Endpoint { host: "::1".into(), port: 7001 };
+        assert_eq!(Redirect::parse("MOVED", "1 ::1:7001"), Some(Redirect::Moved(1, v6)));
+    }
+
+    #[test]
+    fn slot_ranges_are_read_and_bad_ones_refused() {
+        let asked = Endpoint { host: "asked".into(), port: 1 };
+        let row = |first, last, host: &str, port| {
+            Value::Array(vec![
+                Value::Int(first),
+                Value::Int(last),
+                Value::Array(vec![
+                    Value::BulkString(host.into()),
+                    Value::Int(port),
+                    Value::BulkString("id".into()),
+                ]),
+            ])
+        };
+        let reply =
+            Value::Array(vec![row(0, 5460, "", 7000), row(5461, 16_383, "b", 7001), row(3, 4, "?", 1)]);
+        let expected = [
+            (0, 5460, Endpoint { host: "asked".into(), port: 7000 }),
+            (5461, 16_383, Endpoint { host: "b".into(), port: 7001 }),
+        ];
+        assert_eq!(parse_slots(&reply, &asked).unwrap(), expected);
+        for bad in [row(5, 4, "b", 1), row(0, 16_384, "b", 1), row(-1, 5, "b", 1), row(0, 5, "b", 70_000)] {
+            assert_eq!(parse_slots(&Value::Array(vec![bad]), &asked), None);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Where Redis is and how long to wait for it; parsed once, valid from then on.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
+
+use crate::error::LinkError;
+use crate::script::Script;
+
+/// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// `redis://[user:password@]host:port[/db]`; several of them, separated by commas, are seeds of a Cluster.
+    pub url: String,
+    /// Who uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
+    pub role: &'static str,
+    /// Connections to each node, 1 to 64: calls take turns, so one slow reply holds up a part of them.
+    pub connections: usize,
+    /// The time a whole call may take.
+    pub call_deadline: Duration,
+    /// The time one attempt to connect may take, with the handshake and the loading of scripts.
+    pub connect_deadline: Duration,
+    /// Consecutive time-outs after which calls to a node fail at once.
+    pub breaker_threshold: u32,
+    /// Loaded on every new connection, so that a restart costs no `NOSCRIPT`. Others are added by
+    /// their first use.
+    pub scripts: Vec<Script>,
+}
+
+impl LinkConfig {
+    /// The defaults for a Redis in the same data centre: two connections, 200 ms.
+    #[must_use]
+    pub fn new(url: impl Into<String>, role: &'static str) -> LinkConfig {
+        LinkConfig {
+            url: url.into(),
+            role,
+            connections: 2,
+            call_deadline: Duration::from_millis(200),
+            connect_deadline: Duration::from_millis(250),
+            breaker_threshold: 5,
+            scripts: Vec::new(),
+        }
+    }
+}
+
+/// What every connection of a link has in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) role: &'static str,
+    pub(crate) connections: usize,
+    pub(crate) call_deadline: Duration,
+    pub(crate) connect_deadline: Duration,
+    pub(crate) breaker_threshold: u32,
+    /// User, password, database.
+    pub(crate) login: RedisConnectionInfo,
+}
+
+/// One Redis server's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Endpoint {
+    /// `host:port`, as Redis writes it in MOVED; an IPv6 address is not bracketed there.
+    pub(crate) fn parse(text: &str) -> Option<Endpoint> {
+        let (host, port) = text.rsplit_once(':')?;
+        Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl LinkConfig {
+    /// The seeds (one of them: no Cluster), what all connections share, and the scripts.
+    pub(crate) fn validate(self) -> Result<(Vec<Endpoint>, Settings, Vec<Script>), LinkError> {
+        let config = |text: String| Err(LinkError::Config(text));
+        if !(1..=64).contains(&self.connections) {
+            return config(format!("connections is {}: give 1 to 64", self.connections));
+        }
+        if self.call_deadline.is_zero() || self.connect_deadline.is_zero() || self.breaker_threshold == 0 {
+            return config(
+                "call_deadline, connect_deadline and breaker_threshold must be over zero".to_owned(),
+            );
+        }
+        let mut parsed = Vec::new();
+        for url in self.url.split(',').map(str::trim) {
+            parsed.push(parse(url)?);
+        }
+        let login = parsed[0].1.clone();
+        let same = |other: &RedisConnectionInfo| {
+            (other.db(), other.username(), other.password())
+                == (login.db(), login.username(), login.password())
+        };
+        if parsed.len() > 1 && (login.db() != 0 || !parsed.iter().all(|(_, other)| same(other))) {
+            return config(
+                "all seeds of a Redis Cluster need the same user and password, and database 0".to_owned(),
+            );
+        }
+        let settings = Settings {
+            role: self.role,
+            connections: self.connections,
+            call_deadline: self.call_deadline,
+            connect_deadline: self.connect_deadline,
+            breaker_threshold: self.breaker_threshold,
+            login,
+        };
+        Ok((parsed.into_iter().map(|(endpoint, _)| endpoint).collect(), settings, self.scripts))
+    }
+}
+
+/// The text of an error must not repeat the URL: it may hold a password.
+fn parse(url: &str) -> Result<(Endpoint, RedisConnectionInfo), LinkError> {
+    if url.starts_with("rediss://") || url.starts_with("valkeys://") {
+        return Err(LinkError::Config(
+            "rediss:// asks for TLS, which is not built into this binary; use redis:// to a local TLS proxy"
+                .to_owned(),
+        ));
+    }
+    if !url.starts_with("redis://") {
+        return Err(LinkError::Config(
+            "a Redis URL is redis://host:port[/db], or several separated by commas for a Cluster".to_owned(),
+        ));
+    }
+    let info = url
+        .into_connection_info()
+        .map_err(|error| LinkError::Config(format!("the Redis URL is wrong: {error}")))?;
+    let ConnectionAddr::Tcp(host, port) = info.addr() else {
+        return Err(LinkError::Config("only redis://host:port[/db] is supported".to_owned()));
+    };
+    let endpoint = Endpoint { host: host.clone(), port: *port };
+    // Saves a round trip for each connection; CLIENT SETNAME says who it is.
+    Ok((endpoint, info.redis_settings().clone().set_skip_set_lib_name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        match LinkConfig::new(url, "test").validate() {
+            Err(LinkError::Config(text)) => text,
+            other => panic!("{url} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_url_is_a_single_redis_and_several_are_a_cluster() {
+        let (seeds, settings, _) = LinkConfig::new("redis://localhost:7001/3", "test").validate().unwrap();
+        assert_eq!(seeds, [Endpoint { host: "localhost".into(), port: 7001 }]);
+        assert_eq!(settings.login.db(), 3);
+        let (seeds, _, _) = LinkConfig::new("redis://a:1, redis://b:2", "test").validate().unwrap();
+        assert_eq!(seeds.len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        assert!(refused("rediss://localhost:6379").contains("TLS"));
+        assert!(refused("localhost:6379").contains("redis://host:port"));
+        assert!(refused("redis://a:1/1,redis://b:2/1").contains("database 0"));
+        assert!(refused("").contains("redis://host:port"));
+        assert!(!refused("redis://user:hunter2@host:70000").contains("hunter2"));
+    }
+}

@@ -1,0 +1,125 @@
+//! One connection to one Redis: the socket's options, the handshake, and a sign of its end.
+
+use std::time::Duration;
+
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, ProtocolVersion, Value};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{Endpoint, Settings};
+use crate::error::LinkError;
+use crate::script::Script;
+
+/// Requests that wait to be written; more callers wait for room, within their deadline. The driver's 50 is
+/// less than one busy clone has in flight.
+const PIPELINE_BUFFER: usize = 1024;
+
+/// Bytes gathered before they are written: fewer system calls under load.
+const WRITE_BUFFER: usize = 64 * 1024;
+
+/// The kernel gives up on unacknowledged data after this. The watchdog is faster; this is for the connections
+/// it does not watch.
+const USER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An idle peer that vanished is found within 5 s + 3 × 1 s.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(5))
+    .with_interval(Duration::from_secs(1))
+    .with_retries(3);
+
+/// An open connection. Dropping it closes the socket and fails what is in flight.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) requests: MultiplexedConnection,
+    /// Cancelled when the connection ended, whoever ended it.
+    pub(crate) closed: CancellationToken,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Connection {
+    /// Connects for requests: names itself, loads `scripts`, and has a PING answered.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        settings: &Settings,
+        scripts: &[Script],
+    ) -> Result<Connection, LinkError> {
+        within(endpoint, settings, async {
+            let mut connection = Connection::establish(endpoint, settings, None).await?;
+            let mut setup = redis::pipe();
+            setup.cmd("CLIENT").arg("SETNAME").arg(format!("shoal-{}", settings.role)).cmd("PING");
+            for script in scripts {
+                setup.add_command(script.load());
+            }
+            let count = setup.len();
+            for reply in connection.requests.send_packed_commands(&setup, 0, count).await? {
+                reply.extract_error()?;
+            }
+            Ok(connection)
+        })
+        .await
+    }
+
+    /// Connects for push messages (RESP3); they go to `pushes`.
+    pub(crate) async fn open_for_pushes(
+        endpoint: &Endpoint,
+        settings: &Settings,
+        pushes: impl AsyncPushSender,
+    ) -> Result<Connection, LinkError> {
+        let config = AsyncConnectionConfig::new().set_push_sender(pushes);
+        within(endpoint, settings, Connection::establish(endpoint, settings, Some(config))).await
+    }
+
+    /// Sends one command and waits for its reply; without a deadline.
+    pub(crate) async fn command(&self, command: &redis::Cmd) -> Result<Value, redis::RedisError> {
+        // A clone shares the connection.
+        self.requests.clone().send_packed_command(command).await?.extract_error()
+    }
+
+    async fn establish(
+        endpoint: &Endpoint,
+        settings: &Settings,
+        push: Option<AsyncConnectionConfig>,
+    ) -> Result<Connection, redis::RedisError> {
+        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+
+        let protocol = if push.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
+        let login = settings.login.clone().set_protocol(protocol);
+        // Deadlines are kept around each call: the driver's own time-out leaves the connection as it is.
+        let mut config = push
+            .unwrap_or_default()
+            .set_pipeline_buffer_size(PIPELINE_BUFFER)
+            .set_write_backpressure_boundary(WRITE_BUFFER);
+        config = config.set_response_timeout(None);
+        let (requests, driver) = MultiplexedConnection::new_with_config(&login, stream, config).await?;
+        let closed = CancellationToken::new();
+        let ended = closed.clone().drop_guard();
+        let driver = tokio::spawn(async move {
+            // Dropped with the task, so it also tells of an abort.
+            let _ended = ended;
+            driver.await;
+        });
+        Ok(Connection { requests, closed, _driver: AbortOnDropHandle::new(driver) })
+    }
+}
+
+async fn within(
+    endpoint: &Endpoint,
+    settings: &Settings,
+    attempt: impl Future<Output = Result<Connection, redis::RedisError>>,
+) -> Result<Connection, LinkError> {
+    match tokio::time::timeout(settings.connect_deadline, attempt).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(LinkError::Unavailable(format!("redis at {endpoint}: {error}"))),
+        Err(_) => Err(LinkError::Unavailable(format!(
+            "redis at {endpoint} did not answer a new connection within {:?}",
+            settings.connect_deadline
+        ))),
+    }
+}

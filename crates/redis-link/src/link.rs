@@ -1,0 +1,263 @@
+//! The handle that services hold: commands, pipelines and scripts, each with one deadline and one span.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use redis::aio::ConnectionLike;
+use redis::{Cmd, FromRedisValue, InfoDict, Pipeline, RedisFuture, Value};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
+
+use crate::call::Call;
+use crate::cluster::Cluster;
+use crate::config::{LinkConfig, Settings};
+use crate::error::LinkError;
+use crate::node::Node;
+use crate::script::{Script, Scripts};
+use crate::slot;
+use crate::subscription::Subscription;
+use crate::tail::Tail;
+
+/// How often [`Link::ready`] looks again while Redis does not answer.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A Redis or a Redis Cluster. Clones share connections; the last one to go closes them.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) topology: Topology,
+    pub(crate) settings: Arc<Settings>,
+    scripts: Arc<Scripts>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Topology {
+    Single(Arc<Node>),
+    Cluster(Cluster),
+}
+
+impl Link {
+    /// Validates the configuration and starts connecting in the background of the current tokio runtime. It does
+    /// not wait: a Redis that is down now is used when it comes up.
+    pub fn open(config: LinkConfig) -> Result<Link, LinkError> {
+        let (mut seeds, settings, scripts) = config.validate()?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(LinkError::Config("a link needs a tokio runtime to live in".to_owned()));
+        }
+        let (settings, scripts) = (Arc::new(settings), Arc::new(Scripts::new(&scripts)));
+        let topology = if seeds.len() == 1 {
+            let node = Node::start(seeds.remove(0), Arc::clone(&settings), Arc::clone(&scripts));
+            Topology::Single(Arc::new(node))
+        } else {
+            Topology::Cluster(Cluster::start(seeds, Arc::clone(&settings), Arc::clone(&scripts)))
+        };
+        Ok(Link { inner: Arc::new(Inner { topology, settings, scripts }) })
+    }
+
+    /// Waits until Redis (each primary of a Cluster) answers a PING, at most `within`.
+    pub async fn ready(&self, within: Duration) -> Result<(), LinkError> {
+        let deadline = Instant::now() + within;
+        loop {
+            let pings = timeout_at(deadline, self.query_each_primary::<Value>(&redis::cmd("PING"))).await;
+            match pings {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) if Instant::now() + READY_INTERVAL >= deadline => return Err(error),
+                Ok(Err(_)) => sleep(READY_INTERVAL).await,
+                Err(_) => {
+                    return Err(LinkError::Unavailable(format!("redis did not answer within {within:?}")));
+                }
+            }
+        }
+    }
+
+    /// Whether calls have a chance: connected, and the breaker (each primary's in a Cluster) is closed.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        match &self.inner.topology {
+            Topology::Single(node) => node.healthy(),
+            Topology::Cluster(cluster) => cluster.healthy(),
+        }
+    }
+
+    /// Sends one command. In a Cluster it goes to the node of its first key, and to any primary if it has none.
+    pub async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LinkError> {
+        let call = Call::command(self.inner.settings.role, cmd);
+        let span = call.span.clone();
+        let result = async { decode(self.command(cmd, self.deadline()).await?) }.instrument(span).await;
+        call.end(result)
+    }
+
+    /// Sends commands in one round trip, `MULTI`/`EXEC` around them if the pipeline is atomic. In a Cluster all
+    /// keys must have one slot (a hash tag). If one command fails, the others may have been done: the
+    /// error is the first one's.
+    pub async fn pipeline<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, LinkError> {
+        let call = Call::pipeline(self.inner.settings.role, pipe);
+        let span = call.span.clone();
+        let result = async {
+            let replies = match &self.inner.topology {
+                Topology::Single(node) => {
+                    Call::goes_to(node.endpoint());
+                    node.pipeline(pipe, self.deadline()).await?
+                }
+                Topology::Cluster(cluster) => {
+                    cluster.pipeline(slot::of_pipeline(pipe), pipe, self.deadline()).await?
+                }
+            };
+            // The driver knows which replies the pipeline ignores, and how to read those of a transaction.
+            pipe.query_async(&mut Replies(replies)).await.map_err(|error| from_pipeline(error, pipe.len()))
+        }
+        .instrument(span)
+        .await;
+        call.end(result)
+    }
+
+    /// Runs a script by its hash. In a Cluster it goes to the node of the first key, and all keys must have one
+    /// slot. If Redis does not know the script it is loaded, and run once more, in one round trip; from then
+    /// on every new connection loads it.
+    pub async fn script<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<T, LinkError> {
+        let call = Call::start(self.inner.settings.role, "EVALSHA", script.name());
+        let span = call.span.clone();
+        let result = async {
+            let evalsha = script.evalsha(keys, args);
+            let deadline = self.deadline();
+            let mut reply = self.command(&evalsha, deadline).await?;
+            if matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") {
+                self.inner.scripts.add(script);
+                reply = self.load_and_run(script, keys.first().copied(), evalsha, deadline).await?;
+            }
+            decode(reply)
+        }
+        .instrument(span)
+        .await;
+        call.end(result)
+    }
+
+    /// Sends one command to every primary; the answers are in no order.
+    pub async fn query_each_primary<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<Vec<T>, LinkError> {
+        let call = Call::command(self.inner.settings.role, cmd);
+        let span = call.span.clone();
+        let result = async {
+            let deadline = self.deadline();
+            let nodes = match &self.inner.topology {
+                Topology::Single(node) => vec![Arc::clone(node)],
+                Topology::Cluster(cluster) => cluster.primaries(deadline).await?,
+            };
+            let replies = nodes.iter().map(|node| async move { decode(node.command(cmd, deadline).await?) });
+            try_join_all(replies).await
+        }
+        .instrument(span)
+        .await;
+        call.end(result)
+    }
+
+    /// What changes when Redis restarts or fails over: its `run_id`; of a Cluster, all primaries' in order,
+    /// separated by commas.
+    pub async fn run_id(&self) -> Result<String, LinkError> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let mut ids = Vec::new();
+        for info in self.query_each_primary::<InfoDict>(&info).await? {
+            let id: Option<String> = info.get("run_id");
+            ids.push(id.ok_or_else(|| LinkError::unexpected("INFO server names no run_id"))?);
+        }
+        ids.sort_unstable();
+        Ok(ids.join(","))
+    }
+
+    /// Listens to a channel on a connection of its own.
+    #[must_use]
+    pub fn subscribe(&self, channel: &str) -> Subscription {
+        Subscription::start(self.clone(), channel)
+    }
+
+    /// Reads streams as they grow, on connections of its own, from after the given ids; the id `$` means
+    /// from now on. Each cursor is a key and an id.
+    #[must_use]
+    pub fn tail(&self, cursors: Vec<(Vec<u8>, String)>) -> Tail {
+        Tail::start(self.clone(), cursors)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.inner.settings.call_deadline
+    }
+
+    async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
+        match &self.inner.topology {
+            Topology::Single(node) => {
+                Call::goes_to(node.endpoint());
+                node.command(command, deadline).await
+            }
+            Topology::Cluster(cluster) => cluster.command(slot::of_command(command), command, deadline).await,
+        }
+    }
+
+    /// On one connection, so the script is there when it is run.
+    async fn load_and_run(
+        &self,
+        script: &Script,
+        key: Option<&[u8]>,
+        evalsha: Cmd,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(script.load()).add_command(evalsha);
+        let mut replies = match &self.inner.topology {
+            Topology::Single(node) => node.pipeline(&both, deadline).await?,
+            Topology::Cluster(cluster) => cluster.pipeline(key.map(slot::of_key), &both, deadline).await?,
+        };
+        replies.pop().ok_or_else(|| LinkError::unexpected("no reply"))
+    }
+}
+
+/// The reply as the caller's type.
+fn decode<T: FromRedisValue>(reply: Value) -> Result<T, LinkError> {
+    match reply.extract_error() {
+        Ok(value) => T::from_redis_value(value).map_err(LinkError::unexpected),
+        Err(error) => Err(from_pipeline(error, 1)),
+    }
+}
+
+/// The error of a pipeline of `sent` commands.
+fn from_pipeline(error: redis::RedisError, sent: usize) -> LinkError {
+    let text = error.to_string();
+    let Some(errors) = error.into_server_errors() else { return LinkError::unexpected(text) };
+    let mapped: Vec<_> = errors.iter().map(|(_, error)| LinkError::from_server(error)).collect();
+    let unavailable = mapped.iter().filter(|error| matches!(error, LinkError::Unavailable(_))).count();
+    match mapped.into_iter().next() {
+        Some(LinkError::Unavailable(text)) if unavailable < sent => LinkError::Unknown(text),
+        Some(first) => first,
+        None => LinkError::unexpected(text),
+    }
+}
+
+/// Replies that are here already, in the shape from which the driver composes a pipeline's result.
+struct Replies(Vec<Value>);
+
+impl ConnectionLike for Replies {
+    fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(std::future::ready(Ok(Value::Nil)))
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(std::future::ready(Ok(std::mem::take(&mut self.0))))
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}

@@ -1,0 +1,223 @@
+//! One Redis server: its connections, its breaker, and calls with a deadline.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisResult, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::breaker::Breaker;
+use crate::config::{Endpoint, Settings};
+use crate::connection::Connection;
+use crate::error::{self, LinkError};
+use crate::script::Scripts;
+use crate::watchdog;
+
+/// A server and the task that keeps its connections.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) shared: Arc<Shared>,
+    _watchdog: AbortOnDropHandle<()>,
+}
+
+/// What calls and the watchdog share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) scripts: Arc<Scripts>,
+    pub(crate) breaker: Breaker,
+    /// Wakes the watchdog: a call timed out or a connection ended.
+    pub(crate) suspicion: Notify,
+    /// Counts what may end a wait for a connection: one was made, or the breaker moved.
+    pub(crate) changes: watch::Sender<u64>,
+    // Only the watchdog fills and empties them.
+    slots: Vec<RwLock<Option<Connection>>>,
+    turn: AtomicUsize,
+}
+
+/// A connection as a call uses it.
+struct Lease {
+    requests: MultiplexedConnection,
+    closed: CancellationToken,
+}
+
+impl Node {
+    /// Starts connecting in the background.
+    pub(crate) fn start(endpoint: Endpoint, settings: Arc<Settings>, scripts: Arc<Scripts>) -> Node {
+        let shared = Arc::new(Shared {
+            endpoint,
+            breaker: Breaker::new(settings.breaker_threshold),
+            slots: (0..settings.connections).map(|_| RwLock::new(None)).collect(),
+            settings,
+            scripts,
+            suspicion: Notify::new(),
+            changes: watch::channel(0).0,
+            turn: AtomicUsize::new(0),
+        });
+        let watchdog = tokio::spawn(watchdog::run(Arc::clone(&shared)));
+        Node { shared, _watchdog: AbortOnDropHandle::new(watchdog) }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.shared.endpoint
+    }
+
+    pub(crate) fn healthy(&self) -> bool {
+        !self.shared.breaker.is_open() && self.shared.pick().is_some()
+    }
+
+    /// Sends one command. The reply may be [`Value::ServerError`].
+    pub(crate) async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
+        let mut lease = self.shared.lease(deadline).await?;
+        let reply = timeout_at(deadline, lease.requests.send_packed_command(command)).await;
+        let reply = self.shared.settle(&lease, reply)?;
+        self.shared.refused(std::slice::from_ref(&reply));
+        Ok(reply)
+    }
+
+    /// Sends commands together. Each reply may be [`Value::ServerError`]; a transaction has one reply.
+    pub(crate) async fn pipeline(
+        &self,
+        pipeline: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, LinkError> {
+        let (skip, count) =
+            if pipeline.is_transaction() { (pipeline.len() + 1, 1) } else { (0, pipeline.len()) };
+        let mut lease = self.shared.lease(deadline).await?;
+        let replies = timeout_at(deadline, lease.requests.send_packed_commands(pipeline, skip, count)).await;
+        let replies = self.shared.settle(&lease, replies)?;
+        self.shared.refused(&replies);
+        Ok(replies)
+    }
+}
+
+impl Shared {
+    /// A live connection; waits for one until the deadline, unless the breaker is open.
+    async fn lease(&self, deadline: Instant) -> Result<Lease, LinkError> {
+        if let Some(reason) = self.breaker.refusal() {
+            return Err(LinkError::Unavailable(reason));
+        }
+        if let Some(lease) = self.pick() {
+            return Ok(lease);
+        }
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(reason) = self.breaker.refusal() {
+                return Err(LinkError::Unavailable(reason));
+            }
+            if let Some(lease) = self.pick() {
+                return Ok(lease);
+            }
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(LinkError::Unavailable(format!("redis at {}: still connecting", self.endpoint)));
+            }
+        }
+    }
+
+    /// The next live connection in turn.
+    fn pick(&self) -> Option<Lease> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..self.slots.len()).find_map(|step| {
+            let slot = &self.slots[first.wrapping_add(step) % self.slots.len()];
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            let connection = slot.as_ref().filter(|connection| !connection.closed.is_cancelled())?;
+            Some(Lease { requests: connection.requests.clone(), closed: connection.closed.clone() })
+        })
+    }
+
+    /// What a call's end says of the node, and to the caller.
+    fn settle<T>(
+        &self,
+        lease: &Lease,
+        outcome: Result<RedisResult<T>, tokio::time::error::Elapsed>,
+    ) -> Result<T, LinkError> {
+        match outcome {
+            Ok(Ok(reply)) => {
+                self.breaker.success();
+                Ok(reply)
+            }
+            Ok(Err(error)) => {
+                // Whether the node is down is for the watchdog to find by connecting again.
+                if error::is_lost(&error) {
+                    self.suspicion.notify_one();
+                }
+                Err(error::after_send(&self.endpoint, error))
+            }
+            Err(_) => {
+                let text = format!(
+                    "redis at {} did not answer within {:?}",
+                    self.endpoint, self.settings.call_deadline
+                );
+                // A connection that was replaced meanwhile says nothing of the node as it is now.
+                if !lease.closed.is_cancelled() {
+                    self.breaker.failure(&text);
+                }
+                self.suspicion.notify_one();
+                Err(LinkError::Unknown(text))
+            }
+        }
+    }
+
+    /// Redis answers, but is not in service: the watchdog looks until it is.
+    fn refused(&self, replies: &[Value]) {
+        for reply in replies {
+            if let Value::ServerError(error) = reply
+                && error::is_out_of_service(error.code())
+            {
+                self.suspicion.notify_one();
+                return;
+            }
+        }
+    }
+
+    /// The slots whose connection is missing or has ended.
+    pub(crate) fn first_down(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            slot.as_ref().is_none_or(|connection| connection.closed.is_cancelled())
+        })
+    }
+
+    /// Live connections by their slots.
+    pub(crate) fn live(&self) -> Vec<(usize, MultiplexedConnection)> {
+        let mut live = Vec::with_capacity(self.slots.len());
+        for (index, slot) in self.slots.iter().enumerate() {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
+                live.push((index, connection.requests.clone()));
+            }
+        }
+        live
+    }
+
+    /// Puts a connection into its slot, or ends the one there.
+    pub(crate) fn replace(&self, index: usize, connection: Option<Connection>) {
+        let old = {
+            let mut slot = self.slots[index].write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *slot, connection)
+        };
+        drop(old);
+    }
+
+    /// The node answers: calls may go.
+    pub(crate) fn up(&self) {
+        if self.breaker.close() {
+            tracing::info!(endpoint = %self.endpoint, role = self.settings.role, "redis answers again");
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The node does not answer: calls fail at once.
+    pub(crate) fn down(&self, reason: &str) {
+        if !self.breaker.is_open() {
+            tracing::warn!(endpoint = %self.endpoint, role = self.settings.role, reason, "redis does not answer");
+        }
+        self.breaker.open(reason);
+        self.changes.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,67 @@
+//! Lua scripts by their hash, and the set of them that every new connection loads.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A Lua script. Rolling versions of a service run side by side: the hash of the source tells them apart.
+#[derive(Clone)]
+pub struct Script {
+    name: &'static str,
+    source: Arc<str>,
+    sha: Arc<str>,
+}
+
+impl Script {
+    /// `name` is what spans and logs call it. Make it once: `static S: LazyLock<Script> = ...`.
+    #[must_use]
+    pub fn new(name: &'static str, source: &str) -> Script {
+        let sha = redis::Script::new(source).get_hash().into();
+        Script { name, source: source.into(), sha }
+    }
+
+    /// What spans and logs call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn load(&self) -> redis::Cmd {
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(self.source.as_bytes());
+        load
+    }
+
+    pub(crate) fn evalsha(&self, keys: &[&[u8]], args: &[&[u8]]) -> redis::Cmd {
+        let size = [keys, args].iter().flat_map(|parts| parts.iter()).map(|part| part.len()).sum::<usize>();
+        let mut evalsha = redis::Cmd::with_capacity(3 + keys.len() + args.len(), size + 64);
+        evalsha.arg("EVALSHA").arg(self.sha.as_bytes()).arg(keys.len()).arg(keys).arg(args);
+        evalsha
+    }
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Script").field("name", &self.name).field("sha", &self.sha).finish_non_exhaustive()
+    }
+}
+
+/// The scripts of one link, shared by its nodes. Grows by the scripts a program has, so it needs no limit.
+#[derive(Debug, Default)]
+pub(crate) struct Scripts(Mutex<BTreeMap<Arc<str>, Script>>);
+
+impl Scripts {
+    pub(crate) fn new(scripts: &[Script]) -> Scripts {
+        Scripts(Mutex::new(scripts.iter().map(|script| (Arc::clone(&script.sha), script.clone())).collect()))
+    }
+
+    pub(crate) fn add(&self, script: &Script) {
+        let mut scripts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !scripts.contains_key(&script.sha) {
+            scripts.insert(Arc::clone(&script.sha), script.clone());
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! Which slot of a Cluster a command belongs to: CRC16 (XMODEM) of the key or its hash tag, as in the
+//! Redis Cluster specification.
+
+use redis::{Arg, Cmd, Pipeline};
+
+pub(crate) const SLOTS: u16 = 16_384;
+
+/// The slot of a key.
+pub(crate) fn of_key(key: &[u8]) -> u16 {
+    crc16(hash_tag(key).unwrap_or(key)) % SLOTS
+}
+
+/// The slot of a command's first key; nothing if the command has no key.
+pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
+    let argument = |index: usize| match command.args_iter().nth(index) {
+        Some(Arg::Simple(bytes)) => Some(bytes),
+        _ => None,
+    };
+    let name = argument(0)?.to_ascii_uppercase();
+    let key = match name.as_slice() {
+        b"PING" | b"INFO" | b"TIME" | b"ECHO" | b"SCRIPT" | b"CONFIG" | b"CLIENT" | b"CLUSTER"
+        | b"COMMAND" | b"PUBLISH" | b"PUBSUB" | b"WAIT" | b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" | b"KEYS"
+        | b"SCAN" | b"ACL" | b"LATENCY" | b"SLOWLOG" | b"FUNCTION" | b"RANDOMKEY" | b"ASKING"
+        | b"READONLY" | b"LASTSAVE" => return None,
+        b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" | b"BLMPOP"
+        | b"BZMPOP" => {
+            if argument(2)? == b"0" {
+                return None;
+            }
+            argument(3)
+        }
+        b"LMPOP" | b"ZMPOP" | b"SINTERCARD" | b"ZINTERCARD" | b"ZDIFF" | b"ZINTER" | b"ZUNION" | b"BITOP"
+        | b"XINFO" | b"XGROUP" | b"OBJECT" | b"MEMORY" => argument(2),
+        b"XREAD" | b"XREADGROUP" => {
+            let streams = |argument: &Arg<&[u8]>| matches!(argument, Arg::Simple(bytes) if bytes.eq_ignore_ascii_case(b"STREAMS"));
+            argument(command.args_iter().position(|argument| streams(&argument))? + 1)
+        }
+        _ => argument(1),
+    };
+    key.map(of_key)
+}
+
+/// The slot of a pipeline: all its keys have the same one, so the first will do.
+pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Option<u16> {
+    pipeline.cmd_iter().find_map(of_command)
+}
+
+/// What stands between the first `{` and the next `}`, unless it is empty.
+fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+    let rest = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
+    let tag = &rest[..rest.iter().position(|byte| *byte == b'}')?];
+    (!tag.is_empty()).then_some(tag)
+}
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+}
+
+const TABLE: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        let mut crc = (index as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_hash_as_in_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31c3, "the specification's example");
+        assert_eq!(of_key(b"foo"), 12_182);
+        assert_eq!(of_key(b"{user1000}.following"), of_key(b"{user1000}.followers"));
+        assert_eq!(of_key(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS, "an empty tag is none");
+        assert_eq!(of_key(b"foo{{bar}}zap"), of_key(b"{bar"));
+        assert_eq!(of_key(b"foo{bar}{zap}"), of_key(b"bar"));
+        assert_eq!(of_key(b"foo{bar"), crc16(b"foo{bar") % SLOTS);
+    }
+
+    #[test]
+    fn commands_are_routed_by_their_first_key() {
+        let slot = |words: &str| {
+            let mut words = words.split(' ');
+            let mut command = redis::cmd(words.next().unwrap());
+            words.for_each(|word| {
+                command.arg(word);
+            });
+            of_command(&command)
+        };
+        let foo = Some(of_key(b"foo"));
+        for command in [
+            "GET foo",
+            "set foo bar",
+            "EVALSHA abc 2 foo bar baz",
+            "XREAD COUNT 1 BLOCK 0 streams foo 0",
+            "XREADGROUP GROUP g c STREAMS foo >",
+            "XINFO STREAM foo",
+            "OBJECT ENCODING foo",
+            "ZINTERCARD 2 foo bar",
+            "BITOP AND foo bar",
+        ] {
+            assert_eq!(slot(command), foo, "{command}");
+        }
+        for command in
+            ["PING", "EVALSHA abc 0 foo", "SCRIPT LOAD foo", "PUBLISH foo bar", "INFO server", "XREAD"]
+        {
+            assert_eq!(slot(command), None, "{command}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A channel's messages, over a push connection that is kept alive by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::error::LinkError;
+use crate::link::{Link, Topology};
+
+/// Messages that wait for [`Subscription::recv`]. If more come, they are dropped and the subscriber is told.
+const MESSAGES_MAX: usize = 4096;
+
+/// Between PINGs on the push connection: silence is no sign of life.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a subscriber hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubscriptionEvent {
+    /// A message, as it was published.
+    Message(Vec<u8>),
+    /// Messages published before this may have been missed: the subscription was established (the
+    /// first time as well), or the subscriber was too slow. Read the state that the messages tell of.
+    Reconnected,
+}
+
+/// A subscription to one channel; dropping it ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    events: mpsc::Receiver<SubscriptionEvent>,
+    missed: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Subscription {
+    pub(crate) fn start(link: Link, channel: &str) -> Subscription {
+        let (sender, events) = mpsc::channel(MESSAGES_MAX);
+        let missed = Arc::new(AtomicBool::new(false));
+        let subscriber =
+            Subscriber { link, channel: channel.to_owned(), sender, missed: Arc::clone(&missed) };
+        let task = tokio::spawn(subscriber.run());
+        Subscription { events, missed, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The next event; waits for it through every outage. Cancel-safe.
+    pub async fn recv(&mut self) -> SubscriptionEvent {
+        // What was dropped was published before this: a state read from now on covers it.
+        if self.missed.swap(false, Ordering::AcqRel) {
+            return SubscriptionEvent::Reconnected;
+        }
+        match self.events.recv().await {
+            Some(event) => event,
+            // The task ends only with its runtime.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+struct Subscriber {
+    link: Link,
+    channel: String,
+    sender: mpsc::Sender<SubscriptionEvent>,
+    missed: Arc<AtomicBool>,
+}
+
+impl Subscriber {
+    async fn run(self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.listen(&mut backoff).await {
+                Ok(()) => {
+                    tracing::info!(channel = self.channel, "the redis subscription ended; subscribing again")
+                }
+                Err(error) => tracing::debug!(channel = self.channel, %error, "cannot subscribe to redis"),
+            }
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// Subscribes, and returns when the connection has died.
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), LinkError> {
+        let settings = &self.link.inner.settings;
+        let deadline = tokio::time::Instant::now() + settings.call_deadline;
+        // In a Cluster every node hears what is published on any.
+        let node = match &self.link.inner.topology {
+            Topology::Single(node) => Arc::clone(node),
+            Topology::Cluster(cluster) => cluster.owner(None, deadline).await?,
+        };
+        let (sender, missed) = (self.sender.clone(), Arc::clone(&self.missed));
+        let pushes = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
+            deliver(push, &sender, &missed);
+            Ok(())
+        };
+        let mut connection = Connection::open_for_pushes(node.endpoint(), settings, pushes).await?;
+        let subscribed = timeout(settings.call_deadline, connection.requests.subscribe(&self.channel)).await;
+        if let Ok(Err(error)) = &subscribed {
+            return Err(LinkError::Unavailable(error.to_string()));
+        }
+        if subscribed.is_err() {
+            return Err(LinkError::Unavailable(format!(
+                "redis at {} does not answer SUBSCRIBE",
+                node.endpoint()
+            )));
+        }
+        backoff.reset();
+        let ping = redis::cmd("PING");
+        loop {
+            tokio::select! {
+                () = connection.closed.cancelled() => return Ok(()),
+                () = sleep(PING_INTERVAL) => {}
+            }
+            if !matches!(timeout(settings.call_deadline, connection.command(&ping)).await, Ok(Ok(_))) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Called by the connection's driver, which must not wait.
+fn deliver(push: PushInfo, sender: &mpsc::Sender<SubscriptionEvent>, missed: &AtomicBool) {
+    let event = match push.kind {
+        // In the connection's order: what follows it was published after the subscription was made.
+        PushKind::Subscribe => SubscriptionEvent::Reconnected,
+        PushKind::Message => match push.data.into_iter().nth(1) {
+            Some(Value::BulkString(message)) => SubscriptionEvent::Message(message),
+            _ => return,
+        },
+        _ => return,
+    };
+    if sender.try_send(event).is_err() {
+        missed.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,171 @@
+//! Streams as they grow: `XREAD BLOCK` in a loop, on connections of its own, across restarts and fail-overs.
+//!
+//! A stream's entries are the truth, not this connection: after every break reading goes on after the last id
+//! that was handed out, so an entry that is still in Redis is not missed, and none is handed out twice.
+
+mod reader;
+mod reply;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::link::{Link, Topology};
+use crate::slot;
+
+/// Events that wait for [`Tail::recv`]; then reading waits too, and the entries stay in Redis.
+const EVENTS_MAX: usize = 64;
+
+/// What a reader of streams hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TailEvent {
+    /// New entries of one stream, in order.
+    Entries {
+        /// The stream's key.
+        key: Vec<u8>,
+        /// At least one.
+        entries: Vec<Entry>,
+    },
+    /// A connection was lost and made again, to the same Redis: nothing was missed, unless the stream
+    /// was trimmed meanwhile.
+    Reconnected,
+    /// Redis restarted, or another one took its place: entries may be lost, and ids may have gone back.
+    /// Read again whatever the entries tell of.
+    RestartedOrFailedOver,
+}
+
+/// One entry of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// `milliseconds-sequence`.
+    pub id: String,
+    /// Names and values, in the order in which they were added.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A reader of streams; dropping it closes its connections.
+#[derive(Debug)]
+pub struct Tail {
+    cursors: Arc<Cursors>,
+    events: mpsc::Receiver<TailEvent>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Where reading stands, shared by the handle and the readers.
+#[derive(Debug)]
+struct Cursors {
+    map: Mutex<BTreeMap<Vec<u8>, Cursor>>,
+    /// Counts changes by the handle, and tells the readers.
+    version: watch::Sender<u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Cursor {
+    /// The last id that was handed out, or `$` until the first read.
+    id: String,
+    /// The version at which it was added: what was read for an earlier one of the same key is not handed out.
+    added: u64,
+}
+
+impl Tail {
+    pub(crate) fn start(link: Link, cursors: Vec<(Vec<u8>, String)>) -> Tail {
+        let map = cursors.into_iter().map(|(key, id)| (key, Cursor { id, added: 0 })).collect();
+        let cursors = Arc::new(Cursors { map: Mutex::new(map), version: watch::channel(0).0 });
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let task = tokio::spawn(supervise(link, Arc::clone(&cursors), sender));
+        Tail { cursors, events, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Reads one more stream from after `last_id` (`$`: from now on), or moves the cursor of one that is read.
+    pub fn add(&self, key: impl Into<Vec<u8>>, last_id: impl Into<String>) {
+        let (key, id) = (key.into(), last_id.into());
+        self.cursors.change(|map, added| {
+            map.insert(key, Cursor { id, added });
+        });
+    }
+
+    /// Reads a stream no more. Events that are queued already are still received.
+    pub fn remove(&self, key: &[u8]) {
+        self.cursors.change(|map, _| {
+            map.remove(key);
+        });
+    }
+
+    /// The next event; waits for it through every outage. Cancel-safe.
+    pub async fn recv(&mut self) -> TailEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The task ends only with its runtime.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Cursors {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<Vec<u8>, Cursor>, u64)) {
+        self.version.send_modify(|version| {
+            *version += 1;
+            change(&mut self.map.lock().unwrap_or_else(PoisonError::into_inner), *version);
+        });
+    }
+
+    /// The cursors of one reader; of all streams outside a Cluster.
+    fn of(&self, slot: Option<u16>) -> BTreeMap<Vec<u8>, Cursor> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |key: &[u8]| slot.is_none_or(|slot| slot::of_key(key) == slot);
+        map.iter().filter(|(key, _)| wanted(key)).map(|(key, cursor)| (key.clone(), cursor.clone())).collect()
+    }
+
+    /// Moves a cursor that is still the one that was read for. False if it is not.
+    fn advance(&self, key: &[u8], read: &Cursor, id: &str) -> bool {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        match map.get_mut(key) {
+            Some(cursor) if cursor.added == read.added => {
+                id.clone_into(&mut cursor.id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn slots(&self) -> Vec<u16> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots: Vec<_> = map.keys().map(|key| slot::of_key(key)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+}
+
+/// Keeps a reader for each group of streams that one command can read: all of them on one Redis, those of
+/// one slot in a Cluster.
+async fn supervise(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailEvent>) {
+    let mut version = cursors.version.subscribe();
+    let restarts = Arc::new(reader::Restarts::default());
+    let mut readers: HashMap<Option<u16>, AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        version.mark_unchanged();
+        let groups: Vec<Option<u16>> = match &link.inner.topology {
+            Topology::Single(_) => vec![None],
+            Topology::Cluster(_) => cursors.slots().into_iter().map(Some).collect(),
+        };
+        readers.retain(|group, _| groups.contains(group));
+        for group in groups {
+            readers.entry(group).or_insert_with(|| {
+                let reader = reader::Reader::new(
+                    link.clone(),
+                    Arc::clone(&cursors),
+                    group,
+                    events.clone(),
+                    Arc::clone(&restarts),
+                );
+                AbortOnDropHandle::new(tokio::spawn(reader.run()))
+            });
+        }
+        if version.changed().await.is_err() {
+            return;
+        }
+    }
+}

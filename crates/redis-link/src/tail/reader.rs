@@ -1,0 +1,253 @@
+//! One blocking connection and the streams that are read over it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{InfoDict, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Cursor, Cursors, TailEvent, reply};
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::error::{self, LinkError};
+use crate::link::{Link, Topology};
+use crate::node::Node;
+
+/// How long Redis holds an answer back when there is nothing: also how soon a dead connection is noticed.
+const BLOCK: Duration = Duration::from_secs(1);
+
+/// Entries of one stream in one answer: bounds what an event holds.
+const COUNT: usize = 256;
+
+/// Between two tries to end a blocking read whose streams have changed: the first may come before the read.
+const UNBLOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Reads one group of streams: those of a slot, or all of them.
+pub(super) struct Reader {
+    link: Link,
+    cursors: Arc<Cursors>,
+    slot: Option<u16>,
+    events: mpsc::Sender<TailEvent>,
+    restarts: Arc<Restarts>,
+    version: watch::Receiver<u64>,
+    /// The Redis that was read last.
+    run_id: Option<String>,
+}
+
+/// Restarts that were told of: the readers of a Cluster's node all see one, and it is told once.
+#[derive(Debug, Default)]
+pub(super) struct Restarts(Mutex<HashSet<(String, String)>>);
+
+/// A connection for blocking reads and what Redis says of it.
+struct Session {
+    node: Arc<Node>,
+    connection: Connection,
+    client_id: i64,
+    run_id: String,
+}
+
+impl Reader {
+    pub(super) fn new(
+        link: Link,
+        cursors: Arc<Cursors>,
+        slot: Option<u16>,
+        events: mpsc::Sender<TailEvent>,
+        restarts: Arc<Restarts>,
+    ) -> Reader {
+        let version = cursors.version.subscribe();
+        Reader { link, cursors, slot, events, restarts, version, run_id: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            if let Err(error) = self.read(&mut backoff).await {
+                tracing::debug!(%error, "the reader of redis streams connects again");
+                if let Topology::Cluster(cluster) = &self.link.inner.topology {
+                    cluster.suspect();
+                }
+            }
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// Connects and reads until something fails.
+    async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
+        let session = self.connect().await?;
+        self.tell(&session).await?;
+        loop {
+            self.version.mark_unchanged();
+            let mut cursors = self.cursors.of(self.slot);
+            if cursors.is_empty() {
+                // The connection may die unseen meanwhile: the next read finds out.
+                let _ = self.version.changed().await;
+                continue;
+            }
+            self.resolve(&session, &mut cursors).await?;
+            let streams = self.next(&session, &cursors).await?;
+            backoff.reset();
+            for (key, entries) in streams {
+                let (Some(cursor), Some(last)) = (cursors.get(&key), entries.last()) else { continue };
+                if self.cursors.advance(&key, cursor, &last.id) {
+                    // A handle that is gone has aborted this task already.
+                    let _ = self.events.send(TailEvent::Entries { key, entries }).await;
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, LinkError> {
+        let settings = &self.link.inner.settings;
+        let node = match &self.link.inner.topology {
+            Topology::Single(node) => Arc::clone(node),
+            Topology::Cluster(cluster) => {
+                cluster.owner(self.slot, Instant::now() + settings.call_deadline).await?
+            }
+        };
+        let connection = Connection::open(node.endpoint(), settings, &[]).await?;
+        let mut id = redis::cmd("CLIENT");
+        id.arg("ID");
+        let client_id = value(self.ask(&node, &connection, &id).await?)?;
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let info: InfoDict = value(self.ask(&node, &connection, &info).await?)?;
+        let run_id =
+            info.get("run_id").ok_or_else(|| LinkError::unexpected("INFO server names no run_id"))?;
+        Ok(Session { node, connection, client_id, run_id })
+    }
+
+    /// Says what the new connection means, and moves cursors back that are ahead of their streams.
+    async fn tell(&mut self, session: &Session) -> Result<(), LinkError> {
+        let Some(before) = self.run_id.clone() else {
+            self.run_id = Some(session.run_id.clone());
+            return Ok(());
+        };
+        if before == session.run_id {
+            let _ = self.events.send(TailEvent::Reconnected).await;
+            return Ok(());
+        }
+        for (key, cursor) in self.cursors.of(self.slot) {
+            let last = self.last_id(session, &key).await?;
+            if parse_id(&last) < parse_id(&cursor.id) {
+                self.cursors.advance(&key, &cursor, &last);
+            }
+        }
+        if self.restarts.first(&before, &session.run_id) {
+            let _ = self.events.send(TailEvent::RestartedOrFailedOver).await;
+        }
+        self.run_id = Some(session.run_id.clone());
+        Ok(())
+    }
+
+    /// Replaces `$` by the id that it means now: `XREAD` would take it anew each time.
+    async fn resolve(
+        &self,
+        session: &Session,
+        cursors: &mut BTreeMap<Vec<u8>, Cursor>,
+    ) -> Result<(), LinkError> {
+        for (key, cursor) in cursors.iter_mut().filter(|(_, cursor)| cursor.id == "$") {
+            cursor.id = self.last_id(session, key).await?;
+            self.cursors.advance(key, cursor, &cursor.id);
+        }
+        Ok(())
+    }
+
+    /// The greatest id that the stream ever had; `0-0` if there is none.
+    async fn last_id(&self, session: &Session, key: &[u8]) -> Result<String, LinkError> {
+        let mut info = redis::cmd("XINFO");
+        info.arg("STREAM").arg(key);
+        match self.ask(&session.node, &session.connection, &info).await {
+            Ok(reply) => {
+                let info: std::collections::HashMap<String, Value> = value(reply)?;
+                let last = info.get("last-generated-id").cloned();
+                value(last.ok_or_else(|| LinkError::unexpected("XINFO STREAM names no last-generated-id"))?)
+            }
+            Err(LinkError::Server { code, message }) if code == "ERR" && message.contains("no such key") => {
+                Ok("0-0".to_owned())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was added after the cursors; nothing after a while, or when the cursors change.
+    async fn next(
+        &mut self,
+        session: &Session,
+        cursors: &BTreeMap<Vec<u8>, Cursor>,
+    ) -> Result<Vec<(Vec<u8>, Vec<super::Entry>)>, LinkError> {
+        let mut xread = redis::cmd("XREAD");
+        xread.arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
+        for key in cursors.keys() {
+            xread.arg(key.as_slice());
+        }
+        for cursor in cursors.values() {
+            xread.arg(cursor.id.as_str());
+        }
+        let patience = BLOCK + self.link.inner.settings.call_deadline;
+        let mut reply = std::pin::pin!(timeout(patience, session.connection.command(&xread)));
+        let mut changed = false;
+        let reply = loop {
+            tokio::select! {
+                reply = &mut reply => break reply,
+                result = self.version.changed(), if !changed => changed = result.is_ok(),
+                () = sleep(UNBLOCK_INTERVAL), if changed => {}
+            }
+            if changed {
+                session.unblock(&self.link).await;
+            }
+        };
+        let reply = settle(&session.node, reply)?;
+        reply::parse(reply).ok_or_else(|| LinkError::unexpected("the reply of XREAD"))
+    }
+
+    async fn ask(
+        &self,
+        node: &Node,
+        connection: &Connection,
+        command: &redis::Cmd,
+    ) -> Result<Value, LinkError> {
+        settle(node, timeout(self.link.inner.settings.call_deadline, connection.command(command)).await)
+    }
+}
+
+impl Session {
+    /// Ends the blocking read, if it has begun. Its failure costs a wait of [`BLOCK`].
+    async fn unblock(&self, link: &Link) {
+        let mut unblock = redis::cmd("CLIENT");
+        unblock.arg("UNBLOCK").arg(self.client_id);
+        let deadline = Instant::now() + link.inner.settings.call_deadline;
+        let _ = self.node.command(&unblock, deadline).await;
+    }
+}
+
+impl Restarts {
+    /// Whether this change of Redis was not told of before. Holds one pair for each restart.
+    fn first(&self, before: &str, after: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((before.to_owned(), after.to_owned()))
+    }
+}
+
+fn settle(
+    node: &Node,
+    reply: Result<Result<Value, redis::RedisError>, tokio::time::error::Elapsed>,
+) -> Result<Value, LinkError> {
+    match reply {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(error::after_send(node.endpoint(), error)),
+        Err(_) => {
+            Err(LinkError::Unknown(format!("redis at {} does not answer a blocking read", node.endpoint())))
+        }
+    }
+}
+
+fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, LinkError> {
+    T::from_redis_value(reply).map_err(LinkError::unexpected)
+}
+
+/// An id as its two numbers, which order it; `$` and other words are the least.
+fn parse_id(id: &str) -> (u64, u64) {
+    let (time, sequence) = id.split_once('-').unwrap_or((id, "0"));
+    (time.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}

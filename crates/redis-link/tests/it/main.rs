@@ -1,0 +1,9 @@
+//! The promises of the link, against real Redis servers that the tests start, stop, freeze and cut off.
+#![allow(
+    clippy::unwrap_used,
+    reason = "the lint's exception for tests does not reach their helper functions"
+)]
+
+mod basics;
+mod proxy;
+mod server;

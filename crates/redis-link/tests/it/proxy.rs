@@ -1,0 +1,87 @@
+//! A TCP proxy that can turn into a black hole: connections stay open and nothing passes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    open: watch::Sender<bool>,
+    accepted: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+impl Proxy {
+    /// Passes everything to `target` on this machine.
+    pub(crate) async fn to(target: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (open, gate) = watch::channel(true);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
+        let task = tokio::spawn(async move {
+            // Dropping the set ends the connections with the proxy.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (inbound, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.clone();
+                connections.spawn(async move {
+                    let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else { return };
+                    let (from_client, to_client) = inbound.into_split();
+                    let (from_server, to_server) = outbound.into_split();
+                    tokio::join!(
+                        pump(from_client, to_server, gate.clone()),
+                        pump(from_server, to_client, gate)
+                    );
+                });
+            }
+        });
+        Proxy { port, open, accepted, task: task.abort_handle() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on nothing passes; new connections are accepted and hear nothing.
+    pub(crate) fn swallow(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub(crate) fn pass(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Connections made to it since it was started.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Bytes that were swallowed are lost, as in a network that drops packets for good.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 16 * 1024];
+    // A connection that lost bytes never passes any again.
+    let mut broken = false;
+    while let Ok(read) = from.read(&mut buffer).await {
+        broken |= !*gate.borrow();
+        if read == 0 && broken {
+            return std::future::pending().await;
+        }
+        if read == 0 || (!broken && to.write_all(&buffer[..read]).await.is_err()) {
+            return;
+        }
+    }
+}
