@@ -5,8 +5,10 @@
 
 mod harness;
 
+mod bad_input;
 mod clones;
 mod faults;
+mod fidelity;
 mod read_path;
 mod readme;
 mod tidy;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("shoal-proto", &[]),
     ("shoal-kit", &[]),
     ("shoal-balance", &[]),
     ("shoal-embedded", &[]),
     ("shoal-redis-link", &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
+    ("shoal-bench", &["shoal-proto"]),
     ("shoal-gateway", &["shoal-balance", "shoal-kit", "shoal-proto"]),
     ("shoal-session", STATEFUL),
     ("shoal-cache", STATEFUL),
@@ -19,9 +20,8 @@ const LAYERS: [(&str, &[&str]); 13] = [
     (
         "shoal",
         &[
-            "shoal-balance",
+            "shoal-bench",
             "shoal-cache",
-            "shoal-client",
             "shoal-data",
             "shoal-gateway",
             "shoal-jobs",

@@ -1,1 +1,59 @@
-fn main() {}
+//! The `shoal` binary: one command for the whole mesh, one for a single clone, one for health checks.
+
+mod health;
+mod report;
+mod serve;
+mod up;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EXAMPLES: &str = "Every flag is also a SHOAL_* variable and a key of the TOML file given with --config; flags beat \
+the environment, which beats the file.
+
+Examples:
+  shoal up                                     the whole mesh on embedded engines
+  shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
+  shoal serve session --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7101 --admin 127.0.0.1:7201
+  shoal health --addr 127.0.0.1:7000";
+
+/// A gRPC backend mesh: sessions, cache, data and jobs as clones behind one gateway.
+#[derive(Parser)]
+#[command(name = "shoal", version, about, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a gateway and clones of every service in one process
+    Up(up::UpArgs),
+    /// Run one clone of one role
+    Serve(serve::ServeArgs),
+    /// Ask a gateway or a clone for its health; the exit code says it
+    Health(health::HealthArgs),
+    /// Measure Shoal beside its peers on this machine
+    #[command(subcommand)]
+    Bench(shoal_bench::Bench),
+}
+
+fn main() -> std::process::ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failed(&anyhow::anyhow!(error)),
+    };
+    let code = runtime.block_on(async {
+        match Cli::parse().command {
+            Command::Up(args) => report::done(up::run(args).await),
+            Command::Serve(args) => report::done(serve::run(args).await),
+            Command::Health(args) => health::run(args).await,
+            Command::Bench(bench) => report::done(shoal_bench::run(bench).await),
+        }
+    });
+    // Whatever still runs has been drained or is past its bound.
+    runtime.shutdown_background();
+    code
+}

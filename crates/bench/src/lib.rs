@@ -1,0 +1,39 @@
+//! Measures Shoal beside its peers, in one run, interleaved, several times, and reports medians and ratios.
+//!
+//! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
+//! stays on loopback, is bounded, and ends.
+
+mod cpu;
+pub mod echo;
+mod load;
+mod mesh;
+mod process;
+mod report;
+mod round;
+mod session;
+
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// One call of every service, at a clone and through the gateway, beside a bare tonic echo
+    Mesh(mesh::MeshArgs),
+    /// GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
+    Session(session::SessionArgs),
+    /// The peer: a bare tonic server (used by the other benchmarks)
+    #[command(hide = true)]
+    Echo(echo::EchoArgs),
+}
+
+/// Runs a benchmark and prints its report.
+///
+/// # Errors
+/// When a process does not start or a call fails.
+pub async fn run(bench: Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Mesh(args) => mesh::run(&args).await,
+        Bench::Session(args) => session::run(&args).await,
+        Bench::Echo(args) => echo::run(args).await,
+    }
+}

@@ -1,0 +1,203 @@
+//! `shoal up`: the whole mesh in one process. The same code as many processes, on real loopback sockets.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use shoal_gateway::Gateway;
+use shoal_kit::cli::{CommonArgs, serve_defaults};
+use shoal_kit::role::Role;
+use shoal_kit::serve::{Drain, bind, serve};
+use shoal_kit::{Service, Settings, admin, metric, shutdown, telemetry};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::report;
+
+/// Clones that have not answered by then are said to be missing.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// The services behind the gateway, in the order they start.
+const SERVICES: [Role; 4] = [Role::Session, Role::Data, Role::Cache, Role::Jobs];
+
+const EXAMPLES: &str = "Examples:
+  shoal up                                        embedded engines, files in ./.shoal
+  shoal up --ephemeral --clones session=3,jobs=1  nothing kept
+  shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042 --otlp http://127.0.0.1:4317";
+
+/// Run the whole mesh.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// A clone that is bound and not yet serving.
+struct Bound {
+    role: Role,
+    name: String,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut settings = Settings::load(&args.common, serve_defaults())?;
+    let telemetry = telemetry::install(&settings.telemetry)?;
+    let metrics = metric::install()?;
+    let signal = shutdown::on_signal()?;
+
+    let admin_listener = bind(settings.admin).await?;
+    let admin_address = admin_listener.local_addr()?;
+    let gateway = Gateway::bind(&settings)?;
+    let address = gateway.address();
+    let bound = bind_clones(&mut settings).await?;
+    settings.peers.insert(Role::Gateway, address.to_string());
+
+    let mut rows = vec![["gateway".into(), "1".into(), address.to_string(), String::new()]];
+    let mut checks = Vec::new();
+    let mut clones = JoinSet::new();
+    let stop_clones = CancellationToken::new();
+    let expected: Vec<(String, SocketAddr)> = bound.iter().map(|b| (b.name.clone(), b.address)).collect();
+    let built = build(&settings, bound, &mut rows).await?;
+    for (clone, service) in built {
+        checks.push((clone.name, service.ready_check()));
+        clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
+    }
+    let admin =
+        tokio::spawn(admin::serve(admin::Admin { metrics, checks, shutdown: signal.clone() }, admin_listener));
+    let mesh = gateway.readiness();
+    let stop_gateway = CancellationToken::new();
+    let gateway = {
+        let (settings, stop) = (settings.clone(), stop_gateway.clone());
+        tokio::spawn(async move { gateway.run(&settings, stop).await })
+    };
+
+    let interrupted = tokio::select! {
+        () = signal.cancelled() => true,
+        ready = tokio::time::timeout(READY_WITHIN, async {
+            for (name, address) in &expected {
+                answers(*address).await.with_context(|| format!("{name} at {address}"))?;
+            }
+            mesh.ready().await;
+            anyhow::Ok(())
+        }) => {
+            ready.with_context(|| format!("not every clone answered within {READY_WITHIN:?}"))??;
+            false
+        }
+    };
+    if !interrupted {
+        announce(&rows, address, admin_address, begun.elapsed());
+        let failed = tokio::select! {
+            () = signal.cancelled() => None,
+            // A clone or the gateway that ends by itself has failed.
+            Some(ended) = clones.join_next() => Some(ended),
+        };
+        if let Some(ended) = failed {
+            ended.context("a clone panicked")?.context("a clone stopped")?;
+        }
+    }
+    report::line(format_args!("draining: calls in flight have {:?}", settings.drain.grace));
+    drain(gateway, &stop_gateway, clones, &stop_clones, settings.drain).await?;
+    admin.abort();
+    telemetry.flush().await;
+    report::line("stopped");
+    Ok(())
+}
+
+/// Binds a loopback socket for every clone, so that each can be told where all the others are before any is built.
+async fn bind_clones(settings: &mut Settings) -> anyhow::Result<Vec<Bound>> {
+    let mut bound = Vec::new();
+    for role in SERVICES {
+        let mut addresses = Vec::new();
+        for i in 1..=settings.clones[&role] {
+            let listener = bind(([127, 0, 0, 1], 0).into()).await?;
+            let address = listener.local_addr()?;
+            addresses.push(address.to_string());
+            bound.push(Bound { role, name: format!("{role}-{i}"), listener, address });
+        }
+        settings.peers.insert(role, addresses.join(","));
+    }
+    Ok(bound)
+}
+
+/// Opens each role's engine once and builds its clones on it.
+async fn build(
+    settings: &Settings,
+    bound: Vec<Bound>,
+    rows: &mut Vec<[String; 4]>,
+) -> anyhow::Result<Vec<(Bound, Service)>> {
+    let mut built = Vec::new();
+    let mut bound = bound.into_iter().peekable();
+    macro_rules! clones {
+        ($service:ident, $role:expr) => {{
+            let engine = $service::Engine::open(settings).await.with_context(|| $role.to_string())?;
+            let mut addresses = Vec::new();
+            let description = engine.describe();
+            while let Some(clone) = bound.next_if(|b| b.role == $role) {
+                let engine = engine.for_clone(settings).await?;
+                let service = $service::service(settings, engine, clone.name.clone()).await?;
+                addresses.push(clone.address.to_string());
+                built.push((clone, service));
+            }
+            rows.push([
+                $role.to_string(),
+                addresses.len().to_string(),
+                addresses.join(" "),
+                description,
+            ]);
+        }};
+    }
+    clones!(shoal_session, Role::Session);
+    clones!(shoal_data, Role::Data);
+    clones!(shoal_cache, Role::Cache);
+    clones!(shoal_jobs, Role::Jobs);
+    Ok(built)
+}
+
+/// Waits until a clone says SERVING.
+async fn answers(address: SocketAddr) -> anyhow::Result<()> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
+    Ok(())
+}
+
+fn announce(rows: &[[String; 4]], gateway: SocketAddr, admin: SocketAddr, took: Duration) {
+    report::line(report::table(["SERVICE", "CLONES", "ADDRESS", "ENGINE"], rows));
+    report::line(format_args!("  admin     http://{admin}/metrics /livez /readyz\n"));
+    report::line(format_args!("ready in {} ms. Try:\n", took.as_millis()));
+    report::line(format_args!("  grpcurl -plaintext {gateway} list"));
+    report::line(format_args!(
+        "  grpcurl -plaintext -d '{{\"user_id\":\"ada\"}}' {gateway} shoal.session.v1.SessionService/CreateSession"
+    ));
+    report::line("\nCtrl-C drains and stops.");
+}
+
+/// The gateway first, so that no caller meets a clone that is gone; then the clones.
+async fn drain(
+    gateway: tokio::task::JoinHandle<anyhow::Result<()>>,
+    stop_gateway: &CancellationToken,
+    mut clones: JoinSet<anyhow::Result<()>>,
+    stop_clones: &CancellationToken,
+    bounds: Drain,
+) -> anyhow::Result<()> {
+    let margin = Duration::from_secs(2);
+    stop_gateway.cancel();
+    tokio::time::timeout(bounds.grace + margin, gateway)
+        .await
+        .context("the gateway did not drain in time")?
+        .context("the gateway panicked")??;
+    stop_clones.cancel();
+    let all = async {
+        while let Some(ended) = clones.join_next().await {
+            ended.context("a clone panicked")??;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(bounds.grace * 2 + margin, all).await.context("the clones did not drain in time")?
+}
