@@ -3,7 +3,7 @@
 
 use std::str::FromStr as _;
 
-use shoal_balance::{Balancer, Options, Source, discover};
+use shoal_balance::{Balancer, ChannelOptions, Options, Source, discover};
 use shoal_proto::cache::v1::cache_service_client::CacheServiceClient;
 use shoal_proto::cache::v1::object_loader_service_client::ObjectLoaderServiceClient;
 use shoal_proto::data::v1::data_service_client::DataServiceClient;
@@ -29,8 +29,8 @@ pub fn connect(
     cancel: &CancellationToken,
 ) -> Result<Channel, shoal_balance::ParseError> {
     let targets = discover(Source::from_str(source)?, cancel.clone());
-    let options = Options { name: name.to_owned(), role, ..Options::default() };
-    Ok(Channel::new(Balancer::start(options, targets, cancel.clone())))
+    let balancer = Balancer::start(Options::new(name, role), targets, cancel.clone());
+    Ok(Channel::new(balancer, ChannelOptions::default()))
 }
 
 macro_rules! client {

@@ -91,4 +91,10 @@ impl Service {
         self.ready = Arc::new(check);
         self
     }
+
+    /// The check `/readyz` asks.
+    #[must_use]
+    pub fn ready_check(&self) -> ReadyCheck {
+        self.ready.clone()
+    }
 }
