@@ -7,13 +7,14 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tracing::Span;
 
+use crate::balancer::Balancer;
 use crate::pick::{Outcome, Pick, refused};
 use crate::trace;
 
 /// Ends once, with the first status it is given; dropped before, its caller went away.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    upstream: String,
+    balancer: Balancer,
     pick: Pick,
     span: Span,
     deadline: Option<Instant>,
@@ -21,8 +22,8 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn new(upstream: &str, pick: Pick, span: Span, deadline: Option<Instant>) -> Attempt {
-        Attempt { upstream: upstream.into(), pick, span, deadline, ended: false }
+    pub(crate) fn new(balancer: Balancer, pick: Pick, span: Span, deadline: Option<Instant>) -> Attempt {
+        Attempt { balancer, pick, span, deadline, ended: false }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -49,7 +50,7 @@ impl Attempt {
 
     /// The stream broke. Returns the status for the caller.
     pub(crate) fn end_with_error(&mut self, error: &h2::Error) -> Status {
-        let status = status_of(error, &self.upstream, self.address());
+        let status = status_of(error, self.balancer.name(), self.address());
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
             self.end(Code::DeadlineExceeded);
             return self.deadline_exceeded();
@@ -71,7 +72,11 @@ impl Attempt {
     }
 
     fn deadline_exceeded(&self) -> Status {
-        Status::deadline_exceeded(format!("deadline exceeded at `{}` ({})", self.upstream, self.address()))
+        Status::deadline_exceeded(format!(
+            "deadline exceeded at `{}` ({})",
+            self.balancer.name(),
+            self.address()
+        ))
     }
 
     fn is_late(&self) -> bool {

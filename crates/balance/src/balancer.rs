@@ -78,8 +78,8 @@ impl Balancer {
         let ready = self.shared.ready.load();
         let mut rng = self.shared.rng();
         let allowed = |link: &Arc<Link>| !exclude.contains(&link.address);
-        let cost = |link: &Arc<Link>| link.load.cost(now);
-        match p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, cost) {
+        let is_below = |a: &Arc<Link>, b: &Arc<Link>| a.load.cost(now).is_below(&b.load.cost(now));
+        match p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, is_below) {
             Some(link) => Ok(Pick::new(link.clone(), now)),
             None => Err(self.unavailable(exclude)),
         }

@@ -133,8 +133,9 @@ impl Call<'_> {
         let mut body = Outgoing::begin(body).await?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut refusals = 0;
+        let mut patience = self.patience();
         loop {
-            let pick = self.pick(&mut tried).await?;
+            let pick = self.pick(&mut tried, patience).await?;
             let address = pick.address();
             match self.attempt(pick, &mut body).await? {
                 Attempted::Answered(response) => return Ok(response),
@@ -143,9 +144,10 @@ impl Call<'_> {
                         return Err(status);
                     }
                     refusals += 1;
+                    patience = self.patience();
                 }
                 Attempted::NotSent(status) => {
-                    if Instant::now() >= self.patience() {
+                    if Instant::now() >= patience {
                         return Err(status);
                     }
                     // Lets the driver of the connection say that it is gone.
@@ -157,21 +159,21 @@ impl Call<'_> {
     }
 
     /// An endpoint not tried yet, or, when all were, any.
-    async fn pick(&self, tried: &mut Vec<SocketAddr>) -> Result<Pick, Status> {
+    async fn pick(&self, tried: &mut Vec<SocketAddr>, patience: Instant) -> Result<Pick, Status> {
         let balancer = &self.shared.balancer;
         if let Ok(pick) = balancer.pick(tried) {
             return Ok(pick);
         }
         tried.clear();
         balancer
-            .picked(&[], self.patience())
+            .picked(&[], patience)
             .await
             .map_err(|unavailable| Status::unavailable(unavailable.to_string()))
     }
 
-    /// Until when to wait for an endpoint.
+    /// Until when to wait for an endpoint, from now.
     fn patience(&self) -> Instant {
-        let patience = self.started + self.shared.options.unavailable_after;
+        let patience = Instant::now() + self.shared.options.unavailable_after;
         self.deadline.map_or(patience, |deadline| deadline.min(patience))
     }
 
@@ -179,7 +181,7 @@ impl Call<'_> {
         let options = self.shared.balancer.options();
         let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
         let request = self.request(&pick, &span)?;
-        let mut attempt = Attempt::new(&options.name, pick, span, self.deadline);
+        let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
         let (response, stream) = match attempt.pick().send(request, body.is_empty()).await {
             Ok(streams) => streams,
             Err(error @ SendError::Invalid(_)) => {
@@ -232,7 +234,9 @@ impl Call<'_> {
             let left = deadline.saturating_duration_since(pick.started());
             request.headers_mut().insert(GRPC_TIMEOUT, format_timeout(left));
         }
-        trace::inject_span(span, request.headers_mut());
+        // A filter may drop the attempt's span; the caller's own is the parent then.
+        let parent = if span.is_disabled() { &tracing::Span::current() } else { span };
+        trace::inject_span(parent, request.headers_mut());
         Ok(request)
     }
 

@@ -52,6 +52,8 @@ pub(crate) enum ConnectError {
     Http2(h2::Error),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
+    #[error("its pings are taken")]
+    Pings,
 }
 
 /// Connects: TCP without Nagle's delay, HTTP/2 with fixed windows. Bounded by `connect_timeout`.
@@ -82,8 +84,8 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         .handshake(stream)
         .await
         .map_err(ConnectError::Http2)?;
-    // Taken once, here: `ping_pong` answers `None` only the second time.
-    let pings = connection.ping_pong().ok_or(ConnectError::Timeout(Duration::ZERO))?;
+    // `None` only the second time it is asked.
+    let pings = connection.ping_pong().ok_or(ConnectError::Pings)?;
     Ok(Connected { connection, sender, pings })
 }
 

@@ -65,7 +65,7 @@ pub fn discover_poked(
                 let resolve = || dns::system(host.clone(), port);
                 tokio::select! {
                     () = cancel.cancelled() => {},
-                    () = dns::follow(format!("{host}:{port}"), resolve, poke, &sender) => {},
+                    () = dns::follow(format!("{host}:{port}"), dns::PACE, resolve, poke, &sender) => {}
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! What one endpoint costs to pick: (peak-EWMA × (in flight + 1)) / weight, and its penalty. Pure: it is told the time.
+//! What one endpoint costs to pick: peak-EWMA × (in flight + 1) / weight, and its penalty. Pure: it is told the time.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +11,12 @@ use crate::ewma::{Ewma, INITIAL};
 /// fastest of all: without this it would attract the traffic (DESIGN "Pick").
 const PENALTY: Duration = Duration::from_secs(5);
 
-/// Below this no latency is told apart, and no endpoint is free: a tie goes to the less busy one.
-const LATENCY_FLOOR_S: f64 = 10e-6;
+/// Below this latencies are not told apart: a scheduler's hiccup is longer.
+const LATENCY_FLOOR_S: f64 = 0.001;
+
+/// Latencies within this factor are the same. The peak-EWMAs of equal endpoints differ by the noise of their worst
+/// sample; taken literally, the one that was lucky last would get every call while few are in flight.
+const LATENCY_NOISE: f64 = 2.0;
 
 /// The counters and the latency of one endpoint. They outlive its connections.
 #[derive(Debug)]
@@ -26,6 +30,26 @@ pub(crate) struct Load {
     calls: AtomicU64,
     failures: AtomicU64,
     answers: AtomicU64,
+}
+
+/// What picking an endpoint costs: latency × queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    latency_s: f64,
+    /// (in flight + 1) / weight.
+    queue: f64,
+}
+
+impl Cost {
+    /// Whether this is the better choice; of two equal ones neither is.
+    pub(crate) fn is_below(&self, other: &Cost) -> bool {
+        let ratio = self.latency_s / other.latency_s;
+        if ratio < LATENCY_NOISE && ratio > 1.0 / LATENCY_NOISE {
+            self.queue < other.queue
+        } else {
+            self.latency_s * self.queue < other.latency_s * other.queue
+        }
+    }
 }
 
 impl Load {
@@ -42,10 +66,12 @@ impl Load {
         }
     }
 
-    /// Lower is better.
-    pub(crate) fn cost(&self, now: Instant) -> f64 {
-        let latency = self.ewma.get(now).max(self.penalty(now).as_secs_f64()).max(LATENCY_FLOOR_S);
-        latency * f64::from(self.in_flight() + 1) / f64::from(self.weight())
+    /// What picking it costs now.
+    pub(crate) fn cost(&self, now: Instant) -> Cost {
+        Cost {
+            latency_s: self.ewma.get(now).max(self.penalty(now).as_secs_f64()).max(LATENCY_FLOOR_S),
+            queue: f64::from(self.in_flight() + 1) / f64::from(self.weight()),
+        }
     }
 
     /// One more call, counted from the pick: connections and queues take time too.
@@ -143,23 +169,29 @@ mod tests {
         assert!((actual - expected).abs() <= expected * 0.001, "{actual} is not {expected}");
     }
 
+    /// Latency × queue, in seconds.
+    fn cost_s(load: &Load, now: Instant) -> f64 {
+        let cost = load.cost(now);
+        cost.latency_s * cost.queue
+    }
+
     #[test]
     fn each_call_in_flight_adds_one_latency_to_the_cost() {
         let (load, now) = load(1);
-        near(load.cost(now), 0.030);
+        near(cost_s(&load, now), 0.030);
         load.start();
         load.start();
-        near(load.cost(now), 0.090);
+        near(cost_s(&load, now), 0.090);
         load.finish();
-        near(load.cost(now), 0.060);
+        near(cost_s(&load, now), 0.060);
     }
 
     #[test]
     fn a_weight_divides_the_cost() {
         let (load, now) = load(3);
-        near(load.cost(now), 0.010);
+        near(cost_s(&load, now), 0.010);
         load.set_weight(0);
-        near(load.cost(now), 0.030);
+        near(cost_s(&load, now), 0.030);
     }
 
     #[test]
@@ -167,9 +199,9 @@ mod tests {
         let (load, now) = load(1);
         load.answered(MS, now);
         load.failed(now);
-        near(load.cost(now), 5.0);
-        near(load.cost(now + 4_000 * MS), 1.0);
-        assert!(load.cost(now + 5_000 * MS) < 0.030);
+        near(cost_s(&load, now), 5.0);
+        near(cost_s(&load, now + 4_000 * MS), 1.0);
+        assert!(cost_s(&load, now + 5_000 * MS) < 0.030);
         assert_eq!(load.failures(), 1);
     }
 
@@ -177,7 +209,7 @@ mod tests {
     fn a_call_nobody_waited_for_raises_the_cost() {
         let (load, now) = load(1);
         load.unanswered(800 * MS, now);
-        near(load.cost(now), 0.800);
+        near(cost_s(&load, now), 0.800);
     }
 
     #[test]
@@ -185,14 +217,25 @@ mod tests {
         let (load, now) = load(1);
         load.failed(now);
         load.joined(Some(0.002), now);
-        near(load.cost(now), 0.002);
+        near(cost_s(&load, now), 0.002);
         load.joined(None, now);
-        near(load.cost(now), 0.030);
+        near(cost_s(&load, now), 0.030);
     }
 
     #[test]
     fn an_idle_endpoint_is_never_free() {
         let (load, now) = load(1);
-        near(load.cost(now + 1_000 * crate::ewma::TAU), 10e-6);
+        near(cost_s(&load, now + 1_000 * crate::ewma::TAU), 0.001);
+    }
+
+    #[test]
+    fn latencies_within_the_noise_are_told_apart_by_the_queue_alone() {
+        let cost = |latency_s, queue| Cost { latency_s, queue };
+        assert!(!cost(0.010, 1.0).is_below(&cost(0.019, 1.0)));
+        assert!(!cost(0.019, 1.0).is_below(&cost(0.010, 1.0)));
+        assert!(cost(0.019, 1.0).is_below(&cost(0.010, 2.0)));
+        assert!(cost(0.010, 1.0).is_below(&cost(0.021, 1.0)));
+        assert!(cost(0.010, 2.0).is_below(&cost(0.021, 1.0)));
+        assert!(!cost(0.010, 3.0).is_below(&cost(0.021, 1.0)));
     }
 }

@@ -17,7 +17,7 @@ pub struct Options {
     pub send_buffer: usize,
     /// The longest header block accepted from an endpoint, in bytes. Default 64 KiB.
     pub header_list_max: u32,
-    /// How long TCP, the settings and the first ping may take together. Default 1 s.
+    /// How long connecting may take, and then the answer to the first ping. Default 1 s each.
     pub connect_timeout: Duration,
     /// The delay after a first failed connection, doubled each time. Default 20 ms: a restart on the same host is back
     /// within about 100 ms.

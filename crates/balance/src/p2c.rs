@@ -1,5 +1,5 @@
 //! Power of two choices: of two endpoints drawn at random, the cheaper one (Mitzenmacher, "The Power of Two Choices in
-//! Randomized Load Balancing", 2001). Pure: randomness and cost are given.
+//! Randomized Load Balancing", 2001). Pure: randomness and the comparison are given.
 
 use fastrand::Rng;
 
@@ -7,20 +7,23 @@ use fastrand::Rng;
 ///
 /// Draws two different ones, so that with two endpoints the cheaper always wins. Without exclusions it looks at no more
 /// than two items; with them it counts once over the list.
+///
+/// `is_below(a, b)` says that `a` is the better one. Of two equal ones the first drawn stays, so equals share evenly.
 pub(crate) fn choose<'a, T>(
     items: &'a [T],
     rng: &mut Rng,
     excluding: bool,
     allowed: impl Fn(&T) -> bool,
-    cost: impl Fn(&T) -> f64,
+    is_below: impl Fn(&T, &T) -> bool,
 ) -> Option<&'a T> {
+    let better = |first: &'a T, second: &'a T| if is_below(second, first) { second } else { first };
     if !excluding {
         let (first, second) = draw(items.len(), rng)?;
-        return Some(cheaper(&items[first], &items[second], cost));
+        return Some(better(&items[first], &items[second]));
     }
     let (first, second) = draw(items.iter().filter(|item| allowed(item)).count(), rng)?;
     let nth = |n| items.iter().filter(|item| allowed(item)).nth(n);
-    Some(cheaper(nth(first)?, nth(second)?, cost))
+    Some(better(nth(first)?, nth(second)?))
 }
 
 /// Two different indices below `len`, the same one twice when there is but one.
@@ -36,10 +39,6 @@ fn draw(len: usize, rng: &mut Rng) -> Option<(usize, usize)> {
     }
 }
 
-fn cheaper<'a, T>(first: &'a T, second: &'a T, cost: impl Fn(&T) -> f64) -> &'a T {
-    if cost(second) < cost(first) { second } else { first }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,7 +52,7 @@ mod tests {
         for _ in 0..10_000 {
             let allowed = |index: &usize| !excluded.contains(index);
             if let Some(index) =
-                choose(&indices, &mut rng, !excluded.is_empty(), allowed, |index| costs[*index])
+                choose(&indices, &mut rng, !excluded.is_empty(), allowed, |a, b| costs[*a] < costs[*b])
             {
                 counts[*index] += 1;
             }
@@ -87,7 +86,7 @@ mod tests {
     #[test]
     fn one_is_picked_alone_and_none_from_nothing() {
         assert_eq!(spread(&[5.0], &[]), [10_000]);
-        assert_eq!(spread(&[], &[]), []);
+        assert!(spread(&[], &[]).is_empty());
         assert_eq!(spread(&[1.0, 1.0], &[0, 1]), [0, 0]);
     }
 }

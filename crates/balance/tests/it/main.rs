@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a harness that cannot start its servers has nothing else to do")]
 
+mod balance;
+mod bodies;
 mod channel;
+mod connections;
 mod endpoints;
+mod frames;
 mod peer;
 mod raw;
+mod tracing_context;

@@ -38,8 +38,27 @@ impl Peer {
         (peer, reporter)
     }
 
-    /// An HTTP/2 server without a health service, which answers each request by `handler`.
+    /// An HTTP/2 server without a health service, which answers each call by `handler`.
     pub(crate) fn h2<H, F>(handler: H) -> Peer
+    where
+        H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        Peer::h2_with_health(move |request, mut respond| {
+            let handler = handler.clone();
+            async move {
+                if request.uri().path().starts_with("/grpc.health.") {
+                    answer_status(&mut respond, tonic::Code::Unimplemented);
+                } else {
+                    handler(request, respond).await;
+                }
+            }
+        })
+    }
+
+    /// The same, with `handler` answering for health too.
+    pub(crate) fn h2_with_health<H, F>(handler: H) -> Peer
     where
         H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -51,12 +70,8 @@ impl Peer {
                 let handler = handler.clone();
                 tokio::spawn(async move {
                     let Ok(mut connection) = h2::server::handshake(socket).await else { return };
-                    while let Some(Ok((request, mut respond))) = connection.accept().await {
-                        if request.uri().path().starts_with("/grpc.health.") {
-                            answer_status(&mut respond, tonic::Code::Unimplemented);
-                        } else {
-                            tokio::spawn(handler(request, respond));
-                        }
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        tokio::spawn(handler(request, respond));
                     }
                 });
             }

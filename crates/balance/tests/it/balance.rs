@@ -1,0 +1,142 @@
+//! Who gets how much.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_balance::EndpointState::Ready;
+use shoal_balance::{Channel, ChannelOptions, Target};
+use tokio::task::JoinSet;
+use tonic::{Code, Request};
+
+use crate::peer::{Peer, Upstream, answer_status};
+use crate::raw;
+
+/// A server that answers `code` after `delay`.
+fn answering(delay: Duration, code: Code) -> Peer {
+    Peer::h2(move |_request, mut respond| async move {
+        tokio::time::sleep(delay).await;
+        answer_status(&mut respond, code);
+    })
+}
+
+async fn ready(peers: &[&Peer]) -> Upstream {
+    let upstream = Upstream::of(&peers.iter().map(|peer| peer.address).collect::<Vec<_>>());
+    for peer in peers {
+        upstream.until(peer.address, Ready).await;
+    }
+    upstream
+}
+
+/// Makes `calls` calls, `at_once` at a time, and counts who was picked.
+async fn spread(upstream: &Upstream, calls: usize, at_once: usize) -> HashMap<SocketAddr, u64> {
+    let channel = Channel::new(upstream.balancer.clone(), ChannelOptions::default());
+    let mut running = JoinSet::new();
+    for _ in 0..calls {
+        if running.len() == at_once {
+            running.join_next().await;
+        }
+        let channel = channel.clone();
+        running.spawn(async move {
+            let _ = raw::unary(&channel, Request::new(vec![])).await;
+        });
+    }
+    running.join_all().await;
+    upstream.balancer.snapshot().into_iter().map(|endpoint| (endpoint.address, endpoint.calls)).collect()
+}
+
+#[tokio::test]
+async fn equals_are_picked_evenly() {
+    let peers: Vec<Peer> = (0..4).map(|_| answering(Duration::ZERO, Code::Ok)).collect();
+    let upstream = ready(&peers.iter().collect::<Vec<_>>()).await;
+    let mut counts: HashMap<SocketAddr, f64> = HashMap::new();
+    for _ in 0..4_000 {
+        *counts.entry(upstream.balancer.pick(&[]).unwrap().address()).or_default() += 1.0;
+    }
+    // Chi-square with 3 degrees of freedom, 99.9 %; the seed is fixed. None is sampled, so their latencies are
+    // within the noise.
+    let chi: f64 = counts.values().map(|n| (n - 1_000.0).powi(2) / 1_000.0).sum();
+    assert!(counts.len() == 4 && chi < 16.27, "{counts:?} chi {chi}");
+}
+
+#[tokio::test]
+async fn the_fast_one_is_preferred_to_the_slow_one() {
+    let fast = answering(Duration::from_millis(1), Code::Ok);
+    let slow = answering(Duration::from_millis(100), Code::Ok);
+    let upstream = ready(&[&fast, &slow]).await;
+    let counts = spread(&upstream, 400, 4).await;
+    assert!(counts[&fast.address] > 10 * counts[&slow.address], "{counts:?}");
+    assert!(counts[&slow.address] > 0, "{counts:?}");
+}
+
+#[tokio::test]
+async fn weights_share_the_load() {
+    let (one, three) =
+        (answering(Duration::from_millis(5), Code::Ok), answering(Duration::from_millis(5), Code::Ok));
+    let upstream = ready(&[&one, &three]).await;
+    let targets = [Target::new(one.address), Target { address: three.address, weight: 3 }];
+    upstream.targets.send_replace(Arc::from(targets));
+    let mut changed = upstream.balancer.changed();
+    let weighted = || upstream.balancer.snapshot().iter().any(|endpoint| endpoint.weight == 3);
+    tokio::time::timeout(crate::peer::SOON, changed.wait_for(|_| weighted())).await.unwrap().unwrap();
+    let counts = spread(&upstream, 400, 16).await;
+    let ratio = counts[&three.address] as f64 / counts[&one.address] as f64;
+    assert!((2.0..4.5).contains(&ratio), "{counts:?}");
+}
+
+#[tokio::test]
+async fn one_that_fails_at_once_does_not_attract_the_traffic() {
+    let failing = answering(Duration::ZERO, Code::Unavailable);
+    let working = answering(Duration::from_millis(5), Code::Ok);
+    let upstream = ready(&[&failing, &working]).await;
+    let counts = spread(&upstream, 300, 2).await;
+    assert!(counts[&failing.address] < 15, "{counts:?}");
+    let endpoint = upstream.balancer.snapshot().into_iter().find(|e| e.address == failing.address).unwrap();
+    assert_eq!(endpoint.failures, endpoint.calls);
+    assert!(endpoint.penalty > Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn not_found_is_no_failure() {
+    let peer = answering(Duration::ZERO, Code::NotFound);
+    let upstream = ready(&[&peer]).await;
+    spread(&upstream, 10, 1).await;
+    let endpoint = &upstream.balancer.snapshot()[0];
+    assert_eq!((endpoint.calls, endpoint.failures, endpoint.in_flight), (10, 0, 0));
+    assert!(endpoint.penalty.is_zero());
+}
+
+#[tokio::test]
+async fn one_that_never_answers_gets_no_more_than_its_callers_wait_for() {
+    let stalled = Peer::h2(|_request, respond| async move {
+        let _respond = respond;
+        std::future::pending::<()>().await;
+    });
+    let working = answering(Duration::from_millis(1), Code::NotFound);
+    let upstream = ready(&[&stalled, &working]).await;
+    let channel = Channel::new(
+        upstream.balancer.clone(),
+        ChannelOptions { default_deadline: Some(Duration::from_millis(100)), ..ChannelOptions::default() },
+    );
+    let mut failed = 0;
+    for _ in 0..200 {
+        let status = raw::unary(&channel, Request::new(vec![])).await.unwrap_err();
+        failed += usize::from(status.code() == Code::DeadlineExceeded);
+    }
+    assert!((1..=10).contains(&failed), "{failed} of 200 calls waited for the stalled endpoint");
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_its_share_within_a_moment() {
+    let old = answering(Duration::from_millis(1), Code::Ok);
+    let new = answering(Duration::from_millis(1), Code::Ok);
+    let upstream = ready(&[&old]).await;
+    spread(&upstream, 50, 2).await;
+    upstream.targets.send_replace([Target::new(old.address), Target::new(new.address)].into());
+    upstream.until(new.address, Ready).await;
+    let before = upstream.balancer.snapshot().iter().map(|e| e.calls).max().unwrap();
+    let counts = spread(&upstream, 200, 4).await;
+    let (old, new) = (counts[&old.address] - before, counts[&new.address]);
+    assert!(new > 40, "the newcomer got {new}, the other {old}");
+}

@@ -1,0 +1,279 @@
+//! How a connection ends, and what becomes of its calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_balance::EndpointState::{Connecting, Ready};
+use shoal_balance::Target;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+
+use crate::frames::{Frames, HEADERS, HEALTH_LAST, PING};
+use crate::peer::{Peer, SOON, Upstream, answer, answer_status, trailers_ok};
+
+fn request() -> http::Request<()> {
+    http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap()
+}
+
+/// A server whose calls are answered, and its first connection sent GOAWAY, when told.
+fn leaving() -> (Peer, Arc<Notify>, Arc<Notify>) {
+    let (leave, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (left, finished) = (leave.clone(), finish.clone());
+    let peer = Peer::start(None, move |listener| async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (left, finished) = (left.clone(), finished.clone());
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                loop {
+                    let accepted = tokio::select! {
+                        accepted = connection.accept() => accepted,
+                        () = left.notified() => {
+                            connection.graceful_shutdown();
+                            continue;
+                        }
+                    };
+                    let Some(Ok((request, mut respond))) = accepted else { return };
+                    if request.uri().path().starts_with("/grpc.health.") {
+                        answer_status(&mut respond, tonic::Code::Unimplemented);
+                        continue;
+                    }
+                    let finished = finished.clone();
+                    tokio::spawn(async move {
+                        let mut stream = answer(&mut respond).unwrap();
+                        finished.notified().await;
+                        stream.send_data(Bytes::from_static(b"late"), false).unwrap();
+                        stream.send_trailers(trailers_ok()).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    (peer, leave, finish)
+}
+
+async fn reads_late(body: &mut h2::RecvStream) {
+    let data = timeout(SOON, body.data()).await.unwrap().unwrap().unwrap();
+    assert_eq!(&data[..], b"late");
+    assert!(timeout(SOON, body.trailers()).await.unwrap().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection() {
+    let (peer, leave, finish) = leaving();
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    let mut old = upstream.balancer.pick(&[]).unwrap();
+    let (response, _stream) = old.send(request(), true).await.unwrap();
+    let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
+
+    leave.notify_one();
+    upstream.until(peer.address, Connecting).await;
+    upstream.until(peer.address, Ready).await;
+    let error = old.send(request(), true).await.unwrap_err();
+    assert!(error.never_sent(), "{error}");
+    assert!(error.into_request().is_some());
+
+    let mut new = upstream.balancer.pick(&[]).unwrap();
+    let (response, _new_stream) = new.send(request(), true).await.unwrap();
+    let mut new_body = timeout(SOON, response).await.unwrap().unwrap().into_body();
+    finish.notify_waiters();
+    reads_late(&mut body).await;
+    reads_late(&mut new_body).await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
+    let (peer, _leave, finish) = leaving();
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let (response, stream) = pick.send(request(), true).await.unwrap();
+    let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
+
+    upstream.targets.send_replace([].into());
+    let mut changed = upstream.balancer.changed();
+    timeout(SOON, changed.wait_for(|_| upstream.balancer.pick(&[]).is_err())).await.unwrap().unwrap();
+    finish.notify_waiters();
+    reads_late(&mut body).await;
+    drop((pick, stream, body));
+}
+
+#[tokio::test]
+async fn the_calls_of_a_target_that_is_gone_are_cut_at_the_drain_limit() {
+    let (peer, _leave, _finish) = leaving();
+    let upstream = Upstream::with(&[peer.address], |options| options.drain = Duration::from_millis(50));
+    upstream.until(peer.address, Ready).await;
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let (response, _stream) = pick.send(request(), true).await.unwrap();
+    let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
+    upstream.targets.send_replace(Arc::from([] as [Target; 0]));
+    timeout(SOON, body.data()).await.unwrap().unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn a_peer_that_accepts_and_says_nothing_is_never_ready() {
+    // The kernel accepts for it.
+    let peer = Peer::start(None, |listener| async move {
+        let _listener = listener;
+        std::future::pending::<()>().await;
+    });
+    let upstream =
+        Upstream::with(&[peer.address], |options| options.connect_timeout = Duration::from_millis(50));
+    let mut changed = upstream.balancer.changed();
+    let said =
+        changed.wait_for(|_| upstream.reason(peer.address).contains("no answer to a ping within 50ms"));
+    timeout(SOON, said).await.unwrap().unwrap();
+    assert!(upstream.balancer.pick(&[]).is_err());
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_at_once_is_not_asked_in_a_tight_loop() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    let peer = Peer::start(None, move |listener| async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(socket);
+        }
+    });
+    let upstream = Upstream::of(&[peer.address]);
+    let _ = upstream.balancer.picked(&[], Instant::now() + Duration::from_millis(500)).await;
+    // Twenty, forty, eighty… halved at most by the jitter: six fit.
+    let accepted = accepted.load(Ordering::Relaxed);
+    assert!((2..=8).contains(&accepted), "{accepted} connections in 500 ms");
+}
+
+/// A server that answers the first `answers` pings of each connection, and none once it was called; tells of both, and
+/// answers no call.
+fn silent(answers: usize, when_called: bool) -> (Peer, mpsc::UnboundedReceiver<&'static str>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let peer = Peer::start(None, move |listener| async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut frames = Frames::accept(socket).await?;
+                let (mut pings, mut called) = (0, false);
+                loop {
+                    let frame = frames.read().await?;
+                    match frame.kind {
+                        PING => {
+                            pings += 1;
+                            let _ = tell.send("ping");
+                            if pings <= answers && !(called && when_called) {
+                                frames.pong(&frame).await?;
+                            }
+                        }
+                        HEADERS if frame.stream <= HEALTH_LAST => frames.answer(frame.stream, 12).await?,
+                        HEADERS => {
+                            called = true;
+                            let _ = tell.send("call");
+                        }
+                        _ => {}
+                    }
+                    if false {
+                        return std::io::Result::Ok(());
+                    }
+                }
+            });
+        }
+    });
+    (peer, told)
+}
+
+fn impatient(options: &mut shoal_balance::Options) {
+    options.keepalive_interval = Duration::from_millis(30);
+    options.keepalive_timeout = Duration::from_millis(60);
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_found_by_pings_and_its_calls_fail() {
+    let (peer, mut told) = silent(usize::MAX, true);
+    let upstream = Upstream::with(&[peer.address], impatient);
+    upstream.until(peer.address, Ready).await;
+    // It is known not to count pings.
+    for _ in 0..8 {
+        timeout(SOON, told.recv()).await.unwrap().unwrap();
+    }
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let (response, _stream) = pick.send(request(), true).await.unwrap();
+    let started = Instant::now();
+    let error = timeout(SOON, response).await.unwrap().unwrap_err();
+    assert!(error.is_io() || error.is_library(), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_peer_that_falls_silent_is_taken_out() {
+    let (peer, _told) = silent(3, false);
+    let upstream = Upstream::with(&[peer.address], impatient);
+    upstream.until(peer.address, Ready).await;
+    let mut changed = upstream.balancer.changed();
+    let said = changed.wait_for(|_| upstream.reason(peer.address).contains("no answer to a ping"));
+    timeout(SOON, said).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_not_risked_by_a_third_ping() {
+    let (peer, mut told) = silent(usize::MAX, false);
+    let upstream = Upstream::with(&[peer.address], impatient);
+    upstream.until(peer.address, Ready).await;
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let (_response, _stream) = pick.send(request(), true).await.unwrap();
+    while told.recv().await != Some("call") {}
+    // Time for ten pings.
+    let mut pings = 0;
+    let count = async {
+        while told.recv().await == Some("ping") {
+            pings += 1;
+        }
+    };
+    let _ = timeout(Duration::from_millis(300), count).await;
+    assert!(pings <= 2, "{pings} pings while a call was in flight");
+    assert_eq!(upstream.state(peer.address), Some(Ready));
+}
+
+#[tokio::test]
+async fn a_peer_that_complains_of_pings_is_not_brought_to_complain_again() {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let complaints = Arc::new(AtomicUsize::new(0));
+    let count = complaints.clone();
+    // As grpc-go does: the first ping of a connection is free, and the third after it is too many.
+    let peer = Peer::start(None, move |listener| async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut frames = Frames::accept(socket).await?;
+                let mut pings = 0;
+                loop {
+                    let frame = frames.read().await?;
+                    match frame.kind {
+                        PING if pings == 3 => {
+                            count.fetch_add(1, Ordering::Relaxed);
+                            return frames.goaway(HEALTH_LAST, ENHANCE_YOUR_CALM, b"too_many_pings").await;
+                        }
+                        PING => {
+                            pings += 1;
+                            frames.pong(&frame).await?;
+                        }
+                        HEADERS => frames.answer(frame.stream, 12).await?,
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    let upstream = Upstream::with(&[peer.address], impatient);
+    upstream.until(peer.address, Ready).await;
+    upstream.until(peer.address, Connecting).await;
+    upstream.until(peer.address, Ready).await;
+    // Time for twenty pings.
+    let mut changed = upstream.balancer.changed();
+    let changed = timeout(Duration::from_millis(600), changed.changed()).await;
+    assert!(changed.is_err(), "{:?}", upstream.balancer.snapshot());
+    assert_eq!(complaints.load(Ordering::Relaxed), 1);
+}
