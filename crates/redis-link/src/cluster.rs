@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::config::{Endpoint, Settings};
 use crate::error::LinkError;
 use crate::node::Node;
-use crate::script::Scripts;
+use crate::script::{Request, Scripts};
 use crate::slot::SLOTS;
 
 /// A call follows this many redirects: while slots move, one or two are usual.
@@ -110,10 +110,10 @@ impl Cluster {
     }
 
     /// Sends one command to the owner of `slot`, following redirects.
-    pub(crate) async fn command(
+    pub(crate) async fn request(
         &self,
         slot: Option<u16>,
-        command: &Cmd,
+        request: Request<'_>,
         deadline: Instant,
     ) -> Result<Value, LinkError> {
         let mut node = self.shared.owner(slot, deadline).await?;
@@ -121,11 +121,7 @@ impl Cluster {
         let mut reply = Value::Nil;
         for _ in 0..=REDIRECTS_MAX {
             Call::goes_to(node.endpoint());
-            reply = if asking {
-                ask(&node, command, deadline).await?
-            } else {
-                self.shared.heed(node.command(command, deadline).await)?
-            };
+            reply = self.shared.heed(node.request(request, asking, deadline).await)?;
             let Some(redirect) = Redirect::of(&reply) else { return Ok(reply) };
             asking = matches!(redirect, Redirect::Ask(_));
             if let Some(next) = self.shared.follow(&redirect).await {
@@ -188,19 +184,11 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Value, LinkError> {
         if let Redirect::Ask(endpoint) = redirect {
-            return ask(&self.shared.node(endpoint), command, deadline).await;
+            return self.shared.node(endpoint).request(command.into(), true, deadline).await;
         }
         self.shared.follow(redirect).await;
-        self.command(slot, command, deadline).await
+        self.request(slot, command.into(), deadline).await
     }
-}
-
-/// One command for a key that has moved ahead of its slot.
-async fn ask(node: &Node, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
-    let mut both = Pipeline::with_capacity(2);
-    both.cmd("ASKING").add_command(command.clone());
-    let mut replies = node.pipeline(&both, deadline).await?;
-    replies.pop().ok_or_else(|| LinkError::unexpected("no reply"))
 }
 
 /// A transaction for keys that have moved ahead of their slot: MULTI keeps what ASKING allows until EXEC.

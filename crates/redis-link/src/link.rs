@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::config::{LinkConfig, Settings};
 use crate::error::LinkError;
 use crate::node::Node;
-use crate::script::{Script, Scripts};
+use crate::script::{Request, Script, Scripts};
 use crate::slot;
 use crate::subscription::Subscription;
 use crate::tail::Tail;
@@ -32,7 +32,6 @@ pub struct Link {
 pub(crate) struct Inner {
     pub(crate) topology: Topology,
     pub(crate) settings: Arc<Settings>,
-    scripts: Arc<Scripts>,
 }
 
 #[derive(Debug)]
@@ -51,12 +50,12 @@ impl Link {
         }
         let (settings, scripts) = (Arc::new(settings), Arc::new(Scripts::new(&scripts)));
         let topology = if seeds.len() == 1 {
-            let node = Node::start(seeds.remove(0), Arc::clone(&settings), Arc::clone(&scripts));
+            let node = Node::start(seeds.remove(0), Arc::clone(&settings), scripts);
             Topology::Single(Arc::new(node))
         } else {
-            Topology::Cluster(Cluster::start(seeds, Arc::clone(&settings), Arc::clone(&scripts)))
+            Topology::Cluster(Cluster::start(seeds, Arc::clone(&settings), scripts))
         };
-        Ok(Link { inner: Arc::new(Inner { topology, settings, scripts }) })
+        Ok(Link { inner: Arc::new(Inner { topology, settings }) })
     }
 
     /// Waits until Redis (each primary of a Cluster) answers a PING, at most `within`.
@@ -88,7 +87,7 @@ impl Link {
     pub async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LinkError> {
         let call = Call::command(self.inner.settings.role, cmd);
         let span = call.span.clone();
-        let result = async { decode(self.command(cmd, self.deadline()).await?) }.instrument(span).await;
+        let result = async { decode(self.request(cmd.into()).await?) }.instrument(span).await;
         call.end(result)
     }
 
@@ -129,12 +128,7 @@ impl Link {
         let span = call.span.clone();
         let result = async {
             let evalsha = script.evalsha(keys, args);
-            let deadline = self.deadline();
-            let mut reply = self.command(&evalsha, deadline).await?;
-            if matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") {
-                self.inner.scripts.add(script);
-                reply = self.load_and_run(script, keys.first().copied(), evalsha, deadline).await?;
-            }
+            let reply = self.request(Request { command: &evalsha, script: Some(script) }).await?;
             decode(reply)
         }
         .instrument(span)
@@ -191,31 +185,16 @@ impl Link {
         Instant::now() + self.inner.settings.call_deadline
     }
 
-    async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
+    async fn request(&self, request: Request<'_>) -> Result<Value, LinkError> {
         match &self.inner.topology {
             Topology::Single(node) => {
                 Call::goes_to(node.endpoint());
-                node.command(command, deadline).await
+                node.request(request, false, self.deadline()).await
             }
-            Topology::Cluster(cluster) => cluster.command(slot::of_command(command), command, deadline).await,
+            Topology::Cluster(cluster) => {
+                cluster.request(slot::of_command(request.command), request, self.deadline()).await
+            }
         }
-    }
-
-    /// On one connection, so the script is there when it is run.
-    async fn load_and_run(
-        &self,
-        script: &Script,
-        key: Option<&[u8]>,
-        evalsha: Cmd,
-        deadline: Instant,
-    ) -> Result<Value, LinkError> {
-        let mut both = Pipeline::with_capacity(2);
-        both.add_command(script.load()).add_command(evalsha);
-        let mut replies = match &self.inner.topology {
-            Topology::Single(node) => node.pipeline(&both, deadline).await?,
-            Topology::Cluster(cluster) => cluster.pipeline(key.map(slot::of_key), &both, deadline).await?,
-        };
-        replies.pop().ok_or_else(|| LinkError::unexpected("no reply"))
     }
 }
 

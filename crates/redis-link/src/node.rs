@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures::future::select_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{Notify, watch};
@@ -14,7 +15,7 @@ use crate::breaker::Breaker;
 use crate::config::{Endpoint, Settings};
 use crate::connection::Connection;
 use crate::error::{self, LinkError};
-use crate::script::Scripts;
+use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
 
 /// A server and the task that keeps its connections.
@@ -31,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) scripts: Arc<Scripts>,
     pub(crate) breaker: Breaker,
-    /// Wakes the watchdog: a call timed out or a connection ended.
+    /// Wakes the watchdog: a call was not answered.
     pub(crate) suspicion: Notify,
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
@@ -71,6 +72,28 @@ impl Node {
         !self.shared.breaker.is_open() && self.shared.pick().is_some()
     }
 
+    /// Sends one command, after ASKING for a key that has moved ahead of its slot. The reply may be
+    /// [`Value::ServerError`]. A script that this node does not know is loaded, and run once more.
+    pub(crate) async fn request(
+        &self,
+        request: Request<'_>,
+        asking: bool,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
+        let reply = if asking {
+            self.last_of(request, None, asking, deadline).await?
+        } else {
+            self.command(request.command, deadline).await?
+        };
+        match request.script {
+            Some(script) if matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") => {
+                self.shared.scripts.add(script);
+                self.last_of(request, Some(script), asking, deadline).await
+            }
+            _ => Ok(reply),
+        }
+    }
+
     /// Sends one command. The reply may be [`Value::ServerError`].
     pub(crate) async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
         let mut lease = self.shared.lease(deadline).await?;
@@ -78,6 +101,26 @@ impl Node {
         let reply = self.shared.settle(&lease, reply)?;
         self.shared.refused(std::slice::from_ref(&reply));
         Ok(reply)
+    }
+
+    /// What the command answers after what must come before it, on one connection.
+    async fn last_of(
+        &self,
+        request: Request<'_>,
+        load: Option<&Script>,
+        asking: bool,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
+        let mut pipeline = Pipeline::with_capacity(3);
+        if let Some(script) = load {
+            pipeline.add_command(script.load());
+        }
+        if asking {
+            pipeline.cmd("ASKING");
+        }
+        pipeline.add_command(request.command.clone());
+        let replies = self.pipeline(&pipeline, deadline).await?;
+        replies.into_iter().next_back().ok_or_else(|| LinkError::unexpected("no reply"))
     }
 
     /// Sends commands together. Each reply may be [`Value::ServerError`]; a transaction has one reply.
@@ -193,6 +236,21 @@ impl Shared {
             }
         }
         live
+    }
+
+    /// Resolves when one of the live connections ends; never, if there is none.
+    pub(crate) async fn one_ended(&self) {
+        let mut tokens = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
+                tokens.push(connection.closed.clone());
+            }
+        }
+        if tokens.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(tokens.into_iter().map(|token| Box::pin(token.cancelled_owned()))).await;
     }
 
     /// Puts a connection into its slot, or ends the one there.

@@ -65,3 +65,16 @@ impl Scripts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
+
+/// A command, and the script that it runs if it is an EVALSHA.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) command: &'a redis::Cmd,
+    pub(crate) script: Option<&'a Script>,
+}
+
+impl<'a> From<&'a redis::Cmd> for Request<'a> {
+    fn from(command: &'a redis::Cmd) -> Request<'a> {
+        Request { command, script: None }
+    }
+}

@@ -73,11 +73,8 @@ impl Subscriber {
     async fn run(self) {
         let mut backoff = Backoff::default();
         loop {
-            match self.listen(&mut backoff).await {
-                Ok(()) => {
-                    tracing::info!(channel = self.channel, "the redis subscription ended; subscribing again")
-                }
-                Err(error) => tracing::debug!(channel = self.channel, %error, "cannot subscribe to redis"),
+            if let Err(error) = self.listen(&mut backoff).await {
+                tracing::debug!(channel = self.channel, %error, "cannot subscribe to redis");
             }
             sleep(backoff.next()).await;
         }
@@ -135,5 +132,32 @@ fn deliver(push: PushInfo, sender: &mpsc::Sender<SubscriptionEvent>, missed: &At
     };
     if sender.try_send(event).is_err() {
         missed.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(text: &str) -> PushInfo {
+        let data = vec![Value::BulkString(b"channel".to_vec()), Value::BulkString(text.into())];
+        PushInfo { kind: PushKind::Message, data }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_is_too_slow_is_told_that_it_missed_messages() {
+        let (sender, events) = mpsc::channel(1);
+        let missed = Arc::new(AtomicBool::new(false));
+        let task = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        let mut subscription = Subscription { events, missed: Arc::clone(&missed), _task: task };
+        let message = |text: &str| SubscriptionEvent::Message(text.into());
+
+        for text in ["kept", "lost", "lost"] {
+            deliver(push(text), &sender, &missed);
+        }
+        assert_eq!(subscription.recv().await, SubscriptionEvent::Reconnected);
+        assert_eq!(subscription.recv().await, message("kept"));
+        deliver(push("next"), &sender, &missed);
+        assert_eq!(subscription.recv().await, message("next"));
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -72,6 +72,8 @@ impl Watchdog {
         };
         tokio::select! {
             () = sleep_until(wake) => {}
+            // Replaced in the next turn.
+            () = self.node.one_ended() => {}
             () = self.node.suspicion.notified() => {
                 // Failing calls ask for one PING each; they share one.
                 self.ping_at = self.ping_at.min(self.pinged_at + INTERVAL_SUSPICIOUS);
@@ -95,6 +97,7 @@ impl Watchdog {
                 let dying = self.made > self.node.settings.connections;
                 let pause = if dying { self.backoff.next() } else { Duration::ZERO };
                 self.connect_at = Instant::now() + pause;
+                self.ping_at = self.ping_at.min(Instant::now() + INTERVAL_SUSPICIOUS);
             }
             Err(error) => {
                 self.node.replace(slot, None);
@@ -117,27 +120,29 @@ impl Watchdog {
         let deadline = node.settings.call_deadline;
         let pings =
             live.into_iter().map(|(slot, requests)| async move { (slot, ping(requests, deadline).await) });
-        let (mut answered, mut refusal, mut dead) = (false, None, false);
-        for (slot, outcome) in join_all(pings).await {
+        let mut pings: FuturesUnordered<_> = pings.collect();
+        let (mut answered, mut refused) = (false, false);
+        while let Some((slot, outcome)) = pings.next().await {
             match outcome {
-                Ping::Pong => answered = true,
-                Ping::Refused(reason) => refusal = Some(reason),
-                Ping::Dead => {
-                    dead = true;
-                    node.replace(slot, None);
+                Ping::Pong if !refused => {
+                    answered = true;
+                    node.up();
                 }
+                Ping::Pong => {}
+                Ping::Refused(reason) => {
+                    refused = true;
+                    node.down(&format!("redis at {} is not in service: {reason}", node.endpoint));
+                }
+                Ping::Dead => node.replace(slot, None),
             }
         }
-        if let Some(reason) = refusal {
-            node.down(&format!("redis at {} is not in service: {reason}", node.endpoint));
+        if refused {
             return false;
         }
-        if answered {
-            node.up();
-        } else {
+        if !answered {
             node.down(&format!("redis at {} does not answer PING within {deadline:?}", node.endpoint));
         }
-        if !dead && node.first_down().is_none() {
+        if node.first_down().is_none() {
             self.backoff.reset();
             self.made = 0;
             return true;

@@ -5,5 +5,12 @@
 )]
 
 mod basics;
+mod cluster;
+mod load;
+mod outage;
 mod proxy;
+mod scripts;
 mod server;
+mod subscription;
+mod tail;
+mod telemetry;

@@ -11,7 +11,8 @@ use tokio::task::AbortHandle;
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    open: watch::Sender<bool>,
+    /// Connections up to this number are cut off; all of them with `usize::MAX`.
+    cut: watch::Sender<usize>,
     accepted: Arc<AtomicUsize>,
     task: AbortHandle,
 }
@@ -21,7 +22,7 @@ impl Proxy {
     pub(crate) async fn to(target: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (open, gate) = watch::channel(true);
+        let (cut, gate) = watch::channel(0);
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&accepted);
         let task = tokio::spawn(async move {
@@ -29,20 +30,20 @@ impl Proxy {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (inbound, _) = listener.accept().await.unwrap();
-                counter.fetch_add(1, Ordering::SeqCst);
+                let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
                 let gate = gate.clone();
                 connections.spawn(async move {
                     let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else { return };
                     let (from_client, to_client) = inbound.into_split();
                     let (from_server, to_server) = outbound.into_split();
                     tokio::join!(
-                        pump(from_client, to_server, gate.clone()),
-                        pump(from_server, to_client, gate)
+                        pump(number, from_client, to_server, gate.clone()),
+                        pump(number, from_server, to_client, gate)
                     );
                 });
             }
         });
-        Proxy { port, open, accepted, task: task.abort_handle() }
+        Proxy { port, cut, accepted, task: task.abort_handle() }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -51,11 +52,16 @@ impl Proxy {
 
     /// From now on nothing passes; new connections are accepted and hear nothing.
     pub(crate) fn swallow(&self) {
-        self.open.send_replace(false);
+        self.cut.send_replace(usize::MAX);
+    }
+
+    /// Nothing passes any more on the connections that there are; new ones work.
+    pub(crate) fn swallow_established(&self) {
+        self.cut.send_replace(self.accepted());
     }
 
     pub(crate) fn pass(&self) {
-        self.open.send_replace(true);
+        self.cut.send_replace(0);
     }
 
     /// Connections made to it since it was started.
@@ -71,12 +77,12 @@ impl Drop for Proxy {
 }
 
 /// Bytes that were swallowed are lost, as in a network that drops packets for good.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: watch::Receiver<bool>) {
+async fn pump(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: watch::Receiver<usize>) {
     let mut buffer = vec![0; 16 * 1024];
     // A connection that lost bytes never passes any again.
     let mut broken = false;
     while let Ok(read) = from.read(&mut buffer).await {
-        broken |= !*gate.borrow();
+        broken |= number <= *cut.borrow();
         if read == 0 && broken {
             return std::future::pending().await;
         }

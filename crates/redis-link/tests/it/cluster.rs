@@ -1,0 +1,300 @@
+//! Three primaries: calls go to the owner of their slot, follow it when it moves, and one primary's outage is not
+//! the others'.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script, SubscriptionEvent, TailEvent};
+use tokio::time::{Instant, timeout};
+
+use crate::load::BOUND;
+use crate::server::{PATIENCE, Server, eventually, open};
+use crate::tail;
+
+/// Keys with these tags have slots of the first, second and third node.
+const TAGS: [&str; 3] = ["b", "c", "a"];
+
+struct Nodes {
+    servers: Vec<Server>,
+}
+
+impl Nodes {
+    async fn start() -> Option<Nodes> {
+        let mut servers = Vec::new();
+        let mut buses = Vec::new();
+        for _ in 0..3 {
+            let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+            let options =
+                ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-require-full-coverage", "no"];
+            servers.push(Server::start_with(&options).await?);
+            buses.push(bus);
+        }
+        let nodes = Nodes { servers };
+        for (index, range) in [(0, 5460), (5461, 10_922), (10_923, 16_383)].into_iter().enumerate() {
+            nodes.cluster(index, &["ADDSLOTSRANGE", &range.0.to_string(), &range.1.to_string()]).await;
+            // Nodes of one epoch would quarrel over slots that move.
+            nodes.cluster(index, &["SET-CONFIG-EPOCH", &(index + 1).to_string()]).await;
+        }
+        for (server, bus) in nodes.servers.iter().zip(&buses).skip(1) {
+            nodes.cluster(0, &["MEET", "127.0.0.1", &server.port.to_string(), bus]).await;
+        }
+        for index in 0..3 {
+            eventually("every node knows every slot", async || {
+                let info = nodes.cluster(index, &["INFO"]).await;
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            })
+            .await;
+        }
+        Some(nodes)
+    }
+
+    /// A CLUSTER command to one node, past the link.
+    async fn cluster(&self, index: usize, words: &[&str]) -> String {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg(words);
+        self.ask(index, &command).await.unwrap()
+    }
+
+    async fn ask<T: redis::FromRedisValue>(
+        &self,
+        index: usize,
+        command: &redis::Cmd,
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(self.servers[index].url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        command.query_async(&mut connection).await
+    }
+
+    fn config(&self) -> LinkConfig {
+        let urls: Vec<_> = self.servers.iter().map(Server::url).collect();
+        LinkConfig::new(urls.join(","), "test")
+    }
+
+    async fn link(&self) -> Link {
+        open(self.config()).await
+    }
+}
+
+fn key(tag: &str, name: &str) -> String {
+    format!("{{{tag}}}:{name}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_pipelines_and_scripts_reach_every_primary() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    assert!(link.healthy());
+    let add = Script::new("add", "redis.call('INCRBY', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[2])");
+    for (index, tag) in TAGS.into_iter().enumerate() {
+        let (n, other) = (key(tag, "n"), key(tag, "other"));
+        let () = link.query(redis::cmd("SET").arg(&other).arg(tag)).await.unwrap();
+        let mut pipe = redis::pipe();
+        pipe.cmd("INCR").arg(&n).cmd("GET").arg(&other);
+        assert_eq!(link.pipeline::<(u64, String)>(&pipe).await.unwrap(), (1, tag.to_owned()));
+        assert_eq!(link.pipeline::<(u64, String)>(pipe.atomic()).await.unwrap(), (2, tag.to_owned()));
+        let got: String = link.script(&add, &[n.as_bytes(), other.as_bytes()], &[b"3"]).await.unwrap();
+        assert_eq!(got, tag);
+        let keys: u64 = nodes.ask(index, &redis::cmd("DBSIZE")).await.unwrap();
+        assert_eq!(keys, 2, "tag {tag} belongs to node {index}");
+    }
+    let mut pipe = redis::pipe();
+    pipe.atomic().cmd("GET").arg(key("a", "n")).cmd("GET").arg(key("b", "n"));
+    let error = link.pipeline::<()>(&pipe).await.unwrap_err();
+    assert!(
+        matches!(error, LinkError::Server { .. }),
+        "keys of two slots are the caller's mistake: {error:?}"
+    );
+    let ids = link.run_id().await.unwrap();
+    assert_eq!(ids.split(',').collect::<BTreeSet<_>>().len(), 3);
+    let sizes: Vec<u64> = link.query_each_primary(&redis::cmd("DBSIZE")).await.unwrap();
+    assert_eq!(sizes, [2, 2, 2]);
+    for _ in 0..2 {
+        let _: Vec<()> = link.query_each_primary(redis::cmd("SCRIPT").arg("FLUSH")).await.unwrap();
+        let (n, other) = (key("a", "n"), key("a", "other"));
+        let _: String = link.script(&add, &[n.as_bytes(), other.as_bytes()], &[b"3"]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_follow_a_slot_while_and_after_it_moves() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    let (from, to) = (2, 0);
+    let (here, gone) = (key("a", "here"), key("a", "gone"));
+    let slot: u16 = nodes.ask(from, redis::cmd("CLUSTER").arg("KEYSLOT").arg(&here)).await.unwrap();
+    let slot = slot.to_string();
+    for name in [&here, &gone] {
+        let () = link.query(redis::cmd("SET").arg(name).arg(0)).await.unwrap();
+    }
+    let mut ids = Vec::new();
+    for index in 0..3 {
+        ids.push(nodes.cluster(index, &["MYID"]).await);
+    }
+    nodes.cluster(to, &["SETSLOT", &slot, "IMPORTING", &ids[from]]).await;
+    nodes.cluster(from, &["SETSLOT", &slot, "MIGRATING", &ids[to]]).await;
+    let migrate = async |name: &str| {
+        let mut migrate = redis::cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(nodes.servers[to].port).arg(name).arg(0).arg(5000);
+        let () = nodes.ask(from, &migrate).await.unwrap();
+    };
+    migrate(&gone).await;
+
+    // Half of the keys are there: ASK.
+    let increment = Script::new("increment", "return redis.call('INCR', KEYS[1])");
+    for name in [&here, &gone] {
+        assert_eq!(link.query::<u64>(redis::cmd("INCR").arg(name)).await.unwrap(), 1);
+        assert_eq!(link.script::<u64>(&increment, &[name.as_bytes()], &[]).await.unwrap(), 2);
+        let mut pipe = redis::pipe();
+        pipe.cmd("INCR").arg(name).cmd("GET").arg(name);
+        assert_eq!(link.pipeline::<(u64, u64)>(&pipe).await.unwrap(), (3, 3));
+        assert_eq!(link.pipeline::<(u64, u64)>(pipe.atomic()).await.unwrap(), (4, 4));
+    }
+    let mut mixed = redis::pipe();
+    mixed.cmd("INCR").arg(&here).cmd("INCR").arg(&gone).cmd("INCR").arg(&here);
+    assert_eq!(link.pipeline::<(u64, u64, u64)>(&mixed).await.unwrap(), (5, 5, 6), "each exactly once");
+
+    // All keys are there, and the slot: MOVED.
+    migrate(&here).await;
+    for index in [to, from, 1] {
+        nodes.cluster(index, &["SETSLOT", &slot, "NODE", &ids[to]]).await;
+    }
+    let mut pipe = redis::pipe();
+    pipe.cmd("INCR").arg(&here).cmd("INCR").arg(&gone);
+    assert_eq!(link.pipeline::<(u64, u64)>(&pipe).await.unwrap(), (7, 6));
+    assert_eq!(link.pipeline::<(u64, u64)>(pipe.atomic()).await.unwrap(), (8, 7));
+    assert_eq!(link.script::<u64>(&increment, &[gone.as_bytes()], &[]).await.unwrap(), 8);
+    eventually("healthy", async || link.healthy()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_frozen_primary_fails_fast_and_the_others_serve() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    let call = async |tag: &str| {
+        let begin = Instant::now();
+        (link.query::<u64>(redis::cmd("INCR").arg(key(tag, "n"))).await, begin.elapsed())
+    };
+    nodes.servers[0].freeze();
+    eventually("the frozen one's calls fail fast", async || {
+        let (result, took) = call(TAGS[0]).await;
+        assert!(took <= BOUND, "took {took:?}");
+        matches!(result, Err(LinkError::Unavailable(_))) && took < Duration::from_millis(20)
+    })
+    .await;
+    for _ in 0..100 {
+        for tag in &TAGS[1..] {
+            let (result, took) = call(tag).await;
+            assert!(result.is_ok() && took <= BOUND, "{result:?} after {took:?}");
+        }
+        let (result, took) = call(TAGS[0]).await;
+        assert!(result.is_err() && took <= BOUND, "{result:?} after {took:?}");
+    }
+    assert!(!link.healthy());
+    nodes.servers[0].thaw();
+    let begin = Instant::now();
+    eventually("served again", async || call(TAGS[0]).await.0.is_ok()).await;
+    assert!(begin.elapsed() <= Duration::from_secs(1), "served again after {:?}", begin.elapsed());
+    eventually("healthy", async || link.healthy()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_all_slots_are_read_and_followed() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    let streams: Vec<_> = TAGS.iter().map(|tag| key(tag, "s")).collect();
+    let cursors = streams[..2].iter().map(|key| (key.clone().into_bytes(), "0-0".to_owned())).collect();
+    let mut reader = link.tail(cursors);
+    reader.add(streams[2].as_str(), "0-0");
+    for round in 0..20 {
+        for stream in &streams {
+            tail::append(&link, stream, &round.to_string()).await;
+        }
+        let (seen, others) = tail::values(&mut reader, 3).await;
+        assert_eq!(others, []);
+        let expected =
+            streams.iter().map(|stream| (stream.clone(), round.to_string())).collect::<BTreeSet<_>>();
+        assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_follows_its_slot_to_another_node() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    let stream = key("a", "s");
+    let mut reader = link.tail(vec![(stream.clone().into_bytes(), "0-0".to_owned())]);
+    tail::append(&link, &stream, "one").await;
+    assert_eq!(tail::values(&mut reader, 1).await.0, [(stream.clone(), "one".to_owned())]);
+
+    let (from, to) = (2, 0);
+    let slot: u16 = nodes.ask(from, redis::cmd("CLUSTER").arg("KEYSLOT").arg(&stream)).await.unwrap();
+    let slot = slot.to_string();
+    let (source, target) = (nodes.cluster(from, &["MYID"]).await, nodes.cluster(to, &["MYID"]).await);
+    nodes.cluster(to, &["SETSLOT", &slot, "IMPORTING", &source]).await;
+    nodes.cluster(from, &["SETSLOT", &slot, "MIGRATING", &target]).await;
+    let mut migrate = redis::cmd("MIGRATE");
+    migrate.arg("127.0.0.1").arg(nodes.servers[to].port).arg(&stream).arg(0).arg(5000);
+    let () = nodes.ask(from, &migrate).await.unwrap();
+    for index in [to, from, 1] {
+        nodes.cluster(index, &["SETSLOT", &slot, "NODE", &target]).await;
+    }
+
+    tail::append(&link, &stream, "two").await;
+    let (seen, others) = tail::values(&mut reader, 1).await;
+    assert_eq!(seen, [(stream, "two".to_owned())]);
+    assert_eq!(others, [TailEvent::RestartedOrFailedOver], "another Redis took its place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_primary_is_used_and_its_streams_readers_told_once() {
+    let Some(mut nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    // Two slots of the same node.
+    let streams = [key("b", "s"), key("f", "s")];
+    let mut reader =
+        link.tail(streams.iter().map(|key| (key.clone().into_bytes(), "0-0".to_owned())).collect());
+    for stream in &streams {
+        tail::append(&link, stream, "one").await;
+    }
+    tail::values(&mut reader, 2).await;
+    nodes.servers[0].stop();
+    nodes.servers[0].restart().await;
+    let begin = Instant::now();
+    let served = async || link.query::<u64>(redis::cmd("INCR").arg(key("b", "n"))).await.is_ok();
+    eventually("served again", served).await;
+    // A restarted primary refuses writes until it has heard from the others.
+    assert!(begin.elapsed() <= Duration::from_secs(5), "served again after {:?}", begin.elapsed());
+    for stream in &streams {
+        tail::append(&link, stream, "two").await;
+    }
+    let (seen, others) = tail::values(&mut reader, 2).await;
+    assert_eq!(seen.len(), 2);
+    assert_eq!(others, [TailEvent::RestartedOrFailedOver], "told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_published_on_any_node_is_heard() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = nodes.link().await;
+    let mut subscription = link.subscribe("news");
+    assert_eq!(timeout(PATIENCE, subscription.recv()).await.unwrap(), SubscriptionEvent::Reconnected);
+    for index in 0..3 {
+        let _: u64 = nodes.ask(index, redis::cmd("PUBLISH").arg("news").arg(index)).await.unwrap();
+        let heard = timeout(PATIENCE, subscription.recv()).await.unwrap();
+        assert_eq!(heard, SubscriptionEvent::Message(index.to_string().into_bytes()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_living_seed_is_enough() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = nodes.config();
+    config.url = format!("redis://127.0.0.1:{dead},{}", nodes.servers[1].url());
+    let link = open(config).await;
+    for tag in TAGS {
+        let () = link.query(redis::cmd("SET").arg(key(tag, "k")).arg(1)).await.unwrap();
+    }
+    assert!(link.healthy());
+}

@@ -1,0 +1,95 @@
+//! Callers that keep calling, and what they were answered.
+
+use std::time::Duration;
+
+use shoal_redis_link::{Link, LinkError};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// The bound that the link promises for its default deadline, at the 99th percentile.
+pub(crate) const BOUND: Duration = Duration::from_millis(250);
+
+const CALLERS: usize = 32;
+
+/// Between two calls of one caller.
+const PACE: Duration = Duration::from_millis(5);
+
+/// One call's answer.
+pub(crate) struct Answer {
+    pub(crate) started: Duration,
+    pub(crate) took: Duration,
+    pub(crate) result: Result<u64, LinkError>,
+}
+
+pub(crate) struct Answers(pub(crate) Vec<Answer>);
+
+/// Counts `counter` up from many tasks for a while.
+pub(crate) async fn count_up(link: &Link, counter: &'static str, duration: Duration) -> Answers {
+    let begin = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let link = link.clone();
+        callers.spawn(async move {
+            let mut answers = Vec::new();
+            while begin.elapsed() < duration {
+                let started = Instant::now();
+                let result = link.query::<u64>(redis::cmd("INCR").arg(counter)).await;
+                answers.push(Answer { started: started - begin, took: started.elapsed(), result });
+                sleep(PACE).await;
+            }
+            answers
+        });
+    }
+    Answers(callers.join_all().await.into_iter().flatten().collect())
+}
+
+impl Answers {
+    pub(crate) fn after(self, start: Duration) -> Answers {
+        Answers(self.0.into_iter().filter(|answer| answer.started >= start).collect())
+    }
+
+    pub(crate) fn ok(&self) -> u64 {
+        self.count(|result| result.is_ok())
+    }
+
+    pub(crate) fn unknown(&self) -> u64 {
+        self.count(|result| matches!(result, Err(LinkError::Unknown(_))))
+    }
+
+    pub(crate) fn unavailable(&self) -> u64 {
+        self.count(|result| matches!(result, Err(LinkError::Unavailable(_))))
+    }
+
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let mut took: Vec<_> = self.0.iter().map(|answer| answer.took).collect();
+        took.sort_unstable();
+        took[(took.len() * percent / 100).min(took.len() - 1)]
+    }
+
+    /// Each was answered in time, and by an error that says what may have happened.
+    pub(crate) fn assert_an_outage_in_bounds(&self) {
+        let total = self.0.len() as u64;
+        assert!(total > 200, "only {total} calls");
+        let (ok, unknown, unavailable) = (self.ok(), self.unknown(), self.unavailable());
+        assert_eq!(ok + unknown + unavailable, total, "no other kind of error");
+        let p99 = self.percentile(99);
+        assert!(
+            p99 <= BOUND,
+            "p99 {p99:?} of {total} calls ({ok} ok, {unknown} unknown, {unavailable} unavailable)"
+        );
+    }
+
+    fn count(&self, is: impl Fn(&Result<u64, LinkError>) -> bool) -> u64 {
+        self.0.iter().filter(|answer| is(&answer.result)).count() as u64
+    }
+}
+
+/// How long it takes until a call succeeds.
+pub(crate) async fn until_served(link: &Link) -> Duration {
+    let begin = Instant::now();
+    while link.query::<u64>(redis::cmd("INCR").arg("probe")).await.is_err() {
+        assert!(begin.elapsed() < crate::server::PATIENCE, "never served again");
+        sleep(PACE).await;
+    }
+    begin.elapsed()
+}

@@ -1,0 +1,187 @@
+//! Redis stopped, frozen, cut off, busy: bounded answers of the right kind, no storm, and back in a second.
+
+use std::time::Duration;
+
+use shoal_redis_link::{Link, LinkConfig, LinkError};
+
+use crate::load::{count_up, until_served};
+use crate::proxy::Proxy;
+use crate::server::{Server, eventually, open};
+
+/// How long each outage lasts.
+const OUTAGE: Duration = Duration::from_secs(2);
+
+/// When the breaker must have opened: a time-out, a PING that is not answered, and room for a busy machine.
+const NOTICED: Duration = Duration::from_millis(700);
+
+/// What the link promises after Redis' return.
+const BACK: Duration = Duration::from_secs(1);
+
+/// One attempt to connect at a time, 20 to 500 ms apart, is at most this many in an outage.
+const CONNECTS_MAX: usize = 15;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_redis_fails_calls_in_time_and_is_used_again_within_a_second() {
+    let Some(mut server) = Server::start().await else { return };
+    let link = server.link().await;
+    server.stop();
+    let answers = count_up(&link, "n", OUTAGE).await;
+    assert_eq!(answers.ok(), 0);
+    answers.assert_an_outage_in_bounds();
+    let later = answers.after(NOTICED);
+    assert_eq!(later.unavailable(), later.0.len() as u64, "nothing is sent to a Redis that is not there");
+    assert!(later.percentile(99) < Duration::from_millis(50), "p99 {:?}", later.percentile(99));
+    assert!(!link.healthy());
+
+    server.restart().await;
+    let back = until_served(&link).await;
+    assert!(back <= BACK, "served again after {back:?}");
+    eventually("healthy", async || link.healthy()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_redis_fails_calls_in_time_and_what_is_called_not_done_was_not_done() {
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    server.freeze();
+    let frozen = count_up(&link, "n", OUTAGE).await;
+    frozen.assert_an_outage_in_bounds();
+    assert_eq!(frozen.ok(), 0);
+    assert!(frozen.unknown() > 0, "the first ones were sent");
+    let unknown = frozen.unknown();
+    let later = frozen.after(NOTICED);
+    assert_eq!(later.unavailable(), later.0.len() as u64, "the breaker is open");
+    assert!(later.percentile(99) < Duration::from_millis(50), "p99 {:?}", later.percentile(99));
+
+    server.thaw();
+    let back = until_served(&link).await;
+    assert!(back <= BACK, "served again after {back:?}");
+    let well = count_up(&link, "n", Duration::from_millis(200)).await;
+    let counted: u64 = link.query(redis::cmd("GET").arg("n")).await.unwrap();
+    let (least, most) = (well.ok(), well.ok() + unknown + well.unknown());
+    assert!((least..=most).contains(&counted), "{counted} counted, {least} to {most} answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_black_hole_fails_calls_in_time_without_a_storm_of_connections() {
+    let Some(server) = Server::start().await else { return };
+    let proxy = Proxy::to(server.port).await;
+    let link = open(LinkConfig::new(proxy.url(), "test")).await;
+    let before = proxy.accepted();
+    proxy.swallow();
+    let answers = count_up(&link, "n", OUTAGE).await;
+    answers.assert_an_outage_in_bounds();
+    assert!(answers.unknown() > 0, "the first ones were sent");
+    let connects = proxy.accepted() - before;
+    assert!((1..=CONNECTS_MAX).contains(&connects), "{connects} connections in {OUTAGE:?}");
+    let later = answers.after(NOTICED);
+    assert_eq!(later.unavailable(), later.0.len() as u64, "the breaker is open");
+
+    proxy.pass();
+    let back = until_served(&link).await;
+    assert!(back <= BACK, "served again after {back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_died_silently_are_replaced_though_redis_is_well() {
+    let Some(server) = Server::start().await else { return };
+    let proxy = Proxy::to(server.port).await;
+    let link = open(LinkConfig::new(proxy.url(), "test")).await;
+    eventually("both connections", async || proxy.accepted() == 2).await;
+    proxy.swallow_established();
+    let answers = count_up(&link, "n", OUTAGE).await;
+    answers.assert_an_outage_in_bounds();
+    let later = answers.after(BACK);
+    assert_eq!(later.ok(), later.0.len() as u64, "new connections serve");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_that_died_silently_is_found_before_it_is_needed() {
+    let Some(server) = Server::start().await else { return };
+    let proxy = Proxy::to(server.port).await;
+    let link = open(LinkConfig::new(proxy.url(), "test")).await;
+    eventually("both connections", async || proxy.accepted() == 2).await;
+    proxy.swallow_established();
+    eventually("replaced without a call", async || proxy.accepted() == 4 && link.healthy()).await;
+    link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_redis_closes_are_replaced_at_once() {
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    let other = server.link().await;
+    for round in 0..20 {
+        let kill = other.query::<u64>(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal")).await;
+        assert!(kill.is_ok(), "{kill:?}");
+        let back = until_served(&link).await;
+        // Those that die as they are made wait longer and longer.
+        let bound = if round == 0 { BACK / 4 } else { BACK };
+        assert!(back <= bound, "served again after {back:?} in round {round}");
+        until_served(&other).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_redis_is_unavailable_and_nothing_is_done() {
+    let Some(server) = Server::start_with(&["--busy-reply-threshold", "20"]).await else { return };
+    let link = server.link().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut other = client.get_multiplexed_async_connection().await.unwrap();
+    let endless = tokio::spawn(async move {
+        redis::cmd("EVAL").arg("while true do end").arg(0).query_async::<()>(&mut other).await
+    });
+    eventually("busy", async || {
+        matches!(link.query::<()>(&redis::cmd("PING")).await, Err(LinkError::Unavailable(text)) if text.contains("BUSY"))
+    })
+    .await;
+    let answers = count_up(&link, "n", Duration::from_millis(500)).await;
+    assert_eq!((answers.ok(), answers.unknown()), (0, 0), "Redis says BUSY at once");
+
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("SCRIPT").arg("KILL").query_async(&mut connection).await.unwrap();
+    let back = until_served(&link).await;
+    assert!(back <= BACK, "served again after {back:?}");
+    assert!(endless.await.unwrap().is_err(), "it was killed");
+    assert_eq!(link.query::<Option<u64>>(redis::cmd("GET").arg("n")).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_starts_later_is_used_when_it_comes() {
+    let Some(mut server) = Server::start().await else { return };
+    server.stop();
+    let link = Link::open(LinkConfig::new(server.url(), "test")).unwrap();
+    let error = link.ready(Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, LinkError::Unavailable(_)), "{error:?}");
+    assert!(!link.healthy());
+    server.restart().await;
+    let back = until_served(&link).await;
+    assert!(back <= BACK, "served after {back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_answers_within_the_deadline_are_no_outage() {
+    let Some(server) = Server::start_with(&["--enable-debug-command", "yes"]).await else { return };
+    let mut config = LinkConfig::new(server.url(), "test");
+    config.call_deadline = Duration::from_secs(2);
+    let link = open(config).await;
+    for _ in 0..4 {
+        let () = link.query(redis::cmd("DEBUG").arg("SLEEP").arg("0.3")).await.unwrap();
+    }
+    assert!(link.healthy());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_link_closes_its_connections() {
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    let observer = redis::Client::open(server.url()).unwrap();
+    let mut observer = observer.get_multiplexed_async_connection().await.unwrap();
+    let mut clients = async || {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut observer).await.unwrap();
+        list.lines().filter(|line| line.contains("name=shoal-test")).count()
+    };
+    eventually("two connections", async || clients().await == 2).await;
+    drop(link);
+    eventually("no connection", async || clients().await == 0).await;
+}

@@ -1,0 +1,105 @@
+//! What is told of a call: enough to find it, and never a key or a value.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use shoal_redis_link::Script;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::server::Server;
+
+/// Every span's fields, and everything else that was said.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Captured>>);
+
+#[derive(Default)]
+struct Captured {
+    spans: BTreeMap<u64, BTreeMap<String, String>>,
+    events: Vec<String>,
+}
+
+struct Fields<'a>(&'a mut BTreeMap<String, String>);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, _: Context<'_, S>) {
+        if attributes.metadata().name() == "redis" {
+            let mut captured = self.0.lock().unwrap();
+            attributes.record(&mut Fields(captured.spans.entry(id.into_u64()).or_default()));
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        if let Some(fields) = self.0.lock().unwrap().spans.get_mut(&id.into_u64()) {
+            values.record(&mut Fields(fields));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        self.0.lock().unwrap().events.push(format!("{fields:?}"));
+    }
+}
+
+#[test]
+fn each_call_has_one_span_one_count_and_no_secrets() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let capture = Capture::default();
+    let subscriber = tracing_subscriber::registry().with(capture.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let port = metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(subscriber, || runtime.block_on(calls()))
+    });
+    let Some(port) = port else { return };
+
+    let Captured { spans, events } = std::mem::take(&mut *capture.0.lock().unwrap());
+    let spans: Vec<_> = spans.into_values().filter(|span| span["otel.name"] != "PING").collect();
+    let names: Vec<_> = spans.iter().map(|span| span["otel.name"].as_str()).collect();
+    assert_eq!(names, ["SET", "GET", "PIPELINE GET", "PIPELINE", "refuse"]);
+    for span in &spans {
+        assert_eq!(span["otel.kind"], "client");
+        assert_eq!(span["db.system.name"], "redis");
+        assert_eq!(span["server.address"], "127.0.0.1");
+        assert_eq!(span["server.port"], port.to_string());
+        assert_eq!(span["shoal.role"], "test");
+    }
+    assert_eq!(spans[2]["db.operation.batch.size"], "2");
+    let refused = &spans[4];
+    assert_eq!(refused["db.operation.name"], "EVALSHA");
+    assert_eq!(refused["db.response.status_code"], "SHOAL");
+    assert_eq!(refused["otel.status_code"], "ERROR");
+
+    let metrics = handle.render();
+    assert!(metrics.contains(r#"redis_calls_total{role="test",outcome="server"} 1"#), "{metrics}");
+    assert!(metrics.contains("redis_call_duration_seconds"), "{metrics}");
+    for text in [format!("{spans:?}"), format!("{events:?}"), metrics] {
+        assert!(!text.contains("secret"), "{text}");
+    }
+}
+
+async fn calls() -> Option<u16> {
+    let server = Server::start().await?;
+    let link = server.link().await;
+    let () = link.query(redis::cmd("SET").arg("secret-key").arg("secret-value")).await.unwrap();
+    let _: String = link.query(redis::cmd("GET").arg("secret-key")).await.unwrap();
+    let mut pipe = redis::pipe();
+    pipe.cmd("GET").arg("secret-key").cmd("GET").arg("secret-key");
+    let _: (String, String) = link.pipeline(&pipe).await.unwrap();
+    pipe.cmd("PTTL").arg("secret-key");
+    let _: (String, String, i64) = link.pipeline(&pipe).await.unwrap();
+    let refuse = Script::new("refuse", "return redis.error_reply('SHOAL no')");
+    link.script::<()>(&refuse, &[b"secret-key"], &[b"secret-value"]).await.unwrap_err();
+    Some(server.port)
+}
