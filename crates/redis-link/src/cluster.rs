@@ -277,7 +277,14 @@ impl Shared {
         match redirect {
             Redirect::Moved(slot, endpoint) => {
                 let node = self.node(endpoint);
-                self.map.send_modify(|map| *map = Arc::new(map.moved(*slot, &node)));
+                // Many calls hear of one move.
+                self.map.send_if_modified(|map| {
+                    let news = !map.owned_by(*slot, &node);
+                    if news {
+                        *map = Arc::new(map.moved(*slot, &node));
+                    }
+                    news
+                });
                 self.stale.notify_one();
                 Some(node)
             }
@@ -341,6 +348,11 @@ impl SlotMap {
         !self.primaries.is_empty()
             && !self.owners.contains(&NOBODY)
             && self.primaries.iter().all(|node| node.healthy())
+    }
+
+    fn owned_by(&self, slot: u16, node: &Node) -> bool {
+        let owner = self.primaries.get(usize::from(self.owners[usize::from(slot % SLOTS)]));
+        owner.is_some_and(|owner| owner.endpoint() == node.endpoint())
     }
 
     /// The map with one slot's new owner.

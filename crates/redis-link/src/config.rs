@@ -9,7 +9,7 @@ use crate::error::LinkError;
 use crate::script::Script;
 
 /// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LinkConfig {
     /// `redis://[user:password@]host:port[/db]`; several of them, separated by commas, are seeds of a Cluster.
     pub url: String,
@@ -41,6 +41,20 @@ impl LinkConfig {
             breaker_threshold: 5,
             scripts: Vec::new(),
         }
+    }
+}
+
+impl fmt::Debug for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URL: it may hold a password.
+        f.debug_struct("LinkConfig")
+            .field("role", &self.role)
+            .field("connections", &self.connections)
+            .field("call_deadline", &self.call_deadline)
+            .field("connect_deadline", &self.connect_deadline)
+            .field("breaker_threshold", &self.breaker_threshold)
+            .field("scripts", &self.scripts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,5 +180,12 @@ mod tests {
         assert!(refused("redis://a:1/1,redis://b:2/1").contains("database 0"));
         assert!(refused("").contains("redis://host:port"));
         assert!(!refused("redis://user:hunter2@host:70000").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let config = LinkConfig::new("redis://user:hunter2@host:1", "test");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!format!("{:?}", config.validate().unwrap()).contains("hunter2"));
     }
 }

@@ -84,19 +84,15 @@ impl Connection {
         push: Option<AsyncConnectionConfig>,
     ) -> Result<Connection, redis::RedisError> {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&KEEPALIVE)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-
+        set_options(&stream)?;
         let protocol = if push.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
         let login = settings.login.clone().set_protocol(protocol);
         // Deadlines are kept around each call: the driver's own time-out leaves the connection as it is.
-        let mut config = push
+        let config = push
             .unwrap_or_default()
+            .set_response_timeout(None)
             .set_pipeline_buffer_size(PIPELINE_BUFFER)
             .set_write_backpressure_boundary(WRITE_BUFFER);
-        config = config.set_response_timeout(None);
         let (requests, driver) = MultiplexedConnection::new_with_config(&login, stream, config).await?;
         let closed = CancellationToken::new();
         let ended = closed.clone().drop_guard();
@@ -107,6 +103,14 @@ impl Connection {
         });
         Ok(Connection { requests, closed, _driver: AbortOnDropHandle::new(driver) })
     }
+}
+
+/// Without TCP_NODELAY a small request waits for the acknowledgement of the one before it.
+fn set_options(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 async fn within(
@@ -121,5 +125,22 @@ async fn within(
             "redis at {endpoint} did not answer a new connection within {:?}",
             settings.connect_deadline
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_send_at_once_and_notice_a_vanished_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_options(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(5));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
     }
 }

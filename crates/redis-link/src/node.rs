@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures::future::select_all;
 use redis::aio::MultiplexedConnection;
@@ -17,6 +18,9 @@ use crate::connection::Connection;
 use crate::error::{self, LinkError};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
+
+/// How long [`Node::serving`] waits.
+const SERVING_WAIT: Duration = Duration::from_millis(500);
 
 /// A server and the task that keeps its connections.
 #[derive(Debug)]
@@ -70,6 +74,19 @@ impl Node {
 
     pub(crate) fn healthy(&self) -> bool {
         !self.shared.breaker.is_open() && self.shared.pick().is_some()
+    }
+
+    /// Waits until the breaker is closed, so that connections beside those of the watchdog are
+    /// no storm. It does not wait for ever: in a Cluster another node may take over.
+    pub(crate) async fn serving(&self) -> Result<(), LinkError> {
+        let mut changes = self.shared.changes.subscribe();
+        let deadline = Instant::now() + SERVING_WAIT;
+        while let Some(reason) = self.shared.breaker.refusal() {
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(LinkError::Unavailable(reason));
+            }
+        }
+        Ok(())
     }
 
     /// Sends one command, after ASKING for a key that has moved ahead of its slot. The reply may be

@@ -89,6 +89,7 @@ impl Subscriber {
             Topology::Single(node) => Arc::clone(node),
             Topology::Cluster(cluster) => cluster.owner(None, deadline).await?,
         };
+        node.serving().await?;
         let (sender, missed) = (self.sender.clone(), Arc::clone(&self.missed));
         let pushes = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
             deliver(push, &sender, &missed);
@@ -105,7 +106,6 @@ impl Subscriber {
                 node.endpoint()
             )));
         }
-        backoff.reset();
         let ping = redis::cmd("PING");
         loop {
             tokio::select! {
@@ -115,6 +115,8 @@ impl Subscriber {
             if !matches!(timeout(settings.call_deadline, connection.command(&ping)).await, Ok(Ok(_))) {
                 return Ok(());
             }
+            // Not before: a connection that dies as it is made is not made again at once.
+            backoff.reset();
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::link::{Link, Topology};
 use crate::slot;
+use crate::tail::reader::{Reader, Readers};
 
 /// Events that wait for [`Tail::recv`]; then reading waits too, and the entries stay in Redis.
 const EVENTS_MAX: usize = 64;
@@ -130,6 +131,13 @@ impl Cursors {
         }
     }
 
+    /// Whether the handle has changed the cursors of a reader since it took `read`.
+    fn differ(&self, slot: Option<u16>, read: &BTreeMap<Vec<u8>, Cursor>) -> bool {
+        let now = self.of(slot);
+        now.len() != read.len()
+            || !now.iter().zip(read).all(|((a, now), (b, read))| a == b && now.added == read.added)
+    }
+
     fn slots(&self) -> Vec<u16> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let mut slots: Vec<_> = map.keys().map(|key| slot::of_key(key)).collect();
@@ -139,28 +147,22 @@ impl Cursors {
     }
 }
 
-/// Keeps a reader for each group of streams that one command can read: all of them on one Redis, those of
-/// one slot in a Cluster.
+/// Keeps a reader, and so a connection, for each group of streams that one command can read: all of them on one
+/// Redis, those of one slot in a Cluster.
 async fn supervise(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailEvent>) {
     let mut version = cursors.version.subscribe();
-    let restarts = Arc::new(reader::Restarts::default());
+    let shared = Arc::new(Readers::new(link, cursors, events));
     let mut readers: HashMap<Option<u16>, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         version.mark_unchanged();
-        let groups: Vec<Option<u16>> = match &link.inner.topology {
+        let groups: Vec<Option<u16>> = match &shared.link.inner.topology {
             Topology::Single(_) => vec![None],
-            Topology::Cluster(_) => cursors.slots().into_iter().map(Some).collect(),
+            Topology::Cluster(_) => shared.cursors.slots().into_iter().map(Some).collect(),
         };
         readers.retain(|group, _| groups.contains(group));
         for group in groups {
             readers.entry(group).or_insert_with(|| {
-                let reader = reader::Reader::new(
-                    link.clone(),
-                    Arc::clone(&cursors),
-                    group,
-                    events.clone(),
-                    Arc::clone(&restarts),
-                );
+                let reader = Reader::new(Arc::clone(&shared), group);
                 AbortOnDropHandle::new(tokio::spawn(reader.run()))
             });
         }

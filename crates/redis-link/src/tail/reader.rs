@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{InfoDict, Value};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cursor, Cursors, TailEvent, reply};
@@ -24,21 +24,28 @@ const COUNT: usize = 256;
 /// Between two tries to end a blocking read whose streams have changed: the first may come before the read.
 const UNBLOCK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Connections that the readers of one tail make at the same time.
+const CONNECTING_MAX: usize = 4;
+
+/// What the readers of one tail share.
+pub(super) struct Readers {
+    pub(super) link: Link,
+    pub(super) cursors: Arc<Cursors>,
+    events: mpsc::Sender<TailEvent>,
+    connecting: Semaphore,
+    /// Changes of Redis (one `run_id` by another) that were told of: the readers of a Cluster's node all see
+    /// one, and it is told once. Holds one pair for each restart.
+    restarts: Mutex<HashSet<(String, String)>>,
+}
+
 /// Reads one group of streams: those of a slot, or all of them.
 pub(super) struct Reader {
-    link: Link,
-    cursors: Arc<Cursors>,
+    readers: Arc<Readers>,
     slot: Option<u16>,
-    events: mpsc::Sender<TailEvent>,
-    restarts: Arc<Restarts>,
     version: watch::Receiver<u64>,
     /// The Redis that was read last.
     run_id: Option<String>,
 }
-
-/// Restarts that were told of: the readers of a Cluster's node all see one, and it is told once.
-#[derive(Debug, Default)]
-pub(super) struct Restarts(Mutex<HashSet<(String, String)>>);
 
 /// A connection for blocking reads and what Redis says of it.
 struct Session {
@@ -48,16 +55,28 @@ struct Session {
     run_id: String,
 }
 
+impl Readers {
+    pub(super) fn new(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailEvent>) -> Readers {
+        let connecting = Semaphore::new(CONNECTING_MAX);
+        Readers { link, cursors, events, connecting, restarts: Mutex::default() }
+    }
+
+    /// A handle that is gone has aborted the readers already.
+    async fn send(&self, event: TailEvent) {
+        let _ = self.events.send(event).await;
+    }
+
+    /// Whether this change of Redis was not told of before.
+    fn first_to_see(&self, before: &str, after: &str) -> bool {
+        let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
+        restarts.insert((before.to_owned(), after.to_owned()))
+    }
+}
+
 impl Reader {
-    pub(super) fn new(
-        link: Link,
-        cursors: Arc<Cursors>,
-        slot: Option<u16>,
-        events: mpsc::Sender<TailEvent>,
-        restarts: Arc<Restarts>,
-    ) -> Reader {
-        let version = cursors.version.subscribe();
-        Reader { link, cursors, slot, events, restarts, version, run_id: None }
+    pub(super) fn new(readers: Arc<Readers>, slot: Option<u16>) -> Reader {
+        let version = readers.cursors.version.subscribe();
+        Reader { readers, slot, version, run_id: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -65,7 +84,7 @@ impl Reader {
         loop {
             if let Err(error) = self.read(&mut backoff).await {
                 tracing::debug!(%error, "the reader of redis streams connects again");
-                if let Topology::Cluster(cluster) = &self.link.inner.topology {
+                if let Topology::Cluster(cluster) = &self.readers.link.inner.topology {
                     cluster.suspect();
                 }
             }
@@ -79,7 +98,7 @@ impl Reader {
         self.tell(&session).await?;
         loop {
             self.version.mark_unchanged();
-            let mut cursors = self.cursors.of(self.slot);
+            let mut cursors = self.readers.cursors.of(self.slot);
             if cursors.is_empty() {
                 // The connection may die unseen meanwhile: the next read finds out.
                 let _ = self.version.changed().await;
@@ -90,23 +109,26 @@ impl Reader {
             backoff.reset();
             for (key, entries) in streams {
                 let (Some(cursor), Some(last)) = (cursors.get(&key), entries.last()) else { continue };
-                if self.cursors.advance(&key, cursor, &last.id) {
-                    // A handle that is gone has aborted this task already.
-                    let _ = self.events.send(TailEvent::Entries { key, entries }).await;
+                if self.readers.cursors.advance(&key, cursor, &last.id) {
+                    self.readers.send(TailEvent::Entries { key, entries }).await;
                 }
             }
         }
     }
 
     async fn connect(&self) -> Result<Session, LinkError> {
-        let settings = &self.link.inner.settings;
-        let node = match &self.link.inner.topology {
+        let settings = &self.readers.link.inner.settings;
+        let node = match &self.readers.link.inner.topology {
             Topology::Single(node) => Arc::clone(node),
             Topology::Cluster(cluster) => {
                 cluster.owner(self.slot, Instant::now() + settings.call_deadline).await?
             }
         };
-        let connection = Connection::open(node.endpoint(), settings, &[]).await?;
+        node.serving().await?;
+        let connection = {
+            let _turn = self.readers.connecting.acquire().await;
+            Connection::open(node.endpoint(), settings, &[]).await?
+        };
         let mut id = redis::cmd("CLIENT");
         id.arg("ID");
         let client_id = value(self.ask(&node, &connection, &id).await?)?;
@@ -125,17 +147,17 @@ impl Reader {
             return Ok(());
         };
         if before == session.run_id {
-            let _ = self.events.send(TailEvent::Reconnected).await;
+            self.readers.send(TailEvent::Reconnected).await;
             return Ok(());
         }
-        for (key, cursor) in self.cursors.of(self.slot) {
+        for (key, cursor) in self.readers.cursors.of(self.slot) {
             let last = self.last_id(session, &key).await?;
             if parse_id(&last) < parse_id(&cursor.id) {
-                self.cursors.advance(&key, &cursor, &last);
+                self.readers.cursors.advance(&key, &cursor, &last);
             }
         }
-        if self.restarts.first(&before, &session.run_id) {
-            let _ = self.events.send(TailEvent::RestartedOrFailedOver).await;
+        if self.readers.first_to_see(&before, &session.run_id) {
+            self.readers.send(TailEvent::RestartedOrFailedOver).await;
         }
         self.run_id = Some(session.run_id.clone());
         Ok(())
@@ -149,7 +171,7 @@ impl Reader {
     ) -> Result<(), LinkError> {
         for (key, cursor) in cursors.iter_mut().filter(|(_, cursor)| cursor.id == "$") {
             cursor.id = self.last_id(session, key).await?;
-            self.cursors.advance(key, cursor, &cursor.id);
+            self.readers.cursors.advance(key, cursor, &cursor.id);
         }
         Ok(())
     }
@@ -185,17 +207,17 @@ impl Reader {
         for cursor in cursors.values() {
             xread.arg(cursor.id.as_str());
         }
-        let patience = BLOCK + self.link.inner.settings.call_deadline;
+        let patience = BLOCK + self.readers.link.inner.settings.call_deadline;
         let mut reply = std::pin::pin!(timeout(patience, session.connection.command(&xread)));
         let mut changed = false;
         let reply = loop {
             tokio::select! {
                 reply = &mut reply => break reply,
-                result = self.version.changed(), if !changed => changed = result.is_ok(),
+                _ = self.version.changed(), if !changed => changed = self.readers.cursors.differ(self.slot, cursors),
                 () = sleep(UNBLOCK_INTERVAL), if changed => {}
             }
             if changed {
-                session.unblock(&self.link).await;
+                session.unblock(&self.readers.link).await;
             }
         };
         let reply = settle(&session.node, reply)?;
@@ -208,7 +230,10 @@ impl Reader {
         connection: &Connection,
         command: &redis::Cmd,
     ) -> Result<Value, LinkError> {
-        settle(node, timeout(self.link.inner.settings.call_deadline, connection.command(command)).await)
+        settle(
+            node,
+            timeout(self.readers.link.inner.settings.call_deadline, connection.command(command)).await,
+        )
     }
 }
 
@@ -219,13 +244,6 @@ impl Session {
         unblock.arg("UNBLOCK").arg(self.client_id);
         let deadline = Instant::now() + link.inner.settings.call_deadline;
         let _ = self.node.command(&unblock, deadline).await;
-    }
-}
-
-impl Restarts {
-    /// Whether this change of Redis was not told of before. Holds one pair for each restart.
-    fn first(&self, before: &str, after: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((before.to_owned(), after.to_owned()))
     }
 }
 

@@ -19,15 +19,21 @@ struct Nodes {
     servers: Vec<Server>,
 }
 
+/// A server that belongs to no cluster yet, and its port for other nodes.
+async fn start_node() -> Option<(Server, String)> {
+    let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut options = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+    options.extend(["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]);
+    Some((Server::start_with(&options).await?, bus))
+}
+
 impl Nodes {
     async fn start() -> Option<Nodes> {
         let mut servers = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..3 {
-            let bus = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-            let options =
-                ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-require-full-coverage", "no"];
-            servers.push(Server::start_with(&options).await?);
+            let (server, bus) = start_node().await?;
+            servers.push(server);
             buses.push(bus);
         }
         let nodes = Nodes { servers };
@@ -64,6 +70,11 @@ impl Nodes {
         let client = redis::Client::open(self.servers[index].url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await?;
         command.query_async(&mut connection).await
+    }
+
+    async fn replication(&self, index: usize, line: &str) -> bool {
+        let info: redis::RedisResult<String> = self.ask(index, redis::cmd("INFO").arg("replication")).await;
+        info.is_ok_and(|info| info.contains(line))
     }
 
     fn config(&self) -> LinkConfig {
@@ -271,6 +282,41 @@ async fn a_restarted_primary_is_used_and_its_streams_readers_told_once() {
     let (seen, others) = tail::values(&mut reader, 2).await;
     assert_eq!(seen.len(), 2);
     assert_eq!(others, [TailEvent::RestartedOrFailedOver], "told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_replica_is_used_and_streams_readers_are_told() {
+    let Some(mut nodes) = Nodes::start().await else { return };
+    let Some((replica, bus)) = start_node().await else { return };
+    nodes.cluster(0, &["MEET", "127.0.0.1", &replica.port.to_string(), &bus]).await;
+    nodes.servers.push(replica);
+    let (primary, replica) = (0, 3);
+    let id = nodes.cluster(primary, &["MYID"]).await;
+    eventually("the replica knows its primary", async || {
+        nodes.cluster(replica, &["NODES"]).await.contains(&id)
+    })
+    .await;
+    nodes.cluster(replica, &["REPLICATE", &id]).await;
+    eventually("the replica is in step", async || nodes.replication(replica, "master_link_status:up").await)
+        .await;
+
+    let link = nodes.link().await;
+    let stream = key("b", "s");
+    let mut reader = link.tail(vec![(stream.clone().into_bytes(), "0-0".to_owned())]);
+    tail::append(&link, &stream, "one").await;
+    tail::values(&mut reader, 1).await;
+
+    nodes.servers[primary].stop();
+    eventually("the replica was promoted", async || nodes.replication(replica, "role:master").await).await;
+    let begin = Instant::now();
+    let served = async || link.query::<u64>(redis::cmd("INCR").arg(key("b", "n"))).await.is_ok();
+    eventually("served again", served).await;
+    assert!(begin.elapsed() <= Duration::from_secs(1), "served again after {:?}", begin.elapsed());
+    tail::append(&link, &stream, "two").await;
+    let (seen, others) = tail::values(&mut reader, 1).await;
+    assert_eq!(seen, [(stream, "two".to_owned())]);
+    assert_eq!(others, [TailEvent::RestartedOrFailedOver]);
+    eventually("healthy", async || link.healthy()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
