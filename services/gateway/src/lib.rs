@@ -1,1 +1,36 @@
-//! shoal-gateway
+//! The one address of the mesh: forwards any gRPC call by the name of its service, frames in and frames out, and answers
+//! health and reflection for everything behind it.
+//!
+//! The way of a call: [`connection`] takes it off a client's connection, [`call`] finds its route and its endpoint,
+//! [`exchange`] moves both halves of it, and only what goes wrong here is answered here ([`error`], [`answer`]). No
+//! message is decoded on the way. What the gateway knows of its upstreams it learns beside that way ([`catalog`]).
+
+mod answer;
+mod budget;
+mod call;
+mod caller;
+mod catalog;
+mod config;
+mod connection;
+mod core;
+mod descriptors;
+mod download;
+mod error;
+mod exchange;
+mod gateway;
+mod listener;
+mod local;
+mod meter;
+mod pace;
+mod process;
+mod request;
+mod retry;
+mod service;
+mod span;
+mod table;
+mod upload;
+mod upstream;
+
+pub use config::{Config, Deadline, Limits, Retry, UpstreamConfig};
+pub use gateway::{Gateway, Upstreams};
+pub use process::run_process;

@@ -1,0 +1,109 @@
+//! The gateway's own answers, as frames: gRPC errors as HTTP 200 with `grpc-status` (alone, or after what was already
+//! sent), and plain HTTP for what is not gRPC at all.
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use shoal_kit::Fault;
+use tonic::Status;
+
+use crate::error::Error;
+
+/// The longest `grpc-message` the gateway writes: with its details it must fit a client's default header list of 8 KiB.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// What `GET /` answers: what this port is, for people, probes and conformance tools.
+const PAGE: &str =
+    "This port speaks gRPC. Try: grpcurl -plaintext HOST:PORT list\nHealth: grpc.health.v1.Health/Check\n";
+
+/// The headers that end a call with `error`.
+pub(crate) fn trailers(error: Error) -> HeaderMap {
+    let fault = Fault::from(error);
+    let status = Status::from(fault.clone());
+    let mut headers = HeaderMap::with_capacity(4);
+    // Names of upstreams and endpoints fit; a list of a thousand services in a message does not.
+    if status.message().len() <= MESSAGE_BYTES_MAX && status.add_header(&mut headers).is_ok() {
+        return headers;
+    }
+    headers.clear();
+    let message: String = fault.message().chars().take(MESSAGE_BYTES_MAX / 4).collect();
+    let short = Fault::new(fault.code(), fault.reason(), format!("{message}…"));
+    if Status::from(short).add_header(&mut headers).is_err() {
+        headers.clear();
+        headers.insert(Status::GRPC_STATUS, HeaderValue::from(fault.code() as i32));
+    }
+    headers
+}
+
+/// A gRPC error before anything was sent. Nothing to do if the caller is gone.
+pub(crate) fn refuse(respond: &mut SendResponse<Bytes>, error: Error) {
+    let mut response = Response::new(());
+    *response.headers_mut() = trailers(error);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let _ = respond.send_response(response, true);
+}
+
+/// `GET /`.
+pub(crate) fn page(respond: &mut SendResponse<Bytes>) {
+    plain(respond, StatusCode::OK, PAGE, None);
+}
+
+/// gRPC is POST only.
+pub(crate) fn wrong_method(respond: &mut SendResponse<Bytes>) {
+    const BODY: &str = "gRPC calls are POST requests.\n";
+    plain(respond, StatusCode::METHOD_NOT_ALLOWED, BODY, Some("POST"));
+}
+
+/// Not gRPC by its content type.
+pub(crate) fn wrong_content(respond: &mut SendResponse<Bytes>) {
+    const BODY: &str = "gRPC calls have the content type application/grpc.\n";
+    plain(respond, StatusCode::UNSUPPORTED_MEDIA_TYPE, BODY, None);
+}
+
+fn plain(
+    respond: &mut SendResponse<Bytes>,
+    status: StatusCode,
+    body: &'static str,
+    allow: Option<&'static str>,
+) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(allow) = allow {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    // A body of a few dozen bytes: buffered by h2 until the peer's window lets it go.
+    if let Ok(mut stream) = respond.send_response(response, false) {
+        let _ = stream.send_data(Bytes::from_static(body.as_bytes()), true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn check(known: String) -> Status {
+        let error = Error::UnknownService { service: "a.B".into(), known };
+        Status::from_header_map(&trailers(error)).expect("a status")
+    }
+
+    #[test]
+    fn an_error_of_the_gateway_carries_its_reason_and_variables() {
+        let status = check("shoal.cache.v1.CacheService".into());
+        assert_eq!(status.code(), tonic::Code::Unimplemented);
+        let info = status.get_details_error_info().expect("ErrorInfo");
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("shoal", "UNKNOWN_SERVICE"));
+        assert_eq!(info.metadata["service"], "a.B");
+        assert!(status.message().contains("shoal.cache.v1.CacheService"));
+    }
+
+    #[test]
+    fn a_message_too_long_for_a_header_is_cut_and_keeps_its_reason() {
+        let status = check("x.Y, ".repeat(2_000));
+        assert!(status.message().len() < MESSAGE_BYTES_MAX && status.message().contains("`a.B`"));
+        assert_eq!(status.get_details_error_info().expect("ErrorInfo").reason, "UNKNOWN_SERVICE");
+    }
+}

@@ -1,0 +1,68 @@
+//! The caller's end of a call: what was sent to it, and whether it is still there.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::Response;
+
+use crate::answer;
+use crate::error::Error;
+
+/// A caller's stream.
+pub(crate) struct Caller {
+    respond: SendResponse<Bytes>,
+    /// Once response headers are sent.
+    stream: Option<SendStream<Bytes>>,
+}
+
+impl Caller {
+    pub(crate) fn new(respond: SendResponse<Bytes>) -> Caller {
+        Caller { respond, stream: None }
+    }
+
+    /// Ready when the caller reset the stream or its connection is gone, with the reason to hand on.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let reset = match &mut self.stream {
+            None => self.respond.poll_reset(cx),
+            Some(stream) => stream.poll_reset(cx),
+        };
+        // To an endpoint a caller that lost its connection is one that cancelled; so is one that says NO_ERROR.
+        reset.map(|reason| match reason {
+            Ok(Reason::NO_ERROR) | Err(_) => Reason::CANCEL,
+            Ok(reason) => reason,
+        })
+    }
+
+    /// Resolves when the caller is gone.
+    pub(crate) async fn gone(&mut self) -> Reason {
+        std::future::poll_fn(|cx| self.poll_gone(cx)).await
+    }
+
+    /// Sends response headers; `end` if nothing follows. Fails when the caller is gone.
+    pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), h2::Error> {
+        self.stream = Some(self.respond.send_response(response, end)?);
+        Ok(())
+    }
+
+    /// Where the body goes, once headers are sent.
+    pub(crate) fn body(&mut self) -> Option<&mut SendStream<Bytes>> {
+        self.stream.as_mut()
+    }
+
+    /// Ends the call with the gateway's own error: alone, or as the trailers of what was sent.
+    pub(crate) fn fail(&mut self, error: Error) {
+        match &mut self.stream {
+            None => answer::refuse(&mut self.respond, error),
+            Some(stream) => {
+                let _ = stream.send_trailers(answer::trailers(error));
+            }
+        }
+    }
+
+    /// Hands on an endpoint's reset.
+    pub(crate) fn reset(&mut self, reason: Reason) {
+        self.respond.send_reset(reason);
+    }
+}

@@ -1,0 +1,238 @@
+//! The `[gateway]` section: upstreams that are not Shoal's own, cores, limits, deadlines, retries.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+use shoal_balance::Source;
+use shoal_kit::role::Role;
+
+/// The gateway's section of the configuration file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Threads that carry calls, each with its own connections; none: one a core of the machine.
+    pub cores: Option<usize>,
+    /// What stands behind the gateway beside the Shoal roles of `peer`, by name.
+    pub upstream: BTreeMap<String, UpstreamConfig>,
+    /// What one client may ask for.
+    pub limits: Limits,
+    /// How long calls may take.
+    pub deadline: Deadline,
+    /// How calls are repeated.
+    pub retry: Retry,
+}
+
+/// A gRPC service of somebody else.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Addresses: `["127.0.0.1:9001"]`, each with an optional ` weight=N`.
+    pub endpoints: Vec<String>,
+    /// `host:port`; every address of the name is an endpoint.
+    pub dns: Option<String>,
+    /// A file with an address a line, followed as it changes.
+    pub file: Option<PathBuf>,
+    /// The gRPC services to route here; empty: those its reflection lists.
+    pub services: Vec<String>,
+    /// Whether calls of services nobody else has go here.
+    pub default: bool,
+}
+
+/// Limits of one client connection and of the process.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections of all clients together. Past it new ones wait in the listener's backlog.
+    pub connections: usize,
+    /// Calls in flight on one connection, told to the client in its SETTINGS.
+    pub streams: u32,
+    /// Bytes of a call's headers, or of its trailers, told to the client in its SETTINGS.
+    pub header_bytes: u32,
+    /// Bytes a client may send on a call before the upstream takes them.
+    pub stream_window: u32,
+    /// Bytes a client may send on a connection before the upstreams take them.
+    pub connection_window: u32,
+    /// Bytes of an answer that wait for a slow client, a call.
+    pub send_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            streams: 10_000,
+            header_bytes: 64 << 10,
+            stream_window: 1 << 20,
+            connection_window: 8 << 20,
+            send_buffer: 256 << 10,
+        }
+    }
+}
+
+/// How long calls may take.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Deadline {
+    /// For calls that bring none. None: they may take for ever.
+    #[serde(with = "humantime_serde::option")]
+    pub default: Option<Duration>,
+    /// The longest any call may ask for.
+    #[serde(with = "humantime_serde::option")]
+    pub max: Option<Duration>,
+}
+
+/// How calls are repeated: only those the upstream's own descriptors mark as safe (`idempotency_level`), except for
+/// calls that no endpoint has seen.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Attempts of one call, the first included. 1: never repeat.
+    pub attempts: u32,
+    /// Before the second attempt; doubled for each further one, ±20 %.
+    #[serde(with = "humantime_serde")]
+    pub backoff: Duration,
+    /// The share of an upstream's calls that may be repeated.
+    pub budget: f64,
+    /// Retries a second beyond that share.
+    pub budget_per_second: f64,
+    /// The longest request that is kept to be sent again.
+    pub body_bytes: usize,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            backoff: Duration::from_millis(25),
+            budget: 0.2,
+            budget_per_second: 10.0,
+            body_bytes: 64 << 10,
+        }
+    }
+}
+
+impl Config {
+    /// Most threads that carry calls.
+    const CORES_MAX: usize = 256;
+    /// Most attempts of one call.
+    const ATTEMPTS_MAX: u32 = 10;
+
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// With the key and what is wrong with it.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        if let Some(cores) = self.cores {
+            ensure!((1..=Self::CORES_MAX).contains(&cores), "gateway.cores = {cores} is not 1 to 256");
+        }
+        ensure!(
+            (1..=Self::ATTEMPTS_MAX).contains(&self.retry.attempts),
+            "gateway.retry.attempts = {} is not 1 to 10",
+            self.retry.attempts
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.retry.budget),
+            "gateway.retry.budget = {} is not a share from 0 to 1",
+            self.retry.budget
+        );
+        let (stream, connection) = (self.limits.stream_window, self.limits.connection_window);
+        ensure!(
+            (65_535..1 << 31).contains(&stream) && (65_535..1 << 31).contains(&connection),
+            "gateway.limits: windows are from 65535 to 2147483647 bytes"
+        );
+        let mut default = None;
+        let mut owners = BTreeMap::new();
+        for (name, upstream) in &self.upstream {
+            let key = format!("gateway.upstream.{name}");
+            ensure!(
+                Role::parse(name).is_none(),
+                "{key}: the name of a Shoal role; where its clones are is said by peer.{name}"
+            );
+            upstream.source().with_context(|| key.clone())?;
+            if upstream.default
+                && let Some(other) = default.replace(name)
+            {
+                bail!("{key}: `{other}` is the default already");
+            }
+            for service in &upstream.services {
+                ensure!(
+                    !service.is_empty() && !service.contains('/'),
+                    "{key}: service `{service}` is not package.Service"
+                );
+                if let Some(other) = owners.insert(service, name) {
+                    bail!("{key}: service {service} is routed to `{other}` already");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl UpstreamConfig {
+    /// Where its endpoints come from.
+    ///
+    /// # Errors
+    /// When none or more than one source is named, or it cannot be read.
+    pub fn source(&self) -> anyhow::Result<Source> {
+        let text = match (self.endpoints.as_slice(), &self.dns, &self.file) {
+            ([], Some(name), None) => format!("dns:{name}"),
+            ([], None, Some(path)) => format!("file:{}", path.display()),
+            ([_, ..], None, None) => self.endpoints.join(","),
+            _ => bail!("needs one of endpoints, dns or file"),
+        };
+        Ok(Source::from_str(&text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(toml: &str) -> anyhow::Result<Config> {
+        use figment::providers::Format as _;
+        let config: Config = figment::Figment::from(figment::providers::Toml::string(toml)).extract()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_foreign_service_is_named_with_its_endpoints() {
+        let config =
+            check("[upstream.a]\nendpoints = ['127.0.0.1:1', '127.0.0.1:2 weight=3']").expect("valid");
+        let source = config.upstream["a"].source().expect("valid");
+        assert_eq!(source.to_string(), "127.0.0.1:1,127.0.0.1:2 weight=3");
+    }
+
+    #[test]
+    fn bad_sections_are_refused_with_their_key() {
+        for (toml, part) in [
+            ("cors = 2", "cors"),
+            ("cores = 0", "gateway.cores"),
+            ("[upstream.a]\nservices = ['x.Y']", "gateway.upstream.a"),
+            ("[upstream.a]\nendpoints = ['here']", "gateway.upstream.a"),
+            ("[upstream.a]\nendpoints = ['127.0.0.1:1']\ndns = 'a:1'", "needs one of"),
+            ("[upstream.session]\nendpoints = ['127.0.0.1:1']", "peer.session"),
+            ("[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['/x.Y']", "`/x.Y`"),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['x.Y']\n\
+                 [upstream.b]\nendpoints = ['127.0.0.1:2']\nservices = ['x.Y']",
+                "x.Y is routed to `a`",
+            ),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\ndefault = true\n\
+                 [upstream.b]\nendpoints = ['127.0.0.1:2']\ndefault = true",
+                "`a` is the default",
+            ),
+            ("[retry]\nattempts = 0", "gateway.retry.attempts"),
+            ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
+            ("[limits]\nstream_window = 10", "windows"),
+        ] {
+            let error = check(toml).expect_err(toml);
+            assert!(format!("{error:#}").contains(part), "{toml}: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One client connection: told apart from what is not HTTP/2, then a task for each call, until it ends or is drained.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{self, Connection};
+use shoal_kit::{Preface, read_preface, refuse_http1};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::call;
+use crate::core::Core;
+
+/// Between the preface and the first frame.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Streams reset by a client before they were looked at; more at once, and the connection is ended. A caller that drops
+/// a thousand calls is no attack.
+const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
+
+/// Streams we reset and remember for a second, so that frames still under way on them are no error.
+const RESET_STREAMS_MAX: usize = 1024;
+
+/// What unread small DATA frames may cost beside their payload before h2 takes the client for hostile.
+const DATA_FRAME_BUDGET: usize = 16 << 20;
+
+/// Finds a client whose host is gone.
+const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
+
+/// How long sent bytes may stay unacknowledged, and a client's TCP window closed.
+#[cfg(target_os = "linux")]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "socket options");
+    }
+    let mut stop = pin!(core.stop.cancelled());
+    let preface = tokio::select! {
+        preface = read_preface(&stream) => preface,
+        // Nothing was asked yet, so nothing is owed.
+        () = &mut stop => return,
+    };
+    match preface {
+        Preface::Http2 => {}
+        Preface::Http1 => return refuse_http1(stream).await,
+        Preface::Other => return,
+    }
+    let limits = &core.config.limits;
+    let handshake = server::Builder::new()
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_send_buffer_size(limits.send_buffer)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .handshake(stream);
+    let connection = match timeout(HANDSHAKE_WITHIN, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
+        Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
+    };
+    Driver { core: &core, connection, stop, waiting: false, draining: false }.await;
+}
+
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TCP_KEEPALIVE)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    Ok(())
+}
+
+/// Moves the bytes of a connection and starts its calls.
+struct Driver<'c, S> {
+    core: &'c Arc<Core>,
+    connection: Connection<TcpStream, Bytes>,
+    stop: Pin<&'c mut S>,
+    /// This task is to be woken by `stop`: it is asked once, and then only whether it has fired. It is polled with every
+    /// frame otherwise.
+    waiting: bool,
+    draining: bool,
+}
+
+impl<S: Future<Output = ()>> Future for Driver<'_, S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            match this.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    tokio::spawn(call::serve(this.core.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "connection ended");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {
+                    if this.draining || !this.stopped(cx) {
+                        return Poll::Pending;
+                    }
+                    this.draining = true;
+                    // GOAWAY now, and the last stream's number once the client has seen it.
+                    this.connection.graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+impl<S: Future<Output = ()>> Driver<'_, S> {
+    fn stopped(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.waiting {
+            return self.core.stopping.load(Ordering::Relaxed);
+        }
+        self.waiting = true;
+        self.stop.as_mut().poll(cx).is_ready()
+    }
+}

@@ -1,0 +1,148 @@
+//! One core: a thread with a runtime of its own, a listener of its own and connections of its own. Cores share the route
+//! table and nothing else on the way of a call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shoal_kit::serve::Drain;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::connection;
+use crate::meter::Meter;
+
+/// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// What the calls of one core share.
+pub(crate) struct Core {
+    /// Which lane of each upstream is this core's.
+    pub(crate) index: usize,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) config: Arc<Config>,
+    /// The gateway's own services.
+    pub(crate) routes: Routes,
+    /// Counts what the gateway answers itself.
+    pub(crate) meter: Meter,
+    /// Cancelled when connections are to be ended.
+    pub(crate) stop: CancellationToken,
+    /// The same, cheap to ask.
+    pub(crate) stopping: AtomicBool,
+    pub(crate) drain: Drain,
+    /// For the connections of all cores.
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+/// A core's thread.
+pub(crate) struct Thread {
+    /// Its runtime.
+    pub(crate) handle: Handle,
+    start: oneshot::Sender<Core>,
+    ended: oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// A thread that serves.
+pub(crate) struct Running {
+    ended: oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Thread {
+    /// Starts a thread with a runtime that waits for its [`Core`].
+    ///
+    /// # Errors
+    /// When there is no thread or no runtime to be had.
+    pub(crate) async fn spawn(index: usize, listener: std::net::TcpListener) -> anyhow::Result<Thread> {
+        let (tell, told) = oneshot::channel();
+        let (start, started) = oneshot::channel::<Core>();
+        let (end, ended) = oneshot::channel();
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            // Fails when the gateway gave up meanwhile; then there is no core to come either.
+            let _ = tell.send(Ok(runtime.handle().clone()));
+            let served = runtime.block_on(async move {
+                let Ok(core) = started.await else { return Ok(()) };
+                serve(Arc::new(core), TcpListener::from_std(listener)?).await;
+                std::io::Result::Ok(())
+            });
+            match served {
+                Ok(()) => drop(end.send(())),
+                Err(error) => tracing::error!(%error, core = index, "cannot serve"),
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(body)?;
+        let handle = told.await??;
+        Ok(Thread { handle, start, ended, thread })
+    }
+
+    /// Lets it serve.
+    pub(crate) fn start(self, core: Core) -> Running {
+        // Fails only if the thread died; then `ended` says so.
+        let _ = self.start.send(core);
+        Running { ended: self.ended, thread: self.thread }
+    }
+}
+
+impl Running {
+    /// Resolves when it has drained.
+    ///
+    /// # Errors
+    /// When the thread died instead.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        (&mut self.ended).await.map_err(|_| anyhow::anyhow!("a thread of the gateway died"))
+    }
+
+    /// Waits for the thread itself, which has nothing left to do but to close its sockets.
+    pub(crate) async fn join(self) {
+        // What it died of was said by `ended`.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}
+
+/// Accepts until told to stop, then lets the connections finish, bounded by the grace.
+async fn serve(core: Arc<Core>, listener: TcpListener) {
+    let connections = TaskTracker::new();
+    tokio::select! {
+        () = core.stop.cancelled() => {}
+        () = accept(&core, &listener, &connections) => {}
+    }
+    core.stopping.store(true, Ordering::Relaxed);
+    drop(listener);
+    connections.close();
+    if timeout(core.drain.grace, connections.wait()).await.is_err() {
+        let left = connections.len();
+        tracing::warn!(core = core.index, left, grace = ?core.drain.grace, "connections were cut after the drain");
+    }
+}
+
+async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTracker) {
+    loop {
+        let Ok(permit) = core.permits.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let core = core.clone();
+                connections.spawn(async move {
+                    connection::serve(core, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Everything the gateway itself can refuse or fail a call with, and what the caller is told. What an upstream answered
+//! is never one of these: it passes through as it is.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shoal_kit::Fault;
+use tonic::Code;
+
+/// What a caller may do about an outage that is expected to pass.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Why the gateway answered a call itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// No upstream has the service.
+    #[error("no service `{service}` behind this gateway; it has: {known}")]
+    UnknownService { service: String, known: String },
+    /// No upstream is known to have the service, but one has not said yet what it has.
+    #[error(
+        "no service `{service}` is known, and upstream `{upstream}` has not said yet what it serves ({why}); name its \
+         services in [gateway.upstream.{upstream}] to route them at once"
+    )]
+    Undescribed { service: String, upstream: String, why: String },
+    /// The path is not `/package.Service/Method`.
+    #[error("`{path}` is not /package.Service/Method")]
+    MalformedPath { path: String },
+    /// `grpc-timeout` cannot be read.
+    #[error("grpc-timeout `{value}` is not 1 to 8 digits and a unit of H, M, S, m, u or n")]
+    MalformedTimeout { value: String },
+    /// The request cannot be sent on over HTTP/2.
+    #[error("the request cannot be forwarded: {detail}")]
+    Unforwardable { detail: String },
+    /// The caller's time was up.
+    #[error("{upstream} did not finish {path} within the deadline of {allowed:.1?} ({progress})")]
+    DeadlineExceeded { path: String, upstream: String, allowed: Duration, progress: String },
+    /// No endpoint could be picked in time.
+    #[error("{detail} (waited {waited:.0?}, {attempts} attempts)")]
+    NoEndpoint { upstream: String, detail: String, waited: Duration, attempts: u32 },
+    /// An endpoint that had the call is gone, or says it did not take it, and it could not be repeated elsewhere.
+    #[error("`{upstream}` lost the call: {detail} ({attempts} attempts; {stopped})")]
+    Lost { upstream: String, address: SocketAddr, detail: String, attempts: u32, stopped: &'static str },
+    /// An endpoint does not speak HTTP/2 as it should.
+    #[error("`{upstream}` ({address}) broke the protocol: {detail}")]
+    Broken { upstream: String, address: SocketAddr, detail: String },
+    /// The gateway's own service has no such method.
+    #[error(
+        "{path} is not a method of the gateway's own services; list them with reflection (grpcurl describe)"
+    )]
+    UnknownMethod { path: String },
+    /// A call without end is ended because the gateway drains.
+    #[error("this gateway is shutting down; call again")]
+    Draining,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        let message = error.to_string();
+        match error {
+            Error::UnknownService { service, known } => {
+                Fault::new(Code::Unimplemented, "UNKNOWN_SERVICE", message)
+                    .meta("service", service)
+                    .meta("services", known)
+            }
+            Error::Undescribed { service, upstream, why } => {
+                Fault::new(Code::Unavailable, "UPSTREAM_NOT_DESCRIBED", message)
+                    .meta("service", service)
+                    .meta("upstream", upstream)
+                    .meta("why", why)
+                    .retry_after(RETRY_AFTER)
+            }
+            Error::MalformedPath { path } => {
+                Fault::new(Code::Unimplemented, "MALFORMED_PATH", message).meta("path", path)
+            }
+            Error::MalformedTimeout { .. } => Fault::invalid(
+                "MALFORMED_TIMEOUT",
+                "grpc-timeout",
+                "must be 1 to 8 digits and a unit of H, M, S, m, u or n",
+            ),
+            Error::Unforwardable { detail } => {
+                Fault::new(Code::Internal, "UNFORWARDABLE_REQUEST", message).meta("detail", detail)
+            }
+            Error::DeadlineExceeded { path, upstream, allowed, progress } => {
+                Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
+                    .meta("method", path)
+                    .meta("upstream", upstream)
+                    .meta("allowed", format!("{allowed:?}"))
+                    .meta("progress", progress)
+            }
+            Error::NoEndpoint { upstream, detail, waited, attempts } => {
+                Fault::new(Code::Unavailable, "NO_ENDPOINT", message)
+                    .meta("upstream", upstream)
+                    .meta("detail", detail)
+                    .meta("waited", format!("{waited:?}"))
+                    .meta("attempts", attempts.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
+            Error::Lost { upstream, address, detail, attempts, stopped } => {
+                Fault::new(Code::Unavailable, "ENDPOINT_LOST", message)
+                    .meta("upstream", upstream)
+                    .meta("endpoint", address.to_string())
+                    .meta("detail", detail)
+                    .meta("attempts", attempts.to_string())
+                    .meta("not_repeated_because", stopped)
+            }
+            Error::Broken { upstream, address, detail } => {
+                Fault::new(Code::Internal, "UPSTREAM_PROTOCOL_ERROR", message)
+                    .meta("upstream", upstream)
+                    .meta("endpoint", address.to_string())
+                    .meta("detail", detail)
+            }
+            Error::UnknownMethod { path } => {
+                Fault::new(Code::Unimplemented, "UNKNOWN_METHOD", message).meta("path", path)
+            }
+            Error::Draining => Fault::new(Code::Unavailable, "DRAINING", message).retry_after(RETRY_AFTER),
+        }
+    }
+}
+
+impl Error {
+    /// The code the caller gets.
+    pub(crate) fn code(&self) -> Code {
+        Fault::from(self.clone()).code()
+    }
+}

@@ -1,0 +1,168 @@
+//! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
+//! or something breaks. Spawns nothing and boxes nothing.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::{HeaderMap, Response};
+use shoal_balance::Pick;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use crate::caller::Caller;
+use crate::download::{Download, Downloaded};
+use crate::upload::{Upload, Uploaded};
+
+/// What an attempt is made of.
+pub(crate) struct Exchange<'a> {
+    caller: &'a mut Caller,
+    upload: &'a mut Upload,
+    pick: &'a mut Pick,
+    stream: SendStream<Bytes>,
+    answer: Answer,
+    uploading: bool,
+    deadline: Option<Instant>,
+    /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
+    withhold: bool,
+}
+
+enum Answer {
+    Awaited(ResponseFuture),
+    Coming(Download),
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Exchanged {
+    /// The endpoint's answer was handed on to its end.
+    Answered(Code),
+    /// The endpoint answered UNAVAILABLE and nothing else. Nothing was handed on.
+    Withheld(Response<()>),
+    /// The endpoint gave up because the caller's time was up.
+    Late,
+    /// The endpoint's stream broke.
+    Broken(h2::Error),
+    /// The caller went away; the endpoint has been told.
+    CallerGone,
+}
+
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(
+        caller: &'a mut Caller,
+        upload: &'a mut Upload,
+        pick: &'a mut Pick,
+        (response, stream): (ResponseFuture, SendStream<Bytes>),
+        ended: bool,
+        deadline: Option<Instant>,
+        withhold: bool,
+    ) -> Exchange<'a> {
+        let answer = Answer::Awaited(response);
+        Exchange { caller, upload, pick, stream, answer, uploading: !ended, deadline, withhold }
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn run(mut self) -> Exchanged {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exchanged> {
+        if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
+            self.stream.send_reset(reason);
+            return Poll::Ready(Exchanged::CallerGone);
+        }
+        if self.uploading
+            && let Poll::Ready(uploaded) = self.upload.poll(cx, &mut self.stream)
+        {
+            self.uploading = false;
+            if let Uploaded::CallerGone(error) = uploaded {
+                self.stream.send_reset(error.reason().unwrap_or(h2::Reason::CANCEL));
+                return Poll::Ready(Exchanged::CallerGone);
+            }
+        }
+        loop {
+            match &mut self.answer {
+                Answer::Awaited(response) => match std::task::ready!(Pin::new(response).poll(cx)) {
+                    Err(error) => return Poll::Ready(Exchanged::Broken(error)),
+                    Ok(response) => {
+                        if let Some(end) = self.answered(response) {
+                            return Poll::Ready(end);
+                        }
+                    }
+                },
+                Answer::Coming(download) => {
+                    let Some(to) = self.caller.body() else {
+                        return Poll::Ready(Exchanged::CallerGone);
+                    };
+                    let downloaded = std::task::ready!(download.poll(cx, to));
+                    return Poll::Ready(self.ended(downloaded));
+                }
+            }
+        }
+    }
+
+    /// Response headers are here. Says how the attempt ended, if it did.
+    fn answered(&mut self, response: Response<h2::RecvStream>) -> Option<Exchanged> {
+        self.pick.first_response();
+        let (parts, body) = response.into_parts();
+        let response = Response::from_parts(parts, ());
+        if !body.is_end_stream() {
+            self.upload.forget();
+            if self.caller.head(response, false).is_err() {
+                return Some(self.caller_gone());
+            }
+            self.answer = Answer::Coming(Download::new(body));
+            return None;
+        }
+        let code = code_of(response.headers());
+        if code == Code::Cancelled && self.is_late() {
+            return Some(Exchanged::Late);
+        }
+        if code == Code::Unavailable && self.withhold {
+            return Some(Exchanged::Withheld(response));
+        }
+        Some(match self.caller.head(response, true) {
+            Ok(()) => Exchanged::Answered(code),
+            Err(_) => self.caller_gone(),
+        })
+    }
+
+    fn ended(&mut self, downloaded: Downloaded) -> Exchanged {
+        let (code, trailers) = match downloaded {
+            Downloaded::Trailers(trailers) => (code_of(&trailers), Some(trailers)),
+            Downloaded::NoTrailers => (Code::Unknown, None),
+            Downloaded::Broken(error) => return Exchanged::Broken(error),
+            Downloaded::CallerGone => return self.caller_gone(),
+        };
+        // tonic's servers answer CANCELLED when the time they were given is up.
+        if code == Code::Cancelled && self.is_late() {
+            return Exchanged::Late;
+        }
+        let Some(to) = self.caller.body() else { return Exchanged::CallerGone };
+        let sent = match trailers {
+            Some(trailers) => to.send_trailers(trailers),
+            None => to.send_data(Bytes::new(), true),
+        };
+        match sent {
+            Ok(()) => Exchanged::Answered(code),
+            Err(_) => self.caller_gone(),
+        }
+    }
+
+    fn caller_gone(&mut self) -> Exchanged {
+        self.stream.send_reset(h2::Reason::CANCEL);
+        Exchanged::CallerGone
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// The gRPC status of headers or trailers; an answer without one is UNKNOWN.
+pub(crate) fn code_of(headers: &HeaderMap) -> Code {
+    headers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
+}

@@ -1,0 +1,193 @@
+//! The gateway as a whole: its sockets, its cores, its upstreams, and how it ends.
+
+use std::net::SocketAddr;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::available_parallelism;
+
+use anyhow::{Context as _, ensure};
+use shoal_balance::Source;
+use shoal_kit::Settings;
+use shoal_kit::role::Role;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::core::{Core, Running, Thread};
+use crate::listener;
+use crate::meter::Meter;
+use crate::service;
+use crate::table::{Described, Entry};
+use crate::upstream::Upstream;
+
+/// A gateway that has its address.
+pub struct Gateway {
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+    config: Config,
+    catalog: Arc<Catalog>,
+}
+
+/// Tells what of a gateway is ready. Outlives it.
+#[derive(Clone)]
+pub struct Upstreams(Arc<Catalog>);
+
+impl Gateway {
+    /// Takes `settings.listen`, with a socket for each core. Nothing is accepted before [`Gateway::run`].
+    ///
+    /// # Errors
+    /// When the section `[gateway]` is not valid, or the address is in use or not ours.
+    pub fn bind(settings: &Settings) -> anyhow::Result<Gateway> {
+        let config: Config = settings.section("gateway")?;
+        config.validate()?;
+        let cores = config.cores.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        let listeners = listener::bind(settings.listen, cores)?;
+        let address = match listeners.first() {
+            Some(first) => first.local_addr()?,
+            None => anyhow::bail!("gateway.cores must be at least 1"),
+        };
+        Ok(Gateway { listeners, address, config, catalog: Arc::new(Catalog::new()?) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What of it is ready.
+    #[must_use]
+    pub fn upstreams(&self) -> Upstreams {
+        Upstreams(self.catalog.clone())
+    }
+
+    /// Serves until `shutdown`, then drains: health says NOT_SERVING, a moment later no connection is accepted and every
+    /// client is sent GOAWAY, and calls in flight have `settings.drain.grace` to finish.
+    ///
+    /// # Errors
+    /// When a peer's source cannot be read, or a thread dies.
+    pub async fn run(self, settings: &Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Gateway { listeners, address, config, catalog } = self;
+        let mut threads = Vec::with_capacity(listeners.len());
+        for (index, listener) in listeners.into_iter().enumerate() {
+            threads.push(Thread::spawn(index, listener).await?);
+        }
+        let handles: Vec<Handle> = threads.iter().map(|thread| thread.handle.clone()).collect();
+        catalog.set(entries(&config, settings, &catalog, &handles)?);
+
+        let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+        let routes = service::routes(&catalog, &draining);
+        let permits = Arc::new(Semaphore::new(config.limits.connections));
+        let config = Arc::new(config);
+        let mut running: Vec<Running> = threads
+            .into_iter()
+            .enumerate()
+            .map(|(index, thread)| {
+                thread.start(Core {
+                    index,
+                    catalog: catalog.clone(),
+                    config: config.clone(),
+                    routes: routes.clone(),
+                    meter: Meter::new("gateway"),
+                    stop: stop.clone(),
+                    stopping: AtomicBool::new(false),
+                    drain: settings.drain,
+                    permits: permits.clone(),
+                })
+            })
+            .collect();
+        // Ends the threads however this function ends.
+        let _stop = stop.clone().drop_guard();
+        tracing::info!(%address, cores = running.len(), "gateway");
+
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            () = catalog.clone().follow() => Ok(()),
+            died = first_ended(&mut running) => died,
+        };
+        if ended.is_ok() {
+            draining.cancel();
+            tokio::time::sleep(settings.drain.notice).await;
+        }
+        stop.cancel();
+        for mut thread in running {
+            // One that died has said so; the others still drain.
+            let _ = thread.ended().await;
+            thread.join().await;
+        }
+        catalog.set(Vec::new());
+        ended
+    }
+}
+
+/// Resolves only if a thread ends before it was told to.
+async fn first_ended(running: &mut [Running]) -> anyhow::Result<()> {
+    let ended = running.iter_mut().map(|thread| Box::pin(thread.ended()));
+    futures::future::select_all(ended).await.0.and_then(|()| anyhow::bail!("a thread of the gateway ended"))
+}
+
+fn entries(
+    config: &Config,
+    settings: &Settings,
+    catalog: &Catalog,
+    cores: &[Handle],
+) -> anyhow::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for (role, source) in &settings.peers {
+        ensure!(*role != Role::Gateway, "peer.gateway: a gateway is no upstream of a gateway");
+        let source = Source::from_str(source).with_context(|| format!("peer.{role}"))?;
+        let upstream = Upstream::start(role.name(), Some(*role), source, config.retry, cores);
+        entries.push(catalog.of_role(*role, upstream));
+    }
+    for (name, foreign) in &config.upstream {
+        let source = foreign.source().with_context(|| format!("gateway.upstream.{name}"))?;
+        entries.push(Entry {
+            upstream: Upstream::start(name, None, source, config.retry, cores),
+            named: foreign.services.clone(),
+            default: foreign.default,
+            described: Described::default(),
+        });
+    }
+    Ok(entries)
+}
+
+impl Upstreams {
+    /// How many clones of `role` take calls on every core: a call may land on any.
+    #[must_use]
+    pub fn ready(&self, role: Role) -> usize {
+        let table = self.0.table();
+        table.entries.iter().find(|e| e.upstream.role == Some(role)).map_or(0, |e| e.upstream.ready())
+    }
+
+    /// Whether every configured Shoal role has a clone that takes calls, on every core.
+    ///
+    /// # Errors
+    /// With the roles that have none, and why.
+    pub fn check(&self) -> Result<(), String> {
+        let table = self.0.table();
+        if !self.0.is_set() {
+            return Err("the gateway is not running".to_owned());
+        }
+        let unready: Vec<String> = table
+            .entries
+            .iter()
+            .filter(|entry| entry.upstream.role.is_some() && entry.upstream.ready() == 0)
+            .map(|entry| format!("{}: {}", entry.upstream.name, entry.upstream.unready_because()))
+            .collect();
+        if unready.is_empty() { Ok(()) } else { Err(unready.join("; ")) }
+    }
+
+    /// Resolves when [`Upstreams::check`] is satisfied.
+    pub async fn wait(&self) {
+        let mut changes = self.0.changes();
+        while self.check().is_err() {
+            if changes.changed().await.is_err() {
+                // The catalog is alive as long as this handle.
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Calls of the gateway's own services: an HTTP/2 stream made into what tonic expects, and its answer back into frames.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+use tokio::time::timeout_at;
+use tonic::{Code, Status};
+use tower::Service as _;
+use tracing::{Instrument as _, Span};
+
+use crate::caller::Caller;
+use crate::core::Core;
+use crate::error::Error;
+use crate::exchange::code_of;
+use crate::pace::Pace;
+use crate::request::Head;
+use crate::service;
+
+/// Answers one call; says with which code.
+pub(crate) async fn serve(
+    core: &Core,
+    head: Head,
+    body: RecvStream,
+    caller: &mut Caller,
+    span: &Span,
+) -> Code {
+    let path = head.path().to_owned();
+    let deadline = head.deadline;
+    let answered = tokio::select! {
+        _ = caller_gone(caller) => Err(None),
+        answered = answer(core, head, body).instrument(span.clone()) => answered.map_err(Some),
+    };
+    let (response, mut answer) = match answered {
+        Ok(parts) => parts,
+        Err(None) => return Code::Cancelled,
+        Err(Some(error)) => return fail(caller, error),
+    };
+    let ended = answer.is_end_stream();
+    let code = code_of(response.headers());
+    if ended && code == Code::Unimplemented && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
+        return fail(caller, Error::UnknownMethod { path });
+    }
+    if caller.head(response, ended).is_err() {
+        return Code::Cancelled;
+    }
+    if ended {
+        return code;
+    }
+    let download = download(&mut answer, caller);
+    let late = async {
+        match deadline {
+            Some((_, at)) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    // Health watches and the like never end by themselves; their callers simply come back.
+    let error = tokio::select! {
+        code = download => return code,
+        () = late => late_at(path, deadline),
+        () = core.stop.cancelled() => Error::Draining,
+    };
+    fail(caller, error)
+}
+
+async fn answer(
+    core: &Core,
+    head: Head,
+    body: RecvStream,
+) -> Result<(http::Response<()>, tonic::body::Body), Error> {
+    let (path, deadline) = (head.path().to_owned(), head.deadline);
+    let mut request = head.into_request().map(|()| tonic::body::Body::new(Incoming(body)));
+    service::same_wire(request.uri_mut());
+    let mut routes = core.routes.clone();
+    let call = routes.call(request);
+    let response = match deadline {
+        None => call.await,
+        Some((_, at)) => timeout_at(at, call).await.map_err(|_| late_at(path, deadline))?,
+    };
+    match response {
+        Ok(response) => {
+            let (parts, body) = response.into_parts();
+            Ok((http::Response::from_parts(parts, ()), body))
+        }
+        Err(never) => match never {},
+    }
+}
+
+fn late_at(path: String, deadline: Option<(std::time::Duration, tokio::time::Instant)>) -> Error {
+    Error::DeadlineExceeded {
+        path,
+        upstream: "gateway".to_owned(),
+        allowed: deadline.map_or(std::time::Duration::ZERO, |(allowed, _)| allowed),
+        progress: "answered by the gateway itself".to_owned(),
+    }
+}
+
+async fn caller_gone(caller: &mut Caller) -> h2::Reason {
+    caller.gone().await
+}
+
+fn fail(caller: &mut Caller, error: Error) -> Code {
+    let code = error.code();
+    caller.fail(error);
+    code
+}
+
+/// Moves the answer's body to the caller, at the caller's pace.
+async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Code {
+    let mut chunk = Bytes::new();
+    let mut pace = Pace::default();
+    std::future::poll_fn(|cx| {
+        loop {
+            if caller.poll_gone(cx).is_ready() {
+                return Poll::Ready(Code::Cancelled);
+            }
+            let Some(to) = caller.body() else { return Poll::Ready(Code::Cancelled) };
+            if !chunk.is_empty() {
+                let Some(window) = ready!(pace.poll_window(cx, to, chunk.len())) else {
+                    return Poll::Ready(Code::Cancelled);
+                };
+                if to.send_data(chunk.split_to(window), false).is_err() {
+                    return Poll::Ready(Code::Cancelled);
+                }
+                continue;
+            }
+            let trailers = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        chunk = data;
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().unwrap_or_default(),
+                },
+                Some(Err(status)) => trailers_of(&status),
+                None => HeaderMap::new(),
+            };
+            let code = code_of(&trailers);
+            let _ = to.send_trailers(trailers);
+            return Poll::Ready(code);
+        }
+    })
+    .await
+}
+
+fn trailers_of(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // Fails only for metadata we never set.
+    let _ = status.add_header(&mut trailers);
+    trailers
+}
+
+/// A caller's body as tonic reads it.
+struct Incoming(RecvStream);
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        match ready!(self.0.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // What tonic has taken counts as read: it buffers one message, whose size it limits.
+                let _ = self.0.flow_control().release_capacity(data.len());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            None => Poll::Ready(match ready!(self.0.poll_trailers(cx)) {
+                Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+                Err(error) => Some(Err(error)),
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}

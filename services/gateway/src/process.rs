@@ -1,0 +1,43 @@
+//! The whole life of a process that is a gateway and nothing else.
+
+use std::time::Duration;
+
+use shoal_kit::admin::{self, Admin};
+use shoal_kit::{Settings, metric, serve, shutdown, telemetry};
+
+use crate::Gateway;
+
+/// How often recorded durations are summed up when nobody reads them: until then each takes memory.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Serves the gateway with its admin port until a signal, then drains.
+///
+/// # Errors
+/// Whatever keeps the gateway from running.
+pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
+    let telemetry = telemetry::install(&settings.telemetry)?;
+    let metrics = metric::install()?;
+    let shutdown = shutdown::on_signal()?;
+    let gateway = Gateway::bind(&settings)?;
+    let listener = serve::bind(settings.admin).await?;
+    let upstreams = gateway.upstreams();
+    let admin = tokio::spawn(admin::serve(
+        Admin {
+            metrics: metrics.clone(),
+            checks: vec![("gateway".to_owned(), std::sync::Arc::new(move || upstreams.check()))],
+            shutdown: shutdown.clone(),
+        },
+        listener,
+    ));
+    let upkeep = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            metrics.run_upkeep();
+        }
+    });
+    let ended = gateway.run(&settings, shutdown).await;
+    admin.abort();
+    upkeep.abort();
+    telemetry.flush().await;
+    ended
+}

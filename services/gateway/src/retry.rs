@@ -1,0 +1,197 @@
+//! Whether a call that failed is made again: what gRPC calls transparent retries (no endpoint has processed it) and
+//! policy retries (it may have been processed, and its method is safe to repeat). Pure.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::config::Retry;
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It never left this process.
+    NotSent,
+    /// The endpoint says that it did not process it: REFUSED_STREAM, or above the last stream of its GOAWAY.
+    Refused,
+    /// The connection broke, and nobody knows.
+    Lost,
+    /// The endpoint answered UNAVAILABLE and nothing else; maybe with a time to wait (gRFC A6, pushback): none: do not.
+    Unavailable(Option<Option<Duration>>),
+}
+
+/// What is asked of the rest of the call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Situation {
+    /// The descriptors call the method safe to repeat.
+    pub(crate) idempotent: bool,
+    /// The whole request so far is at hand.
+    pub(crate) replayable: bool,
+}
+
+/// The attempts of one call.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    policy: Retry,
+    /// Those an endpoint may have seen.
+    seen: u32,
+    sent: u32,
+    refused: bool,
+    tried: Vec<SocketAddr>,
+}
+
+impl Attempts {
+    pub(crate) fn new(policy: Retry) -> Attempts {
+        Attempts { policy, seen: 0, sent: 0, refused: false, tried: Vec::new() }
+    }
+
+    /// The number of the attempt that begins now, from 1.
+    pub(crate) fn begin(&mut self) -> u32 {
+        self.sent += 1;
+        self.sent
+    }
+
+    /// How many were begun.
+    pub(crate) fn made(&self) -> u32 {
+        self.sent
+    }
+
+    /// Endpoints that failed this call: another one is better.
+    pub(crate) fn tried(&self) -> &[SocketAddr] {
+        &self.tried
+    }
+
+    /// All were tried: any may be tried again.
+    pub(crate) fn forget_tried(&mut self) {
+        self.tried.clear();
+    }
+
+    /// After a failure at `endpoint`: how long to wait before the next attempt, or why there is none. `budget` takes one
+    /// retry from the upstream's budget.
+    pub(crate) fn again(
+        &mut self,
+        failure: Failure,
+        endpoint: SocketAddr,
+        situation: Situation,
+        budget: impl FnOnce() -> bool,
+        rng: &mut Rng,
+    ) -> Result<Duration, &'static str> {
+        self.tried.push(endpoint);
+        let pushback = match failure {
+            Failure::NotSent => {
+                self.sent -= 1;
+                return Ok(Duration::ZERO);
+            }
+            Failure::Refused if !self.refused && situation.replayable => {
+                self.refused = true;
+                return Ok(Duration::ZERO);
+            }
+            Failure::Refused | Failure::Lost => None,
+            Failure::Unavailable(pushback) => pushback,
+        };
+        self.seen += 1;
+        if !situation.idempotent {
+            return Err("its method is not marked safe to repeat");
+        }
+        if !situation.replayable {
+            return Err("its request is too long to be sent again");
+        }
+        if self.seen >= self.policy.attempts {
+            return Err("no attempts are left");
+        }
+        if pushback == Some(None) {
+            return Err("the endpoint asked not to");
+        }
+        if !budget() {
+            return Err("the upstream's retry budget is used up");
+        }
+        Ok(pushback.flatten().unwrap_or_else(|| self.backoff(rng)))
+    }
+
+    /// Doubled for each attempt, ±20 % (gRFC A6), so that the callers of one lost endpoint do not come back together.
+    fn backoff(&self, rng: &mut Rng) -> Duration {
+        let whole = self.policy.backoff.saturating_mul(1 << (self.seen - 1).min(10));
+        whole.mul_f64(0.8 + rng.f64() * 0.4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAFE: Situation = Situation { idempotent: true, replayable: true };
+    const UNSAFE: Situation = Situation { idempotent: false, replayable: true };
+
+    fn endpoint() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 1))
+    }
+
+    fn after(
+        attempts: &mut Attempts,
+        failure: Failure,
+        situation: Situation,
+    ) -> Result<Duration, &'static str> {
+        attempts.begin();
+        attempts.again(failure, endpoint(), situation, || true, &mut Rng::with_seed(1))
+    }
+
+    #[test]
+    fn what_never_left_is_sent_again_without_end() {
+        let mut attempts = Attempts::new(Retry::default());
+        for _ in 0..50 {
+            assert_eq!(after(&mut attempts, Failure::NotSent, UNSAFE), Ok(Duration::ZERO));
+        }
+        assert_eq!(attempts.begin(), 1);
+    }
+
+    #[test]
+    fn a_refused_call_is_sent_once_more_whatever_its_method() {
+        let mut attempts = Attempts::new(Retry::default());
+        assert_eq!(after(&mut attempts, Failure::Refused, UNSAFE), Ok(Duration::ZERO));
+        assert!(after(&mut attempts, Failure::Refused, UNSAFE).expect_err("once").contains("safe to repeat"));
+    }
+
+    #[test]
+    fn a_lost_call_is_repeated_only_if_it_is_safe() {
+        let mut attempts = Attempts::new(Retry::default());
+        assert!(after(&mut attempts, Failure::Lost, UNSAFE).is_err());
+        let mut attempts = Attempts::new(Retry::default());
+        for whole_ms in [25.0, 50.0] {
+            let delay = after(&mut attempts, Failure::Lost, SAFE).expect("again").as_secs_f64() * 1e3;
+            assert!((whole_ms * 0.8..=whole_ms * 1.2).contains(&delay), "{delay} ms of {whole_ms}");
+        }
+        assert_eq!(after(&mut attempts, Failure::Lost, SAFE), Err("no attempts are left"));
+    }
+
+    #[test]
+    fn a_request_too_long_to_keep_is_not_repeated() {
+        let situation = Situation { replayable: false, ..SAFE };
+        for failure in [Failure::Lost, Failure::Refused] {
+            let mut attempts = Attempts::new(Retry::default());
+            assert!(after(&mut attempts, failure, situation).expect_err("no").contains("too long"));
+        }
+    }
+
+    #[test]
+    fn the_budget_is_asked_last_and_its_word_counts() {
+        let mut attempts = Attempts::new(Retry::default());
+        attempts.begin();
+        let refuse = || false;
+        let answer = attempts.again(Failure::Lost, endpoint(), SAFE, refuse, &mut Rng::with_seed(1));
+        assert!(answer.expect_err("used up").contains("budget"));
+        let asked = std::cell::Cell::new(false);
+        let ask = || !asked.replace(true);
+        let answer = attempts.again(Failure::Lost, endpoint(), UNSAFE, ask, &mut Rng::with_seed(1));
+        assert!(answer.is_err() && !asked.get(), "a call that may not be repeated costs no budget");
+    }
+
+    #[test]
+    fn pushback_is_obeyed() {
+        let wait = Duration::from_millis(700);
+        let mut attempts = Attempts::new(Retry::default());
+        assert_eq!(after(&mut attempts, Failure::Unavailable(Some(Some(wait))), SAFE), Ok(wait));
+        let stop = after(&mut attempts, Failure::Unavailable(Some(None)), SAFE);
+        assert!(stop.expect_err("no").contains("asked not to"));
+    }
+}

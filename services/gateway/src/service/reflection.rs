@@ -1,0 +1,250 @@
+//! Reflection, both ways: asking an upstream what it serves, and answering for the whole mesh.
+//!
+//! v1 and v1alpha differ in nothing but their name, so one set of bindings speaks both.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use http::uri::PathAndQuery;
+use shoal_balance::{Balancer, Channel, ChannelOptions};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::server_reflection_server::ServerReflection;
+use tonic_reflection::pb::v1::{
+    ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse,
+    ServerReflectionRequest, ServerReflectionResponse, ServiceResponse,
+};
+
+use super::{REFLECTION_V1, REFLECTION_V1ALPHA};
+use crate::catalog::Catalog;
+use crate::descriptors::{Descriptors, File, Files, Found};
+
+/// Services and files one upstream may have. More is a mistake, or an attack.
+const SERVICES_MAX: usize = 1_000;
+const FILES_MAX: usize = 5_000;
+/// One answer of an upstream.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Longest symbol or file name asked for.
+const NAME_BYTES_MAX: usize = 4096;
+
+/// Why an upstream has not described itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// It has no reflection.
+    #[error("it has no reflection")]
+    Unimplemented,
+    /// It did not answer.
+    #[error("its reflection did not answer within {0:?}")]
+    Timeout(std::time::Duration),
+    /// It failed.
+    #[error("its reflection failed: {} ({:?})", .0.message(), .0.code())]
+    Status(Status),
+    /// What it says cannot be used.
+    #[error("its reflection makes no sense: {0}")]
+    Nonsense(String),
+}
+
+impl From<Status> for FetchError {
+    fn from(status: Status) -> Self {
+        if status.code() == Code::Unimplemented {
+            FetchError::Unimplemented
+        } else {
+            FetchError::Status(status)
+        }
+    }
+}
+
+/// Asks one endpoint of an upstream for its services and all their descriptors: by v1, or by v1alpha if it has no v1.
+pub(crate) async fn fetch(balancer: &Balancer) -> Result<(Vec<String>, Files), FetchError> {
+    match fetch_by(balancer, REFLECTION_V1).await {
+        Err(FetchError::Unimplemented) => fetch_by(balancer, REFLECTION_V1ALPHA).await,
+        fetched => fetched,
+    }
+}
+
+async fn fetch_by(balancer: &Balancer, path: &'static str) -> Result<(Vec<String>, Files), FetchError> {
+    let mut questions = Questions::open(balancer, path).await?;
+    let MessageResponse::ListServicesResponse(list) =
+        questions.ask(MessageRequest::ListServices(String::new())).await?
+    else {
+        return Err(FetchError::Nonsense("no list of services in the answer".to_owned()));
+    };
+    if list.service.len() > SERVICES_MAX {
+        return Err(FetchError::Nonsense(format!("more than {SERVICES_MAX} services")));
+    }
+    // Every server has these; they say nothing about what it is for.
+    let own = |name: &String| !name.starts_with("grpc.reflection.") && !name.starts_with("grpc.health.");
+    let services: Vec<String> = list.service.into_iter().map(|s| s.name).filter(own).collect();
+    let mut files = Files::default();
+    for service in &services {
+        // A service without descriptors is still one to route.
+        questions.files(MessageRequest::FileContainingSymbol(service.clone()), &mut files).await?;
+    }
+    let mut asked = HashSet::new();
+    loop {
+        let missing: Vec<String> =
+            files.missing().into_iter().filter(|name| asked.insert(name.clone())).collect();
+        if missing.is_empty() {
+            return Ok((services, files));
+        }
+        for name in missing {
+            questions.files(MessageRequest::FileByFilename(name), &mut files).await?;
+        }
+    }
+}
+
+/// An open reflection stream.
+struct Questions {
+    ask: mpsc::Sender<ServerReflectionRequest>,
+    answers: Streaming<ServerReflectionResponse>,
+}
+
+impl Questions {
+    async fn open(balancer: &Balancer, path: &'static str) -> Result<Questions, FetchError> {
+        let channel = Channel::new(balancer.clone(), ChannelOptions::default());
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let (ask, asked) = mpsc::channel(1);
+        let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+        let request = Request::new(ReceiverStream::new(asked));
+        let opened = client.streaming(request, PathAndQuery::from_static(path), codec).await?;
+        Ok(Questions { ask, answers: opened.into_inner() })
+    }
+
+    async fn ask(&mut self, question: MessageRequest) -> Result<MessageResponse, FetchError> {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+        // A closed stream is told by its answer.
+        let _ = self.ask.send(request).await;
+        let answer = self.answers.message().await?;
+        answer
+            .and_then(|answer| answer.message_response)
+            .ok_or_else(|| FetchError::Nonsense("an answer is missing".to_owned()))
+    }
+
+    async fn files(&mut self, question: MessageRequest, files: &mut Files) -> Result<(), FetchError> {
+        let MessageResponse::FileDescriptorResponse(answer) = self.ask(question).await? else {
+            return Ok(());
+        };
+        for bytes in answer.file_descriptor_proto {
+            if files.len() == FILES_MAX {
+                return Err(FetchError::Nonsense(format!("more than {FILES_MAX} files")));
+            }
+            let file = File::read(Bytes::from(bytes));
+            files.add(file.map_err(|error| FetchError::Nonsense(error.to_string()))?);
+        }
+        Ok(())
+    }
+}
+
+/// Answers reflection for everything behind the gateway.
+pub(crate) struct MeshReflection {
+    catalog: Arc<Catalog>,
+}
+
+impl MeshReflection {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> MeshReflection {
+        MeshReflection { catalog }
+    }
+}
+
+#[tonic::async_trait]
+impl ServerReflection for MeshReflection {
+    type ServerReflectionInfoStream =
+        Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
+
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        // One snapshot a stream: what it answers first and last fits together.
+        let mut session = Session::new(self.catalog.table().descriptors.clone());
+        let answers = request.into_inner().map(move |request| request.map(|request| session.answer(request)));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// One caller's stream.
+struct Session {
+    descriptors: Arc<Descriptors>,
+    /// Whose files were answered last.
+    last: Option<usize>,
+    /// What the caller has been sent: it is not sent again unless it is asked for.
+    sent: HashSet<(usize, String)>,
+}
+
+impl Session {
+    fn new(descriptors: Arc<Descriptors>) -> Session {
+        Session { descriptors, last: None, sent: HashSet::new() }
+    }
+
+    fn answer(&mut self, request: ServerReflectionRequest) -> ServerReflectionResponse {
+        let answer = match &request.message_request {
+            None => Err((Code::InvalidArgument, "the request asks for nothing".to_owned())),
+            Some(question) => self.answer_to(question),
+        };
+        let response = answer.unwrap_or_else(|(code, error_message)| {
+            MessageResponse::ErrorResponse(ErrorResponse { error_code: code as i32, error_message })
+        });
+        ServerReflectionResponse {
+            valid_host: request.host.clone(),
+            original_request: Some(request),
+            message_response: Some(response),
+        }
+    }
+
+    fn answer_to(&mut self, question: &MessageRequest) -> Result<MessageResponse, (Code, String)> {
+        let descriptors = self.descriptors.clone();
+        let found = match question {
+            MessageRequest::ListServices(_) => {
+                let service = descriptors.services().map(|name| ServiceResponse { name: name.to_owned() });
+                return Ok(MessageResponse::ListServicesResponse(ListServiceResponse {
+                    service: service.collect(),
+                }));
+            }
+            MessageRequest::FileByFilename(name) => {
+                descriptors.named(name, self.last).ok_or_else(|| not_found("file", name))?
+            }
+            MessageRequest::FileContainingSymbol(symbol) => {
+                descriptors.symbol(symbol, self.last).ok_or_else(|| not_found("symbol", symbol))?
+            }
+            MessageRequest::FileContainingExtension(asked) => descriptors
+                .extension(&asked.containing_type, asked.extension_number, self.last)
+                .ok_or_else(|| not_found("extension of", &asked.containing_type))?,
+            MessageRequest::AllExtensionNumbersOfType(message) => {
+                let extension_number = descriptors
+                    .extension_numbers(message, self.last)
+                    .ok_or_else(|| not_found("message", message))?;
+                return Ok(MessageResponse::AllExtensionNumbersResponse(ExtensionNumberResponse {
+                    base_type_name: message.clone(),
+                    extension_number,
+                }));
+            }
+        };
+        Ok(MessageResponse::FileDescriptorResponse(self.files(&descriptors, found)))
+    }
+
+    /// The file asked for, and what it imports unless that was sent before: a caller that asked for the imports by name
+    /// could not say whose it means.
+    fn files(&mut self, descriptors: &Descriptors, found: Found<'_>) -> FileDescriptorResponse {
+        self.last = Some(found.owner);
+        let mut files = descriptors.closure(found);
+        files.retain(|file| {
+            let new = self.sent.insert((found.owner, file.name.clone()));
+            new || Arc::ptr_eq(file, found.file)
+        });
+        FileDescriptorResponse {
+            file_descriptor_proto: files.into_iter().map(|file| file.bytes.to_vec()).collect(),
+        }
+    }
+}
+
+fn not_found(what: &str, name: &str) -> (Code, String) {
+    let name: String = name.chars().take(NAME_BYTES_MAX).collect();
+    (Code::NotFound, format!("no {what} `{name}` is known to this gateway"))
+}

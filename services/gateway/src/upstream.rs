@@ -1,0 +1,101 @@
+//! One upstream: its discovery, shared by all cores, and a lane per core with connections of its own.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, discover_poked};
+use shoal_kit::role::Role;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::budget::Budget;
+use crate::config::Retry;
+use crate::meter::Meter;
+
+/// What the spans of attempts say of who is calling.
+const ROLE: &str = "gateway";
+
+/// A group of endpoints that serve the same gRPC services.
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    /// The Shoal role it is the clones of; none for a foreign service.
+    pub(crate) role: Option<Role>,
+    lanes: Box<[Lane]>,
+    _cancel: DropGuard,
+}
+
+/// What one core has of an upstream: nothing here is touched by two cores at once.
+pub(crate) struct Lane {
+    pub(crate) balancer: Balancer,
+    pub(crate) meter: Meter,
+    budget: Mutex<Budget>,
+}
+
+impl Upstream {
+    /// Starts discovery on the current runtime and the connections of each core on that core's. Everything ends when the
+    /// upstream is dropped.
+    pub(crate) fn start(
+        name: &str,
+        role: Option<Role>,
+        source: Source,
+        retry: Retry,
+        cores: &[Handle],
+    ) -> Arc<Upstream> {
+        let cancel = CancellationToken::new();
+        let poke = Poke::default();
+        let targets = discover_poked(source, poke.clone(), cancel.clone());
+        let share = retry.budget_per_second / cores.len() as f64;
+        let lanes = cores
+            .iter()
+            .map(|core| {
+                let _on_core = core.enter();
+                let options = Options::new(name, ROLE);
+                let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
+                let budget = Mutex::new(Budget::new(retry.budget, share, Instant::now()));
+                Lane { balancer, meter: Meter::new(name), budget }
+            })
+            .collect();
+        Arc::new(Upstream { name: name.to_owned(), role, lanes, _cancel: cancel.drop_guard() })
+    }
+
+    /// What a core has of it.
+    pub(crate) fn lane(&self, core: usize) -> &Lane {
+        &self.lanes[core]
+    }
+
+    /// All cores' lanes.
+    pub(crate) fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    /// How many endpoints are READY, on the core where it is fewest: a call may land on any.
+    pub(crate) fn ready(&self) -> usize {
+        self.lanes.iter().map(Lane::ready).min().unwrap_or(0)
+    }
+
+    /// Why it is not ready, in a few words.
+    pub(crate) fn unready_because(&self) -> String {
+        let lane = self.lanes.iter().find_map(|lane| {
+            let endpoints = lane.balancer.snapshot();
+            let unready = endpoints.iter().all(|e| e.state != EndpointState::Ready);
+            unready.then_some(endpoints)
+        });
+        match lane.as_deref() {
+            None => String::new(),
+            Some([]) => "discovery has found no endpoint".to_owned(),
+            Some([first, ..]) => format!("{} {}: {}", first.address, first.state, first.reason),
+        }
+    }
+}
+
+impl Lane {
+    /// How many endpoints this core can pick.
+    pub(crate) fn ready(&self) -> usize {
+        self.balancer.snapshot().iter().filter(|e| e.state == EndpointState::Ready).count()
+    }
+
+    /// The retry budget of this core.
+    pub(crate) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
