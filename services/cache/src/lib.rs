@@ -1,1 +1,90 @@
-//! shoal-cache
+//! The cache: everything hot, in RAM or in Redis, and whole objects that are loaded once per miss.
+//!
+//! Losing it makes misses, never stale values: a read that starts after a write or delete returned never gives an older
+//! value. How that is kept is said in `flight` (who may wait for which load) and at the store's trait (leases).
+
+mod body;
+mod cache;
+mod config;
+mod engine;
+mod error;
+mod flight;
+mod key;
+mod kind;
+mod limit;
+mod loader;
+mod object;
+mod service;
+mod space;
+mod store;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use shoal_kit::Settings;
+use shoal_kit::role::Role;
+use shoal_kit::service::Background;
+use shoal_proto::cache::v1::cache_service_server::CacheServiceServer;
+
+pub use config::{Config, NamespaceConfig, ObjectConfig};
+pub use engine::Engine;
+
+use crate::cache::Cache;
+use crate::kind::{Kinds, TableLoader};
+use crate::loader::{Loader, RemoteLoader, Tables};
+use crate::object::Objects;
+use crate::space::Spaces;
+
+/// Names, tags and framing of a request beside its value.
+const REQUEST_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// One clone of the cache on an engine.
+///
+/// # Errors
+/// When the configuration is not valid.
+pub async fn service(
+    settings: &Settings,
+    engine: Engine,
+    clone: String,
+) -> anyhow::Result<shoal_kit::Service> {
+    let config: Config = settings.section(Role::Cache.name())?;
+    config.validate()?;
+    let background = Background::default();
+    let spaces = Arc::new(Spaces::new(&clone, &config)?);
+    let objects = Objects::new(
+        engine.store(),
+        spaces.clone(),
+        kinds(settings, &config, &background)?,
+        config.flights_max,
+        background.tasks.clone(),
+        background.stop.clone(),
+    );
+    let service = service::Service { cache: Cache::new(engine.store(), spaces), objects };
+    let server = CacheServiceServer::new(service)
+        .max_decoding_message_size(config.value_bytes_max() + REQUEST_OVERHEAD_BYTES);
+    Ok(shoal_kit::Service::new(Role::Cache, clone, shoal_proto::DESCRIPTOR_SET, background)
+        .with(server)
+        .ready_when(move || engine.ready()))
+}
+
+/// Connects to every loader, in the background.
+fn kinds(settings: &Settings, config: &Config, background: &Background) -> anyhow::Result<Kinds> {
+    let connect =
+        |source: &str, name: &str| shoal_client::connect(source, name, Role::Cache.name(), &background.stop);
+    let tables = match settings.peers.get(&Role::Data) {
+        None => None,
+        Some(source) => {
+            let channel = connect(source, Role::Data.name()).context("peer `data`")?;
+            let tables = Tables::new(channel);
+            let rows: TableLoader =
+                Box::new(move |table, timeout| Arc::new(tables.rows(table, timeout)) as Arc<dyn Loader>);
+            Some(rows)
+        }
+    };
+    let remote = |kind: &str, source: &str, timeout| -> anyhow::Result<Arc<dyn Loader>> {
+        let channel = connect(source, &format!("loader of {kind}"))
+            .with_context(|| format!("[cache.object.\"{kind}\"] loader"))?;
+        Ok(Arc::new(RemoteLoader::new(channel, timeout)))
+    };
+    Kinds::new(config, remote, tables)
+}

@@ -1,2 +1,11 @@
-//! thin
-fn main() {}
+//! One clone of the cache, as a process of its own.
+
+use shoal_kit::cli;
+use shoal_kit::role::Role;
+
+fn main() -> anyhow::Result<()> {
+    cli::single(Role::Cache, |settings| async move {
+        let engine = shoal_cache::Engine::open(&settings).await?;
+        shoal_cache::service(&settings, engine, "1".to_owned()).await
+    })
+}

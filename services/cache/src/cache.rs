@@ -1,0 +1,86 @@
+//! Entries as callers set them: policies, limits, packing, counting, around the store.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::body::Body;
+use crate::error::{Error, Invalid};
+use crate::key::{Key, Tags};
+use crate::limit::{TTL_MAX, TTL_MIN};
+use crate::space::{Event, Spaces};
+use crate::store::{Draft, Store, StoreError};
+
+/// A found entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) value: Bytes,
+    pub(crate) tags: Tags,
+    pub(crate) age: Duration,
+    pub(crate) expires_at: SystemTime,
+}
+
+/// What to set.
+#[derive(Debug, Clone)]
+pub(crate) struct Set {
+    pub(crate) key: Key,
+    pub(crate) value: Bytes,
+    /// Unset: the namespace's.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) tags: Tags,
+    pub(crate) only_if_absent: bool,
+}
+
+/// Entries of one clone.
+pub(crate) struct Cache {
+    store: Arc<dyn Store>,
+    spaces: Arc<Spaces>,
+}
+
+impl Cache {
+    pub(crate) fn new(store: Arc<dyn Store>, spaces: Arc<Spaces>) -> Self {
+        Self { store, spaces }
+    }
+
+    /// The value of a key. A negative result of a loader is none.
+    pub(crate) async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
+        let space = self.spaces.of(key.namespace());
+        let record = self.store.get(key).await?;
+        space.counters.count(if record.is_some() { Event::Hit } else { Event::Miss });
+        let Some(record) = record else { return Ok(None) };
+        let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
+        let entry =
+            |value| Value { value, tags: record.tags, age: record.age, expires_at: record.expires_at };
+        Ok(value.map(entry))
+    }
+
+    /// Stores a value; false if it was to be stored only if absent, and one is there.
+    pub(crate) async fn set(&self, set: Set) -> Result<bool, Error> {
+        let space = self.spaces.of(set.key.namespace());
+        let policy = &space.policy;
+        if set.value.len() > policy.value_bytes_max {
+            return Err(Error::ValueTooLarge {
+                namespace: set.key.namespace().as_str().to_owned(),
+                bytes: set.value.len(),
+                bytes_max: policy.value_bytes_max,
+            });
+        }
+        let ttl = match set.ttl {
+            None => policy.jittered(policy.ttl),
+            Some(ttl) if (TTL_MIN..=TTL_MAX).contains(&ttl) => ttl,
+            Some(ttl) => {
+                let problem =
+                    format!("must be 1 ms to 30 days, not {ttl:?}; leave it out for the namespace's");
+                return Err(Invalid::new("INVALID_TTL", "ttl", problem).into());
+            }
+        };
+        let body = Body::pack(set.value, policy.compress_above).await;
+        Ok(self.store.put(&set.key, Draft { body, tags: set.tags, ttl }, set.only_if_absent).await?)
+    }
+
+    /// Removes a key, and has every load of it that began before refused.
+    pub(crate) async fn delete(&self, key: &Key) -> Result<(), Error> {
+        Ok(self.store.delete(key).await?)
+    }
+}

@@ -1,0 +1,370 @@
+//! Section `[cache]` of the configuration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+
+use crate::key::Namespace;
+use crate::limit::{DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
+
+/// Kinds that begin so are built in: rows of a table.
+pub(crate) const TABLE_PREFIX: &str = "data.";
+/// What a declared kind says to be loaded from the data service.
+const DATA_LOADER: &str = "data";
+
+/// Section `[cache]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Redis for the cache alone; else the common one.
+    pub redis: Option<String>,
+    /// What every key in Redis begins with. Default `cache:`.
+    pub key_prefix: String,
+    /// RAM for entries when there is no Redis, in bytes, for all clones of the process. Default 256 MiB.
+    pub memory_bytes_max: usize,
+    /// Loads one clone has going on or waiting for their turn, all kinds together. Default 4096.
+    pub flights_max: usize,
+    /// What a namespace has that is not declared, and a declared one where it says nothing.
+    pub default: NamespaceConfig,
+    /// `[cache.namespace.NAME]`
+    pub namespace: BTreeMap<String, NamespaceConfig>,
+    /// `[cache.object.KIND]`
+    pub object: BTreeMap<String, ObjectConfig>,
+}
+
+/// `[cache.namespace.NAME]`; what is not set is as in `[cache.default]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamespaceConfig {
+    /// Time to live of a Set that names none. Default 10 minutes.
+    #[serde(with = "humantime_serde::option")]
+    pub ttl: Option<Duration>,
+    /// By how much a default ttl is shortened at random, 0 to 0.5, so that what was stored together does not end together.
+    /// Default 0.1. A ttl that a Set names is kept as it is.
+    pub jitter: Option<f64>,
+    /// Largest value in bytes. Default 1 MiB, at most 8 MiB.
+    pub max_value: Option<usize>,
+    /// Values above this many bytes are packed by zstd if that saves an eighth. Default 1024.
+    pub compress_above: Option<usize>,
+}
+
+/// `[cache.object.KIND]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectConfig {
+    /// `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT` or `file:PATH` of an `ObjectLoaderService`; or `data`.
+    pub loader: Option<String>,
+    /// For `loader = "data"`: the table. Default: what follows `data.` in the kind.
+    pub table: Option<String>,
+    /// Time to live of an object whose loader names none. Default: of undeclared namespaces; of rows 1 minute.
+    #[serde(with = "humantime_serde::option")]
+    pub ttl: Option<Duration>,
+    /// Time to live of `not found`. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub negative_ttl: Duration,
+    /// A load may take this long. Default 2 s. A loader that died costs the callers of an object this and a second.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Loads of this kind one clone has going on. Default 64.
+    pub loads_max: usize,
+    /// As in a namespace. Default 0.1.
+    pub jitter: Option<f64>,
+    /// As in a namespace. A larger object is returned and not cached.
+    pub max_value: Option<usize>,
+    /// As in a namespace.
+    pub compress_above: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            redis: None,
+            key_prefix: "cache:".to_owned(),
+            memory_bytes_max: 256 << 20,
+            flights_max: 4096,
+            default: NamespaceConfig::default(),
+            namespace: BTreeMap::new(),
+            object: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for ObjectConfig {
+    fn default() -> Self {
+        Self {
+            loader: None,
+            table: None,
+            ttl: None,
+            negative_ttl: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            loads_max: 64,
+            jitter: None,
+            max_value: None,
+            compress_above: None,
+        }
+    }
+}
+
+/// How the entries of a namespace are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Policy {
+    /// Time to live when none is named.
+    pub ttl: Duration,
+    /// By how much it is shortened at random, at most.
+    pub jitter: f64,
+    /// Largest value in bytes.
+    pub value_bytes_max: usize,
+    /// Values above this are packed.
+    pub compress_above: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(600), jitter: 0.1, value_bytes_max: 1 << 20, compress_above: 1024 }
+    }
+}
+
+impl Policy {
+    fn with(&self, config: &NamespaceConfig) -> Policy {
+        Policy {
+            ttl: config.ttl.unwrap_or(self.ttl),
+            jitter: config.jitter.unwrap_or(self.jitter),
+            value_bytes_max: config.max_value.unwrap_or(self.value_bytes_max),
+            compress_above: config.compress_above.unwrap_or(self.compress_above),
+        }
+    }
+
+    /// A time to live, shortened at random.
+    pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
+        ttl.mul_f64(1.0 - self.jitter * fastrand::f64()).max(TTL_MIN)
+    }
+}
+
+/// Where the objects of a kind come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Source {
+    /// An `ObjectLoaderService`.
+    Loader {
+        /// As the operator wrote it.
+        named: String,
+        /// As the balancing client takes it.
+        source: String,
+    },
+    /// Rows of a table.
+    Table(String),
+}
+
+/// How the objects of a kind are loaded and kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KindPolicy {
+    pub(crate) source: Source,
+    pub(crate) policy: Policy,
+    pub(crate) negative_ttl: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) loads_max: usize,
+}
+
+impl Config {
+    /// Policies of the namespaces that are not declared.
+    pub(crate) fn undeclared(&self) -> Policy {
+        Policy::default().with(&self.default)
+    }
+
+    /// Policies of the declared namespaces, by name.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&str, Policy)> {
+        self.namespace.iter().map(|(name, config)| (name.as_str(), self.undeclared().with(config)))
+    }
+
+    /// The kinds that are declared, by name.
+    ///
+    /// # Errors
+    /// With the kind, when its loader makes no sense.
+    pub(crate) fn kinds(&self) -> anyhow::Result<Vec<(String, KindPolicy)>> {
+        let kind = |(kind, config): (&String, &ObjectConfig)| {
+            let policy = self.kind(kind, config).with_context(|| format!("[cache.object.\"{kind}\"]"))?;
+            Ok((kind.clone(), policy))
+        };
+        self.object.iter().map(kind).collect()
+    }
+
+    /// The kind `data.TABLE` when it is not declared.
+    pub(crate) fn built_in(&self, table: &str) -> KindPolicy {
+        self.loaded(Source::Table(table.to_owned()), &ObjectConfig::default())
+    }
+
+    fn kind(&self, kind: &str, config: &ObjectConfig) -> anyhow::Result<KindPolicy> {
+        let table = kind.strip_prefix(TABLE_PREFIX);
+        let source = match (config.loader.as_deref(), table) {
+            (Some(DATA_LOADER), _) | (None, Some(_)) => {
+                let table = config.table.as_deref().or(table);
+                let table = table.context("loader = \"data\" needs table = \"NAME\"")?;
+                Source::Table(table.to_owned())
+            }
+            (Some(_), Some(_)) => {
+                anyhow::bail!("kinds that begin with `{TABLE_PREFIX}` are loaded from the data service")
+            }
+            (None, None) => anyhow::bail!("needs loader = \"http://HOST:PORT\" or loader = \"data\""),
+            (Some(named), None) => Source::Loader { named: named.to_owned(), source: source_of(named)? },
+        };
+        Ok(self.loaded(source, config))
+    }
+
+    fn loaded(&self, source: Source, config: &ObjectConfig) -> KindPolicy {
+        let &ObjectConfig { ttl, jitter, max_value, compress_above, .. } = config;
+        // Rows change by other ways than through the cache: a minute bounds how long a forgotten Delete shows.
+        let base = match source {
+            Source::Table(_) => Policy { ttl: Duration::from_secs(60), ..self.undeclared() },
+            Source::Loader { .. } => self.undeclared(),
+        };
+        KindPolicy {
+            source,
+            policy: base.with(&NamespaceConfig { ttl, jitter, max_value, compress_above }),
+            negative_ttl: config.negative_ttl,
+            timeout: config.timeout,
+            loads_max: config.loads_max,
+        }
+    }
+
+    /// The largest value of any namespace.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        let declared = self.namespace.values().map(|namespace| namespace.max_value);
+        let objects = self.object.values().map(|object| object.max_value);
+        let largest = declared.chain(objects).flatten().max().unwrap_or(0);
+        largest.max(self.undeclared().value_bytes_max)
+    }
+
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// With the key and what it may be.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let prefix = self.key_prefix.as_str();
+        ensure!(
+            prefix.len() <= 64 && prefix.bytes().all(|b| b.is_ascii_graphic() && b != b'{' && b != b'}'),
+            "[cache] key_prefix must be at most 64 visible characters without {{ and }}, not `{prefix}`"
+        );
+        ensure!((1..=1 << 20).contains(&self.flights_max), "[cache] flights_max must be 1 to 1048576");
+        check_policy("[cache.default]", &self.undeclared())?;
+        ensure!(self.namespace.len() <= DECLARED_MAX, "at most {DECLARED_MAX} [cache.namespace.NAME]");
+        for (name, policy) in self.namespaces() {
+            let section = format!("[cache.namespace.\"{name}\"]");
+            Namespace::parse(name).context(section.clone())?;
+            ensure!(
+                !name.starts_with(OBJECT_PREFIX),
+                "{section}: the namespace of a kind takes its policy from [cache.object.KIND]"
+            );
+            check_policy(&section, &policy)?;
+        }
+        ensure!(self.object.len() <= DECLARED_MAX, "at most {DECLARED_MAX} [cache.object.KIND]");
+        for (kind, policy) in self.kinds()? {
+            let section = format!("[cache.object.\"{kind}\"]");
+            Namespace::of_kind(&kind).context(section.clone())?;
+            check_policy(&section, &policy.policy)?;
+            check_ttl(&section, "negative_ttl", policy.negative_ttl)?;
+            ensure!(
+                (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&policy.timeout),
+                "{section} timeout must be 1 ms to 60 s, not {:?}",
+                policy.timeout
+            );
+            ensure!((1..=10_000).contains(&policy.loads_max), "{section} loads_max must be 1 to 10000");
+        }
+        let least = 2 * self.value_bytes_max();
+        ensure!(
+            self.memory_bytes_max >= least,
+            "[cache] memory_bytes_max must be at least {least}, twice the largest max_value, not {}",
+            self.memory_bytes_max
+        );
+        Ok(())
+    }
+}
+
+fn check_policy(section: &str, policy: &Policy) -> anyhow::Result<()> {
+    check_ttl(section, "ttl", policy.ttl)?;
+    ensure!((0.0..=0.5).contains(&policy.jitter), "{section} jitter must be 0 to 0.5, not {}", policy.jitter);
+    let max = policy.value_bytes_max;
+    ensure!(
+        max <= VALUE_BYTES_CEILING,
+        "{section} max_value must be at most {VALUE_BYTES_CEILING}, not {max}"
+    );
+    Ok(())
+}
+
+fn check_ttl(section: &str, key: &str, ttl: Duration) -> anyhow::Result<()> {
+    ensure!((TTL_MIN..=TTL_MAX).contains(&ttl), "{section} {key} must be 1 ms to 30 days, not {ttl:?}");
+    Ok(())
+}
+
+/// `http://HOST:PORT` as the balancing client writes it; anything else is left to that.
+fn source_of(named: &str) -> anyhow::Result<String> {
+    ensure!(
+        !named.starts_with("https://"),
+        "loader `{named}`: TLS to loaders is not built in; use http:// to a local TLS proxy"
+    );
+    let Some(authority) = named.strip_prefix("http://") else { return Ok(named.to_owned()) };
+    let authority = authority.trim_end_matches('/');
+    if authority.parse::<std::net::SocketAddr>().is_ok() {
+        return Ok(authority.to_owned());
+    }
+    Ok(format!("dns:{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(toml: &str) -> anyhow::Result<Config> {
+        let config: Config = toml::from_str(toml)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn what_a_namespace_does_not_say_is_as_in_the_default() {
+        let config = parse("default.ttl = '1m'\nnamespace.pages.max_value = 5\n").expect("valid");
+        let pages = config.namespaces().find(|(name, _)| *name == "pages").expect("declared").1;
+        assert_eq!((pages.ttl, pages.value_bytes_max), (Duration::from_secs(60), 5));
+    }
+
+    #[test]
+    fn kinds_know_where_their_objects_come_from() {
+        let config = parse(
+            "[object.page]\nloader = 'http://127.0.0.1:1'\nttl = '3s'\n[object.mail]\nloader = 'http://mail:1/'\n\
+             [object.'data.users']\nttl = '9s'\n[object.user]\nloader = 'data'\ntable = 'users'\n",
+        )
+        .expect("valid");
+        let kinds: BTreeMap<_, _> = config.kinds().expect("valid").into_iter().collect();
+        let source = |kind: &str| match &kinds[kind].source {
+            Source::Loader { source, .. } => source.clone(),
+            Source::Table(table) => format!("table {table}"),
+        };
+        assert_eq!(source("page"), "127.0.0.1:1");
+        assert_eq!(source("mail"), "dns:mail:1");
+        assert_eq!((source("data.users"), source("user")), ("table users".into(), "table users".into()));
+        assert_eq!(kinds["data.users"].policy.ttl, Duration::from_secs(9));
+        assert_eq!(kinds["user"].policy.ttl, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_name() {
+        for (toml, part) in [
+            ("ttl = 1", "ttl"),
+            ("key_prefix = '{x}'", "key_prefix"),
+            ("memory_bytes_max = 1000", "memory_bytes_max"),
+            ("[namespace.'a b']", "a b"),
+            ("[namespace.'object.x']", "cache.object"),
+            ("[namespace.a]\nttl = '31d'", "30 days"),
+            ("[namespace.a]\njitter = 0.6", "jitter"),
+            ("[namespace.a]\nmax_value = 8388609", "max_value"),
+            ("[object.a]", "loader"),
+            ("[object.a]\nloader = 'data'", "table"),
+            ("[object.a]\nloader = 'https://h:1'", "TLS"),
+            ("[object.'data.a']\nloader = 'http://h:1'", "data service"),
+            ("[object.a]\nloader = 'http://h:1'\ntimeout = '2m'", "timeout"),
+        ] {
+            let error = format!("{:#}", parse(toml).expect_err(toml));
+            assert!(error.contains(part), "{toml}: {error}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Everything that can go wrong, and what a caller is told about it: the one place where codes are chosen.
+
+use std::time::Duration;
+
+use shoal_kit::Fault;
+use tonic::Code;
+
+use crate::loader::{LoadError, Rejection};
+use crate::store::StoreError;
+
+/// An argument that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub(crate) struct Invalid {
+    /// Stable reason, UPPER_SNAKE.
+    pub reason: &'static str,
+    /// The field of the request.
+    pub field: &'static str,
+    /// What is wrong with it and what it should be.
+    pub problem: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
+        Self { reason, field, problem: problem.into() }
+    }
+}
+
+/// Why a call failed. Cloned to everyone who waited for the same load.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Error {
+    /// An argument is not valid.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A value is larger than its namespace allows.
+    #[error("a value of {bytes} bytes is over the {bytes_max} bytes of namespace `{namespace}`")]
+    ValueTooLarge {
+        /// Where.
+        namespace: String,
+        /// Of the value.
+        bytes: usize,
+        /// Of the namespace.
+        bytes_max: usize,
+    },
+    /// No loader is declared for a kind.
+    #[error("kind `{kind}` is not declared")]
+    KindNotDeclared {
+        /// The kind.
+        kind: String,
+    },
+    /// A kind reads from the data service, and this clone does not know where that is.
+    #[error("kind `{kind}` needs the data service")]
+    NoDataPeer {
+        /// The kind.
+        kind: String,
+    },
+    /// The loader knows no such object.
+    #[error("there is no object of kind `{kind}` with this id")]
+    ObjectNotFound {
+        /// The kind.
+        kind: String,
+    },
+    /// Too many loads are going on at this clone.
+    #[error("too many loads of kind `{kind}`")]
+    Busy {
+        /// The kind.
+        kind: String,
+        /// How many may go on at once.
+        loads_max: usize,
+    },
+    /// The loading task was stopped before it had an answer.
+    #[error("the load was interrupted")]
+    Interrupted,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The loader failed.
+    #[error("loader of `{kind}`: {error}")]
+    Load {
+        /// The kind.
+        kind: String,
+        /// The loader, as the configuration names it.
+        loader: String,
+        /// Why.
+        error: Box<LoadError>,
+    },
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(Invalid { reason, field, problem }) => Fault::invalid(reason, field, problem),
+            Error::ValueTooLarge { namespace, bytes, bytes_max } => Fault::invalid(
+                "VALUE_TOO_LARGE",
+                "value",
+                format!(
+                    "{bytes} bytes are over the limit of {bytes_max} bytes of namespace `{namespace}`; \
+                     send less, or raise max_value in [cache.namespace.{namespace}]"
+                ),
+            )
+            .meta("namespace", namespace)
+            .meta("bytes", bytes.to_string())
+            .meta("bytes_max", bytes_max.to_string()),
+            Error::KindNotDeclared { kind } => Fault::new(
+                Code::FailedPrecondition,
+                "KIND_NOT_DECLARED",
+                format!(
+                    "kind `{kind}` is not declared; add [cache.object.\"{kind}\"] with loader = \"http://HOST:PORT\" to the \
+                     configuration of the cache, or use the built-in kind data.TABLE"
+                ),
+            )
+            .meta("kind", kind),
+            Error::NoDataPeer { kind } => Fault::new(
+                Code::FailedPrecondition,
+                "NO_DATA_PEER",
+                format!(
+                    "kind `{kind}` is read from the data service, and this clone does not know where that is; \
+                     start it with --peer data=HOST:PORT"
+                ),
+            )
+            .meta("kind", kind),
+            Error::ObjectNotFound { kind } => Fault::new(
+                Code::NotFound,
+                "OBJECT_NOT_FOUND",
+                format!("there is no object of kind `{kind}` with this id"),
+            )
+            .meta("kind", kind),
+            Error::Busy { kind, loads_max } => Fault::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_LOADS",
+                format!("{loads_max} loads of kind `{kind}` are going on at this clone already; try again shortly"),
+            )
+            .meta("kind", kind)
+            .meta("loads_max", loads_max.to_string())
+            .retry_after(Duration::from_millis(100)),
+            Error::Interrupted => Fault::new(
+                Code::Unavailable,
+                "LOAD_INTERRUPTED",
+                "this clone stopped before the load was done; call again",
+            ),
+            Error::Store(error) => store(&error),
+            Error::Load { kind, loader, error } => load(&error, &loader).meta("kind", kind).meta("loader", loader),
+        }
+    }
+}
+
+fn store(error: &StoreError) -> Fault {
+    match error {
+        StoreError::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
+        StoreError::Unknown { engine, detail } => Fault::new(
+            Code::Unavailable,
+            "OUTCOME_UNKNOWN",
+            format!("{engine} did not answer ({detail}); the change may have been made: call again, it is safe to repeat"),
+        )
+        .meta("engine", *engine)
+        .retry_after(Duration::from_millis(500)),
+        StoreError::Broken { detail } => Fault::internal(detail),
+    }
+}
+
+fn load(error: &LoadError, loader: &str) -> Fault {
+    match error {
+        LoadError::Unreachable { detail } => Fault::new(
+            Code::Unavailable,
+            "LOADER_UNAVAILABLE",
+            format!("loader {loader} is not reachable ({detail}); try again shortly"),
+        )
+        .retry_after(Duration::from_millis(500)),
+        LoadError::TimedOut { after } => Fault::new(
+            Code::Unavailable,
+            "LOADER_TIMED_OUT",
+            format!("loader {loader} did not answer within {after:?}; try again, or raise its timeout"),
+        )
+        .retry_after(Duration::from_secs(1)),
+        LoadError::Rejected { rejection, code, reason, message } => Fault::new(
+            code_of(*rejection),
+            "LOADER_REFUSED",
+            format!("loader {loader} answered {code}: {message}"),
+        )
+        .meta("loader_code", code.clone())
+        .meta("loader_reason", reason.clone()),
+        LoadError::Protocol { detail } => Fault::new(
+            Code::Internal,
+            "LOADER_PROTOCOL",
+            format!("loader {loader} broke the contract of ObjectLoaderService: {detail}"),
+        ),
+        LoadError::InvalidId { problem } => Fault::invalid("INVALID_OBJECT_ID", "id", problem.clone()),
+    }
+}
+
+fn code_of(rejection: Rejection) -> Code {
+    match rejection {
+        Rejection::BadArgument => Code::InvalidArgument,
+        Rejection::Missing => Code::NotFound,
+        Rejection::Precondition => Code::FailedPrecondition,
+        Rejection::Exhausted => Code::ResourceExhausted,
+        Rejection::Broken => Code::Internal,
+    }
+}

@@ -1,0 +1,164 @@
+//! Names as the inside of the cache knows them: parsed once at the edge, valid from then on.
+
+use std::sync::Arc;
+
+use crate::error::Invalid;
+use crate::limit::{
+    KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TAG_BYTES_MAX, TAGS_MAX,
+};
+
+/// A namespace: 1 to 64 characters of `[A-Za-z0-9_.-]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Namespace(Arc<str>);
+
+impl Namespace {
+    /// Parses a namespace's name.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has other characters.
+    pub(crate) fn parse(name: &str) -> Result<Self, Invalid> {
+        check_name("namespace", name, NAMESPACE_LENGTH_MAX)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The namespace in which the objects of a kind are kept.
+    ///
+    /// # Errors
+    /// When the kind is empty, too long, or has other characters than a namespace may.
+    pub(crate) fn of_kind(kind: &str) -> Result<Self, Invalid> {
+        check_name("kind", kind, KIND_LENGTH_MAX)?;
+        Ok(Self(format!("{OBJECT_PREFIX}{kind}").into()))
+    }
+
+    /// The name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A key in its namespace: 1 to 1024 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    namespace: Namespace,
+    name: Arc<str>,
+}
+
+impl Key {
+    /// Parses the key of an entry.
+    ///
+    /// # Errors
+    /// When it is empty or too long.
+    pub(crate) fn parse(namespace: Namespace, key: &str) -> Result<Self, Invalid> {
+        Self::named(namespace, "key", key)
+    }
+
+    /// Parses the id of an object; the object is kept under it.
+    ///
+    /// # Errors
+    /// When it is empty or too long.
+    pub(crate) fn of_object(namespace: Namespace, id: &str) -> Result<Self, Invalid> {
+        Self::named(namespace, "id", id)
+    }
+
+    fn named(namespace: Namespace, field: &'static str, name: &str) -> Result<Self, Invalid> {
+        if name.is_empty() || name.len() > KEY_BYTES_MAX {
+            return Err(Invalid::new(
+                "INVALID_KEY",
+                field,
+                format!("must be 1 to {KEY_BYTES_MAX} bytes, not {}", name.len()),
+            ));
+        }
+        Ok(Self { namespace, name: name.into() })
+    }
+
+    /// Where it is.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The key itself.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Tags of an entry: at most 16, each 1 to 256 bytes, without repeats.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tags(Vec<String>);
+
+impl Tags {
+    /// Parses tags; a repeated one counts once.
+    ///
+    /// # Errors
+    /// When there are too many, or one is empty or too long.
+    pub(crate) fn parse(tags: Vec<String>) -> Result<Self, Invalid> {
+        if tags.len() > TAGS_MAX {
+            let problem = format!("at most {TAGS_MAX} tags an entry, not {}", tags.len());
+            return Err(Invalid::new("TOO_MANY_TAGS", "tags", problem));
+        }
+        let mut kept: Vec<String> = Vec::with_capacity(tags.len());
+        for tag in tags {
+            if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
+                let problem = format!("each must be 1 to {TAG_BYTES_MAX} bytes, not {}", tag.len());
+                return Err(Invalid::new("INVALID_TAG", "tags", problem));
+            }
+            if !kept.contains(&tag) {
+                kept.push(tag);
+            }
+        }
+        Ok(Self(kept))
+    }
+
+    /// Tags read back from an entry, which were parsed when it was written.
+    pub(crate) fn trusted(tags: Vec<String>) -> Self {
+        Self(tags)
+    }
+
+    /// The tags.
+    pub(crate) fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+}
+
+fn check_name(field: &'static str, name: &str, length_max: usize) -> Result<(), Invalid> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if name.is_empty() || name.len() > length_max || !name.bytes().all(allowed) {
+        let problem = format!("must be 1 to {length_max} characters of [A-Za-z0-9_.-]");
+        return Err(Invalid::new("INVALID_NAME", field, problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_past_their_limits_are_refused_with_the_limit() {
+        for bad in ["", "a b", "ä", "{x}", &"n".repeat(65)] {
+            let invalid = Namespace::parse(bad).expect_err(bad);
+            assert!(invalid.problem.contains("64"), "{}", invalid.problem);
+        }
+        assert!(Namespace::parse(&"n".repeat(64)).is_ok());
+        assert!(Namespace::of_kind(&"k".repeat(57)).is_ok());
+        assert!(Namespace::of_kind(&"k".repeat(58)).is_err(), "object.KIND would be no namespace");
+    }
+
+    #[test]
+    fn keys_are_bounded_in_bytes() {
+        let namespace = Namespace::parse("n").expect("valid");
+        assert!(Key::parse(namespace.clone(), &"é".repeat(512)).is_ok());
+        for bad in [String::new(), "é".repeat(513)] {
+            assert!(Key::parse(namespace.clone(), &bad).is_err());
+        }
+    }
+
+    #[test]
+    fn tags_are_bounded_and_kept_once() {
+        let tags = Tags::parse(vec!["a".into(), "b".into(), "a".into()]).expect("valid");
+        assert_eq!(tags.as_slice(), ["a", "b"]);
+        assert!(Tags::parse(vec![String::new()]).is_err());
+        assert!(Tags::parse(vec!["t".repeat(257)]).is_err());
+        assert!(Tags::parse((0..17).map(|i| i.to_string()).collect()).is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! Limits of every input, in one place. The proto comments state the same figures; what an operator may change is in
+//! [`Config`](crate::Config).
+
+use std::time::Duration;
+
+/// Characters of a namespace's name.
+pub(crate) const NAMESPACE_LENGTH_MAX: usize = 64;
+/// What a namespace of cached objects is called: this and the kind.
+pub(crate) const OBJECT_PREFIX: &str = "object.";
+/// Characters of a kind: `object.KIND` is a namespace.
+pub(crate) const KIND_LENGTH_MAX: usize = NAMESPACE_LENGTH_MAX - OBJECT_PREFIX.len();
+/// Bytes of a key or an object's id.
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+/// Tags of one entry.
+pub(crate) const TAGS_MAX: usize = 16;
+/// Bytes of one tag.
+pub(crate) const TAG_BYTES_MAX: usize = 256;
+/// Longest time to live: a cache is no store.
+pub(crate) const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Shortest time to live: what Redis can count.
+pub(crate) const TTL_MIN: Duration = Duration::from_millis(1);
+/// What `max_value` of a namespace may be at most; also bounds what an entry may claim to unpack to.
+pub(crate) const VALUE_BYTES_CEILING: usize = 8 << 20;
+/// Declared namespaces and kinds, each.
+pub(crate) const DECLARED_MAX: usize = 1000;
+/// Undeclared namespaces that are counted by their own name; the others are counted together as `other`, because a
+/// caller chooses these names and a metric label must be bounded.
+pub(crate) const COUNTED_NAMESPACES_MAX: usize = 256;

@@ -1,0 +1,252 @@
+//! The built-in loader: rows of the data service as objects, `data.TABLE`.
+//!
+//! The id is `PARTITION_KEY`, or `PARTITION_KEY/SORT_KEY` when the table has a sort key. In the partition key a `/` is
+//! written `%2F` and a `%` is written `%25`; nothing else is escaped. The sort key is all that follows the first `/`, as it
+//! is: text, a decimal integer, or bytes in lower-case hex, by the table's type. A row has exactly one id, so that a Delete
+//! of it cannot miss another spelling.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use prost::Message as _;
+use shoal_client::Channel;
+use shoal_proto::data::v1::data_service_client::DataServiceClient;
+use shoal_proto::data::v1::{GetRequest, GetTableRequest, Row, SortKeyType};
+use shoal_proto::r#type::v1::{Value, value};
+use tokio::time::Instant;
+use tonic::{Code, Request};
+
+use super::remote::{failure, reason_of};
+use super::{Lifetime, LoadError, Loaded, Loader};
+use crate::key::Tags;
+
+/// How long a table's definition is taken for true. The type of a sort key never changes; a table of that name that was
+/// dropped and made anew is seen within this.
+const DEFINITION_TTL: Duration = Duration::from_secs(10);
+/// Definitions kept.
+const DEFINITIONS_MAX: usize = 1024;
+
+/// The data service, as loader of every table.
+pub(crate) struct Tables {
+    client: DataServiceClient<Channel>,
+    definitions: Mutex<HashMap<String, (SortKeyType, Instant)>>,
+}
+
+/// The rows of one table.
+pub(crate) struct RowLoader {
+    tables: Arc<Tables>,
+    table: String,
+    timeout: Duration,
+}
+
+impl Tables {
+    pub(crate) fn new(channel: Channel) -> Arc<Self> {
+        Arc::new(Self { client: shoal_client::data(channel), definitions: Mutex::default() })
+    }
+
+    /// The loader of one table's rows; a call takes at most `timeout`.
+    pub(crate) fn rows(self: &Arc<Self>, table: &str, timeout: Duration) -> RowLoader {
+        RowLoader { tables: self.clone(), table: table.to_owned(), timeout }
+    }
+
+    async fn sort_key_type(&self, table: &str, timeout: Duration) -> Result<SortKeyType, LoadError> {
+        let now = Instant::now();
+        if let Some((known, until)) = self.definitions().get(table)
+            && *until > now
+        {
+            return Ok(*known);
+        }
+        let mut request = Request::new(GetTableRequest { name: table.to_owned() });
+        request.set_timeout(timeout);
+        let answer =
+            self.client.clone().get_table(request).await.map_err(|status| failure(&status, timeout))?;
+        let protocol = |detail: &str| LoadError::Protocol { detail: detail.to_owned() };
+        let definition = answer.into_inner().table.ok_or_else(|| protocol("GetTable without a table"))?;
+        let sort_key_type = match SortKeyType::try_from(definition.sort_key_type) {
+            Ok(SortKeyType::Unspecified) => SortKeyType::String,
+            Ok(known) => known,
+            Err(_) => return Err(protocol("a sort_key_type that is not known here")),
+        };
+        let mut definitions = self.definitions();
+        if definitions.len() >= DEFINITIONS_MAX {
+            definitions.retain(|_, (_, until)| *until > now);
+        }
+        if definitions.len() < DEFINITIONS_MAX {
+            definitions.insert(table.to_owned(), (sort_key_type, now + DEFINITION_TTL));
+        }
+        Ok(sort_key_type)
+    }
+
+    fn definitions(&self) -> std::sync::MutexGuard<'_, HashMap<String, (SortKeyType, Instant)>> {
+        self.definitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loader for RowLoader {
+    fn load(&self, _kind: &str, id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let Self { tables, table, timeout } = self;
+        let (tables, table, timeout, id) = (tables.clone(), table.clone(), *timeout, id.to_owned());
+        async move {
+            let sort_key_type = tables.sort_key_type(&table, timeout).await?;
+            let (partition_key, sort_key) =
+                parse(&id, sort_key_type).map_err(|problem| LoadError::InvalidId { problem })?;
+            // The default consistency is QUORUM: at ONE a stale replica's row would be cached as new.
+            let mut request =
+                Request::new(GetRequest { table, partition_key, sort_key, ..Default::default() });
+            request.set_timeout(timeout);
+            match tables.client.clone().get(request).await {
+                Ok(answer) => match answer.into_inner().row {
+                    Some(row) => Ok(loaded(&row)),
+                    None => Err(LoadError::Protocol { detail: "Get without a row".to_owned() }),
+                },
+                Err(status) if status.code() == Code::NotFound && reason_of(&status) == "ROW_NOT_FOUND" => {
+                    Ok(Loaded::Missing)
+                }
+                Err(status) => Err(failure(&status, timeout)),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// An entry must not outlive its row.
+fn loaded(row: &Row) -> Loaded {
+    let lifetime = match row.expire_time {
+        None => Lifetime::OfKind,
+        Some(end) => {
+            let end = SystemTime::try_from(end).unwrap_or(SystemTime::UNIX_EPOCH);
+            Lifetime::AtMost(end.duration_since(SystemTime::now()).unwrap_or_default())
+        }
+    };
+    Loaded::Object { value: row.encode_to_vec().into(), tags: Tags::default(), lifetime }
+}
+
+/// The keys that an id names.
+fn parse(id: &str, sort_key_type: SortKeyType) -> Result<(String, Option<Value>), String> {
+    let (partition, sort) = match id.split_once('/') {
+        Some((partition, sort)) => (partition, Some(sort)),
+        None => (id, None),
+    };
+    let partition = unescape(partition)?;
+    let sort = match (sort, sort_key_type) {
+        (None, SortKeyType::None) => return Ok((partition, None)),
+        (Some(_), SortKeyType::None) => {
+            return Err(
+                "the table has no sort key: the id is the partition key, with %2F for each `/` in it".into(),
+            );
+        }
+        (None, _) => return Err("the table has a sort key: the id is PARTITION_KEY/SORT_KEY".into()),
+        (Some(sort), _) => sort,
+    };
+    let kind = match sort_key_type {
+        SortKeyType::Int64 => match sort.parse::<i64>() {
+            Ok(number) if number.to_string() == sort => value::Kind::IntValue(number),
+            _ => {
+                return Err(format!(
+                    "the sort key `{sort}` must be an integer in its shortest form, such as 7 or -7"
+                ));
+            }
+        },
+        SortKeyType::Bytes => match from_hex(sort) {
+            Some(bytes) => value::Kind::BytesValue(bytes.into()),
+            None => {
+                return Err(format!("the sort key `{sort}` must be bytes in lower-case hex, such as 00ff"));
+            }
+        },
+        SortKeyType::String | SortKeyType::Unspecified | SortKeyType::None => {
+            value::Kind::StringValue(sort.to_owned())
+        }
+    };
+    Ok((partition, Some(Value { kind: Some(kind) })))
+}
+
+fn unescape(text: &str) -> Result<String, String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let (escaped, after) = after.split_at_checked(2).unwrap_or(("", ""));
+        plain.push(match escaped {
+            "2F" => '/',
+            "25" => '%',
+            _ => {
+                return Err(
+                    "in the partition key write %25 for `%` and %2F for `/`, and escape nothing else".into()
+                );
+            }
+        });
+        rest = after;
+    }
+    plain.push_str(rest);
+    Ok(plain)
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    if !odd.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(id: &str, sort_key_type: SortKeyType, partition: &str, sort: Option<value::Kind>) {
+        let sort = sort.map(|kind| Value { kind: Some(kind) });
+        assert_eq!(parse(id, sort_key_type), Ok((partition.to_owned(), sort)), "{id}");
+    }
+
+    #[test]
+    fn an_id_names_a_row_by_the_type_of_the_sort_key() {
+        use SortKeyType::{Bytes, Int64, None as Single, String as Text};
+        check("ada", Single, "ada", None);
+        check("a%2Fb%25", Single, "a/b%", None);
+        check("ada/x/y%", Text, "ada", Some(value::Kind::StringValue("x/y%".into())));
+        check("ada/", Text, "ada", Some(value::Kind::StringValue(String::new())));
+        check("ada/-7", Int64, "ada", Some(value::Kind::IntValue(-7)));
+        check("ada/00ff", Bytes, "ada", Some(value::Kind::BytesValue(vec![0, 255].into())));
+    }
+
+    #[test]
+    fn a_second_spelling_of_an_id_is_refused() {
+        use SortKeyType::{Bytes, Int64, None as Single, String as Text};
+        for (id, sort_key_type) in [
+            ("a%2fb", Single),
+            ("%61", Single),
+            ("a%", Single),
+            ("a%2", Single),
+            ("a%é", Single),
+            ("a/b", Single),
+            ("a", Text),
+            ("a/07", Int64),
+            ("a/+7", Int64),
+            ("a/-0", Int64),
+            ("a/x", Int64),
+            ("a/FF", Bytes),
+            ("a/f", Bytes),
+        ] {
+            assert!(parse(id, sort_key_type).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn an_entry_does_not_outlive_its_row() {
+        let soon = SystemTime::now() + Duration::from_secs(5);
+        let row = Row { expire_time: Some(soon.into()), ..Row::default() };
+        let Loaded::Object { lifetime: Lifetime::AtMost(left), .. } = loaded(&row) else { panic!("bounded") };
+        assert!(left <= Duration::from_secs(5) && left > Duration::from_secs(4), "{left:?}");
+        let gone = SystemTime::now() - Duration::from_secs(5);
+        let row = Row { expire_time: Some(gone.into()), ..Row::default() };
+        assert!(matches!(loaded(&row), Loaded::Object { lifetime: Lifetime::AtMost(Duration::ZERO), .. }));
+    }
+}

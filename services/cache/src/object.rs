@@ -1,0 +1,306 @@
+//! Cached objects: read through on a miss, loaded once for all who wait.
+//!
+//! A caller looks into the store and, on a miss, takes a seat in a flight (see [`flight`](crate::flight)). The flight is a
+//! task of the clone, so a caller that goes away takes nothing with it. It asks the store for the lease on the object,
+//! loads, and fills under that lease; a write or delete that came meanwhile has ended the lease, and the fill is refused:
+//! what was loaded then reaches only those who hold a seat, all of whom began before that write returned.
+//!
+//! When the store is not reachable, flights load without a lease and store nothing. They take turns for each object, and
+//! take in only callers who began before the load did, so what they return is never older than the call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::body::Body;
+use crate::error::Error;
+use crate::flight::{Flight, Flights, Seat, landed};
+use crate::key::{Key, Tags};
+use crate::kind::{Kind, Kinds};
+use crate::limit::{TTL_MAX, TTL_MIN};
+use crate::loader::{Lifetime, LoadError, Loaded};
+use crate::space::{Event, Space, Spaces};
+use crate::store::{Acquired, Draft, Found, Record, Store, StoreError};
+
+/// A lease outlives the load by this: for the fill, and for the clocks of two machines.
+const LEASE_MARGIN: Duration = Duration::from_secs(1);
+/// Pauses of a flight that waits for another clone's: from the first, doubling, to the last.
+const FOLLOW_PAUSE_FIRST: Duration = Duration::from_millis(2);
+const FOLLOW_PAUSE_LAST: Duration = Duration::from_millis(50);
+
+/// A found object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object {
+    pub(crate) value: Bytes,
+    /// Since it was loaded.
+    pub(crate) age: Duration,
+    pub(crate) from_cache: bool,
+}
+
+/// What all who wait for a flight get; no object is a negative result.
+type Answer = Result<Option<Object>, Error>;
+
+/// Cached objects of one clone.
+pub(crate) struct Objects {
+    store: Arc<dyn Store>,
+    spaces: Arc<Spaces>,
+    kinds: Kinds,
+    flights: Flights<Answer>,
+    flights_max: usize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why a flight loads without a lease.
+enum Course {
+    /// Asks for the lease.
+    Leased,
+    /// The store did not answer.
+    Bare,
+}
+
+impl Objects {
+    /// Flights are tracked by `tasks` and cut by `stop`.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        spaces: Arc<Spaces>,
+        kinds: Kinds,
+        flights_max: usize,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, spaces, kinds, flights: Flights::new(flights_max), flights_max, tasks, stop })
+    }
+
+    /// The object, from the cache or loaded.
+    pub(crate) async fn get(self: &Arc<Self>, kind: &str, id: &str) -> Result<Object, Error> {
+        let kind = self.kinds.of(kind)?;
+        let key = Key::of_object(kind.namespace.clone(), id)?;
+        let space = self.spaces.of(&kind.namespace);
+        let found =
+            |answer: Option<Object>| answer.ok_or_else(|| Error::ObjectNotFound { kind: kind.name.clone() });
+
+        let since = self.flights.now();
+        let (seen, course) = match self.store.find(&key).await {
+            Ok(Found::Record(record)) => {
+                space.counters.count(Event::Hit);
+                return found(object_of(record)?);
+            }
+            Ok(Found::Absent { lease }) => (lease, Course::Leased),
+            Err(error) => {
+                tracing::debug!(%error, "loading without the store");
+                (None, Course::Bare)
+            }
+        };
+        space.counters.count(Event::Miss);
+        let waiter = match self.flights.seat(&key, since, seen) {
+            Seat::Joined(waiter) => {
+                space.counters.count(Event::Coalesced);
+                waiter
+            }
+            Seat::New(flight, waiter) => {
+                self.fly(Trip { objects: self.clone(), kind: kind.clone(), space, key, flight }, course);
+                waiter
+            }
+            Seat::Full => return Err(Error::Busy { kind: kind.name.clone(), loads_max: self.flights_max }),
+        };
+        found(landed(waiter).await.unwrap_or(Err(Error::Interrupted))?)
+    }
+
+    fn fly(&self, trip: Trip, course: Course) {
+        let stop = self.stop.clone();
+        // The first caller's trace shows the load; the task is the clone's own.
+        let task = async move {
+            let mut landing = Landing { trip: &trip, answer: None };
+            landing.answer = tokio::select! {
+                () = stop.cancelled() => None,
+                answer = trip.fly(course) => Some(answer),
+            };
+            let failed = matches!(landing.answer, Some(Err(_)) | None);
+            drop(landing);
+            if failed {
+                trip.give_back().await;
+            }
+        };
+        self.tasks.spawn(task.in_current_span());
+    }
+
+    /// How many flights there are.
+    #[cfg(test)]
+    pub(crate) fn flights(&self) -> usize {
+        self.flights.len()
+    }
+}
+
+/// One flight under way.
+struct Trip {
+    objects: Arc<Objects>,
+    kind: Arc<Kind>,
+    space: Arc<Space>,
+    key: Key,
+    flight: Arc<Flight<Answer>>,
+}
+
+/// Answers those who wait, however the flight ends.
+struct Landing<'a> {
+    trip: &'a Trip,
+    answer: Option<Answer>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let Trip { objects, key, flight, .. } = self.trip;
+        let answer = self.answer.take().unwrap_or(Err(Error::Interrupted));
+        objects.flights.land(key, flight, answer);
+    }
+}
+
+impl Trip {
+    async fn fly(&self, course: Course) -> Answer {
+        match course {
+            Course::Leased => self.fly_leased().await,
+            Course::Bare => self.fly_bare().await,
+        }
+    }
+
+    async fn fly_leased(&self) -> Answer {
+        let Trip { objects, key, flight, .. } = self;
+        // Another's lease ends within its time. Should others win it again and again, because the object is deleted again
+        // and again, then loading without one is right too.
+        let follow_until = Instant::now() + 2 * self.lease_time();
+        let mut pause = FOLLOW_PAUSE_FIRST;
+        loop {
+            // The permit comes first: a lease is not held by one that waits.
+            let permit = self.permit().await?;
+            objects.flights.asks(flight);
+            match objects.store.acquire(key, flight.token, self.lease_time()).await {
+                Ok(Acquired::Granted) => return self.load_and_fill().await,
+                Ok(Acquired::Record(record)) => return object_of(record),
+                Ok(Acquired::Held { by, left }) => {
+                    drop(permit);
+                    if let Some(waiter) = objects.flights.holder(key, by) {
+                        return landed(waiter).await.unwrap_or(Err(Error::Interrupted));
+                    }
+                    flight.follow(by);
+                    if Instant::now() >= follow_until {
+                        return self.fly_bare().await;
+                    }
+                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0).min(left + TTL_MIN)).await;
+                    pause = (2 * pause).min(FOLLOW_PAUSE_LAST);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "loading without a lease");
+                    drop(permit);
+                    return self.fly_bare().await;
+                }
+            }
+        }
+    }
+
+    /// Loads and stores nothing.
+    async fn fly_bare(&self) -> Answer {
+        let _turn = self.flight.take_turn().await;
+        let _permit = self.permit().await?;
+        self.objects.flights.asks(&self.flight);
+        self.space.counters.count(Event::Bypass);
+        Ok(match self.load().await? {
+            Loaded::Object { value, .. } => Some(fresh(value)),
+            Loaded::Missing => None,
+        })
+    }
+
+    async fn load_and_fill(&self) -> Answer {
+        let Trip { objects, kind, space, key, flight } = self;
+        let (draft, answer) = match self.load().await? {
+            Loaded::Missing => {
+                let ttl = space.policy.jittered(kind.policy.negative_ttl);
+                (Some(Draft { body: Body::Absent, tags: Tags::default(), ttl }), None)
+            }
+            Loaded::Object { value, tags, lifetime } => {
+                (self.draft(value.clone(), tags, lifetime).await, Some(value))
+            }
+        };
+        match draft {
+            None => self.give_back().await,
+            Some(draft) => match objects.store.fill(key, flight.token, draft).await {
+                Ok(true) => {}
+                Ok(false) => space.counters.count(Event::RefusedFill),
+                Err(error) => {
+                    tracing::debug!(%error, "a loaded object was not stored");
+                    self.give_back().await;
+                }
+            },
+        }
+        Ok(answer.map(fresh))
+    }
+
+    /// The entry to store, if it can be.
+    async fn draft(&self, value: Bytes, tags: Tags, lifetime: Lifetime) -> Option<Draft> {
+        let policy = &self.space.policy;
+        if value.len() > policy.value_bytes_max {
+            self.space.counters.count(Event::Oversized);
+            return None;
+        }
+        let ttl = match lifetime {
+            Lifetime::OfKind => policy.jittered(policy.ttl),
+            Lifetime::Own(ttl) => policy.jittered(ttl.min(TTL_MAX)).min(ttl),
+            Lifetime::AtMost(ttl) => policy.jittered(policy.ttl).min(ttl),
+        };
+        if ttl < TTL_MIN {
+            return None;
+        }
+        Some(Draft { body: Body::pack(value, policy.compress_above).await, tags, ttl })
+    }
+
+    async fn load(&self) -> Result<Loaded, Error> {
+        let Trip { kind, space, key, .. } = self;
+        space.counters.count(Event::Load);
+        let after = kind.policy.timeout;
+        let loaded = match timeout(after, kind.loader.load(&kind.name, key.name())).await {
+            Ok(loaded) => loaded,
+            Err(_) => Err(LoadError::TimedOut { after }),
+        };
+        loaded.map_err(|error| {
+            space.counters.count(Event::LoadFailure);
+            Error::Load { kind: kind.name.clone(), loader: kind.loader_name(), error: Box::new(error) }
+        })
+    }
+
+    /// A turn among the loads of the kind, within the time that a load may take.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let kind = &self.kind;
+        match timeout(kind.policy.timeout, kind.loads.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => {
+                Err(Error::Busy { kind: kind.name.clone(), loads_max: kind.policy.loads_max })
+            }
+        }
+    }
+
+    /// Lets others load. If it fails, the lease runs out.
+    async fn give_back(&self) {
+        if let Err(error) = self.objects.store.release(&self.key, self.flight.token).await {
+            tracing::debug!(%error, "a lease was not given back");
+        }
+    }
+
+    fn lease_time(&self) -> Duration {
+        self.kind.policy.timeout + LEASE_MARGIN
+    }
+}
+
+fn fresh(value: Bytes) -> Object {
+    Object { value, age: Duration::ZERO, from_cache: false }
+}
+
+fn object_of(record: Record) -> Answer {
+    let age = record.age;
+    let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
+    Ok(value.map(|value| Object { value, age, from_cache: true }))
+}

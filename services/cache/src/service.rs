@@ -1,0 +1,107 @@
+//! The gRPC face: decodes, calls, encodes.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use shoal_kit::Fault;
+use shoal_proto::cache::v1 as pb;
+use shoal_proto::cache::v1::cache_service_server::CacheService;
+use tonic::{Request, Response, Status};
+
+use crate::cache::{Cache, Set, Value};
+use crate::error::{Error, Invalid};
+use crate::key::{Key, Namespace, Tags};
+use crate::object::Objects;
+
+/// CacheService over one clone's cache and objects.
+pub(crate) struct Service {
+    pub(crate) cache: Cache,
+    pub(crate) objects: Arc<Objects>,
+}
+
+#[tonic::async_trait]
+impl CacheService for Service {
+    async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
+        let pb::GetRequest { namespace, key } = request.into_inner();
+        let key = key_of(&namespace, &key).map_err(refusal)?;
+        let outcome = match self.cache.get(&key).await.map_err(refusal)? {
+            Some(value) => pb::get_response::Outcome::Entry(entry(value)),
+            None => pb::get_response::Outcome::Miss(pb::Miss {}),
+        };
+        Ok(Response::new(pb::GetResponse { outcome: Some(outcome) }))
+    }
+
+    async fn set(&self, request: Request<pb::SetRequest>) -> Result<Response<pb::SetResponse>, Status> {
+        let set = set_of(request.into_inner()).map_err(refusal)?;
+        let stored = self.cache.set(set).await.map_err(refusal)?;
+        let refusal = if stored { pb::RefusalReason::Unspecified } else { pb::RefusalReason::Exists };
+        Ok(Response::new(pb::SetResponse { stored, refusal: refusal.into() }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let pb::DeleteRequest { namespace, key } = request.into_inner();
+        let key = key_of(&namespace, &key).map_err(refusal)?;
+        self.cache.delete(&key).await.map_err(refusal)?;
+        Ok(Response::new(pb::DeleteResponse {}))
+    }
+
+    async fn get_object(
+        &self,
+        request: Request<pb::GetObjectRequest>,
+    ) -> Result<Response<pb::GetObjectResponse>, Status> {
+        let pb::GetObjectRequest { kind, id } = request.into_inner();
+        let object = self.objects.get(&kind, &id).await.map_err(refusal)?;
+        Ok(Response::new(pb::GetObjectResponse {
+            value: object.value,
+            age: Some(duration(object.age)),
+            from_cache: object.from_cache,
+        }))
+    }
+}
+
+fn refusal(error: impl Into<Error>) -> Status {
+    Fault::from(error.into()).into()
+}
+
+fn key_of(namespace: &str, key: &str) -> Result<Key, Invalid> {
+    Key::parse(Namespace::parse(namespace)?, key)
+}
+
+fn set_of(request: pb::SetRequest) -> Result<Set, Invalid> {
+    let pb::SetRequest { namespace, key, value, ttl, tags, only_if_absent } = request;
+    let ttl = match ttl.map(Duration::try_from) {
+        None => None,
+        Some(Ok(ttl)) => Some(ttl),
+        Some(Err(_)) => {
+            return Err(Invalid::new("INVALID_TTL", "ttl", "must be 1 ms to 30 days, not negative"));
+        }
+    };
+    Ok(Set { key: key_of(&namespace, &key)?, value, ttl, tags: Tags::parse(tags)?, only_if_absent })
+}
+
+fn entry(value: Value) -> pb::Entry {
+    pb::Entry {
+        value: value.value,
+        tags: value.tags.as_slice().to_vec(),
+        age: Some(duration(value.age)),
+        expire_time: Some(timestamp(value.expires_at)),
+    }
+}
+
+/// Whole microseconds: more is not known.
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        // Ages of at most 30 days.
+        seconds: duration.as_secs() as i64,
+        nanos: (duration.subsec_micros() * 1000) as i32,
+    }
+}
+
+fn timestamp(at: SystemTime) -> prost_types::Timestamp {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let prost_types::Duration { seconds, nanos } = duration(since);
+    prost_types::Timestamp { seconds, nanos }
+}

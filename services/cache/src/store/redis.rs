@@ -1,0 +1,361 @@
+//! The store on Redis or a Redis Cluster.
+//!
+//! A namespace has shards (1 on one Redis, 16 on a Cluster), each with the hash tag `{NAMESPACE#SHARD}` and these keys:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `{..}t` | sorted set, the state of the shard: `c` logical clock, `e` epoch, `r` the server process it was made in |
+//! | `{..}e:KEY` | string, an entry: header and payload (see `frame`) |
+//! | `{..}l:KEY` | string, a lease: token, epoch, clock |
+//!
+//! An entry counts only while its epoch is the shard's and the shard's process is the one that answers. A new epoch is
+//! random and is taken when the state is missing (evicted, flushed) or was made in another process (a restart from a
+//! snapshot, a fail-over): what such a process remembers may lack the last deletes, so all of it misses.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use redis::{Pipeline, Value};
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+
+use super::{Acquired, Draft, Found, Record, Store, StoreError, Token};
+use crate::key::Key;
+
+mod frame;
+mod run;
+
+use frame::Frame;
+use run::{Run, Runs};
+
+const ENGINE: &str = "redis";
+/// Shards of a namespace on a Cluster; all clones must agree, so it is no setting.
+const CLUSTER_SHARDS: u64 = 16;
+/// A shard's state outlives its longest entry (30 days), and not the namespace nobody uses any more.
+const STATE_TTL_MS: &str = "2764800000";
+/// Hints of the process behind a shard; a collision costs Redis one INFO, nothing else.
+const CLUSTER_HINTS: usize = 1024;
+
+static PUT: LazyLock<Script> = LazyLock::new(|| script("cache.put", include_str!("redis/put.lua")));
+static ACQUIRE: LazyLock<Script> =
+    LazyLock::new(|| script("cache.acquire", include_str!("redis/acquire.lua")));
+static FILL: LazyLock<Script> = LazyLock::new(|| script("cache.fill", include_str!("redis/fill.lua")));
+static RELEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("cache.release", include_str!("redis/release.lua")));
+
+fn script(name: &'static str, body: &str) -> Script {
+    Script::new(name, &[include_str!("redis/state.lua"), body].concat())
+}
+
+/// Entries in Redis.
+pub(crate) struct RedisStore {
+    link: Link,
+    prefix: String,
+    shards: u64,
+    runs: Runs,
+    hints: Box<[AtomicU64]>,
+}
+
+/// The three keys of an entry.
+struct Names {
+    state: Vec<u8>,
+    entry: Vec<u8>,
+    lease: Vec<u8>,
+    hint: usize,
+}
+
+/// A read of one key: the entry, and the lease if it was asked for.
+struct Read {
+    record: Option<Record>,
+    lease: Option<Token>,
+}
+
+impl RedisStore {
+    /// Connects in the background; every key begins with `prefix`.
+    pub(crate) fn open(url: &str, role: &'static str, prefix: String) -> Result<Self, LinkError> {
+        let scripts = vec![PUT.clone(), ACQUIRE.clone(), FILL.clone(), RELEASE.clone()];
+        let link = Link::open(LinkConfig { scripts, ..LinkConfig::new(url, role) })?;
+        let cluster = url.contains(',');
+        Ok(Self {
+            link,
+            prefix,
+            shards: if cluster { CLUSTER_SHARDS } else { 1 },
+            runs: Runs::new(role),
+            hints: (0..if cluster { CLUSTER_HINTS } else { 1 }).map(|_| AtomicU64::new(0)).collect(),
+        })
+    }
+
+    /// Whether calls have a chance.
+    pub(crate) fn healthy(&self) -> bool {
+        self.link.healthy()
+    }
+
+    /// Waits until Redis answers.
+    pub(crate) async fn ready(&self, within: Duration) -> Result<(), LinkError> {
+        self.link.ready(within).await
+    }
+
+    fn names(&self, key: &Key) -> Names {
+        let hash = fnv1a(key.name().as_bytes());
+        let (namespace, shard) = (key.namespace().as_str(), hash % self.shards);
+        let tag = format!("{}{{{namespace}#{shard}}}", self.prefix);
+        let named = |kind: &str| format!("{tag}{kind}:{}", key.name()).into_bytes();
+        let hint = (fnv1a(tag.as_bytes()) % self.hints.len() as u64) as usize;
+        Names { entry: named("e"), lease: named("l"), state: format!("{tag}t").into_bytes(), hint }
+    }
+
+    /// One round trip and no script: as a script the same read would cost Redis many times more.
+    async fn read(&self, key: &Key, with_lease: bool) -> Result<Read, StoreError> {
+        let names = self.names(key);
+        let asked = |pipe: &mut Pipeline| {
+            pipe.cmd("GET").arg(&names.entry).cmd("ZMSCORE").arg(&names.state).arg("e").arg("r");
+            if with_lease {
+                pipe.cmd("GET").arg(&names.lease);
+            }
+        };
+        let mut pipe = redis::pipe();
+        pipe.cmd("CLIENT").arg("GETNAME");
+        asked(&mut pipe);
+        let mut replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+        let mut run = self.runs.named(replies.first());
+        if run.is_none() {
+            // A connection that was made since: ask it who answers, and name it so that it need not be asked again.
+            let name = self.runs.new_name();
+            let mut pipe = redis::pipe();
+            pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
+            asked(&mut pipe);
+            replies = self.link.pipeline(&pipe).await.map_err(read_error)?;
+            replies.remove(0);
+            run = Some(
+                self.runs
+                    .learn(name, replies.first())
+                    .ok_or_else(|| broken("INFO server names no run_id"))?,
+            );
+        }
+        self.hint(&names, run);
+        let lease = if with_lease { replies.pop() } else { None };
+        let (state, entry) = (replies.pop(), replies.pop());
+        let Some(epoch) = state.and_then(|state| epoch_of(state, run)) else {
+            return Ok(Read { record: None, lease: None });
+        };
+        let record = match entry {
+            // A frame of another version is no error: while versions roll it is a miss.
+            Some(Value::BulkString(entry)) => {
+                Frame::decode(entry.into()).filter(|frame| frame.epoch == epoch).map(record)
+            }
+            _ => None,
+        };
+        let lease = lease.and_then(Lease::decode).filter(|lease| lease.epoch == epoch);
+        Ok(Read { record, lease: lease.map(|lease| lease.token) })
+    }
+
+    /// The process that answered for this shard last.
+    fn guess(&self, names: &Names) -> Run {
+        Run::from_bits(self.hints[names.hint].load(Ordering::Relaxed))
+    }
+
+    fn hint(&self, names: &Names, run: Option<Run>) {
+        if let Some(run) = run {
+            self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs a script on the keys of an entry. One that answers what is there must not be misled by a guess: it runs with
+    /// `Run::NONE`, and the process is asked.
+    async fn run(
+        &self,
+        script: &Script,
+        names: &Names,
+        guess: Run,
+        args: &[&[u8]],
+    ) -> Result<Vec<Value>, StoreError> {
+        let guess = guess.to_string();
+        // 52 bits: a score is a double.
+        let epoch = (fastrand::u64(..) >> 12).to_string();
+        let mut all: Vec<&[u8]> = vec![guess.as_bytes(), epoch.as_bytes(), STATE_TTL_MS.as_bytes()];
+        all.extend_from_slice(args);
+        let keys: [&[u8]; 3] = [&names.state, &names.entry, &names.lease];
+        let reply: Vec<Value> = self.link.script(script, &keys, &all).await.map_err(write_error)?;
+        if let Some(run) = reply.first().and_then(Run::of_reply) {
+            self.hint(names, Some(run));
+        }
+        Ok(reply)
+    }
+}
+
+/// The shard's epoch, if it was taken in the process that answered.
+fn epoch_of(state: Value, run: Option<Run>) -> Option<f64> {
+    let (epoch, made_in) = redis::from_redis_value::<(Option<f64>, Option<f64>)>(state).ok()?;
+    epoch.filter(|_| made_in.map(Run::of_score) == run)
+}
+
+fn record(frame: Frame) -> Record {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_micros() as f64);
+    Record {
+        body: frame.body,
+        tags: frame.tags,
+        // Two machines' clocks may differ: nothing is younger than now.
+        age: micros(now - frame.built_at),
+        expires_at: UNIX_EPOCH + micros(frame.expires_at),
+    }
+}
+
+fn micros(us: f64) -> Duration {
+    Duration::from_micros(us.max(0.0) as u64)
+}
+
+/// A lease as it is kept: the token (16 bytes), the epoch and the logical clock it was granted at (doubles).
+struct Lease {
+    token: Token,
+    epoch: f64,
+}
+
+impl Lease {
+    fn decode(value: Value) -> Option<Lease> {
+        let Value::BulkString(bytes) = value else { return None };
+        let epoch = bytes.get(16..24)?.first_chunk().copied()?;
+        Some(Lease {
+            token: Token::from_bytes(bytes.first_chunk().copied()?),
+            epoch: f64::from_be_bytes(epoch),
+        })
+    }
+}
+
+/// Redis counts whole milliseconds; a shorter life than asked is no harm, none at all is an error.
+fn millis(duration: Duration) -> String {
+    duration.as_millis().max(1).to_string()
+}
+
+/// FNV-1a, 64 bits: which shard a key is in must be the same for every clone and version.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn broken(detail: &str) -> StoreError {
+    StoreError::Broken { detail: detail.to_owned() }
+}
+
+/// A read that is not answered did nothing.
+fn read_error(error: LinkError) -> StoreError {
+    match error {
+        LinkError::Unavailable(detail) | LinkError::Unknown(detail) => {
+            StoreError::Unavailable { engine: ENGINE, detail }
+        }
+        LinkError::Server { .. } | LinkError::Config(_) => broken(&error.to_string()),
+    }
+}
+
+fn write_error(error: LinkError) -> StoreError {
+    match error {
+        LinkError::Unavailable(detail) => StoreError::Unavailable { engine: ENGINE, detail },
+        LinkError::Unknown(detail) => StoreError::Unknown { engine: ENGINE, detail },
+        LinkError::Server { .. } | LinkError::Config(_) => broken(&error.to_string()),
+    }
+}
+
+fn flag(reply: &[Value]) -> Result<bool, StoreError> {
+    match reply.get(1) {
+        Some(Value::Int(done)) => Ok(*done == 1),
+        other => Err(broken(&format!("a script answered {other:?}"))),
+    }
+}
+
+impl Store for RedisStore {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        async move { Ok(self.read(key, false).await?.record) }.boxed()
+    }
+
+    fn find<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Found, StoreError>> {
+        async move {
+            let Read { record, lease } = self.read(key, true).await?;
+            Ok(record.map_or(Found::Absent { lease }, Found::Record))
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        draft: Draft,
+        only_if_absent: bool,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move {
+            let ttl = millis(draft.ttl);
+            let (lead, tail) = frame::encode(&draft);
+            let names = self.names(key);
+            let (guess, condition): (_, &[u8]) =
+                if only_if_absent { (Run::NONE, b"1") } else { (self.guess(&names), b"0") };
+            let args: [&[u8]; 4] = [ttl.as_bytes(), &lead, &tail, condition];
+            flag(&self.run(&PUT, &names, guess, &args).await?)
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let names = self.names(key);
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(&names.entry).arg(&names.lease);
+            self.link.query::<()>(&unlink).await.map_err(write_error)
+        }
+        .boxed()
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        async move {
+            let limit = millis(limit);
+            let args: [&[u8]; 2] = [&token.to_bytes(), limit.as_bytes()];
+            let mut reply = self.run(&ACQUIRE, &self.names(key), Run::NONE, &args).await?;
+            match (reply.pop(), reply.pop()) {
+                (Some(Value::Int(1)), _) => Ok(Acquired::Granted),
+                (Some(Value::BulkString(entry)), _) => match Frame::decode(entry.into()) {
+                    Some(frame) => Ok(Acquired::Record(record(frame))),
+                    None => Err(broken("an entry of another version holds the key")),
+                },
+                (Some(Value::Int(left)), Some(by)) => Ok(Acquired::Held {
+                    by: Lease::decode(by)
+                        .map(|lease| lease.token)
+                        .ok_or_else(|| broken("a lease without a token"))?,
+                    // Negative: the left milliseconds, so that 1 stays free for `granted`.
+                    left: Duration::from_millis(left.unsigned_abs()),
+                }),
+                (other, _) => Err(broken(&format!("cache.acquire answered {other:?}"))),
+            }
+        }
+        .boxed()
+    }
+
+    fn fill<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        draft: Draft,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move {
+            let ttl = millis(draft.ttl);
+            let (lead, tail) = frame::encode(&draft);
+            let args: [&[u8]; 4] = [&token.to_bytes(), ttl.as_bytes(), &lead, &tail];
+            let names = self.names(key);
+            flag(&self.run(&FILL, &names, self.guess(&names), &args).await?)
+        }
+        .boxed()
+    }
+
+    fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move {
+            let names = self.names(key);
+            let keys: [&[u8]; 1] = [&names.lease];
+            self.link.script(&RELEASE, &keys, &[&token.to_bytes()]).await.map_err(write_error)
+        }
+        .boxed()
+    }
+}
