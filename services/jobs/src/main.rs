@@ -1,2 +1,11 @@
-//! thin
-fn main() {}
+//! One clone of the jobs service.
+
+use shoal_jobs::Engine;
+use shoal_kit::role::Role;
+
+fn main() -> anyhow::Result<()> {
+    shoal_kit::cli::single(Role::Jobs, |settings| async move {
+        let engine = Engine::open(&settings).await?;
+        shoal_jobs::service(&settings, engine, "jobs".to_owned()).await
+    })
+}

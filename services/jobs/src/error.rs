@@ -1,0 +1,159 @@
+//! What can go wrong, cut by what a caller does about it, and what callers are told: in one place each.
+
+use std::time::Duration;
+
+use shoal_kit::Fault;
+use tonic::{Code, Status};
+
+use crate::id::JobId;
+
+/// An error of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// A field of the request is not acceptable.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Stable, UPPER_SNAKE.
+        reason: &'static str,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+    /// No such job: it never was, or its retention has passed.
+    #[error("no job {id}; it was never enqueued here, or finished and its retention has passed")]
+    NotFound {
+        /// As the caller wrote it.
+        id: String,
+    },
+    /// The lease is not this worker's, or not any more.
+    #[error(
+        "the lease {fence} on job {id} is lost: it ran out, or the job was finished otherwise; stop working on it"
+    )]
+    LeaseLost {
+        /// The job.
+        id: JobId,
+        /// What the worker showed.
+        fence: u64,
+    },
+    /// An Enqueue was repeated after its job was finished and gone.
+    #[error(
+        "this request_id made job {id}, which has finished and whose retention has passed; nothing was enqueued"
+    )]
+    Forgotten {
+        /// The job.
+        id: JobId,
+    },
+    /// A new queue would be one too many.
+    #[error(
+        "there are {max} queues, the most there can be; use one of them, or wait a day after others fell idle"
+    )]
+    TooManyQueues {
+        /// The limit.
+        max: usize,
+    },
+    /// This clone has as many waiting calls as it takes.
+    #[error("this clone has {max} {what} open, the most it takes; try another clone or later")]
+    TooManyWaiting {
+        /// The limit.
+        max: usize,
+        /// Which calls.
+        what: &'static str,
+    },
+    /// The Redis may drop jobs when memory is short.
+    #[error(
+        "redis is configured to evict ({policy}) and would lose jobs silently; set its maxmemory-policy to noeviction"
+    )]
+    Evicts {
+        /// `maxmemory-policy`.
+        policy: String,
+    },
+    /// The engine has no room for more.
+    #[error("the engine is out of memory for new jobs ({detail}); work off or purge jobs, or give it more")]
+    Full {
+        /// What it said.
+        detail: String,
+    },
+    /// The engine cannot be reached; nothing was done.
+    #[error("{engine} cannot be reached: {detail}")]
+    Unavailable {
+        /// Which.
+        engine: &'static str,
+        /// Why.
+        detail: String,
+    },
+    /// The engine did not answer in time: what was asked may have been done, or may still be done.
+    #[error("{engine} did not answer: {detail}")]
+    Unknown {
+        /// Which.
+        engine: &'static str,
+        /// Why.
+        detail: String,
+    },
+    /// This clone is about to end.
+    #[error("this clone is shutting down; call again to go on at another one")]
+    Draining,
+    /// A defect, or a damaged record.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// A field that is not acceptable.
+    pub(crate) fn invalid(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { reason, field, problem: problem.into() }
+    }
+
+    /// A job that is not there.
+    pub(crate) fn not_found(id: &JobId) -> Self {
+        Self::NotFound { id: id.to_string() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field, problem),
+            Error::NotFound { id } => Fault::new(Code::NotFound, "JOB_NOT_FOUND", message).meta("id", id),
+            Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, "LEASE_LOST", message)
+                .meta("id", id.to_string())
+                .meta("fencing_token", fence.to_string()),
+            Error::Forgotten { id } => {
+                Fault::new(Code::AlreadyExists, "JOB_EXPIRED", message).meta("id", id.to_string())
+            }
+            Error::TooManyQueues { max } => {
+                Fault::new(Code::ResourceExhausted, "TOO_MANY_QUEUES", message).meta("max", max.to_string())
+            }
+            Error::TooManyWaiting { max, what } => Fault::new(Code::ResourceExhausted, "TOO_MANY_WAITING", message)
+                .meta("max", max.to_string())
+                .meta("what", what)
+                .retry_after(Duration::from_secs(1)),
+            Error::Evicts { policy } => {
+                Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", message).meta("policy", policy)
+            }
+            Error::Full { detail } => {
+                Fault::new(Code::ResourceExhausted, "ENGINE_FULL", message).meta("detail", detail)
+            }
+            Error::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
+            Error::Unknown { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "OUTCOME_UNKNOWN",
+                format!(
+                    "{engine} did not answer ({detail}), so the call may or may not take effect; repeat it (an Enqueue \
+                     with a request_id is safe to repeat)"
+                ),
+            )
+            .meta("engine", engine)
+            .retry_after(Duration::from_millis(500)),
+            Error::Draining => Fault::new(Code::Unavailable, "DRAINING", message),
+            Error::Internal(detail) => Fault::internal(detail),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Fault::from(error).into()
+    }
+}

@@ -1,0 +1,212 @@
+//! Who waits at this clone, and for what: workers for jobs of a queue, watchers for changes of a job. Stores announce
+//! here; nobody polls.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::error::Error;
+use crate::id::{JobId, QueueName};
+
+/// Workers waiting at one clone.
+const WAITERS_MAX: usize = 10_000;
+/// Watches open at one clone.
+const WATCHES_MAX: usize = 10_000;
+/// Due times not yet seen by the keeper. It looks at every queue once a second anyway.
+const DUE_MAX: usize = 1024;
+
+/// What one clone's waiting calls share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    rooms: Mutex<Rooms>,
+    due: mpsc::Sender<(QueueName, Duration)>,
+}
+
+#[derive(Debug, Default)]
+struct Rooms {
+    queues: HashMap<QueueName, (Arc<Notify>, usize)>,
+    waiters: usize,
+    jobs: HashMap<JobId, (watch::Sender<News>, usize)>,
+    watches: usize,
+}
+
+/// What was heard of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct News {
+    /// Highest version announced.
+    pub(crate) version: u64,
+    /// How often changes may have been missed.
+    pub(crate) gaps: u64,
+}
+
+/// Due times as they are announced, for the keeper.
+pub(crate) type DueTimes = mpsc::Receiver<(QueueName, Duration)>;
+
+impl Hub {
+    /// An empty hub.
+    #[must_use]
+    pub(crate) fn new() -> (Arc<Self>, DueTimes) {
+        let (due, times) = mpsc::channel(DUE_MAX);
+        (Arc::new(Self { rooms: Mutex::default(), due }), times)
+    }
+
+    /// Jobs of a queue are ready: wakes the worker that has waited longest. It wakes the next when it leaves some.
+    pub(crate) fn ready(&self, queue: &QueueName) {
+        if let Some((notify, _)) = self.rooms().queues.get(queue) {
+            notify.notify_one();
+        }
+    }
+
+    /// Announcements of ready jobs may have been missed: one worker of each queue looks.
+    pub(crate) fn ready_anywhere(&self) {
+        for (notify, _) in self.rooms().queues.values() {
+            notify.notify_one();
+        }
+    }
+
+    /// Something of a queue is due in this time.
+    pub(crate) fn due(&self, queue: &QueueName, within: Duration) {
+        // If the keeper is that far behind, it looks at every queue shortly.
+        let _ = self.due.try_send((queue.clone(), within));
+    }
+
+    /// A job has a new version.
+    pub(crate) fn changed(&self, id: &JobId, version: u64) {
+        if let Some((news, _)) = self.rooms().jobs.get(id) {
+            news.send_modify(|news| news.version = news.version.max(version));
+        }
+    }
+
+    /// Changes of jobs of this queue, or of any if none is named, may have been missed: watchers read again.
+    pub(crate) fn gap(&self, queue: Option<&QueueName>) {
+        for (id, (news, _)) in &self.rooms().jobs {
+            if queue.is_none_or(|queue| queue == id.queue()) {
+                news.send_modify(|news| news.gaps += 1);
+            }
+        }
+    }
+
+    /// Queues that workers wait for.
+    #[must_use]
+    pub(crate) fn waited_for(&self) -> Vec<QueueName> {
+        self.rooms().queues.keys().cloned().collect()
+    }
+
+    /// Enters as a worker waiting for a queue's jobs.
+    ///
+    /// # Errors
+    /// [`Error::TooManyWaiting`].
+    pub(crate) fn wait(self: &Arc<Self>, queue: &QueueName) -> Result<Waiter, Error> {
+        let mut rooms = self.rooms();
+        if rooms.waiters >= WAITERS_MAX {
+            return Err(Error::TooManyWaiting { max: WAITERS_MAX, what: "LeaseJobs calls" });
+        }
+        rooms.waiters += 1;
+        let (notify, count) = rooms.queues.entry(queue.clone()).or_default();
+        *count += 1;
+        Ok(Waiter { hub: self.clone(), queue: queue.clone(), notify: notify.clone() })
+    }
+
+    /// Enters as a watcher of a job. What is announced from now on is seen.
+    ///
+    /// # Errors
+    /// [`Error::TooManyWaiting`].
+    pub(crate) fn watch(self: &Arc<Self>, id: &JobId) -> Result<Watching, Error> {
+        let mut rooms = self.rooms();
+        if rooms.watches >= WATCHES_MAX {
+            return Err(Error::TooManyWaiting { max: WATCHES_MAX, what: "WatchJob streams" });
+        }
+        rooms.watches += 1;
+        let (sender, count) =
+            rooms.jobs.entry(id.clone()).or_insert_with(|| (watch::channel(News::default()).0, 0));
+        *count += 1;
+        Ok(Watching { news: sender.subscribe(), id: id.clone(), hub: self.clone() })
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A waiting worker; leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    hub: Arc<Hub>,
+    queue: QueueName,
+    /// Who is woken and leaves without looking passes it on: `Notified` does that when dropped.
+    pub(crate) notify: Arc<Notify>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut rooms = self.hub.rooms();
+        rooms.waiters -= 1;
+        if let Some((_, count)) = rooms.queues.get_mut(&self.queue) {
+            *count -= 1;
+            if *count == 0 {
+                rooms.queues.remove(&self.queue);
+            }
+        }
+    }
+}
+
+/// A watcher; leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    /// The latest.
+    pub(crate) news: watch::Receiver<News>,
+    id: JobId,
+    hub: Arc<Hub>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut rooms = self.hub.rooms();
+        rooms.watches -= 1;
+        if let Some((_, count)) = rooms.jobs.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                rooms.jobs.remove(&self.id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_leaves_after_being_woken_passes_it_on() {
+        let (hub, _due) = Hub::new();
+        let queue = QueueName::parse("q").unwrap();
+        let (first, second) = (hub.wait(&queue).unwrap(), hub.wait(&queue).unwrap());
+        let mut one = Box::pin(first.notify.notified());
+        let mut two = Box::pin(second.notify.notified());
+        one.as_mut().enable();
+        two.as_mut().enable();
+        hub.ready(&queue);
+        drop(one);
+        drop(first);
+        two.await;
+        drop(second);
+        assert!(hub.waited_for().is_empty());
+    }
+
+    #[test]
+    fn a_room_closes_with_its_last_guest() {
+        let (hub, _due) = Hub::new();
+        let id = JobId::generate(&QueueName::parse("q").unwrap());
+        let (a, b) = (hub.watch(&id).unwrap(), hub.watch(&id).unwrap());
+        hub.changed(&id, 3);
+        hub.changed(&id, 2);
+        hub.gap(None);
+        assert_eq!(*a.news.borrow(), News { version: 3, gaps: 1 });
+        drop(a);
+        assert_eq!(hub.rooms().jobs.len(), 1);
+        drop(b);
+        assert!(hub.rooms().jobs.is_empty() && hub.rooms().watches == 0);
+    }
+}

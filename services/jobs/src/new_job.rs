@@ -1,0 +1,206 @@
+//! What may be enqueued: the fields of an Enqueue, checked against their limits.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::backoff::BACKOFF_MAX;
+use crate::error::Error;
+use crate::id::QueueName;
+use crate::job::Spec;
+use crate::moment::Moment;
+
+/// Longest kind.
+pub(crate) const KIND_BYTES_MAX: usize = 128;
+/// Largest payload or result: both pass through Redis' memory and one message.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 256 << 10;
+/// Longest request_id.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
+/// How long a request_id is remembered.
+pub(crate) const REQUEST_ID_TTL: Duration = Duration::from_secs(3600);
+/// How far ahead a job can be put.
+pub(crate) const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Attempts when nothing is said, and the most.
+pub(crate) const ATTEMPTS_DEFAULT: u32 = 5;
+/// The most attempts.
+pub(crate) const ATTEMPTS_MAX: u32 = 100;
+/// First wait after a failure when nothing is said.
+pub(crate) const BACKOFF_DEFAULT: Duration = Duration::from_secs(1);
+/// Shortest first wait: less would be a hot loop of failures.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(1);
+/// How long a finished job can be read when nothing is said.
+pub(crate) const RETENTION_DEFAULT: Duration = Duration::from_secs(3600);
+/// Shortest retention: a watcher or a worker that repeats itself still finds the final state.
+pub(crate) const RETENTION_MIN: Duration = Duration::from_secs(10);
+/// Longest retention.
+pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A job to enqueue.
+#[derive(Debug, Clone)]
+pub(crate) struct NewJob {
+    /// Where.
+    pub(crate) queue: QueueName,
+    /// What.
+    pub(crate) spec: Spec,
+    /// When.
+    pub(crate) run: Run,
+    /// Makes a repeat find the first job.
+    pub(crate) request_id: Option<String>,
+}
+
+/// When a job is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// As soon as a worker is free.
+    Now,
+    /// This long from now, by the engine's clock.
+    After(Duration),
+    /// Not before this moment.
+    At(Moment),
+}
+
+/// The fields as a caller gives them; `None` and 0 are the defaults.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// See [`Spec`].
+    pub(crate) kind: String,
+    /// See [`Spec`].
+    pub(crate) payload: Bytes,
+    /// See [`Spec`].
+    pub(crate) traceparent: String,
+    /// Empty: none.
+    pub(crate) request_id: String,
+    /// Excludes `run_time`.
+    pub(crate) delay: Option<Duration>,
+    /// Excludes `delay`.
+    pub(crate) run_time: Option<Moment>,
+    /// See [`Spec`].
+    pub(crate) max_attempts: i32,
+    /// See [`Spec`].
+    pub(crate) backoff: Option<Duration>,
+    /// See [`Spec`].
+    pub(crate) retention: Option<Duration>,
+}
+
+impl NewJob {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the first that is not acceptable.
+    pub(crate) fn check(queue: QueueName, wanted: Wanted) -> Result<Self, Error> {
+        if wanted.kind.is_empty() || wanted.kind.len() > KIND_BYTES_MAX {
+            return Err(Error::invalid(
+                "INVALID_KIND",
+                "kind",
+                format!("must have 1 to {KIND_BYTES_MAX} bytes"),
+            ));
+        }
+        if wanted.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(too_large("payload", wanted.payload.len()));
+        }
+        if wanted.request_id.len() > REQUEST_ID_BYTES_MAX {
+            let problem = format!("must have at most {REQUEST_ID_BYTES_MAX} bytes");
+            return Err(Error::invalid("INVALID_REQUEST_ID", "request_id", problem));
+        }
+        let run = match (wanted.delay, wanted.run_time) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid(
+                    "DELAY_AND_RUN_TIME",
+                    "run_time",
+                    "give delay or run_time, not both",
+                ));
+            }
+            (Some(delay), None) if delay > DELAY_MAX => {
+                let problem = format!("must be at most {} days", DELAY_MAX.as_secs() / 86_400);
+                return Err(Error::invalid("INVALID_DELAY", "delay", problem));
+            }
+            (None, Some(time)) if time > Moment::of_this_machine().after(DELAY_MAX) => {
+                let problem = format!("must be at most {} days from now", DELAY_MAX.as_secs() / 86_400);
+                return Err(Error::invalid("INVALID_RUN_TIME", "run_time", problem));
+            }
+            (Some(Duration::ZERO), None) | (None, None) => Run::Now,
+            (Some(delay), None) => Run::After(delay),
+            (None, Some(time)) => Run::At(time),
+        };
+        let max_attempts = match u32::try_from(wanted.max_attempts) {
+            Ok(0) => ATTEMPTS_DEFAULT,
+            Ok(n) if n <= ATTEMPTS_MAX => n,
+            _ => {
+                let problem = format!("must be 1 to {ATTEMPTS_MAX}, or 0 for {ATTEMPTS_DEFAULT}");
+                return Err(Error::invalid("INVALID_MAX_ATTEMPTS", "max_attempts", problem));
+            }
+        };
+        let backoff = wanted.backoff.unwrap_or(BACKOFF_DEFAULT);
+        if !(BACKOFF_MIN..=BACKOFF_MAX).contains(&backoff) {
+            return Err(Error::invalid("INVALID_BACKOFF", "backoff", "must be 1 ms to 1 hour"));
+        }
+        let retention = wanted.retention.unwrap_or(RETENTION_DEFAULT);
+        if !(RETENTION_MIN..=RETENTION_MAX).contains(&retention) {
+            return Err(Error::invalid("INVALID_RETENTION", "retention", "must be 10 seconds to 7 days"));
+        }
+        let spec = Spec {
+            kind: wanted.kind,
+            payload: wanted.payload,
+            traceparent: wanted.traceparent,
+            max_attempts,
+            backoff,
+            retention,
+        };
+        let request_id = (!wanted.request_id.is_empty()).then_some(wanted.request_id);
+        Ok(Self { queue, spec, run, request_id })
+    }
+}
+
+/// A payload or result over its limit.
+#[must_use]
+pub(crate) fn too_large(field: &'static str, len: usize) -> Error {
+    let problem = format!(
+        "must have at most {PAYLOAD_BYTES_MAX} bytes, not {len}; store it elsewhere and pass its name"
+    );
+    Error::invalid("TOO_LARGE", field, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Wanted)) -> Result<NewJob, Error> {
+        let mut wanted = Wanted { kind: "k".into(), ..Wanted::default() };
+        change(&mut wanted);
+        NewJob::check(QueueName::parse("q").unwrap(), wanted)
+    }
+
+    fn refused(change: impl FnOnce(&mut Wanted)) -> &'static str {
+        match check(change) {
+            Err(Error::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_has_the_documented_default() {
+        let job = check(|_| {}).unwrap();
+        assert_eq!((job.spec.max_attempts, job.spec.backoff), (5, Duration::from_secs(1)));
+        assert_eq!((job.spec.retention, job.run), (Duration::from_secs(3600), Run::Now));
+        assert_eq!(job.request_id, None);
+    }
+
+    #[test]
+    fn every_limit_names_its_field() {
+        let later = Moment::of_this_machine().after(DELAY_MAX + Duration::from_secs(60));
+        assert_eq!(refused(|w| w.kind.clear()), "kind");
+        assert_eq!(refused(|w| w.kind = "k".repeat(129)), "kind");
+        assert_eq!(refused(|w| w.payload = vec![0; PAYLOAD_BYTES_MAX + 1].into()), "payload");
+        assert_eq!(refused(|w| w.request_id = "r".repeat(129)), "request_id");
+        assert_eq!(refused(|w| w.max_attempts = 101), "max_attempts");
+        assert_eq!(refused(|w| w.max_attempts = -1), "max_attempts");
+        assert_eq!(refused(|w| w.backoff = Some(Duration::ZERO)), "backoff");
+        assert_eq!(refused(|w| w.backoff = Some(Duration::from_secs(3601))), "backoff");
+        assert_eq!(refused(|w| w.retention = Some(Duration::from_secs(9))), "retention");
+        assert_eq!(refused(|w| w.retention = Some(RETENTION_MAX * 2)), "retention");
+        assert_eq!(refused(|w| w.delay = Some(DELAY_MAX * 2)), "delay");
+        assert_eq!(refused(|w| w.run_time = Some(later)), "run_time");
+        assert_eq!(refused(|w| (w.delay, w.run_time) = (Some(Duration::ZERO), Some(later))), "run_time");
+        assert!(check(|w| w.payload = vec![0; PAYLOAD_BYTES_MAX].into()).is_ok());
+    }
+}

@@ -1,0 +1,288 @@
+//! The gRPC face: decodes, calls, encodes.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use shoal_kit::role::Role;
+use shoal_kit::service::Background;
+use shoal_proto::jobs::v1 as pb;
+use shoal_proto::jobs::v1::jobs_service_server::{JobsService, JobsServiceServer};
+use shoal_proto::jobs::v1::worker_service_server::{WorkerService, WorkerServiceServer};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::id::{JobId, QueueName};
+use crate::job::{Failure, Job, State};
+use crate::lease::{Counter, Order};
+use crate::moment::Moment;
+use crate::new_job::{NewJob, PAYLOAD_BYTES_MAX, Wanted, too_large};
+use crate::store::{CLAIM_JOBS_MAX, Store};
+use crate::trace;
+use crate::watch::{Seen, Watch};
+
+/// Largest request: a payload or result with everything around it.
+const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (64 << 10);
+/// Longest id that is looked at.
+const ID_BYTES_MAX: usize = 256;
+/// Longest name of a worker.
+const WORKER_BYTES_MAX: usize = 128;
+/// Longest message of a failure.
+const FAILURE_BYTES_MAX: usize = 4 << 10;
+const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+const LEASE_MIN: Duration = Duration::from_secs(1);
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Both services of one clone.
+#[derive(Clone)]
+pub(crate) struct Jobs {
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    counter: Counter,
+    draining: CancellationToken,
+}
+
+/// The clone's services, ready to be served.
+pub(crate) fn assemble(jobs: Jobs, clone: String, background: Background) -> shoal_kit::Service {
+    shoal_kit::Service::new(Role::Jobs, clone, shoal_proto::DESCRIPTOR_SET, background)
+        .with(JobsServiceServer::new(jobs.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .with(WorkerServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+impl Jobs {
+    /// The services over a store and what waits at this clone.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        hub: Arc<Hub>,
+        counter: Counter,
+        draining: CancellationToken,
+    ) -> Self {
+        Self { store, hub, counter, draining }
+    }
+}
+
+#[tonic::async_trait]
+impl JobsService for Jobs {
+    async fn enqueue(
+        &self,
+        request: Request<pb::EnqueueRequest>,
+    ) -> Result<Response<pb::EnqueueResponse>, Status> {
+        let callers = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
+        let callers = callers.filter(|text| trace::is_traceparent(text)).map(str::to_owned);
+        let request = request.into_inner();
+        let queue = QueueName::parse(&request.queue)?;
+        let span = trace::send(&queue);
+        // Untraced here, the caller's own span is the one to link to.
+        let traceparent = trace::traceparent(&span).or(callers).unwrap_or_default();
+        let new = NewJob::check(
+            queue,
+            Wanted {
+                kind: request.kind,
+                payload: request.payload,
+                traceparent,
+                request_id: request.request_id,
+                delay: duration("delay", request.delay)?,
+                run_time: moment("run_time", request.run_time)?,
+                max_attempts: request.max_attempts,
+                backoff: duration("backoff", request.backoff)?,
+                retention: duration("retention", request.retention)?,
+            },
+        )?;
+        let job = self.store.enqueue(new).instrument(span).await?;
+        Ok(Response::new(pb::EnqueueResponse { job: Some(encode(job)) }))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<pb::GetJobRequest>,
+    ) -> Result<Response<pb::GetJobResponse>, Status> {
+        let id = job_id(&request.into_inner().id)?;
+        let job = self.store.get(&id).await?.ok_or_else(|| Error::not_found(&id))?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(encode(job)) }))
+    }
+
+    type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<pb::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let request = request.into_inner();
+        let id = job_id(&request.id)?;
+        let seen = match request.resume_token.as_str() {
+            "" => None,
+            token => Some(Seen::parse(token)?),
+        };
+        let watch = Watch::open(self.store.clone(), &self.hub, id, seen, self.draining.clone()).await?;
+        let states = futures::stream::unfold(watch, |mut watch| async move {
+            let state = watch.next().await?.map_err(Status::from).map(|job| pb::WatchJobResponse {
+                resume_token: Seen::of(&job).token(),
+                job: Some(encode(job)),
+            });
+            Some((state, watch))
+        });
+        Ok(Response::new(states.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for Jobs {
+    async fn lease_jobs(
+        &self,
+        request: Request<pb::LeaseJobsRequest>,
+    ) -> Result<Response<pb::LeaseJobsResponse>, Status> {
+        let request = request.into_inner();
+        let wait = duration("wait", request.wait)?.unwrap_or_default();
+        if wait > WAIT_MAX {
+            return Err(Error::invalid(
+                "INVALID_WAIT",
+                "wait",
+                "must be at most 30 seconds; call again instead",
+            )
+            .into());
+        }
+        let order = order(request)?;
+        let span = trace::lease(&order.queue);
+        let delivery = self.counter.lease(&order, wait).instrument(span.clone()).await?;
+        for job in &delivery.claim().jobs {
+            trace::link(&span, &job.spec.traceparent);
+        }
+        span.record("messaging.batch.message_count", delivery.claim().jobs.len());
+        drop(span);
+        // Nothing is awaited from here on: the answer is the worker's.
+        let claim = delivery.taken();
+        let lease =
+            pb::Lease { fencing_token: claim.fence as i64, expire_time: Some(timestamp(claim.expire)) };
+        let jobs =
+            claim.jobs.into_iter().map(|job| pb::LeasedJob { job: Some(encode(job)), lease: Some(lease) });
+        Ok(Response::new(pb::LeaseJobsResponse { jobs: jobs.collect() }))
+    }
+
+    async fn complete_job(
+        &self,
+        request: Request<pb::CompleteJobRequest>,
+    ) -> Result<Response<pb::CompleteJobResponse>, Status> {
+        let request = request.into_inner();
+        if request.result.len() > PAYLOAD_BYTES_MAX {
+            return Err(too_large("result", request.result.len()).into());
+        }
+        let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
+        let job = self.store.complete(&id, fence, request.result).await?;
+        Ok(Response::new(pb::CompleteJobResponse { job: Some(encode(job)) }))
+    }
+
+    async fn fail_job(
+        &self,
+        request: Request<pb::FailJobRequest>,
+    ) -> Result<Response<pb::FailJobResponse>, Status> {
+        let request = request.into_inner();
+        if request.message.len() > FAILURE_BYTES_MAX {
+            let problem = format!("must have at most {FAILURE_BYTES_MAX} bytes");
+            return Err(Error::invalid("MESSAGE_TOO_LONG", "message", problem).into());
+        }
+        let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
+        let failure = Failure { message: request.message, permanent: request.permanent };
+        let job = self.store.fail(&id, fence, failure).await?;
+        Ok(Response::new(pb::FailJobResponse { job: Some(encode(job)) }))
+    }
+}
+
+fn order(request: pb::LeaseJobsRequest) -> Result<Order, Error> {
+    let max_jobs = match usize::try_from(request.max_jobs) {
+        Ok(0) => 1,
+        Ok(n) if n <= CLAIM_JOBS_MAX => n,
+        _ => {
+            let problem = format!("must be 1 to {CLAIM_JOBS_MAX}, or 0 for 1");
+            return Err(Error::invalid("INVALID_MAX_JOBS", "max_jobs", problem));
+        }
+    };
+    if request.worker.len() > WORKER_BYTES_MAX {
+        let problem = format!("must have at most {WORKER_BYTES_MAX} bytes");
+        return Err(Error::invalid("INVALID_WORKER", "worker", problem));
+    }
+    let duration = duration("lease_duration", request.lease_duration)?.unwrap_or(LEASE_DEFAULT);
+    if !(LEASE_MIN..=LEASE_MAX).contains(&duration) {
+        return Err(Error::invalid("INVALID_LEASE_DURATION", "lease_duration", "must be 1 second to 1 hour"));
+    }
+    Ok(Order { queue: QueueName::parse(&request.queue)?, max_jobs, worker: request.worker, duration })
+}
+
+/// An id is opaque to callers: one that no job can have is simply not found.
+fn job_id(text: &str) -> Result<JobId, Error> {
+    if text.is_empty() || text.len() > ID_BYTES_MAX {
+        return Err(Error::invalid("INVALID_ID", "id", "must be an id that Enqueue gave"));
+    }
+    JobId::parse(text).ok_or_else(|| Error::NotFound { id: text.to_owned() })
+}
+
+fn fence(token: i64) -> Result<u64, Error> {
+    let problem = "must be the fencing_token of the job's lease";
+    u64::try_from(token)
+        .ok()
+        .filter(|fence| *fence > 0)
+        .ok_or_else(|| Error::invalid("INVALID_FENCING_TOKEN", "fencing_token", problem))
+}
+
+fn duration(field: &'static str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    Duration::try_from(value)
+        .map(Some)
+        .map_err(|_| Error::invalid("INVALID_DURATION", field, "must not be negative"))
+}
+
+fn moment(field: &'static str, value: Option<prost_types::Timestamp>) -> Result<Option<Moment>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    let time = SystemTime::try_from(value).map_err(|_| {
+        Error::invalid("INVALID_TIMESTAMP", field, "must be a time between the years 1 and 9999")
+    })?;
+    // What lies before 1970 is past as well.
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Some(Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
+}
+
+fn timestamp(moment: Moment) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: (moment.0 / 1000) as i64, nanos: (moment.0 % 1000 * 1_000_000) as i32 }
+}
+
+fn encode(job: Job) -> pb::Job {
+    let standing = job.standing;
+    let errors = standing.errors.into_iter().map(|error| pb::JobError {
+        attempt: error.attempt as i32,
+        message: error.message,
+        time: Some(timestamp(error.time)),
+    });
+    pb::Job {
+        id: job.id.to_string(),
+        queue: job.id.queue().to_string(),
+        kind: job.spec.kind,
+        payload: job.spec.payload,
+        state: state(standing.state).into(),
+        attempt: standing.attempt as i32,
+        lost_count: standing.lost_count as i32,
+        max_attempts: job.spec.max_attempts as i32,
+        run_time: standing.run_at.map(timestamp),
+        result: standing.result,
+        errors: errors.collect(),
+        create_time: Some(timestamp(job.create)),
+        start_time: standing.start.map(timestamp),
+        finish_time: standing.finish.map(timestamp),
+        traceparent: job.spec.traceparent,
+    }
+}
+
+fn state(state: State) -> pb::JobState {
+    match state {
+        State::Scheduled => pb::JobState::Scheduled,
+        State::Ready => pb::JobState::Ready,
+        State::Running => pb::JobState::Running,
+        State::Succeeded => pb::JobState::Succeeded,
+        State::Retrying => pb::JobState::FailedRetrying,
+        State::Dead => pb::JobState::Dead,
+        State::Cancelled => pb::JobState::Cancelled,
+    }
+}

@@ -1,0 +1,124 @@
+//! Where jobs live. The trait speaks of jobs, leases and due times; the engines are beside it.
+//!
+//! # What holds of every store
+//!
+//! * **After `Ok`** the step was taken, whole, and every clone sees it. How durable it is the engine says: embedded, it
+//!   is on the disk; on Redis, as its `appendfsync` says.
+//! * **After [`Error::Unavailable`](crate::error::Error::Unavailable)** nothing was done.
+//! * **After [`Error::Unknown`](crate::error::Error::Unknown)** the step may have been taken, or may still be taken.
+//!   `complete` and `fail` recognise their repeat by the fence, `enqueue` by the request_id, and an unknown
+//!   `lease` is undone by `release`.
+//! * **After a crash** of a clone nothing is half done. A lease nobody answers for runs out, and any clone's `tend` gives
+//!   its jobs back.
+//! * Time is the engine's. A fence is greater than every fence given before in the queue, also after a fail-over.
+//! * Jobs of a queue are leased in the order in which they became ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::id::{JobId, QueueName};
+use crate::job::{Failure, Job};
+use crate::moment::Moment;
+use crate::new_job::NewJob;
+
+#[cfg(test)]
+mod conformance;
+pub(crate) mod embedded;
+mod record;
+pub(crate) mod redis;
+
+/// Most queues of one engine: every clone looks at each of them once a second.
+pub(crate) const QUEUES_MAX: usize = 1000;
+/// Most jobs of one claim.
+pub(crate) const CLAIM_JOBS_MAX: usize = 100;
+/// Bytes of payloads after which a claim takes no further job, so that its answer fits the 4 MiB that gRPC clients
+/// accept by default.
+pub(crate) const CLAIM_BYTES_MAX: usize = 3 << 20;
+/// Steps one `tend` takes before it lets others in.
+pub(crate) const TEND_MAX: usize = 200;
+
+/// What one worker asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    /// Of which queue.
+    pub(crate) queue: QueueName,
+    /// At most this many jobs, 1 to [`CLAIM_JOBS_MAX`].
+    pub(crate) max_jobs: usize,
+    /// Who.
+    pub(crate) worker: String,
+    /// For how long.
+    pub(crate) duration: Duration,
+    /// Unique to this call: [`Store::release`] finds by it what an unanswered call claimed.
+    pub(crate) ticket: String,
+}
+
+/// Jobs claimed together, under one fence.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Claim {
+    /// Greater than every earlier one of the queue.
+    pub(crate) fence: u64,
+    /// When the lease runs out.
+    pub(crate) expire: Moment,
+    /// In the order in which they became ready. May be empty.
+    pub(crate) jobs: Vec<Job>,
+    /// More were ready.
+    pub(crate) more: bool,
+}
+
+/// What `tend` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tended {
+    /// Jobs are ready now.
+    pub(crate) ready: bool,
+    /// When something of this queue is next due, from now; zero if there was more than one `tend` takes.
+    pub(crate) next: Option<Duration>,
+}
+
+/// Keeps the interest in a queue's changes alive until it is dropped.
+pub(crate) type Following = Box<dyn std::any::Any + Send + Sync>;
+
+/// A store of jobs. See the [module](self) for what holds.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Adds a job; with a request_id that was used within the last hour, returns that job as it is now
+    /// ([`Error::Forgotten`] if it is gone).
+    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>>;
+
+    /// The job; none if it never was or its retention has passed.
+    fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>>;
+
+    /// Claims ready jobs, those that became due first included. Does not wait.
+    fn lease(&self, ask: Ask) -> BoxFuture<'_, Result<Claim, Error>>;
+
+    /// Gives back, uncharged and at the head of the queue, what the `lease` call of this ticket claimed, as far as it is
+    /// still its. If that call has not happened yet it will claim nothing (if it comes within a minute).
+    fn release<'a>(&'a self, queue: &'a QueueName, ticket: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Finishes a leased job. The lease holds until the job was given back, even past its time.
+    /// [`Error::LeaseLost`] if the fence is not the present lease's, unless this same word was said before.
+    fn complete<'a>(&'a self, id: &'a JobId, fence: u64, result: Bytes) -> BoxFuture<'a, Result<Job, Error>>;
+
+    /// Ends an attempt; as [`Store::complete`]. A repeat returns the job as it is now.
+    fn fail<'a>(&'a self, id: &'a JobId, fence: u64, failure: Failure) -> BoxFuture<'a, Result<Job, Error>>;
+
+    /// Makes ready what is due and gives back what was lost, at most [`TEND_MAX`] steps. Any clone may, at any time.
+    fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>>;
+
+    /// The queues that may need tending.
+    fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>>;
+
+    /// Tells the hub what happens at the engine, whichever clone did it, until dropped. What is announced: a queue that
+    /// was empty has a job; something is due earlier than before; and for followed queues every change of a job. What
+    /// may have been missed is announced as such.
+    fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()>;
+
+    /// Every change of a job of this queue that happens from now on is announced.
+    fn follow<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Following, Error>>;
+
+    /// Whether calls have a chance, and if not why.
+    fn ready(&self) -> Result<(), String>;
+}

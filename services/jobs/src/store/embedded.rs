@@ -1,0 +1,247 @@
+//! Jobs in a database of this process, shared by its clones: every step is one durable transaction, timers are exact,
+//! and clones hear of each other's steps in memory.
+
+mod layout;
+mod step;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use prost::Message as _;
+use shoal_embedded::Database;
+use tokio::sync::broadcast;
+
+use self::layout::{Layout, Marks};
+use self::step::{News, Step, damaged, engine, ready_from};
+use super::record::{self, Stood};
+use super::{Ask, Claim, Following, Store, Tended};
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::id::{JobId, QueueName};
+use crate::job::{Failure, Job};
+use crate::moment::Moment;
+use crate::new_job::NewJob;
+
+const ENGINE: &str = "the embedded database";
+
+/// Announcements a clone may be behind before it is told that it missed some.
+const NEWS_MAX: usize = 1024;
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct Embedded {
+    db: Database,
+    layout: Layout,
+    clock: Arc<Clock>,
+    news: broadcast::Sender<Arc<News>>,
+}
+
+impl Embedded {
+    /// Opens the database in `dir`, or one that goes with the process.
+    pub(crate) fn open(dir: Option<&Path>) -> anyhow::Result<Self> {
+        let db = match dir {
+            Some(dir) => Database::open(dir)?,
+            None => Database::ephemeral()?,
+        };
+        let layout = Layout::open(&db)?;
+        Ok(Self { db, layout, clock: Arc::default(), news: broadcast::channel(NEWS_MAX).0 })
+    }
+
+    async fn step<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&mut Step<'_, '_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (layout, clock, news) = (self.layout.clone(), self.clock.clone(), self.news.clone());
+        let db = self.db.clone();
+        // In a task of its own: what a caller who is gone had done is announced all the same.
+        let written = tokio::spawn(async move {
+            let (result, told) = db
+                .write(move |tx| {
+                    let mut at = Step { layout: &layout, now_us: clock.now_us(), news: News::default(), tx };
+                    let result = step(&mut at);
+                    let told = at.news;
+                    if result.is_err() {
+                        tx.abort();
+                    }
+                    (result, told)
+                })
+                .await
+                .map_err(write_failed)?;
+            if result.is_ok() {
+                // No clone listens: nobody waits.
+                let _ = news.send(Arc::new(told));
+            }
+            result
+        });
+        written.await.unwrap_or_else(|error| Err(Error::Internal(format!("a transaction's task: {error}"))))
+    }
+
+    fn read(&self, id: &JobId) -> Result<Option<Job>, Error> {
+        let snapshot = self.db.snapshot();
+        let key = layout::job(id);
+        let Some(header) = snapshot.get(&self.layout.jobs, &key).map_err(engine)? else { return Ok(None) };
+        let Some(stood) = snapshot.get(&self.layout.standings, &key).map_err(engine)? else {
+            return Ok(None);
+        };
+        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
+        if stood.forget.is_some_and(|forget| forget <= self.clock.now().0) {
+            return Ok(None);
+        }
+        record::job(id, &header, stood.standing().ok_or_else(|| damaged("standing"))?).map(Some)
+    }
+
+    /// What `tend` would find, without taking a step: mostly there is nothing to do.
+    fn look(&self, queue: &QueueName) -> Result<Tended, Error> {
+        let snapshot = self.db.snapshot();
+        let now = self.clock.now();
+        let Some(marks) = snapshot.get(&self.layout.queues, queue.as_str()).map_err(engine)? else {
+            return Ok(Tended { ready: false, next: None });
+        };
+        let marks = Marks::decode(&marks[..]).map_err(|_| damaged("queue"))?;
+        let ready = snapshot.range(&self.layout.ready, ready_from(queue, marks.head)).next();
+        let first = |keyspace, from| -> Result<Option<Moment>, Error> {
+            let range = ready_from(queue, from);
+            let Some(first) = snapshot.range(keyspace, range).next() else { return Ok(None) };
+            let (key, _) = first.map_err(engine)?;
+            Ok(layout::number_in(queue, &key).map(|(moment, _)| Moment(moment)))
+        };
+        let due = first(&self.layout.due, marks.due_from)?;
+        let lease = first(&self.layout.leases, marks.leases_from)?;
+        let next = [due, lease].into_iter().flatten().min();
+        Ok(Tended { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
+    }
+
+    /// Whether something is to be forgotten by now.
+    fn has_ended(&self) -> Result<bool, Error> {
+        let past = ..(self.clock.now().0 + 1).to_be_bytes().to_vec();
+        match self.layout.ends.range(past).next() {
+            None => Ok(false),
+            Some(entry) => entry.map(|_| true).map_err(engine),
+        }
+    }
+}
+
+impl Store for Embedded {
+    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
+        self.step(move |step| step.enqueue(&job)).boxed()
+    }
+
+    fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>> {
+        std::future::ready(self.read(id)).boxed()
+    }
+
+    fn lease(&self, ask: Ask) -> BoxFuture<'_, Result<Claim, Error>> {
+        async move {
+            // A queue without jobs costs no transaction.
+            let found = self.look(&ask.queue)?;
+            if !found.ready && found.next != Some(Duration::ZERO) {
+                let expire = self.clock.now();
+                return Ok(Claim { fence: 0, expire, jobs: Vec::new(), more: false });
+            }
+            self.step(move |step| step.lease(&ask)).await
+        }
+        .boxed()
+    }
+
+    fn release<'a>(&'a self, queue: &'a QueueName, ticket: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let (queue, ticket) = (queue.clone(), ticket.to_owned());
+        self.step(move |step| step.release(&queue, &ticket)).boxed()
+    }
+
+    fn complete<'a>(&'a self, id: &'a JobId, fence: u64, result: Bytes) -> BoxFuture<'a, Result<Job, Error>> {
+        let id = id.clone();
+        self.step(move |step| step.complete(&id, fence, result)).boxed()
+    }
+
+    fn fail<'a>(&'a self, id: &'a JobId, fence: u64, failure: Failure) -> BoxFuture<'a, Result<Job, Error>> {
+        let id = id.clone();
+        self.step(move |step| step.fail(&id, fence, failure)).boxed()
+    }
+
+    fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>> {
+        async move {
+            while self.has_ended()? && self.step(|step| step.forget()).await? > 0 {}
+            let found = self.look(queue)?;
+            if found.next != Some(Duration::ZERO) {
+                return Ok(found);
+            }
+            let named = queue.clone();
+            let more = self.step(move |step| step.tend(&named)).await?;
+            let found = self.look(queue)?;
+            Ok(if more { Tended { next: Some(Duration::ZERO), ..found } } else { found })
+        }
+        .boxed()
+    }
+
+    fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
+        let names = self.layout.queues.range(..).map(|entry| {
+            let (name, _) = entry.map_err(engine)?;
+            layout::queue_in(&name).ok_or_else(|| damaged("queue"))
+        });
+        std::future::ready(names.collect()).boxed()
+    }
+
+    fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
+        // Subscribed before the first poll: nothing that happens from now on is missed.
+        let mut news = self.news.subscribe();
+        let clock = self.clock.clone();
+        async move {
+            loop {
+                match news.recv().await {
+                    Ok(told) => {
+                        told.ready.iter().for_each(|queue| hub.ready(queue));
+                        told.due.iter().for_each(|(queue, at)| hub.due(queue, clock.now().until(*at)));
+                        told.changed.iter().for_each(|(id, version)| hub.changed(id, *version));
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        hub.ready_anywhere();
+                        hub.gap(None);
+                    }
+                    // This store's own sender is among those that are gone: nothing will happen any more.
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn follow<'a>(&'a self, _queue: &'a QueueName) -> BoxFuture<'a, Result<Following, Error>> {
+        std::future::ready(Ok(Box::new(()) as Following)).boxed()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// This machine's time, which never goes back while the process lives.
+#[derive(Debug, Default)]
+struct Clock(AtomicU64);
+
+impl Clock {
+    fn now_us(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        self.0.fetch_max(us, Ordering::Relaxed).max(us)
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.now_us() / 1000)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn write_failed(error: shoal_embedded::Error) -> Error {
+    match error {
+        shoal_embedded::Error::Closed => Error::Unavailable { engine: ENGINE, detail: error.to_string() },
+        shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
+            Error::Internal(error.to_string())
+        }
+        shoal_embedded::Error::Engine(_) => Error::Unknown { engine: ENGINE, detail: error.to_string() },
+    }
+}

@@ -1,0 +1,156 @@
+//! Keyspaces of the embedded store and the keys in them. Keys of a queue begin with its name and a zero byte, which no
+//! name has; numbers are big-endian, so that they sort.
+
+use prost::Message;
+use shoal_embedded::{Database, Error, Keyspace};
+
+use crate::id::{JobId, QueueName};
+use crate::moment::Moment;
+
+/// The keyspaces.
+#[derive(Clone)]
+pub(super) struct Layout {
+    /// id → header.
+    pub(super) jobs: Keyspace,
+    /// id → where it stands.
+    pub(super) standings: Keyspace,
+    /// queue, place → tail: ready jobs in order.
+    pub(super) ready: Keyspace,
+    /// queue, moment, tail → nothing: jobs that wait for their moment.
+    pub(super) due: Keyspace,
+    /// queue, fence → [`Claimed`].
+    pub(super) claims: Keyspace,
+    /// queue, moment, fence → nothing: when claims run out.
+    pub(super) leases: Keyspace,
+    /// queue, ticket → fence, or 0 if it may not claim.
+    pub(super) tickets: Keyspace,
+    /// queue, request_id → moment of forgetting, id's tail.
+    pub(super) requests: Keyspace,
+    /// moment, a letter, key → nothing: what is forgotten when.
+    pub(super) ends: Keyspace,
+    /// queue → [`Marks`].
+    pub(super) queues: Keyspace,
+}
+
+impl Layout {
+    pub(super) fn open(db: &Database) -> Result<Self, Error> {
+        Ok(Self {
+            jobs: db.keyspace("job")?,
+            standings: db.keyspace("standing")?,
+            ready: db.keyspace("ready")?,
+            due: db.keyspace("due")?,
+            claims: db.keyspace("claim")?,
+            leases: db.keyspace("lease")?,
+            tickets: db.keyspace("ticket")?,
+            requests: db.keyspace("request")?,
+            ends: db.keyspace("end")?,
+            queues: db.keyspace("queue")?,
+        })
+    }
+}
+
+/// What a queue remembers. The lower bounds keep scans from walking over what was deleted.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Marks {
+    /// The last fence.
+    #[prost(uint64, tag = "1")]
+    pub(super) fence: u64,
+    /// No ready job has a lower place.
+    #[prost(uint64, tag = "2")]
+    pub(super) head: u64,
+    /// The next place at the end.
+    #[prost(uint64, tag = "3")]
+    pub(super) tail: u64,
+    /// Nothing in `due` is earlier.
+    #[prost(uint64, tag = "4")]
+    pub(super) due_from: u64,
+    /// Nothing in `leases` is earlier.
+    #[prost(uint64, tag = "5")]
+    pub(super) leases_from: u64,
+    /// Jobs, requests and tickets: a queue without any is no queue.
+    #[prost(uint64, tag = "6")]
+    pub(super) records: u64,
+}
+
+/// Places before the first one are for jobs that are given back.
+const FIRST_PLACE: u64 = 1 << 40;
+
+impl Marks {
+    pub(super) fn new() -> Self {
+        Self { head: FIRST_PLACE, tail: FIRST_PLACE, ..Self::default() }
+    }
+}
+
+/// The jobs of one claim.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Claimed {
+    #[prost(uint64, tag = "1")]
+    pub(super) expire: u64,
+    #[prost(string, tag = "2")]
+    pub(super) ticket: String,
+    /// For people who look at a stuck job.
+    #[prost(string, tag = "3")]
+    pub(super) worker: String,
+    #[prost(string, repeated, tag = "4")]
+    pub(super) tails: Vec<String>,
+    /// How many of them are still held.
+    #[prost(uint32, tag = "5")]
+    pub(super) left: u32,
+}
+
+/// What `ends` forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Job,
+    Request,
+    Ticket,
+}
+
+/// The key of a job.
+pub(super) fn job(id: &JobId) -> Vec<u8> {
+    of_queue(id.queue(), id.tail().as_bytes())
+}
+
+/// A key of a queue.
+pub(super) fn of_queue(queue: &QueueName, rest: &[u8]) -> Vec<u8> {
+    [queue.as_str().as_bytes(), &[0], rest].concat()
+}
+
+/// A key of a queue that sorts by a number.
+pub(super) fn numbered(queue: &QueueName, number: u64, rest: &[u8]) -> Vec<u8> {
+    of_queue(queue, &[&number.to_be_bytes(), rest].concat())
+}
+
+/// The number in such a key, and what follows it.
+pub(super) fn number_in<'a>(queue: &QueueName, key: &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let (number, rest) = key.get(queue.as_str().len() + 1..)?.split_at_checked(8)?;
+    Some((u64::from_be_bytes(number.try_into().ok()?), rest))
+}
+
+/// The key of something that is forgotten.
+pub(super) fn end(at: Moment, end: End, key: &[u8]) -> Vec<u8> {
+    let letter = match end {
+        End::Job => b'j',
+        End::Request => b'r',
+        End::Ticket => b't',
+    };
+    [&at.0.to_be_bytes(), &[letter][..], key].concat()
+}
+
+/// What such a key says.
+pub(super) fn end_in(key: &[u8]) -> Option<(Moment, End, &[u8])> {
+    let (at, rest) = key.split_at_checked(8)?;
+    let end = match rest.first()? {
+        b'j' => End::Job,
+        b'r' => End::Request,
+        b't' => End::Ticket,
+        _ => return None,
+    };
+    Some((Moment(u64::from_be_bytes(at.try_into().ok()?)), end, &rest[1..]))
+}
+
+/// The queue a key belongs to.
+pub(super) fn queue_in(key: &[u8]) -> Option<QueueName> {
+    let name = key.split(|byte| *byte == 0).next()?;
+    QueueName::parse(std::str::from_utf8(name).ok()?).ok()
+}

@@ -1,0 +1,460 @@
+//! One transaction on the embedded store: the steps of a job's life with the indexes they keep. Runs alone, on the
+//! writer's thread.
+
+use prost::Message;
+use shoal_embedded::{Keyspace, Slice, Tx};
+
+use super::layout::{self, Claimed, End, Layout, Marks};
+use crate::backoff;
+use crate::error::Error;
+use crate::id::{JobId, QueueName};
+use crate::job::{Failure, Job, Standing, State, Verdict};
+use crate::moment::Moment;
+use crate::new_job::{NewJob, REQUEST_ID_TTL, Run};
+use crate::store::record::{self, Stood};
+use crate::store::{Ask, CLAIM_BYTES_MAX, Claim, QUEUES_MAX, TEND_MAX};
+
+/// How long a ticket that claimed nothing is remembered.
+const TICKET_TTL: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What a transaction says to the hubs once it is kept.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    pub(super) ready: Vec<QueueName>,
+    pub(super) due: Vec<(QueueName, Moment)>,
+    pub(super) changed: Vec<(JobId, u64)>,
+}
+
+/// A transaction at a moment.
+pub(super) struct Step<'a, 'tx> {
+    pub(super) tx: &'a mut Tx<'tx>,
+    pub(super) layout: &'a Layout,
+    /// Microseconds.
+    pub(super) now_us: u64,
+    pub(super) news: News,
+}
+
+/// A job's standing with what its store knows of it.
+struct Live {
+    standing: Standing,
+    fence: u64,
+}
+
+impl Step<'_, '_> {
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.now_us / 1000)
+    }
+
+    pub(super) fn enqueue(&mut self, new: &NewJob) -> Result<Job, Error> {
+        let queue = &new.queue;
+        let now = self.now();
+        let known = self.get(&self.layout.queues, queue.as_str())?.is_some();
+        if !known && self.tx.range(&self.layout.queues, ..).count() >= QUEUES_MAX {
+            return Err(Error::TooManyQueues { max: QUEUES_MAX });
+        }
+        let request = new.request_id.as_ref().map(|id| layout::of_queue(queue, id.as_bytes()));
+        if let Some(key) = &request
+            && let Some(value) = self.get(&self.layout.requests, key)?
+            && let Some((forget, tail)) = value.split_at_checked(8)
+            && forget > &now.0.to_be_bytes()[..]
+        {
+            let tail = std::str::from_utf8(tail).unwrap_or_default();
+            let id = JobId::of_tail(queue, tail).ok_or_else(|| damaged("request"))?;
+            return self.job(&id)?.ok_or(Error::Forgotten { id });
+        }
+
+        let mut marks = self.marks(queue)?;
+        self.promote(queue, &mut marks)?;
+        let id = JobId::generate(queue);
+        let run_at = match new.run {
+            Run::Now => None,
+            Run::After(delay) => Some(now.after(delay)),
+            Run::At(moment) => (moment > now).then_some(moment),
+        };
+        let standing = Standing::enqueued(run_at);
+        let header = record::header(&new.spec, now);
+        self.tx.put(&self.layout.jobs, layout::job(&id), header.clone());
+        marks.records += 1;
+        if let Some(key) = request {
+            let forget = now.after(REQUEST_ID_TTL);
+            let value = [&forget.0.to_be_bytes(), id.tail().as_bytes()].concat();
+            self.tx.put(&self.layout.ends, layout::end(forget, End::Request, &key), Slice::from([]));
+            self.tx.put(&self.layout.requests, key, value);
+            marks.records += 1;
+        }
+        match run_at {
+            Some(moment) => self.wait_until(&id, moment),
+            None => self.append(&id, &mut marks)?,
+        }
+        self.keep(&id, &standing, 0, None);
+        self.put_marks(queue, &marks);
+        record::job(&id, &header, standing)
+    }
+
+    pub(super) fn lease(&mut self, ask: &Ask) -> Result<Claim, Error> {
+        let queue = &ask.queue;
+        let now = self.now();
+        let mut claim = Claim { fence: 0, expire: now.after(ask.duration), jobs: Vec::new(), more: false };
+        let ticket = layout::of_queue(queue, ask.ticket.as_bytes());
+        if self.get(&self.layout.queues, queue.as_str())?.is_none()
+            || self.get(&self.layout.tickets, &ticket)?.is_some()
+        {
+            return Ok(claim);
+        }
+        let mut marks = self.marks(queue)?;
+        let promoted = self.promote(queue, &mut marks)?;
+        let fence = self.now_us.max(marks.fence + 1);
+        let (mut bytes, mut skipped) = (0, 0);
+        for place in self.tx.range(&self.layout.ready, ready_from(queue, marks.head)) {
+            let (key, tail) = place.map_err(engine)?;
+            let id = tail_of(queue, &tail)?;
+            let header = self.get(&self.layout.jobs, layout::job(&id))?;
+            let live = self.live(&id)?.filter(|live| live.standing.state == State::Ready);
+            if let (Some(header), Some(Live { mut standing, .. })) = (header, live) {
+                let full = claim.jobs.len() == ask.max_jobs
+                    || (!claim.jobs.is_empty() && bytes + header.len() > CLAIM_BYTES_MAX);
+                if full {
+                    claim.more = true;
+                    break;
+                }
+                bytes += header.len();
+                standing.lease(now);
+                self.keep(&id, &standing, fence, None);
+                claim.jobs.push(record::job(&id, &header, standing)?);
+            } else {
+                skipped += 1;
+            }
+            let (place, _) = layout::number_in(queue, &key).ok_or_else(|| damaged("ready list"))?;
+            marks.head = place + 1;
+            self.tx.delete(&self.layout.ready, key);
+        }
+        if claim.jobs.is_empty() {
+            if promoted + skipped > 0 {
+                self.put_marks(queue, &marks);
+            }
+            return Ok(claim);
+        }
+        claim.fence = fence;
+        marks.fence = fence;
+        marks.records += 1;
+        let claimed = Claimed {
+            expire: claim.expire.0,
+            ticket: ask.ticket.clone(),
+            worker: ask.worker.clone(),
+            tails: claim.jobs.iter().map(|job| job.id.tail().to_owned()).collect(),
+            left: claim.jobs.len() as u32,
+        };
+        self.tx.put(&self.layout.claims, layout::numbered(queue, fence, &[]), claimed.encode_to_vec());
+        let lease = layout::numbered(queue, claim.expire.0, &fence.to_be_bytes());
+        self.tx.put(&self.layout.leases, lease, Slice::from([]));
+        self.tx.put(&self.layout.tickets, ticket, fence.to_be_bytes());
+        self.put_marks(queue, &marks);
+        self.news.due.push((queue.clone(), claim.expire));
+        Ok(claim)
+    }
+
+    pub(super) fn release(&mut self, queue: &QueueName, ticket: &str) -> Result<(), Error> {
+        let key = layout::of_queue(queue, ticket.as_bytes());
+        let mut marks = self.marks(queue)?;
+        let fence = match self.get(&self.layout.tickets, &key)? {
+            None => {
+                let forget = self.now().after(TICKET_TTL);
+                self.tx.put(&self.layout.ends, layout::end(forget, End::Ticket, &key), Slice::from([]));
+                self.tx.put(&self.layout.tickets, key, 0_u64.to_be_bytes());
+                marks.records += 1;
+                self.put_marks(queue, &marks);
+                return Ok(());
+            }
+            Some(value) => u64::from_be_bytes(value[..].try_into().map_err(|_| damaged("ticket"))?),
+        };
+        let Some(claimed) = self.claimed(queue, fence)? else { return Ok(()) };
+        let was_empty = self.is_empty(queue, &marks)?;
+        let mut given_back = false;
+        for tail in claimed.tails.iter().rev() {
+            let Some(id) = JobId::of_tail(queue, tail) else { continue };
+            if let Some(mut live) = self.live(&id)?.filter(|live| live.fence == fence) {
+                live.standing.release();
+                marks.head -= 1;
+                self.tx.put(&self.layout.ready, layout::numbered(queue, marks.head, &[]), tail.as_bytes());
+                self.keep(&id, &live.standing, 0, None);
+                given_back = true;
+            }
+        }
+        if was_empty && given_back {
+            self.news.ready.push(queue.clone());
+        }
+        self.end_claim(queue, fence, &claimed, &mut marks);
+        self.put_marks(queue, &marks);
+        Ok(())
+    }
+
+    pub(super) fn complete(&mut self, id: &JobId, fence: u64, result: bytes::Bytes) -> Result<Job, Error> {
+        let now = self.now();
+        self.close(id, fence, Verdict::Completed, |job| job.standing.complete(now, fence, result))
+    }
+
+    pub(super) fn fail(&mut self, id: &JobId, fence: u64, failure: Failure) -> Result<Job, Error> {
+        let (now, seed) = (self.now(), backoff::seed(id.tail()));
+        self.close(id, fence, Verdict::Failed, |job| job.standing.fail(now, fence, failure, &job.spec, seed))
+    }
+
+    /// Ends a lease by its holder's word.
+    fn close(
+        &mut self,
+        id: &JobId,
+        fence: u64,
+        verdict: Verdict,
+        step: impl FnOnce(&mut Job),
+    ) -> Result<Job, Error> {
+        let mut job = self.job(id)?.ok_or_else(|| Error::not_found(id))?;
+        let held = self.live(id)?.map_or(0, |live| live.fence);
+        if held != fence || fence == 0 {
+            if job.standing.closed == Some((fence, verdict)) {
+                return Ok(job);
+            }
+            return Err(Error::LeaseLost { id: id.clone(), fence });
+        }
+        step(&mut job);
+        let mut marks = self.marks(id.queue())?;
+        self.settle(id, &job, &mut marks)?;
+        if let Some(mut claimed) = self.claimed(id.queue(), fence)? {
+            claimed.left = claimed.left.saturating_sub(1);
+            if claimed.left == 0 {
+                self.end_claim(id.queue(), fence, &claimed, &mut marks);
+            } else {
+                let key = layout::numbered(id.queue(), fence, &[]);
+                self.tx.put(&self.layout.claims, key, claimed.encode_to_vec());
+            }
+        }
+        self.put_marks(id.queue(), &marks);
+        Ok(job)
+    }
+
+    /// Promotes what is due and gives back what was lost. Whether there was more than it takes at once.
+    pub(super) fn tend(&mut self, queue: &QueueName) -> Result<bool, Error> {
+        let mut marks = self.marks(queue)?;
+        let mut steps = self.promote(queue, &mut marks)?;
+        let now = self.now();
+        let range = layout::numbered(queue, marks.leases_from, &[])..layout::numbered(queue, now.0 + 1, &[]);
+        let mut all = true;
+        for lease in self.tx.range(&self.layout.leases, range) {
+            if steps >= TEND_MAX {
+                all = false;
+                break;
+            }
+            let (key, _) = lease.map_err(engine)?;
+            let (expire, fence) = layout::number_in(queue, &key).ok_or_else(|| damaged("lease"))?;
+            let fence = u64::from_be_bytes(fence.try_into().map_err(|_| damaged("lease"))?);
+            marks.leases_from = expire;
+            let Some(claimed) = self.claimed(queue, fence)? else {
+                self.tx.delete(&self.layout.leases, key);
+                continue;
+            };
+            for tail in &claimed.tails {
+                let Some(id) = JobId::of_tail(queue, tail) else { continue };
+                // A job that is not this claim's any more was finished, or is another worker's.
+                if self.live(&id)?.is_some_and(|live| live.fence == fence)
+                    && let Some(mut job) = self.job(&id)?
+                {
+                    job.standing.lose(now);
+                    self.settle(&id, &job, &mut marks)?;
+                    steps += 1;
+                }
+            }
+            self.end_claim(queue, fence, &claimed, &mut marks);
+        }
+        if all {
+            marks.leases_from = now.0 + 1;
+        }
+        self.put_marks(queue, &marks);
+        Ok(!all || steps >= TEND_MAX)
+    }
+
+    /// Forgets up to [`TEND_MAX`] of what has passed; how many.
+    pub(super) fn forget(&mut self) -> Result<usize, Error> {
+        let past = ..(self.now().0 + 1).to_be_bytes().to_vec();
+        let mut forgotten = 0;
+        for entry in self.tx.range(&self.layout.ends, past).take(TEND_MAX) {
+            let (key, _) = entry.map_err(engine)?;
+            let (at, end, name) = layout::end_in(&key).ok_or_else(|| damaged("end"))?;
+            let gone = match end {
+                End::Job => {
+                    self.tx.delete(&self.layout.standings, name);
+                    self.tx.delete(&self.layout.jobs, name);
+                    true
+                }
+                End::Request => {
+                    // The same request_id may have been used again since.
+                    let value = self.get(&self.layout.requests, name)?;
+                    let same = value.is_some_and(|value| value.starts_with(&at.0.to_be_bytes()));
+                    if same {
+                        self.tx.delete(&self.layout.requests, name);
+                    }
+                    same
+                }
+                End::Ticket => {
+                    self.tx.delete(&self.layout.tickets, name);
+                    true
+                }
+            };
+            if gone && let Some(queue) = layout::queue_in(name) {
+                let mut marks = self.marks(&queue)?;
+                marks.records = marks.records.saturating_sub(1);
+                self.put_marks(&queue, &marks);
+            }
+            self.tx.delete(&self.layout.ends, key.clone());
+            forgotten += 1;
+        }
+        Ok(forgotten)
+    }
+
+    /// The job, unless it is to be forgotten.
+    fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
+        let Some(header) = self.get(&self.layout.jobs, layout::job(id))? else { return Ok(None) };
+        let Some(stood) = self.get(&self.layout.standings, layout::job(id))? else { return Ok(None) };
+        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
+        if stood.forget.is_some_and(|forget| forget <= self.now().0) {
+            return Ok(None);
+        }
+        let standing = stood.standing().ok_or_else(|| damaged("standing"))?;
+        record::job(id, &header, standing).map(Some)
+    }
+
+    fn live(&self, id: &JobId) -> Result<Option<Live>, Error> {
+        let Some(stood) = self.get(&self.layout.standings, layout::job(id))? else { return Ok(None) };
+        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
+        let fence = stood.fence;
+        let standing = stood.standing().ok_or_else(|| damaged("standing"))?;
+        Ok(Some(Live { standing, fence }))
+    }
+
+    /// Moves at most [`TEND_MAX`] jobs whose moment has come to the end of the ready list.
+    fn promote(&mut self, queue: &QueueName, marks: &mut Marks) -> Result<usize, Error> {
+        let now = self.now();
+        let range = layout::numbered(queue, marks.due_from, &[])..layout::numbered(queue, now.0 + 1, &[]);
+        let mut promoted = 0;
+        let mut all = true;
+        for due in self.tx.range(&self.layout.due, range) {
+            if promoted == TEND_MAX {
+                all = false;
+                break;
+            }
+            let (key, _) = due.map_err(engine)?;
+            let (moment, tail) = layout::number_in(queue, &key).ok_or_else(|| damaged("due list"))?;
+            let id = tail_of(queue, tail)?;
+            marks.due_from = moment;
+            if let Some(mut live) = self.live(&id)?.filter(|live| live.standing.state.is_timed()) {
+                live.standing.promote();
+                self.append(&id, marks)?;
+                self.keep(&id, &live.standing, 0, None);
+            }
+            self.tx.delete(&self.layout.due, key);
+            promoted += 1;
+        }
+        if all {
+            marks.due_from = now.0 + 1;
+        }
+        Ok(promoted)
+    }
+
+    /// Puts a job that is not held any more where its state belongs.
+    fn settle(&mut self, id: &JobId, job: &Job, marks: &mut Marks) -> Result<(), Error> {
+        let forget = job.standing.finish.map(|finish| finish.after(job.spec.retention));
+        match (job.standing.run_at, forget) {
+            (Some(moment), _) => self.wait_until(id, moment),
+            (None, Some(forget)) => {
+                self.tx.put(
+                    &self.layout.ends,
+                    layout::end(forget, End::Job, &layout::job(id)),
+                    Slice::from([]),
+                );
+                self.news.due.push((id.queue().clone(), forget));
+            }
+            (None, None) => self.append(id, marks)?,
+        }
+        self.keep(id, &job.standing, 0, forget);
+        Ok(())
+    }
+
+    fn wait_until(&mut self, id: &JobId, moment: Moment) {
+        let key = layout::numbered(id.queue(), moment.0, id.tail().as_bytes());
+        self.tx.put(&self.layout.due, key, Slice::from([]));
+        self.news.due.push((id.queue().clone(), moment));
+    }
+
+    fn append(&mut self, id: &JobId, marks: &mut Marks) -> Result<(), Error> {
+        if self.is_empty(id.queue(), marks)? {
+            self.news.ready.push(id.queue().clone());
+        }
+        self.tx.put(&self.layout.ready, layout::numbered(id.queue(), marks.tail, &[]), id.tail().as_bytes());
+        marks.tail += 1;
+        Ok(())
+    }
+
+    fn is_empty(&self, queue: &QueueName, marks: &Marks) -> Result<bool, Error> {
+        match self.tx.range(&self.layout.ready, ready_from(queue, marks.head)).next() {
+            None => Ok(true),
+            Some(Ok(_)) => Ok(false),
+            Some(Err(error)) => Err(engine(error)),
+        }
+    }
+
+    fn keep(&mut self, id: &JobId, standing: &Standing, fence: u64, forget: Option<Moment>) {
+        let stood = Stood::of(standing, fence, forget).encode_to_vec();
+        self.tx.put(&self.layout.standings, layout::job(id), stood);
+        self.news.changed.push((id.clone(), standing.version));
+    }
+
+    fn claimed(&self, queue: &QueueName, fence: u64) -> Result<Option<Claimed>, Error> {
+        let Some(bytes) = self.get(&self.layout.claims, layout::numbered(queue, fence, &[]))? else {
+            return Ok(None);
+        };
+        Claimed::decode(&bytes[..]).map(Some).map_err(|_| damaged("claim"))
+    }
+
+    fn end_claim(&mut self, queue: &QueueName, fence: u64, claimed: &Claimed, marks: &mut Marks) {
+        self.tx.delete(&self.layout.claims, layout::numbered(queue, fence, &[]));
+        self.tx.delete(&self.layout.leases, layout::numbered(queue, claimed.expire, &fence.to_be_bytes()));
+        self.tx.delete(&self.layout.tickets, layout::of_queue(queue, claimed.ticket.as_bytes()));
+        marks.records = marks.records.saturating_sub(1);
+    }
+
+    fn marks(&self, queue: &QueueName) -> Result<Marks, Error> {
+        match self.get(&self.layout.queues, queue.as_str())? {
+            Some(bytes) => Marks::decode(&bytes[..]).map_err(|_| damaged("queue")),
+            None => Ok(Marks::new()),
+        }
+    }
+
+    /// A queue without records is forgotten. Its fences go on all the same: they are no lower than the time.
+    fn put_marks(&mut self, queue: &QueueName, marks: &Marks) {
+        if marks.records == 0 {
+            self.tx.delete(&self.layout.queues, queue.as_str());
+        } else {
+            self.tx.put(&self.layout.queues, queue.as_str(), marks.encode_to_vec());
+        }
+    }
+
+    fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>, Error> {
+        self.tx.get(keyspace, key).map_err(engine)
+    }
+}
+
+pub(super) fn ready_from(queue: &QueueName, head: u64) -> std::ops::RangeInclusive<Vec<u8>> {
+    layout::numbered(queue, head, &[])..=layout::numbered(queue, u64::MAX, &[])
+}
+
+fn tail_of(queue: &QueueName, tail: &[u8]) -> Result<JobId, Error> {
+    let tail = std::str::from_utf8(tail).unwrap_or_default();
+    JobId::of_tail(queue, tail).ok_or_else(|| damaged("id"))
+}
+
+pub(super) fn damaged(what: &str) -> Error {
+    Error::Internal(format!("a {what} record of the embedded database is damaged"))
+}
+
+/// A read that failed. (A write that failed is [`super::write_failed`].)
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn engine(error: shoal_embedded::Error) -> Error {
+    Error::Unavailable { engine: super::ENGINE, detail: error.to_string() }
+}

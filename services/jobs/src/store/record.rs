@@ -1,0 +1,197 @@
+//! How a job is written down. The header never changes; scripts read its fixed part.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::error::Error;
+use crate::id::JobId;
+use crate::job::{Job, JobError, Spec, Standing, State, Verdict};
+use crate::moment::Moment;
+
+/// First byte of a header: its format.
+const FORMAT: u8 = 1;
+/// Format, create (8), max_attempts (2), backoff_ms (4), retention_ms (4); big-endian. Then [`Input`].
+const FIXED_LEN: usize = 19;
+
+#[derive(Clone, PartialEq, Message)]
+struct Input {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(string, tag = "2")]
+    traceparent: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    payload: Bytes,
+}
+
+/// The header of a job. A store whose clock is elsewhere overwrites bytes 1 to 8 with the moment.
+pub(crate) fn header(spec: &Spec, create: Moment) -> Vec<u8> {
+    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    let input = Input {
+        kind: spec.kind.clone(),
+        traceparent: spec.traceparent.clone(),
+        payload: spec.payload.clone(),
+    };
+    let mut bytes = Vec::with_capacity(FIXED_LEN + input.encoded_len());
+    bytes.push(FORMAT);
+    bytes.extend(create.0.to_be_bytes());
+    bytes.extend(u16::try_from(spec.max_attempts).unwrap_or(u16::MAX).to_be_bytes());
+    bytes.extend(millis(spec.backoff).to_be_bytes());
+    bytes.extend(millis(spec.retention).to_be_bytes());
+    bytes.extend(input.encode_to_vec());
+    bytes
+}
+
+/// A job from its header and where it stands.
+pub(crate) fn job(id: &JobId, header: &[u8], standing: Standing) -> Result<Job, Error> {
+    let damaged = || Error::Internal(format!("the record of job {id} is damaged"));
+    let (fixed, input) = header.split_at_checked(FIXED_LEN).ok_or_else(damaged)?;
+    if fixed[0] != FORMAT {
+        return Err(Error::Internal(format!("job {id} has format {}, written by another version", fixed[0])));
+    }
+    let number =
+        |range: std::ops::Range<usize>| fixed[range].iter().fold(0, |n: u64, b| n << 8 | u64::from(*b));
+    let input = Input::decode(input).map_err(|_| damaged())?;
+    let spec = Spec {
+        kind: input.kind,
+        payload: input.payload,
+        traceparent: input.traceparent,
+        max_attempts: number(9..11) as u32,
+        backoff: Duration::from_millis(number(11..15)),
+        retention: Duration::from_millis(number(15..19)),
+    };
+    Ok(Job { id: id.clone(), spec, create: Moment(number(1..9)), standing })
+}
+
+/// A [`Standing`] as the embedded store writes it, with what only a store needs to know.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Stood {
+    #[prost(uint32, tag = "1")]
+    state: u32,
+    #[prost(uint64, tag = "2")]
+    version: u64,
+    #[prost(uint32, tag = "3")]
+    attempt: u32,
+    #[prost(uint32, tag = "4")]
+    lost_count: u32,
+    #[prost(uint64, optional, tag = "5")]
+    run_at: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    start: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    finish: Option<u64>,
+    #[prost(bytes = "bytes", tag = "8")]
+    result: Bytes,
+    #[prost(message, repeated, tag = "9")]
+    errors: Vec<StoodError>,
+    #[prost(uint64, tag = "10")]
+    closed_fence: u64,
+    #[prost(uint32, tag = "11")]
+    closed_verdict: u32,
+    /// The claim that holds it; 0: none.
+    #[prost(uint64, tag = "12")]
+    pub(crate) fence: u64,
+    /// When it is forgotten, once final.
+    #[prost(uint64, optional, tag = "13")]
+    pub(crate) forget: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoodError {
+    #[prost(uint32, tag = "1")]
+    attempt: u32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(uint64, tag = "3")]
+    time: u64,
+}
+
+impl Stood {
+    pub(crate) fn of(standing: &Standing, fence: u64, forget: Option<Moment>) -> Self {
+        let errors = standing.errors.iter().map(|error| StoodError {
+            attempt: error.attempt,
+            message: error.message.clone(),
+            time: error.time.0,
+        });
+        let (closed_fence, closed_verdict) =
+            standing.closed.map_or((0, 0), |(fence, verdict)| (fence, verdict as u32));
+        Self {
+            state: u32::from(standing.state as u8),
+            version: standing.version,
+            attempt: standing.attempt,
+            lost_count: standing.lost_count,
+            run_at: standing.run_at.map(|moment| moment.0),
+            start: standing.start.map(|moment| moment.0),
+            finish: standing.finish.map(|moment| moment.0),
+            result: standing.result.clone(),
+            errors: errors.collect(),
+            closed_fence,
+            closed_verdict,
+            fence,
+            forget: forget.map(|moment| moment.0),
+        }
+    }
+
+    /// `None` if it was written by a version that knows other states.
+    pub(crate) fn standing(self) -> Option<Standing> {
+        let closed = match self.closed_verdict {
+            0 => None,
+            number => Some((self.closed_fence, verdict(number as u8)?)),
+        };
+        let errors = self.errors.into_iter().map(|error| JobError {
+            attempt: error.attempt,
+            message: error.message,
+            time: Moment(error.time),
+        });
+        Some(Standing {
+            state: State::of(u8::try_from(self.state).ok()?)?,
+            version: self.version,
+            attempt: self.attempt,
+            lost_count: self.lost_count,
+            run_at: self.run_at.map(Moment),
+            start: self.start.map(Moment),
+            finish: self.finish.map(Moment),
+            result: self.result,
+            errors: errors.collect(),
+            closed,
+        })
+    }
+}
+
+/// The verdict of a number.
+pub(crate) fn verdict(number: u8) -> Option<Verdict> {
+    match number {
+        1 => Some(Verdict::Completed),
+        2 => Some(Verdict::Failed),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::QueueName;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let id = JobId::generate(&QueueName::parse("q").unwrap());
+        let spec = Spec {
+            kind: "kind".into(),
+            payload: Bytes::from_static(b"\0\xff"),
+            traceparent: "00-x".into(),
+            max_attempts: 100,
+            backoff: Duration::from_millis(1234),
+            retention: Duration::from_secs(7 * 24 * 3600),
+        };
+        let mut standing = Standing::enqueued(Some(Moment(9)));
+        standing.errors.push(JobError { attempt: 1, message: "m".into(), time: Moment(3) });
+        standing.closed = Some((u64::MAX, Verdict::Failed));
+        standing.result = Bytes::from_static(b"r");
+        let written = Stood::of(&standing, 7, Some(Moment(8))).encode_to_vec();
+        let read = Stood::decode(&*written).unwrap();
+        assert_eq!((read.fence, read.forget), (7, Some(8)));
+        let job = job(&id, &header(&spec, Moment(u64::MAX)), read.standing().unwrap()).unwrap();
+        assert_eq!(job, Job { id, spec, create: Moment(u64::MAX), standing });
+    }
+}

@@ -1,0 +1,372 @@
+//! Jobs on Redis or Redis Cluster: each step is one script on one queue's keys, which share a hash tag.
+//!
+//! | key of a queue | holds |
+//! |---|---|
+//! | `:j:ID` string | header and payload, see [`record`](super::record) |
+//! | `:s:ID` hash | where the job stands: `st` state, `v` version, `a` attempt, `l` lost, `rt` `sm` `fm` run, start and finish times, `r` result, `en` and `e0`–`e9` errors, `ff` `fo` how the last lease was closed. Absent: as enqueued |
+//! | `:r:TENANT:BAND` list | ready ids of a flow; so far one flow, no tenant and band 1 |
+//! | `:d` zset | moment → id of a job that waits for it |
+//! | `:run` hash | id → fence and worker |
+//! | `:c:FENCE` string · `:left` hash | ids of one claim · fence → how many of them it still holds |
+//! | `:leases` zset | moment → fence of a claim that runs out then |
+//! | `:n:TICKET` string | fence that a LeaseJobs call got, or `x` if it may get none |
+//! | `:i:KEY` string | id that a request_id made |
+//! | `:f` string | the last fence |
+//! | `:ev` stream | ids and versions that a script changed, one entry a script |
+//!
+//! Beside the queues: `queues`, a zset of their names by last use, and the channel `wake`.
+
+mod announce;
+mod policy;
+mod script;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use redis::Value;
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+use tokio::time::Instant;
+
+use self::announce::Follows;
+use self::policy::Policy;
+use self::script::{Fields, read};
+use super::{Ask, CLAIM_BYTES_MAX, Claim, Following, QUEUES_MAX, Store, TEND_MAX, Tended, record};
+use crate::backoff::{self, BACKOFF_MAX};
+use crate::config::Config;
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::id::{JobId, QueueName};
+use crate::job::{Failure, Job, Standing};
+use crate::moment::Moment;
+use crate::new_job::{NewJob, REQUEST_ID_TTL, Run};
+
+const ENGINE: &str = "redis";
+
+/// How long a ticket is remembered: longer than a call can be under way.
+const TICKET_TTL: Duration = Duration::from_secs(60);
+
+/// How often a clone says that it uses a queue.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// A queue that nobody used for so long and that is empty is dropped from the registry.
+const RETIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// How often a clone looks for such queues.
+const RETIRE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// One clone's store. See the [module](self).
+#[derive(Clone)]
+pub(crate) struct Redis {
+    link: Link,
+    prefix: Arc<str>,
+    wake: Arc<str>,
+    policy: Arc<Policy>,
+    follows: Arc<Follows>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Queues that this clone has said it uses, and when.
+#[derive(Debug, Default)]
+struct Known {
+    touched: HashMap<QueueName, Instant>,
+    retired: Option<Instant>,
+}
+
+impl Redis {
+    /// Connects in the background; calls answer UNAVAILABLE until Redis does.
+    pub(crate) fn open(url: &str, config: &Config) -> Result<Self, LinkError> {
+        let link = Link::open(LinkConfig {
+            connections: config.redis_connections,
+            call_deadline: config.redis_deadline,
+            scripts: script::all(),
+            ..LinkConfig::new(url, "jobs")
+        })?;
+        Ok(Self {
+            link,
+            prefix: config.key_prefix.as_str().into(),
+            wake: format!("{}wake", config.key_prefix).into(),
+            policy: Arc::default(),
+            follows: Arc::default(),
+            known: Arc::default(),
+        })
+    }
+
+    /// Waits for Redis, so that a start against one that is up serves from its first call.
+    pub(crate) async fn connected(&self, within: Duration) -> Result<(), LinkError> {
+        self.link.ready(within).await
+    }
+
+    /// What all keys of a queue begin with.
+    fn root(&self, queue: &QueueName) -> String {
+        format!("{}{{{queue}}}:", self.prefix)
+    }
+
+    async fn run(&self, script: &Script, queue: &QueueName, args: &[&[u8]]) -> Result<Vec<Value>, Error> {
+        let root = self.root(queue);
+        let mut all = vec![self.wake.as_bytes(), queue.as_str().as_bytes()];
+        all.extend(args);
+        self.link.script(script, &[root.as_bytes()], &all).await.map_err(error)
+    }
+
+    /// Says that this queue is used, so that every clone tends it.
+    async fn touch(&self, queue: &QueueName) -> Result<(), Error> {
+        let fresh = |at: &Instant| at.elapsed() < TOUCH_INTERVAL;
+        if self.known().touched.get(queue).is_some_and(fresh) {
+            return Ok(());
+        }
+        let max = QUEUES_MAX.to_string();
+        let args = [max.as_bytes(), queue.as_str().as_bytes()];
+        let refused: Vec<Value> =
+            self.link.script(&script::QUEUES, &[self.registry().as_bytes()], &args).await.map_err(error)?;
+        if !refused.is_empty() {
+            return Err(Error::TooManyQueues { max: QUEUES_MAX });
+        }
+        let mut known = self.known();
+        known.touched.retain(|_, at| fresh(at));
+        known.touched.insert(queue.clone(), Instant::now());
+        Ok(())
+    }
+
+    /// Drops queues from the registry that nobody uses any more.
+    async fn retire(&self) -> Result<(), Error> {
+        let registry = self.registry();
+        let last = self.known().retired.replace(Instant::now());
+        if last.is_some_and(|at| at.elapsed() < RETIRE_INTERVAL) {
+            self.known().retired = last;
+            return Ok(());
+        }
+        let age = RETIRE_AFTER.as_secs().to_string();
+        for queue in self.registered().await? {
+            // Its last use is compared once more in the script: it may be used while we look.
+            let idle: i64 = {
+                let root = self.root(&queue);
+                let args = [self.wake.as_bytes(), queue.as_str().as_bytes()];
+                let last: Option<f64> = self
+                    .link
+                    .query(redis::cmd("ZSCORE").arg(&registry).arg(queue.as_str()))
+                    .await
+                    .map_err(error)?;
+                let now: (u64, u64) = self.link.query(&redis::cmd("TIME")).await.map_err(error)?;
+                if last.is_none_or(|last| last + RETIRE_AFTER.as_secs_f64() > now.0 as f64) {
+                    continue;
+                }
+                self.link.script(&script::RETIRE, &[root.as_bytes()], &args).await.map_err(error)?
+            };
+            if idle == 1 {
+                let args = [queue.as_str().as_bytes(), age.as_bytes()];
+                let _: i64 =
+                    self.link.script(&script::DROP, &[registry.as_bytes()], &args).await.map_err(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn registered(&self) -> Result<Vec<QueueName>, Error> {
+        let mut zrange = redis::cmd("ZRANGE");
+        zrange.arg(self.registry()).arg(0).arg(-1);
+        let names: Vec<String> = self.link.query(&zrange).await.map_err(error)?;
+        Ok(names.iter().filter_map(|name| QueueName::parse(name).ok()).collect())
+    }
+
+    fn registry(&self) -> String {
+        format!("{}queues", self.prefix)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put(&self, job: NewJob) -> Result<Job, Error> {
+        self.policy.check(&self.link).await?;
+        self.touch(&job.queue).await?;
+        let id = JobId::generate(&job.queue);
+        let header = record::header(&job.spec, Moment::default());
+        let (mode, time) = match job.run {
+            Run::Now => ("n", 0),
+            Run::After(delay) => ("a", u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            Run::At(moment) => ("t", moment.0),
+        };
+        let time = time.to_string();
+        let ttl = millis(REQUEST_ID_TTL);
+        let args: [&[u8]; 6] = [
+            id.tail().as_bytes(),
+            &header,
+            job.request_id.as_deref().unwrap_or_default().as_bytes(),
+            &ttl,
+            mode.as_bytes(),
+            time.as_bytes(),
+        ];
+        let reply = self.run(&script::ENQUEUE, &job.queue, &args).await?;
+        let mut parts = reply.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Nil);
+        let (outcome, tail): (String, String) = (read(next())?, read(next())?);
+        let made =
+            JobId::of_tail(&job.queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
+        if outcome == "known" {
+            return script::job_of(&made, next())?.ok_or(Error::Forgotten { id: made });
+        }
+        let (create, run_at): (Vec<u8>, String) = (read(next())?, read(next())?);
+        let create = create.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let standing = Standing::enqueued(run_at.parse().ok().map(Moment));
+        Ok(Job { id, spec: job.spec, create: Moment(create), standing })
+    }
+
+    async fn read_job(&self, id: &JobId) -> Result<Option<Job>, Error> {
+        let root = self.root(id.queue());
+        let mut both = redis::pipe();
+        // In this order: a header that is there has its fields, which live longer.
+        both.cmd("GET").arg(format!("{root}j:{}", id.tail()));
+        both.cmd("HGETALL").arg(format!("{root}s:{}", id.tail()));
+        let (header, fields): (Option<Bytes>, Fields) =
+            self.link.pipeline(&both).await.map_err(read_error)?;
+        script::job(id, header, &fields)
+    }
+
+    async fn claim(&self, ask: Ask) -> Result<Claim, Error> {
+        let queue = &ask.queue;
+        let (max_jobs, bytes_max) = (ask.max_jobs.to_string(), CLAIM_BYTES_MAX.to_string());
+        let (duration, ttl) = (millis(ask.duration), millis(TICKET_TTL));
+        let args: [&[u8]; 6] = [
+            ask.ticket.as_bytes(),
+            max_jobs.as_bytes(),
+            &duration,
+            ask.worker.as_bytes(),
+            bytes_max.as_bytes(),
+            &ttl,
+        ];
+        let reply = self.run(&script::LEASE, queue, &args).await?;
+        let mut parts = reply.into_iter();
+        let mut number = || -> Result<u64, Error> { read(parts.next().unwrap_or(Value::Nil)) };
+        let (fence, expire, more) = (number()?, Moment(number()?), number()? == 1);
+        let jobs = parts.map(|value| {
+            let (tail, header, fields): (String, Bytes, Fields) = read(value)?;
+            let id = JobId::of_tail(queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
+            script::job(&id, Some(header), &fields)?.ok_or_else(|| Error::not_found(&id))
+        });
+        Ok(Claim { fence, expire, jobs: jobs.collect::<Result<_, _>>()?, more })
+    }
+
+    async fn close(&self, script: &Script, id: &JobId, fence: u64, args: &[&[u8]]) -> Result<Job, Error> {
+        let text = fence.to_string();
+        let mut all = vec![id.tail().as_bytes(), text.as_bytes()];
+        all.extend(args);
+        let mut reply = self.run(script, id.queue(), &all).await?.into_iter();
+        let mut next = || reply.next().unwrap_or(Value::Nil);
+        match read::<String>(next())?.as_str() {
+            "ok" => script::job_of(id, next())?.ok_or_else(|| Error::not_found(id)),
+            "lost" => Err(Error::LeaseLost { id: id.clone(), fence }),
+            _ => Err(Error::not_found(id)),
+        }
+    }
+}
+
+impl Store for Redis {
+    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
+        self.put(job).boxed()
+    }
+
+    fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>> {
+        self.read_job(id).boxed()
+    }
+
+    fn lease(&self, ask: Ask) -> BoxFuture<'_, Result<Claim, Error>> {
+        self.claim(ask).boxed()
+    }
+
+    fn release<'a>(&'a self, queue: &'a QueueName, ticket: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let root = self.root(queue);
+            let ttl = millis(TICKET_TTL);
+            let args = [self.wake.as_bytes(), queue.as_str().as_bytes(), ticket.as_bytes(), &ttl];
+            let _: i64 =
+                self.link.script(&script::RELEASE, &[root.as_bytes()], &args).await.map_err(error)?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn complete<'a>(&'a self, id: &'a JobId, fence: u64, result: Bytes) -> BoxFuture<'a, Result<Job, Error>> {
+        async move { self.close(&script::COMPLETE, id, fence, &[&result]).await }.boxed()
+    }
+
+    fn fail<'a>(&'a self, id: &'a JobId, fence: u64, failure: Failure) -> BoxFuture<'a, Result<Job, Error>> {
+        async move {
+            let permanent: &[u8] = if failure.permanent { b"1" } else { b"0" };
+            let seed = backoff::seed(id.tail()).to_string();
+            let args: [&[u8]; 4] =
+                [failure.message.as_bytes(), permanent, seed.as_bytes(), &millis(BACKOFF_MAX)];
+            self.close(&script::FAIL, id, fence, &args).await
+        }
+        .boxed()
+    }
+
+    fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>> {
+        async move {
+            let reply = self.run(&script::TEND, queue, &[TEND_MAX.to_string().as_bytes()]).await?;
+            let (ready, next): (u64, i64) = read(Value::Array(reply))?;
+            Ok(Tended { ready: ready > 0, next: u64::try_from(next).ok().map(Duration::from_millis) })
+        }
+        .boxed()
+    }
+
+    fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
+        async move {
+            // On the way: what this clone keeps an eye on besides.
+            if let Err(error) = self.policy.refresh(&self.link).await {
+                tracing::debug!(%error, "redis' eviction policy is not known");
+            }
+            self.retire().await?;
+            let mut queues = self.registered().await?;
+            // If Redis lost the registry, it is written again by the next use; until then we tend what we know.
+            let known: Vec<_> = self.known().touched.keys().cloned().collect();
+            queues.extend(known);
+            queues.sort_unstable();
+            queues.dedup();
+            Ok(queues)
+        }
+        .boxed()
+    }
+
+    fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
+        announce::run(self.clone(), hub).boxed()
+    }
+
+    fn follow<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Following, Error>> {
+        async move { announce::follow(self, queue).await }.boxed()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.policy.known_good()?;
+        if self.link.healthy() { Ok(()) } else { Err("redis is not reachable".to_owned()) }
+    }
+}
+
+fn millis(duration: Duration) -> Vec<u8> {
+    duration.as_millis().to_string().into_bytes()
+}
+
+/// What a failed call means: for a step, that it may have been taken.
+fn error(error: LinkError) -> Error {
+    match error {
+        LinkError::Unavailable(detail) => Error::Unavailable { engine: ENGINE, detail },
+        LinkError::Unknown(detail) => Error::Unknown { engine: ENGINE, detail },
+        LinkError::Server { code, message } => match code.as_str() {
+            "OOM" => Error::Full { detail: message },
+            "READONLY" | "NOREPLICAS" | "MISCONF" | "NOAUTH" | "WRONGPASS" | "NOPERM" => {
+                Error::Unavailable { engine: ENGINE, detail: format!("{code} {message}") }
+            }
+            _ => Error::Internal(format!("redis: {code} {message}")),
+        },
+        LinkError::Config(detail) => Error::Internal(detail),
+    }
+}
+
+/// The same for a read, of which nothing can be left undone.
+fn read_error(failed: LinkError) -> Error {
+    match error(failed) {
+        Error::Unknown { engine, detail } => Error::Unavailable { engine, detail },
+        other => other,
+    }
+}

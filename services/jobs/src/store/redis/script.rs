@@ -1,0 +1,108 @@
+//! The scripts, and how their replies are read.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use redis::{FromRedisValue, Value};
+use shoal_redis_link::Script;
+
+use crate::error::Error;
+use crate::id::JobId;
+use crate::job::{ERRORS_MAX, Job, JobError, Standing, State};
+use crate::moment::Moment;
+use crate::store::record;
+
+macro_rules! script {
+    ($constant:ident, $name:literal) => {
+        pub(super) static $constant: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(
+                concat!("jobs.", $name),
+                concat!(include_str!("common.lua"), include_str!(concat!($name, ".lua"))),
+            )
+        });
+    };
+}
+
+script!(ENQUEUE, "enqueue");
+script!(LEASE, "lease");
+script!(RELEASE, "release");
+script!(COMPLETE, "complete");
+script!(FAIL, "fail");
+script!(TEND, "tend");
+script!(RETIRE, "retire");
+
+pub(super) static QUEUES: LazyLock<Script> =
+    LazyLock::new(|| Script::new("jobs.queues", include_str!("queues.lua")));
+pub(super) static DROP: LazyLock<Script> =
+    LazyLock::new(|| Script::new("jobs.drop", include_str!("drop.lua")));
+
+/// All of them, to be loaded on every connection.
+pub(super) fn all() -> Vec<Script> {
+    [&ENQUEUE, &LEASE, &RELEASE, &COMPLETE, &FAIL, &TEND, &RETIRE, &QUEUES, &DROP]
+        .map(|script| (**script).clone())
+        .to_vec()
+}
+
+/// Reads one part of a reply.
+pub(super) fn read<T: FromRedisValue>(value: Value) -> Result<T, Error> {
+    T::from_redis_value(value).map_err(|error| Error::Internal(format!("a script's reply: {error}")))
+}
+
+/// The fields of `:s:ID`.
+pub(super) type Fields = HashMap<String, Bytes>;
+
+/// A job from its header and its fields; `None` if the header is gone. Without fields it is as it was enqueued.
+pub(super) fn job(id: &JobId, header: Option<Bytes>, fields: &Fields) -> Result<Option<Job>, Error> {
+    let Some(header) = header else { return Ok(None) };
+    let standing =
+        standing(fields).ok_or_else(|| Error::Internal(format!("the state of job {id} is damaged")))?;
+    record::job(id, &header, standing).map(Some)
+}
+
+/// A job as `{header, fields}`.
+pub(super) fn job_of(id: &JobId, value: Value) -> Result<Option<Job>, Error> {
+    let (header, fields): (Option<Bytes>, Fields) = read(value)?;
+    job(id, header, &fields)
+}
+
+fn standing(fields: &Fields) -> Option<Standing> {
+    let mut standing = Standing::enqueued(None);
+    if fields.is_empty() {
+        return Some(standing);
+    }
+    let number = |name: &str| -> Option<u64> { std::str::from_utf8(fields.get(name)?).ok()?.parse().ok() };
+    standing.state = State::of(u8::try_from(number("st")?).ok()?)?;
+    standing.version = number("v")?;
+    standing.attempt = number("a").unwrap_or(0) as u32;
+    standing.lost_count = number("l").unwrap_or(0) as u32;
+    standing.run_at = number("rt").filter(|_| standing.state.is_timed()).map(Moment);
+    standing.start = number("sm").map(Moment);
+    standing.finish = number("fm").map(Moment);
+    standing.result = fields.get("r").cloned().unwrap_or_default();
+    standing.closed = number("ff").zip(number("fo").and_then(|number| record::verdict(number as u8)));
+    let count = number("en").unwrap_or(0);
+    for place in count.saturating_sub(ERRORS_MAX as u64)..count {
+        standing.errors.push(error(fields.get(&format!("e{}", place % ERRORS_MAX as u64))?)?);
+    }
+    Some(standing)
+}
+
+/// `attempt moment message`.
+fn error(field: &[u8]) -> Option<JobError> {
+    let mut parts = std::str::from_utf8(field).ok()?.splitn(3, ' ');
+    Some(JobError {
+        attempt: parts.next()?.parse().ok()?,
+        time: Moment(parts.next()?.parse().ok()?),
+        message: parts.next()?.to_owned(),
+    })
+}
+
+/// The changes in an entry of `:ev`: `TAIL` and version, separated by spaces.
+pub(super) fn changes(entry: &[u8]) -> impl Iterator<Item = (&str, u64)> {
+    let text = std::str::from_utf8(entry).unwrap_or_default();
+    text.split(' ').filter_map(|change| {
+        let (tail, version) = change.split_at_checked(crate::id::TAIL_LEN)?;
+        Some((tail, version.parse().ok()?))
+    })
+}

@@ -1,0 +1,51 @@
+-- ARGV: 3 steps at most. Promotes what is due and gives back what was lost.
+-- Answers {ready jobs, ms until something is due or -1}.
+allow_growth()
+local max = tonumber(ARGV[3])
+local steps = promote(max)
+local again = steps >= max
+if not again then
+  local ready = {}
+  -- One more than the steps allow would be the next call's.
+  for _, fence in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, max)) do
+    if steps >= max then
+      again = true
+      break
+    end
+    -- Only jobs that are still this claim's: others were finished, or are another worker's.
+    local ids = held(fence)
+    for _, id in ipairs(ids) do
+      local s = P .. 's:' .. id
+      local attempt = tonumber(redis.call('HGET', s, 'a'))
+      redis.call('HINCRBY', s, 'a', -1)
+      if redis.call('HINCRBY', s, 'l', 1) >= LOST_MAX then
+        add_error(s, attempt, LOST_MAX .. ' leases ran out without an answer')
+        redis.call('HSET', s, 'st', 6, 'fm', now)
+        local header = redis.call('GET', P .. 'j:' .. id)
+        if header then
+          local _, _, retention = limits(header)
+          forget_after(id, retention)
+        end
+      else
+        redis.call('HSET', s, 'st', 2)
+        ready[#ready + 1] = id
+      end
+      note(id, redis.call('HINCRBY', s, 'v', 1))
+    end
+    steps = steps + 1 + #ids
+    end_claim(fence, ids)
+  end
+  push('RPUSH', ready)
+end
+tell()
+
+local next = -1
+for _, key in ipairs({ 'd', 'leases' }) do
+  local first = redis.call('ZRANGE', P .. key, 0, 0, 'WITHSCORES')[2]
+  if first then
+    local within = math.max(0, tonumber(first) - now)
+    if next == -1 or within < next then next = within end
+  end
+end
+if again then next = 0 end
+return { redis.call('LLEN', READY), next }
