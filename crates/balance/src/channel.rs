@@ -135,6 +135,10 @@ impl Call<'_> {
         let mut refusals = 0;
         let mut patience = self.patience();
         loop {
+            // What is over is not forwarded: the endpoint would do work that nobody waits for.
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(self.deadline_exceeded());
+            }
             let pick = self.pick(&mut tried, patience).await?;
             let address = pick.address();
             match self.attempt(pick, &mut body).await? {

@@ -64,6 +64,19 @@ async fn a_deadline_ends_the_call_with_deadline_exceeded() {
 }
 
 #[tokio::test]
+async fn an_expired_call_is_not_forwarded() {
+    let (peer, mut told) = deaf();
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    let mut request = Request::new(vec![1]);
+    request.set_timeout(Duration::ZERO);
+    let status = raw::unary(&channel(&upstream), request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_eq!(upstream.balancer.snapshot()[0].calls, 0);
+    assert!(told.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
     let peer = Peer::h2(|request, mut respond| async move {
         let timeout = shoal_balance::parse_timeout(&request.headers()["grpc-timeout"]).unwrap();

@@ -85,6 +85,20 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
 }
 
 #[tokio::test]
+async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
+    let (peer, _leave, _finish) = leaving();
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let (response, _stream) = pick.send(request(), true).await.unwrap();
+    let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
+    peer.kill();
+    timeout(SOON, body.data()).await.unwrap().unwrap().unwrap_err();
+    // One thread: nothing has run between the driver and here.
+    assert!(upstream.balancer.pick(&[]).is_err());
+}
+
+#[tokio::test]
 async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
     let (peer, _leave, finish) = leaving();
     let upstream = Upstream::of(&[peer.address]);
