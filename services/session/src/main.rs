@@ -1,2 +1,12 @@
-//! thin
-fn main() {}
+//! One clone of the session service as a process of its own.
+
+use shoal_kit::cli;
+use shoal_kit::role::Role;
+use shoal_session::{Engine, service};
+
+fn main() -> anyhow::Result<()> {
+    cli::single(Role::Session, |settings| async move {
+        let engine = Engine::open(&settings).await?;
+        service(&settings, engine, "session-1".to_owned()).await
+    })
+}

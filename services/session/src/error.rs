@@ -1,0 +1,164 @@
+//! Why a call failed, and the one place where that becomes what callers see. No variant can hold a token.
+
+use std::time::Duration;
+
+use shoal_kit::Fault;
+use tonic::{Code, Status};
+
+use crate::attribute::Passed;
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// No session for this token or id: never issued, forged, ended, or long replaced. Which, is not told.
+    #[error("there is no such session")]
+    NotFound,
+    /// One field of the request is wrong by itself.
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, reason: &'static str, problem: String },
+    /// One field of the request is over a limit by itself.
+    #[error("{field}: over the limit `{limit}` of {max}")]
+    TooMuch { field: &'static str, limit: &'static str, max: usize },
+    /// The session's attributes would pass a limit; none was changed.
+    #[error("the session's attributes would pass a limit")]
+    AttributesFull { passed: Passed, max: usize },
+    /// The session has another version than the caller expects; nothing was changed.
+    #[error("the session's version is {current}")]
+    VersionMismatch { expected: i64, current: i64 },
+    /// The user has as many sessions as the policy allows.
+    #[error("the user has {max} sessions")]
+    UserFull { max: usize },
+    /// The `request_id` belongs to another call.
+    #[error("the request_id was used for another call")]
+    RequestDiffers,
+    /// What the `request_id` made is there no more, or its token has been replaced.
+    #[error("the request_id's session has ended or was rotated")]
+    RequestSpent,
+    /// The successor was derived with a key that was removed too early.
+    #[error("the successor of this token cannot be derived any more")]
+    SuccessorLost,
+    /// This clone serves as many watchers as it may.
+    #[error("this clone serves {max} watchers")]
+    WatchersFull { max: usize },
+    /// The clone is going away.
+    #[error("the clone drains")]
+    Draining,
+    /// The engine cannot be asked; nothing was done.
+    #[error("{engine} cannot be asked: {detail}")]
+    Unavailable { engine: &'static str, detail: String },
+    /// The engine was asked and did not answer: the change may have been made.
+    #[error("{engine} did not answer: {detail}")]
+    Unknown { engine: &'static str, detail: String },
+    /// A defect, ours or the stored data's.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The longest a caller should wait before it tries again what failed for a full user or clone.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Error {
+    pub(crate) fn invalid(field: &'static str, reason: &'static str, problem: impl Into<String>) -> Self {
+        Error::Invalid { field, reason, problem: problem.into() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound => Fault::new(
+                Code::NotFound,
+                "SESSION_NOT_FOUND",
+                "there is no session for this token or id: it has ended or never was; sign in again",
+            ),
+            Error::Invalid { field, reason, problem } => Fault::invalid(reason, field, problem),
+            Error::TooMuch { field, limit, max } => Fault::invalid(
+                "LIMIT_EXCEEDED",
+                field,
+                format!("is over the limit {limit} = {max}; send less"),
+            )
+            .meta("limit", limit)
+            .meta("max", max.to_string()),
+            Error::AttributesFull { passed, max } => {
+                let limit = match passed {
+                    Passed::Count => "attributes_max",
+                    Passed::Bytes => "attributes_bytes_max",
+                };
+                Fault::new(
+                    Code::ResourceExhausted,
+                    "ATTRIBUTES_LIMIT_EXCEEDED",
+                    format!(
+                        "with this change the session's attributes would pass the limit {limit} = {max}; nothing was \
+                         changed; remove some first"
+                    ),
+                )
+                .meta("limit", limit)
+                .meta("max", max.to_string())
+            }
+            Error::VersionMismatch { expected, current } => Fault::new(
+                Code::Aborted,
+                "VERSION_MISMATCH",
+                format!("the session is at version {current}, not {expected}; read it and decide again"),
+            )
+            .meta("expected_version", expected.to_string())
+            .meta("current_version", current.to_string()),
+            Error::UserFull { max } => Fault::new(
+                Code::ResourceExhausted,
+                "SESSIONS_LIMIT_EXCEEDED",
+                format!("the user has sessions_per_user_max = {max} sessions; revoke one first"),
+            )
+            .meta("limit", "sessions_per_user_max")
+            .meta("max", max.to_string()),
+            Error::RequestDiffers => Fault::invalid(
+                "REQUEST_ID_REUSED",
+                "request_id",
+                "was used for a CreateSession with other fields; give each session a request_id of its own",
+            ),
+            Error::RequestSpent => Fault::new(
+                Code::FailedPrecondition,
+                "REQUEST_ID_SPENT",
+                "the session that this request_id created has ended or was rotated; use a new request_id",
+            ),
+            Error::SuccessorLost => Fault::new(
+                Code::FailedPrecondition,
+                "SUCCESSOR_LOST",
+                "the token's successor was derived with a key that is no longer configured; sign in again",
+            ),
+            Error::WatchersFull { max } => Fault::new(
+                Code::ResourceExhausted,
+                "WATCHERS_LIMIT_EXCEEDED",
+                format!(
+                    "this clone serves watchers_max = {max} watchers; try another clone or raise the limit"
+                ),
+            )
+            .meta("limit", "watchers_max")
+            .meta("max", max.to_string())
+            .retry_after(RETRY_AFTER),
+            Error::Draining => Fault::new(
+                Code::Unavailable,
+                "DRAINING",
+                "this clone is shutting down; call again with the last resume_token, any clone goes on",
+            ),
+            Error::Unavailable { engine, detail } => {
+                tracing::debug!(engine, detail, "engine not reachable");
+                Fault::engine_unavailable(engine, "nothing was done")
+            }
+            Error::Unknown { engine, detail } => {
+                tracing::debug!(engine, detail, "engine did not answer");
+                Fault::new(
+                    Code::Unavailable,
+                    "ENGINE_OUTCOME_UNKNOWN",
+                    format!("{engine} did not answer in time: the change may have been made; look before repeating it"),
+                )
+                .meta("engine", engine)
+            }
+            Error::Internal(detail) => Fault::internal(detail),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Fault::from(error).into()
+    }
+}

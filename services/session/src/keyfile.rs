@@ -1,0 +1,89 @@
+//! Where a mesh's keys come from: the configuration, or a file of the embedded database's folder, made at first use.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::keyring::{Keyring, KeysText};
+
+/// The generated keys, beside the database's files.
+pub(crate) const FILE: &str = "keys.toml";
+
+/// The keys that the configuration names, if it names any.
+pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>> {
+    let text = match &config.keys_file {
+        _ if !config.keys.is_empty() => config.keys.clone(),
+        None => return Ok(None),
+        Some(path) => read(path)?,
+    };
+    Ok(Some(Arc::new(Keyring::parse(&text)?)))
+}
+
+/// The keys in `path`, made if there are none.
+pub(crate) fn load_or_generate(path: &Path) -> anyhow::Result<Arc<Keyring>> {
+    let text = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let text = KeysText::generate();
+            file.write_all(toml::to_string(&text)?.as_bytes())
+                .and_then(|()| file.sync_all())
+                .with_context(|| format!("session keys cannot be written to {}", path.display()))?;
+            text
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path)?,
+        Err(error) => {
+            return Err(error).with_context(|| format!("session keys cannot be made in {}", path.display()));
+        }
+    };
+    Ok(Arc::new(Keyring::parse(&text)?))
+}
+
+fn read(path: &Path) -> anyhow::Result<KeysText> {
+    let context = || format!("session keys in {}", path.display());
+    let mode = std::fs::metadata(path).with_context(context)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "session keys can be read by others: chmod 600");
+    }
+    let text = std::fs::read_to_string(path).with_context(context)?;
+    // The parser's error would repeat the line, which is a key.
+    toml::from_str(&text)
+        .map_err(|_| anyhow::anyhow!("is not a TOML file of bucket, check, derive and pepper"))
+        .with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_only_their_owner_reads_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let first = load_or_generate(&path).unwrap();
+        let again = load_or_generate(&path).unwrap();
+        assert_eq!(first.check(b"body"), again.check(b"body"));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_broken_file_is_refused_without_repeating_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        std::fs::write(&path, "check = hunter2").unwrap();
+        let error = format!("{:?}", load_or_generate(&path).unwrap_err());
+        assert!(error.contains("keys.toml") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn keys_of_the_environment_beat_the_file() {
+        let keys = KeysText::generate();
+        let config = Config { keys: keys.clone(), keys_file: Some("/nowhere".into()), ..Config::default() };
+        let ours = configured(&config).unwrap().unwrap();
+        assert_eq!(ours.check(b"body"), Keyring::parse(&keys).unwrap().check(b"body"));
+        assert!(configured(&Config { keys: KeysText::default(), ..config }).is_err());
+    }
+}

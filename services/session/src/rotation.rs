@@ -1,0 +1,164 @@
+//! Which of a session's tokens is which: the pure rules of rotation and of theft detection.
+//!
+//! A rotation does not replace the token: it names a successor. The old token stays good until the successor is first
+//! presented, because the answer that carried it may have been lost; from then on the old one has a short grace for
+//! calls under way. A retired token that comes back after its grace is in two hands: the session is revoked
+//! (RFC 9700 §4.14.2, refresh token rotation). `store/redis/present.lua` says the same to Redis.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::keyring::Hash;
+
+/// Retired tokens remembered; one that is older is unknown.
+pub(crate) const RETIRED_MAX: usize = 8;
+
+/// What a store keeps of a session's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Secrets {
+    pub(crate) current: Hash,
+    /// Issued by a rotation and not presented yet.
+    pub(crate) next: Option<Hash>,
+    /// Newest first.
+    pub(crate) retired: Vec<Retired>,
+}
+
+/// A token that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retired {
+    pub(crate) hash: Hash,
+    pub(crate) grace_end: Time,
+}
+
+/// What a presented token is to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The token in use. `outdated`: its hash was made with a pepper that is no longer the first.
+    Current { outdated: bool },
+    /// The successor, for the first time.
+    Next,
+    /// Retired, and still good.
+    Grace,
+    /// Retired, and no longer good: somebody has a copy.
+    Reused,
+    /// None of the session's, or one that was forgotten.
+    Unknown,
+}
+
+impl Secrets {
+    pub(crate) fn new(current: Hash) -> Self {
+        Self { current, next: None, retired: Vec::new() }
+    }
+
+    /// `presented`: what the store may hold of the token, the one for new records first.
+    pub(crate) fn standing(&self, presented: &[Hash], now: Time) -> Standing {
+        if let Some(at) = presented.iter().position(|hash| *hash == self.current) {
+            return Standing::Current { outdated: at > 0 };
+        }
+        if self.next.is_some_and(|next| presented.contains(&next)) {
+            return Standing::Next;
+        }
+        match self.retired.iter().find(|retired| presented.contains(&retired.hash)) {
+            Some(retired) if now < retired.grace_end => Standing::Grace,
+            Some(_) => Standing::Reused,
+            None => Standing::Unknown,
+        }
+    }
+
+    /// The token is presented: a successor takes over, an outdated hash is made anew. Says what the token was.
+    pub(crate) fn present(&mut self, presented: &[Hash], now: Time, grace: Duration) -> Standing {
+        let standing = self.standing(presented, now);
+        match standing {
+            Standing::Next => {
+                self.retired.insert(0, Retired { hash: self.current, grace_end: now.plus(grace) });
+                self.retired.truncate(RETIRED_MAX);
+                self.current = presented[0];
+                self.next = None;
+            }
+            Standing::Current { outdated: true } => self.current = presented[0],
+            Standing::Current { outdated: false }
+            | Standing::Grace
+            | Standing::Reused
+            | Standing::Unknown => {}
+        }
+        standing
+    }
+
+    /// Names a successor, unless one is named already that is among `candidates`: then it stays. Is it new?
+    pub(crate) fn rotate(&mut self, candidates: &[Hash]) -> bool {
+        let new = !self.next.is_some_and(|next| candidates.contains(&next));
+        if new {
+            self.next = candidates.first().copied();
+        }
+        new
+    }
+
+    /// Does the store know this hash, in any standing?
+    pub(crate) fn knows(&self, hash: &Hash) -> bool {
+        *hash == self.current
+            || self.next.as_ref() == Some(hash)
+            || self.retired.iter().any(|retired| retired.hash == *hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn hash(n: u8) -> Hash {
+        [n; 32]
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::default().plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn the_old_token_is_good_until_the_successor_is_used_and_a_grace_longer() {
+        let mut secrets = Secrets::new(hash(0));
+        assert!(secrets.rotate(&[hash(1)]));
+        let hour = at(3600);
+        assert_eq!(secrets.present(&[hash(0)], hour, GRACE), Standing::Current { outdated: false });
+        assert!(!secrets.rotate(&[hash(1)]), "a lost answer is given again");
+        assert_eq!(secrets.present(&[hash(1)], hour, GRACE), Standing::Next);
+        assert_eq!(secrets.standing(&[hash(1)], hour), Standing::Current { outdated: false });
+        assert_eq!(secrets.standing(&[hash(0)], at(3609)), Standing::Grace);
+        assert_eq!(secrets.standing(&[hash(0)], at(3610)), Standing::Reused);
+        assert_eq!(secrets.standing(&[hash(9)], at(3610)), Standing::Unknown);
+    }
+
+    #[test]
+    fn three_rotations_in_a_second_each_have_their_own_grace() {
+        let mut secrets = Secrets::new(hash(0));
+        for n in 1..=3 {
+            secrets.rotate(&[hash(n)]);
+            assert_eq!(secrets.present(&[hash(n)], at(1), GRACE), Standing::Next);
+        }
+        for n in 0..3 {
+            assert_eq!(secrets.standing(&[hash(n)], at(10)), Standing::Grace, "{n}");
+            assert_eq!(secrets.standing(&[hash(n)], at(11)), Standing::Reused, "{n}");
+        }
+    }
+
+    #[test]
+    fn the_ring_forgets_the_ninth() {
+        let mut secrets = Secrets::new(hash(0));
+        for n in 1..=9 {
+            secrets.rotate(&[hash(n)]);
+            secrets.present(&[hash(n)], at(0), GRACE);
+        }
+        assert_eq!(secrets.standing(&[hash(0)], at(99)), Standing::Unknown);
+        assert_eq!(secrets.standing(&[hash(1)], at(99)), Standing::Reused);
+        assert_eq!(secrets.retired.len(), RETIRED_MAX);
+    }
+
+    #[test]
+    fn a_hash_of_an_older_pepper_is_known_and_made_anew() {
+        let mut secrets = Secrets::new(hash(2));
+        let presented = [hash(1), hash(2)];
+        assert_eq!(secrets.present(&presented, at(0), GRACE), Standing::Current { outdated: true });
+        assert_eq!(secrets.current, hash(1));
+    }
+}

@@ -1,0 +1,277 @@
+//! The gRPC face: decode, call, encode. The only file that names tonic and the bindings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
+use prost_types::Timestamp;
+use shoal_kit::service::Background;
+use shoal_proto::session::v1::revoke_session_request::Target as ProtoTarget;
+use shoal_proto::session::v1::session_service_server::SessionService;
+use shoal_proto::session::v1::{self as proto, SessionEventType};
+use shoal_proto::r#type::v1 as proto_type;
+use shoal_proto::r#type::v1::value::Kind as ProtoKind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status};
+
+use crate::attribute::{Attributes, Change, Value};
+use crate::clock::Time;
+use crate::error::Error;
+use crate::event::{Cursor, Kind, Notice, Place};
+use crate::session::Session;
+use crate::sessions::{Create, Issued, Sessions, Target};
+use crate::store::Store;
+use crate::watch::{Told, Watch};
+
+/// One clone's server.
+pub(crate) struct Server<S> {
+    sessions: Sessions<S>,
+    watchers: Arc<Semaphore>,
+    background: Background,
+}
+
+impl<S: Store> Server<S> {
+    pub(crate) fn new(sessions: Sessions<S>, background: Background) -> Self {
+        let watchers = Arc::new(Semaphore::new(sessions.config.watchers_max));
+        Self { sessions, watchers, background }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> SessionService for Server<S> {
+    async fn create_session(
+        &self,
+        request: Request<proto::CreateSessionRequest>,
+    ) -> Result<Response<proto::CreateSessionResponse>, Status> {
+        let request = request.into_inner();
+        let create = Create {
+            user: request.user_id,
+            attributes: attributes("attributes", request.attributes)?,
+            metadata: request.metadata.into_iter().collect(),
+            idle_ttl: duration("idle_ttl", request.idle_ttl)?,
+            absolute_ttl: duration("absolute_ttl", request.absolute_ttl)?,
+            request_id: request.request_id,
+        };
+        let Issued { token, session } = self.sessions.create(create).await?;
+        Ok(Response::new(proto::CreateSessionResponse { token, session: Some(session.into()) }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<proto::GetSessionRequest>,
+    ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = self.sessions.get(&request.token, !request.no_touch).await?;
+        Ok(Response::new(proto::GetSessionResponse { session: Some(session.into()) }))
+    }
+
+    async fn update_session(
+        &self,
+        request: Request<proto::UpdateSessionRequest>,
+    ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
+        let request = request.into_inner();
+        let change = Change { set: attributes("set", request.set)?, remove: request.remove };
+        let session = self.sessions.update(&request.token, change, request.expected_version).await?;
+        Ok(Response::new(proto::UpdateSessionResponse { session: Some(session.into()) }))
+    }
+
+    async fn rotate_session(
+        &self,
+        request: Request<proto::RotateSessionRequest>,
+    ) -> Result<Response<proto::RotateSessionResponse>, Status> {
+        let request = request.into_inner();
+        let change = Change { set: attributes("set", request.set)?, remove: request.remove };
+        let Issued { token, session } = self.sessions.rotate(&request.token, change).await?;
+        Ok(Response::new(proto::RotateSessionResponse { token, session: Some(session.into()) }))
+    }
+
+    async fn revoke_session(
+        &self,
+        request: Request<proto::RevokeSessionRequest>,
+    ) -> Result<Response<proto::RevokeSessionResponse>, Status> {
+        let target = match request.into_inner().target {
+            Some(ProtoTarget::Token(token)) => Target::Token(token),
+            Some(ProtoTarget::SessionId(id)) => Target::Id(id),
+            None => {
+                return Err(Error::invalid("target", "MISSING_TARGET", "give a token or a session_id").into());
+            }
+        };
+        self.sessions.revoke(target).await?;
+        Ok(Response::new(proto::RevokeSessionResponse {}))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<proto::ListSessionsRequest>,
+    ) -> Result<Response<proto::ListSessionsResponse>, Status> {
+        let request = request.into_inner();
+        let (sessions, next_page_token) =
+            self.sessions.list(request.user_id, request.page_size, &request.page_token).await?;
+        let sessions = sessions.into_iter().map(proto::Session::from).collect();
+        Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    async fn revoke_user_sessions(
+        &self,
+        request: Request<proto::RevokeUserSessionsRequest>,
+    ) -> Result<Response<proto::RevokeUserSessionsResponse>, Status> {
+        let request = request.into_inner();
+        let revoked = self.sessions.revoke_user(request.user_id, &request.except_session_id).await?;
+        let revoked_count = i64::try_from(revoked).unwrap_or(i64::MAX);
+        Ok(Response::new(proto::RevokeUserSessionsResponse { revoked_count }))
+    }
+
+    type WatchSessionsStream = BoxStream<'static, Result<proto::WatchSessionsResponse, Status>>;
+
+    async fn watch_sessions(
+        &self,
+        request: Request<proto::WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        let request = request.into_inner();
+        let max = self.sessions.config.watchers_max;
+        let permit =
+            Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Error::WatchersFull { max })?;
+        let resume = match request.resume_token.as_str() {
+            "" => None,
+            token => Some(Cursor::decode(token).ok_or_else(|| {
+                Error::invalid("resume_token", "MALFORMED_RESUME_TOKEN", "is not one that WatchSessions gave")
+            })?),
+        };
+        let watch = self.sessions.watch(request.user_id, resume).await?;
+        Ok(Response::new(stream_of(watch, permit, &self.background)))
+    }
+}
+
+/// Tells until the store fails, the clone drains, or the caller is gone.
+fn stream_of<S: Store>(
+    watch: Watch<S>,
+    permit: OwnedSemaphorePermit,
+    background: &Background,
+) -> BoxStream<'static, Result<proto::WatchSessionsResponse, Status>> {
+    let draining = background.draining.clone();
+    stream::unfold(Some((watch, permit)), move |state| {
+        let draining = draining.clone();
+        async move {
+            let (mut watch, permit) = state?;
+            tokio::select! {
+                biased;
+                told = watch.next() => match told {
+                    Ok(told) => Some((Ok(told.into()), Some((watch, permit)))),
+                    Err(error) => Some((Err(error.into()), None)),
+                },
+                () = draining.cancelled() => Some((Err(Error::Draining.into()), None)),
+            }
+        }
+        .boxed()
+    })
+    .boxed()
+}
+
+impl From<Told> for proto::WatchSessionsResponse {
+    fn from(Told { notice, resume_token }: Told) -> Self {
+        match notice {
+            Notice::Event(event) => Self {
+                r#type: SessionEventType::from(event.kind).into(),
+                session_id: event.session.to_string(),
+                user_id: event.user,
+                event_time: Some(event_time(event.place)),
+                resume_token,
+            },
+            Notice::Gap { place, .. } => Self {
+                r#type: SessionEventType::Gap.into(),
+                session_id: String::new(),
+                user_id: String::new(),
+                event_time: Some(event_time(place)),
+                resume_token,
+            },
+        }
+    }
+}
+
+impl From<Kind> for SessionEventType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Created => Self::Created,
+            Kind::Rotated => Self::Rotated,
+            Kind::Revoked => Self::Revoked,
+            Kind::Expired => Self::Expired,
+            Kind::ReuseDetected => Self::ReuseDetected,
+        }
+    }
+}
+
+impl From<Session> for proto::Session {
+    fn from(session: Session) -> Self {
+        Self {
+            id: session.id.to_string(),
+            version: session.version,
+            create_time: Some(timestamp(session.created)),
+            access_time: Some(timestamp(session.accessed())),
+            idle_expire_time: Some(timestamp(session.expire)),
+            absolute_expire_time: Some(timestamp(session.absolute_expire)),
+            user_id: session.user,
+            attributes: session.attributes.into_iter().map(|(name, value)| (name, value.into())).collect(),
+            metadata: session.metadata.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Value> for proto_type::Value {
+    fn from(value: Value) -> Self {
+        let kind = match value {
+            Value::Text(text) => ProtoKind::StringValue(text),
+            Value::Int(int) => ProtoKind::IntValue(int),
+            Value::Double(double) => ProtoKind::DoubleValue(double),
+            Value::Bool(bool) => ProtoKind::BoolValue(bool),
+            Value::Bytes(bytes) => ProtoKind::BytesValue(bytes),
+            Value::Time(seconds, nanos) => ProtoKind::TimeValue(Timestamp { seconds, nanos }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+fn attributes(field: &'static str, values: HashMap<String, proto_type::Value>) -> Result<Attributes, Error> {
+    let value = |(name, value): (String, proto_type::Value)| {
+        let value = match value.kind {
+            Some(ProtoKind::StringValue(text)) => Value::Text(text),
+            Some(ProtoKind::IntValue(int)) => Value::Int(int),
+            Some(ProtoKind::DoubleValue(double)) => Value::Double(double),
+            Some(ProtoKind::BoolValue(bool)) => Value::Bool(bool),
+            Some(ProtoKind::BytesValue(bytes)) => Value::Bytes(bytes),
+            Some(ProtoKind::TimeValue(Timestamp { seconds, nanos })) => Value::Time(seconds, nanos),
+            None => {
+                return Err(Error::invalid(
+                    field,
+                    "EMPTY_VALUE",
+                    "every attribute needs a value of some type",
+                ));
+            }
+        };
+        Ok((name, value))
+    };
+    values.into_iter().map(value).collect::<Result<BTreeMap<_, _>, _>>()
+}
+
+fn duration(field: &'static str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    duration
+        .map(|duration| {
+            Duration::try_from(duration)
+                .map_err(|_| Error::invalid(field, "NEGATIVE_DURATION", "must not be negative"))
+        })
+        .transpose()
+}
+
+fn timestamp(time: Time) -> Timestamp {
+    let millis = time.millis();
+    Timestamp {
+        seconds: millis.div_euclid(1000),
+        // Under a thousand million.
+        nanos: (millis.rem_euclid(1000) * 1_000_000) as i32,
+    }
+}
+
+fn event_time(place: Place) -> Timestamp {
+    timestamp(Time::from_millis(i64::try_from(place.millis).unwrap_or(i64::MAX)))
+}

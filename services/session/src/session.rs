@@ -1,0 +1,143 @@
+//! A session, and the record of it that a store keeps.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::attribute::{Attributes, Limits};
+use crate::clock::{Time, millis};
+use crate::keyring::Hash;
+use crate::rotation::Secrets;
+use crate::token::SessionId;
+
+/// A use is recorded when this part of the idle time has passed since the last one that was.
+const TOUCH_PART: u32 = 10;
+
+/// A session as callers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) user: String,
+    pub(crate) version: i64,
+    pub(crate) attributes: Attributes,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) created: Time,
+    pub(crate) idle_ttl: Duration,
+    /// When it ends if it is not used; never later than `absolute_expire`.
+    pub(crate) expire: Time,
+    /// When it ends whatever happens.
+    pub(crate) absolute_expire: Time,
+}
+
+impl Session {
+    /// The last recorded use. In its last idle time a session records none: they would not make it longer.
+    pub(crate) fn accessed(&self) -> Time {
+        self.expire.minus(self.idle_ttl)
+    }
+
+    /// When it ends if it is used now for the last time.
+    pub(crate) fn expire_if_used(&self, now: Time) -> Time {
+        now.plus(self.idle_ttl).min(self.absolute_expire).max(self.expire)
+    }
+
+    /// Is recording a use at `now` worth a write? Never in the last idle time.
+    pub(crate) fn touch_due(&self, now: Time) -> bool {
+        let throttle = self.idle_ttl / TOUCH_PART;
+        self.expire < self.absolute_expire && now.millis() - self.accessed().millis() >= millis(throttle)
+    }
+}
+
+/// A session with what proves a token of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) session: Session,
+    pub(crate) secrets: Secrets,
+}
+
+/// A session to be made; its times begin at the store's clock.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSession {
+    pub(crate) id: SessionId,
+    pub(crate) user: String,
+    pub(crate) hash: Hash,
+    pub(crate) attributes: Attributes,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) idle_ttl: Duration,
+    pub(crate) absolute_ttl: Duration,
+    pub(crate) request: Option<RequestKey>,
+}
+
+/// A call that may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RequestKey {
+    /// Tells the call from others of any user.
+    pub(crate) key: [u8; 16],
+    /// Tells a repeat from another call under the same name.
+    pub(crate) fingerprint: [u8; 16],
+}
+
+/// What a store answers to a create.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Created {
+    /// The session is there now.
+    New(Session),
+    /// The call was made before: this is what it made, and still is.
+    Repeat(Record),
+}
+
+/// What becomes of a user's surplus session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtLimit {
+    /// The new one is refused.
+    #[default]
+    Reject,
+    /// The oldest one is revoked.
+    RevokeOldest,
+}
+
+/// What a store enforces, the same on every clone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub(crate) attributes: Limits,
+    pub(crate) sessions_per_user_max: usize,
+    pub(crate) at_limit: AtLimit,
+    pub(crate) rotation_grace: Duration,
+    pub(crate) request_kept: Duration,
+    pub(crate) events_kept: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(expire: i64) -> Session {
+        Session {
+            id: SessionId::random(0),
+            user: "u".into(),
+            version: 1,
+            attributes: Attributes::new(),
+            metadata: BTreeMap::new(),
+            created: Time::from_millis(0),
+            idle_ttl: Duration::from_millis(1000),
+            expire: Time::from_millis(expire),
+            absolute_expire: Time::from_millis(5000),
+        }
+    }
+
+    #[test]
+    fn a_touch_is_due_after_a_tenth_of_the_idle_time_and_never_in_the_last() {
+        let check = |expire, now| session(expire).touch_due(Time::from_millis(now));
+        assert!(!check(1000, 99));
+        assert!(check(1000, 100));
+        assert!(check(4999, 4200));
+        assert!(!check(5000, 4999), "it cannot get longer");
+    }
+
+    #[test]
+    fn a_use_never_shortens_and_never_passes_the_absolute_end() {
+        let check = |expire, now| session(expire).expire_if_used(Time::from_millis(now)).millis();
+        assert_eq!(check(1000, 500), 1500);
+        assert_eq!(check(1000, 4500), 5000);
+        assert_eq!(check(3000, 500), 3000, "a clock that went back");
+    }
+}

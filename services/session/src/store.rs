@@ -1,0 +1,143 @@
+//! What the service asks of a store, in the words of sessions, and what holds after each answer.
+//!
+//! * After `Ok` of a change every clone sees it in its next call.
+//! * After [`Error::Unavailable`](crate::error::Error::Unavailable) nothing was done.
+//! * After [`Error::Unknown`](crate::error::Error::Unknown), or when the caller gave up, the change was made whole or
+//!   not at all.
+//! * After a crash of a clone the same; after a crash of the engine, what the engine promises: embedded keeps every
+//!   answered change, Redis those that its persistence and replication kept.
+//!
+//! A session that has ended, by whatever cause, is never there again. Each end makes exactly one event.
+
+pub(crate) mod embedded;
+pub(crate) mod redis;
+
+#[cfg(test)]
+mod conformance;
+
+use std::sync::Arc;
+
+use crate::attribute::Change;
+use crate::error::Error;
+use crate::event::{Cursor, Event, Place};
+use crate::keyring::{Hash, Keyring};
+use crate::session::{Created, NewSession, Record, Session};
+use crate::token::SessionId;
+
+/// A place for sessions that all clones share.
+pub(crate) trait Store: Clone + Send + Sync + 'static {
+    /// Tells what happens in buckets.
+    type Listener: Listen;
+
+    /// The keys of the mesh, the same on every clone.
+    fn keyring(&self) -> impl Future<Output = Result<Arc<Keyring>, Error>> + Send;
+
+    /// Makes a session, its index entries and its event, under the policy's limit for the user. With a request key a
+    /// repeat answers what the first call made, and makes nothing.
+    fn create(&self, new: NewSession) -> impl Future<Output = Result<Created, Error>> + Send;
+
+    /// The session that `presented` is a good token of. Records the use if `touch` and worth it; a session that ends
+    /// meanwhile stays ended. A successor that is presented for the first time takes over; a token that comes back
+    /// after its grace ends the session.
+    fn get(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        touch: bool,
+    ) -> impl Future<Output = Result<Session, Error>> + Send;
+
+    /// Changes attributes, all of `change` or nothing, if the version is the expected one.
+    fn update(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        change: Change,
+        expected_version: Option<i64>,
+    ) -> impl Future<Output = Result<Session, Error>> + Send;
+
+    /// Names a successor for the presented token, and changes attributes with it. `successors` are the hashes it may
+    /// have, the one for a new rotation first. When one is named already, or has taken over, it stays: the record says
+    /// which.
+    fn rotate(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        successors: Vec<Hash>,
+        change: Change,
+    ) -> impl Future<Output = Result<Record, Error>> + Send;
+
+    /// Ends a session, of which `presented` is a good token if given. Ok also when there is none.
+    fn revoke(
+        &self,
+        id: SessionId,
+        presented: Option<Vec<Hash>>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// A user's sessions, newest first: up to `limit` of those that come after the given one.
+    fn list(
+        &self,
+        bucket: u8,
+        user: String,
+        after: Option<ListPlace>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Session>, Error>> + Send;
+
+    /// Ends all of a user's sessions but one, at one instant; how many.
+    fn revoke_user(
+        &self,
+        bucket: u8,
+        user: String,
+        except: Option<SessionId>,
+    ) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Takes sessions that ran out from the indexes, each with its event, unless another clone is at it. How many.
+    fn sweep(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// A bucket's events after a place, oldest first; none, and a gap, for a place that is after the latest event.
+    fn history(
+        &self,
+        bucket: u8,
+        after: Place,
+        limit: usize,
+    ) -> impl Future<Output = Result<History, Error>> + Send;
+
+    /// Listens from now on, at the latest from the cursor's places on.
+    fn listen(&self, cursor: &Cursor) -> Self::Listener;
+
+    /// Whether the engine can be asked now.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// Where a page of a user's sessions ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListPlace {
+    pub(crate) created_millis: i64,
+    pub(crate) id: SessionId,
+}
+
+/// Some of a bucket's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct History {
+    /// Events between the place asked for and the first one here may be missing.
+    pub(crate) gap: bool,
+    /// The place of the latest event there ever was.
+    pub(crate) last: Place,
+    pub(crate) events: Vec<Event>,
+}
+
+/// What a listener heard.
+#[derive(Debug, Clone)]
+pub(crate) enum Heard {
+    /// These happened, in this order; all of one bucket.
+    Events(u8, Arc<[Event]>),
+    /// Something happened in the bucket: read its history.
+    Look(u8),
+    /// Something may have been missed: read every history.
+    LookEverywhere,
+}
+
+/// Hears of events; dropping it ends that.
+pub(crate) trait Listen: Send + 'static {
+    /// The next thing heard. Cancel-safe.
+    fn heard(&mut self) -> impl Future<Output = Heard> + Send;
+}

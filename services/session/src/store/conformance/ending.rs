@@ -1,0 +1,194 @@
+//! Idle time, absolute time, the sweep of what ran out, lists, and ending a user's sessions.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::world::Make;
+use crate::config::Config;
+use crate::error::Error;
+use crate::event::Kind;
+use crate::sessions::Create;
+use crate::store::Store as _;
+
+fn short(user: &str, idle_ms: u64, absolute_ms: u64) -> Create {
+    Create {
+        user: user.into(),
+        idle_ttl: Some(Duration::from_millis(idle_ms)),
+        absolute_ttl: Some(Duration::from_millis(absolute_ms)),
+        ..Create::default()
+    }
+}
+
+async fn a_session_ends_when_it_is_not_used<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.sessions.create(short("u", 1000, 60_000)).await.unwrap();
+    world.until_gone(&made.token).await;
+    assert_eq!(
+        world.sessions.get(&made.token, true).await,
+        Err(Error::NotFound),
+        "a use does not bring it back"
+    );
+    assert!(world.list("u").await.is_empty());
+}
+
+async fn use_keeps_it_until_its_absolute_end<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.sessions.create(short("u", 1000, 3000)).await.unwrap();
+    world
+        .until("the absolute end", || async {
+            match world.sessions.get(&made.token, true).await {
+                Ok(session) => {
+                    assert!(session.expire <= session.absolute_expire);
+                    assert_eq!(session.absolute_expire, made.session.absolute_expire);
+                    None
+                }
+                Err(Error::NotFound) => Some(()),
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await;
+    // It lived longer than one idle time: uses kept it.
+    let again = world.sessions.create(short("u", 1000, 3000)).await.unwrap();
+    assert!(again.session.created >= made.session.created.plus(Duration::from_millis(2900)));
+}
+
+async fn a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.sessions.create(short("u", 2000, 60_000)).await.unwrap();
+    let touched = world
+        .until("a recorded use", || async {
+            let session = world.sessions.get(&made.token, true).await.unwrap();
+            (session.expire != made.session.expire).then_some(session)
+        })
+        .await;
+    assert!(touched.accessed() >= made.session.created.plus(Duration::from_millis(200)));
+    assert_eq!(world.get(&made.token).await.unwrap(), touched, "every clone sees it");
+    assert_eq!(world.sessions.get(&made.token, true).await.unwrap(), touched, "no write so soon after");
+}
+
+async fn reading_without_a_touch_is_no_use<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.sessions.create(short("u", 1000, 60_000)).await.unwrap();
+    world
+        .until("the end of the session", || async {
+            match world.sessions.get(&made.token, false).await {
+                Ok(session) => {
+                    assert_eq!(session, made.session);
+                    None
+                }
+                Err(Error::NotFound) => Some(()),
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await;
+}
+
+async fn what_ran_out_leaves_every_index_and_is_told_once<M: Make>(make: M) {
+    const SESSIONS: usize = 300;
+    let world = make.world(Config { sessions_per_user_max: 1000, ..Config::default() }).await;
+    let mut watching = world.watch("u", None).await;
+    let mut expected = HashSet::new();
+    for _ in 0..SESSIONS {
+        let made = world.sessions.create(short("u", 1000, 60_000)).await.unwrap();
+        expected.insert(made.session.id.to_string());
+    }
+    let kept = world.create("u").await;
+    for _ in 0..=SESSIONS {
+        assert_eq!(watching.event().await.0, Kind::Created);
+    }
+    assert_eq!(world.index_entries("u").await, 2 * (SESSIONS + 1));
+    world
+        .until("empty indexes", || async {
+            let (a, b) = futures::join!(world.sessions.store.sweep(), world.other.store.sweep());
+            a.and(b).unwrap();
+            (world.index_entries("u").await == 2).then_some(())
+        })
+        .await;
+    for _ in 0..SESSIONS {
+        let (kind, id) = watching.event().await;
+        assert_eq!(kind, Kind::Expired);
+        assert!(expected.remove(&id), "told twice: {id}");
+    }
+    world.revoke(&kept.token).await;
+    assert_eq!(watching.event().await, (Kind::Revoked, kept.session.id.to_string()), "nothing between");
+}
+
+async fn a_session_in_use_stays_in_the_index_until_it_ends<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.sessions.create(short("u", 1000, 3000)).await.unwrap();
+    world
+        .until("the end of the session", || async {
+            world.sessions.store.sweep().await.unwrap();
+            match world.sessions.get(&made.token, true).await {
+                Ok(_) => {
+                    assert_eq!(world.index_entries("u").await, 2);
+                    None
+                }
+                Err(Error::NotFound) => Some(()),
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await;
+    world.sessions.store.sweep().await.unwrap();
+    world
+        .until("empty indexes", || async {
+            world.sessions.store.sweep().await.unwrap();
+            (world.index_entries("u").await == 0).then_some(())
+        })
+        .await;
+}
+
+async fn lists_are_paged_newest_first_and_of_one_user<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let mut made = Vec::new();
+    for user in ["u", "u", "uu", "u", "u", "u"] {
+        let issued = world.create(user).await;
+        if user == "u" {
+            made.push(issued.session);
+        }
+    }
+    made.sort_by_key(|session| std::cmp::Reverse((session.created, session.id)));
+    let mut pages = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (page, next) = world.other.list("u".into(), 2, &token).await.unwrap();
+        assert!(page.len() <= 2);
+        pages.extend(page);
+        if next.is_empty() {
+            break;
+        }
+        token = next;
+    }
+    assert_eq!(pages, made);
+    assert!(world.list("nobody").await.is_empty());
+    for bad in ["x", "AAAA"] {
+        assert!(matches!(world.other.list("u".into(), 2, bad).await, Err(Error::Invalid { .. })));
+    }
+    assert!(matches!(world.other.list("u".into(), -1, "").await, Err(Error::Invalid { .. })));
+}
+
+async fn all_but_one_of_a_users_sessions_are_ended<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let (a, b, kept) = (world.create("u").await, world.create("u").await, world.create("u").await);
+    let other = world.create("v").await;
+    let except = kept.session.id.to_string();
+    assert_eq!(world.sessions.revoke_user("u".into(), &except).await, Ok(2));
+    for token in [&a.token, &b.token] {
+        assert_eq!(world.get(token).await, Err(Error::NotFound));
+    }
+    assert_eq!(world.list("u").await, [kept.session]);
+    world.get(&other.token).await.unwrap();
+    assert_eq!(world.sessions.revoke_user("u".into(), &other.session.id.to_string()).await, Ok(1));
+    assert_eq!(world.sessions.revoke_user("u".into(), "").await, Ok(0));
+}
+
+super::conformance!(
+    a_session_ends_when_it_is_not_used,
+    use_keeps_it_until_its_absolute_end,
+    a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time,
+    reading_without_a_touch_is_no_use,
+    what_ran_out_leaves_every_index_and_is_told_once,
+    a_session_in_use_stays_in_the_index_until_it_ends,
+    lists_are_paged_newest_first_and_of_one_user,
+    all_but_one_of_a_users_sessions_are_ended,
+);

@@ -1,0 +1,325 @@
+//! Sessions in the embedded database: each change is one transaction on its writer thread, durable before the answer.
+
+mod record;
+mod txn;
+
+use std::sync::Arc;
+
+use shoal_embedded::{Database, Keyspace};
+use tokio::sync::broadcast;
+
+use self::record::{Kept, decode_event, event_key, id_at_end, user_prefix};
+use self::txn::Txn;
+use super::{Heard, History, ListPlace, Listen, Store};
+use crate::attribute::Change;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::event::{Cursor, Kind, Place};
+use crate::keyring::{Hash, Keyring};
+use crate::rotation::Standing;
+use crate::session::{Created, NewSession, Policy, Record, Session};
+use crate::token::SessionId;
+
+const ENGINE: &str = "the embedded database";
+/// Sessions taken from the indexes in one transaction: others wait behind it.
+const SWEEP_MAX: usize = 256;
+/// Buckets a listener may be behind; past it, it looks everywhere.
+const HEARD_MAX: usize = 1024;
+
+/// All clones of a process share one.
+#[derive(Debug, Clone)]
+pub(crate) struct EmbeddedStore {
+    db: Database,
+    spaces: Spaces,
+    keyring: Arc<Keyring>,
+    policy: Policy,
+    clock: Clock,
+    /// The bucket of each event, once it is durable.
+    happened: broadcast::Sender<u8>,
+}
+
+#[derive(Debug, Clone)]
+struct Spaces {
+    /// Id → record.
+    sessions: Keyspace,
+    /// User, creation, id.
+    users: Keyspace,
+    /// Time, session or request: each once, no later than its end.
+    expiries: Keyspace,
+    /// Request key → what it made.
+    requests: Keyspace,
+    /// Bucket, place → event.
+    events: Keyspace,
+    /// Bucket → how far its events go.
+    heads: Keyspace,
+}
+
+impl EmbeddedStore {
+    pub(crate) fn new(
+        db: Database,
+        keyring: Arc<Keyring>,
+        policy: Policy,
+        clock: Clock,
+    ) -> Result<Self, shoal_embedded::Error> {
+        let spaces = Spaces {
+            sessions: db.keyspace("sessions")?,
+            users: db.keyspace("users")?,
+            expiries: db.keyspace("expiries")?,
+            requests: db.keyspace("requests")?,
+            events: db.keyspace("events")?,
+            heads: db.keyspace("heads")?,
+        };
+        Ok(Self { db, spaces, keyring, policy, clock, happened: broadcast::channel(HEARD_MAX).0 })
+    }
+
+    /// Runs `change` alone. A refusal keeps what the presented token meant (a successor that took over, a theft); nothing
+    /// of a change that failed is kept.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Txn<'_, '_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (spaces, policy, clock) = (self.spaces.clone(), self.policy, self.clock.clone());
+        let (result, happened) = self
+            .db
+            .write(move |tx| {
+                let mut txn = Txn::new(tx, &spaces, policy, clock.now());
+                let result = change(&mut txn);
+                let happened = txn.into_happened();
+                if let Err(Error::Internal(_) | Error::Unavailable { .. } | Error::Unknown { .. }) = result {
+                    tx.abort();
+                    return (result, Vec::new());
+                }
+                (result, happened)
+            })
+            .await?;
+        for bucket in happened {
+            // Nobody listens: nothing to do.
+            let _ = self.happened.send(bucket);
+        }
+        result
+    }
+
+    /// Entries of all indexes.
+    #[cfg(test)]
+    pub(crate) fn index_entries(&self) -> usize {
+        self.spaces.users.range(..).count() + self.spaces.expiries.range(..).count()
+    }
+
+    /// A get so late that it must touch.
+    #[cfg(test)]
+    pub(crate) async fn touch_now(&self, id: SessionId, presented: Vec<Hash>) -> Result<(), Error> {
+        let record = self.look(id)?.ok_or(Error::NotFound)?;
+        self.clock.advance(record.session.idle_ttl / 10);
+        self.get(id, presented, true).await.map(drop)
+    }
+
+    /// What is there now of a session, without waiting for anybody.
+    fn look(&self, id: SessionId) -> Result<Option<Record>, Error> {
+        let Some(bytes) = self.spaces.sessions.get(id.to_bytes())? else { return Ok(None) };
+        let record = Kept::decode(id, &bytes)?.record;
+        Ok((record.session.expire > self.clock.now()).then_some(record))
+    }
+}
+
+impl Store for EmbeddedStore {
+    type Listener = Listener;
+
+    async fn keyring(&self) -> Result<Arc<Keyring>, Error> {
+        Ok(Arc::clone(&self.keyring))
+    }
+
+    async fn create(&self, new: NewSession) -> Result<Created, Error> {
+        self.change(move |txn| {
+            if let Some(request) = &new.request
+                && let Some(record) = txn.made_by(request)?
+            {
+                return Ok(Created::Repeat(record));
+            }
+            txn.make_room(&new.user)?;
+            txn.create(new).map(Created::New)
+        })
+        .await
+    }
+
+    async fn get(&self, id: SessionId, presented: Vec<Hash>, touch: bool) -> Result<Session, Error> {
+        let record = self.look(id)?.ok_or(Error::NotFound)?;
+        let now = self.clock.now();
+        let write = match record.secrets.standing(&presented, now) {
+            Standing::Current { outdated: false } | Standing::Grace => touch && record.session.touch_due(now),
+            Standing::Current { outdated: true } | Standing::Next | Standing::Reused => true,
+            Standing::Unknown => return Err(Error::NotFound),
+        };
+        if !write {
+            return Ok(record.session);
+        }
+        self.change(move |txn| {
+            let Some(mut kept) = txn.present(id, &presented)? else { return Ok(None) };
+            if touch {
+                txn.touch(&mut kept);
+            }
+            txn.save(&kept);
+            Ok(Some(kept.record.session))
+        })
+        .await?
+        .ok_or(Error::NotFound)
+    }
+
+    async fn update(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        change: Change,
+        expected_version: Option<i64>,
+    ) -> Result<Session, Error> {
+        self.change(move |txn| {
+            let Some(mut kept) = txn.present(id, &presented)? else { return Ok(None) };
+            let current = kept.record.session.version;
+            if let Some(expected) = expected_version.filter(|expected| *expected != current) {
+                return Err(Error::VersionMismatch { expected, current });
+            }
+            txn.apply(&mut kept, &change)?;
+            txn.touch(&mut kept);
+            txn.save(&kept);
+            Ok(Some(kept.record.session))
+        })
+        .await?
+        .ok_or(Error::NotFound)
+    }
+
+    async fn rotate(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        successors: Vec<Hash>,
+        change: Change,
+    ) -> Result<Record, Error> {
+        self.change(move |txn| {
+            let Some(mut kept) = txn.present(id, &presented)? else { return Ok(None) };
+            txn.apply(&mut kept, &change)?;
+            txn.touch(&mut kept);
+            // A token in its grace has a successor already.
+            if presented.contains(&kept.record.secrets.current) && kept.record.secrets.rotate(&successors) {
+                txn.emit(Kind::Rotated, id, &kept.record.session.user)?;
+            }
+            txn.save(&kept);
+            Ok(Some(kept.record))
+        })
+        .await?
+        .ok_or(Error::NotFound)
+    }
+
+    async fn revoke(&self, id: SessionId, presented: Option<Vec<Hash>>) -> Result<(), Error> {
+        self.change(move |txn| {
+            let kept = match &presented {
+                Some(presented) => txn.present(id, presented)?,
+                None => txn.load(id)?,
+            };
+            match kept {
+                Some(kept) => txn.end(&kept, Kind::Revoked),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        _bucket: u8,
+        user: String,
+        after: Option<ListPlace>,
+        limit: usize,
+    ) -> Result<Vec<Session>, Error> {
+        let mut sessions = Vec::new();
+        for entry in self.spaces.users.prefix(user_prefix(&user)).rev() {
+            if sessions.len() == limit {
+                break;
+            }
+            let id = id_at_end(&entry?.0)?;
+            let Some(Record { session, .. }) = self.look(id)? else { continue };
+            let passed =
+                after.is_none_or(|after| (session.created.millis(), id) < (after.created_millis, after.id));
+            if passed {
+                sessions.push(session);
+            }
+        }
+        Ok(sessions)
+    }
+
+    async fn revoke_user(&self, _bucket: u8, user: String, except: Option<SessionId>) -> Result<u64, Error> {
+        self.change(move |txn| {
+            let mut revoked = 0;
+            for kept in txn.sessions_of(&user)? {
+                if Some(kept.record.session.id) != except {
+                    txn.end(&kept, Kind::Revoked)?;
+                    revoked += 1;
+                }
+            }
+            Ok(revoked)
+        })
+        .await
+    }
+
+    async fn sweep(&self) -> Result<u64, Error> {
+        let mut expired = 0;
+        loop {
+            let (ended, looked_at) = self.change(|txn| txn.sweep(SWEEP_MAX)).await?;
+            expired += ended;
+            if looked_at < SWEEP_MAX {
+                return Ok(expired);
+            }
+        }
+    }
+
+    async fn history(&self, bucket: u8, after: Place, limit: usize) -> Result<History, Error> {
+        let snapshot = self.db.snapshot();
+        let head = txn::head(snapshot.get(&self.spaces.heads, [bucket])?)?;
+        let last = head.last();
+        if after > last {
+            return Ok(History { gap: true, last, events: Vec::new() });
+        }
+        let (from, to) = (event_key(bucket, after), event_key(bucket, last));
+        let range = (std::ops::Bound::Excluded(from), std::ops::Bound::Included(to));
+        let mut events = Vec::new();
+        for entry in snapshot.range(&self.spaces.events, range).take(limit) {
+            let (key, value) = entry?;
+            events.push(decode_event(&key, &value)?);
+        }
+        Ok(History { gap: after < head.trimmed(), last, events })
+    }
+
+    fn listen(&self, _cursor: &Cursor) -> Listener {
+        Listener(self.happened.subscribe())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Hears which bucket has news.
+pub(crate) struct Listener(broadcast::Receiver<u8>);
+
+impl Listen for Listener {
+    async fn heard(&mut self) -> Heard {
+        match self.0.recv().await {
+            Ok(bucket) => Heard::Look(bucket),
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::LookEverywhere,
+            // The watcher owns a handle of the store, which owns the sender.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+impl From<shoal_embedded::Error> for Error {
+    fn from(error: shoal_embedded::Error) -> Self {
+        match error {
+            shoal_embedded::Error::Closed => {
+                Error::Unavailable { engine: ENGINE, detail: "it is closed".to_owned() }
+            }
+            shoal_embedded::Error::Engine(_) => Error::Unknown { engine: ENGINE, detail: error.to_string() },
+            shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
+                Error::Internal(error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! Sessions in Redis or Redis Cluster: reads are one pipelined round trip, changes are one script, and Redis' own clock
+//! says what has run out. `redis/prelude.lua` describes the keys.
+
+mod field;
+mod hub;
+mod script;
+mod shared_keys;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use redis::Value as Reply;
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+
+use self::field::{Read, answer, answered_record, broken};
+use self::hub::{Hub, Listener};
+use self::shared_keys::SharedKeys;
+use super::{History, ListPlace, Store};
+use crate::attribute::{Change, Passed};
+use crate::clock::{Time, millis};
+use crate::config::Config;
+use crate::error::Error;
+use crate::event::{Cursor, Place};
+use crate::keyring::{Hash, Keyring};
+use crate::rotation::Standing;
+use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
+use crate::token::{SessionId, hex};
+
+const ENGINE: &str = "redis";
+/// Entries one sweep script looks at: Redis does nothing else meanwhile.
+const SWEEP_MAX: usize = 200;
+/// Buckets swept at once.
+const SWEEP_CONCURRENCY: usize = 16;
+/// A sweeper that died is replaced after this many sweep intervals.
+const LEASE_INTERVALS: u32 = 3;
+
+/// One clone's way to Redis.
+#[derive(Debug, Clone)]
+pub(crate) struct RedisStore {
+    link: Link,
+    names: Arc<Names>,
+    keys: Arc<Keys>,
+    policy: Policy,
+    lease: Duration,
+    hub: Hub,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Given(Arc<Keyring>),
+    Shared(SharedKeys),
+}
+
+/// What keys are called.
+#[derive(Debug)]
+struct Names {
+    prefix: String,
+    /// Tells this clone's sweeper from others'.
+    sweeper: String,
+}
+
+impl Names {
+    /// What all keys of a bucket begin with; the hash tag puts them on one slot.
+    fn base(&self, bucket: u8) -> String {
+        format!("{}{{b{bucket:02x}}}:", self.prefix)
+    }
+
+    fn session(&self, id: SessionId) -> String {
+        format!("{}s:{}", self.base(id.bucket), id.unique_hex())
+    }
+
+    fn user(&self, bucket: u8, user: &str) -> String {
+        format!("{}u:{user}", self.base(bucket))
+    }
+
+    fn events(&self, bucket: u8) -> String {
+        format!("{}v", self.base(bucket))
+    }
+
+    fn sweeper_lease(&self) -> String {
+        format!("{}sweeper", self.prefix)
+    }
+}
+
+impl RedisStore {
+    /// Connects in the background: a Redis that is down now is used when it comes up. Without a keyring the keys are
+    /// kept in Redis.
+    pub(crate) fn open(url: &str, config: &Config, keyring: Option<Arc<Keyring>>) -> Result<Self, LinkError> {
+        let link = Link::open(LinkConfig {
+            connections: config.redis_connections,
+            call_deadline: config.redis_deadline,
+            scripts: script::all(),
+            ..LinkConfig::new(url, "session")
+        })?;
+        let names =
+            Arc::new(Names { prefix: config.key_prefix.clone(), sweeper: uuid::Uuid::new_v4().to_string() });
+        let keys = match keyring {
+            Some(keyring) => Keys::Given(keyring),
+            None => Keys::Shared(SharedKeys::new(format!("{}keys", config.key_prefix).into_bytes())),
+        };
+        Ok(Self {
+            hub: Hub::new(link.clone(), Arc::clone(&names)),
+            link,
+            names,
+            keys: Arc::new(keys),
+            policy: config.policy(),
+            lease: config.sweep_interval * LEASE_INTERVALS,
+        })
+    }
+
+    /// Runs a script on a bucket.
+    async fn run<T: redis::FromRedisValue>(
+        &self,
+        script: &Script,
+        bucket: u8,
+        args: &[&[u8]],
+    ) -> Result<T, LinkError> {
+        let kept = self.policy.events_kept.to_string();
+        let args: Vec<&[u8]> = [kept.as_bytes()].into_iter().chain(args.iter().copied()).collect();
+        self.link.script(script, &[self.names.base(bucket).as_bytes()], &args).await
+    }
+
+    /// Runs a script that answers with a word and perhaps a record.
+    async fn change(&self, script: &Script, bucket: u8, args: &[&[u8]]) -> Result<Answer, Error> {
+        let reply: Vec<Reply> = self.run(script, bucket, args).await.map_err(from_write)?;
+        let (word, mut parts) = answer(reply)?;
+        let limits = self.policy.attributes;
+        Ok(match word.as_str() {
+            "ok" | "new" => Answer::Done(answered_record(bucket, parts)?.ok_or(Error::NotFound)?),
+            "repeat" => Answer::Repeat(answered_record(bucket, parts)?.ok_or(Error::RequestSpent)?),
+            "absent" => return Err(Error::NotFound),
+            "differs" => return Err(Error::RequestDiffers),
+            "full" => return Err(Error::UserFull { max: self.policy.sessions_per_user_max }),
+            "count" => {
+                return Err(Error::AttributesFull { passed: Passed::Count, max: limits.count_max });
+            }
+            "bytes" => {
+                return Err(Error::AttributesFull { passed: Passed::Bytes, max: limits.bytes_max });
+            }
+            "version" => match parts.next() {
+                Some(Reply::BulkString(version)) => Answer::Version(
+                    String::from_utf8_lossy(&version).parse().map_err(|_| broken("a version"))?,
+                ),
+                _ => return Err(broken("an answer without a version")),
+            },
+            _ => return Err(broken("an unknown answer")),
+        })
+    }
+
+    /// The rest of a get that must write.
+    async fn present(&self, id: SessionId, presented: &[Hash], touch: bool) -> Result<Session, Error> {
+        let (name, grace) = (id.unique_hex(), self.grace());
+        let touch: &[u8] = if touch { b"1" } else { b"0" };
+        let args = [name.as_bytes(), presented.as_flattened(), grace.as_bytes(), touch];
+        Ok(self.change(&script::USE, id.bucket, &args).await?.record()?.session)
+    }
+
+    /// Records a use; says when the session ends now. A session that is gone stays gone: no command here makes a key.
+    async fn touch(&self, session: &Session) -> Result<Option<Time>, Error> {
+        let key = self.names.session(session.id);
+        let mut touch = redis::pipe();
+        touch.cmd("PEXPIRE").arg(&key).arg(millis(session.idle_ttl)).arg("GT").ignore();
+        touch.cmd("PEXPIREAT").arg(&key).arg(session.absolute_expire.millis()).arg("LT").ignore();
+        touch.cmd("PEXPIRETIME").arg(&key);
+        let (ends,) = self.link.pipeline::<(i64,)>(&touch).await.map_err(from_read)?;
+        Ok((ends >= 0).then(|| Time::from_millis(ends)))
+    }
+
+    async fn read(&self, id: SessionId) -> Result<Option<(Record, Time)>, Error> {
+        let read: Read = self.link.pipeline(&read_of(&self.names.session(id))).await.map_err(from_read)?;
+        field::record(id, read)
+    }
+
+    fn grace(&self) -> String {
+        millis(self.policy.rotation_grace).to_string()
+    }
+
+    /// The arguments from which `change.lua` reads.
+    fn change_args(&self, change: &Change) -> Vec<Vec<u8>> {
+        let limits = self.policy.attributes;
+        let number = |n: usize| n.to_string().into_bytes();
+        let mut args = vec![number(limits.count_max), number(limits.bytes_max), number(change.set.len())];
+        args.extend(change.set.iter().flat_map(|(name, value)| [name.clone().into_bytes(), value.encode()]));
+        args.push(number(change.remove.len()));
+        args.extend(change.remove.iter().map(|name| name.clone().into_bytes()));
+        args
+    }
+
+    /// Entries of a bucket's indexes and of a user's.
+    #[cfg(test)]
+    pub(crate) async fn index_entries(&self, bucket: u8, user: &str) -> usize {
+        let mut count = redis::pipe();
+        count.cmd("ZCARD").arg(self.names.user(bucket, user));
+        count.cmd("ZCARD").arg(format!("{}e", self.names.base(bucket)));
+        let (users, expiries) = self.link.pipeline::<(usize, usize)>(&count).await.expect("redis answers");
+        users + expiries
+    }
+
+    /// A touch, due or not.
+    #[cfg(test)]
+    pub(crate) async fn touch_now(&self, id: SessionId) -> Result<(), Error> {
+        let (record, _) = self.read(id).await?.ok_or(Error::NotFound)?;
+        self.touch(&record.session).await?.map(drop).ok_or(Error::NotFound)
+    }
+
+    /// Sweeps one bucket to the end of what is due.
+    async fn sweep_bucket(&self, bucket: u8) -> Result<u64, Error> {
+        let most = SWEEP_MAX.to_string();
+        let mut ended = 0;
+        loop {
+            let (now, looked_at): (u64, usize) =
+                self.run(&script::SWEEP, bucket, &[most.as_bytes()]).await.map_err(from_write)?;
+            ended += now;
+            if looked_at < SWEEP_MAX {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Whether this clone is the one to sweep. When the lease cannot be asked for, it is: sweeping twice does no harm.
+    async fn is_sweeper(&self) -> bool {
+        let (key, lease) = (self.names.sweeper_lease(), millis(self.lease).to_string());
+        let args = [self.names.sweeper.as_bytes(), lease.as_bytes()];
+        self.link.script::<bool>(&script::LEASE, &[key.as_bytes()], &args).await.unwrap_or(true)
+    }
+}
+
+/// What a change answers, refusals aside.
+enum Answer {
+    Done(Record),
+    Repeat(Record),
+    Version(i64),
+}
+
+impl Answer {
+    fn record(self) -> Result<Record, Error> {
+        match self {
+            Answer::Done(record) => Ok(record),
+            Answer::Repeat(_) | Answer::Version(_) => Err(broken("an answer to another question")),
+        }
+    }
+}
+
+impl Store for RedisStore {
+    type Listener = Listener;
+
+    async fn keyring(&self) -> Result<Arc<Keyring>, Error> {
+        match &*self.keys {
+            Keys::Given(keyring) => Ok(Arc::clone(keyring)),
+            Keys::Shared(shared) => shared.keyring(&self.link).await,
+        }
+    }
+
+    async fn create(&self, new: NewSession) -> Result<Created, Error> {
+        let (request, fingerprint) = match &new.request {
+            Some(request) => (hex(&request.key), hex(&request.fingerprint)),
+            None => (String::new(), String::new()),
+        };
+        let policy = match self.policy.at_limit {
+            AtLimit::Reject => "reject",
+            AtLimit::RevokeOldest => "revoke_oldest",
+        };
+        let (idle, absolute) = (millis(new.idle_ttl).to_string(), millis(new.absolute_ttl).to_string());
+        let (kept, most) =
+            (millis(self.policy.request_kept).to_string(), self.policy.sessions_per_user_max.to_string());
+        let (name, metadata) = (new.id.unique_hex(), field::pack(&new.metadata));
+        let attributes: Vec<(&str, Vec<u8>)> =
+            new.attributes.iter().map(|(name, value)| (name.as_str(), value.encode())).collect();
+        let mut args: Vec<&[u8]> = vec![
+            name.as_bytes(),
+            new.user.as_bytes(),
+            &new.hash,
+            idle.as_bytes(),
+            absolute.as_bytes(),
+            &metadata,
+            request.as_bytes(),
+            fingerprint.as_bytes(),
+            kept.as_bytes(),
+            most.as_bytes(),
+            policy.as_bytes(),
+        ];
+        args.extend(attributes.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]));
+        match self.change(&script::CREATE, new.id.bucket, &args).await? {
+            Answer::Done(record) => Ok(Created::New(record.session)),
+            Answer::Repeat(record) => Ok(Created::Repeat(record)),
+            Answer::Version(_) => Err(broken("an answer to another question")),
+        }
+    }
+
+    async fn get(&self, id: SessionId, presented: Vec<Hash>, touch: bool) -> Result<Session, Error> {
+        let (Record { mut session, secrets }, now) = self.read(id).await?.ok_or(Error::NotFound)?;
+        match secrets.standing(&presented, now) {
+            Standing::Current { outdated: false } | Standing::Grace => {}
+            Standing::Current { outdated: true } | Standing::Next | Standing::Reused => {
+                return self.present(id, &presented, touch && session.touch_due(now)).await;
+            }
+            Standing::Unknown => return Err(Error::NotFound),
+        }
+        if touch && session.touch_due(now) {
+            session.expire = self.touch(&session).await?.ok_or(Error::NotFound)?;
+        }
+        Ok(session)
+    }
+
+    async fn update(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        change: Change,
+        expected_version: Option<i64>,
+    ) -> Result<Session, Error> {
+        let (name, grace) = (id.unique_hex(), self.grace());
+        let expected = expected_version.map(|version| version.to_string()).unwrap_or_default();
+        let change = self.change_args(&change);
+        let mut args = vec![name.as_bytes(), presented.as_flattened(), grace.as_bytes(), expected.as_bytes()];
+        args.extend(change.iter().map(Vec::as_slice));
+        match (self.change(&script::UPDATE, id.bucket, &args).await?, expected_version) {
+            (Answer::Version(current), Some(expected)) => Err(Error::VersionMismatch { expected, current }),
+            (answer, _) => Ok(answer.record()?.session),
+        }
+    }
+
+    async fn rotate(
+        &self,
+        id: SessionId,
+        presented: Vec<Hash>,
+        successors: Vec<Hash>,
+        change: Change,
+    ) -> Result<Record, Error> {
+        let (name, grace) = (id.unique_hex(), self.grace());
+        let change = self.change_args(&change);
+        let mut args =
+            vec![name.as_bytes(), presented.as_flattened(), grace.as_bytes(), successors.as_flattened()];
+        args.extend(change.iter().map(Vec::as_slice));
+        self.change(&script::ROTATE, id.bucket, &args).await?.record()
+    }
+
+    async fn revoke(&self, id: SessionId, presented: Option<Vec<Hash>>) -> Result<(), Error> {
+        let (name, grace) = (id.unique_hex(), self.grace());
+        let presented = presented.unwrap_or_default();
+        let args = [name.as_bytes(), presented.as_flattened(), grace.as_bytes()];
+        self.run::<()>(&script::REVOKE, id.bucket, &args).await.map_err(from_write)
+    }
+
+    async fn list(
+        &self,
+        bucket: u8,
+        user: String,
+        after: Option<ListPlace>,
+        limit: usize,
+    ) -> Result<Vec<Session>, Error> {
+        // No longer than the limit of sessions per user.
+        let mut index = redis::cmd("ZRANGE");
+        index.arg(self.names.user(bucket, &user)).arg(0).arg(-1).arg("REV").arg("WITHSCORES");
+        let index: Vec<(Vec<u8>, i64)> = self.link.query(&index).await.map_err(from_read)?;
+        let mut ids = Vec::with_capacity(index.len());
+        for (id, created) in index {
+            let id = SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an index entry"))?;
+            if after.is_none_or(|after| (created, id) < (after.created_millis, after.id)) {
+                ids.push(id);
+            }
+        }
+        let mut sessions = Vec::new();
+        // Those that ran out are skipped, so one round trip may not fill the page.
+        for batch in ids.chunks(limit.max(1)) {
+            let mut reads = redis::pipe();
+            for id in batch {
+                add_read(&mut reads, &self.names.session(*id));
+            }
+            let mut replies = self.link.pipeline::<Vec<Reply>>(&reads).await.map_err(from_read)?.into_iter();
+            for id in batch {
+                let read = Reply::Array(replies.by_ref().take(3).collect());
+                let read = redis::from_redis_value(read).map_err(|_| broken("a record"))?;
+                sessions.extend(field::record(*id, read)?.map(|(record, _)| record.session));
+            }
+            if sessions.len() >= limit {
+                break;
+            }
+        }
+        sessions.truncate(limit);
+        Ok(sessions)
+    }
+
+    async fn revoke_user(&self, bucket: u8, user: String, except: Option<SessionId>) -> Result<u64, Error> {
+        let except = except.filter(|id| id.bucket == bucket).map(|id| id.unique_hex()).unwrap_or_default();
+        let args = [user.as_bytes(), except.as_bytes()];
+        self.run(&script::REVOKE_USER, bucket, &args).await.map_err(from_write)
+    }
+
+    async fn sweep(&self) -> Result<u64, Error> {
+        if let Keys::Shared(shared) = &*self.keys {
+            shared.refresh(&self.link).await?;
+        }
+        if !self.is_sweeper().await {
+            return Ok(0);
+        }
+        // One bucket's trouble, in a Cluster with a primary down, must not keep the others from being swept.
+        let results: Vec<Result<u64, Error>> = stream::iter(0..=u8::MAX)
+            .map(|bucket| self.sweep_bucket(bucket))
+            .buffer_unordered(SWEEP_CONCURRENCY)
+            .collect()
+            .await;
+        results.into_iter().sum()
+    }
+
+    async fn history(&self, bucket: u8, after: Place, limit: usize) -> Result<History, Error> {
+        let (after, limit) = (field::place_id(after), limit.to_string());
+        type Entries = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
+        let (gap, last, entries): (bool, String, Entries) = self
+            .run(&script::HISTORY, bucket, &[after.as_bytes(), limit.as_bytes()])
+            .await
+            .map_err(from_read)?;
+        let events = entries.iter().map(|(id, fields)| field::event(bucket, id, fields));
+        Ok(History {
+            gap,
+            last: field::place(&last).ok_or_else(|| broken("a place"))?,
+            events: events.collect::<Option<_>>().ok_or_else(|| broken("an event"))?,
+        })
+    }
+
+    fn listen(&self, cursor: &Cursor) -> Listener {
+        self.hub.listen(cursor)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.link.healthy() { Ok(()) } else { Err("redis does not answer".to_owned()) }
+    }
+}
+
+fn read_of(key: &str) -> redis::Pipeline {
+    let mut read = redis::pipe();
+    add_read(&mut read, key);
+    read
+}
+
+fn add_read(pipeline: &mut redis::Pipeline, key: &str) {
+    pipeline.cmd("HGETALL").arg(key).cmd("PTTL").arg(key).cmd("PEXPIRETIME").arg(key);
+}
+
+/// A read that was not answered changed nothing.
+fn from_read(error: LinkError) -> Error {
+    match error {
+        LinkError::Unavailable(detail) | LinkError::Unknown(detail) => {
+            Error::Unavailable { engine: ENGINE, detail }
+        }
+        LinkError::Server { code, message } => from_server(&code, &message),
+        LinkError::Config(text) => Error::Internal(text),
+    }
+}
+
+fn from_write(error: LinkError) -> Error {
+    match error {
+        LinkError::Unavailable(detail) => Error::Unavailable { engine: ENGINE, detail },
+        LinkError::Unknown(detail) => Error::Unknown { engine: ENGINE, detail },
+        LinkError::Server { code, message } => from_server(&code, &message),
+        LinkError::Config(text) => Error::Internal(text),
+    }
+}
+
+/// Scripts and pipelines here do not write before what may fail by these.
+fn from_server(code: &str, message: &str) -> Error {
+    match code {
+        "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "NOPERM" | "WRONGPASS" => {
+            Error::Unavailable { engine: ENGINE, detail: format!("{code} {message}") }
+        }
+        _ => Error::Internal(format!("redis refused: {code} {message}")),
+    }
+}

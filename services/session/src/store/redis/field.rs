@@ -1,0 +1,192 @@
+//! A session's hash in Redis: its fields to a record, and the parts of it that are packed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use redis::{FromRedisValue as _, Value as Reply};
+
+use crate::attribute::{Attributes, Value};
+use crate::clock::Time;
+use crate::error::Error;
+use crate::event::{Event, Kind, Place};
+use crate::keyring::Hash;
+use crate::rotation::{Retired, Secrets};
+use crate::session::{Record, Session};
+use crate::token::SessionId;
+
+/// A hash and its end's time, in digits.
+const RETIRED_BYTES: usize = 32 + 13;
+
+/// What `HGETALL`, `PTTL` and `PEXPIRETIME` answer.
+pub(super) type Read = (Vec<(Vec<u8>, Vec<u8>)>, i64, i64);
+
+/// A record as it is now; nothing if there is none. `PEXPIRETIME` − `PTTL` is Redis' own clock: no clone's is asked.
+pub(super) fn record(id: SessionId, read: Read) -> Result<Option<(Record, Time)>, Error> {
+    let (fields, left, ends) = read;
+    if fields.is_empty() || left < 0 || ends < 0 {
+        return Ok(None);
+    }
+    let mut raw = Raw::default();
+    for (name, value) in fields {
+        match name.as_slice() {
+            b"u" => raw.user = Some(text(value)?),
+            b"c" => raw.created = Some(number(&value)?),
+            b"i" => raw.idle = Some(number(&value)?),
+            b"x" => raw.absolute = Some(number(&value)?),
+            b"v" => raw.version = Some(number(&value)?),
+            b"h" => raw.current = Some(hash(&value)?),
+            b"n" => raw.next = Some(hash(&value)?),
+            b"o" => raw.retired = retired(&value)?,
+            b"m" => raw.metadata = unpack(&value).ok_or_else(|| broken("metadata"))?,
+            [b'a', b':', name @ ..] => {
+                let value = Value::decode(&value).ok_or_else(|| broken("an attribute"))?;
+                raw.attributes.insert(text(name.to_vec())?, value);
+            }
+            // A newer version's: rolling upgrades read each other's sessions.
+            _ => {}
+        }
+    }
+    let record =
+        raw.record(id, Time::from_millis(ends)).ok_or_else(|| broken("a session without its fields"))?;
+    Ok(Some((record, Time::from_millis(ends - left))))
+}
+
+#[derive(Default)]
+struct Raw {
+    user: Option<String>,
+    created: Option<i64>,
+    idle: Option<i64>,
+    absolute: Option<i64>,
+    version: Option<i64>,
+    current: Option<Hash>,
+    next: Option<Hash>,
+    retired: Vec<Retired>,
+    metadata: BTreeMap<String, String>,
+    attributes: Attributes,
+}
+
+impl Raw {
+    fn record(self, id: SessionId, expire: Time) -> Option<Record> {
+        let session = Session {
+            id,
+            user: self.user?,
+            version: self.version?,
+            attributes: self.attributes,
+            metadata: self.metadata,
+            created: Time::from_millis(self.created?),
+            idle_ttl: Duration::from_millis(u64::try_from(self.idle?).ok()?),
+            expire,
+            absolute_expire: Time::from_millis(self.absolute?),
+        };
+        let secrets = Secrets { current: self.current?, next: self.next, retired: self.retired };
+        Some(Record { session, secrets })
+    }
+}
+
+/// A script's answer: a word, and what belongs to it.
+pub(super) fn answer(reply: Vec<Reply>) -> Result<(String, impl Iterator<Item = Reply>), Error> {
+    let mut parts = reply.into_iter();
+    let word = parts.next().ok_or_else(|| broken("an empty answer"))?;
+    let word = String::from_redis_value(word).map_err(|_| broken("an answer without a word"))?;
+    Ok((word, parts))
+}
+
+/// An id and its record, as scripts answer them. Nothing if the session is gone.
+pub(super) fn answered_record(
+    bucket: u8,
+    mut parts: impl Iterator<Item = Reply>,
+) -> Result<Option<Record>, Error> {
+    let (Some(Reply::BulkString(id)), Some(read)) = (parts.next(), parts.next()) else {
+        return Err(broken("an answer without a record"));
+    };
+    let id = SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an id"))?;
+    let read = Read::from_redis_value(read).map_err(|_| broken("a record"))?;
+    Ok(record(id, read)?.map(|(record, _)| record))
+}
+
+/// Names and values, each after its length.
+pub(super) fn pack(map: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for part in map.iter().flat_map(|(name, value)| [name, value]) {
+        packed.extend((part.len() as u32).to_be_bytes());
+        packed.extend(part.as_bytes());
+    }
+    packed
+}
+
+fn unpack(mut packed: &[u8]) -> Option<BTreeMap<String, String>> {
+    let mut part = || {
+        let (length, rest) = packed.split_first_chunk::<4>()?;
+        let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        packed = rest;
+        Some((String::from_utf8(part.to_vec()).ok()?, rest.is_empty()))
+    };
+    let mut map = BTreeMap::new();
+    loop {
+        let (name, _) = part()?;
+        let (value, end) = part()?;
+        map.insert(name, value);
+        if end {
+            return Some(map);
+        }
+    }
+}
+
+pub(super) fn event(bucket: u8, id: &str, fields: &[(Vec<u8>, Vec<u8>)]) -> Option<Event> {
+    let field =
+        |wanted: &[u8]| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
+    Some(Event {
+        place: place(id)?,
+        kind: Kind::parse(field(b"k")?)?,
+        session: SessionId::from_unique_hex(bucket, field(b"s")?)?,
+        user: String::from_utf8(field(b"u")?.to_vec()).ok()?,
+    })
+}
+
+pub(super) fn place(id: &str) -> Option<Place> {
+    let (millis, seq) = id.split_once('-')?;
+    Some(Place { millis: millis.parse().ok()?, seq: seq.parse().ok()? })
+}
+
+pub(super) fn place_id(place: Place) -> String {
+    format!("{}-{}", place.millis, place.seq)
+}
+
+fn retired(bytes: &[u8]) -> Result<Vec<Retired>, Error> {
+    let entry = |entry: &[u8]| {
+        let (hash_bytes, grace_end) = entry.split_at_checked(32).ok_or_else(|| broken("a retired token"))?;
+        Ok(Retired { hash: hash(hash_bytes)?, grace_end: Time::from_millis(number(grace_end)?) })
+    };
+    bytes.chunks(RETIRED_BYTES).map(entry).collect()
+}
+
+fn hash(bytes: &[u8]) -> Result<Hash, Error> {
+    bytes.try_into().map_err(|_| broken("a hash"))
+}
+
+fn number(bytes: &[u8]) -> Result<i64, Error> {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| broken("a number"))
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|_| broken("a text"))
+}
+
+pub(super) fn broken(what: &str) -> Error {
+    Error::Internal(format!("redis holds a session that cannot be read: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_survives_its_packing() {
+        let map =
+            BTreeMap::from([("ip".to_owned(), "::1".to_owned()), ("user_agent".to_owned(), String::new())]);
+        assert_eq!(unpack(&pack(&map)), Some(map));
+        for wrong in [&b""[..], b"\0\0\0\x05ab", b"\0\0\0\0"] {
+            assert_eq!(unpack(wrong), None);
+        }
+    }
+}

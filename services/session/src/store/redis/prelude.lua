@@ -1,0 +1,44 @@
+-- What every script has in front. KEYS[1] is the bucket's base, "PREFIX{bXX}:": all keys of a bucket begin with it, so
+-- they share a slot. ARGV[1] is the number of events to keep; ARGV[2] and on are the script's own.
+--
+-- base .. 's:' .. id    hash    u user, c created, i idle ms, x absolute end, v version, h hash of the token's secret,
+--                               n hash of the named successor, o retired hashes, m metadata, 'a:' .. name attributes.
+--                               Its expiry is the session's end.
+-- base .. 'u:' .. user  zset    id by creation
+-- base .. 'e'           zset    id .. user by a time no later than the session's end
+-- base .. 'r:' .. key   string  id .. fingerprint of what a request_id made
+-- base .. 'v'           stream  k kind, s id, u user
+local base = KEYS[1]
+local sessions, users, expiries, events = base .. 's:', base .. 'u:', base .. 'e', base .. 'v'
+local events_kept = ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ID, HASH, RETIRED, RETIRED_MAX = 32, 32, 32 + 13, 8
+
+local function emit(kind, id, user)
+  redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'k', kind, 's', id, 'u', user)
+end
+
+-- Takes a session away with its index entries, and says why.
+local function finish(kind, id, user)
+  redis.call('DEL', sessions .. id)
+  redis.call('ZREM', users .. user, id)
+  redis.call('ZREM', expiries, id .. user)
+  emit(kind, id, user)
+end
+
+-- The whole record, as get reads it: fields, milliseconds left, end.
+local function record(id)
+  local key = sessions .. id
+  return {redis.call('HGETALL', key), redis.call('PTTL', key), redis.call('PEXPIRETIME', key)}
+end
+
+-- Records a use: never beyond the absolute end, never shorter, and never for a session that is gone.
+local function touch(id)
+  local key = sessions .. id
+  local ttl = redis.call('HMGET', key, 'i', 'x')
+  if ttl[1] then
+    redis.call('PEXPIRE', key, ttl[1], 'GT')
+    redis.call('PEXPIREAT', key, ttl[2], 'LT')
+  end
+end

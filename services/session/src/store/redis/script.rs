@@ -1,0 +1,31 @@
+//! The Lua scripts, each with what it builds on in front.
+
+use std::sync::LazyLock;
+
+use shoal_redis_link::Script;
+
+macro_rules! script {
+    ($(#[$doc:meta])* $name:ident, $span:literal, $($file:literal),+) => {
+        $(#[$doc])*
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new($span, concat!($(include_str!($file)),+)));
+    };
+}
+
+script!(CREATE, "session.create", "prelude.lua", "create.lua");
+script!(USE, "session.use", "prelude.lua", "present.lua", "use.lua");
+script!(UPDATE, "session.update", "prelude.lua", "present.lua", "change.lua", "update.lua");
+script!(ROTATE, "session.rotate", "prelude.lua", "present.lua", "change.lua", "rotate.lua");
+script!(REVOKE, "session.revoke", "prelude.lua", "present.lua", "revoke.lua");
+script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "revoke_user.lua");
+script!(SWEEP, "session.sweep", "prelude.lua", "sweep.lua");
+script!(HISTORY, "session.history", "prelude.lua", "history.lua");
+script!(LEASE, "session.lease", "lease.lua");
+
+/// All of them, to be loaded with each connection.
+pub(super) fn all() -> Vec<Script> {
+    [&CREATE, &USE, &UPDATE, &ROTATE, &REVOKE, &REVOKE_USER, &SWEEP, &HISTORY, &LEASE]
+        .into_iter()
+        .map(|script| Script::clone(script))
+        .collect()
+}

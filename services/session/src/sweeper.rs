@@ -1,0 +1,25 @@
+//! The task of each clone that takes ended sessions from the indexes and tells of them.
+
+use std::time::Duration;
+
+use crate::store::Store;
+
+/// Sweeps every `interval`, a little apart from the other clones; never ends by itself.
+pub(crate) async fn run<S: Store>(store: S, interval: Duration) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+        match store.sweep().await {
+            Ok(ended) => {
+                metrics::counter!("session_expired_total").increment(ended);
+                failing = false;
+            }
+            // One line for an outage, not one a second.
+            Err(error) if !failing => {
+                tracing::warn!(%error, "ended sessions stay in the indexes until the store answers");
+                failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+}

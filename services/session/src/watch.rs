@@ -1,0 +1,169 @@
+//! Watching: a watcher hears of every event of its buckets once, in order, from where it left off, on any clone.
+//!
+//! Listening begins before history is read, so nothing falls between; what is heard twice is told once, because every
+//! event has a place. A listener that fell behind reads history again.
+
+use std::collections::VecDeque;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::error::Error;
+use crate::event::{BUCKETS, Cursor, Event, Notice, Place};
+use crate::store::{Heard, History, Listen as _, Store};
+
+/// Events of a bucket read at once.
+const PAGE: usize = 256;
+/// Buckets asked at once when all of them are read.
+const CONCURRENCY: usize = 32;
+
+/// One watcher.
+pub(crate) struct Watch<S: Store> {
+    store: S,
+    listener: S::Listener,
+    cursor: Cursor,
+    /// Only this user's events are told.
+    user: Option<String>,
+    /// Buckets whose history is to be read.
+    unread: VecDeque<u8>,
+    /// Read and not told yet.
+    pending: VecDeque<(u8, Notice)>,
+}
+
+/// What a watcher is told, and the token by which it goes on after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) notice: Notice,
+    pub(crate) resume_token: String,
+}
+
+impl<S: Store> Watch<S> {
+    /// From `resume` on, or from now on.
+    pub(crate) async fn start(store: S, user: Option<String>, resume: Option<Cursor>) -> Result<Self, Error> {
+        let cursor = match (&user, resume) {
+            (None, None) => {
+                let mut places = Box::new([Place::default(); BUCKETS]);
+                let ends: Vec<(u8, Place)> = stream::iter(0..=u8::MAX)
+                    .map(|bucket| {
+                        let store = &store;
+                        async move { Ok::<_, Error>((bucket, end_of(store, bucket).await?)) }
+                    })
+                    .buffer_unordered(CONCURRENCY)
+                    .try_collect()
+                    .await?;
+                for (bucket, place) in ends {
+                    places[usize::from(bucket)] = place;
+                }
+                Cursor::All(places)
+            }
+            (Some(user), None) => {
+                let bucket = store.keyring().await?.bucket_of(user);
+                Cursor::One(bucket, end_of(&store, bucket).await?)
+            }
+            (None, Some(cursor @ Cursor::All(_))) => cursor,
+            (Some(user), Some(cursor)) => {
+                let bucket = store.keyring().await?.bucket_of(user);
+                // A token of a watch on everybody is good for one user too.
+                let place = cursor.place(bucket).ok_or_else(other_watch)?;
+                Cursor::One(bucket, place)
+            }
+            (None, Some(Cursor::One(..))) => return Err(other_watch()),
+        };
+        let listener = store.listen(&cursor);
+        let unread = cursor.places().into_iter().map(|(bucket, _)| bucket).collect();
+        Ok(Self { store, listener, cursor, user, unread, pending: VecDeque::new() })
+    }
+
+    /// The next thing to tell. Cancel-safe between events, not within: drop the watcher when it is cancelled.
+    pub(crate) async fn next(&mut self) -> Result<Told, Error> {
+        loop {
+            while let Some((bucket, notice)) = self.pending.pop_front() {
+                if let Some(told) = self.tell(bucket, notice) {
+                    return Ok(told);
+                }
+            }
+            if self.unread.is_empty() {
+                match self.listener.heard().await {
+                    Heard::Events(bucket, events) => {
+                        self.pending
+                            .extend(events.iter().map(|event| (bucket, Notice::Event(event.clone()))));
+                    }
+                    Heard::Look(bucket) => self.unread.push_back(bucket),
+                    Heard::LookEverywhere => {
+                        self.unread = self.cursor.places().into_iter().map(|(bucket, _)| bucket).collect();
+                    }
+                }
+            } else {
+                self.read().await?;
+            }
+        }
+    }
+
+    /// Moves past an event; tells it if it is new and wanted.
+    fn tell(&mut self, bucket: u8, notice: Notice) -> Option<Told> {
+        let at = self.cursor.place(bucket)?;
+        match &notice {
+            Notice::Event(event) => {
+                if event.place <= at {
+                    return None;
+                }
+                self.cursor.advance(bucket, event.place);
+                if self.user.as_ref().is_some_and(|user| *user != event.user) {
+                    return None;
+                }
+            }
+            // It may go back: the store may have lost what was there.
+            Notice::Gap { place, .. } => self.cursor.advance(bucket, *place),
+        }
+        Some(Told { notice, resume_token: self.cursor.encode() })
+    }
+
+    /// Reads the history of some unread buckets.
+    async fn read(&mut self) -> Result<(), Error> {
+        let batch: Vec<u8> = self.unread.iter().copied().take(CONCURRENCY).collect();
+        let read: Vec<(u8, History)> = stream::iter(batch)
+            .map(|bucket| {
+                let (store, after) = (&self.store, self.cursor.place(bucket).unwrap_or_default());
+                async move { Ok::<_, Error>((bucket, store.history(bucket, after, PAGE).await?)) }
+            })
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (bucket, history) in read {
+            self.unread.pop_front();
+            self.plan(bucket, history);
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, bucket: u8, history: History) {
+        let full = history.events.len() == PAGE;
+        if history.gap {
+            let place = match history.events.first() {
+                Some(event) => before(event),
+                None => history.last,
+            };
+            self.pending.push_back((bucket, Notice::Gap { bucket, place }));
+        }
+        self.pending.extend(history.events.into_iter().map(|event| (bucket, Notice::Event(event))));
+        if full {
+            self.unread.push_back(bucket);
+        }
+    }
+}
+
+/// The place just before an event, so that the event itself is new.
+fn before(event: &Event) -> Place {
+    let Place { millis, seq } = event.place;
+    match seq.checked_sub(1) {
+        Some(seq) => Place { millis, seq },
+        None => Place { millis: millis.saturating_sub(1), seq: u64::MAX },
+    }
+}
+
+async fn end_of<S: Store>(store: &S, bucket: u8) -> Result<Place, Error> {
+    Ok(store.history(bucket, Place { millis: u64::MAX, seq: u64::MAX }, 1).await?.last)
+}
+
+fn other_watch() -> Error {
+    Error::invalid("resume_token", "RESUME_TOKEN_OF_ANOTHER_WATCH", "belongs to a watch on other users")
+}
