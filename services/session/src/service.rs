@@ -156,12 +156,13 @@ fn stream_of<S: Store>(
         async move {
             let (mut watch, permit) = state?;
             tokio::select! {
+                // First, or a watcher who never catches up would hold up the drain.
                 biased;
+                () = draining.cancelled() => Some((Err(Error::Draining.into()), None)),
                 told = watch.next() => match told {
                     Ok(told) => Some((Ok(told.into()), Some((watch, permit)))),
                     Err(error) => Some((Err(error.into()), None)),
                 },
-                () = draining.cancelled() => Some((Err(Error::Draining.into()), None)),
             }
         }
         .boxed()

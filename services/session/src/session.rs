@@ -134,6 +134,26 @@ mod tests {
     }
 
     #[test]
+    fn one_get_a_second_writes_on_less_than_one_in_a_hundred() {
+        let hour = Duration::from_secs(3600);
+        let mut session = Session {
+            idle_ttl: hour / 2,
+            expire: Time::default().plus(hour / 2),
+            absolute_expire: Time::default().plus(12 * hour),
+            ..session(0)
+        };
+        let mut writes = 0;
+        for second in 0..4 * 3600 {
+            let now = Time::from_millis(second * 1000);
+            if session.touch_due(now) {
+                session.expire = session.expire_if_used(now);
+                writes += 1;
+            }
+        }
+        assert_eq!(writes, 79, "of 14400: one in three minutes");
+    }
+
+    #[test]
     fn a_use_never_shortens_and_never_passes_the_absolute_end() {
         let check = |expire, now| session(expire).expire_if_used(Time::from_millis(now)).millis();
         assert_eq!(check(1000, 500), 1500);

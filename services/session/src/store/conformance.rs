@@ -5,6 +5,7 @@ mod world;
 
 mod creating;
 mod ending;
+mod rekeying;
 mod rotating;
 mod updating;
 mod watching;

@@ -105,6 +105,12 @@ impl EmbeddedStore {
         self.spaces.users.range(..).count() + self.spaces.expiries.range(..).count()
     }
 
+    /// The same store, with keys that were changed.
+    #[cfg(test)]
+    pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
+        Self { keyring, ..self.clone() }
+    }
+
     /// A get so late that it must touch.
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: Vec<Hash>) -> Result<(), Error> {

@@ -29,9 +29,9 @@ use crate::token::{SessionId, hex};
 
 const ENGINE: &str = "redis";
 /// Entries one sweep script looks at: Redis does nothing else meanwhile.
-const SWEEP_MAX: usize = 200;
-/// Buckets swept at once.
-const SWEEP_CONCURRENCY: usize = 16;
+const SWEEP_MAX: usize = 100;
+/// Buckets swept at once: calls of users wait behind as many scripts.
+const SWEEP_CONCURRENCY: usize = 4;
 /// A sweeper that died is replaced after this many sweep intervals.
 const LEASE_INTERVALS: u32 = 3;
 
@@ -187,14 +187,24 @@ impl RedisStore {
         args
     }
 
-    /// Entries of a bucket's indexes and of a user's.
+    /// Entries of all expiry indexes and of the users' own.
     #[cfg(test)]
-    pub(crate) async fn index_entries(&self, bucket: u8, user: &str) -> usize {
-        let mut count = redis::pipe();
-        count.cmd("ZCARD").arg(self.names.user(bucket, user));
-        count.cmd("ZCARD").arg(format!("{}e", self.names.base(bucket)));
-        let (users, expiries) = self.link.pipeline::<(usize, usize)>(&count).await.expect("redis answers");
-        users + expiries
+    pub(crate) async fn index_entries(&self, users: &[(u8, String)]) -> usize {
+        let expiries = (0..=u8::MAX).map(|bucket| format!("{}e", self.names.base(bucket)));
+        let keys = expiries.chain(users.iter().map(|(bucket, user)| self.names.user(*bucket, user)));
+        let mut entries = 0;
+        for key in keys {
+            let mut count = redis::cmd("ZCARD");
+            count.arg(key);
+            entries += self.link.query::<usize>(&count).await.expect("redis answers");
+        }
+        entries
+    }
+
+    /// The same store, with keys that were changed.
+    #[cfg(test)]
+    pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
+        Self { keys: Arc::new(Keys::Given(keyring)), ..self.clone() }
     }
 
     /// A touch, due or not.
@@ -298,7 +308,12 @@ impl Store for RedisStore {
             Standing::Unknown => return Err(Error::NotFound),
         }
         if touch && session.touch_due(now) {
-            session.expire = self.touch(&session).await?.ok_or(Error::NotFound)?;
+            match self.touch(&session).await {
+                Ok(expire) => session.expire = expire.ok_or(Error::NotFound)?,
+                // The session was read; that this use is not recorded is no reason to refuse it.
+                Err(Error::Unavailable { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(session)
     }

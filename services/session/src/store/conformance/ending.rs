@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
+
 use super::world::Make;
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::Kind;
 use crate::sessions::Create;
 use crate::store::Store as _;
+use crate::token::SessionId;
 
 fn short(user: &str, idle_ms: u64, absolute_ms: u64) -> Create {
     Create {
@@ -113,6 +116,63 @@ async fn what_ran_out_leaves_every_index_and_is_told_once<M: Make>(make: M) {
     assert_eq!(watching.event().await, (Kind::Revoked, kept.session.id.to_string()), "nothing between");
 }
 
+/// How many sessions end while nobody looks; a million by `SHOAL_TEST_SCALE=1000000`.
+fn scale() -> usize {
+    std::env::var("SHOAL_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
+}
+
+async fn what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep<M: Make>(make: M) {
+    const PER_USER: usize = 10;
+    const WRITERS: usize = 50;
+    let sessions = scale();
+    let config = Config { events_kept: (sessions / 100).max(4096), ..Config::default() };
+    let world = make.world(config).await;
+    let mut watching = world.watch("", None).await;
+    world.revoke(&world.create("first").await.token).await;
+    watching.next().await;
+    let token = watching.next().await.resume_token;
+    drop(watching);
+    let mut users: Vec<String> = (0..sessions / PER_USER).map(|n| format!("user {n}")).collect();
+    let made: Vec<Vec<SessionId>> = stream::iter(&users)
+        .map(|user| {
+            let sessions = &world.sessions;
+            async move {
+                let mut ids = Vec::with_capacity(PER_USER);
+                for _ in 0..PER_USER {
+                    ids.push(sessions.create(short(user, 1000, 60_000)).await.unwrap().session.id);
+                }
+                ids
+            }
+        })
+        .buffer_unordered(WRITERS)
+        .collect()
+        .await;
+    let mut made: HashSet<SessionId> = made.into_iter().flatten().collect();
+    let last = world.sessions.create(short("last", 1000, 60_000)).await.unwrap();
+    made.insert(last.session.id);
+    users.push("last".to_owned());
+    world.until_gone(&last.token).await;
+
+    let world = make.reopen(world);
+    let started = std::time::Instant::now();
+    let (a, b) = futures::join!(world.sessions.store.sweep(), world.other.store.sweep());
+    eprintln!("swept {sessions} sessions in {:?}", started.elapsed());
+    assert_eq!(a.unwrap() + b.unwrap(), made.len() as u64);
+    assert_eq!(world.index_entries_of(&users).await, 0);
+    let mut watching = world.watch("", Some(&token)).await;
+    let mut created = 0;
+    while !made.is_empty() {
+        match watching.event().await {
+            (Kind::Created, _) => created += 1,
+            (kind, id) => {
+                assert_eq!(kind, Kind::Expired);
+                assert!(made.remove(&id.parse().unwrap()), "told twice: {id}");
+            }
+        }
+    }
+    assert!(created >= sessions);
+}
+
 async fn a_session_in_use_stays_in_the_index_until_it_ends<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 1000, 3000)).await.unwrap();
@@ -188,6 +248,7 @@ super::conformance!(
     a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time,
     reading_without_a_touch_is_no_use,
     what_ran_out_leaves_every_index_and_is_told_once,
+    what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep,
     a_session_in_use_stays_in_the_index_until_it_ends,
     lists_are_paged_newest_first_and_of_one_user,
     all_but_one_of_a_users_sessions_are_ended,

@@ -39,6 +39,17 @@ async fn the_old_token_is_good_until_the_new_one_is_used<M: Make>(make: M) {
     assert_eq!(world.get(&made.token).await, Err(Error::NotFound), "no grace was configured");
 }
 
+async fn a_rotation_whose_answer_was_lost_may_be_repeated_minutes_later<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let made = world.create("u").await;
+    let lost = world.rotate(&made.token).await;
+    world.pass(Duration::from_secs(300)).await;
+    world.sessions.get(&made.token, true).await.unwrap();
+    assert_eq!(world.other.rotate(&made.token, Change::default()).await.unwrap().token, lost);
+    world.pass(Duration::from_secs(300)).await;
+    assert_eq!(world.get(&lost).await.unwrap().id, made.session.id);
+}
+
 async fn twenty_rotations_of_one_token_at_once_have_one_successor<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
@@ -164,6 +175,7 @@ async fn a_new_token_may_end_the_session_and_so_may_an_old_one_in_its_grace<M: M
 
 super::conformance!(
     the_old_token_is_good_until_the_new_one_is_used,
+    a_rotation_whose_answer_was_lost_may_be_repeated_minutes_later,
     twenty_rotations_of_one_token_at_once_have_one_successor,
     an_old_token_after_its_grace_ends_the_session_with_one_event,
     every_call_with_a_stolen_token_finds_it_out,

@@ -82,7 +82,7 @@ async fn sixty_four_writers_of_distinct_attributes_are_all_kept<M: Make>(make: M
 
 /// Logout undone by a concurrent touch is the classic bug of session stores.
 async fn touches_and_updates_racing_a_revoke_never_bring_it_back<M: Make>(make: M) {
-    const ROUNDS: usize = 50;
+    const ROUNDS: usize = 63;
     const RACERS: usize = 16;
     const OPERATIONS: usize = 10;
     let world = make.world(Config::default()).await;

@@ -29,11 +29,18 @@ pub(crate) trait Make {
     type Store: Peek;
 
     fn world(&self, config: Config) -> impl Future<Output = World<Self::Store>> + Send;
+
+    /// Two new clones on the store of a world whose clones are gone.
+    fn reopen(&self, world: World<Self::Store>) -> World<Self::Store>;
 }
 
 /// What tests may look at and callers may not.
 pub(crate) trait Peek: Store {
-    fn index_entries(&self, bucket: u8, user: &str) -> impl Future<Output = usize> + Send;
+    /// Entries of all expiry indexes and of the users' own.
+    fn index_entries(&self, users: &[(u8, String)]) -> impl Future<Output = usize> + Send;
+
+    /// The same store, with keys that were changed.
+    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self;
 
     /// A use that is worth recording.
     fn touch_now(
@@ -67,6 +74,10 @@ impl Make for Embedded {
         let sessions = Sessions { store, config: Arc::new(config) };
         World { other: sessions.clone(), sessions, clock: Some(clock) }
     }
+
+    fn reopen(&self, world: World<EmbeddedStore>) -> World<EmbeddedStore> {
+        world
+    }
 }
 
 impl Redis {
@@ -81,6 +92,11 @@ impl Redis {
             }
         }
     }
+
+    fn clone_of(&self, config: &Config) -> Sessions<RedisStore> {
+        let store = RedisStore::open(&self.url, config, None).unwrap();
+        Sessions { store, config: Arc::new(config.clone()) }
+    }
 }
 
 impl Make for Redis {
@@ -93,16 +109,22 @@ impl Make for Redis {
             redis_deadline: Duration::from_secs(10),
             ..config
         };
-        let clone = || {
-            let store = RedisStore::open(&self.url, &config, None).unwrap();
-            Sessions { store, config: Arc::new(config.clone()) }
-        };
-        World { sessions: clone(), other: clone(), clock: None }
+        World { sessions: self.clone_of(&config), other: self.clone_of(&config), clock: None }
+    }
+
+    fn reopen(&self, world: World<RedisStore>) -> World<RedisStore> {
+        let config = Config::clone(&world.sessions.config);
+        drop(world);
+        World { sessions: self.clone_of(&config), other: self.clone_of(&config), clock: None }
     }
 }
 
 impl Peek for EmbeddedStore {
-    async fn index_entries(&self, _bucket: u8, _user: &str) -> usize {
+    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
+        EmbeddedStore::with_keyring(self, keyring)
+    }
+
+    async fn index_entries(&self, _users: &[(u8, String)]) -> usize {
         EmbeddedStore::index_entries(self)
     }
 
@@ -112,8 +134,12 @@ impl Peek for EmbeddedStore {
 }
 
 impl Peek for RedisStore {
-    async fn index_entries(&self, bucket: u8, user: &str) -> usize {
-        RedisStore::index_entries(self, bucket, user).await
+    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
+        RedisStore::with_keyring(self, keyring)
+    }
+
+    async fn index_entries(&self, users: &[(u8, String)]) -> usize {
+        RedisStore::index_entries(self, users).await
     }
 
     async fn touch_now(&self, id: SessionId, _presented: Vec<Hash>) -> Result<(), Error> {
@@ -122,6 +148,16 @@ impl Peek for RedisStore {
 }
 
 impl<S: Peek> World<S> {
+    /// Both clones with keys that were changed.
+    pub(crate) fn with_keyring(self, keyring: Keyring) -> Self {
+        let keyring = Arc::new(keyring);
+        let with = |sessions: &Sessions<S>| Sessions {
+            store: sessions.store.with_keyring(Arc::clone(&keyring)),
+            config: Arc::clone(&sessions.config),
+        };
+        World { sessions: with(&self.sessions), other: with(&self.other), clock: self.clock.clone() }
+    }
+
     pub(crate) async fn create(&self, user: &str) -> Issued {
         self.sessions.create(Create { user: user.to_owned(), ..Create::default() }).await.unwrap()
     }
@@ -146,12 +182,14 @@ impl<S: Peek> World<S> {
         self.other.list(user.to_owned(), 100, "").await.unwrap().0
     }
 
-    pub(crate) async fn bucket_of(&self, user: &str) -> u8 {
-        self.sessions.store.keyring().await.unwrap().bucket_of(user)
+    pub(crate) async fn index_entries(&self, user: &str) -> usize {
+        self.index_entries_of(&[user.to_owned()]).await
     }
 
-    pub(crate) async fn index_entries(&self, user: &str) -> usize {
-        self.sessions.store.index_entries(self.bucket_of(user).await, user).await
+    pub(crate) async fn index_entries_of(&self, users: &[String]) -> usize {
+        let keyring = self.sessions.store.keyring().await.unwrap();
+        let users: Vec<_> = users.iter().map(|user| (keyring.bucket_of(user), user.clone())).collect();
+        self.sessions.store.index_entries(&users).await
     }
 
     pub(crate) async fn watch(&self, user: &str, resume: Option<&str>) -> Watching<S> {
@@ -164,6 +202,14 @@ impl<S: Peek> World<S> {
         match &self.clock {
             Some(clock) => clock.advance(STEP),
             None => tokio::time::sleep(STEP).await,
+        }
+    }
+
+    /// Lets a long time pass, where the clock can be moved; elsewhere a moment.
+    pub(crate) async fn pass(&self, long: Duration) {
+        match &self.clock {
+            Some(clock) => clock.advance(long),
+            None => self.tick().await,
         }
     }
 

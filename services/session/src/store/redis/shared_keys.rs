@@ -1,7 +1,8 @@
 //! The mesh's keys, for clones that were given none: made once, and kept in Redis so that every clone has the same.
 //!
-//! Whoever can read them there can make checks and derive successors of tokens he holds, but has no token by it: of those
-//! Redis keeps hashes only. Production gives keys by file or environment.
+//! Whoever reads Redis then has them: he can derive the successors of a token that he holds, and the token of a session
+//! whose `request_id` he knows. Of other tokens Redis has hashes only. Where that matters, give keys by file or
+//! environment.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -72,6 +73,9 @@ impl SharedKeys {
             )
         })?;
         let keyring = Keyring::parse(&keys).map_err(|error| Error::Internal(error.to_string()))?;
+        tracing::info!(
+            "session keys are kept in redis; give [session] keys_file to keep them apart from the sessions"
+        );
         let known = Known { text, keyring: Arc::new(keyring) };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
         Ok(known.keyring)

@@ -1,0 +1,101 @@
+//! Keys are rotated under living sessions.
+
+use super::world::{Make, World};
+use crate::attribute::Change;
+use crate::config::Config;
+use crate::error::Error;
+use crate::keyring::{Keyring, KeysText};
+use crate::sessions::Create;
+
+/// Puts a new key in front of each purpose's list.
+fn rotated(keys: &KeysText) -> KeysText {
+    let new = KeysText::generate();
+    let front = |new: &str, old: &str| {
+        let new = new.replacen("1:", &format!("{}:", old.matches(':').count() + 1), 1);
+        if old.is_empty() { new } else { format!("{new},{old}") }
+    };
+    KeysText {
+        bucket: keys.bucket.clone(),
+        check: front(&new.check, &keys.check),
+        derive: front(&new.derive, &keys.derive),
+        pepper: front(&new.bucket, &keys.pepper),
+    }
+}
+
+/// Without the last key of each list.
+fn without_oldest(keys: &KeysText) -> KeysText {
+    let cut = |list: &str| list.rsplit_once(',').map_or(String::new(), |(rest, _)| rest.to_owned());
+    KeysText {
+        bucket: keys.bucket.clone(),
+        check: cut(&keys.check),
+        derive: cut(&keys.derive),
+        pepper: cut(&keys.pepper),
+    }
+}
+
+async fn world<M: Make>(make: &M, keys: &KeysText) -> World<M::Store> {
+    make.world(Config::default()).await.with_keyring(Keyring::parse(keys).unwrap())
+}
+
+async fn sessions_survive_a_rotation_of_every_key<M: Make>(make: M) {
+    let old = KeysText::generate();
+    let new = rotated(&old);
+    let before = world(&make, &old).await;
+    let create = || Create { user: "u".into(), request_id: "r".into(), ..Create::default() };
+    let made = before.sessions.create(create()).await.unwrap();
+    let other = before.create("u").await;
+    let successor = before.rotate(&other.token).await;
+
+    let after = before.with_keyring(Keyring::parse(&new).unwrap());
+    assert_eq!(after.get(&made.token).await.unwrap().id, made.session.id);
+    assert_ne!(after.sessions.create(create()).await.unwrap().token, made.token, "another check");
+    assert_eq!(after.sessions.create(create()).await.unwrap().session.id, made.session.id);
+    assert_eq!(after.list("u").await.len(), 2);
+    let again = after.rotate(&other.token).await;
+    assert_eq!(after.get(&again).await.unwrap().id, other.session.id);
+    assert_eq!(after.get(&successor).await.unwrap().id, other.session.id, "the same secret");
+    assert_eq!(after.get(&other.token).await.unwrap().id, other.session.id, "no theft, but a grace");
+}
+
+async fn a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used<M: Make>(make: M) {
+    let first = rotated(&KeysText::generate());
+    let second = rotated(&first);
+    let before = world(&make, &first).await;
+    let (used, unused) = (before.create("u").await, before.create("u").await);
+    let between = before.with_keyring(Keyring::parse(&second).unwrap());
+    between.get(&used.token).await.unwrap();
+    let old_pepper_gone = KeysText { pepper: without_oldest(&second).pepper, ..second.clone() };
+    let after = between.with_keyring(Keyring::parse(&old_pepper_gone).unwrap());
+    after.get(&used.token).await.expect("hashed anew");
+    assert_eq!(after.get(&unused.token).await, Err(Error::NotFound));
+}
+
+async fn a_check_key_that_is_gone_makes_its_tokens_none_of_ours<M: Make>(make: M) {
+    let old = KeysText::generate();
+    let both = rotated(&old);
+    let before = world(&make, &both).await;
+    let made = before.create("u").await;
+    let after = before.with_keyring(Keyring::parse(&KeysText { check: old.check, ..both }).unwrap());
+    assert_eq!(after.get(&made.token).await, Err(Error::NotFound));
+    assert_eq!(after.list("u").await.len(), 1);
+}
+
+async fn a_derivation_key_removed_too_early_is_said<M: Make>(make: M) {
+    let old = KeysText::generate();
+    let before = world(&make, &old).await;
+    let made = before.create("u").await;
+    let successor = before.rotate(&made.token).await;
+    before.get(&successor).await.unwrap();
+    let only_new = KeysText { derive: KeysText::generate().derive, ..old };
+    let after = before.with_keyring(Keyring::parse(&only_new).unwrap());
+    let lost = after.sessions.rotate(&made.token, Change::default()).await.err();
+    assert_eq!(lost, Some(Error::SuccessorLost));
+    after.get(&after.rotate(&successor).await).await.unwrap();
+}
+
+super::conformance!(
+    sessions_survive_a_rotation_of_every_key,
+    a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used,
+    a_check_key_that_is_gone_makes_its_tokens_none_of_ours,
+    a_derivation_key_removed_too_early_is_said,
+);
