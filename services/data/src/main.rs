@@ -1,2 +1,10 @@
-//! thin
-fn main() {}
+//! One clone of the data service.
+
+use shoal_kit::role::Role;
+
+fn main() -> anyhow::Result<()> {
+    shoal_kit::cli::single(Role::Data, |settings| async move {
+        let engine = shoal_data::Engine::open(&settings).await?;
+        shoal_data::service(&settings, engine, "data-1".to_owned()).await
+    })
+}

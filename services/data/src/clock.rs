@@ -1,0 +1,119 @@
+//! Write timestamps: from a caller's idempotency token, or from this clone's clock.
+//!
+//! A write's timestamp decides which write of a row stays, and it makes a repeat harmless: the same write at the same
+//! timestamp changes nothing more.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Error;
+
+/// Microseconds since 1970, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Micros(pub(crate) i64);
+
+/// A token from further ahead than this would hide every later write for that long.
+const TOKEN_AHEAD_MAX: i64 = 5 * 60 * 1_000_000;
+
+/// Limit of a token's nonce.
+const NONCE_BYTES_MAX: usize = 64;
+
+/// One Mutate uses two timestamps: delete ranges are applied one microsecond before everything else.
+const STEP: i64 = 2;
+
+impl Micros {
+    /// The wall clock.
+    pub(crate) fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// This many seconds later.
+    #[must_use]
+    pub(crate) fn plus_seconds(self, seconds: u32) -> Self {
+        Self(self.0.saturating_add(i64::from(seconds) * 1_000_000))
+    }
+}
+
+/// A clone's source of timestamps: the wall clock, but never the same or an earlier one twice.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    last: AtomicI64,
+}
+
+impl Clock {
+    /// A timestamp later than all that this clock gave out.
+    pub(crate) fn next(&self) -> Micros {
+        self.after(Micros::now())
+    }
+
+    fn after(&self, now: Micros) -> Micros {
+        let next = |last: i64| now.0.max(last + STEP);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        Micros(last.map_or(now.0, next))
+    }
+}
+
+/// The timestamp in `<microseconds since 1970>-<nonce>`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it has another form, or lies more than five minutes ahead of `now`.
+pub(crate) fn stamp_of_token(token: &str, now: Micros) -> Result<Micros, Error> {
+    let malformed = || {
+        Error::invalid(
+            "MALFORMED_TOKEN",
+            "idempotency_token",
+            "must be <microseconds since 1970>-<nonce>, the nonce 1 to 64 characters of [A-Za-z0-9_-]",
+        )
+    };
+    let (micros, nonce) = token.split_once('-').ok_or_else(malformed)?;
+    let nonce_ok = (1..=NONCE_BYTES_MAX).contains(&nonce.len())
+        && nonce.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !nonce_ok || micros.is_empty() || !micros.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let micros: i64 = micros.parse().map_err(|_| malformed())?;
+    if micros == 0 {
+        return Err(malformed());
+    }
+    if micros > now.0.saturating_add(TOKEN_AHEAD_MAX) {
+        return Err(Error::invalid(
+            "TOKEN_IN_THE_FUTURE",
+            "idempotency_token",
+            "its time is more than five minutes ahead; use microseconds since 1970 and check the caller's clock",
+        ));
+    }
+    Ok(Micros(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_never_goes_back_or_stands_still() {
+        let clock = Clock::default();
+        assert_eq!(clock.after(Micros(1000)), Micros(1000));
+        assert_eq!(clock.after(Micros(1000)), Micros(1002));
+        assert_eq!(clock.after(Micros(10)), Micros(1004));
+        assert_eq!(clock.after(Micros(2000)), Micros(2000));
+    }
+
+    #[test]
+    fn a_token_is_a_time_and_a_nonce() {
+        let now = Micros(1_000_000_000);
+        assert_eq!(stamp_of_token("1000-a-B_9", now).unwrap(), Micros(1000));
+        assert_eq!(stamp_of_token("1300000000-x", now).unwrap(), Micros(1_300_000_000));
+        let long = format!("5-{}", "x".repeat(64));
+        assert_eq!(stamp_of_token(&long, now).unwrap(), Micros(5));
+        let too_long = format!("5-{}", "x".repeat(65));
+        for bad in
+            ["", "-", "5", "5-", "-5", "+5-a", "0-a", "5-ä", "5-a b", "99999999999999999999-a", &too_long]
+        {
+            let error = stamp_of_token(bad, now).unwrap_err();
+            assert!(matches!(error, Error::Invalid { reason: "MALFORMED_TOKEN", .. }), "{bad}: {error}");
+        }
+        let error = stamp_of_token("1300000001-x", now).unwrap_err();
+        assert!(matches!(error, Error::Invalid { reason: "TOKEN_IN_THE_FUTURE", .. }), "{error}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Concurrent identical reads as one.
+//!
+//! A caller may only be given a read that was sent after the caller came: a read sent before could miss a write that
+//! the caller knows to be done. So for each key at most one read runs, callers that come meanwhile wait for the *next*
+//! one together, and that is sent when the running one has ended.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use tracing::{Instrument as _, Span};
+
+/// The reads of one clone. Holds one entry for each key with a read in flight.
+#[derive(Debug)]
+pub(crate) struct Coalescer<K, V> {
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+}
+
+/// A read is running; these wait for the one after it.
+#[derive(Debug)]
+struct Flight<V> {
+    next: Vec<Waiter<V>>,
+}
+
+/// A caller: where its answer goes, and the span that the read belongs to if the caller is the first.
+#[derive(Debug)]
+struct Waiter<V> {
+    answer: oneshot::Sender<V>,
+    span: Span,
+}
+
+/// What a caller has to do.
+#[derive(Debug)]
+pub(crate) enum Ticket<K: Eq + Hash, V> {
+    /// Run the read, in a task that ends whatever happens to the caller: [`Leader::run`].
+    Lead(Leader<K, V>, oneshot::Receiver<V>),
+    /// Wait: somebody else's task runs the read. An error means that it was lost.
+    Follow(oneshot::Receiver<V>),
+}
+
+/// The right to run the reads of a key until nobody waits for one.
+#[derive(Debug)]
+pub(crate) struct Leader<K: Eq + Hash, V> {
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    key: K,
+    waiters: Vec<Waiter<V>>,
+}
+
+impl<K: Eq + Hash + Clone, V: Clone> Coalescer<K, V> {
+    /// With nothing in flight.
+    pub(crate) fn new() -> Self {
+        Self { flights: Arc::default() }
+    }
+
+    /// Joins the reads of a key.
+    pub(crate) fn join(&self, key: K) -> Ticket<K, V> {
+        let (answer, receiver) = oneshot::channel();
+        let waiter = Waiter { answer, span: Span::current() };
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get_mut(&key) {
+            flight.next.push(waiter);
+            return Ticket::Follow(receiver);
+        }
+        flights.insert(key.clone(), Flight { next: Vec::new() });
+        let leader = Leader { flights: self.flights.clone(), key, waiters: vec![waiter] };
+        Ticket::Lead(leader, receiver)
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Leader<K, V> {
+    /// Runs `read` for those who came before it, then again for those who came while it ran, until nobody did.
+    pub(crate) async fn run<F: Future<Output = V>>(mut self, read: impl Fn() -> F) {
+        loop {
+            let span = self.waiters.first().map_or_else(Span::none, |waiter| waiter.span.clone());
+            let value = read().instrument(span).await;
+            // A caller may have gone away.
+            if let Some(last) = self.waiters.pop() {
+                for waiter in self.waiters.drain(..) {
+                    let _ = waiter.answer.send(value.clone());
+                }
+                let _ = last.answer.send(value);
+            }
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = flights.get_mut(&self.key).map(|flight| std::mem::take(&mut flight.next));
+            self.waiters = next.unwrap_or_default();
+            if self.waiters.iter().all(|waiter| waiter.answer.is_closed()) {
+                // Under the same lock as the look: who comes now leads.
+                flights.remove(&self.key);
+                self.waiters.clear();
+                return;
+            }
+        }
+    }
+}
+
+/// If the task is lost, its waiters are told so and the key is free again.
+impl<K: Eq + Hash, V> Drop for Leader<K, V> {
+    fn drop(&mut self) {
+        if !self.waiters.is_empty() {
+            self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Reads that wait for a permit each; their value is how many were sent.
+    #[derive(Default)]
+    struct Reads {
+        sent: AtomicUsize,
+        gate: Option<Semaphore>,
+    }
+
+    fn read(coalescer: &Coalescer<u8, usize>, reads: &Arc<Reads>) -> oneshot::Receiver<usize> {
+        match coalescer.join(1) {
+            Ticket::Follow(receiver) => receiver,
+            Ticket::Lead(leader, receiver) => {
+                let reads = reads.clone();
+                tokio::spawn(leader.run(move || {
+                    let reads = reads.clone();
+                    async move {
+                        let sent = reads.sent.fetch_add(1, Ordering::SeqCst) + 1;
+                        reads.gate.as_ref().unwrap().acquire().await.unwrap().forget();
+                        sent
+                    }
+                }));
+                receiver
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_share_the_read_sent_after_they_came() {
+        let (coalescer, reads) =
+            (Coalescer::new(), Arc::new(Reads { gate: Some(Semaphore::new(0)), ..Reads::default() }));
+        let first = read(&coalescer, &reads);
+        while reads.sent.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let later: Vec<_> = (0..10).map(|_| read(&coalescer, &reads)).collect();
+        reads.gate.as_ref().unwrap().add_permits(2);
+        assert_eq!(first.await, Ok(1));
+        for receiver in later {
+            assert_eq!(receiver.await, Ok(2), "not the one that was sent before it came");
+        }
+        assert_eq!(reads.sent.load(Ordering::SeqCst), 2);
+        while !coalescer.flights.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_task_frees_its_key() {
+        let coalescer = Coalescer::<u8, usize>::new();
+        let Ticket::Lead(leader, first) = coalescer.join(1) else { panic!("first") };
+        let Ticket::Follow(second) = coalescer.join(1) else { panic!("second") };
+        drop(leader);
+        assert!(first.await.is_err());
+        assert!(second.await.is_err());
+        assert!(matches!(coalescer.join(1), Ticket::Lead(..)));
+    }
+}

@@ -1,0 +1,175 @@
+//! What can go wrong, and the one place that says what callers see of it.
+
+use shoal_kit::Fault;
+use tonic::{Code, Status};
+
+use crate::clock::Micros;
+
+/// Why a call failed. `Clone`, because several callers may have waited for one read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Error {
+    /// An argument is not acceptable.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Stable, UPPER_SNAKE.
+        reason: &'static str,
+        /// The field's path in the request.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// No table of that name.
+    #[error("no table `{0}`")]
+    TableNotFound(String),
+    /// No such row.
+    #[error("no such row")]
+    RowNotFound,
+    /// A table of that name has another definition.
+    #[error("table `{name}` exists with {difference}")]
+    TableExists {
+        /// The table.
+        name: String,
+        /// What is different in the one that exists.
+        difference: String,
+    },
+    /// The engine cannot be reached. Nothing was done.
+    #[error("{engine} is not reachable: {detail}")]
+    Unavailable {
+        /// Which engine.
+        engine: &'static str,
+        /// What was seen.
+        detail: String,
+    },
+    /// The engine did not answer a read in time, or too few of its replicas did.
+    #[error("{engine} did not answer the read: {detail}")]
+    ReadFailed {
+        /// Which engine.
+        engine: &'static str,
+        /// What was seen.
+        detail: String,
+    },
+    /// A write was sent and its answer did not come: it may have happened.
+    #[error("the outcome of the write at {stamp:?} is unknown: {detail}")]
+    OutcomeUnknown {
+        /// What was seen.
+        detail: String,
+        /// The write's timestamp: a repeat at the same one changes nothing more.
+        stamp: Option<Micros>,
+    },
+    /// This clone has as many statements in flight as it may have.
+    #[error("{limit} statements are in flight")]
+    Overloaded {
+        /// The limit.
+        limit: usize,
+    },
+    /// What is stored cannot be decoded.
+    #[error("stored data is damaged: {0}")]
+    DataLoss(String),
+    /// The engine holds something under this table's name that this service did not make.
+    #[error("the engine has another `{table}` already: {detail}")]
+    ForeignTable {
+        /// The engine's table.
+        table: String,
+        /// How it differs.
+        detail: String,
+    },
+    /// A defect of ours or a refusal of the engine that no caller can do anything about.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An argument that is not acceptable.
+    pub(crate) fn invalid(
+        reason: &'static str,
+        field: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self::Invalid { reason, field: field.into(), problem: problem.into() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field, problem),
+            Error::TableNotFound(name) => Fault::new(
+                Code::NotFound,
+                "TABLE_NOT_FOUND",
+                format!("there is no table `{name}`; create it with CreateTable, or see ListTables"),
+            )
+            .meta("table", name),
+            Error::RowNotFound => {
+                Fault::new(Code::NotFound, "ROW_NOT_FOUND", "the table has no row with these keys")
+            }
+            Error::TableExists { name, difference } => Fault::new(
+                Code::AlreadyExists,
+                "TABLE_EXISTS",
+                format!("table `{name}` exists with another definition ({difference}); choose another name"),
+            )
+            .meta("table", name)
+            .meta("difference", difference),
+            Error::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
+            Error::ReadFailed { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "READ_FAILED",
+                format!("{engine} did not answer the read ({detail}); try again"),
+            )
+            .meta("engine", engine)
+            .retry_after(RETRY_AFTER),
+            Error::OutcomeUnknown { detail, stamp } => outcome_unknown(&detail, stamp),
+            Error::Overloaded { limit } => Fault::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_STATEMENTS",
+                format!("this clone has {limit} statements in flight, which is its limit; try again shortly"),
+            )
+            .meta("limit", limit.to_string())
+            .retry_after(RETRY_AFTER),
+            Error::DataLoss(detail) => {
+                tracing::error!(%detail, "stored data is damaged");
+                Fault::new(
+                    Code::DataLoss,
+                    "ROW_DAMAGED",
+                    format!("a stored row cannot be decoded ({detail}); put it again or restore it from a backup"),
+                )
+                .meta("detail", detail)
+            }
+            Error::ForeignTable { table, detail } => Fault::new(
+                Code::FailedPrecondition,
+                "FOREIGN_TABLE",
+                format!(
+                    "the engine has a table `{table}` that this service did not make ({detail}); rename or drop it"
+                ),
+            )
+            .meta("table", table)
+            .meta("detail", detail),
+            Error::Internal(detail) => Fault::internal(detail),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+/// What callers are told to wait before they try again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn outcome_unknown(detail: &str, stamp: Option<Micros>) -> Fault {
+    let advice = match stamp {
+        Some(_) => "repeat it with the idempotency_token it had, or with the one in this error's metadata",
+        None => "repeat it",
+    };
+    let fault = Fault::new(
+        Code::Unavailable,
+        "OUTCOME_UNKNOWN",
+        format!("the write may or may not have happened ({detail}); {advice}: that cannot apply it twice"),
+    )
+    .retry_after(RETRY_AFTER);
+    match stamp {
+        Some(stamp) => fault.meta("idempotency_token", format!("{}-repeat", stamp.0)),
+        None => fault,
+    }
+}

@@ -1,0 +1,313 @@
+//! Keys of rows and ranges of sort keys. Order is that of the stored bytes: text by its UTF-8 bytes, bytes unsigned,
+//! integers signed.
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::table::SortKeyType;
+use crate::value::Value;
+
+/// Limit of a partition key and of a textual or binary sort key.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Which partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PartitionKey(String);
+
+/// Where in the partition. `Unit` is the only row of a table without sort keys.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum SortKey {
+    /// No sort key.
+    Unit,
+    /// Text.
+    Text(String),
+    /// An integer.
+    Int(i64),
+    /// Bytes.
+    Bytes(Bytes),
+}
+
+/// Sort keys from `start` (inclusive) to `end` (exclusive); an absent bound is open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct SortRange {
+    /// The first.
+    pub(crate) start: Option<SortKey>,
+    /// The one after the last.
+    pub(crate) end: Option<SortKey>,
+}
+
+impl PartitionKey {
+    /// Checks the length.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub(crate) fn parse(key: String) -> Result<Self, Error> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(Error::invalid(
+                "BAD_PARTITION_KEY",
+                "partition_key",
+                format!("must have 1 to {KEY_BYTES_MAX} bytes, has {}", key.len()),
+            ));
+        }
+        Ok(Self(key))
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SortKey {
+    /// The sort key of one row.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when it does not fit the table.
+    pub(crate) fn parse(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Self, Error> {
+        match (of, value) {
+            (SortKeyType::None, None) => Ok(SortKey::Unit),
+            (SortKeyType::None, Some(_)) => Err(Error::invalid(
+                "SORT_KEY_UNEXPECTED",
+                field,
+                "the table's sort_key_type is NONE; leave it unset",
+            )),
+            (_, None) => Err(Error::invalid(
+                "SORT_KEY_REQUIRED",
+                field,
+                format!("is required: the table's sort_key_type is {}", of.name()),
+            )),
+            (_, Some(value)) => Self::of_value(of, value, field),
+        }
+    }
+
+    /// A bound of a range; empty text or bytes are an open bound.
+    fn parse_bound(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Option<Self>, Error> {
+        match value {
+            None => Ok(None),
+            Some(Value::String(text)) if text.is_empty() && of == SortKeyType::String => Ok(None),
+            Some(Value::Bytes(bytes)) if bytes.is_empty() && of == SortKeyType::Bytes => Ok(None),
+            Some(value) => Self::parse(of, Some(value), field).map(Some),
+        }
+    }
+
+    fn of_value(of: SortKeyType, value: Value, field: &str) -> Result<Self, Error> {
+        let sized = |len: usize| match len {
+            1..=KEY_BYTES_MAX => Ok(()),
+            _ => Err(Error::invalid(
+                "BAD_SORT_KEY",
+                field,
+                format!("must have 1 to {KEY_BYTES_MAX} bytes, has {len}"),
+            )),
+        };
+        match (of, value) {
+            (SortKeyType::String, Value::String(text)) => sized(text.len()).map(|()| SortKey::Text(text)),
+            (SortKeyType::Bytes, Value::Bytes(bytes)) => sized(bytes.len()).map(|()| SortKey::Bytes(bytes)),
+            (SortKeyType::Int64, Value::Int(int)) => Ok(SortKey::Int(int)),
+            _ => Err(Error::invalid(
+                "SORT_KEY_TYPE_MISMATCH",
+                field,
+                format!("the table's sort_key_type is {}; set {}", of.name(), of.value_field()),
+            )),
+        }
+    }
+
+    /// The smallest key greater than this one; none after the last.
+    pub(crate) fn successor(&self) -> Option<Self> {
+        match self {
+            SortKey::Unit => None,
+            SortKey::Text(text) => Some(SortKey::Text(format!("{text}\0"))),
+            SortKey::Int(int) => int.checked_add(1).map(SortKey::Int),
+            SortKey::Bytes(bytes) => Some(SortKey::Bytes([bytes, &[0][..]].concat().into())),
+        }
+    }
+
+    /// Bytes that sort as the keys of one type do.
+    pub(crate) fn ordered_bytes(&self) -> Vec<u8> {
+        match self {
+            SortKey::Unit => Vec::new(),
+            SortKey::Text(text) => text.as_bytes().to_vec(),
+            // The sign bit flipped: negative numbers come first.
+            SortKey::Int(int) => (int.cast_unsigned() ^ (1 << 63)).to_be_bytes().to_vec(),
+            SortKey::Bytes(bytes) => bytes.to_vec(),
+        }
+    }
+
+    /// The key of [`SortKey::ordered_bytes`]; none if no key of that type has these.
+    pub(crate) fn of_ordered_bytes(of: SortKeyType, bytes: &[u8]) -> Option<Self> {
+        match of {
+            SortKeyType::None => bytes.is_empty().then_some(SortKey::Unit),
+            SortKeyType::String => String::from_utf8(bytes.to_vec()).ok().map(SortKey::Text),
+            SortKeyType::Int64 => {
+                let bytes: [u8; 8] = bytes.try_into().ok()?;
+                Some(SortKey::Int((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()))
+            }
+            SortKeyType::Bytes => Some(SortKey::Bytes(Bytes::copy_from_slice(bytes))),
+        }
+    }
+
+    /// As an attribute value; none for the row without a sort key.
+    pub(crate) fn into_value(self) -> Option<Value> {
+        match self {
+            SortKey::Unit => None,
+            SortKey::Text(text) => Some(Value::String(text)),
+            SortKey::Int(int) => Some(Value::Int(int)),
+            SortKey::Bytes(bytes) => Some(Value::Bytes(bytes)),
+        }
+    }
+}
+
+impl SortRange {
+    /// The range of `start` and `end`, or of everything that begins with `prefix`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when one does not fit the table, or when prefix comes with a bound.
+    pub(crate) fn parse(
+        of: SortKeyType,
+        start: Option<Value>,
+        end: Option<Value>,
+        prefix: Option<Value>,
+    ) -> Result<Self, Error> {
+        let Some(prefix) = prefix else {
+            let start = SortKey::parse_bound(of, start, "start")?;
+            let end = SortKey::parse_bound(of, end, "end")?;
+            return Ok(Self { start, end });
+        };
+        if start.is_some() || end.is_some() {
+            return Err(Error::invalid(
+                "PREFIX_WITH_BOUNDS",
+                "prefix",
+                "cannot come together with start or end",
+            ));
+        }
+        if of == SortKeyType::Int64 {
+            return Err(Error::invalid(
+                "SORT_KEY_TYPE_MISMATCH",
+                "prefix",
+                "the table's sort_key_type is INT64; use start and end",
+            ));
+        }
+        Ok(match SortKey::parse_bound(of, Some(prefix), "prefix")? {
+            None => Self::default(),
+            Some(prefix) => Self { end: after_prefix(&prefix), start: Some(prefix) },
+        })
+    }
+
+    /// Whether no key can be in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!((&self.start, &self.end), (Some(start), Some(end)) if start >= end)
+    }
+
+    /// What is left of it behind `last`, in this direction; none if nothing can be.
+    #[must_use]
+    pub(crate) fn behind(&self, last: &SortKey, descending: bool) -> Option<Self> {
+        let rest = if descending {
+            Self { start: self.start.clone(), end: Some(last.clone()) }
+        } else {
+            Self { start: Some(last.successor()?), end: self.end.clone() }
+        };
+        (!rest.is_empty() && *last != SortKey::Unit).then_some(rest)
+    }
+}
+
+/// The smallest key greater than every one with this prefix; none if there is no such key.
+fn after_prefix(prefix: &SortKey) -> Option<SortKey> {
+    match prefix {
+        SortKey::Text(text) => {
+            // UTF-8 sorts as its characters do, so the end is the prefix with its last character moved on.
+            let mut chars: Vec<char> = text.chars().collect();
+            while let Some(last) = chars.pop() {
+                if let Some(next) = (last..=char::MAX).nth(1) {
+                    chars.push(next);
+                    return Some(SortKey::Text(chars.into_iter().collect()));
+                }
+            }
+            None
+        }
+        SortKey::Bytes(bytes) => {
+            let kept = bytes.iter().rposition(|byte| *byte != u8::MAX)?;
+            let mut end = bytes[..=kept].to_vec();
+            end[kept] += 1;
+            Some(SortKey::Bytes(end.into()))
+        }
+        SortKey::Unit | SortKey::Int(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> SortKey {
+        SortKey::Text(text.to_owned())
+    }
+
+    fn bytes(bytes: &'static [u8]) -> SortKey {
+        SortKey::Bytes(Bytes::from_static(bytes))
+    }
+
+    #[test]
+    fn ordered_bytes_sort_as_the_keys_do_and_come_back() {
+        let ints = [i64::MIN, -2, -1, 0, 1, 255, 256, i64::MAX].map(SortKey::Int);
+        for pair in ints.windows(2) {
+            assert!(pair[0].ordered_bytes() < pair[1].ordered_bytes(), "{pair:?}");
+        }
+        for (of, key) in [
+            (SortKeyType::Int64, SortKey::Int(-7)),
+            (SortKeyType::String, text("ä\0")),
+            (SortKeyType::Bytes, bytes(b"\xff\0")),
+            (SortKeyType::None, SortKey::Unit),
+        ] {
+            assert_eq!(SortKey::of_ordered_bytes(of, &key.ordered_bytes()), Some(key));
+        }
+        assert_eq!(SortKey::of_ordered_bytes(SortKeyType::String, b"\xff"), None);
+        assert_eq!(SortKey::of_ordered_bytes(SortKeyType::Int64, b"123"), None);
+    }
+
+    #[test]
+    fn a_prefix_ends_before_the_first_key_without_it() {
+        for (prefix, end) in [
+            (text("ab"), Some(text("ac"))),
+            (text("a\u{10ffff}"), Some(text("b"))),
+            (text("\u{d7ff}"), Some(text("\u{e000}"))),
+            (text("\u{10ffff}"), None),
+            (bytes(b"a\xff"), Some(bytes(b"b"))),
+            (bytes(b"\xff\xff"), None),
+        ] {
+            assert_eq!(after_prefix(&prefix), end, "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_goes_on_behind_its_last_key() {
+        let all = SortRange::default();
+        let ints = |start, end| SortRange { start: Some(SortKey::Int(start)), end: Some(SortKey::Int(end)) };
+        assert_eq!(ints(0, 9).behind(&SortKey::Int(3), false), Some(ints(4, 9)));
+        assert_eq!(ints(0, 9).behind(&SortKey::Int(3), true), Some(ints(0, 3)));
+        assert_eq!(ints(0, 9).behind(&SortKey::Int(8), false), None);
+        assert_eq!(ints(0, 9).behind(&SortKey::Int(0), true), None);
+        assert_eq!(all.behind(&SortKey::Int(i64::MAX), false), None);
+        assert_eq!(all.behind(&SortKey::Unit, false), None);
+        assert_eq!(all.behind(&SortKey::Unit, true), None);
+        assert_eq!(all.behind(&text("a"), false).unwrap().start, Some(text("a\0")));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_the_table_are_refused() {
+        let reason = |result: Result<SortKey, Error>| match result {
+            Err(Error::Invalid { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        };
+        let parse = |of, value| reason(SortKey::parse(of, value, "sort_key"));
+        assert_eq!(parse(SortKeyType::String, None), "SORT_KEY_REQUIRED");
+        assert_eq!(parse(SortKeyType::None, Some(Value::Int(1))), "SORT_KEY_UNEXPECTED");
+        assert_eq!(parse(SortKeyType::String, Some(Value::Int(1))), "SORT_KEY_TYPE_MISMATCH");
+        assert_eq!(parse(SortKeyType::String, Some(Value::String(String::new()))), "BAD_SORT_KEY");
+        assert_eq!(parse(SortKeyType::Bytes, Some(Value::Bytes(vec![0; 1025].into()))), "BAD_SORT_KEY");
+        assert!(PartitionKey::parse(String::new()).is_err());
+        assert!(PartitionKey::parse("x".repeat(1024)).is_ok());
+        assert!(PartitionKey::parse("x".repeat(1025)).is_err());
+        let value = || Some(Value::String("a".into()));
+        assert!(SortRange::parse(SortKeyType::String, value(), None, value()).is_err());
+        assert!(SortRange::parse(SortKeyType::Int64, None, None, Some(Value::Int(1))).is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! Writes: what callers ask for, checked and made into what a store applies.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::cell;
+use crate::clock::Micros;
+use crate::error::Error;
+use crate::key::{PartitionKey, SortKey, SortRange};
+use crate::table::{SortKeyType, Table, Ttl};
+use crate::value::{Attributes, Value};
+
+/// Changes in one Mutate.
+const MUTATIONS_MAX: usize = 100;
+/// Attributes of a row.
+const ATTRIBUTES_MAX: usize = 256;
+/// Length of an attribute's name.
+const ATTRIBUTE_NAME_BYTES_MAX: usize = 255;
+/// Encoded attributes of a row.
+const ROW_BYTES_MAX: usize = 1 << 20;
+/// Encoded attributes of all rows in one Mutate: Cassandra refuses a write larger than half a commit log segment, and
+/// small installations make these 8 MiB.
+const MUTATE_BYTES_MAX: usize = 2 << 20;
+
+/// A change as a caller says it.
+#[derive(Debug, Clone)]
+pub(crate) enum Mutation {
+    /// Writes a whole row.
+    Put {
+        /// Which row.
+        sort_key: Option<Value>,
+        /// What it holds.
+        attributes: Attributes,
+        /// How long; the table's default if none.
+        ttl: Option<Duration>,
+    },
+    /// Deletes a row.
+    Delete {
+        /// Which row.
+        sort_key: Option<Value>,
+    },
+    /// Deletes the rows in a range.
+    DeleteRange {
+        /// The first.
+        start: Option<Value>,
+        /// The one after the last.
+        end: Option<Value>,
+    },
+}
+
+/// A checked write of one partition, applied whole or not at all.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    /// The table.
+    pub(crate) table: Arc<Table>,
+    /// The partition.
+    pub(crate) partition: PartitionKey,
+    /// Timestamp of puts and deletes; ranges are deleted at [`Write::range_stamp`].
+    pub(crate) stamp: Micros,
+    /// At least one, of distinct rows.
+    pub(crate) changes: Vec<Change>,
+}
+
+/// A checked change.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Writes a whole row.
+    Put {
+        /// Which row.
+        sort_key: SortKey,
+        /// The encoded row.
+        cell: Bytes,
+        /// When it ends, as in the cell.
+        expire_time: Option<Micros>,
+    },
+    /// Deletes a row.
+    Delete {
+        /// Which row.
+        sort_key: SortKey,
+    },
+    /// Deletes a range that is not empty.
+    DeleteRange {
+        /// Which rows.
+        range: SortRange,
+    },
+}
+
+impl Write {
+    /// Checks the mutations against the table and the limits.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, with the path of the field.
+    pub(crate) fn parse(
+        table: Arc<Table>,
+        partition: PartitionKey,
+        stamp: Micros,
+        mutations: Vec<Mutation>,
+    ) -> Result<Self, Error> {
+        if mutations.is_empty() || mutations.len() > MUTATIONS_MAX {
+            return Err(Error::invalid(
+                "BAD_MUTATIONS",
+                "mutations",
+                format!("must have 1 to {MUTATIONS_MAX} entries, has {}", mutations.len()),
+            ));
+        }
+        let of = table.definition.sort_key_type;
+        let mut changes = Vec::with_capacity(mutations.len());
+        let mut bytes = 0;
+        for (i, mutation) in mutations.into_iter().enumerate() {
+            let at = format!("mutations[{i}]");
+            match mutation {
+                Mutation::Put { sort_key, attributes, ttl } => {
+                    let sort_key = SortKey::parse(of, sort_key, &format!("{at}.put.sort_key"))?;
+                    bytes += check_attributes(&attributes, &format!("{at}.put.attributes"))?;
+                    let ttl = match ttl {
+                        Some(ttl) => Some(Ttl::parse(ttl, &format!("{at}.put.ttl"))?),
+                        None => table.definition.default_ttl,
+                    };
+                    // Counted from the write's own time, so that a repeat ends at the same moment.
+                    let expire_time = ttl.map(|ttl| stamp.plus_seconds(ttl.seconds()));
+                    let cell = cell::encode(&attributes, expire_time).into();
+                    changes.push(Change::Put { sort_key, cell, expire_time });
+                }
+                Mutation::Delete { sort_key } => {
+                    let sort_key = SortKey::parse(of, sort_key, &format!("{at}.delete.sort_key"))?;
+                    changes.push(Change::Delete { sort_key });
+                }
+                Mutation::DeleteRange { start, end } => {
+                    let range = parse_range(of, start, end, &at)?;
+                    changes.push(Change::DeleteRange { range });
+                }
+            }
+        }
+        if bytes > MUTATE_BYTES_MAX {
+            return Err(Error::invalid(
+                "MUTATE_TOO_LARGE",
+                "mutations",
+                format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
+            ));
+        }
+        refuse_repeated_rows(&changes)?;
+        // A range without a key in it deletes nothing, and the engine need not know of it.
+        changes.retain(|change| !matches!(change, Change::DeleteRange { range } if range.is_empty()));
+        Ok(Self { table, partition, stamp, changes })
+    }
+
+    /// Ranges are deleted before everything else of the same write.
+    pub(crate) fn range_stamp(&self) -> Micros {
+        Micros(self.stamp.0 - 1)
+    }
+}
+
+fn parse_range(
+    of: SortKeyType,
+    start: Option<Value>,
+    end: Option<Value>,
+    at: &str,
+) -> Result<SortRange, Error> {
+    SortRange::parse(of, start, end, None).map_err(|error| match error {
+        Error::Invalid { reason, field, problem } => {
+            Error::invalid(reason, format!("{at}.delete_range.{field}"), problem)
+        }
+        other => other,
+    })
+}
+
+/// The encoded size.
+fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error> {
+    if attributes.len() > ATTRIBUTES_MAX {
+        return Err(Error::invalid(
+            "TOO_MANY_ATTRIBUTES",
+            field,
+            format!("has {} attributes; a row has at most {ATTRIBUTES_MAX}", attributes.len()),
+        ));
+    }
+    for (name, _) in attributes.iter() {
+        if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX {
+            return Err(Error::invalid(
+                "BAD_ATTRIBUTE_NAME",
+                field,
+                format!("names have 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, one has {}", name.len()),
+            ));
+        }
+    }
+    let bytes = attributes.encoded_len();
+    if bytes > ROW_BYTES_MAX {
+        return Err(Error::invalid(
+            "ROW_TOO_LARGE",
+            field,
+            format!("has {bytes} bytes; a row has at most {ROW_BYTES_MAX}"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Changes of one row in one write have no order, so there may be only one.
+fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    for (i, change) in changes.iter().enumerate() {
+        let key = match change {
+            Change::Put { sort_key, .. } | Change::Delete { sort_key } => sort_key,
+            Change::DeleteRange { .. } => continue,
+        };
+        if !seen.insert(key) {
+            return Err(Error::invalid(
+                "ROW_TWICE",
+                format!("mutations[{i}]"),
+                "changes a row that another entry changes too; one Mutate changes a row once",
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::table;
+
+    fn parse(mutations: Vec<Mutation>) -> Result<Write, Error> {
+        let table = Arc::new(table("t", SortKeyType::Int64));
+        Write::parse(table, PartitionKey::parse("p".into())?, Micros(1_000), mutations)
+    }
+
+    fn put(key: i64, attributes: Attributes) -> Mutation {
+        Mutation::Put { sort_key: Some(Value::Int(key)), attributes, ttl: None }
+    }
+
+    fn one(name: &str, bytes: usize) -> Attributes {
+        [(name.to_owned(), Value::Bytes(vec![0; bytes].into()))].into_iter().collect()
+    }
+
+    #[track_caller]
+    fn refused(mutations: Vec<Mutation>, expected_reason: &str, expected_field: &str) {
+        match parse(mutations) {
+            Err(Error::Invalid { reason, field, .. }) => {
+                assert_eq!((reason, field.as_str()), (expected_reason, expected_field));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn limits_are_said_with_the_field() {
+        refused(vec![], "BAD_MUTATIONS", "mutations");
+        let many = |n: i64| (0..n).map(|i| put(i, Attributes::default())).collect::<Vec<_>>();
+        assert_eq!(parse(many(100)).unwrap().changes.len(), 100);
+        refused(many(101), "BAD_MUTATIONS", "mutations");
+        refused(vec![put(1, one("", 1))], "BAD_ATTRIBUTE_NAME", "mutations[0].put.attributes");
+        refused(vec![put(1, one(&"x".repeat(256), 1))], "BAD_ATTRIBUTE_NAME", "mutations[0].put.attributes");
+        refused(vec![put(1, one("a", ROW_BYTES_MAX))], "ROW_TOO_LARGE", "mutations[0].put.attributes");
+        let large = || one("a", ROW_BYTES_MAX - 100);
+        assert!(parse(vec![put(1, large()), put(2, large())]).is_ok());
+        refused(vec![put(1, large()), put(2, large()), put(3, large())], "MUTATE_TOO_LARGE", "mutations");
+        let wide: Attributes = (0..257).map(|i| (format!("a{i}"), Value::Bool(true))).collect();
+        refused(vec![put(1, wide)], "TOO_MANY_ATTRIBUTES", "mutations[0].put.attributes");
+        let ttl = Mutation::Put {
+            sort_key: Some(Value::Int(1)),
+            attributes: Attributes::default(),
+            ttl: Some(Duration::ZERO),
+        };
+        refused(vec![ttl], "BAD_TTL", "mutations[0].put.ttl");
+        let text = Some(Value::String("a".into()));
+        let range = Mutation::DeleteRange { start: text, end: None };
+        refused(vec![range], "SORT_KEY_TYPE_MISMATCH", "mutations[0].delete_range.start");
+    }
+
+    #[test]
+    fn a_row_is_changed_once() {
+        let delete = |key| Mutation::Delete { sort_key: Some(Value::Int(key)) };
+        refused(vec![put(1, one("a", 1)), delete(1)], "ROW_TWICE", "mutations[1]");
+        refused(vec![delete(1), delete(2), delete(1)], "ROW_TWICE", "mutations[2]");
+        assert!(parse(vec![put(1, one("a", 1)), delete(2)]).is_ok());
+    }
+
+    #[test]
+    fn ranges_are_deleted_first_and_empty_ones_not_at_all() {
+        let range =
+            |start, end| Mutation::DeleteRange { start: Some(Value::Int(start)), end: Some(Value::Int(end)) };
+        let write = parse(vec![put(1, one("a", 1)), range(0, 9), range(5, 5)]).unwrap();
+        assert_eq!(write.changes.len(), 2);
+        assert!(write.range_stamp() < write.stamp);
+    }
+}

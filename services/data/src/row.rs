@@ -1,0 +1,167 @@
+//! Rows as they are read, and pages of them.
+
+use crate::cell;
+use crate::clock::Micros;
+use crate::error::Error;
+use crate::key::SortKey;
+use crate::value::Attributes;
+
+/// A page ends before the row that would make it larger than this.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// A page ends after this many rows, returned or passed over because they had ended, so that no call reads on and on.
+const LOOKED_MAX: usize = 10_000;
+
+/// A row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Its place in the partition.
+    pub(crate) sort_key: SortKey,
+    /// What it holds.
+    pub(crate) attributes: Attributes,
+    /// Timestamp of the write that put it.
+    pub(crate) write_time: Micros,
+    /// When it ends.
+    pub(crate) expire_time: Option<Micros>,
+}
+
+/// Rows in order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Page {
+    /// The rows.
+    pub(crate) rows: Vec<Row>,
+    /// The last sort key looked at, when there may be more behind it.
+    pub(crate) next: Option<SortKey>,
+}
+
+impl Row {
+    /// The row in a cell; none if it has ended by `now`.
+    ///
+    /// # Errors
+    /// DATA_LOSS.
+    pub(crate) fn of_cell(
+        sort_key: SortKey,
+        cell: &[u8],
+        write_time: Micros,
+        now: Micros,
+    ) -> Result<Option<Self>, Error> {
+        let expire_time = cell::expire_time(cell)?;
+        if expire_time.is_some_and(|at| at <= now) {
+            return Ok(None);
+        }
+        let attributes = cell::decode(cell)?;
+        Ok(Some(Self { sort_key, attributes, write_time, expire_time }))
+    }
+}
+
+/// A page in the making: takes rows in order until it is full.
+#[derive(Debug)]
+pub(crate) struct PageBuilder {
+    page: Page,
+    limit: usize,
+    now: Micros,
+    bytes: usize,
+    looked: usize,
+    last: Option<SortKey>,
+}
+
+impl PageBuilder {
+    /// A page of at most `limit` rows (at least one).
+    pub(crate) fn new(limit: usize, now: Micros) -> Self {
+        Self { page: Page::default(), limit, now, bytes: 0, looked: 0, last: None }
+    }
+
+    /// Takes the next row; `false` when the page was full before it.
+    ///
+    /// # Errors
+    /// DATA_LOSS.
+    pub(crate) fn offer(
+        &mut self,
+        sort_key: SortKey,
+        cell: &[u8],
+        write_time: Micros,
+    ) -> Result<bool, Error> {
+        let rows = self.page.rows.len();
+        let too_large = rows > 0 && self.bytes + cell.len() > PAGE_BYTES_MAX;
+        if rows >= self.limit || too_large || self.looked >= LOOKED_MAX {
+            return Ok(false);
+        }
+        self.last = Some(sort_key.clone());
+        self.looked += 1;
+        if let Some(row) = Row::of_cell(sort_key, cell, write_time, self.now)? {
+            self.bytes += cell.len();
+            self.page.rows.push(row);
+        }
+        Ok(true)
+    }
+
+    /// Passes over a row that is not there any more.
+    pub(crate) fn pass_over(&mut self, sort_key: SortKey) -> bool {
+        if self.looked >= LOOKED_MAX {
+            return false;
+        }
+        self.last = Some(sort_key);
+        self.looked += 1;
+        true
+    }
+
+    /// How many rows more it could take, and within how many bytes.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        (self.limit.saturating_sub(self.page.rows.len()), PAGE_BYTES_MAX.saturating_sub(self.bytes))
+    }
+
+    /// The page; `more` if a row was refused.
+    pub(crate) fn finish(self, more: bool) -> Page {
+        Page { next: if more { self.last } else { None }, ..self.page }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    fn cell(bytes: usize, expire_time: Option<Micros>) -> Vec<u8> {
+        let value = Value::Bytes(vec![7; bytes].into());
+        cell::encode(&[("a".to_owned(), value)].into_iter().collect(), expire_time)
+    }
+
+    fn fill(limit: usize, cells: &[Vec<u8>]) -> (Page, usize) {
+        let mut builder = PageBuilder::new(limit, Micros(100));
+        for (i, cell) in cells.iter().enumerate() {
+            let key = SortKey::Int(i64::try_from(i).unwrap());
+            if !builder.offer(key, cell, Micros(1)).unwrap() {
+                return (builder.finish(true), i);
+            }
+        }
+        (builder.finish(false), cells.len())
+    }
+
+    #[test]
+    fn a_page_ends_at_its_limit_and_says_that_there_is_more() {
+        let (page, taken) = fill(2, &[cell(1, None), cell(1, None), cell(1, None)]);
+        assert_eq!((page.rows.len(), taken, page.next), (2, 2, Some(SortKey::Int(1))));
+        let (page, _) = fill(2, &[cell(1, None), cell(1, None)]);
+        assert_eq!((page.rows.len(), page.next), (2, None));
+    }
+
+    #[test]
+    fn a_page_ends_at_its_bytes_but_has_a_row() {
+        let large = cell(PAGE_BYTES_MAX - 100, None);
+        let (page, _) = fill(10, &[large, cell(200, None)]);
+        assert_eq!((page.rows.len(), page.next), (1, Some(SortKey::Int(0))));
+        let (page, _) = fill(10, &[cell(PAGE_BYTES_MAX + 5, None), cell(1, None)]);
+        assert_eq!(page.rows.len(), 1);
+    }
+
+    #[test]
+    fn rows_that_ended_are_passed_over_but_counted() {
+        let (page, taken) = fill(10, &[cell(1, Some(Micros(100))), cell(1, Some(Micros(101)))]);
+        assert_eq!((page.rows.len(), taken), (1, 2));
+        assert_eq!(page.rows[0].expire_time, Some(Micros(101)));
+        let ended = vec![cell(1, Some(Micros(5))); LOOKED_MAX + 1];
+        let (page, taken) = fill(10, &ended);
+        assert_eq!((page.rows.len(), taken), (0, LOOKED_MAX));
+        assert!(page.next.is_some());
+    }
+}

@@ -1,0 +1,349 @@
+//! One clone's connection to Cassandra: made and kept in the background, watched, and the way every statement goes.
+//!
+//! * Nobody waits for a connection in vain: while Cassandra is out of reach, calls are refused at once; those in flight
+//!   when it falls silent are answered within [`Config::silence_max`] and a probe.
+//! * A statement runs in a task of its own, to its end: a caller who goes away would otherwise leave the driver with a
+//!   stream id whose answer nobody takes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::ExecutionError;
+use scylla::statement::{Consistency, Statement};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::store::cassandra::failure::{ENGINE, Intent, is_answer};
+use crate::store::cassandra::registry::Registry;
+
+/// How long a call waits while the first connection is being made.
+const FIRST_CONNECTION_WAIT: Duration = Duration::from_millis(800);
+/// One attempt to connect to a node.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between attempts: doubles, and is spread by half.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// How often an idle link is probed.
+const PROBE_EVERY: Duration = Duration::from_millis(300);
+/// The driver gives up a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session that was out of reach for this long is made anew, from the contact points: their addresses may be others.
+const RENEW_AFTER: Duration = Duration::from_secs(20);
+/// The driver gives up a statement; long after its caller was answered.
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Statements that change the schema wait for all nodes to agree on it.
+pub(super) const SCHEMA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of Cassandra.
+#[derive(Debug, Clone)]
+enum Reach {
+    /// The first attempt to connect is on its way.
+    Connecting,
+    /// It answers.
+    Up(Arc<Connected>),
+    /// It does not; why.
+    Down(Arc<str>),
+}
+
+/// A session with the statements that are prepared once for it.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) session: Arc<Session>,
+    pub(super) registry: Registry,
+}
+
+/// The connection. Dropping it ends its tasks.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    _end: DropGuard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    contact_points: Vec<String>,
+    reach: watch::Sender<Reach>,
+    statements: Arc<Semaphore>,
+    tasks: TaskTracker,
+    began: Instant,
+    /// Milliseconds from `began` to the last answer.
+    answered: AtomicU64,
+}
+
+impl Link {
+    /// Begins to connect in the background of the current runtime.
+    pub(super) fn start(config: Config, contact_points: Vec<String>) -> Self {
+        let shared = Arc::new(Shared {
+            statements: Arc::new(Semaphore::new(config.statements_max)),
+            config,
+            contact_points,
+            reach: watch::Sender::new(Reach::Connecting),
+            tasks: TaskTracker::new(),
+            began: Instant::now(),
+            answered: AtomicU64::new(0),
+        });
+        let end = CancellationToken::new();
+        let stop = end.clone();
+        let keeper = shared.clone();
+        shared.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = keeper.keep() => {}
+            }
+        });
+        Self { shared, _end: end.drop_guard() }
+    }
+
+    /// The limits this link was made with.
+    pub(super) fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Whether Cassandra answers; if not, why.
+    pub(super) fn healthy(&self) -> Result<(), String> {
+        match &*self.shared.reach.borrow() {
+            Reach::Up(_) => Ok(()),
+            Reach::Connecting => Err("cassandra: connecting".to_owned()),
+            Reach::Down(detail) => Err(format!("cassandra: {detail}")),
+        }
+    }
+
+    /// The session; waits a moment for the first one.
+    pub(super) async fn connected(&self) -> Result<Arc<Connected>, Error> {
+        let mut reach = self.shared.reach.subscribe();
+        let settled = reach.wait_for(|reach| !matches!(reach, Reach::Connecting));
+        let detail = match tokio::time::timeout(FIRST_CONNECTION_WAIT, settled).await {
+            Ok(Ok(reach)) => match &*reach {
+                Reach::Up(connected) => return Ok(connected.clone()),
+                Reach::Down(detail) => detail.to_string(),
+                Reach::Connecting => "connecting".to_owned(),
+            },
+            Ok(Err(_)) => "this clone is shutting down".to_owned(),
+            Err(_) => "the first connection is still being made".to_owned(),
+        };
+        Err(Error::Unavailable { engine: ENGINE, detail })
+    }
+
+    /// A task of this link, for work that outlives its caller.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.tasks.spawn(task);
+    }
+
+    /// Runs a statement in a task of its own and waits for it within [`Config::statement_timeout`] (schema changes:
+    /// [`SCHEMA_TIMEOUT`]). The span says what is done to which table, never with which values.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        intent: Intent,
+        operation: &'static str,
+        table: &str,
+        statement: impl Future<Output = Result<(T, Option<SocketAddr>), ExecutionError>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Ok(permit) = self.shared.statements.clone().try_acquire_owned() else {
+            return Err(Error::Overloaded { limit: self.shared.config.statements_max });
+        };
+        let timeout = match intent {
+            Intent::Read | Intent::Write(_) => self.shared.config.statement_timeout,
+            Intent::Schema => SCHEMA_TIMEOUT,
+        };
+        let span = span(operation, table, &self.shared.config.keyspace);
+        let shared = self.shared.clone();
+        let task = async move {
+            let outcome = statement.await;
+            drop(permit);
+            let answered = outcome.as_ref().map_or_else(is_answer, |_| true);
+            if answered {
+                shared.note_answer();
+            }
+            let span = tracing::Span::current();
+            match &outcome {
+                Ok((_, Some(coordinator))) => {
+                    span.record("server.address", tracing::field::display(coordinator.ip()));
+                    span.record("server.port", coordinator.port());
+                }
+                Ok((_, None)) => {}
+                Err(_) => {
+                    span.record("otel.status_code", "ERROR");
+                }
+            }
+            outcome
+        };
+        let task = self.shared.tasks.spawn(task.instrument(span));
+        tokio::select! {
+            outcome = task => match outcome {
+                Ok(Ok((value, _))) => Ok(value),
+                Ok(Err(error)) => Err(intent.failed(&error)),
+                Err(error) => Err(Error::Internal(format!("a statement's task: {error}"))),
+            },
+            () = tokio::time::sleep(timeout) => {
+                Err(intent.unanswered(format!("no answer within {timeout:?}")))
+            }
+            detail = self.went_down() => Err(intent.unanswered(detail)),
+        }
+    }
+
+    async fn went_down(&self) -> String {
+        let mut reach = self.shared.reach.subscribe();
+        let down = reach.wait_for(|reach| matches!(reach, Reach::Down(_)));
+        match down.await.as_deref() {
+            Ok(Reach::Down(detail)) => detail.to_string(),
+            Ok(_) | Err(_) => "this clone is shutting down".to_owned(),
+        }
+    }
+}
+
+impl Shared {
+    fn note_answer(&self) {
+        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.answered.fetch_max(at, Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        let answered = Duration::from_millis(self.answered.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(answered)
+    }
+
+    /// Connects, watches, and connects again, for ever.
+    async fn keep(&self) {
+        let mut pause = BACKOFF_MIN;
+        loop {
+            match connect(&self.config, &self.contact_points).await {
+                Ok(connected) => {
+                    pause = BACKOFF_MIN;
+                    self.note_answer();
+                    self.up(&Arc::new(connected)).await;
+                }
+                Err(error) => self.down(&error),
+            }
+            tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Watches a session until it has been out of reach for long.
+    async fn up(&self, connected: &Arc<Connected>) {
+        tracing::info!(keyspace = self.config.keyspace, "cassandra answers");
+        self.reach.send_replace(Reach::Up(connected.clone()));
+        let mut down_since: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(PROBE_EVERY).await;
+            let silent = self.silence() >= PROBE_EVERY;
+            let failure =
+                if silent || down_since.is_some() { self.probe(connected).await.err() } else { None };
+            match (failure, down_since) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    down_since = None;
+                    tracing::info!("cassandra answers again");
+                    self.reach.send_replace(Reach::Up(connected.clone()));
+                }
+                (Some(detail), None) => {
+                    down_since = Some(Instant::now());
+                    self.down(&detail);
+                }
+                (Some(_), Some(since)) if since.elapsed() >= RENEW_AFTER => return,
+                (Some(_), Some(_)) => {}
+            }
+        }
+    }
+
+    /// Asks for a sign of life. An answer to anybody else is one too.
+    async fn probe(&self, connected: &Arc<Connected>) -> Result<(), String> {
+        let mut statement = Statement::new("SELECT key FROM system.local WHERE key = 'local'");
+        statement.set_consistency(Consistency::One);
+        statement.set_is_idempotent(true);
+        statement.set_request_timeout(Some(PROBE_TIMEOUT));
+        let session = connected.session.clone();
+        let mut probe =
+            self.tasks.spawn(async move { session.query_unpaged(statement, ()).await.map(|_| ()) });
+        loop {
+            let patience = self.config.silence_max.saturating_sub(self.silence());
+            tokio::select! {
+                outcome = &mut probe => match outcome {
+                    Ok(Ok(())) => {
+                        self.note_answer();
+                        return Ok(());
+                    }
+                    Ok(Err(error)) if is_answer(&error) => {
+                        self.note_answer();
+                        return Ok(());
+                    }
+                    Ok(Err(error)) => return Err(error.to_string()),
+                    Err(error) => return Err(error.to_string()),
+                },
+                () = tokio::time::sleep(patience) => {
+                    if self.silence() >= self.config.silence_max {
+                        return Err(format!("no answer for {:?}", self.config.silence_max));
+                    }
+                }
+            }
+        }
+    }
+
+    fn down(&self, detail: &str) {
+        let before = self.reach.send_replace(Reach::Down(detail.into()));
+        if !matches!(before, Reach::Down(_)) {
+            tracing::warn!(detail, contact_points = ?self.contact_points, "cassandra is not reachable; trying on");
+        }
+    }
+}
+
+async fn connect(config: &Config, contact_points: &[String]) -> Result<Connected, String> {
+    let profile = ExecutionProfile::builder()
+        .consistency(Consistency::LocalQuorum)
+        .request_timeout(Some(DRIVER_TIMEOUT))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(contact_points)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .hostname_resolution_timeout(Some(CONNECT_TIMEOUT))
+        .keepalive_interval(Duration::from_secs(2))
+        .keepalive_timeout(Duration::from_secs(3))
+        .tcp_nodelay(true)
+        .keyspaces_to_fetch([config.keyspace.as_str()])
+        .fetch_full_schema_metadata(false)
+        .schema_agreement_timeout(SCHEMA_TIMEOUT / 2)
+        .default_execution_profile_handle(profile.into_handle());
+    if let Some(datacenter) = &config.datacenter {
+        builder = builder.prefer_datacenter(datacenter.clone());
+    }
+    if let (Some(username), Some(password)) = (&config.username, &config.password) {
+        builder = builder.user(username, password);
+    }
+    let connecting = async {
+        let session = Arc::new(builder.build().await.map_err(|error| error.to_string())?);
+        let registry = Registry::prepare(&session, config, contact_points.len()).await?;
+        Ok(Connected { session, registry })
+    };
+    // The driver has a time-out for each step; this bounds them all.
+    match tokio::time::timeout(DRIVER_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(format!("no session within {DRIVER_TIMEOUT:?}")),
+    }
+}
+
+fn span(operation: &'static str, table: &str, keyspace: &str) -> tracing::Span {
+    tracing::info_span!(
+        target: "shoal_data",
+        "cql",
+        otel.name = format_args!("{operation} {table}"),
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        db.system.name = "cassandra",
+        db.namespace = keyspace,
+        db.operation.name = operation,
+        db.collection.name = table,
+        server.address = tracing::field::Empty,
+        server.port = tracing::field::Empty,
+        shoal.role = "data",
+    )
+}

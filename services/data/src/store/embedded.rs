@@ -1,0 +1,301 @@
+//! The embedded store: an ordered map in a directory of this process. It keeps what Cassandra keeps, write timestamps
+//! and tombstones included, so that the same calls get the same answers.
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `tables` | name | the definition |
+//! | `rows` | partition, sort key | the last put or tombstone, with its timestamp |
+//! | `ranges` | partition, first sort key | a deleted range |
+//! | `due` | time, then a key of `rows` or `ranges` | what the sweeper looks at then |
+//!
+//! Reads take a snapshot, so a page shows each write whole.
+
+use std::sync::Arc;
+
+use shoal_embedded::{Database, Keyspace, Range, Snapshot, Tx};
+use uuid::Uuid;
+
+use crate::cell;
+use crate::clock::Micros;
+use crate::error::Error;
+use crate::key::SortKey;
+use crate::mutation::{Change, Write};
+use crate::row::{Page, PageBuilder, Row};
+use crate::store::{Lookup, Query, Store};
+use crate::table::{Definition, Table, TableName};
+
+mod entry;
+mod fragment;
+mod place;
+mod registry;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use entry::Entry;
+use fragment::{Fragment, overlay};
+pub(crate) use sweep::sweep_forever;
+use sweep::{Kind, due_key};
+
+/// How long a tombstone hides older puts that come later; Cassandra's default too.
+const GRACE_SECONDS: u32 = 10 * 24 * 3600;
+
+/// The store. Clones share one database.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedded {
+    database: Database,
+    spaces: Arc<Spaces>,
+    sweeping: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Spaces {
+    tables: Keyspace,
+    rows: Keyspace,
+    ranges: Keyspace,
+    due: Keyspace,
+}
+
+impl Embedded {
+    pub(crate) fn new(database: Database) -> Result<Self, Error> {
+        let spaces = Spaces {
+            tables: database.keyspace("tables")?,
+            rows: database.keyspace("rows")?,
+            ranges: database.keyspace("ranges")?,
+            due: database.keyspace("due")?,
+        };
+        Ok(Self { database, spaces: Arc::new(spaces), sweeping: Arc::default() })
+    }
+}
+
+impl Store for Embedded {
+    async fn create_table(&self, definition: Definition, now: Micros) -> Result<Table, Error> {
+        let spaces = self.spaces.clone();
+        let created = self.database.write(move |tx| {
+            let name = definition.name.to_string();
+            if let Some(record) = tx.get(&spaces.tables, &name)? {
+                return registry::decode(&name, &record)?.if_same(&definition);
+            }
+            let table = Table { definition, id: Uuid::new_v4(), create_time: now };
+            tx.put(&spaces.tables, name, registry::encode(&table));
+            Ok(table)
+        });
+        created.await.map_err(|error| write_failed(error, None))?
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
+        match self.spaces.tables.get(name.as_str())? {
+            Some(record) => Ok(Arc::new(registry::decode(name.as_str(), &record)?)),
+            None => Err(Error::TableNotFound(name.to_string())),
+        }
+    }
+
+    async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {
+        // The first name that could follow: no name holds a byte so small.
+        let from = [after.as_bytes(), &[0]].concat();
+        let names = self.spaces.tables.range(from..).take(limit);
+        names
+            .map(|pair| {
+                let (name, record) = pair?;
+                registry::decode(&String::from_utf8_lossy(&name), &record)
+            })
+            .collect()
+    }
+
+    async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
+        // Nothing here waits: a caller in a loop must let others have the thread all the same.
+        tokio::task::coop::consume_budget().await;
+        let Lookup { table, partition, sort_key, .. } = lookup;
+        let prefix = place::prefix(&table, &partition);
+        let at = sort_key.ordered_bytes();
+        let snapshot = self.database.snapshot();
+        let stored = snapshot.get(&self.spaces.rows, place::key(&prefix, &at))?;
+        let Some(stored) = stored else { return Ok(None) };
+        let Entry::Put { stamp, cell } = Entry::decode(&stored)? else { return Ok(None) };
+        let deleted = Deleted::new(&snapshot, &self.spaces, &prefix).at(&at)?;
+        if deleted >= Some(stamp) {
+            return Ok(None);
+        }
+        Row::of_cell(sort_key, cell, stamp, Micros::now())
+    }
+
+    async fn query(&self, query: Query) -> Result<Page, Error> {
+        let snapshot = self.database.snapshot();
+        let spaces = self.spaces.clone();
+        // It may look at thousands of rows, not all of them in memory: not on a thread that serves others.
+        let read = tokio::task::spawn_blocking(move || page(&snapshot, &spaces, &query));
+        read.await.map_err(|error| Error::Internal(format!("a query's task: {error}")))?
+    }
+
+    async fn mutate(&self, write: Write) -> Result<(), Error> {
+        let spaces = self.spaces.clone();
+        let stamp = write.stamp;
+        let written = self.database.write(move |tx| {
+            let applied = apply(tx, &spaces, &write, Micros::now());
+            if applied.is_err() {
+                tx.abort();
+            }
+            applied
+        });
+        written.await.map_err(|error| write_failed(error, Some(stamp)))?
+    }
+}
+
+fn page(snapshot: &Snapshot, spaces: &Spaces, query: &Query) -> Result<Page, Error> {
+    let of = query.table.definition.sort_key_type;
+    let prefix = place::prefix(&query.table, &query.partition);
+    let bound = |key: &Option<SortKey>| key.as_ref().map(SortKey::ordered_bytes);
+    let start = bound(&query.range.start).unwrap_or_default();
+    let keys = place::keys(&prefix, &start, bound(&query.range.end).as_deref());
+
+    let mut deleted = Deleted::new(snapshot, spaces, &prefix);
+    let mut page = PageBuilder::new(query.limit, Micros::now());
+    let mut rows = snapshot.range(&spaces.rows, keys);
+    while let Some(pair) = if query.descending { rows.next_back() } else { rows.next() } {
+        let (key, stored) = pair?;
+        let at = &key[prefix.len()..];
+        let sort_key = SortKey::of_ordered_bytes(of, at)
+            .ok_or_else(|| Error::DataLoss("a stored sort key is of another type".to_owned()))?;
+        let taken = match Entry::decode(&stored)? {
+            Entry::Put { stamp, cell } if deleted.at(at)? < Some(stamp) => {
+                page.offer(sort_key, cell, stamp)?
+            }
+            Entry::Put { .. } | Entry::Tombstone { .. } => page.pass_over(sort_key),
+        };
+        if !taken {
+            return Ok(page.finish(true));
+        }
+    }
+    Ok(page.finish(false))
+}
+
+/// Deleted ranges of a partition, looked up along a scan.
+struct Deleted<'a> {
+    snapshot: &'a Snapshot,
+    spaces: &'a Spaces,
+    prefix: &'a [u8],
+    last: Option<Fragment>,
+}
+
+impl<'a> Deleted<'a> {
+    fn new(snapshot: &'a Snapshot, spaces: &'a Spaces, prefix: &'a [u8]) -> Self {
+        Self { snapshot, spaces, prefix, last: None }
+    }
+
+    /// Timestamp of the deleted range at a place.
+    fn at(&mut self, place: &[u8]) -> Result<Option<Micros>, Error> {
+        if !self.last.as_ref().is_some_and(|last| last.contains(place)) {
+            let upto = self.prefix.to_vec()..=place::key(self.prefix, place);
+            let last = last_fragment(self.snapshot.range(&self.spaces.ranges, upto), self.prefix)?;
+            self.last = last.filter(|last| last.contains(place));
+        }
+        Ok(self.last.as_ref().map(|fragment| fragment.stamp))
+    }
+}
+
+/// Applies a write to what is stored. The order of its changes does not matter: timestamps decide.
+fn apply(tx: &mut Tx<'_>, spaces: &Spaces, write: &Write, now: Micros) -> Result<(), Error> {
+    let prefix = place::prefix(&write.table, &write.partition);
+    for change in &write.changes {
+        match change {
+            Change::Put { sort_key, cell, .. } => {
+                let entry = Entry::Put { stamp: write.stamp, cell };
+                write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
+            }
+            Change::Delete { sort_key } => {
+                let entry = Entry::Tombstone { stamp: write.stamp, deleted_at: now };
+                write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
+            }
+            Change::DeleteRange { range } => {
+                let new = Fragment {
+                    start: range.start.as_ref().map(SortKey::ordered_bytes).unwrap_or_default(),
+                    end: range.end.as_ref().map(SortKey::ordered_bytes),
+                    stamp: write.range_stamp(),
+                    deleted_at: now,
+                };
+                delete_range(tx, spaces, &prefix, &new)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes an entry, unless something that is there supersedes it.
+fn write_row(
+    tx: &mut Tx<'_>,
+    spaces: &Spaces,
+    prefix: &[u8],
+    at: &[u8],
+    entry: &Entry<'_>,
+    now: Micros,
+) -> Result<(), Error> {
+    let key = place::key(prefix, at);
+    let deleted = last_fragment(tx.range(&spaces.ranges, prefix.to_vec()..=key.clone()), prefix)?;
+    let hidden = deleted.is_some_and(|deleted| deleted.contains(at) && deleted.stamp >= entry.stamp());
+    // Hidden puts must not be stored: when the range is forgotten they would come to light.
+    if hidden && matches!(entry, Entry::Put { .. }) {
+        return Ok(());
+    }
+    if let Some(stored) = tx.get(&spaces.rows, &key)?
+        && !entry.supersedes(&Entry::decode(&stored)?)?
+    {
+        return Ok(());
+    }
+    let due = match entry {
+        Entry::Put { cell, .. } => cell::expire_time(cell)?,
+        Entry::Tombstone { .. } => Some(now.plus_seconds(GRACE_SECONDS)),
+    };
+    if let Some(due) = due {
+        tx.put(&spaces.due, due_key(due, Kind::Row, &key), entry.stamp().0.to_be_bytes());
+    }
+    tx.put(&spaces.rows, key, entry.encode());
+    Ok(())
+}
+
+/// Lays a deleted range over those that are there.
+fn delete_range(tx: &mut Tx<'_>, spaces: &Spaces, prefix: &[u8], new: &Fragment) -> Result<(), Error> {
+    let keys = place::keys(prefix, &new.start, new.end.as_deref());
+    let before = last_fragment(tx.range(&spaces.ranges, prefix.to_vec()..keys.start.clone()), prefix)?;
+    let mut touched = Vec::from_iter(before.filter(|before| before.reaches(&new.start)));
+    for pair in tx.range(&spaces.ranges, keys) {
+        let (key, stored) = pair?;
+        touched.push(Fragment::decode(&key[prefix.len()..], &stored)?);
+    }
+    for old in &touched {
+        tx.delete(&spaces.ranges, place::key(prefix, &old.start));
+    }
+    for piece in overlay(&touched, new) {
+        let key = place::key(prefix, &piece.start);
+        tx.put(&spaces.due, due_key(piece.deleted_at, Kind::Range, &key), piece.stamp.0.to_be_bytes());
+        tx.put(&spaces.ranges, key, piece.encode());
+    }
+    Ok(())
+}
+
+/// The last of some fragments of a partition.
+fn last_fragment(mut fragments: Range, prefix: &[u8]) -> Result<Option<Fragment>, Error> {
+    let Some(pair) = fragments.next_back() else { return Ok(None) };
+    let (key, stored) = pair?;
+    Fragment::decode(&key[prefix.len()..], &stored).map(Some)
+}
+
+impl From<shoal_embedded::Error> for Error {
+    fn from(error: shoal_embedded::Error) -> Self {
+        match error {
+            shoal_embedded::Error::Closed => {
+                Error::Unavailable { engine: "embedded", detail: error.to_string() }
+            }
+            shoal_embedded::Error::Panicked(_)
+            | shoal_embedded::Error::Limit(_)
+            | shoal_embedded::Error::Engine(_) => Error::Internal(error.to_string()),
+        }
+    }
+}
+
+fn write_failed(error: shoal_embedded::Error, stamp: Option<Micros>) -> Error {
+    match error {
+        // The disk failed under it.
+        shoal_embedded::Error::Engine(error) => Error::OutcomeUnknown { detail: error.to_string(), stamp },
+        error => error.into(),
+    }
+}

@@ -1,0 +1,67 @@
+//! What is stored of a row: the last put, or the tombstone that hides older ones.
+
+use std::cmp::Ordering;
+
+use crate::cell;
+use crate::clock::Micros;
+use crate::error::Error;
+
+const PUT: u8 = 1;
+const TOMBSTONE: u8 = 2;
+
+/// A row's last write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry<'a> {
+    /// A row.
+    Put { stamp: Micros, cell: &'a [u8] },
+    /// No row, and no older one either.
+    Tombstone { stamp: Micros, deleted_at: Micros },
+}
+
+impl<'a> Entry<'a> {
+    pub(super) fn stamp(&self) -> Micros {
+        match self {
+            Entry::Put { stamp, .. } | Entry::Tombstone { stamp, .. } => *stamp,
+        }
+    }
+
+    /// Whether this write stays when `other` is there: Cassandra's rules, see [`crate::store::Store::mutate`].
+    pub(super) fn supersedes(&self, other: &Entry<'_>) -> Result<bool, Error> {
+        let by_stamp = self.stamp().cmp(&other.stamp());
+        if by_stamp != Ordering::Equal {
+            return Ok(by_stamp == Ordering::Greater);
+        }
+        match (self, other) {
+            (Entry::Tombstone { .. }, Entry::Put { .. }) => Ok(true),
+            (_, Entry::Tombstone { .. }) => Ok(false),
+            (Entry::Put { cell: ours, .. }, Entry::Put { cell: theirs, .. }) => {
+                // None, which is never, is the smallest: a row that ends beats one that does not.
+                let by_end = cell::expire_time(ours)?.cmp(&cell::expire_time(theirs)?);
+                Ok(by_end.then_with(|| ours.cmp(theirs)) == Ordering::Greater)
+            }
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (kind, rest) = match self {
+            Entry::Put { cell, .. } => (PUT, cell.to_vec()),
+            Entry::Tombstone { deleted_at, .. } => (TOMBSTONE, deleted_at.0.to_be_bytes().to_vec()),
+        };
+        [&[kind][..], &self.stamp().0.to_be_bytes(), &rest].concat()
+    }
+
+    pub(super) fn decode(stored: &'a [u8]) -> Result<Self, Error> {
+        let lost = || Error::DataLoss("a stored row has an unknown form".to_owned());
+        let (kind, rest) = stored.split_first().ok_or_else(lost)?;
+        let (stamp, rest) = rest.split_first_chunk().ok_or_else(lost)?;
+        let stamp = Micros(i64::from_be_bytes(*stamp));
+        match *kind {
+            PUT => Ok(Entry::Put { stamp, cell: rest }),
+            TOMBSTONE => {
+                let deleted_at = rest.try_into().map_err(|_| lost())?;
+                Ok(Entry::Tombstone { stamp, deleted_at: Micros(i64::from_be_bytes(deleted_at)) })
+            }
+            _ => Err(lost()),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Keys of the embedded store. A partition's prefix is the table's id, the length of the partition key, and the key.
+
+use std::ops::Range;
+
+use crate::key::PartitionKey;
+use crate::table::Table;
+
+const TABLE_BYTES: usize = 16;
+const LENGTH_BYTES: usize = 2;
+
+/// What every key of a partition begins with.
+pub(super) fn prefix(table: &Table, partition: &PartitionKey) -> Vec<u8> {
+    let partition = partition.as_str().as_bytes();
+    // At most 1 KiB, checked when it was parsed.
+    let length = u16::try_from(partition.len()).unwrap_or(u16::MAX);
+    [table.id.as_bytes(), &length.to_be_bytes()[..], partition].concat()
+}
+
+/// A key of a partition, taken apart into prefix and place.
+pub(super) fn split(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = key.get(TABLE_BYTES..TABLE_BYTES + LENGTH_BYTES)?;
+    let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
+    key.split_at_checked(TABLE_BYTES + LENGTH_BYTES + length)
+}
+
+/// The key of a place in a partition.
+pub(super) fn key(prefix: &[u8], place: &[u8]) -> Vec<u8> {
+    [prefix, place].concat()
+}
+
+/// The keys of the places in `[start, end)`; an absent end is the partition's.
+pub(super) fn keys(prefix: &[u8], start: &[u8], end: Option<&[u8]>) -> Range<Vec<u8>> {
+    key(prefix, start)..end.map_or_else(|| behind(prefix), |end| key(prefix, end))
+}
+
+/// The smallest key greater than all with this prefix. There is one: a table's id is never all ones.
+fn behind(prefix: &[u8]) -> Vec<u8> {
+    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX).unwrap_or(0);
+    let mut end = prefix[..=kept].to_vec();
+    end[kept] = end[kept].saturating_add(1);
+    end
+}

@@ -1,0 +1,226 @@
+//! Tables: names and definitions.
+
+use std::fmt;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::clock::Micros;
+use crate::error::Error;
+
+/// Limit of a table's name: with the prefix of the engine's table it stays below Cassandra's 48.
+const NAME_BYTES_MAX: usize = 40;
+
+/// Longest time to live: Cassandra 5 in its default storage mode keeps none that ends after 2038.
+const TTL_SECONDS_MAX: u32 = 10 * 366 * 24 * 3600;
+
+/// A valid table name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TableName(String);
+
+/// Type of a table's sort keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SortKeyType {
+    /// UTF-8 text.
+    String,
+    /// Signed 64-bit integers.
+    Int64,
+    /// Bytes.
+    Bytes,
+    /// One row a partition.
+    None,
+}
+
+/// How concurrent writes of one row are settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum WriteMode {
+    /// By timestamp.
+    LastWriteWins,
+}
+
+/// A time to live in whole seconds, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Ttl(u32);
+
+/// What a caller says of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Definition {
+    /// Its name.
+    pub(crate) name: TableName,
+    /// Type of its sort keys.
+    pub(crate) sort_key_type: SortKeyType,
+    /// How concurrent writes are settled.
+    pub(crate) write_mode: WriteMode,
+    /// For puts that name none.
+    pub(crate) default_ttl: Option<Ttl>,
+}
+
+/// A table that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// What it was created as.
+    pub(crate) definition: Definition,
+    /// Never used for another table, also not for one of the same name.
+    pub(crate) id: Uuid,
+    /// When it was created.
+    pub(crate) create_time: Micros,
+}
+
+impl TableName {
+    /// Checks form and length.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub(crate) fn parse(name: &str, field: &str) -> Result<Self, Error> {
+        let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let begins = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+        if !letters || !begins || name.len() > NAME_BYTES_MAX {
+            return Err(Error::invalid(
+                "BAD_TABLE_NAME",
+                field,
+                format!("must be 1 to {NAME_BYTES_MAX} characters of [a-z][a-z0-9_]*"),
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl SortKeyType {
+    /// All of them.
+    pub(crate) const ALL: [SortKeyType; 4] = [Self::String, Self::Int64, Self::Bytes, Self::None];
+
+    /// As in the API and in stored definitions.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::String => "STRING",
+            Self::Int64 => "INT64",
+            Self::Bytes => "BYTES",
+            Self::None => "NONE",
+        }
+    }
+
+    /// The type of a name.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|of| of.name() == name)
+    }
+
+    /// The field of a value that holds such a key.
+    pub(crate) fn value_field(self) -> &'static str {
+        match self {
+            Self::String => "string_value",
+            Self::Int64 => "int_value",
+            Self::Bytes => "bytes_value",
+            Self::None => "nothing",
+        }
+    }
+}
+
+impl WriteMode {
+    /// As in the API and in stored definitions.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::LastWriteWins => "LAST_WRITE_WINS",
+        }
+    }
+
+    /// The mode of a name.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        (name == Self::LastWriteWins.name()).then_some(Self::LastWriteWins)
+    }
+}
+
+impl Ttl {
+    /// Rounds up to whole seconds.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when it is nothing or longer than ten years.
+    pub(crate) fn parse(ttl: Duration, field: &str) -> Result<Self, Error> {
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+        u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| {
+            Error::invalid(
+                "BAD_TTL",
+                field,
+                format!("must be more than 0 and at most {TTL_SECONDS_MAX} seconds"),
+            )
+        })
+    }
+
+    /// A stored one.
+    pub(crate) fn of_seconds(seconds: u32) -> Option<Self> {
+        (1..=TTL_SECONDS_MAX).contains(&seconds).then_some(Self(seconds))
+    }
+
+    /// How long.
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl Definition {
+    /// What of `existing` is different from this; none if nothing is.
+    pub(crate) fn difference(&self, existing: &Definition) -> Option<String> {
+        let ttl = |ttl: Option<Ttl>| ttl.map_or("none".to_owned(), |ttl| format!("{} s", ttl.seconds()));
+        let mut differences = Vec::new();
+        if self.sort_key_type != existing.sort_key_type {
+            differences.push(format!("sort_key_type {}", existing.sort_key_type.name()));
+        }
+        if self.write_mode != existing.write_mode {
+            differences.push(format!("write_mode {}", existing.write_mode.name()));
+        }
+        if self.default_ttl != existing.default_ttl {
+            differences.push(format!("default_ttl {}", ttl(existing.default_ttl)));
+        }
+        (!differences.is_empty()).then(|| differences.join(", "))
+    }
+}
+
+impl Table {
+    /// The table for a repeated creation.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS when `wanted` is another definition.
+    pub(crate) fn if_same(self, wanted: &Definition) -> Result<Self, Error> {
+        match wanted.difference(&self.definition) {
+            None => Ok(self),
+            Some(difference) => Err(Error::TableExists { name: self.definition.name.0, difference }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_form() {
+        for good in ["a", "users", "u_2", &"x".repeat(40)] {
+            assert_eq!(TableName::parse(good, "name").unwrap().as_str(), good);
+        }
+        for bad in ["", "_a", "2a", "A", "a-b", "a.b", "ä", "a b", "a\"", &"x".repeat(41)] {
+            assert!(TableName::parse(bad, "name").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ttl_is_rounded_up_to_whole_seconds() {
+        let parse = |ttl| Ttl::parse(ttl, "ttl").map(Ttl::seconds);
+        assert_eq!(parse(Duration::from_nanos(1)).unwrap(), 1);
+        assert_eq!(parse(Duration::from_millis(1500)).unwrap(), 2);
+        assert_eq!(parse(Duration::from_secs(2)).unwrap(), 2);
+        for bad in [Duration::ZERO, Duration::from_secs(u64::MAX), Duration::from_secs(11 * 366 * 24 * 3600)]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
