@@ -11,6 +11,7 @@ mod faults;
 mod fidelity;
 mod read_path;
 mod readme;
+mod serve;
 mod tidy;
 mod trace;
 mod up;

@@ -1,0 +1,123 @@
+//! `shoal serve ROLE`: what every clone does alike.
+
+use std::time::{Duration, Instant};
+
+use shoal_proto::jobs::v1 as jobs;
+use tokio::process::Command;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+use crate::harness::clone::Clone;
+use crate::harness::process::{Process, free_port, shoal_binary};
+
+/// A call that waits: nothing is ever enqueued in that queue.
+fn waits(wait: Duration) -> jobs::LeaseJobsRequest {
+    let wait = prost_types::Duration { seconds: wait.as_secs() as i64, nanos: 0 };
+    jobs::LeaseJobsRequest { queue: "nothing".into(), wait: Some(wait), ..Default::default() }
+}
+
+async fn plain(address: &str) -> tonic::transport::Channel {
+    Endpoint::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("connected")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_deadline_exceeded_not_cancelled() {
+    let clone = Clone::start("jobs", &["--ephemeral"]).await;
+    let mut worker = jobs::worker_service_client::WorkerServiceClient::new(plain(&clone.address).await);
+    // The header alone: this client must not cut the call itself.
+    let mut request = Request::new(waits(Duration::from_secs(20)));
+    request.metadata_mut().insert("grpc-timeout", "200m".parse().expect("ascii"));
+    let begun = Instant::now();
+    let status = worker.lease_jobs(request).await.expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(status.get_details_error_info().expect("ErrorInfo").reason, "DEADLINE_EXCEEDED");
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+
+    let mut request = Request::new(waits(Duration::from_secs(1)));
+    request.metadata_mut().insert("grpc-timeout", "soon".parse().expect("ascii"));
+    let status = worker.lease_jobs(request).await.expect_err("malformed");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let mut clone = Clone::start("jobs", &["--ephemeral", "--drain", "8s"]).await;
+    let channel = plain(&clone.address).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut watch = health.watch(HealthCheckRequest::default()).await.expect("watched").into_inner();
+    let first = watch.message().await.expect("a status").expect("a status");
+    assert_eq!(first.status(), ServingStatus::Serving);
+
+    let mut worker = jobs::worker_service_client::WorkerServiceClient::new(channel);
+    let in_flight = tokio::spawn(async move { worker.lease_jobs(waits(Duration::from_secs(2))).await });
+    // The call is known to be there once a later one on the same connection was answered.
+    health.check(HealthCheckRequest::default()).await.expect("an answer");
+    clone.process.signal("TERM");
+    let next = watch.message().await.expect("a status").expect("a status");
+    assert_eq!(next.status(), ServingStatus::NotServing);
+    let answer = in_flight.await.expect("joined").expect("the call in flight was finished");
+    assert!(answer.into_inner().jobs.is_empty());
+    assert!(clone.process.ended(Duration::from_secs(15)).await.success(), "{}", clone.process.output());
+    assert!(tokio::net::TcpStream::connect(&clone.address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_beat_the_environment_which_beats_the_file() {
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    let text = format!("listen = '127.0.0.1:{}'\nadmin = '127.0.0.1:0'\nephemeral = true\n", ports[0]);
+    std::fs::write(file.path(), text).expect("written");
+    let serves_at = async |flag: Option<u16>, variable: Option<u16>| {
+        let mut command = Command::new(shoal_binary());
+        command.args(["serve", "session", "--config"]).arg(file.path());
+        if let Some(port) = flag {
+            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        }
+        if let Some(port) = variable {
+            command.env("SHOAL_LISTEN", format!("127.0.0.1:{port}"));
+        }
+        let mut process = Process::spawn(command);
+        process.printed("serving", Duration::from_secs(10)).await;
+        process.output()
+    };
+    for (flag, variable, port) in
+        [(None, None, ports[0]), (None, Some(ports[1]), ports[1]), (Some(ports[2]), Some(ports[1]), ports[2])]
+    {
+        let output = serves_at(flag, variable).await;
+        assert!(output.contains(&format!("127.0.0.1:{port}")), "{output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_it_with_its_exit_code() {
+    let clone = Clone::start("session", &["--ephemeral"]).await;
+    let code = async |arguments: &[&str]| {
+        let status = Command::new(shoal_binary())
+            .args(["health", "--addr"])
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .await
+            .expect("it runs");
+        status.code()
+    };
+    assert_eq!(code(&[&clone.address]).await, Some(0));
+    assert_eq!(code(&[&clone.address, "--service", "shoal.session.v1.SessionService"]).await, Some(0));
+    assert_ne!(code(&[&clone.address, "--service", "shoal.nothing.v1.Nothing"]).await, Some(0));
+    assert_eq!(code(&[&format!("127.0.0.1:{}", free_port())]).await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_can_be_json() {
+    let clone = Clone::start("session", &["--ephemeral", "--log-format", "json"]).await;
+    let output = clone.process.output();
+    let line = output.lines().find(|line| line.contains("serving")).expect("a line");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["message"], "serving");
+}
