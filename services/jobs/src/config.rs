@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde::Deserialize;
 
+use crate::hub::LOOK_INTERVAL_MAX;
+
 /// Settings of the jobs role.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -55,7 +57,7 @@ impl Config {
             "[jobs] redis_deadline is 10 ms to 5 s"
         );
         ensure!(
-            (Duration::from_millis(50)..=Duration::from_secs(1)).contains(&self.tend_interval),
+            (Duration::from_millis(50)..=LOOK_INTERVAL_MAX).contains(&self.tend_interval),
             "[jobs] tend_interval is 50 ms to 1 s: leases that ran out are noticed within it"
         );
         Ok(())

@@ -14,8 +14,10 @@ use crate::id::{JobId, QueueName};
 const WAITERS_MAX: usize = 10_000;
 /// Watches open at one clone.
 const WATCHES_MAX: usize = 10_000;
-/// Due times not yet seen by the keeper. It looks at every queue once a second anyway.
+/// Due times not yet seen by the keeper.
 const DUE_MAX: usize = 1024;
+/// The keeper looks at every queue this often anyway, or more often: what is due later needs no word.
+pub(crate) const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What one clone's waiting calls share.
 #[derive(Debug)]
@@ -68,8 +70,10 @@ impl Hub {
 
     /// Something of a queue is due in this time.
     pub(crate) fn due(&self, queue: &QueueName, within: Duration) {
-        // If the keeper is that far behind, it looks at every queue shortly.
-        let _ = self.due.try_send((queue.clone(), within));
+        if within < LOOK_INTERVAL_MAX {
+            // If the keeper is that far behind, it looks at every queue shortly.
+            let _ = self.due.try_send((queue.clone(), within));
+        }
     }
 
     /// A job has a new version.

@@ -30,7 +30,12 @@ pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes,
         let next = keeper.next.values().min().copied().map_or(refresh, |next| next.min(refresh));
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
-            Some((queue, within)) = due.recv() => keeper.due(queue, within),
+            Some((queue, within)) = due.recv() => {
+                keeper.due(queue, within);
+                while let Ok((queue, within)) = due.try_recv() {
+                    keeper.due(queue, within);
+                }
+            }
         }
     }
 }

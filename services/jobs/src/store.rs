@@ -27,7 +27,7 @@ use crate::moment::Moment;
 use crate::new_job::NewJob;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub(crate) mod embedded;
 mod record;
 pub(crate) mod redis;

@@ -38,6 +38,8 @@ pub(crate) struct Embedded {
     db: Database,
     layout: Layout,
     clock: Arc<Clock>,
+    /// Nothing that is to be forgotten has an earlier moment.
+    forgotten: Arc<AtomicU64>,
     news: broadcast::Sender<Arc<News>>,
 }
 
@@ -49,7 +51,13 @@ impl Embedded {
             None => Database::ephemeral()?,
         };
         let layout = Layout::open(&db)?;
-        Ok(Self { db, layout, clock: Arc::default(), news: broadcast::channel(NEWS_MAX).0 })
+        Ok(Self {
+            db,
+            layout,
+            clock: Arc::default(),
+            forgotten: Arc::default(),
+            news: broadcast::channel(NEWS_MAX).0,
+        })
     }
 
     async fn step<T: Send + 'static>(
@@ -116,12 +124,16 @@ impl Embedded {
         Ok(Tended { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
     }
 
-    /// Whether something is to be forgotten by now.
-    fn has_ended(&self) -> Result<bool, Error> {
-        let past = ..(self.clock.now().0 + 1).to_be_bytes().to_vec();
-        match self.layout.ends.range(past).next() {
-            None => Ok(false),
-            Some(entry) => entry.map(|_| true).map_err(engine),
+    /// Forgets what has passed. Scans begin where the last one ended, not among what was deleted.
+    async fn forget(&self) -> Result<(), Error> {
+        loop {
+            let from = self.forgotten.load(Ordering::Relaxed);
+            let past = from.to_be_bytes().to_vec()..(self.clock.now().0 + 1).to_be_bytes().to_vec();
+            if self.layout.ends.range(past).next().is_none() {
+                return Ok(());
+            }
+            let upto = self.step(move |step| step.forget(from)).await?;
+            self.forgotten.fetch_max(upto.0, Ordering::Relaxed);
         }
     }
 }
@@ -165,7 +177,7 @@ impl Store for Embedded {
 
     fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>> {
         async move {
-            while self.has_ended()? && self.step(|step| step.forget()).await? > 0 {}
+            self.forget().await?;
             let found = self.look(queue)?;
             if found.next != Some(Duration::ZERO) {
                 return Ok(found);

@@ -17,6 +17,8 @@
 //! Beside the queues: `queues`, a zset of their names by last use, and the channel `wake`.
 
 mod announce;
+#[cfg(test)]
+mod faults;
 mod policy;
 mod script;
 
@@ -67,11 +69,18 @@ pub(crate) struct Redis {
     known: Arc<Mutex<Known>>,
 }
 
-/// Queues that this clone has said it uses, and when.
+/// Queues that this clone has used lately, and since when it has not said so.
 #[derive(Debug, Default)]
 struct Known {
-    touched: HashMap<QueueName, Instant>,
+    used: HashMap<QueueName, Instant>,
     retired: Option<Instant>,
+}
+
+impl Known {
+    fn note(&mut self, queue: &QueueName) {
+        self.used.retain(|_, at| at.elapsed() < TOUCH_INTERVAL);
+        self.used.insert(queue.clone(), Instant::now());
+    }
 }
 
 impl Redis {
@@ -110,23 +119,26 @@ impl Redis {
         self.link.script(script, &[root.as_bytes()], &all).await.map_err(error)
     }
 
-    /// Says that this queue is used, so that every clone tends it.
+    /// Says now and then that this queue is used, so that every clone tends it.
     async fn touch(&self, queue: &QueueName) -> Result<(), Error> {
-        let fresh = |at: &Instant| at.elapsed() < TOUCH_INTERVAL;
-        if self.known().touched.get(queue).is_some_and(fresh) {
+        if self.known().used.get(queue).is_some_and(|at| at.elapsed() < TOUCH_INTERVAL) {
             return Ok(());
         }
-        let max = QUEUES_MAX.to_string();
-        let args = [max.as_bytes(), queue.as_str().as_bytes()];
-        let refused: Vec<Value> =
-            self.link.script(&script::QUEUES, &[self.registry().as_bytes()], &args).await.map_err(error)?;
-        if !refused.is_empty() {
+        if !self.register(std::slice::from_ref(queue)).await? {
             return Err(Error::TooManyQueues { max: QUEUES_MAX });
         }
-        let mut known = self.known();
-        known.touched.retain(|_, at| fresh(at));
-        known.touched.insert(queue.clone(), Instant::now());
+        self.known().note(queue);
         Ok(())
+    }
+
+    /// Whether there was room for all.
+    async fn register(&self, queues: &[QueueName]) -> Result<bool, Error> {
+        let max = QUEUES_MAX.to_string();
+        let mut args = vec![max.as_bytes()];
+        args.extend(queues.iter().map(|queue| queue.as_str().as_bytes()));
+        let refused: Vec<Value> =
+            self.link.script(&script::QUEUES, &[self.registry().as_bytes()], &args).await.map_err(error)?;
+        Ok(refused.is_empty())
     }
 
     /// Drops queues from the registry that nobody uses any more.
@@ -245,7 +257,11 @@ impl Redis {
             let id = JobId::of_tail(queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
             script::job(&id, Some(header), &fields)?.ok_or_else(|| Error::not_found(&id))
         });
-        Ok(Claim { fence, expire, jobs: jobs.collect::<Result<_, _>>()?, more })
+        let claim = Claim { fence, expire, jobs: jobs.collect::<Result<_, _>>()?, more };
+        if !claim.jobs.is_empty() {
+            self.known().note(queue);
+        }
+        Ok(claim)
     }
 
     async fn close(&self, script: &Script, id: &JobId, fence: u64, args: &[&[u8]]) -> Result<Job, Error> {
@@ -319,11 +335,13 @@ impl Store for Redis {
             }
             self.retire().await?;
             let mut queues = self.registered().await?;
-            // If Redis lost the registry, it is written again by the next use; until then we tend what we know.
-            let known: Vec<_> = self.known().touched.keys().cloned().collect();
-            queues.extend(known);
-            queues.sort_unstable();
-            queues.dedup();
+            // What we use and is not listed: Redis lost the registry.
+            let known: Vec<_> =
+                self.known().used.keys().filter(|queue| !queues.contains(queue)).cloned().collect();
+            if !known.is_empty() {
+                self.register(&known).await?;
+                queues.extend(known);
+            }
             Ok(queues)
         }
         .boxed()

@@ -270,13 +270,18 @@ impl Step<'_, '_> {
         Ok(!all || steps >= TEND_MAX)
     }
 
-    /// Forgets up to [`TEND_MAX`] of what has passed; how many.
-    pub(super) fn forget(&mut self) -> Result<usize, Error> {
-        let past = ..(self.now().0 + 1).to_be_bytes().to_vec();
-        let mut forgotten = 0;
-        for entry in self.tx.range(&self.layout.ends, past).take(TEND_MAX) {
+    /// Forgets up to [`TEND_MAX`] of what has passed since `from`; up to which moment nothing is left.
+    pub(super) fn forget(&mut self, from: u64) -> Result<Moment, Error> {
+        let now = self.now();
+        let past = from.to_be_bytes().to_vec()..(now.0 + 1).to_be_bytes().to_vec();
+        let mut upto = now;
+        for (forgotten, entry) in self.tx.range(&self.layout.ends, past).enumerate() {
             let (key, _) = entry.map_err(engine)?;
             let (at, end, name) = layout::end_in(&key).ok_or_else(|| damaged("end"))?;
+            if forgotten == TEND_MAX {
+                upto = at;
+                break;
+            }
             let gone = match end {
                 End::Job => {
                     self.tx.delete(&self.layout.standings, name);
@@ -303,9 +308,8 @@ impl Step<'_, '_> {
                 self.put_marks(&queue, &marks);
             }
             self.tx.delete(&self.layout.ends, key.clone());
-            forgotten += 1;
         }
-        Ok(forgotten)
+        Ok(upto)
     }
 
     /// The job, unless it is to be forgotten.

@@ -158,7 +158,6 @@ fn follow_the_watched(store: &Redis, tail: &Tail, followed: &mut HashMap<Vec<u8>
 
 /// A connection was made anew, maybe to a Redis that knows less than the last one.
 fn missed(store: &Redis, hub: &Hub) {
-    store.known().touched.clear();
     store.policy.forget();
     hub.ready_anywhere();
     hub.gap(None);

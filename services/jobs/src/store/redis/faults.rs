@@ -1,0 +1,282 @@
+//! What Redis can do to us: stop, restart, freeze, fill up, evict, forget. Each test has a Redis of its own.
+
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+use self::server::Server;
+use super::Redis;
+use crate::config::Config;
+use crate::error::Error;
+use crate::id::JobId;
+use crate::job::{Failure, State};
+use crate::store::conformance::{Clone, Mesh, eventually, new_job, order, queue, redis_mesh_at};
+
+/// A caller hears of a Redis that does not answer within this.
+const SOON: Duration = Duration::from_millis(250);
+const LONG: Duration = Duration::from_secs(600);
+
+async fn mesh(server: &Server) -> Mesh {
+    redis_mesh_at(&server.url(), "t:").await
+}
+
+fn failure() -> Failure {
+    Failure { message: "broken".to_owned(), permanent: true }
+}
+
+fn is_out_of_reach<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Unavailable { .. } | Error::Unknown { .. }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_outlives_a_restart_of_redis() {
+    let Some(mut server) = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
+        return;
+    };
+    let mesh = mesh(&server).await;
+    let q = queue("restart");
+    let (job, other) = (mesh.a.enqueue(&q, "1").await, mesh.a.enqueue(&q, "2").await);
+    let claim = mesh.a.lease(&q, 2, LONG).await;
+    let mut watches = Vec::new();
+    for id in [&job.id, &other.id] {
+        let mut watch = mesh.b.watch(id, None).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap().standing.state, State::Running);
+        watches.push(watch);
+    }
+
+    server.kill();
+    assert!(is_out_of_reach(&mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await));
+    server.restart().await;
+    // One job ends before the watchers' connections are back, as far as that can be told, and one after.
+    for (id, watch) in [&job.id, &other.id].into_iter().zip(&mut watches) {
+        eventually("redis is back", || async {
+            mesh.a.store.complete(id, claim.fence, Bytes::from_static(b"r")).await.ok()
+        })
+        .await;
+        let end = timeout(Duration::from_secs(10), watch.next()).await.expect("heard of").unwrap().unwrap();
+        assert_eq!((end.standing.state, &end.standing.result[..]), (State::Succeeded, &b"r"[..]));
+        assert_eq!(watch.next().await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_a_job_that_redis_lost_ends_with_not_found() {
+    let Some(mut server) = Server::start(&["--save", ""]).await else { return };
+    let mesh = mesh(&server).await;
+    let job = mesh.a.enqueue(&queue("lost"), "k").await;
+    let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
+    assert!(watch.next().await.unwrap().is_ok());
+    server.kill();
+    server.restart().await;
+    let end = timeout(Duration::from_secs(10), watch.next()).await.expect("heard of");
+    assert_eq!(end, Some(Err(Error::not_found(&job.id))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("frozen");
+    for kind in ["1", "2"] {
+        mesh.a.enqueue(&q, kind).await;
+    }
+    let held = mesh.a.lease(&q, 1, LONG).await;
+    let id = held.jobs[0].id.clone();
+
+    let (one, nine) = (order(&q, 1), order(&q, 9));
+    server.freeze();
+    let started = Instant::now();
+    let enqueued = mesh.a.store.enqueue(new_job(&q, "3")).await;
+    assert!(is_out_of_reach(&enqueued), "{enqueued:?}");
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    let started = Instant::now();
+    let (got, done, failed, leased, watched) = tokio::join!(
+        mesh.a.store.get(&id),
+        mesh.a.store.complete(&id, held.fence, Bytes::new()),
+        mesh.b.store.fail(&id, held.fence, failure()),
+        mesh.b.counter.lease(&one, LONG),
+        mesh.b.watch(&id, None),
+    );
+    let took = started.elapsed();
+    assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+    assert!(is_out_of_reach(&done) && is_out_of_reach(&failed), "{done:?} {failed:?}");
+    let leased = leased.map(|_| ());
+    assert!(is_out_of_reach(&leased), "{leased:?}");
+    assert!(is_out_of_reach(&watched.map(|_| ())));
+    assert!(took < SOON, "{took:?}");
+
+    // What the unanswered lease claims when Redis goes on is given back: nobody waits for it.
+    server.thaw();
+    let second = eventually("the second job is leased", || async {
+        let claim = mesh.a.counter.lease(&nine, Duration::ZERO).await.ok()?.taken();
+        claim.jobs.into_iter().find(|job| job.spec.kind == "2")
+    })
+    .await;
+    assert_eq!((second.standing.attempt, second.standing.lost_count), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
+    let Some(mut server) = Server::start(&[]).await else { return };
+    server.kill();
+    let store = Redis::open(&server.url(), &Config::default()).unwrap();
+    let clone = Clone::start(Arc::new(store));
+    let q = queue("later");
+    let started = Instant::now();
+    assert!(is_out_of_reach(&clone.store.enqueue(new_job(&q, "k")).await));
+    assert!(started.elapsed() < SOON);
+    assert!(clone.store.ready().is_err());
+    server.restart().await;
+    eventually("redis is used", || async { clone.store.enqueue(new_job(&q, "k")).await.ok() }).await;
+    assert_eq!(clone.store.ready(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_evicts_is_refused_until_it_does_not() {
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let Some(server) = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", policy]).await
+        else {
+            return;
+        };
+        let mesh = mesh(&server).await;
+        let q = queue("evicts");
+        let refused = mesh.a.store.enqueue(new_job(&q, "k")).await;
+        assert_eq!(refused, Err(Error::Evicts { policy: policy.to_owned() }));
+        assert!(mesh.a.store.ready().unwrap_err().contains("noeviction"));
+        // Whoever is told what to do and does it needs no restart.
+        mesh.a.keep();
+        server.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
+        eventually("it is accepted", || async { mesh.a.store.enqueue(new_job(&q, "k")).await.ok() }).await;
+        assert_eq!(mesh.a.store.ready(), Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("full");
+    for kind in ["1", "2", "3"] {
+        mesh.a.enqueue(&q, kind).await;
+    }
+    server.cli(&["config", "set", "maxmemory", "1mb"]);
+    assert!(matches!(mesh.a.store.enqueue(new_job(&q, "4")).await, Err(Error::Full { .. })));
+    let claim = mesh.b.lease(&q, 3, Duration::from_millis(300)).await;
+    let [one, two, three] = [0, 1, 2].map(|n: usize| claim.jobs[n].id.clone());
+    mesh.a.store.complete(&one, claim.fence, Bytes::from_static(b"r")).await.unwrap();
+    mesh.a.store.fail(&two, claim.fence, failure()).await.unwrap();
+    eventually("the lost one is given back", || async {
+        mesh.a.store.tend(&q).await.unwrap();
+        mesh.b.get(&three).await.filter(|job| job.standing.lost_count == 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_redis_forgets_everything_the_queue_goes_on_from_nothing() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    mesh.b.keep();
+    let q = queue("flushed");
+    let gone = mesh.a.enqueue(&q, "k").await;
+    let claim = mesh.a.lease(&q, 1, LONG).await;
+    server.cli(&["flushall"]);
+    server.cli(&["script", "flush"]);
+    assert_eq!(
+        mesh.a.store.complete(&gone.id, claim.fence, Bytes::new()).await,
+        Err(Error::not_found(&gone.id))
+    );
+    mesh.a.enqueue(&q, "again").await;
+    let claim = mesh.b.lease(&q, 1, Duration::from_millis(1)).await;
+    let id: JobId = claim.jobs[0].id.clone();
+    // Its registry is gone as well, and the clones keep the queue all the same.
+    eventually("a lost job is given back", || async {
+        mesh.a.get(&id).await.filter(|job| job.standing.lost_count == 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_fell_idle_is_dropped_and_comes_back() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let (idle, busy) = (queue("idle"), queue("busy"));
+    mesh.a.enqueue(&idle, "k").await;
+    mesh.a.enqueue(&busy, "k").await;
+    let claim = mesh.a.lease(&idle, 1, LONG).await;
+    mesh.a.store.complete(&claim.jobs[0].id, claim.fence, Bytes::new()).await.unwrap();
+    // As if both had been used two days ago.
+    let then = (crate::moment::Moment::of_this_machine().0 / 1000 - 2 * 86_400).to_string();
+    for name in ["idle", "busy"] {
+        server.cli(&["zadd", "t:queues", &then, name]);
+    }
+    assert_eq!(mesh.b.store.queues().await.unwrap(), std::slice::from_ref(&busy));
+    assert_eq!(server.cli(&["exists", "t:{idle}:ev"]), "0");
+    assert_eq!(mesh.b.get(&claim.jobs[0].id).await.unwrap().standing.state, State::Succeeded);
+
+    mesh.b.enqueue(&idle, "k").await;
+    let again = mesh.b.lease(&idle, 1, LONG).await;
+    assert!(again.fence > claim.fence);
+    assert_eq!(mesh.b.store.queues().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_fail_over_to_an_older_state_fences_still_grow() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("older");
+    mesh.a.enqueue(&q, "k").await;
+    let first = mesh.a.lease(&q, 1, LONG).await;
+    // The replica that took over had not heard of the last fence.
+    server.cli(&["del", "t:{older}:f"]);
+    mesh.a.enqueue(&q, "k").await;
+    let second = mesh.a.lease(&q, 1, LONG).await;
+    assert!(second.fence > first.fence, "{} after {}", second.fence, first.fence);
+    // And a Redis whose clock is behind goes on from the last one.
+    let ahead = (second.fence + 3_600_000_000).to_string();
+    server.cli(&["set", "t:{older}:f", &ahead]);
+    mesh.a.enqueue(&q, "k").await;
+    assert_eq!(
+        mesh.a.lease(&q, 1, LONG).await.fence.to_string(),
+        (ahead.parse::<u64>().unwrap() + 1).to_string()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    mesh.a.keep();
+    mesh.b.keep();
+    let q = queue("quiet");
+    let mut watches = Vec::new();
+    for _ in 0..100 {
+        let delayed = crate::new_job::NewJob { run: crate::new_job::Run::After(LONG), ..new_job(&q, "k") };
+        let id = mesh.a.store.enqueue(delayed).await.unwrap().id;
+        let mut watch = mesh.b.watch(&id, None).await.unwrap();
+        watch.next().await;
+        watches.push(watch);
+    }
+    let wait = Duration::from_millis(2500);
+    let one = order(&q, 1);
+    let waiting = futures::future::join_all((0..100).map(|_| mesh.b.counter.lease(&one, wait)));
+    let scripts = || -> u64 {
+        let stats = server.cli(&["info", "commandstats"]);
+        let calls = |name: &str| {
+            let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{name}:")));
+            line.and_then(|line| line.split_once("calls=")?.1.split_once(',')?.0.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        calls("evalsha") + calls("hgetall") + calls("get") + calls("xread")
+    };
+    let before = scripts();
+    let got = waiting.await;
+    assert!(got.into_iter().all(|delivery| delivery.unwrap().taken().jobs.is_empty()));
+    let calls = scripts() - before;
+    // 100 first looks, and for each clone one look a second; nobody asks over and over.
+    assert!(calls < 100 + 40, "{calls} calls");
+}
