@@ -197,7 +197,8 @@ impl Trip {
                 Err(error) => {
                     tracing::debug!(%error, "loading without a lease");
                     drop(permit);
-                    return self.fly_bare().await;
+                    // It may have been granted without our knowing, and others would wait for it.
+                    return tokio::join!(self.fly_bare(), self.give_back()).0;
                 }
             }
         }
@@ -304,3 +305,8 @@ fn object_of(record: Record) -> Answer {
     let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
     Ok(value.map(|value| Object { value, age, from_cache: true }))
 }
+
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod tests;

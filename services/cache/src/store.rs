@@ -8,7 +8,7 @@ use crate::body::Body;
 use crate::key::{Key, Tags};
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 mod memory;
 mod redis;
 

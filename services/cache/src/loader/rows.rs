@@ -174,7 +174,7 @@ fn unescape(text: &str) -> Result<String, String> {
             "25" => '%',
             _ => {
                 return Err(
-                    "in the partition key write %25 for `%` and %2F for `/`, and escape nothing else".into()
+                    "in the partition key write %25 for `%` and %2F for `/`, and escape nothing else".into(),
                 );
             }
         });

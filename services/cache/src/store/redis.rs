@@ -115,25 +115,27 @@ impl RedisStore {
                 pipe.cmd("GET").arg(&names.lease);
             }
         };
-        let mut pipe = redis::pipe();
-        pipe.cmd("CLIENT").arg("GETNAME");
-        asked(&mut pipe);
-        let mut replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
-        let mut run = self.runs.named(replies.first());
-        if run.is_none() {
-            // A connection that was made since: ask it who answers, and name it so that it need not be asked again.
-            let name = self.runs.new_name();
+        let mut known = None;
+        if !self.runs.must_ask() {
             let mut pipe = redis::pipe();
-            pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
+            pipe.cmd("CLIENT").arg("GETNAME");
             asked(&mut pipe);
-            replies = self.link.pipeline(&pipe).await.map_err(read_error)?;
-            replies.remove(0);
-            run = Some(
-                self.runs
-                    .learn(name, replies.first())
-                    .ok_or_else(|| broken("INFO server names no run_id"))?,
-            );
+            let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+            known = self.runs.named(replies.first()).map(|run| (run, replies));
         }
+        let (run, mut replies) = match known {
+            Some(known) => known,
+            // A connection that was made since: ask it who answers, and name it so that it need not be asked again.
+            None => {
+                let name = self.runs.new_name();
+                let mut pipe = redis::pipe();
+                pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
+                asked(&mut pipe);
+                let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+                let run = self.runs.learn(name, replies.get(1));
+                (run.ok_or_else(|| broken("INFO server names no run_id"))?, replies)
+            }
+        };
         self.hint(&names, run);
         let lease = if with_lease { replies.pop() } else { None };
         let (state, entry) = (replies.pop(), replies.pop());
@@ -156,10 +158,8 @@ impl RedisStore {
         Run::from_bits(self.hints[names.hint].load(Ordering::Relaxed))
     }
 
-    fn hint(&self, names: &Names, run: Option<Run>) {
-        if let Some(run) = run {
-            self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
-        }
+    fn hint(&self, names: &Names, run: Run) {
+        self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
     }
 
     /// Runs a script on the keys of an entry. One that answers what is there must not be misled by a guess: it runs with
@@ -179,16 +179,16 @@ impl RedisStore {
         let keys: [&[u8]; 3] = [&names.state, &names.entry, &names.lease];
         let reply: Vec<Value> = self.link.script(script, &keys, &all).await.map_err(write_error)?;
         if let Some(run) = reply.first().and_then(Run::of_reply) {
-            self.hint(names, Some(run));
+            self.hint(names, run);
         }
         Ok(reply)
     }
 }
 
 /// The shard's epoch, if it was taken in the process that answered.
-fn epoch_of(state: Value, run: Option<Run>) -> Option<f64> {
+fn epoch_of(state: Value, run: Run) -> Option<f64> {
     let (epoch, made_in) = redis::from_redis_value::<(Option<f64>, Option<f64>)>(state).ok()?;
-    epoch.filter(|_| made_in.map(Run::of_score) == run)
+    epoch.filter(|_| made_in.map(Run::of_score) == Some(run))
 }
 
 fn record(frame: Frame) -> Record {
@@ -359,3 +359,6 @@ impl Store for RedisStore {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

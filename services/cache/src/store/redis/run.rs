@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use redis::Value;
@@ -55,17 +56,34 @@ impl fmt::Display for Run {
 pub(super) struct Runs {
     role: &'static str,
     by_name: RwLock<HashMap<Vec<u8>, Run>>,
+    /// A connection was met that had no name. Calls take turns among the connections, so it was another one that got
+    /// the name then; the next read names without asking first.
+    nameless: AtomicBool,
 }
 
 impl Runs {
     pub(super) fn new(role: &'static str) -> Self {
-        Self { role, by_name: RwLock::default() }
+        Self { role, by_name: RwLock::default(), nameless: AtomicBool::new(true) }
     }
 
     /// The process of a connection, from its reply to `CLIENT GETNAME`.
     pub(super) fn named(&self, reply: Option<&Value>) -> Option<Run> {
-        let Some(Value::BulkString(name)) = reply else { return None };
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name.as_slice()).copied()
+        let known = |name: &Vec<u8>| {
+            self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name.as_slice()).copied()
+        };
+        let run = match reply {
+            Some(Value::BulkString(name)) => known(name),
+            _ => None,
+        };
+        if run.is_none() {
+            self.nameless.store(true, Ordering::Relaxed);
+        }
+        run
+    }
+
+    /// Whether the next read is to name its connection without asking for its name.
+    pub(super) fn must_ask(&self) -> bool {
+        self.nameless.load(Ordering::Relaxed) && self.nameless.swap(false, Ordering::Relaxed)
     }
 
     /// A name that no connection has.

@@ -1,0 +1,350 @@
+//! Seeded histories: a writer, readers that come and go, two clones, a store that answers late, not at all, or only after
+//! having done it. Whatever the interleaving, a read that begins after a write returned never gives an older value.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
+use tokio::task::yield_now;
+
+use super::tests::{clone_of, counted, memory};
+use super::*;
+use crate::key::Namespace;
+use crate::loader::Loader;
+use crate::store::Token;
+use crate::store::conformance::redis_from;
+
+const KIND: &str = "page";
+const WRITES: u64 = 12;
+const READERS: usize = 6;
+const READS: usize = 12;
+
+/// What is wrong with the store on purpose: each must be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// A refused fill is stored all the same.
+    FillsAnyway,
+    /// A delete leaves the lease.
+    DeleteKeepsLease,
+}
+
+/// A random number of steps of the other tasks.
+#[derive(Clone)]
+struct Chance(Arc<Mutex<fastrand::Rng>>);
+
+impl Chance {
+    fn below(&self, n: u32) -> u32 {
+        self.0.lock().expect("no panic").u32(..n)
+    }
+
+    async fn pause(&self) {
+        for _ in 0..self.below(12) {
+            yield_now().await;
+        }
+    }
+}
+
+/// A store behind an unreliable network.
+struct Remote {
+    inner: Arc<dyn Store>,
+    chance: Chance,
+    flaw: Flaw,
+}
+
+impl Remote {
+    /// Late, and now and then not done, or done without an answer.
+    async fn over<T>(&self, step: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.chance.pause().await;
+        let fate = self.chance.below(40);
+        if fate == 0 {
+            return Err(StoreError::Unavailable { engine: "remote", detail: "not sent".into() });
+        }
+        let answer = step.await;
+        self.chance.pause().await;
+        if fate == 1 {
+            return Err(StoreError::Unknown { engine: "remote", detail: "no answer".into() });
+        }
+        answer
+    }
+
+    async fn delete_around_the_lease(&self, key: &Key) -> Result<(), StoreError> {
+        let found = self.inner.find(key).await?;
+        self.inner.delete(key).await?;
+        if let Found::Absent { lease: Some(token) } = found {
+            self.inner.acquire(key, token, Duration::from_secs(60)).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill_anyway(&self, key: &Key, token: Token, draft: Draft) -> Result<bool, StoreError> {
+        let filled = self.inner.fill(key, token, draft.clone()).await?;
+        if filled { Ok(true) } else { self.inner.put(key, draft, false).await }
+    }
+}
+
+impl Store for Remote {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        self.over(self.inner.get(key)).boxed()
+    }
+    fn find<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Found, StoreError>> {
+        self.over(self.inner.find(key)).boxed()
+    }
+    fn put<'a>(&'a self, key: &'a Key, draft: Draft, only: bool) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.over(self.inner.put(key, draft, only)).boxed()
+    }
+    fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+        match self.flaw {
+            Flaw::DeleteKeepsLease => self.over(self.delete_around_the_lease(key)).boxed(),
+            Flaw::None | Flaw::FillsAnyway => self.over(self.inner.delete(key)).boxed(),
+        }
+    }
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        self.over(self.inner.acquire(key, token, limit)).boxed()
+    }
+    fn fill<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        draft: Draft,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        match self.flaw {
+            Flaw::FillsAnyway => self.over(self.fill_anyway(key, token, draft)).boxed(),
+            Flaw::None | Flaw::DeleteKeepsLease => self.over(self.inner.fill(key, token, draft)).boxed(),
+        }
+    }
+    fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.over(self.inner.release(key, token)).boxed()
+    }
+}
+
+/// The origin: a version that only grows. Every fourth does not exist.
+struct Origin {
+    version: AtomicU64,
+    chance: Chance,
+}
+
+fn exists(version: u64) -> bool {
+    version % 4 != 3
+}
+
+struct Reads(Arc<Origin>);
+
+impl Loader for Reads {
+    fn load(&self, _kind: &str, _id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let origin = self.0.clone();
+        async move {
+            origin.chance.pause().await;
+            let version = origin.version.load(Ordering::SeqCst);
+            origin.chance.pause().await;
+            if origin.chance.below(20) == 0 {
+                return Err(LoadError::Unreachable { detail: "by chance".into() });
+            }
+            if !exists(version) {
+                return Ok(Loaded::Missing);
+            }
+            let value = Bytes::from(version.to_string());
+            Ok(Loaded::Object { value, tags: Tags::default(), lifetime: Lifetime::OfKind })
+        }
+        .boxed()
+    }
+}
+
+/// What happened in some histories, to see that they had something in them.
+#[derive(Debug, Default)]
+struct Tally {
+    reads: u64,
+    hits: u64,
+    coalesced: u64,
+    refused: u64,
+    bypassed: u64,
+}
+
+struct History {
+    stores: Vec<Arc<dyn Store>>,
+    origin: Arc<Origin>,
+    chance: Chance,
+    /// The last version whose write returned.
+    settled: AtomicU64,
+    key: Key,
+}
+
+impl History {
+    /// One writer: at each version it deletes or replaces the object, until that returns.
+    async fn write(&self) {
+        for _ in 0..WRITES {
+            for _ in 0..self.chance.below(8) {
+                self.chance.pause().await;
+            }
+            let version = self.origin.version.fetch_add(1, Ordering::SeqCst) + 1;
+            let replace = exists(version) && self.chance.below(3) == 0;
+            loop {
+                let store = &self.stores[self.chance.below(self.stores.len() as u32) as usize];
+                let done = if replace {
+                    let body = Body::Plain(Bytes::from(version.to_string()));
+                    let draft = Draft { body, tags: Tags::default(), ttl: Duration::from_secs(60) };
+                    store.put(&self.key, draft, false).await.map(|_| ())
+                } else {
+                    store.delete(&self.key).await
+                };
+                if done.is_ok() {
+                    break;
+                }
+            }
+            self.settled.store(version, Ordering::SeqCst);
+        }
+    }
+
+    /// Reads through a clone; now and then gives up waiting.
+    async fn read(&self, objects: &Arc<Objects>) -> Result<u64, String> {
+        let mut reads = 0;
+        for _ in 0..READS {
+            self.chance.pause().await;
+            let settled = self.settled.load(Ordering::SeqCst);
+            let patience = if self.chance.below(6) == 0 { self.chance.below(40) } else { u32::MAX };
+            let gives_up = async {
+                for _ in 0..patience {
+                    yield_now().await;
+                }
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = objects.get(KIND, self.key.name()) => answer,
+                () = gives_up => continue,
+            };
+            reads += 1;
+            let now = self.origin.version.load(Ordering::SeqCst);
+            let right = match &answer {
+                Ok(object) => {
+                    let version: u64 = String::from_utf8_lossy(&object.value).parse().expect("a version");
+                    (settled..=now).contains(&version)
+                }
+                Err(Error::ObjectNotFound { .. }) => (settled..=now).any(|version| !exists(version)),
+                Err(_) => true,
+            };
+            if !right {
+                return Err(format!(
+                    "{settled} had been written, {now} is the newest, and a read gave {answer:?}"
+                ));
+            }
+        }
+        Ok(reads)
+    }
+}
+
+async fn history(
+    seed: u64,
+    stores: Vec<Arc<dyn Store>>,
+    flaw: Flaw,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let chance = Chance(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))));
+    let stores: Vec<Arc<dyn Store>> = stores
+        .into_iter()
+        .map(|inner| Arc::new(Remote { inner, chance: chance.clone(), flaw }) as Arc<dyn Store>)
+        .collect();
+    let origin = Arc::new(Origin { version: AtomicU64::new(0), chance: chance.clone() });
+    let loader: Arc<dyn Loader> = Arc::new(Reads(origin.clone()));
+    let clones: Vec<_> = stores.iter().map(|store| clone_of(store.clone(), &loader, "")).collect();
+    // Redis is shared with other tests and other seeds.
+    let id = format!("{seed}-{:x}", fastrand::u64(..));
+    let key = Key::of_object(Namespace::of_kind(KIND).expect("valid"), &id).expect("valid");
+    let history = Arc::new(History { stores, origin, chance, settled: AtomicU64::new(0), key });
+
+    let mut tasks = Vec::new();
+    for reader in 0..READERS {
+        let (history, objects) = (history.clone(), clones[reader % clones.len()].clone());
+        tasks.push(tokio::spawn(async move { history.read(&objects).await }));
+    }
+    let writer = history.clone();
+    tasks.push(tokio::spawn(async move {
+        writer.write().await;
+        Ok(0)
+    }));
+    for task in join_all(tasks).await {
+        tally.reads += task.map_err(|error| error.to_string())??;
+    }
+    for objects in &clones {
+        objects.tasks.close();
+        objects.tasks.wait().await;
+        if objects.flights() != 0 {
+            return Err(format!("{} flights never landed", objects.flights()));
+        }
+        tally.hits += counted(objects, Event::Hit);
+        tally.coalesced += counted(objects, Event::Coalesced);
+        tally.refused += counted(objects, Event::RefusedFill);
+        tally.bypassed += counted(objects, Event::Bypass);
+    }
+    Ok(())
+}
+
+/// Histories of these seeds on stores that are the same for each clone of one seed; the first that goes wrong.
+async fn first_violation(
+    seeds: std::ops::Range<u64>,
+    clones: usize,
+    flaw: Flaw,
+    tally: &mut Tally,
+) -> Option<String> {
+    for seed in seeds {
+        let store = memory();
+        let stores = vec![store; clones];
+        if let Err(problem) = history(seed, stores, flaw, tally).await {
+            return Some(format!("seed {seed}: {problem}"));
+        }
+    }
+    None
+}
+
+async fn holds(seeds: u64, clones: usize) {
+    let mut tally = Tally::default();
+    assert_eq!(first_violation(0..seeds, clones, Flaw::None, &mut tally).await, None);
+    eprintln!("{seeds} seeds on {clones} clones: {tally:?}");
+    let Tally { reads, hits, coalesced, refused, bypassed } = tally;
+    let least = seeds / 10;
+    assert!(
+        [reads, hits, coalesced, refused, bypassed].into_iter().all(|count| count > least),
+        "the histories have too little in them: {tally:?}"
+    );
+}
+
+#[tokio::test]
+async fn no_read_is_older_than_a_write_that_returned_on_one_clone() {
+    holds(400, 1).await;
+}
+
+#[tokio::test]
+async fn no_read_is_older_than_a_write_that_returned_on_two_clones() {
+    holds(100, 2).await;
+}
+
+#[tokio::test]
+async fn no_read_is_older_than_a_write_that_returned_on_redis() {
+    let mut tally = Tally::default();
+    for seed in 0..20 {
+        let (one, two) = (redis_from("SHOAL_TEST_REDIS").await, redis_from("SHOAL_TEST_REDIS").await);
+        let (Some(one), Some(two)) = (one, two) else { return };
+        let stores: Vec<Arc<dyn Store>> = vec![one, two];
+        history(seed, stores, Flaw::None, &mut tally)
+            .await
+            .unwrap_or_else(|problem| panic!("seed {seed}: {problem}"));
+    }
+    eprintln!("on redis: {tally:?}");
+    assert!(tally.refused > 0 && tally.hits > 0 && tally.coalesced > 0, "{tally:?}");
+}
+
+#[tokio::test]
+async fn the_histories_find_a_store_that_fills_what_it_must_refuse() {
+    for flaw in [Flaw::FillsAnyway, Flaw::DeleteKeepsLease] {
+        for clones in [1, 2] {
+            let found = first_violation(0..300, clones, flaw, &mut Tally::default()).await;
+            eprintln!("{flaw:?}, {clones} clones: {found:?}");
+            assert!(found.is_some(), "{flaw:?} went unnoticed on {clones} clones");
+        }
+    }
+}

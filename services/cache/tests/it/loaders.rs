@@ -1,0 +1,212 @@
+//! GetObject through a loader in another process, here a plain tonic server.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use shoal_proto::cache::v1 as pb;
+use shoal_proto::cache::v1::object_loader_service_server::{ObjectLoaderService, ObjectLoaderServiceServer};
+use tokio::sync::Semaphore;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+
+use crate::harness::{Clone, Peer, reason, until};
+
+type Answer = Result<Vec<pb::LoadResult>, Status>;
+
+/// Profiles by their id.
+#[derive(Clone)]
+pub(crate) struct Profiles {
+    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    loads: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl Profiles {
+    fn new() -> Self {
+        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { answers: Arc::default(), loads: Arc::default(), gate }
+    }
+
+    fn routes(&self) -> Routes {
+        Routes::new(ObjectLoaderServiceServer::new(self.clone()))
+    }
+
+    fn answer(&self, id: &str, answer: Answer) {
+        self.answers.lock().expect("no panic").insert(id.to_owned(), answer);
+    }
+
+    fn has(&self, id: &str, value: &str) {
+        self.answer(
+            id,
+            Ok(vec![found(pb::LoadedObject { value: value.to_owned().into(), ..Default::default() })]),
+        );
+    }
+
+    fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
+    }
+}
+
+fn found(object: pb::LoadedObject) -> pb::LoadResult {
+    pb::LoadResult { outcome: Some(pb::load_result::Outcome::Object(object)) }
+}
+
+#[tonic::async_trait]
+impl ObjectLoaderService for Profiles {
+    async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<pb::LoadResponse>, Status> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let pb::LoadRequest { kind, ids } = request.into_inner();
+        assert_eq!((kind.as_str(), ids.len()), ("profile", 1));
+        drop(self.gate.acquire().await.expect("never closed"));
+        let answer = self.answers.lock().expect("no panic").get(&ids[0]).cloned();
+        let missing = pb::load_result::Outcome::NotFound(pb::load_result::NotFound {});
+        let results = answer.unwrap_or(Ok(vec![pb::LoadResult { outcome: Some(missing) }]))?;
+        Ok(Response::new(pb::LoadResponse { results }))
+    }
+}
+
+fn config(peer: &Peer, more: &str) -> String {
+    format!("[cache.object.profile]\nloader = 'http://{}'\n{more}", peer.address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_loaded_once_and_then_found() {
+    let profiles = Profiles::new();
+    profiles.has("ada", "Ada");
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    let first = clone.get_object("profile", "ada").await.expect("loaded");
+    assert_eq!((first.value.as_ref(), first.from_cache), (b"Ada".as_slice(), false));
+    assert_eq!(first.age, Some(prost_types::Duration::default()));
+    for _ in 0..3 {
+        let again = clone.get_object("profile", "ada").await.expect("cached");
+        assert_eq!((again.value.as_ref(), again.from_cache), (b"Ada".as_slice(), true));
+    }
+    assert_eq!(profiles.loads(), 1);
+    assert!(
+        clone.get("object.profile", "ada").await.expect("get").is_some(),
+        "under its id in its namespace"
+    );
+
+    profiles.has("ada", "Lovelace");
+    clone.delete("object.profile", "ada").await.expect("deleted");
+    let anew = clone.get_object("profile", "ada").await.expect("loaded");
+    assert_eq!((anew.value.as_ref(), anew.from_cache), (b"Lovelace".as_slice(), false));
+    clone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_callers_over_grpc_are_one_load() {
+    let profiles = Profiles::new();
+    profiles.has("ada", "Ada");
+    let permits = profiles.gate.forget_permits(usize::MAX);
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Arc::new(Clone::start(&config(&peer, "")).await);
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let clone = clone.clone();
+            tokio::spawn(async move { clone.get_object("profile", "ada").await })
+        })
+        .collect();
+    until("the load begins", async || (profiles.loads() > 0).then_some(())).await;
+    profiles.gate.add_permits(permits);
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").expect("loaded").value.as_ref(), b"Ada");
+    }
+    assert_eq!(profiles.loads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_loader_does_not_know_is_not_found_and_cached_as_such() {
+    let profiles = Profiles::new();
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    for _ in 0..3 {
+        let status = clone.get_object("profile", "nobody").await.expect_err("unknown");
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "OBJECT_NOT_FOUND"));
+    }
+    assert_eq!(profiles.loads(), 1);
+    assert_eq!(clone.get("object.profile", "nobody").await.expect("get"), None, "Get calls it a miss");
+    profiles.has("nobody", "somebody");
+    clone.delete("object.profile", "nobody").await.expect("deleted");
+    assert_eq!(clone.get_object("profile", "nobody").await.expect("loaded").value.as_ref(), b"somebody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
+    let profiles = Profiles::new();
+    profiles.has("ada", "Ada");
+    profiles.has("grace", "Grace");
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    clone.get_object("profile", "ada").await.expect("loaded");
+
+    let address = peer.kill();
+    let began = Instant::now();
+    let status = clone.get_object("profile", "grace").await.expect_err("the loader is gone");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_UNAVAILABLE"));
+    assert!(status.message().contains(&format!("http://{address}")), "{status:?}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(clone.get_object("profile", "ada").await.expect("cached").from_cache);
+
+    let _peer = Peer::at(address, profiles.routes()).await;
+    let object = until("it is used again", async || clone.get_object("profile", "grace").await.ok()).await;
+    assert_eq!(
+        (object.value.as_ref(), object.from_cache),
+        (b"Grace".as_slice(), false),
+        "the error was not cached"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loaders_own_errors_are_told_without_blaming_the_caller() {
+    let profiles = Profiles::new();
+    profiles.answer("bad", Err(Status::invalid_argument("no such shape")));
+    profiles.answer("denied", Err(Status::permission_denied("who are you")));
+    profiles.answer("none", Ok(vec![]));
+    profiles.answer("two", Ok(vec![found(pb::LoadedObject::default()); 2]));
+    profiles.answer("empty", Ok(vec![pb::LoadResult { outcome: None }]));
+    let tags = vec!["t".to_owned(); 17];
+    profiles.answer("tags", Ok(vec![found(pb::LoadedObject { tags, ..Default::default() })]));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    for (id, code, wanted, part) in [
+        ("bad", Code::InvalidArgument, "LOADER_REFUSED", "no such shape"),
+        ("denied", Code::Internal, "LOADER_REFUSED", "who are you"),
+        ("none", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
+        ("two", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
+        ("empty", Code::Internal, "LOADER_PROTOCOL", "neither"),
+        ("tags", Code::Internal, "LOADER_PROTOCOL", "16"),
+    ] {
+        let status = clone.get_object("profile", id).await.expect_err(id);
+        assert_eq!((status.code(), reason(&status).as_str()), (code, wanted), "{id}: {status:?}");
+        assert!(status.message().contains(part) && status.message().contains("http://"), "{id}: {status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
+    let profiles = Profiles::new();
+    profiles.gate.forget_permits(usize::MAX);
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "timeout = '100ms'")).await;
+    let began = Instant::now();
+    let status = clone.get_object("profile", "ada").await.expect_err("hangs");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_TIMED_OUT"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_over_the_limit_is_returned_and_not_cached() {
+    let profiles = Profiles::new();
+    profiles.has("ada", &"x".repeat(2 << 20));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    for loads in 1..=2 {
+        let object = clone.get_object("profile", "ada").await.expect("loaded");
+        assert_eq!((object.value.len(), object.from_cache), (2 << 20, false));
+        assert_eq!(profiles.loads(), loads);
+    }
+}

@@ -1,0 +1,8 @@
+//! The cache as its callers meet it: over gRPC, with real loaders beside it.
+
+mod entries;
+mod harness;
+mod loaders;
+mod outage;
+mod redis_server;
+mod rows;

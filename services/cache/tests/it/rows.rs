@@ -1,0 +1,172 @@
+//! The built-in kind `data.TABLE`, against a small DataService.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use prost::Message as _;
+use shoal_kit::Fault;
+use shoal_proto::data::v1 as data;
+use shoal_proto::data::v1::data_service_server::{DataService, DataServiceServer};
+use shoal_proto::r#type::v1::{Value, value};
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
+
+use crate::harness::{Clone, Peer, reason};
+
+/// Tables and rows in memory; only what the cache calls is there.
+#[derive(Clone, Default)]
+struct Rows {
+    tables: Arc<HashMap<&'static str, data::SortKeyType>>,
+    rows: Arc<Mutex<Vec<(String, data::Row)>>>,
+    gets: Arc<AtomicUsize>,
+    table_gets: Arc<AtomicUsize>,
+}
+
+impl Rows {
+    fn new() -> Self {
+        let tables = HashMap::from([
+            ("users", data::SortKeyType::None),
+            ("posts", data::SortKeyType::Int64),
+            ("notes", data::SortKeyType::String),
+        ]);
+        Self { tables: Arc::new(tables), ..Self::default() }
+    }
+
+    fn put(&self, table: &str, partition_key: &str, sort_key: Option<value::Kind>, name: &str) {
+        let text = Value { kind: Some(value::Kind::StringValue(name.to_owned())) };
+        let row = data::Row {
+            partition_key: partition_key.to_owned(),
+            sort_key: sort_key.map(|kind| Value { kind: Some(kind) }),
+            attributes: [("name".to_owned(), text)].into(),
+            ..Default::default()
+        };
+        let mut rows = self.rows.lock().expect("no panic");
+        rows.retain(|(of, old)| {
+            (of.as_str(), &old.partition_key, &old.sort_key) != (table, &row.partition_key, &row.sort_key)
+        });
+        rows.push((table.to_owned(), row));
+    }
+}
+
+fn missing(reason: &'static str) -> Status {
+    Fault::new(Code::NotFound, reason, "not there").into()
+}
+
+#[tonic::async_trait]
+impl DataService for Rows {
+    async fn get_table(
+        &self,
+        request: Request<data::GetTableRequest>,
+    ) -> Result<Response<data::GetTableResponse>, Status> {
+        self.table_gets.fetch_add(1, Ordering::SeqCst);
+        let name = request.into_inner().name;
+        let sort_key_type = *self.tables.get(name.as_str()).ok_or_else(|| missing("TABLE_NOT_FOUND"))?;
+        let table = data::Table { name, sort_key_type: sort_key_type.into(), ..Default::default() };
+        Ok(Response::new(data::GetTableResponse { table: Some(table) }))
+    }
+
+    async fn get(&self, request: Request<data::GetRequest>) -> Result<Response<data::GetResponse>, Status> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        let get = request.into_inner();
+        assert_ne!(get.consistency(), data::Consistency::Eventual, "a stale row would be cached as new");
+        let rows = self.rows.lock().expect("no panic");
+        let row = rows.iter().find(|(table, row)| {
+            (table, &row.partition_key, &row.sort_key) == (&get.table, &get.partition_key, &get.sort_key)
+        });
+        let (_, row) = row.ok_or_else(|| missing("ROW_NOT_FOUND"))?;
+        Ok(Response::new(data::GetResponse { row: Some(row.clone()) }))
+    }
+
+    async fn create_table(
+        &self,
+        _: Request<data::CreateTableRequest>,
+    ) -> Result<Response<data::CreateTableResponse>, Status> {
+        Err(Status::unimplemented("the cache does not call it"))
+    }
+
+    async fn list_tables(
+        &self,
+        _: Request<data::ListTablesRequest>,
+    ) -> Result<Response<data::ListTablesResponse>, Status> {
+        Err(Status::unimplemented("the cache does not call it"))
+    }
+
+    async fn query(&self, _: Request<data::QueryRequest>) -> Result<Response<data::QueryResponse>, Status> {
+        Err(Status::unimplemented("the cache does not call it"))
+    }
+
+    async fn mutate(
+        &self,
+        _: Request<data::MutateRequest>,
+    ) -> Result<Response<data::MutateResponse>, Status> {
+        Err(Status::unimplemented("the cache does not call it"))
+    }
+}
+
+async fn start(rows: &Rows) -> (Peer, Clone) {
+    let peer = Peer::start(Routes::new(DataServiceServer::new(rows.clone()))).await;
+    let clone = Clone::start(&format!("[peer]\ndata = '{}'\n", peer.address)).await;
+    (peer, clone)
+}
+
+async fn name(clone: &Clone, kind: &str, id: &str) -> Result<(String, bool), Status> {
+    let object = clone.get_object(kind, id).await?;
+    let row = data::Row::decode(object.value).expect("a row");
+    let Some(value::Kind::StringValue(name)) = row.attributes["name"].kind.clone() else { panic!("{row:?}") };
+    Ok((name, object.from_cache))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_loaded_by_its_id_and_then_found() {
+    let rows = Rows::new();
+    rows.put("users", "ada", None, "Ada");
+    rows.put("users", "a/b%", None, "Slash");
+    rows.put("posts", "ada", Some(value::Kind::IntValue(-7)), "Minus seven");
+    rows.put("notes", "a/b", Some(value::Kind::StringValue("x/y".into())), "Note");
+    let (_peer, clone) = start(&rows).await;
+    for (kind, id, wanted) in [
+        ("data.users", "ada", "Ada"),
+        ("data.users", "a%2Fb%25", "Slash"),
+        ("data.posts", "ada/-7", "Minus seven"),
+        ("data.notes", "a%2Fb/x/y", "Note"),
+    ] {
+        for from_cache in [false, true] {
+            assert_eq!(name(&clone, kind, id).await.expect(id), (wanted.to_owned(), from_cache));
+        }
+    }
+    assert_eq!(rows.table_gets.load(Ordering::SeqCst), 3, "definitions are remembered");
+    rows.put("users", "ada", None, "Lovelace");
+    clone.delete("object.data.users", "ada").await.expect("deleted");
+    assert_eq!(name(&clone, "data.users", "ada").await.expect("loaded"), ("Lovelace".to_owned(), false));
+    clone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_not_there_is_remembered_and_a_table_that_is_not_is_an_error() {
+    let rows = Rows::new();
+    let (_peer, clone) = start(&rows).await;
+    for _ in 0..3 {
+        let status = clone.get_object("data.users", "nobody").await.expect_err("no row");
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "OBJECT_NOT_FOUND"));
+    }
+    assert_eq!(rows.gets.load(Ordering::SeqCst), 1);
+    let status = clone.get_object("data.nothing", "ada").await.expect_err("no table");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "LOADER_REFUSED"));
+    assert!(status.message().contains("table `nothing`"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_names_no_row_is_refused_with_the_form_it_must_have() {
+    let (_peer, clone) = start(&Rows::new()).await;
+    for (kind, id, part) in [
+        ("data.users", "ada/7", "%2F"),
+        ("data.users", "%61", "%25"),
+        ("data.posts", "ada", "PARTITION_KEY/SORT_KEY"),
+        ("data.posts", "ada/07", "shortest form"),
+    ] {
+        let status = clone.get_object(kind, id).await.expect_err(id);
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_OBJECT_ID"));
+        assert!(status.message().contains(part), "{status:?}");
+    }
+}
