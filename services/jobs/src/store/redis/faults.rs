@@ -21,7 +21,12 @@ const SOON: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(600);
 
 async fn mesh(server: &Server) -> Mesh {
-    redis_mesh_at(&server.url(), "t:").await
+    mesh_that_waits(server, Duration::from_secs(5)).await
+}
+
+async fn mesh_that_waits(server: &Server, redis_deadline: Duration) -> Mesh {
+    let config = Config { key_prefix: "t:".to_owned(), redis_deadline, ..Config::default() };
+    redis_mesh_at(&server.url(), &config).await
 }
 
 fn failure() -> Failure {
@@ -79,7 +84,7 @@ async fn a_watch_of_a_job_that_redis_lost_ends_with_not_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
     let Some(server) = Server::start(&[]).await else { return };
-    let mesh = mesh(&server).await;
+    let mesh = mesh_that_waits(&server, Config::default().redis_deadline).await;
     let q = queue("frozen");
     for kind in ["1", "2"] {
         mesh.a.enqueue(&q, kind).await;
