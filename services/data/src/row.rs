@@ -71,7 +71,8 @@ impl PageBuilder {
         Self { page: Page::default(), limit, now, bytes: 0, looked: 0, last: None }
     }
 
-    /// Takes the next row; `false` when the page was full before it.
+    /// Takes the next row; `false` when the page was full before it. One that has ended is passed over, so that a full
+    /// page says that there is more only if there is.
     ///
     /// # Errors
     /// DATA_LOSS.
@@ -81,13 +82,14 @@ impl PageBuilder {
         cell: &[u8],
         write_time: Micros,
     ) -> Result<bool, Error> {
+        if cell::expire_time(cell)?.is_some_and(|at| at <= self.now) {
+            return Ok(self.pass_over(sort_key));
+        }
         let rows = self.page.rows.len();
         let too_large = rows > 0 && self.bytes + cell.len() > PAGE_BYTES_MAX;
-        if rows >= self.limit || too_large || self.looked >= LOOKED_MAX {
+        if rows >= self.limit || too_large || !self.pass_over(sort_key.clone()) {
             return Ok(false);
         }
-        self.last = Some(sort_key.clone());
-        self.looked += 1;
         if let Some(row) = Row::of_cell(sort_key, cell, write_time, self.now)? {
             self.bytes += cell.len();
             self.page.rows.push(row);
@@ -95,7 +97,7 @@ impl PageBuilder {
         Ok(true)
     }
 
-    /// Passes over a row that is not there any more.
+    /// Passes over a row that is not there any more; `false` when enough were looked at.
     pub(crate) fn pass_over(&mut self, sort_key: SortKey) -> bool {
         if self.looked >= LOOKED_MAX {
             return false;
@@ -141,7 +143,7 @@ mod tests {
     fn a_page_ends_at_its_limit_and_says_that_there_is_more() {
         let (page, taken) = fill(2, &[cell(1, None), cell(1, None), cell(1, None)]);
         assert_eq!((page.rows.len(), taken, page.next), (2, 2, Some(SortKey::Int(1))));
-        let (page, _) = fill(2, &[cell(1, None), cell(1, None)]);
+        let (page, _) = fill(2, &[cell(1, None), cell(1, None), cell(1, Some(Micros(5)))]);
         assert_eq!((page.rows.len(), page.next), (2, None));
     }
 

@@ -109,6 +109,12 @@ impl Link {
         &self.shared.config
     }
 
+    /// How many statements more may be sent now.
+    #[cfg(test)]
+    pub(super) fn free_statements(&self) -> usize {
+        self.shared.statements.available_permits()
+    }
+
     /// Whether Cassandra answers; if not, why.
     pub(super) fn healthy(&self) -> Result<(), String> {
         match &*self.shared.reach.borrow() {

@@ -1,12 +1,19 @@
-//! The store on a real Cassandra, named by `SHOAL_TEST_CASSANDRA`.
+//! The store on a real Cassandra, named by `SHOAL_TEST_CASSANDRA`, and behind a proxy that fails as networks do.
 
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::*;
 use crate::data::Data;
-use crate::store::conformance::{self, Clones};
+use crate::mutation::Mutation;
+use crate::store::conformance::{self, Clones, holding, text};
+use crate::table::WriteMode;
 
 /// The contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
 fn contact_points() -> Option<Vec<String>> {
@@ -32,9 +39,12 @@ fn config(test: &str) -> Config {
     }
 }
 
+async fn session(points: &[String]) -> Session {
+    SessionBuilder::new().known_nodes(points).build().await.unwrap()
+}
+
 async fn drop_keyspace(points: &[String], keyspace: &str) {
-    let session = SessionBuilder::new().known_nodes(points).build().await.unwrap();
-    session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), ()).await.unwrap();
+    session(points).await.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,4 +55,344 @@ async fn the_cassandra_store_conforms() {
     let there = Data::new(Cassandra::start(config.clone(), points.clone()));
     conformance::run(&Clones { here, there }).await;
     drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_did_to_the_keyspace_is_seen() {
+    let Some(points) = contact_points() else { return };
+    let config = config("others");
+    let keyspace = config.keyspace.clone();
+    let data = Data::new(Cassandra::start(config, points.clone()));
+    create(&data, "rows").await;
+    put(&data, "rows", 10, "a").await.unwrap();
+    let raw = session(&points).await;
+    let run = async |cql: &str| {
+        raw.query_unpaged(cql.replace("KS", &keyspace), ()).await.unwrap();
+    };
+
+    // A damaged cell is said to be one, by its reader only.
+    put(&data, "rows", 10, "b").await.unwrap();
+    run("UPDATE KS.t_rows SET cell = 0x0100 WHERE pk = 'p' AND sk = 'b'").await;
+    let damaged = get(&data, "rows", "b").await;
+    assert!(matches!(damaged, Err(Error::DataLoss(_))), "{damaged:?}");
+    assert!(get(&data, "rows", "a").await.is_ok());
+
+    // A clone died between registering a table and making it: the next to use it does the rest.
+    run("INSERT INTO KS.tables (space, name, id, state, sort_key_type, write_mode, create_time_micros) VALUES \
+         ('shoal', 'cut_short', uuid(), 'creating', 'STRING', 'LAST_WRITE_WINS', 5)")
+    .await;
+    put(&data, "cut_short", 10, "a").await.unwrap();
+    assert!(get(&data, "cut_short", "a").await.is_ok());
+
+    // Somebody else's table under the name is not taken for ours.
+    run("CREATE TABLE KS.t_foreign (pk text PRIMARY KEY)").await;
+    let foreign = data.create_table("foreign", SortKeyType::String, WriteMode::LastWriteWins, None).await;
+    assert!(matches!(foreign, Err(Error::ForeignTable { .. })), "{foreign:?}");
+
+    // A later release's table is refused, and the others go on.
+    run("INSERT INTO KS.tables (space, name, id, state, sort_key_type, write_mode, create_time_micros) VALUES \
+         ('shoal', 'later', uuid(), 'ready', 'UUID', 'LAST_WRITE_WINS', 5)")
+    .await;
+    let later = data.table("later", "table").await;
+    assert!(
+        matches!(&later, Err(Error::Internal(detail)) if detail.contains("update this clone")),
+        "{later:?}"
+    );
+    drop_keyspace(&points, &keyspace).await;
+}
+
+async fn create(data: &Data<Cassandra>, table: &str) {
+    data.create_table(table, SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
+}
+
+async fn put(data: &Data<Cassandra>, table: &str, at: i64, key: &str) -> Result<Micros, Error> {
+    let put = Mutation::Put { sort_key: text(key), attributes: holding("x"), ttl: None };
+    data.mutate(table, "p".to_owned(), vec![put], &format!("{at}-n")).await
+}
+
+async fn get(data: &Data<Cassandra>, table: &str, key: &str) -> Result<Row, Error> {
+    data.get(table, "p".to_owned(), text(key), Consistency::Quorum).await
+}
+
+/// How a [`Proxy`] treats its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    /// Bytes pass.
+    Fine,
+    /// Nothing passes, nothing ends: a host that is gone, a process that is stopped.
+    Silent,
+    /// Requests pass, answers do not.
+    NoAnswers,
+    /// Connections are closed, new ones too: a process that died.
+    Dead,
+}
+
+/// Stands before Cassandra on a port of its own.
+struct Proxy {
+    address: String,
+    network: watch::Sender<Network>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    async fn start(upstream: &str, network: Network) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let network = watch::Sender::new(network);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (state, count, upstream) = (network.subscribe(), connections.clone(), upstream.to_owned());
+        tokio::spawn(async move {
+            loop {
+                let Ok((client, _)) = listener.accept().await else { return };
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(Self::carry(client, upstream.clone(), state.clone()));
+            }
+        });
+        Self { address, network, connections }
+    }
+
+    async fn carry(client: TcpStream, upstream: String, mut network: watch::Receiver<Network>) {
+        if *network.borrow() == Network::Dead {
+            return;
+        }
+        let Ok(server) = TcpStream::connect(upstream).await else { return };
+        let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
+        let (requests, answers) = (network.clone(), network.clone());
+        tokio::select! {
+            _ = network.wait_for(|network| *network == Network::Dead) => {}
+            () = Self::pass(client_in, server_out, requests, &[Network::Fine, Network::NoAnswers]) => {}
+            () = Self::pass(server_in, client_out, answers, &[Network::Fine]) => {}
+        }
+    }
+
+    async fn pass(
+        from: tokio::net::tcp::OwnedReadHalf,
+        to: tokio::net::tcp::OwnedWriteHalf,
+        mut network: watch::Receiver<Network>,
+        when: &[Network],
+    ) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            if from.readable().await.is_err() {
+                return;
+            }
+            if network.wait_for(|network| when.contains(network)).await.is_err() {
+                pending::<()>().await;
+            }
+            let read = match from.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(_) => return,
+            };
+            let mut sent = 0;
+            while sent < read {
+                if to.writable().await.is_err() {
+                    return;
+                }
+                match to.try_write(&buffer[sent..read]) {
+                    Ok(more) => sent += more,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+}
+
+/// Polls until a read is answered.
+async fn until_it_answers(data: &Data<Cassandra>, table: &str) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        match get(data, table, "a").await {
+            Ok(_) | Err(Error::RowNotFound) => return,
+            Err(error) => assert!(Instant::now() < until, "it does not come back: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Our limits as they are by default: what the contract says of time.
+fn strict(test: &str) -> Config {
+    Config { keyspace: config(test).keyspace, ..Config::default() }
+}
+
+const SOON: Duration = Duration::from_millis(1500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_starts_without_cassandra_and_uses_it_when_it_comes() {
+    let Some(points) = contact_points() else { return };
+    let proxy = Proxy::start(&points[0], Network::Dead).await;
+    let config = strict("start");
+    let data = Data::new(Cassandra::start(config.clone(), vec![proxy.address.clone()]));
+    for _ in 0..3 {
+        let began = Instant::now();
+        let refused = data.table("rows", "table").await;
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    proxy.set(Network::Fine);
+    let until = Instant::now() + Duration::from_secs(60);
+    while let Err(error) =
+        data.create_table("rows", SortKeyType::String, WriteMode::LastWriteWins, None).await
+    {
+        assert!(Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_hangs_when_cassandra_falls_silent_or_dies() {
+    let Some(points) = contact_points() else { return };
+    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let config = strict("silent");
+    let store = Cassandra::start(config.clone(), vec![proxy.address.clone()]);
+    let data = Data::new(store.clone());
+    let until = Instant::now() + Duration::from_secs(60);
+    while let Err(error) =
+        data.create_table("rows", SortKeyType::String, WriteMode::LastWriteWins, None).await
+    {
+        assert!(Instant::now() < until, "{error}");
+    }
+    for network in [Network::Silent, Network::Dead] {
+        until_it_answers(&data, "rows").await;
+        put(&data, "rows", 10, "a").await.unwrap();
+        proxy.set(network);
+        // Those in flight: a read may be repeated, of a write nobody knows.
+        let began = Instant::now();
+        let (read, write) = tokio::join!(get(&data, "rows", "a"), put(&data, "rows", 20, "a"));
+        assert!(
+            matches!(read, Err(Error::ReadFailed { .. } | Error::Unavailable { .. })),
+            "{network:?}: {read:?}"
+        );
+        assert!(
+            matches!(write, Err(Error::OutcomeUnknown { stamp: Some(Micros(20)), .. })),
+            "{network:?}: {write:?}"
+        );
+        assert!(began.elapsed() < SOON, "{network:?}: {:?}", began.elapsed());
+        // Those that come later, once it is known: nothing was sent.
+        while store.healthy().is_ok() {
+            assert!(began.elapsed() < SOON * 2, "{network:?}: nobody noticed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let began = Instant::now();
+        let (read, write) = tokio::join!(get(&data, "rows", "a"), put(&data, "rows", 30, "a"));
+        for outcome in [read.map(|_| ()), write.map(|_| ())] {
+            assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{network:?}: {outcome:?}");
+        }
+        assert!(began.elapsed() < Duration::from_millis(200), "{network:?}: {:?}", began.elapsed());
+        proxy.set(Network::Fine);
+    }
+    until_it_answers(&data, "rows").await;
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_without_an_answer_may_have_happened_and_can_be_repeated() {
+    let Some(points) = contact_points() else { return };
+    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let config = Config { statement_timeout: Duration::from_secs(2), ..config("unknown") };
+    let data = Data::new(Cassandra::start(config.clone(), vec![proxy.address.clone()]));
+    create(&data, "rows").await;
+    put(&data, "rows", 10, "a").await.unwrap();
+    proxy.set(Network::NoAnswers);
+    let outcome = put(&data, "rows", 20, "b").await;
+    let Err(error @ Error::OutcomeUnknown { .. }) = outcome else { panic!("{outcome:?}") };
+    let fault = shoal_kit::Fault::from(error);
+    assert_eq!((fault.code(), fault.reason()), (tonic::Code::Unavailable, "OUTCOME_UNKNOWN"));
+    assert!(fault.message().contains("may or may not have happened"), "{}", fault.message());
+    assert!(fault.message().contains("idempotency_token"), "{}", fault.message());
+
+    let direct = Data::new(Cassandra::start(config.clone(), points.clone()));
+    assert!(get(&direct, "rows", "b").await.is_ok(), "it had happened");
+    proxy.set(Network::Fine);
+    put(&data, "rows", 20, "b").await.unwrap();
+    assert_eq!(get(&data, "rows", "b").await.unwrap().write_time, Micros(20));
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+/// The driver would drop a connection with a thousand orphaned stream ids, and all that is in flight on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_go_away_cost_no_connection() {
+    let Some(points) = contact_points() else { return };
+    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let config = config("cancel");
+    let store = Cassandra::start(config.clone(), vec![proxy.address.clone()]);
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    put(&data, "rows", 10, "a").await.unwrap();
+    let connections = proxy.connections.load(Ordering::SeqCst);
+
+    // Three thousand statements are sent while no answer comes, and their callers leave.
+    proxy.set(Network::NoAnswers);
+    let calls: Vec<_> = (0..3000)
+        .map(|i| {
+            let data = data.clone();
+            tokio::spawn(async move { put(&data, "rows", 100 + i, &format!("k{i}")).await })
+        })
+        .collect();
+    let in_flight = || config.statements_max - store.inner.link.free_statements();
+    let until = Instant::now() + Duration::from_secs(30);
+    while in_flight() < 3000 {
+        assert!(Instant::now() < until, "{} in flight", in_flight());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for call in &calls {
+        call.abort();
+    }
+    // The driver looks for orphans older than a second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    proxy.set(Network::Fine);
+    while in_flight() > 0 {
+        assert!(Instant::now() < until, "{} in flight", in_flight());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(get(&data, "rows", "k2999").await.is_ok(), "what was sent was done");
+    assert_eq!(proxy.connections.load(Ordering::SeqCst), connections, "connections were made anew");
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test]
+async fn statements_past_the_limit_are_refused() {
+    let Some(points) = contact_points() else { return };
+    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let config = Config { statements_max: 2, ..config("limit") };
+    let store = Cassandra::start(config.clone(), vec![proxy.address.clone()]);
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    put(&data, "rows", 10, "a").await.unwrap();
+    proxy.set(Network::NoAnswers);
+    let waiting: Vec<_> = (0..2)
+        .map(|i| {
+            let data = data.clone();
+            tokio::spawn(async move { put(&data, "rows", 20 + i, "b").await })
+        })
+        .collect();
+    while store.inner.link.free_statements() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = put(&data, "rows", 30, "c").await;
+    assert!(matches!(refused, Err(Error::Overloaded { limit: 2 })), "{refused:?}");
+    proxy.set(Network::Fine);
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[test]
+fn the_engines_ttl_outlasts_the_cells_and_stops_at_2038() {
+    let now = Micros(1_800_000_000_000_000);
+    let after = |seconds: i64| Some(Micros(now.0 + seconds * 1_000_000));
+    assert_eq!(engine_ttl(None, now), Some(0));
+    assert_eq!(engine_ttl(after(0), now), None);
+    assert_eq!(engine_ttl(after(-5), now), None);
+    assert_eq!(engine_ttl(after(60), now), Some(62));
+    assert_eq!(engine_ttl(Some(Micros(now.0 + 1)), now), Some(2));
+    assert_eq!(engine_ttl(after(400_000_000), now), Some(0), "no end that Cassandra would refuse");
 }
