@@ -75,3 +75,40 @@ pub(crate) fn after_send(address: &dyn std::fmt::Display, error: RedisError) -> 
         _ => LinkError::unexpected(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &[u8]) -> LinkError {
+        match redis::parse_redis_value(line).unwrap() {
+            redis::Value::ServerError(error) => LinkError::from_server(&error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_redis_out_of_service_is_unavailable_and_other_errors_keep_their_code() {
+        for line in [
+            b"-LOADING Redis is loading the dataset in memory\r\n".as_slice(),
+            b"-BUSY Redis is busy running a script.\r\n",
+            b"-MASTERDOWN Link with MASTER is down\r\n",
+            b"-CLUSTERDOWN The cluster is down\r\n",
+        ] {
+            assert!(matches!(of(line), LinkError::Unavailable(_)), "{:?}", of(line));
+        }
+        for (line, code) in [
+            (b"-OOM command not allowed\r\n".as_slice(), "OOM"),
+            (b"-WRONGTYPE Operation\r\n", "WRONGTYPE"),
+            (b"-READONLY You can't write\r\n", "READONLY"),
+            (b"-SHOAL limit 5\r\n", "SHOAL"),
+            (b"-ERR syntax error\r\n", "ERR"),
+        ] {
+            assert!(
+                matches!(of(line), LinkError::Server { code: found, .. } if found == code),
+                "{:?}",
+                of(line)
+            );
+        }
+    }
+}

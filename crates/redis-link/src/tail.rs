@@ -32,8 +32,9 @@ pub enum TailEvent {
     /// A connection was lost and made again, to the same Redis: nothing was missed, unless the stream
     /// was trimmed meanwhile.
     Reconnected,
-    /// Redis restarted, or another one took its place: entries may be lost, and ids may have gone back.
-    /// Read again whatever the entries tell of.
+    /// Redis restarted, or another one took its place: entries may be lost, and ids may have gone back. Read
+    /// again whatever the entries tell of: of streams whose ids went back, only what is added from now on
+    /// is handed out.
     RestartedOrFailedOver,
 }
 
@@ -169,5 +170,30 @@ async fn supervise(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailE
         if version.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_for_an_earlier_cursor_moves_no_later_one() {
+        let cursors = Cursors { map: Mutex::default(), version: watch::channel(0).0 };
+        let set = |id: &str| {
+            cursors.change(|map, added| {
+                map.insert(b"s".to_vec(), Cursor { id: id.to_owned(), added });
+            });
+        };
+        set("5-0");
+        let read = cursors.of(None);
+        assert!(!cursors.differ(None, &read));
+        assert!(cursors.advance(b"s", &read[b"s".as_slice()], "6-0"));
+        assert!(!cursors.differ(None, &read), "reading on is no change");
+
+        set("1-0");
+        assert!(cursors.differ(None, &read));
+        assert!(!cursors.advance(b"s", &read[b"s".as_slice()], "7-0"));
+        assert_eq!(cursors.of(None)[b"s".as_slice()].id, "1-0");
     }
 }

@@ -27,6 +27,13 @@ async fn commands_pipelines_and_transactions_answer_typed_values() {
 }
 
 #[tokio::test]
+async fn the_first_call_waits_for_the_connection() {
+    let Some(server) = Server::start().await else { return };
+    let link = Link::open(LinkConfig::new(server.url(), "test")).unwrap();
+    assert_eq!(link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn errors_of_redis_keep_their_code() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;

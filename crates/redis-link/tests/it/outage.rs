@@ -41,12 +41,28 @@ async fn a_stopped_redis_fails_calls_in_time_and_is_used_again_within_a_second()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_refuses_connections_gets_few_of_them() {
+    let Some(mut server) = Server::start().await else { return };
+    // The proxy accepts and closes: connecting fails as fast as it can.
+    let proxy = Proxy::to(server.port).await;
+    let link = open(LinkConfig::new(proxy.url(), "test")).await;
+    let (_subscription, _tail) = (link.subscribe("news"), link.tail(vec![(b"s".to_vec(), "$".to_owned())]));
+    eventually("all are connected", async || proxy.accepted() == 4).await;
+    let before = proxy.accepted();
+    server.stop();
+    count_up(&link, "n", OUTAGE).await.assert_an_outage_in_bounds();
+    let connects = proxy.accepted() - before;
+    assert!((1..=CONNECTS_MAX).contains(&connects), "{connects} connections in {OUTAGE:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_fails_calls_in_time_and_what_is_called_not_done_was_not_done() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     server.freeze();
     let frozen = count_up(&link, "n", OUTAGE).await;
     frozen.assert_an_outage_in_bounds();
+    frozen.assert_the_first_in_bounds();
     assert_eq!(frozen.ok(), 0);
     assert!(frozen.unknown() > 0, "the first ones were sent");
     let unknown = frozen.unknown();
@@ -74,6 +90,7 @@ async fn a_black_hole_fails_calls_in_time_without_a_storm_of_connections() {
     proxy.swallow();
     let answers = count_up(&link, "n", OUTAGE).await;
     answers.assert_an_outage_in_bounds();
+    answers.assert_the_first_in_bounds();
     assert!(answers.unknown() > 0, "the first ones were sent");
     let connects = proxy.accepted() - before;
     assert!((1..=CONNECTS_MAX).contains(&connects), "{connects} connections in {OUTAGE:?}");
@@ -103,7 +120,7 @@ async fn an_idle_connection_that_died_silently_is_found_before_it_is_needed() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = open(LinkConfig::new(proxy.url(), "test")).await;
-    eventually("both connections", async || proxy.accepted() == 2).await;
+    server.settled().await;
     proxy.swallow_established();
     eventually("replaced without a call", async || proxy.accepted() == 4 && link.healthy()).await;
     link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap();
@@ -114,6 +131,7 @@ async fn connections_that_redis_closes_are_replaced_at_once() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let other = server.link().await;
+    server.settled().await;
     for round in 0..20 {
         let kill = other.query::<u64>(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal")).await;
         assert!(kill.is_ok(), "{kill:?}");
@@ -139,7 +157,7 @@ async fn a_busy_redis_is_unavailable_and_nothing_is_done() {
     })
     .await;
     let answers = count_up(&link, "n", Duration::from_millis(500)).await;
-    assert_eq!((answers.ok(), answers.unknown()), (0, 0), "Redis says BUSY at once");
+    assert_eq!(answers.unavailable(), answers.0.len() as u64, "Redis says BUSY at once");
 
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let () = redis::cmd("SCRIPT").arg("KILL").query_async(&mut connection).await.unwrap();

@@ -72,6 +72,23 @@ impl Server {
         self.signal("-CONT");
     }
 
+    /// Waits until the links to it have left their first PINGs behind and wait for a second between two.
+    pub(crate) async fn settled(&self) {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut last = (String::new(), Instant::now());
+        eventually("no PING for a while", async || {
+            let stats: String =
+                redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+            let pings = stats.lines().find(|line| line.starts_with("cmdstat_ping:")).unwrap_or_default();
+            if last.0 != pings {
+                last = (pings.to_owned(), Instant::now());
+            }
+            last.1.elapsed() > Duration::from_millis(400)
+        })
+        .await;
+    }
+
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
