@@ -42,8 +42,7 @@ impl Attempt {
             None => code_of_http(http),
         };
         // tonic's servers answer CANCELLED when the time they were given is up, and may do so a moment before we do.
-        let late =
-            code == Code::Cancelled && self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let late = code == Code::Cancelled && self.is_late();
         self.end(if late { Code::DeadlineExceeded } else { code });
         late.then(|| self.deadline_exceeded())
     }

@@ -54,7 +54,8 @@ impl Default for ChannelOptions {
 /// Sends the calls of generated tonic clients to a balanced upstream. A cheap handle.
 ///
 /// - A call ends by its `grpc-timeout` (or the default deadline) with DEADLINE_EXCEEDED, in whatever it was doing.
-/// - While no endpoint is ready it waits at most [`ChannelOptions::unavailable_after`], then fails with UNAVAILABLE.
+/// - While no endpoint is ready it waits at most [`ChannelOptions::unavailable_after`], then fails with UNAVAILABLE and
+///   the reason (DEADLINE_EXCEEDED with the same reason if the call's own time is up sooner).
 /// - A call that was never sent goes to another endpoint; one that the peer says it did not process is sent once more.
 ///   Nothing else is repeated here.
 /// - Each attempt has a client span, and its trace context goes with the request.
@@ -169,10 +170,13 @@ impl Call<'_> {
             return Ok(pick);
         }
         tried.clear();
-        balancer
-            .picked(&[], patience)
-            .await
-            .map_err(|unavailable| Status::unavailable(unavailable.to_string()))
+        balancer.picked(&[], patience).await.map_err(|unavailable| {
+            if self.deadline.is_some_and(|deadline| deadline <= patience) {
+                Status::deadline_exceeded(format!("deadline exceeded: {unavailable}"))
+            } else {
+                Status::unavailable(unavailable.to_string())
+            }
+        })
     }
 
     /// Until when to wait for an endpoint, from now.

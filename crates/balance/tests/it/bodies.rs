@@ -201,6 +201,7 @@ async fn a_caller_that_leaves_in_the_middle_of_the_answer_cancels_the_stream() {
 async fn a_deadline_in_the_middle_of_the_answer_ends_it_and_cancels_the_stream() {
     let (peer, mut told) = witness(true);
     let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
     let channel = Channel::new(
         upstream.balancer.clone(),
         ChannelOptions { default_deadline: Some(Duration::from_millis(150)), ..ChannelOptions::default() },

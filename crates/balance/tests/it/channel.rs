@@ -51,6 +51,7 @@ async fn a_generated_client_works_on_it() {
 async fn a_deadline_ends_the_call_with_deadline_exceeded() {
     let (peer, mut told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
     let mut request = Request::new(vec![1]);
     request.set_timeout(Duration::from_millis(150));
     let started = Instant::now();
@@ -87,6 +88,7 @@ async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
         let _ = stream.send_trailers(trailers);
     });
     let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
     for _ in 0..20 {
         let mut request = Request::new(vec![1]);
         request.set_timeout(Duration::from_millis(20));
@@ -99,6 +101,7 @@ async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
 async fn a_call_without_a_deadline_is_given_the_default_one() {
     let (peer, mut told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
     let options =
         ChannelOptions { default_deadline: Some(Duration::from_millis(100)), ..ChannelOptions::default() };
     let channel = Channel::new(upstream.balancer.clone(), options);
@@ -127,6 +130,17 @@ async fn no_clone_is_unavailable_with_name_and_reason_within_the_bound() {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.message().contains("`fish`") && status.message().contains("refused"), "{status}");
     assert!(waited >= Duration::from_millis(200) && waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_deadline_sooner_than_the_bound_says_what_it_waited_for() {
+    let (gone, _) = Peer::tonic(None);
+    let upstream = Upstream::of(&[gone.kill()]);
+    let mut request = Request::new(vec![1]);
+    request.set_timeout(Duration::from_millis(100));
+    let status = raw::unary(&channel(&upstream), request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("`fish`") && status.message().contains("refused"), "{status}");
 }
 
 #[tokio::test]
