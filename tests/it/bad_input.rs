@@ -20,10 +20,16 @@ fn check<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>, code: Code) 
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("{what}: no ErrorInfo in {status:?}"));
     assert_eq!(info.domain, "shoal", "{what}");
-    assert!(info.reason.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'), "{what}: {info:?}");
+    assert!(
+        info.reason.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'),
+        "{what}: {info:?}"
+    );
     assert!(!status.message().is_empty(), "{what}");
     if code == Code::InvalidArgument {
-        assert!(details.bad_request().is_some_and(|bad| !bad.field_violations.is_empty()), "{what}: {status:?}");
+        assert!(
+            details.bad_request().is_some_and(|bad| !bad.field_violations.is_empty()),
+            "{what}: {status:?}"
+        );
     }
 }
 
@@ -63,7 +69,7 @@ async fn bad_arguments_are_named() {
     assert!(rows.query(query).await.is_err());
 
     let mut entries = shoal_client::cache(channel.clone());
-    let get = cache::GetRequest { namespace: "a b".into(), key: "k".into(), ..Default::default() };
+    let get = cache::GetRequest { namespace: "a b".into(), key: "k".into() };
     check("namespace", entries.get(get).await, Code::InvalidArgument);
     let set = cache::SetRequest {
         namespace: "n".into(),
@@ -95,7 +101,8 @@ async fn bytes_that_are_not_grpc_leave_every_port_standing() {
         assert!(text.starts_with("HTTP/1.1 4") && text.contains("gRPC"), "{address}: {text}");
         let garbage: Vec<u8> = (0..4096).map(|_| fastrand::u8(..)).collect();
         say(address, &garbage).await;
-        say(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff").await;
+        say(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+            .await;
         say(address, b"").await;
     }
     // A known method, a body that is no message.
@@ -111,10 +118,14 @@ async fn bytes_that_are_not_grpc_leave_every_port_standing() {
     let unknown_field = [b"\x0a\x03ada".as_slice(), b"\x9a\x06\x02hi"].concat();
     raw.unary(tonic::Request::new(unknown_field), path, codec).await.expect("created");
     for address in &addresses {
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel =
+            tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = channel.connect().await.unwrap_or_else(|error| panic!("{address} is gone: {error}"));
         let request = tonic_health::pb::HealthCheckRequest::default();
-        tonic_health::pb::health_client::HealthClient::new(channel).check(request).await.expect("still serving");
+        tonic_health::pb::health_client::HealthClient::new(channel)
+            .check(request)
+            .await
+            .expect("still serving");
     }
 }
 

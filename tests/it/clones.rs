@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use prost::Message as _;
 use shoal_client::Channel;
 use shoal_proto::cache::v1 as cache;
 use shoal_proto::data::v1 as data;
@@ -32,7 +31,11 @@ impl Clones {
     }
 
     /// Asks every clone; all answers must be the same to the byte.
-    async fn all_say<M: prost::Message + PartialEq>(&self, what: &str, ask: impl AsyncFn(Channel) -> M) -> M {
+    async fn all_say<M: prost::Message + PartialEq + std::fmt::Debug>(
+        &self,
+        what: &str,
+        ask: impl AsyncFn(Channel) -> M,
+    ) -> M {
         let mut answers = Vec::new();
         for channel in &self.channels {
             answers.push(ask(channel.clone()).await);
@@ -67,8 +70,11 @@ async fn sessions(clones: &Clones) {
             attributes: HashMap::from([("n".into(), int(7))]),
             ..Default::default()
         };
-        let created =
-            shoal_client::session(writer.clone()).create_session(request).await.expect("created").into_inner();
+        let created = shoal_client::session(writer.clone())
+            .create_session(request)
+            .await
+            .expect("created")
+            .into_inner();
         let token = created.token;
         let get = async |channel| {
             let request = session::GetSessionRequest { token: token.clone(), no_touch: true };
@@ -83,7 +89,8 @@ async fn sessions(clones: &Clones) {
             .expect("revoked");
         for channel in &clones.channels {
             let request = session::GetSessionRequest { token: token.clone(), no_touch: true };
-            let gone = shoal_client::session(channel.clone()).get_session(request).await.expect_err("revoked");
+            let gone =
+                shoal_client::session(channel.clone()).get_session(request).await.expect_err("revoked");
             assert_eq!(gone.code(), tonic::Code::NotFound);
         }
     }
@@ -148,7 +155,7 @@ async fn entries(clones: &Clones) {
         };
         assert!(shoal_client::cache(writer.clone()).set(set).await.expect("set").into_inner().stored);
         let get = async |channel| {
-            let request = cache::GetRequest { namespace: "clones".into(), key: key.clone(), ..Default::default() };
+            let request = cache::GetRequest { namespace: "clones".into(), key: key.clone() };
             let mut answer = shoal_client::cache(channel).get(request).await.expect("an answer").into_inner();
             // The age is the one field that the moment of asking changes.
             if let Some(cache::get_response::Outcome::Entry(entry)) = &mut answer.outcome {
@@ -172,14 +179,19 @@ async fn queue(clones: &Clones) {
         let job = shoal_client::jobs(writer.clone()).enqueue(request).await.expect("a job").into_inner().job;
         let id = job.expect("a job").id;
         let get = async |channel| {
-            shoal_client::jobs(channel).get_job(jobs::GetJobRequest { id: id.clone() }).await.expect("a job").into_inner()
+            shoal_client::jobs(channel)
+                .get_job(jobs::GetJobRequest { id: id.clone() })
+                .await
+                .expect("a job")
+                .into_inner()
         };
         let seen = clones.all_say("GetJob", get).await;
         assert_eq!(seen.job.expect("a job").state(), jobs::JobState::Ready);
         // Leased at one clone, completed at the next.
         let other = &clones.channels[(i + 1) % clones.channels.len()];
         let lease = jobs::LeaseJobsRequest { queue, ..Default::default() };
-        let leased = shoal_client::worker(other.clone()).lease_jobs(lease).await.expect("leased").into_inner();
+        let leased =
+            shoal_client::worker(other.clone()).lease_jobs(lease).await.expect("leased").into_inner();
         let fence = leased.jobs[0].lease.as_ref().expect("a lease").fencing_token;
         let complete = jobs::CompleteJobRequest { id: id.clone(), fencing_token: fence, result: "r".into() };
         shoal_client::worker(writer.clone()).complete_job(complete).await.expect("completed");

@@ -72,7 +72,10 @@ impl Echo {
 
 fn python_program(python: &str, program: &str, bindings: &tempfile::TempDir) -> Command {
     let mut command = Command::new(python);
-    command.arg(sources().join(program)).env("PYTHONPATH", bindings.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .arg(sources().join(program))
+        .env("PYTHONPATH", bindings.path())
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 

@@ -14,12 +14,16 @@ async fn a_miss_reads_the_row_and_fills(engines: &[&str]) {
     let table = format!("read_path_{}", fastrand::u32(..));
     let mut rows = shoal_client::data(up.channel());
     let mut objects = shoal_client::cache(up.channel());
-    let definition =
-        data::Table { name: table.clone(), sort_key_type: data::SortKeyType::None.into(), ..Default::default() };
+    let definition = data::Table {
+        name: table.clone(),
+        sort_key_type: data::SortKeyType::None.into(),
+        ..Default::default()
+    };
     rows.create_table(data::CreateTableRequest { table: Some(definition) }).await.expect("a table");
     let put = async |rows: &mut data::data_service_client::DataServiceClient<_>, name: &str| {
         let name = Value { kind: Some(value::Kind::StringValue(name.to_owned())) };
-        let put = data::mutation::Put { attributes: [("name".to_owned(), name)].into(), ..Default::default() };
+        let put =
+            data::mutation::Put { attributes: [("name".to_owned(), name)].into(), ..Default::default() };
         let mutation = data::Mutation { kind: Some(data::mutation::Kind::Put(put)) };
         let mutate = data::MutateRequest {
             table: table.clone(),
@@ -30,10 +34,12 @@ async fn a_miss_reads_the_row_and_fills(engines: &[&str]) {
         rows.mutate(mutate).await.expect("written");
     };
     let mut get = async || {
-        let request = cache::GetObjectRequest { kind: format!("data.{table}"), id: "ada".into(), ..Default::default() };
+        let request = cache::GetObjectRequest { kind: format!("data.{table}"), id: "ada".into() };
         let answer = objects.get_object(request).await.expect("an object").into_inner();
         let row = data::Row::decode(answer.value).expect("a row");
-        let Some(value::Kind::StringValue(name)) = row.attributes["name"].kind.clone() else { panic!("{row:?}") };
+        let Some(value::Kind::StringValue(name)) = row.attributes["name"].kind.clone() else {
+            panic!("{row:?}")
+        };
         (name, answer.from_cache)
     };
 

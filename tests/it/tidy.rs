@@ -30,10 +30,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "shoal-session",
         ],
     ),
-    (
-        "shoal-tests",
-        &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto"],
-    ),
+    ("shoal-tests", &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto"]),
 ];
 const STATEFUL: &[&str] = &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link"];
 
@@ -95,7 +92,8 @@ fn crates_depend_only_on_the_layers_below_them() {
                     problems.push(format!("{file}: {dependency} must be `workspace = true`"));
                 }
                 if how.get("features").is_some() {
-                    problems.push(format!("{file}: {dependency}: features stand in the workspace table only"));
+                    problems
+                        .push(format!("{file}: {dependency}: features stand in the workspace table only"));
                 }
             }
         }
@@ -108,7 +106,8 @@ fn crates_depend_only_on_the_layers_below_them() {
 fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
     let mut problems = Vec::new();
     for file in rust_files() {
-        let Some((service, path)) = file.strip_prefix("services/").and_then(|rest| rest.split_once("/src/")) else {
+        let Some((service, path)) = file.strip_prefix("services/").and_then(|rest| rest.split_once("/src/"))
+        else {
             continue;
         };
         if service == "gateway" {
@@ -124,12 +123,14 @@ fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
                 continue;
             }
             let names = |names: &[&str]| names.iter().any(|name| code.contains(name));
-            if names(&["redis::", "scylla::", "fjall::", "shoal_redis_link::", "shoal_embedded::"]) && !store {
+            if names(&["redis::", "scylla::", "fjall::", "shoal_redis_link::", "shoal_embedded::"]) && !store
+            {
                 problems.push(format!("{file}:{}: a driver outside store/: {code}", number + 1));
             }
             let bindings = names(&["tonic::", "shoal_proto::"]);
             if bindings && !(edge || client || path == "lib.rs" || path.contains("test")) && !is_test(&file) {
-                problems.push(format!("{file}:{}: tonic or the bindings outside service.rs: {code}", number + 1));
+                problems
+                    .push(format!("{file}:{}: tonic or the bindings outside service.rs: {code}", number + 1));
             }
         }
     }
@@ -179,8 +180,14 @@ fn a_file_is_one_noun_and_says_what_it_owns() {
 #[test]
 fn tests_can_fail_and_code_has_no_holes() {
     // Put together here so that this file does not name them itself.
-    let words =
-        [["#[ig", "nore"], ["to", "do!("], ["unimpl", "emented!("], ["set_", "var("], ["FIX", "ME"], ["XX", "X:"]];
+    let words = [
+        ["#[ig", "nore"],
+        ["to", "do!("],
+        ["unimpl", "emented!("],
+        ["set_", "var("],
+        ["FIX", "ME"],
+        ["XX", "X:"],
+    ];
     let mut problems = Vec::new();
     for file in rust_files() {
         for (number, line) in read(&file).lines().enumerate() {

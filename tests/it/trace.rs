@@ -59,7 +59,8 @@ async fn drive(up: &Up, otlp: &str) -> Driven {
     shoal_client::jobs(channel.clone()).enqueue(traced(request, &enqueue)).await.expect("a job");
 
     let lease = Caller::new("caller LeaseJobs");
-    let request = LeaseJobsRequest { queue: queue.clone(), worker: "w".into(), ..LeaseJobsRequest::default() };
+    let request =
+        LeaseJobsRequest { queue: queue.clone(), worker: "w".into(), ..LeaseJobsRequest::default() };
     let leased = shoal_client::worker(channel).lease_jobs(traced(request, &lease)).await.expect("leased");
     assert_eq!(leased.into_inner().jobs.len(), 1);
 
@@ -85,7 +86,8 @@ fn check_read(tree: &Tree, driven: &Driven) {
     let cache = tree.span("shoal-cache", "shoal.cache.v1.CacheService/GetObject", Some(attempt));
     assert_eq!(cache.attributes["rpc.grpc.status_code"], "0");
     assert_eq!(cache.attributes["rpc.system"], "grpc");
-    let redis = tree.descendant(cache, |span| span.attributes.get("db.system.name").is_some_and(|v| v == "redis"));
+    let redis =
+        tree.descendant(cache, |span| span.attributes.get("db.system.name").is_some_and(|v| v == "redis"));
     assert_eq!((redis.service.as_str(), redis.kind.as_str()), ("shoal-cache", "client"));
     let data = tree.descendant(cache, |span| span.service == "shoal-data" && span.kind == "server");
     assert!(data.name.starts_with("shoal.data.v1.DataService/"), "{data:?}");
@@ -124,15 +126,24 @@ fn check_job(enqueued: &Tree, leased: &Tree, driven: &Driven) {
 async fn one_trace_shows_the_whole_way() {
     let (redis, cassandra) = (need!("SHOAL_TEST_REDIS"), need!("SHOAL_TEST_CASSANDRA"));
     let receiver = Receiver::start().await;
-    let up =
-        Up::start(&["--redis", &redis, "--cassandra", &cassandra, "--otlp", &receiver.endpoint, "--ephemeral"]).await;
+    let up = Up::start(&[
+        "--redis",
+        &redis,
+        "--cassandra",
+        &cassandra,
+        "--otlp",
+        &receiver.endpoint,
+        "--ephemeral",
+    ])
+    .await;
     let driven = drive(&up, &receiver.endpoint).await;
     eventually("the spans of three calls", Duration::from_secs(15), async || {
         let read = receiver.trace(&driven.get_object.trace_id);
         let leased = receiver.trace(&driven.lease.trace_id);
         let enqueued = receiver.trace(&driven.enqueue.trace_id);
         let whole = read.has("shoal-gateway") && read.has("shoal-data") && read.has("shoal-cache");
-        (whole && leased.has("shoal-gateway") && enqueued.has("shoal-gateway")).then_some(())
+        let jobs = |tree: &Tree| ["shoal-gateway", "shoal-jobs"].iter().all(|service| tree.has(service));
+        (whole && jobs(&leased) && jobs(&enqueued)).then_some(())
     })
     .await;
     check_read(&receiver.trace(&driven.get_object.trace_id), &driven);
@@ -143,7 +154,8 @@ async fn one_trace_shows_the_whole_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jaeger_shows_the_whole_way() {
     // Jaeger takes minutes to build: only its own run has it.
-    let (Ok(otlp), Ok(query)) = (std::env::var("SHOAL_TEST_JAEGER_OTLP"), std::env::var("SHOAL_TEST_JAEGER_QUERY"))
+    let (Ok(otlp), Ok(query)) =
+        (std::env::var("SHOAL_TEST_JAEGER_OTLP"), std::env::var("SHOAL_TEST_JAEGER_QUERY"))
     else {
         return eprintln!("SKIPPED: no Jaeger; run scripts/test jaeger");
     };

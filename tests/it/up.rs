@@ -52,8 +52,11 @@ async fn what_it_answered_is_there_after_kill_nine() {
         .await
         .expect("a session")
         .into_inner();
-    let definition =
-        data::Table { name: "kept".into(), sort_key_type: data::SortKeyType::None.into(), ..Default::default() };
+    let definition = data::Table {
+        name: "kept".into(),
+        sort_key_type: data::SortKeyType::None.into(),
+        ..Default::default()
+    };
     let mut rows = shoal_client::data(channel.clone());
     rows.create_table(data::CreateTableRequest { table: Some(definition) }).await.expect("a table");
     let put = data::Mutation { kind: Some(data::mutation::Kind::Put(data::mutation::Put::default())) };
@@ -65,13 +68,15 @@ async fn what_it_answered_is_there_after_kill_nine() {
     };
     rows.mutate(mutate).await.expect("written");
     let enqueue = jobs::EnqueueRequest { queue: "q".into(), kind: "k".into(), ..Default::default() };
-    let job = shoal_client::jobs(channel).enqueue(enqueue).await.expect("a job").into_inner().job.expect("a job");
+    let job =
+        shoal_client::jobs(channel).enqueue(enqueue).await.expect("a job").into_inner().job.expect("a job");
 
     up.process.kill().await;
     let up = Up::start(&["--data", path]).await;
     let channel = up.channel();
     let get = session::GetSessionRequest { token: created.token, no_touch: true };
-    let seen = shoal_client::session(channel.clone()).get_session(get).await.expect("still there").into_inner();
+    let seen =
+        shoal_client::session(channel.clone()).get_session(get).await.expect("still there").into_inner();
     assert_eq!(seen.session, created.session);
     let get = data::GetRequest { table: "kept".into(), partition_key: "p".into(), ..Default::default() };
     shoal_client::data(channel.clone()).get(get).await.expect("still there");
@@ -90,7 +95,7 @@ async fn what_keeps_it_from_starting_is_said() {
         (&["up", "--ephemeral", "--listen", "0.0.0.0:0"], "--insecure"),
         (&["up", "--config", "missing.toml"], "missing.toml"),
         (&["up", "--clones", "session=none"], "clones"),
-        (&["serve", "session", "--ephemeral", "--redis", "nonsense", "--listen", "127.0.0.1:0"], "nonsense"),
+        (&["serve", "session", "--ephemeral", "--redis", "nonsense", "--listen", "127.0.0.1:0"], "Redis URL"),
     ];
     for (arguments, part) in cases {
         let mut command = Command::new(shoal_binary());

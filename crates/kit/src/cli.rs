@@ -9,7 +9,7 @@ use crate::logs::LogFormat;
 use crate::role::Role;
 use crate::serve::{bind, serve};
 use crate::service::Service;
-use crate::settings::{DefaultAddresses, Settings};
+use crate::settings::{Defaults, Settings};
 use crate::{admin, metric, shutdown, telemetry};
 
 /// Flags in common. Each is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`).
@@ -63,7 +63,7 @@ pub struct CommonArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// Log filter, e.g. info,shoal_gateway=debug  [default: info]
+    /// Log filter, e.g. info,shoal_gateway=debug  [default: info; warn in `up`]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
@@ -75,8 +75,8 @@ pub struct CommonArgs {
 
 /// Where a single role listens when nothing is said.
 #[must_use]
-pub fn serve_defaults() -> DefaultAddresses {
-    DefaultAddresses { listen: ([127, 0, 0, 1], 7000).into(), admin: ([127, 0, 0, 1], 7001).into() }
+pub fn serve_defaults() -> Defaults {
+    Defaults { listen: ([127, 0, 0, 1], 7000).into(), admin: ([127, 0, 0, 1], 7001).into(), log: "info" }
 }
 
 #[derive(Parser)]

@@ -159,7 +159,7 @@ fn framework_error(headers: &HeaderMap) -> Option<Status> {
             Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{message}; send less at once"))
         }
         Code::Internal if message.contains("failed to decode Protobuf message") => {
-            Fault::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
+            Fault::invalid("MALFORMED_MESSAGE", "message", message)
         }
         Code::Unimplemented if message.is_empty() => Fault::new(
             code,

@@ -118,13 +118,15 @@ impl Default for Peers {
     }
 }
 
-/// Addresses used when none is given.
+/// Used when nothing else is given.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct DefaultAddresses {
+pub struct Defaults {
     /// gRPC.
     pub listen: SocketAddr,
     /// Admin.
     pub admin: SocketAddr,
+    /// Log filter.
+    pub log: &'static str,
 }
 
 impl Settings {
@@ -132,7 +134,7 @@ impl Settings {
     ///
     /// # Errors
     /// With the place and the reason, when any of them is not valid.
-    pub fn load(args: &CommonArgs, defaults: DefaultAddresses) -> anyhow::Result<Self> {
+    pub fn load(args: &CommonArgs, defaults: Defaults) -> anyhow::Result<Self> {
         let mut figment = Figment::new();
         if let Some(path) = &args.config {
             ensure!(path.is_file(), "configuration file {} does not exist", path.display());
@@ -149,7 +151,7 @@ impl Settings {
         Self::from_figment(figment, defaults)
     }
 
-    fn from_figment(figment: Figment, defaults: DefaultAddresses) -> anyhow::Result<Self> {
+    fn from_figment(figment: Figment, defaults: Defaults) -> anyhow::Result<Self> {
         refuse_unknown_keys(&figment)?;
         let raw: Raw = figment.extract().context("configuration")?;
         let listen = raw.listen.unwrap_or(defaults.listen);
@@ -180,7 +182,7 @@ impl Settings {
                 otlp: raw.otlp,
                 sample_ratio: trace_ratio,
                 log_format: raw.log_format,
-                log_filter: raw.log.unwrap_or_else(|| "info".to_owned()),
+                log_filter: raw.log.unwrap_or_else(|| defaults.log.to_owned()),
             },
             drain: Drain { grace: raw.drain.unwrap_or(Drain::default().grace), ..Drain::default() },
             clones: clones(raw.clones)?,
@@ -279,7 +281,7 @@ mod tests {
     fn check(toml: &str, flags: &CommonArgs) -> anyhow::Result<Settings> {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 7000));
         let figment = Figment::new().merge(Toml::string(toml)).merge(Serialized::defaults(flags));
-        Settings::from_figment(figment, DefaultAddresses { listen: loopback, admin: loopback })
+        Settings::from_figment(figment, Defaults { listen: loopback, admin: loopback, log: "info" })
     }
 
     #[test]

@@ -10,7 +10,8 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const EXAMPLES: &str = "Every flag is also a SHOAL_* variable and a key of the TOML file given with --config; flags beat \
+const EXAMPLES: &str =
+    "Every flag is also a SHOAL_* variable and a key of the TOML file given with --config; flags beat \
 the environment, which beats the file.
 
 Examples:

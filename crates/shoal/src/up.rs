@@ -9,6 +9,7 @@ use shoal_gateway::Gateway;
 use shoal_kit::cli::{CommonArgs, serve_defaults};
 use shoal_kit::role::Role;
 use shoal_kit::serve::{Drain, bind, serve};
+use shoal_kit::settings::Defaults;
 use shoal_kit::{Service, Settings, admin, metric, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -47,7 +48,9 @@ struct Bound {
 
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut settings = Settings::load(&args.common, serve_defaults())?;
+    // People read this terminal: the table says what a log line would.
+    let defaults = Defaults { log: "warn", ..serve_defaults() };
+    let mut settings = Settings::load(&args.common, defaults)?;
     let telemetry = telemetry::install(&settings.telemetry)?;
     let metrics = metric::install()?;
     let signal = shutdown::on_signal()?;
@@ -69,8 +72,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         checks.push((clone.name, service.ready_check()));
         clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
     }
-    let admin =
-        tokio::spawn(admin::serve(admin::Admin { metrics, checks, shutdown: signal.clone() }, admin_listener));
+    let admin = tokio::spawn(admin::serve(
+        admin::Admin { metrics, checks, shutdown: signal.clone() },
+        admin_listener,
+    ));
     let mesh = gateway.readiness();
     let stop_gateway = CancellationToken::new();
     let gateway = {
@@ -145,12 +150,7 @@ async fn build(
                 addresses.push(clone.address.to_string());
                 built.push((clone, service));
             }
-            rows.push([
-                $role.to_string(),
-                addresses.len().to_string(),
-                addresses.join(" "),
-                description,
-            ]);
+            rows.push([$role.to_string(), addresses.len().to_string(), addresses.join(" "), description]);
         }};
     }
     clones!(shoal_session, Role::Session);

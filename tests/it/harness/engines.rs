@@ -1,7 +1,7 @@
 //! The real engines and tools, as `scripts/test` names them.
 
 /// The value of a variable; without it the test is skipped loudly, or fails where engines are required.
-pub(crate) fn need(variable: &str) -> Option<String> {
+pub(crate) fn value_of(variable: &str) -> Option<String> {
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Some(value),
         _ => {
@@ -18,7 +18,7 @@ pub(crate) fn need(variable: &str) -> Option<String> {
 /// Returns from the test when an engine is missing.
 macro_rules! need {
     ($variable:literal) => {
-        match $crate::harness::engines::need($variable) {
+        match $crate::harness::engines::value_of($variable) {
             Some(value) => value,
             None => return,
         }

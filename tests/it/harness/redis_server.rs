@@ -10,7 +10,7 @@ use super::process::{Process, free_port};
 
 /// A Redis server that ends with its test.
 pub(crate) struct RedisServer {
-    pub(crate) process: Process,
+    _process: Process,
     pub(crate) url: String,
     _dir: tempfile::TempDir,
 }
@@ -22,13 +22,23 @@ impl RedisServer {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary);
         command
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ])
             .arg(dir.path());
         let process = Process::spawn(command);
         eventually("Redis listens", Duration::from_secs(10), async || {
             TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
         .await;
-        Self { process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
+        Self { _process: process, url: format!("redis://127.0.0.1:{port}"), _dir: dir }
     }
 }

@@ -26,7 +26,8 @@ impl Up {
         process.printed("Ctrl-C drains", Duration::from_secs(40)).await;
         let output = process.output();
         let after = |prefix: &str| {
-            let start = output.find(prefix).unwrap_or_else(|| panic!("no `{prefix}` in:\n{output}")) + prefix.len();
+            let start =
+                output.find(prefix).unwrap_or_else(|| panic!("no `{prefix}` in:\n{output}")) + prefix.len();
             output[start..].split(['/', ' ', '\n']).next().expect("a first part").to_owned()
         };
         let gateway = after("grpcurl -plaintext ");
@@ -47,6 +48,10 @@ impl Up {
             .lines()
             .find(|line| line.trim_start().starts_with(role))
             .unwrap_or_else(|| panic!("no `{role}` in:\n{output}"));
-        line.split_whitespace().skip(2).take_while(|word| word.starts_with("127.0.0.1:")).map(str::to_owned).collect()
+        line.split_whitespace()
+            .skip(2)
+            .take_while(|word| word.starts_with("127.0.0.1:"))
+            .map(str::to_owned)
+            .collect()
     }
 }

@@ -37,7 +37,9 @@ impl Tree {
     /// The one span of that service, name and parent.
     pub(crate) fn span(&self, service: &str, name: &str, parent: Option<&Span>) -> &Span {
         self.only(&format!("{service} `{name}` under {:?}", parent.map(|p| &p.name)), |span| {
-            span.service == service && span.name == name && parent.is_none_or(|parent| span.parent == parent.id)
+            span.service == service
+                && span.name == name
+                && parent.is_none_or(|parent| span.parent == parent.id)
         })
     }
 
