@@ -28,9 +28,9 @@ pub use config::Config;
 use crate::hub::Hub;
 use crate::lease::Counter;
 use crate::service::Jobs;
+use crate::store::Embedded;
+use crate::store::Redis;
 use crate::store::Store;
-use crate::store::embedded::Embedded;
-use crate::store::redis::Redis;
 
 /// How long a start waits for a Redis that is up to be connected.
 const CONNECT_WAIT: Duration = Duration::from_millis(500);

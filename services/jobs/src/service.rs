@@ -1,5 +1,8 @@
 //! The gRPC face: decodes, calls, encodes.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -27,10 +27,13 @@ use crate::moment::Moment;
 use crate::new_job::NewJob;
 
 #[cfg(test)]
-pub(crate) mod conformance;
-pub(crate) mod embedded;
+mod conformance;
+mod embedded;
 mod record;
-pub(crate) mod redis;
+mod redis;
+
+pub(crate) use self::embedded::Embedded;
+pub(crate) use self::redis::Redis;
 
 /// Most queues of one engine: every clone looks at each of them once a second.
 pub(crate) const QUEUES_MAX: usize = 1000;

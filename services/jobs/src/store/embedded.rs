@@ -257,3 +257,47 @@ fn write_failed(error: shoal_embedded::Error) -> Error {
         shoal_embedded::Error::Engine(_) => Error::Unknown { engine: ENGINE, detail: error.to_string() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::State;
+    use crate::new_job::Run;
+    use crate::store::conformance::{ask, eventually, new_job, queue};
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
+    async fn everything_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let q = queue("q");
+        let store = Embedded::open(Some(dir.path())).unwrap();
+        let delayed = NewJob { run: Run::After(Duration::from_millis(1)), ..new_job(&q, "delayed") };
+        let named = NewJob { request_id: Some("r".to_owned()), ..new_job(&q, "held") };
+        let held = store.enqueue(named.clone()).await.unwrap();
+        let lost = store.enqueue(new_job(&q, "lost")).await.unwrap();
+        let claim = store.lease(ask(&q, 1, LONG)).await.unwrap();
+        store.lease(ask(&q, 1, Duration::from_millis(1))).await.unwrap();
+        store.enqueue(new_job(&q, "ready")).await.unwrap();
+        let delayed = store.enqueue(delayed).await.unwrap();
+        drop(store);
+
+        let store = eventually("it is closed", || async { Embedded::open(Some(dir.path())).ok() }).await;
+        assert_eq!(store.queues().await.unwrap(), std::slice::from_ref(&q));
+        let again = eventually("what was lost is given back", || async {
+            store.tend(&q).await.unwrap();
+            store.get(&lost.id).await.unwrap().filter(|job| job.standing.lost_count == 1)
+        })
+        .await;
+        assert_eq!(again.standing.state, State::Ready);
+        assert_eq!(store.enqueue(named).await.unwrap().id, held.id);
+        let rest = store.lease(ask(&q, 9, LONG)).await.unwrap();
+        assert!(rest.fence > claim.fence);
+        let mut kinds: Vec<_> = rest.jobs.iter().map(|job| job.spec.kind.as_str()).collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, ["delayed", "lost", "ready"]);
+        assert!(rest.jobs.iter().any(|job| job.id == delayed.id));
+        let done = store.complete(&held.id, claim.fence, Bytes::new()).await.unwrap();
+        assert_eq!(done.standing.state, State::Succeeded);
+    }
+}

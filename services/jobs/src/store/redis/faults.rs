@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::JobId;
 use crate::job::{Failure, State};
-use crate::store::conformance::{Clone, Mesh, eventually, new_job, order, queue, redis_mesh_at};
+use crate::store::conformance::{Clone, Mesh, eventually, new_job, queue, redis_mesh_at, wants};
 
 /// A caller hears of a Redis that does not answer within this.
 const SOON: Duration = Duration::from_millis(250);
@@ -92,7 +92,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
     let held = mesh.a.lease(&q, 1, LONG).await;
     let id = held.jobs[0].id.clone();
 
-    let (one, nine) = (order(&q, 1), order(&q, 9));
+    let (one, nine) = (wants(&q, 1), wants(&q, 9));
     server.freeze();
     let started = Instant::now();
     let enqueued = mesh.a.store.enqueue(new_job(&q, "3")).await;
@@ -267,7 +267,7 @@ async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
         watches.push(watch);
     }
     let wait = Duration::from_millis(2500);
-    let one = order(&q, 1);
+    let one = wants(&q, 1);
     let waiting = futures::future::join_all((0..100).map(|_| mesh.b.counter.lease(&one, wait)));
     let scripts = || -> u64 {
         let stats = server.cli(&["info", "commandstats"]);

@@ -18,7 +18,7 @@ macro_rules! script {
         pub(super) static $constant: LazyLock<Script> = LazyLock::new(|| {
             Script::new(
                 concat!("jobs.", $name),
-                concat!(include_str!("common.lua"), include_str!(concat!($name, ".lua"))),
+                concat!(include_str!("prelude.lua"), include_str!(concat!($name, ".lua"))),
             )
         });
     };

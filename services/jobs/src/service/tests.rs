@@ -1,0 +1,184 @@
+//! The gRPC face over an embedded store: what is refused and how, and how a trace crosses the queue.
+
+use std::sync::Mutex;
+
+use opentelemetry::trace::{SpanKind, TracerProvider as _};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use tonic::Code;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::*;
+use crate::store::Embedded;
+
+/// A clone's services; what runs in the background ends with the test.
+fn jobs() -> Jobs {
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(None).unwrap());
+    let (hub, _due) = Hub::new();
+    let draining = CancellationToken::new();
+    let (counter, giving_back) =
+        Counter::open(store.clone(), hub.clone(), draining.clone(), CancellationToken::new());
+    tokio::spawn(giving_back);
+    tokio::spawn(store.announce(hub.clone()));
+    Jobs::new(store, hub, counter, draining)
+}
+
+fn enqueue(queue: &str) -> pb::EnqueueRequest {
+    pb::EnqueueRequest { queue: queue.to_owned(), kind: "k".to_owned(), ..pb::EnqueueRequest::default() }
+}
+
+fn lease(queue: &str) -> pb::LeaseJobsRequest {
+    pb::LeaseJobsRequest { queue: queue.to_owned(), ..pb::LeaseJobsRequest::default() }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// The field that a call was refused for.
+fn refused<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
+    use tonic_types::StatusExt as _;
+    let status = answer.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.get_details_error_info().is_some());
+    status.get_details_bad_request().expect("BadRequest").field_violations[0].field.clone()
+}
+
+#[tokio::test]
+async fn what_is_not_acceptable_is_refused_by_the_name_of_its_field() {
+    let jobs = jobs();
+    let enqueue = async |change: fn(&mut pb::EnqueueRequest)| {
+        let mut request = enqueue("q");
+        change(&mut request);
+        refused(jobs.enqueue(Request::new(request)).await)
+    };
+    assert_eq!(enqueue(|r| r.queue.clear()).await, "queue");
+    assert_eq!(enqueue(|r| r.kind.clear()).await, "kind");
+    assert_eq!(enqueue(|r| r.payload = vec![0; PAYLOAD_BYTES_MAX + 1].into()).await, "payload");
+    assert_eq!(enqueue(|r| r.delay = seconds(-1)).await, "delay");
+    assert_eq!(enqueue(|r| r.backoff = seconds(i64::MAX)).await, "backoff");
+    assert_eq!(enqueue(|r| r.retention = seconds(1)).await, "retention");
+    assert_eq!(enqueue(|r| r.max_attempts = -3).await, "max_attempts");
+    let absurd = |r: &mut pb::EnqueueRequest| {
+        r.run_time = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 });
+    };
+    assert_eq!(enqueue(absurd).await, "run_time");
+
+    let lease = async |change: fn(&mut pb::LeaseJobsRequest)| {
+        let mut request = lease("q");
+        change(&mut request);
+        refused(jobs.lease_jobs(Request::new(request)).await)
+    };
+    assert_eq!(lease(|r| r.queue = "a b".to_owned()).await, "queue");
+    assert_eq!(lease(|r| r.max_jobs = 101).await, "max_jobs");
+    assert_eq!(lease(|r| r.max_jobs = -1).await, "max_jobs");
+    assert_eq!(lease(|r| r.worker = "w".repeat(129)).await, "worker");
+    assert_eq!(lease(|r| r.lease_duration = seconds(0)).await, "lease_duration");
+    assert_eq!(lease(|r| r.lease_duration = seconds(3601)).await, "lease_duration");
+    assert_eq!(lease(|r| r.wait = seconds(31)).await, "wait");
+
+    let id = JobId::generate(&QueueName::parse("q").unwrap()).to_string();
+    let complete = async |id: &str, fencing_token, result: usize| {
+        let result = vec![0; result].into();
+        let request = pb::CompleteJobRequest { id: id.to_owned(), fencing_token, result };
+        refused(jobs.complete_job(Request::new(request)).await)
+    };
+    assert_eq!(complete("", 1, 0).await, "id");
+    assert_eq!(complete(&id, 0, 0).await, "fencing_token");
+    assert_eq!(complete(&id, -1, 0).await, "fencing_token");
+    assert_eq!(complete(&id, 1, PAYLOAD_BYTES_MAX + 1).await, "result");
+    let message = "m".repeat(FAILURE_BYTES_MAX + 1);
+    let fail = pb::FailJobRequest { id: id.clone(), fencing_token: 1, message, permanent: false };
+    assert_eq!(refused(jobs.fail_job(Request::new(fail)).await), "message");
+    let resume_token = "x".to_owned();
+    let watch = pb::WatchJobRequest { id, resume_token };
+    assert_eq!(refused(jobs.watch_job(Request::new(watch)).await.map(|_| Response::new(()))), "resume_token");
+}
+
+#[tokio::test]
+async fn an_id_that_no_job_can_have_is_not_found() {
+    let jobs = jobs();
+    for id in ["nope", "q.0123", "q.01m86edk29eey88zj21vs9avrh", "ü.ü"] {
+        let get = jobs.get_job(Request::new(pb::GetJobRequest { id: id.to_owned() })).await;
+        assert_eq!(get.unwrap_err().code(), Code::NotFound, "{id}");
+        let request = pb::WatchJobRequest { id: id.to_owned(), ..pb::WatchJobRequest::default() };
+        assert_eq!(jobs.watch_job(Request::new(request)).await.err().unwrap().code(), Code::NotFound, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_at_the_drain_and_says_to_call_again() {
+    let jobs = jobs();
+    let id = jobs.enqueue(Request::new(enqueue("q"))).await.unwrap().into_inner().job.unwrap().id;
+    let request = pb::WatchJobRequest { id, ..pb::WatchJobRequest::default() };
+    let mut states = jobs.watch_job(Request::new(request)).await.unwrap().into_inner();
+    assert!(states.next().await.unwrap().is_ok());
+    jobs.draining.cancel();
+    let end = states.next().await.unwrap().unwrap_err();
+    assert_eq!(end.code(), Code::Unavailable);
+    assert!(end.message().contains("call again"));
+    assert!(states.next().await.is_none());
+}
+
+#[tokio::test]
+async fn an_untraced_clone_passes_the_callers_context_on() {
+    let jobs = jobs();
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut request = Request::new(enqueue("q"));
+    request.metadata_mut().insert("traceparent", context.parse().unwrap());
+    assert_eq!(jobs.enqueue(request).await.unwrap().into_inner().job.unwrap().traceparent, context);
+    let mut request = Request::new(enqueue("q"));
+    request.metadata_mut().insert("traceparent", "00-garbage".parse().unwrap());
+    assert_eq!(jobs.enqueue(request).await.unwrap().into_inner().job.unwrap().traceparent, "");
+}
+
+#[tokio::test]
+async fn the_span_that_leases_is_linked_to_those_that_enqueued() {
+    let spans = Spans::default();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let jobs = jobs();
+    let mut contexts = Vec::new();
+    for _ in 0..2 {
+        let made = jobs.enqueue(Request::new(enqueue("mail"))).await.unwrap().into_inner().job.unwrap();
+        assert!(trace::is_traceparent(&made.traceparent), "{}", made.traceparent);
+        contexts.push(made.traceparent);
+    }
+    let request = pb::LeaseJobsRequest { max_jobs: 2, ..lease("mail") };
+    let leased = jobs.lease_jobs(Request::new(request)).await.unwrap().into_inner().jobs;
+    let carried: Vec<_> = leased.into_iter().map(|leased| leased.job.unwrap().traceparent).collect();
+    assert_eq!(carried, contexts);
+
+    let spans = spans.0.lock().unwrap();
+    let named = |name: &str| spans.iter().filter(|span| span.name == name).cloned().collect::<Vec<_>>();
+    let (sent, leased) = (named("send mail"), named("lease mail"));
+    assert_eq!((sent.len(), leased.len()), (2, 1));
+    assert!(sent.iter().all(|span| span.span_kind == SpanKind::Producer));
+    assert_eq!(leased[0].span_kind, SpanKind::Consumer);
+    let ids = |span: &SpanData| (span.span_context.trace_id(), span.span_context.span_id());
+    let links = leased[0].links.iter();
+    let links: Vec<_> =
+        links.map(|link| (link.span_context.trace_id(), link.span_context.span_id())).collect();
+    assert_eq!(links, sent.iter().map(ids).collect::<Vec<_>>());
+    let value = |name: &str| {
+        let attribute = leased[0].attributes.iter().find(|attribute| attribute.key.as_str() == name);
+        attribute.map(|attribute| attribute.value.to_string()).unwrap_or_default()
+    };
+    assert_eq!(value("messaging.system"), "shoal");
+    assert_eq!(value("messaging.operation.name"), "lease");
+    assert_eq!(value("messaging.destination.name"), "mail");
+    assert_eq!(value("messaging.batch.message_count"), "2");
+    assert_eq!(value("shoal.role"), "jobs");
+}
+
+/// Keeps the spans that ended.
+#[derive(Debug, Clone, Default)]
+struct Spans(Arc<Mutex<Vec<SpanData>>>);
+
+impl SpanExporter for Spans {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().unwrap().extend(batch);
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! Who holds a job, and what becomes of it when its holder is lost or leaves.
+
+use super::*;
+
+pub(super) async fn a_lease_that_runs_out_gives_the_job_to_another_worker(mesh: Mesh) {
+    let q = queue("expiry");
+    mesh.a.keep();
+    mesh.b.keep();
+    let job = mesh.a.enqueue(&q, "k").await;
+    let first = mesh.a.lease(&q, 1, Duration::from_secs(1)).await;
+    let second = mesh.b.counter.lease(&wants(&q, 1), PATIENCE).await.unwrap().taken();
+    let again = &second.jobs[0];
+    assert_eq!((&again.id, again.standing.attempt, again.standing.lost_count), (&job.id, 1, 1));
+    assert!(second.fence > first.fence);
+    let late = first.expire.until(again.standing.start.unwrap());
+    assert!(again.standing.start.unwrap() >= first.expire, "given away before its time");
+    assert!(late <= Duration::from_secs(1), "given away {late:?} after its time");
+
+    // The first worker is told whatever it says; the second is not disturbed.
+    let lost = |fence| Error::LeaseLost { id: job.id.clone(), fence };
+    assert_eq!(mesh.a.store.complete(&job.id, first.fence, Bytes::new()).await, Err(lost(first.fence)));
+    assert_eq!(mesh.a.store.fail(&job.id, first.fence, failure(true)).await, Err(lost(first.fence)));
+    assert_eq!(mesh.a.store.complete(&job.id, 1, Bytes::new()).await, Err(lost(1)));
+    let done = mesh.b.store.complete(&job.id, second.fence, Bytes::new()).await.unwrap();
+    assert_eq!(done.standing.state, State::Succeeded);
+}
+
+pub(super) async fn a_lease_holds_until_its_job_was_given_back(mesh: Mesh) {
+    let q = queue("late-answer");
+    let job = mesh.a.enqueue(&q, "k").await;
+    let claim = mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
+    eventually("it ran out", || async {
+        (crate::moment::Moment::of_this_machine() > claim.expire.after(Duration::from_millis(20)))
+            .then_some(())
+    })
+    .await;
+    assert!(mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.is_ok());
+    // And then it is nobody's to give back.
+    mesh.b.store.tend(&q).await.unwrap();
+    let job = mesh.b.get(&job.id).await.unwrap();
+    assert_eq!((job.standing.state, job.standing.lost_count), (State::Succeeded, 0));
+}
+
+pub(super) async fn a_job_that_is_lost_too_often_is_dead(mesh: Mesh) {
+    let q = queue("poison");
+    let job = mesh.a.enqueue(&q, "k").await;
+    for lost in 1..=LOST_MAX {
+        let claim = mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
+        assert_eq!(claim.jobs.len(), 1);
+        let now = eventually("the sweep finds it", || async {
+            mesh.b.store.tend(&q).await.unwrap();
+            mesh.a.get(&job.id).await.filter(|job| job.standing.lost_count == lost)
+        })
+        .await;
+        assert_eq!(now.standing.attempt, 0, "a loss is no attempt");
+        assert_eq!(now.standing.state, if lost < LOST_MAX { State::Ready } else { State::Dead });
+    }
+    assert!(mesh.a.lease(&q, 1, LONG).await.jobs.is_empty());
+    let dead = mesh.a.get(&job.id).await.unwrap();
+    assert!(dead.standing.finish.is_some() && dead.standing.errors.len() == 1);
+}
+
+pub(super) async fn the_sweep_takes_only_what_the_claim_still_holds(mesh: Mesh) {
+    let q = queue("sweep");
+    for kind in ["done", "failed", "lost"] {
+        mesh.a.enqueue(&q, kind).await;
+    }
+    let claim = mesh.a.lease(&q, 3, Duration::from_millis(50)).await;
+    let [done, failed, lost] = [0, 1, 2].map(|n: usize| claim.jobs[n].id.clone());
+    mesh.a.store.complete(&done, claim.fence, Bytes::new()).await.unwrap();
+    mesh.a.store.fail(&failed, claim.fence, failure(false)).await.unwrap();
+    // The failed one is soon another worker's, whose lease is long.
+    let other = eventually("its backoff is over", || async {
+        Some(mesh.b.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
+    })
+    .await;
+    assert_eq!(other.jobs[0].id, failed);
+    eventually("the sweep", || async {
+        mesh.b.store.tend(&q).await.unwrap();
+        mesh.a.get(&lost).await.filter(|job| job.standing.lost_count == 1)
+    })
+    .await;
+    assert_eq!(mesh.a.get(&done).await.unwrap().standing.state, State::Succeeded);
+    let failed = mesh.a.get(&failed).await.unwrap();
+    assert_eq!(
+        (failed.standing.state, failed.standing.lost_count, failed.standing.attempt),
+        (State::Running, 0, 2)
+    );
+    mesh.b.store.complete(&failed.id, other.fence, Bytes::new()).await.unwrap();
+}
+
+pub(super) async fn fences_of_a_queue_only_grow(mesh: Mesh) {
+    let q = queue("fences");
+    let mut last = 0;
+    for n in 0..50 {
+        mesh.a.enqueue(&q, "k").await;
+        let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
+        let fence = clone.lease(&q, 1, LONG).await.fence;
+        assert!(fence > last, "{fence} after {last}");
+        last = fence;
+    }
+}
+
+pub(super) async fn a_claim_fits_one_message(mesh: Mesh) {
+    let q = queue("bytes");
+    let mut new = new_job(&q, "k");
+    new.spec.payload = vec![7; 256 << 10].into();
+    for _ in 0..20 {
+        mesh.a.store.enqueue(new.clone()).await.unwrap();
+    }
+    let mut sizes = Vec::new();
+    while sizes.iter().sum::<usize>() < 20 {
+        let claim = mesh.b.lease(&q, 100, LONG).await;
+        let bytes: usize = claim.jobs.iter().map(|job| job.spec.payload.len()).sum();
+        assert!(bytes <= CLAIM_BYTES_MAX && !claim.jobs.is_empty());
+        sizes.push(claim.jobs.len());
+        assert_eq!(claim.more, sizes.iter().sum::<usize>() < 20);
+    }
+    assert_eq!(sizes, [11, 9]);
+}
+
+pub(super) async fn what_is_given_back_is_uncharged_and_first_in_line(mesh: Mesh) {
+    let q = queue("release");
+    for kind in ["1", "2", "3", "4"] {
+        mesh.a.enqueue(&q, kind).await;
+    }
+    let ask = ask(&q, 3, LONG);
+    let claim = mesh.a.store.lease(ask.clone()).await.unwrap();
+    mesh.a.store.complete(&claim.jobs[1].id, claim.fence, Bytes::new()).await.unwrap();
+    mesh.b.store.release(&q, &ask.ticket).await.unwrap();
+    mesh.b.store.release(&q, &ask.ticket).await.unwrap();
+    let again = mesh.b.lease(&q, 9, LONG).await;
+    assert_eq!(kinds(&again), ["1", "3", "4"]);
+    assert!(again.jobs.iter().all(|job| (job.standing.attempt, job.standing.lost_count) == (1, 0)));
+    assert!(again.fence > claim.fence);
+    let id = &claim.jobs[0].id;
+    let lost = Error::LeaseLost { id: id.clone(), fence: claim.fence };
+    assert_eq!(mesh.a.store.complete(id, claim.fence, Bytes::new()).await, Err(lost));
+}
+
+pub(super) async fn a_claim_that_is_given_back_before_it_is_made_is_empty(mesh: Mesh) {
+    let q = queue("early-release");
+    mesh.a.enqueue(&q, "k").await;
+    let ask = ask(&q, 1, LONG);
+    mesh.a.store.release(&q, &ask.ticket).await.unwrap();
+    assert!(mesh.b.store.lease(ask).await.unwrap().jobs.is_empty());
+    assert_eq!(mesh.b.lease(&q, 1, LONG).await.jobs.len(), 1);
+}
+
+pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
+    const JOBS: usize = 600;
+    let q = queue("once");
+    mesh.a.keep();
+    mesh.b.keep();
+    let done = Arc::new(std::sync::Mutex::new(BTreeMap::<JobId, u32>::new()));
+    let workers: FuturesUnordered<_> = (0..50)
+        .map(|n| {
+            let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
+            let (done, q) = (done.clone(), &q);
+            async move {
+                while done.lock().unwrap().len() < JOBS {
+                    let wait = Duration::from_millis(300);
+                    let claim = clone.counter.lease(&wants(q, 1 + n % 4), wait).await.unwrap().taken();
+                    for job in &claim.jobs {
+                        *done.lock().unwrap().entry(job.id.clone()).or_default() += 1;
+                        clone.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap();
+                    }
+                }
+            }
+        })
+        .collect();
+    let enqueue = async {
+        for n in 0..JOBS {
+            let clone = if n % 2 == 0 { &mesh.b } else { &mesh.a };
+            clone.enqueue(&q, &n.to_string()).await;
+        }
+    };
+    let all = async { tokio::join!(workers.collect::<Vec<()>>(), enqueue) };
+    timeout(PATIENCE * 2, all).await.expect("all jobs are done");
+    let done = done.lock().unwrap().clone();
+    assert!(done.values().all(|times| *times == 1), "{done:?}");
+    for id in done.keys() {
+        let job = mesh.a.get(id).await.unwrap();
+        assert_eq!((job.standing.state, job.standing.attempt), (State::Succeeded, 1));
+    }
+}
+
+pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
+    const JOBS: usize = 60;
+    let q = queue("leavers");
+    let (seed, mut random) = seeded("a_worker_who_leaves_takes_no_job_along");
+    mesh.a.keep();
+    mesh.b.keep();
+    // Workers who wait a moment and leave, at any point: before the answer, in it, or with the answer in their hands.
+    let end = CancellationToken::new();
+    let mut leavers = Vec::new();
+    for n in 0..20 {
+        let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
+        let (counter, q, stays, takes) = (clone.counter.clone(), q.clone(), random(8000), random(3) + 1);
+        let end = end.clone();
+        leavers.push(tokio::spawn(async move {
+            let wanted = wants(&q, takes as usize);
+            while !end.is_cancelled() {
+                // The answer is dropped where it came.
+                let _ = timeout(Duration::from_micros(stays), counter.lease(&wanted, PATIENCE)).await;
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    let mut made = BTreeSet::new();
+    for n in 0..JOBS {
+        let clone = if random(2) == 0 { &mesh.a } else { &mesh.b };
+        made.insert(clone.enqueue(&q, &n.to_string()).await.id);
+    }
+    end.cancel();
+    for leaver in leavers {
+        leaver.await.unwrap();
+    }
+    let mut got = BTreeSet::new();
+    while got.len() < JOBS {
+        let claim = mesh.a.counter.lease(&wants(&q, 7), PATIENCE / 2).await.unwrap().taken();
+        assert!(!claim.jobs.is_empty(), "{} of {JOBS} jobs came, seed {seed}", got.len());
+        for job in claim.jobs {
+            let charged = (job.standing.attempt, job.standing.lost_count);
+            assert_eq!(charged, (1, 0), "seed {seed}");
+            assert!(got.insert(job.id), "seed {seed}");
+        }
+    }
+    assert_eq!(got, made, "seed {seed}");
+}

@@ -1,0 +1,74 @@
+//! What is enqueued: whole, once for a request_id, in a queue there is room for.
+
+use super::*;
+
+pub(super) async fn a_leased_job_is_whole(mesh: Mesh) {
+    let q = queue("a.whole-job_1");
+    let mut new = new_job(&q, "kind");
+    new.spec.payload = Bytes::from((0..=255).collect::<Vec<u8>>());
+    new.spec.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
+    let made = mesh.a.store.enqueue(new.clone()).await.unwrap();
+    assert_eq!(
+        (made.spec.clone(), made.standing.state, made.standing.version),
+        (new.spec.clone(), State::Ready, 1)
+    );
+    assert_eq!(mesh.b.get(&made.id).await, Some(made.clone()));
+
+    let claim = mesh.b.lease(&q, 1, LONG).await;
+    let leased = &claim.jobs[0];
+    assert_eq!((&leased.id, &leased.spec, leased.create), (&made.id, &new.spec, made.create));
+    assert_eq!(
+        (leased.standing.state, leased.standing.attempt, leased.standing.version),
+        (State::Running, 1, 2)
+    );
+    assert!(leased.standing.start >= Some(made.create));
+    assert_eq!(claim.expire, leased.standing.start.unwrap().after(LONG));
+    assert_eq!(mesh.a.get(&made.id).await.as_ref(), Some(leased));
+
+    let done = mesh.a.store.complete(&made.id, claim.fence, Bytes::from_static(b"\0result")).await.unwrap();
+    assert_eq!((done.standing.state, &done.standing.result[..]), (State::Succeeded, &b"\0result"[..]));
+    assert!(done.standing.finish >= leased.standing.start);
+    assert_eq!(mesh.b.get(&made.id).await, Some(done));
+}
+
+pub(super) async fn what_is_unknown_is_not_found_at_once(mesh: Mesh) {
+    let id = JobId::generate(&queue("unknown"));
+    assert_eq!(mesh.a.get(&id).await, None);
+    assert_eq!(mesh.a.store.complete(&id, 5, Bytes::new()).await, Err(Error::not_found(&id)));
+    assert_eq!(mesh.a.store.fail(&id, 5, failure(false)).await, Err(Error::not_found(&id)));
+    assert!(matches!(mesh.a.watch(&id, None).await, Err(Error::NotFound { .. })));
+    assert!(mesh.a.lease(id.queue(), 1, LONG).await.jobs.is_empty());
+}
+
+pub(super) async fn a_request_id_makes_one_job(mesh: Mesh) {
+    let q = queue("request");
+    let mut new = NewJob { request_id: Some("r\0 ü".to_owned()), ..new_job(&q, "k") };
+    new.spec.retention = Duration::from_millis(300);
+    let enqueues: FuturesUnordered<_> = (0..40)
+        .map(|n| if n % 2 == 0 { &mesh.a } else { &mesh.b })
+        .map(|clone| clone.store.enqueue(new.clone()))
+        .collect();
+    let ids: BTreeSet<JobId> = enqueues.map(|job| job.unwrap().id).collect().await;
+    assert_eq!(ids.len(), 1);
+    let claim = mesh.a.lease(&q, 9, LONG).await;
+    assert_eq!(claim.jobs.len(), 1);
+    assert_eq!(mesh.b.store.enqueue(new.clone()).await.as_ref(), Ok(&claim.jobs[0]), "as it is now");
+    let other = NewJob { queue: queue("request2"), ..new.clone() };
+    assert_ne!(mesh.b.store.enqueue(other).await.unwrap().id, claim.jobs[0].id, "each queue has its own");
+
+    let id = claim.jobs[0].id.clone();
+    mesh.a.store.complete(&id, claim.fence, Bytes::new()).await.unwrap();
+    eventually("it is forgotten", || async { mesh.b.get(&id).await.is_none().then_some(()) }).await;
+    mesh.a.store.tend(&q).await.unwrap();
+    assert_eq!(mesh.b.store.enqueue(new).await, Err(Error::Forgotten { id }), "and not made again");
+}
+
+pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
+    for n in 0..QUEUES_MAX {
+        mesh.a.enqueue(&queue(&format!("q{n}")), "k").await;
+    }
+    let refused = mesh.b.store.enqueue(new_job(&queue("one-more"), "k")).await;
+    assert_eq!(refused, Err(Error::TooManyQueues { max: QUEUES_MAX }));
+    mesh.b.enqueue(&queue("q0"), "k").await;
+    assert_eq!(mesh.b.store.queues().await.unwrap().len(), QUEUES_MAX);
+}

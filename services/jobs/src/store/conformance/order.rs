@@ -1,0 +1,60 @@
+//! When a job is ready, and before which others.
+
+use super::*;
+
+pub(super) async fn jobs_are_leased_in_the_order_they_became_ready(mesh: Mesh) {
+    let q = queue("fifo");
+    for n in 0..10 {
+        let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
+        clone.enqueue(&q, &n.to_string()).await;
+    }
+    assert_eq!(kinds(&mesh.a.lease(&q, 3, LONG).await), ["0", "1", "2"]);
+    let rest = mesh.b.lease(&q, 100, LONG).await;
+    assert_eq!(kinds(&rest), ["3", "4", "5", "6", "7", "8", "9"]);
+    assert!(!rest.more);
+    assert!(mesh.a.lease(&q, 1, LONG).await.jobs.is_empty());
+}
+
+pub(super) async fn a_delayed_job_becomes_ready_at_its_time_and_in_that_order(mesh: Mesh) {
+    let q = queue("delay");
+    let delay = Duration::from_millis(300);
+    let late = mesh.a.store.enqueue(NewJob { run: Run::After(delay), ..new_job(&q, "late") }).await.unwrap();
+    let due = late.standing.run_at.unwrap();
+    assert_eq!((late.standing.state, due), (State::Scheduled, late.create.after(delay)));
+    let past = NewJob { run: Run::At(crate::moment::Moment(1)), ..new_job(&q, "past") };
+    assert_eq!(mesh.a.store.enqueue(past).await.unwrap().standing.state, State::Ready);
+    assert_eq!(kinds(&mesh.b.lease(&q, 9, LONG).await), ["past"]);
+
+    // Nobody tends the queue: the next script does. A job that is enqueued after the moment comes after.
+    eventually("the moment has passed", || async {
+        (crate::moment::Moment::of_this_machine() > due.after(Duration::from_millis(50))).then_some(())
+    })
+    .await;
+    mesh.b.enqueue(&q, "after").await;
+    let claim = mesh.a.lease(&q, 9, LONG).await;
+    assert_eq!(kinds(&claim), ["late", "after"]);
+    assert!(claim.jobs[0].standing.start.unwrap() >= due);
+    assert_eq!((claim.jobs[0].standing.run_at, claim.jobs[0].standing.version), (None, 3));
+}
+
+pub(super) async fn very_many_due_jobs_become_ready_in_bounded_steps(mesh: Mesh) {
+    let q = queue("due-at-once");
+    let count = 3 * TEND_MAX + 7;
+    for n in 0..count {
+        let run = Run::After(Duration::from_secs(2).saturating_sub(Duration::from_micros(n as u64)));
+        mesh.a.store.enqueue(NewJob { run, ..new_job(&q, &n.to_string()) }).await.unwrap();
+    }
+    let mut steps = 0;
+    let mut seen = 0;
+    while seen < count {
+        let tended = mesh.b.store.tend(&q).await.unwrap();
+        let claimed = mesh.b.lease(&q, 100, LONG).await;
+        seen += claimed.jobs.len();
+        steps += 1;
+        assert!(steps < 100_000, "{seen} of {count}");
+        if tended.next != Some(Duration::ZERO) && claimed.jobs.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(seen, count);
+}
