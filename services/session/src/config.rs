@@ -134,7 +134,7 @@ impl Config {
         in_range("metadata_bytes_max", self.metadata_bytes_max, BYTES_CEILING)?;
         in_range("events_kept", self.events_kept, 1 << 20)?;
         for (name, value, min, max) in [
-            ("sweep_interval", self.sweep_interval, Duration::from_millis(10), Duration::from_secs(60)),
+            ("sweep_interval", self.sweep_interval, Duration::from_millis(10), Duration::from_secs(3600)),
             ("rotation_grace", self.rotation_grace, Duration::ZERO, Duration::from_secs(3600)),
             ("request_kept", self.request_kept, Duration::from_secs(1), Duration::from_secs(86_400)),
         ] {

@@ -1,0 +1,51 @@
+//! Guessing tokens costs the store nothing.
+
+use futures::{StreamExt as _, stream};
+use tonic::Code;
+
+use super::mesh::{Clone, create, get, until};
+use super::redis_server::RedisServer;
+
+const FORGED: usize = 100_000;
+const CALLERS: usize = 64;
+
+/// The n-th variation of a good token: one character of it changed, or all of it drawn anew.
+fn forge(good: &str, n: usize) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut random = fastrand::Rng::with_seed(n as u64);
+    let mut token = good.as_bytes().to_vec();
+    let body = "shoal_".len()..token.len();
+    if n.is_multiple_of(2) {
+        let at = random.usize(body);
+        let others: Vec<u8> = DIGITS.iter().copied().filter(|digit| *digit != token[at]).collect();
+        token[at] = others[random.usize(..others.len())];
+    } else {
+        token[body].fill_with(|| DIGITS[random.usize(..DIGITS.len())]);
+    }
+    String::from_utf8(token).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
+    let Some(redis) = RedisServer::start() else { return };
+    let toml = format!("redis = '{}'\n[session]\nsweep_interval = '1h'", redis.url());
+    let clone = Clone::start(&toml).await;
+    let good = until("a session", || async { create(&clone.client, "u").await.ok() }).await.token;
+    let before = redis.command_counts();
+    stream::iter(0..FORGED)
+        .map(|n| {
+            let (client, forged) = (clone.client.clone(), forge(&good, n));
+            async move { assert_eq!(get(&client, &forged).await.unwrap_err().code(), Code::NotFound, "{n}") }
+        })
+        .buffer_unordered(CALLERS)
+        .count()
+        .await;
+    let mut after = redis.command_counts();
+    after.retain(|command, count| before.get(command) != Some(count));
+    // The watchdog's, and this test's own.
+    after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
+    assert!(after.is_empty(), "{after:?}");
+    get(&clone.client, &good).await.unwrap();
+    assert_ne!(redis.command_counts().get("hgetall"), before.get("hgetall"), "the count counts");
+    clone.stop().await;
+}

@@ -1,0 +1,13 @@
+//! The session service over real sockets, on engines that are started, stopped, frozen and cut off here.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod faults;
+mod forged;
+mod keys;
+mod mesh;
+mod proxy;
+mod redis_server;
+mod restart;
+mod secrecy;
+mod watch;

@@ -1,0 +1,71 @@
+//! Watching over real streams: clones come and go, the watcher goes on.
+
+use shoal_proto::session::v1::{SessionEventType, WatchSessionsRequest, WatchSessionsResponse};
+use tonic::{Code, Streaming};
+use tonic_types::StatusExt as _;
+
+use super::mesh::{Client, Clone, PATIENCE, create, get, until};
+use super::redis_server::RedisServer;
+
+async fn watch(client: &Client, resume_token: &str) -> Streaming<WatchSessionsResponse> {
+    let request = WatchSessionsRequest { user_id: "u".into(), resume_token: resume_token.into() };
+    client.clone().watch_sessions(request).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Streaming<WatchSessionsResponse>) -> Result<WatchSessionsResponse, tonic::Status> {
+    let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("a message in time")?;
+    Ok(message.expect("the stream has no end of its own"))
+}
+
+#[tokio::test]
+async fn a_drained_clone_sends_its_watchers_on() {
+    let Some(redis) = RedisServer::start() else { return };
+    let toml = format!("redis = '{}'", redis.url());
+    let (a, b) = tokio::join!(Clone::start(&toml), Clone::start(&toml));
+    until("a session", || async { create(&b.client, "other").await.ok() }).await;
+    let mut stream = watch(&a.client, "").await;
+    let first = create(&b.client, "u").await.unwrap().session.unwrap();
+    let event = next(&mut stream).await.unwrap();
+    assert_eq!((event.r#type(), &event.session_id), (SessionEventType::Created, &first.id));
+    let late = event.event_time.unwrap().seconds - first.create_time.unwrap().seconds;
+    assert!((0..2).contains(&late), "{late}");
+
+    let stopped = tokio::spawn(a.stop());
+    let status = next(&mut stream).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "DRAINING");
+    stopped.await.unwrap();
+    let second = create(&b.client, "u").await.unwrap().session.unwrap();
+    let mut stream = watch(&b.client, &event.resume_token).await;
+    assert_eq!(next(&mut stream).await.unwrap().session_id, second.id);
+    drop(stream);
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_hears_on_after_redis_was_away() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
+    let made = until("a session", || async { create(&clone.client, "u").await.ok() }).await;
+    let mut stream = watch(&clone.client, "").await;
+    redis.stop();
+    until("the fault", || async { get(&clone.client, &made.token).await.err() }).await;
+    redis.restart();
+    let made = until("Redis' return", || async { create(&clone.client, "u").await.ok() }).await;
+    let event = next(&mut stream).await.unwrap();
+    assert_eq!(event.session_id, made.session.unwrap().id);
+    drop(stream);
+    clone.stop().await;
+}
+
+#[tokio::test]
+async fn a_clone_has_no_more_watchers_than_it_may() {
+    let clone = Clone::start("[session]\nwatchers_max = 2").await;
+    let (first, _second) = (watch(&clone.client, "").await, watch(&clone.client, "").await);
+    let request = || WatchSessionsRequest { user_id: "u".into(), resume_token: String::new() };
+    let status = clone.client.clone().watch_sessions(request()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.get_details_error_info().unwrap().metadata["limit"], "watchers_max");
+    drop(first);
+    until("room for a watcher", || async { clone.client.clone().watch_sessions(request()).await.ok() }).await;
+}
