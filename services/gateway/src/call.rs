@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::exchange::{Exchange, Exchanged};
 use crate::meter::Meter;
 use crate::request::{Head, Kind, kind};
+use crate::resets::{PREMATURE, Resets};
 use crate::retry::{Attempts, Failure, Situation};
 use crate::table::{Route, Target};
 use crate::upload::Upload;
@@ -30,11 +31,21 @@ use crate::{answer, local, span};
 /// that restarts, short enough that a caller is not kept waiting for nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A stream is not reset sooner than this after it was opened. A server that finds both in one read counts the stream as
+/// reset before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too):
+/// one caller that cancels in a hurry would break the calls of all others.
+const RESET_AFTER: Duration = Duration::from_millis(5);
+
 /// A pushback longer than this is no retry but another call.
 const PUSHBACK_MAX: Duration = Duration::from_secs(10);
 
 /// Answers one request.
-pub(crate) async fn serve(core: Arc<Core>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(crate) async fn serve(
+    core: Arc<Core>,
+    connection: Arc<Resets>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     match kind(&parts) {
@@ -44,6 +55,10 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RecvStream>, mut res
         Kind::WrongContent => return answer::wrong_content(&mut respond),
     }
     let mut caller = Caller::new(respond);
+    if caller.is_gone() {
+        // Opened and reset in one breath: nobody else needs to know.
+        return connection.premature();
+    }
     let head = match Head::read(parts, started, &core.config.deadline) {
         Ok(head) => head,
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
@@ -54,7 +69,7 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RecvStream>, mut res
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
     let span = span::call(&head);
-    let (code, meter) = match &route {
+    let (end, meter) = match &route {
         None => (local::serve(&core, head, body, &mut caller, &span).await, &core.meter),
         Some(route) => {
             let lane = route.upstream.lane(core.index);
@@ -71,13 +86,29 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RecvStream>, mut res
             (call.run().await, &lane.meter)
         }
     };
+    let (code, caller_gone) = match end {
+        Ended::With(code) => (code, false),
+        Ended::CallerGone => (Code::Cancelled, true),
+    };
     span::end_call(&span, code);
-    meter.call(code, started.elapsed());
+    let took = started.elapsed();
+    meter.call(code, took);
+    if caller_gone && took < PREMATURE {
+        connection.premature();
+    }
 }
 
 fn refuse(meter: &Meter, caller: &mut Caller, error: Error, started: Instant) {
     meter.call(error.code(), started.elapsed());
     caller.fail(error);
+}
+
+/// How a call ended, for those who count.
+pub(crate) enum Ended {
+    /// With a code the caller was sent, or a reset that means it.
+    With(Code),
+    /// The caller left first.
+    CallerGone,
 }
 
 /// A call that is forwarded.
@@ -113,7 +144,7 @@ struct Retryable {
 }
 
 impl Call<'_> {
-    async fn run(mut self) -> Code {
+    async fn run(mut self) -> Ended {
         self.lane.budget().call(self.head.started());
         let end = match self.head.deadline {
             None => self.attempts().await,
@@ -125,12 +156,12 @@ impl Call<'_> {
             },
         };
         match end {
-            End::Handed(code) => code,
-            End::CallerGone => Code::Cancelled,
+            End::Handed(code) => Ended::With(code),
+            End::CallerGone => Ended::CallerGone,
             End::Failed(error) => {
                 let code = error.code();
                 self.caller.fail(error);
-                code
+                Ended::With(code)
             }
         }
     }
@@ -219,6 +250,7 @@ impl Call<'_> {
             }
             Err(error) => return Ok(End::Failed(Error::Unforwardable { detail: error.to_string() })),
         };
+        let sent = Instant::now();
         let deadline = self.head.deadline.map(|(_, deadline)| deadline);
         let withhold = self.route.idempotent && self.upload.replayable();
         let exchange =
@@ -228,7 +260,11 @@ impl Call<'_> {
                 pick.outcome(outcome_of(code));
                 Ok(End::Handed(code))
             }
-            Exchanged::CallerGone => {
+            Exchanged::CallerGone(mut stream, reason) => {
+                if let Some(left) = RESET_AFTER.checked_sub(sent.elapsed()) {
+                    sleep(left).await;
+                }
+                stream.send_reset(reason);
                 pick.outcome(Outcome::CallerGone);
                 Ok(End::CallerGone)
             }

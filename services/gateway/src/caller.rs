@@ -1,6 +1,6 @@
 //! The caller's end of a call: what was sent to it, and whether it is still there.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -33,6 +33,11 @@ impl Caller {
             Ok(Reason::NO_ERROR) | Err(_) => Reason::CANCEL,
             Ok(reason) => reason,
         })
+    }
+
+    /// Whether it is gone already.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        self.poll_gone(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Resolves when the caller is gone.

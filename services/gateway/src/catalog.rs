@@ -123,10 +123,7 @@ impl Catalog {
                     }
                     Err(FetchError::Unimplemented) => {
                         tracing::info!(upstream = upstream.name, "has no reflection");
-                        self.describe(
-                            &upstream,
-                            Described::Known { services: Vec::new(), files: Arc::default() },
-                        );
+                        self.update(&upstream, Entry::has_no_reflection);
                     }
                     Err(error) => {
                         tracing::warn!(upstream = upstream.name, %error, "did not describe itself");

@@ -24,6 +24,8 @@ pub struct Config {
     pub deadline: Deadline,
     /// How calls are repeated.
     pub retry: Retry,
+    /// Fixes the random choices of the balancers, for tests.
+    pub seed: Option<u64>,
 }
 
 /// A gRPC service of somebody else.

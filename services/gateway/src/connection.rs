@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::{self, Connection};
 use shoal_kit::{Preface, read_preface, refuse_http1};
 use socket2::{SockRef, TcpKeepalive};
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::call;
 use crate::core::Core;
+use crate::resets::Resets;
 
 /// Between the preface and the first frame.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -72,7 +74,8 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
         Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
     };
-    Driver { core: &core, connection, stop, waiting: false, draining: false }.await;
+    let resets = Arc::default();
+    Driver { core: &core, connection, resets, stop, waiting: false, draining: false }.await;
 }
 
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
@@ -88,6 +91,7 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 struct Driver<'c, S> {
     core: &'c Arc<Core>,
     connection: Connection<TcpStream, Bytes>,
+    resets: Arc<Resets>,
     stop: Pin<&'c mut S>,
     /// This task is to be woken by `stop`: it is asked once, and then only whether it has fired. It is polled with every
     /// frame otherwise.
@@ -103,7 +107,12 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
         loop {
             match this.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::spawn(call::serve(this.core.clone(), request, respond));
+                    if !this.resets.opened() {
+                        tracing::info!("connection ended: most of its calls were reset at once");
+                        this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
+                    tokio::spawn(call::serve(this.core.clone(), this.resets.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");

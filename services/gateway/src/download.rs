@@ -6,6 +6,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::gather;
 use crate::pace::Pace;
 
 /// A response body on its way.
@@ -50,7 +51,7 @@ impl Download {
                 let _ = self.from.flow_control().release_capacity(sent);
                 continue;
             }
-            match ready!(self.from.poll_data(cx)) {
+            match ready!(gather::poll_data(&mut self.from, cx)) {
                 Some(Ok(chunk)) => self.chunk = chunk,
                 Some(Err(error)) => return Poll::Ready(Downloaded::Broken(error)),
                 None => {

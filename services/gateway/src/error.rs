@@ -38,7 +38,7 @@ pub(crate) enum Error {
     #[error("{detail} (waited {waited:.0?}, {attempts} attempts)")]
     NoEndpoint { upstream: String, detail: String, waited: Duration, attempts: u32 },
     /// An endpoint that had the call is gone, or says it did not take it, and it could not be repeated elsewhere.
-    #[error("`{upstream}` lost the call: {detail} ({attempts} attempts; {stopped})")]
+    #[error("`{upstream}` ({address}) lost the call: {detail} ({attempts} attempts; {stopped})")]
     Lost { upstream: String, address: SocketAddr, detail: String, attempts: u32, stopped: &'static str },
     /// An endpoint does not speak HTTP/2 as it should.
     #[error("`{upstream}` ({address}) broke the protocol: {detail}")]

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::client::ResponseFuture;
+use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 use shoal_balance::Pick;
 use tokio::time::Instant;
@@ -46,9 +46,15 @@ pub(crate) enum Exchanged {
     Late,
     /// The endpoint's stream broke.
     Broken(h2::Error),
-    /// The caller went away; the endpoint has been told.
-    CallerGone,
+    /// The caller went away. The endpoint is to be told, by a reset of this stream with this reason.
+    CallerGone(SendStream<Bytes>, Reason),
 }
+
+/// The caller went away, for this reason.
+struct CallerGone(Reason);
+
+/// It took no more, and why will not be known.
+const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
 
 impl<'a> Exchange<'a> {
     pub(crate) fn new(
@@ -66,37 +72,36 @@ impl<'a> Exchange<'a> {
 
     /// Runs it to its end.
     pub(crate) async fn run(mut self) -> Exchanged {
-        std::future::poll_fn(|cx| self.poll(cx)).await
+        match std::future::poll_fn(|cx| self.poll(cx)).await {
+            Ok(exchanged) => exchanged,
+            Err(CallerGone(reason)) => Exchanged::CallerGone(self.stream, reason),
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exchanged> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
-            self.stream.send_reset(reason);
-            return Poll::Ready(Exchanged::CallerGone);
+            return Poll::Ready(Err(CallerGone(reason)));
         }
         if self.uploading
             && let Poll::Ready(uploaded) = self.upload.poll(cx, &mut self.stream)
         {
             self.uploading = false;
             if let Uploaded::CallerGone(error) = uploaded {
-                self.stream.send_reset(error.reason().unwrap_or(h2::Reason::CANCEL));
-                return Poll::Ready(Exchanged::CallerGone);
+                return Poll::Ready(Err(CallerGone(error.reason().unwrap_or(Reason::CANCEL))));
             }
         }
         loop {
             match &mut self.answer {
                 Answer::Awaited(response) => match std::task::ready!(Pin::new(response).poll(cx)) {
-                    Err(error) => return Poll::Ready(Exchanged::Broken(error)),
+                    Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
                     Ok(response) => {
-                        if let Some(end) = self.answered(response) {
-                            return Poll::Ready(end);
+                        if let Some(end) = self.answered(response)? {
+                            return Poll::Ready(Ok(end));
                         }
                     }
                 },
                 Answer::Coming(download) => {
-                    let Some(to) = self.caller.body() else {
-                        return Poll::Ready(Exchanged::CallerGone);
-                    };
+                    let Some(to) = self.caller.body() else { return Poll::Ready(Err(CANCELLED)) };
                     let downloaded = std::task::ready!(download.poll(cx, to));
                     return Poll::Ready(self.ended(downloaded));
                 }
@@ -105,56 +110,45 @@ impl<'a> Exchange<'a> {
     }
 
     /// Response headers are here. Says how the attempt ended, if it did.
-    fn answered(&mut self, response: Response<h2::RecvStream>) -> Option<Exchanged> {
+    fn answered(&mut self, response: Response<h2::RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
         self.pick.first_response();
         let (parts, body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         if !body.is_end_stream() {
             self.upload.forget();
-            if self.caller.head(response, false).is_err() {
-                return Some(self.caller_gone());
-            }
+            self.caller.head(response, false).map_err(|_| CANCELLED)?;
             self.answer = Answer::Coming(Download::new(body));
-            return None;
+            return Ok(None);
         }
         let code = code_of(response.headers());
         if code == Code::Cancelled && self.is_late() {
-            return Some(Exchanged::Late);
+            return Ok(Some(Exchanged::Late));
         }
         if code == Code::Unavailable && self.withhold {
-            return Some(Exchanged::Withheld(response));
+            return Ok(Some(Exchanged::Withheld(response)));
         }
-        Some(match self.caller.head(response, true) {
-            Ok(()) => Exchanged::Answered(code),
-            Err(_) => self.caller_gone(),
-        })
+        self.caller.head(response, true).map_err(|_| CANCELLED)?;
+        Ok(Some(Exchanged::Answered(code)))
     }
 
-    fn ended(&mut self, downloaded: Downloaded) -> Exchanged {
+    fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {
         let (code, trailers) = match downloaded {
             Downloaded::Trailers(trailers) => (code_of(&trailers), Some(trailers)),
             Downloaded::NoTrailers => (Code::Unknown, None),
-            Downloaded::Broken(error) => return Exchanged::Broken(error),
-            Downloaded::CallerGone => return self.caller_gone(),
+            Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
+            Downloaded::CallerGone => return Err(CANCELLED),
         };
         // tonic's servers answer CANCELLED when the time they were given is up.
         if code == Code::Cancelled && self.is_late() {
-            return Exchanged::Late;
+            return Ok(Exchanged::Late);
         }
-        let Some(to) = self.caller.body() else { return Exchanged::CallerGone };
+        let to = self.caller.body().ok_or(CANCELLED)?;
         let sent = match trailers {
             Some(trailers) => to.send_trailers(trailers),
             None => to.send_data(Bytes::new(), true),
         };
-        match sent {
-            Ok(()) => Exchanged::Answered(code),
-            Err(_) => self.caller_gone(),
-        }
-    }
-
-    fn caller_gone(&mut self) -> Exchanged {
-        self.stream.send_reset(h2::Reason::CANCEL);
-        Exchanged::CallerGone
+        sent.map_err(|_| CANCELLED)?;
+        Ok(Exchanged::Answered(code))
     }
 
     fn is_late(&self) -> bool {

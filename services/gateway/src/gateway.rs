@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use shoal_balance::Source;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
@@ -33,7 +33,7 @@ pub struct Gateway {
 
 /// Tells what of a gateway is ready. Outlives it.
 #[derive(Clone)]
-pub struct Upstreams(Arc<Catalog>);
+pub struct Readiness(Arc<Catalog>);
 
 impl Gateway {
     /// Takes `settings.listen`, with a socket for each core. Nothing is accepted before [`Gateway::run`].
@@ -60,8 +60,8 @@ impl Gateway {
 
     /// What of it is ready.
     #[must_use]
-    pub fn upstreams(&self) -> Upstreams {
-        Upstreams(self.catalog.clone())
+    pub fn readiness(&self) -> Readiness {
+        Readiness(self.catalog.clone())
     }
 
     /// Serves until `shutdown`, then drains: health says NOT_SERVING, a moment later no connection is accepted and every
@@ -137,15 +137,18 @@ fn entries(
 ) -> anyhow::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (role, source) in &settings.peers {
-        ensure!(*role != Role::Gateway, "peer.gateway: a gateway is no upstream of a gateway");
+        // Where the services find the gateway; it is no upstream of itself.
+        if *role == Role::Gateway {
+            continue;
+        }
         let source = Source::from_str(source).with_context(|| format!("peer.{role}"))?;
-        let upstream = Upstream::start(role.name(), Some(*role), source, config.retry, cores);
+        let upstream = Upstream::start(role.name(), Some(*role), source, config, cores);
         entries.push(catalog.of_role(*role, upstream));
     }
     for (name, foreign) in &config.upstream {
         let source = foreign.source().with_context(|| format!("gateway.upstream.{name}"))?;
         entries.push(Entry {
-            upstream: Upstream::start(name, None, source, config.retry, cores),
+            upstream: Upstream::start(name, None, source, config, cores),
             named: foreign.services.clone(),
             default: foreign.default,
             described: Described::default(),
@@ -154,12 +157,13 @@ fn entries(
     Ok(entries)
 }
 
-impl Upstreams {
-    /// How many clones of `role` take calls on every core: a call may land on any.
+impl Readiness {
+    /// How many endpoints of an upstream (a role by its name, or a foreign one) take calls on every core: a call may
+    /// land on any.
     #[must_use]
-    pub fn ready(&self, role: Role) -> usize {
+    pub fn endpoints(&self, upstream: &str) -> usize {
         let table = self.0.table();
-        table.entries.iter().find(|e| e.upstream.role == Some(role)).map_or(0, |e| e.upstream.ready())
+        table.entries.iter().find(|e| e.upstream.name == upstream).map_or(0, |e| e.upstream.ready())
     }
 
     /// Whether every configured Shoal role has a clone that takes calls, on every core.
@@ -167,10 +171,10 @@ impl Upstreams {
     /// # Errors
     /// With the roles that have none, and why.
     pub fn check(&self) -> Result<(), String> {
-        let table = self.0.table();
         if !self.0.is_set() {
             return Err("the gateway is not running".to_owned());
         }
+        let table = self.0.table();
         let unready: Vec<String> = table
             .entries
             .iter()
@@ -180,12 +184,17 @@ impl Upstreams {
         if unready.is_empty() { Ok(()) } else { Err(unready.join("; ")) }
     }
 
-    /// Resolves when [`Upstreams::check`] is satisfied.
-    pub async fn wait(&self) {
+    /// Resolves when [`Readiness::check`] is satisfied.
+    pub async fn ready(&self) {
+        self.when(|readiness| readiness.check().is_ok()).await;
+    }
+
+    /// Resolves when `satisfied`, asked again at every change of a route or an endpoint.
+    pub async fn when(&self, satisfied: impl Fn(&Readiness) -> bool) {
         let mut changes = self.0.changes();
-        while self.check().is_err() {
+        while !satisfied(self) {
             if changes.changed().await.is_err() {
-                // The catalog is alive as long as this handle.
+                // Never: the catalog lives as long as this handle.
                 return;
             }
         }

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use tower::Service as _;
 use tracing::{Instrument as _, Span};
 
+use crate::call::Ended;
 use crate::caller::Caller;
 use crate::core::Core;
 use crate::error::Error;
@@ -20,14 +21,14 @@ use crate::pace::Pace;
 use crate::request::Head;
 use crate::service;
 
-/// Answers one call; says with which code.
+/// Answers one call.
 pub(crate) async fn serve(
     core: &Core,
     head: Head,
     body: RecvStream,
     caller: &mut Caller,
     span: &Span,
-) -> Code {
+) -> Ended {
     let path = head.path().to_owned();
     let deadline = head.deadline;
     let answered = tokio::select! {
@@ -36,7 +37,7 @@ pub(crate) async fn serve(
     };
     let (response, mut answer) = match answered {
         Ok(parts) => parts,
-        Err(None) => return Code::Cancelled,
+        Err(None) => return Ended::CallerGone,
         Err(Some(error)) => return fail(caller, error),
     };
     let ended = answer.is_end_stream();
@@ -45,10 +46,10 @@ pub(crate) async fn serve(
         return fail(caller, Error::UnknownMethod { path });
     }
     if caller.head(response, ended).is_err() {
-        return Code::Cancelled;
+        return Ended::CallerGone;
     }
     if ended {
-        return code;
+        return Ended::With(code);
     }
     let download = download(&mut answer, caller);
     let late = async {
@@ -59,7 +60,7 @@ pub(crate) async fn serve(
     };
     // Health watches and the like never end by themselves; their callers simply come back.
     let error = tokio::select! {
-        code = download => return code,
+        ended = download => return ended,
         () = late => late_at(path, deadline),
         () = core.stop.cancelled() => Error::Draining,
     };
@@ -102,28 +103,28 @@ async fn caller_gone(caller: &mut Caller) -> h2::Reason {
     caller.gone().await
 }
 
-fn fail(caller: &mut Caller, error: Error) -> Code {
+fn fail(caller: &mut Caller, error: Error) -> Ended {
     let code = error.code();
     caller.fail(error);
-    code
+    Ended::With(code)
 }
 
 /// Moves the answer's body to the caller, at the caller's pace.
-async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Code {
+async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Ended {
     let mut chunk = Bytes::new();
     let mut pace = Pace::default();
     std::future::poll_fn(|cx| {
         loop {
             if caller.poll_gone(cx).is_ready() {
-                return Poll::Ready(Code::Cancelled);
+                return Poll::Ready(Ended::CallerGone);
             }
-            let Some(to) = caller.body() else { return Poll::Ready(Code::Cancelled) };
+            let Some(to) = caller.body() else { return Poll::Ready(Ended::CallerGone) };
             if !chunk.is_empty() {
                 let Some(window) = ready!(pace.poll_window(cx, to, chunk.len())) else {
-                    return Poll::Ready(Code::Cancelled);
+                    return Poll::Ready(Ended::CallerGone);
                 };
                 if to.send_data(chunk.split_to(window), false).is_err() {
-                    return Poll::Ready(Code::Cancelled);
+                    return Poll::Ready(Ended::CallerGone);
                 }
                 continue;
             }
@@ -140,7 +141,7 @@ async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Code {
             };
             let code = code_of(&trailers);
             let _ = to.send_trailers(trailers);
-            return Poll::Ready(code);
+            return Poll::Ready(Ended::With(code));
         }
     })
     .await

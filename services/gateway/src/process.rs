@@ -20,11 +20,11 @@ pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
     let gateway = Gateway::bind(&settings)?;
     let listener = serve::bind(settings.admin).await?;
-    let upstreams = gateway.upstreams();
+    let readiness = gateway.readiness();
     let admin = tokio::spawn(admin::serve(
         Admin {
             metrics: metrics.clone(),
-            checks: vec![("gateway".to_owned(), std::sync::Arc::new(move || upstreams.check()))],
+            checks: vec![("gateway".to_owned(), std::sync::Arc::new(move || readiness.check()))],
             shutdown: shutdown.clone(),
         },
         listener,

@@ -27,6 +27,16 @@ pub(crate) enum Described {
     Known { services: Vec<String>, files: Arc<Files> },
 }
 
+impl Entry {
+    /// It cannot describe itself. What it has said before stays true: an upstream whose newest clone lacks reflection
+    /// still serves what it served.
+    pub(crate) fn has_no_reflection(&mut self) {
+        if matches!(self.described, Described::Pending(_)) {
+            self.described = Described::Known { services: Vec::new(), files: Arc::default() };
+        }
+    }
+}
+
 impl Default for Described {
     fn default() -> Self {
         Described::Pending("it was not connected yet".to_owned())

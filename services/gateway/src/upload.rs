@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::gather;
 use crate::pace::Pace;
 
 /// Most frames kept for a replay, beside the limit on their bytes: each costs a few dozen bytes of its own.
@@ -115,7 +116,7 @@ impl Upload {
             if self.ended {
                 return Poll::Ready(self.finish(to));
             }
-            match ready!(self.from.poll_data(cx)) {
+            match ready!(gather::poll_data(&mut self.from, cx)) {
                 Some(Ok(chunk)) => self.received(chunk),
                 Some(Err(error)) => return Poll::Ready(Uploaded::CallerGone(error)),
                 None => match ready!(self.from.poll_trailers(cx)) {

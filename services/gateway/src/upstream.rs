@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Budget;
-use crate::config::Retry;
+use crate::config::Config;
 use crate::meter::Meter;
 
 /// What the spans of attempts say of who is calling.
@@ -38,18 +38,19 @@ impl Upstream {
         name: &str,
         role: Option<Role>,
         source: Source,
-        retry: Retry,
+        config: &Config,
         cores: &[Handle],
     ) -> Arc<Upstream> {
         let cancel = CancellationToken::new();
         let poke = Poke::default();
         let targets = discover_poked(source, poke.clone(), cancel.clone());
+        let retry = &config.retry;
         let share = retry.budget_per_second / cores.len() as f64;
         let lanes = cores
             .iter()
             .map(|core| {
                 let _on_core = core.enter();
-                let options = Options::new(name, ROLE);
+                let options = Options { seed: config.seed, ..Options::new(name, ROLE) };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
                 let budget = Mutex::new(Budget::new(retry.budget, share, Instant::now()));
                 Lane { balancer, meter: Meter::new(name), budget }

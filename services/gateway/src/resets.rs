@@ -1,0 +1,59 @@
+//! Finds a client that opens calls only to reset them (CVE-2023-44487, "rapid reset"): each costs it two small frames and
+//! an upstream the whole call. The rule is Envoy's (`premature_reset_total_stream_count`).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A call reset sooner than this was not worth making.
+pub(crate) const PREMATURE: Duration = Duration::from_secs(1);
+
+/// So many of those are no accident, if they are also more than half of the connection's calls.
+const PREMATURE_MAX: u32 = 500;
+
+/// The calls of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Resets {
+    opened: AtomicU32,
+    premature: AtomicU32,
+}
+
+impl Resets {
+    /// A call was opened. Says whether the connection shall go on.
+    pub(crate) fn opened(&self) -> bool {
+        let opened = self.opened.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let premature = self.premature.load(Ordering::Relaxed);
+        premature < PREMATURE_MAX || u64::from(premature) * 2 <= u64::from(opened)
+    }
+
+    /// A call was reset too soon.
+    pub(crate) fn premature(&self) {
+        self.premature.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened_before_the_end(premature: impl Fn(u32) -> bool) -> Option<u32> {
+        let resets = Resets::default();
+        (0..10_000).find(|n| {
+            let goes_on = resets.opened();
+            if premature(*n) {
+                resets.premature();
+            }
+            !goes_on
+        })
+    }
+
+    #[test]
+    fn a_client_that_resets_everything_is_ended() {
+        assert_eq!(opened_before_the_end(|_| true), Some(500));
+    }
+
+    #[test]
+    fn one_that_resets_less_than_half_goes_on() {
+        assert_eq!(opened_before_the_end(|n| n % 2 == 1), None);
+        assert_eq!(opened_before_the_end(|n| n < 499), None);
+    }
+}

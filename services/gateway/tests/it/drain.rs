@@ -1,0 +1,77 @@
+//! The end of a gateway: nothing in flight is lost, and nothing holds it up for ever.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::harness::caller::{answer, request};
+use crate::harness::mesh::Mesh;
+use crate::harness::upstream::{SAFE, Upstream, as_session, payload};
+use crate::harness::{eventually, within};
+
+/// An upstream that answers once it is let.
+async fn held() -> (Upstream, watch::Sender<bool>) {
+    let (release, released) = watch::channel(false);
+    let upstream = Upstream::start(move |call| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            call.answer(b"ok").await;
+        }
+    })
+    .await;
+    (upstream, release)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_flight_finish_and_new_connections_are_not_taken() {
+    let (upstream, release) = held().await;
+    let mesh = Mesh::start(&as_session(&[&upstream])).await;
+    let caller = mesh.caller().await;
+    let idle = mesh.caller().await;
+    let (response, _stream) = caller.begin(request(SAFE, &[]), true).await;
+    eventually("the call", || (upstream.calls() == 1).then_some(())).await;
+    mesh.shut_down();
+    // GOAWAY on every connection; the one with a call stays open for it.
+    idle.closed().await.expect("closed in order");
+    within("the port to close", async {
+        while TcpStream::connect(mesh.address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    assert!(mesh.runs());
+    release.send(true).expect("watched");
+    let answer = answer(within("the answer", response).await.expect("an answer")).await.expect("whole");
+    assert_eq!((answer.code(), payload(&answer)), (0, &b"ok"[..]));
+    caller.closed().await.expect("closed in order");
+    mesh.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_end_is_cut_after_the_grace() {
+    let (upstream, _release) = held().await;
+    let mesh = Mesh::start(&format!("drain = '300ms'\n{}", as_session(&[&upstream]))).await;
+    let caller = mesh.caller().await;
+    let (response, _stream) = caller.begin(request(SAFE, &[]), true).await;
+    eventually("the call", || (upstream.calls() == 1).then_some(())).await;
+    let begun = Instant::now();
+    mesh.shut_down();
+    assert!(within("the cut", response).await.is_err());
+    mesh.drained().await;
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(300) && took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_and_half_open_connections_do_not_hold_the_drain_up() {
+    let mesh = Mesh::start("drain = '60s'").await;
+    let silent = TcpStream::connect(mesh.address).await.expect("connected");
+    let idle = mesh.caller().await;
+    // A call answered means that the connections before it were accepted too.
+    assert_eq!(mesh.caller().await.call("/x.Y/Z", &[], b"").await.code(), 12);
+    mesh.shut_down();
+    mesh.drained().await;
+    drop((silent, idle));
+}

@@ -1,0 +1,14 @@
+//! The gateway between real sockets: scripted and tonic upstreams behind it, raw and tonic callers in front of it.
+
+mod deadline;
+mod drain;
+mod forward;
+mod harness;
+mod health;
+mod peers;
+mod protocol;
+mod reflection;
+mod reset;
+mod retry;
+mod spread;
+mod window;

@@ -1,0 +1,184 @@
+//! Upstreams that do what a library would not: GOAWAY of every kind, broken frames, answers that make no sense.
+
+use tokio::net::TcpListener;
+
+use crate::harness::caller::{Answer, Caller};
+use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, SETTINGS, Wire, literal, response_block};
+use crate::harness::mesh::Mesh;
+use crate::harness::upstream::{SAFE, UNSAFE, payload};
+use crate::harness::within;
+
+/// A gateway of one core with one scripted endpoint, and its first connection, found serving.
+async fn peer(settings: &[(u16, u32)]) -> (TcpListener, Mesh, Wire, Caller) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    let mesh = Mesh::with_cores(1, &format!("peer.session = '{address}'")).await;
+    let mut wire = Wire::accept(&listener, settings).await;
+    wire.skip_health().await;
+    let caller = mesh.caller().await;
+    (listener, mesh, wire, caller)
+}
+
+/// The next connection, found serving.
+async fn again(listener: &TcpListener) -> Wire {
+    let mut wire = Wire::accept(listener, &[]).await;
+    wire.skip_health().await;
+    wire
+}
+
+fn ok(answer: &Answer, expected: &[u8]) {
+    assert_eq!((answer.code(), payload(answer)), (0, expected), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goaway_between_calls_costs_nothing() {
+    let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let (first, stream) = tokio::join!(caller.call(UNSAFE, &[], b"1"), async {
+        let stream = wire.whole_call().await.expect("a call");
+        wire.answer(stream, b"one").await;
+        stream
+    });
+    ok(&first, b"one");
+    wire.goaway(stream, 0).await;
+    let (second, _wire) = tokio::join!(caller.call(UNSAFE, &[], b"2"), async {
+        let mut wire = again(&listener).await;
+        let stream = wire.whole_call().await.expect("a call");
+        wire.answer(stream, b"two").await;
+        wire
+    });
+    ok(&second, b"two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_above_the_last_stream_are_sent_again_and_those_below_finish() {
+    let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let caller = std::sync::Arc::new(caller);
+    let call = |body: &'static [u8]| {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.call(UNSAFE, &[], body).await })
+    };
+    let below = call(b"1");
+    let low = wire.whole_call().await.expect("a call");
+    let above = call(b"2");
+    let high = wire.whole_call().await.expect("a call");
+    assert!(high > low);
+    wire.goaway(low, 0).await;
+    let mut next = again(&listener).await;
+    let moved = next.whole_call().await.expect("the call above");
+    next.answer(moved, b"moved").await;
+    ok(&above.await.expect("no panic"), b"moved");
+    // The old connection still has the call below.
+    wire.answer(low, b"stayed").await;
+    ok(&below.await.expect("no panic"), b"stayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_goaways_as_a_draining_server_sends_them() {
+    let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let script = async {
+        let stream = wire.whole_call().await.expect("a call");
+        // First "no more", then, a moment later, the last stream that was taken.
+        wire.goaway(0x7fff_ffff, 0).await;
+        wire.goaway(stream, 0).await;
+        wire.answer(stream, b"last").await;
+        again(&listener).await
+    };
+    let (answer, mut next) = tokio::join!(caller.call(UNSAFE, &[], b"1"), script);
+    ok(&answer, b"last");
+    let (answer, ()) = tokio::join!(caller.call(UNSAFE, &[], b"2"), async {
+        let stream = next.whole_call().await.expect("a call");
+        next.answer(stream, b"next").await;
+    });
+    ok(&answer, b"next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_drops_amid_a_call_is_repeated_only_if_it_is_safe() {
+    for (path, repeated) in [(SAFE, true), (UNSAFE, false)] {
+        let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+        let script = async {
+            wire.whole_call().await.expect("a call");
+            drop(wire);
+            let mut next = again(&listener).await;
+            if repeated {
+                let stream = next.whole_call().await.expect("the call again");
+                next.answer(stream, b"again").await;
+            }
+            next
+        };
+        let (answer, _next) = tokio::join!(caller.call(path, &[], b"1"), script);
+        assert_eq!(answer.code(), if repeated { 0 } else { 14 }, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_no_http_is_an_error_of_the_upstream() {
+    let broken: [(&str, Vec<u8>); 2] = [
+        ("no :status", literal("content-type", "application/grpc")),
+        ("an upper case name", {
+            let mut block = response_block();
+            block.extend(literal("X-Upper", "1"));
+            block
+        }),
+    ];
+    for (what, block) in broken {
+        let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
+        let script = async {
+            let stream = wire.whole_call().await.expect("a call");
+            wire.send(HEADERS, END_HEADERS | END_STREAM, stream, &block).await;
+            wire
+        };
+        let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], b"1"), script);
+        let status = answer.grpc();
+        assert!(
+            matches!(status.code(), tonic::Code::Internal | tonic::Code::Unavailable),
+            "{what}: {status:?}"
+        );
+        assert!(status.message().contains("session"), "{what}: {status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_change_amid_a_call_are_obeyed() {
+    // A window of nothing at first; then one that lets the request through.
+    const INITIAL_WINDOW: u16 = 4;
+    let (_listener, _mesh, mut wire, caller) = peer(&[(INITIAL_WINDOW, 0)]).await;
+    let body = vec![5; 3_000];
+    let script = async {
+        let stream = wire.call().await.expect("a call");
+        wire.settings(&[(INITIAL_WINDOW, 1_000)]).await;
+        let mut read = 0;
+        loop {
+            let frame = within("a frame", wire.next()).await.expect("open");
+            if frame.kind == crate::harness::frames::DATA && frame.stream == stream {
+                read += frame.payload.len();
+                if frame.flags & END_STREAM != 0 {
+                    break;
+                }
+                assert!(read <= 3_005, "{read}");
+                wire.settings(&[(INITIAL_WINDOW, 1_000 + u32::try_from(read).expect("short"))]).await;
+            }
+        }
+        assert_eq!(read, 3_005);
+        wire.answer(stream, b"whole").await;
+        wire
+    };
+    let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], &body), script);
+    ok(&answer, b"whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_sends_garbage_is_left_and_connected_to_again() {
+    let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let script = async {
+        wire.whole_call().await.expect("a call");
+        // SETTINGS of five bytes: a connection error (RFC 9113 §6.5).
+        wire.send(SETTINGS, 0, 0, &[0; 5]).await;
+        let mut next = again(&listener).await;
+        let stream = next.whole_call().await.expect("the call again");
+        next.answer(stream, b"again").await;
+        next
+    };
+    let (answer, _next) = tokio::join!(caller.call(SAFE, &[], b"1"), script);
+    ok(&answer, b"again");
+}

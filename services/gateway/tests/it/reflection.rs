@@ -1,0 +1,181 @@
+//! Reflection at the gateway shows everything behind it, with descriptors only the upstream itself has.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use prost::Message as _;
+use prost_types::FileDescriptorProto;
+use tonic::Code;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::harness::echo::Echo;
+use crate::harness::mesh::Mesh;
+use crate::harness::upstream::{Upstream, as_session};
+use crate::harness::within;
+
+async fn ask(mesh: &Mesh, questions: Vec<MessageRequest>) -> Vec<MessageResponse> {
+    let mut client = ServerReflectionClient::new(mesh.channel().await);
+    let questions = questions
+        .into_iter()
+        .map(|question| ServerReflectionRequest { host: String::new(), message_request: Some(question) });
+    let answers = client.server_reflection_info(tokio_stream::iter(questions.collect::<Vec<_>>())).await;
+    let answers = answers.expect("open").into_inner();
+    answers.map(|answer| answer.expect("an answer").message_response.expect("something")).collect().await
+}
+
+async fn services(mesh: &Mesh) -> Vec<String> {
+    let answers = ask(mesh, vec![MessageRequest::ListServices(String::new())]).await;
+    match &answers[..] {
+        [MessageResponse::ListServicesResponse(list)] => {
+            list.service.iter().map(|s| s.name.clone()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn files(answer: &MessageResponse) -> Vec<String> {
+    match answer {
+        MessageResponse::FileDescriptorResponse(files) => files
+            .file_descriptor_proto
+            .iter()
+            .map(|bytes| FileDescriptorProto::decode(&bytes[..]).expect("a descriptor").name().to_owned())
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn symbol(name: &str) -> MessageRequest {
+    MessageRequest::FileContainingSymbol(name.to_owned())
+}
+
+/// Waits until the gateway lists `service`.
+pub(crate) async fn described(mesh: &Mesh, service: &str) {
+    within(service, async {
+        while !services(mesh).await.iter().any(|name| name == service) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+fn foreign(echo: &Echo) -> String {
+    format!("[gateway.upstream.echo]\nendpoints = ['{}']", echo.address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_service_is_listed_described_and_called_without_being_configured() {
+    for v1 in [true, false] {
+        let echo = Echo::start(v1).await;
+        let mesh = Mesh::start(&foreign(&echo)).await;
+        described(&mesh, "test.echo.v1.Echo").await;
+        let answers =
+            ask(&mesh, vec![symbol("test.echo.v1.Echo"), symbol("test.echo.v1.Payload.data")]).await;
+        // The service's file comes with what it imports; asked for again, a file comes alone.
+        assert_eq!(files(&answers[0]), ["test/echo/v1/echo.proto", "test/echo/v1/payload.proto"]);
+        assert_eq!(files(&answers[1]), ["test/echo/v1/payload.proto"]);
+        let answer = mesh.caller().await.call("/test.echo.v1.Echo/Unary", &[], &[10, 1, b'x']).await;
+        assert_eq!((answer.code(), &answer.data[5..]), (0, &[10, 1, b'x'][..]), "v1: {v1}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_configured_is_listed_described_or_not() {
+    let silent = Upstream::start(|call| call.answer(b"ok")).await;
+    let mesh = Mesh::start(&format!(
+        "{}\n[gateway.upstream.silent]\nendpoints = ['{}']\nservices = ['acme.Silent']",
+        as_session(&[&silent]),
+        silent.address
+    ))
+    .await;
+    let expected = [
+        "acme.Silent",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "shoal.gateway.v1.GatewayService",
+        "shoal.session.v1.SessionService",
+    ];
+    assert_eq!(services(&mesh).await, expected);
+    let answers =
+        ask(&mesh, vec![symbol("shoal.session.v1.SessionService.GetSession"), symbol("acme.Silent")]).await;
+    assert!(files(&answers[0]).contains(&"google/protobuf/timestamp.proto".to_owned()));
+    assert!(
+        matches!(&answers[1], MessageResponse::ErrorResponse(e) if e.error_code == Code::NotFound as i32)
+    );
+    assert_eq!(mesh.caller().await.call("/acme.Silent/Do", &[], b"").await.code(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v1alpha_answers_as_v1_does() {
+    let mesh = Mesh::start("").await;
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(mesh.channel().await);
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            "shoal.gateway.v1.GatewayService".to_owned(),
+        )),
+    };
+    let answers = client.server_reflection_info(tokio_stream::iter([question])).await.expect("open");
+    let answer = answers.into_inner().message().await.expect("OK").expect("an answer");
+    let alpha = v1::ServerReflectionResponse::decode(&answer.encode_to_vec()[..]).expect("the same wire");
+    let same = ask(&mesh, vec![symbol("shoal.gateway.v1.GatewayService")]).await;
+    assert_eq!(alpha.message_response.as_ref(), same.first());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_without_an_answer_are_answered_so_and_the_stream_goes_on() {
+    let mesh = Mesh::start("").await;
+    let extension = ExtensionRequest { containing_type: "no.Such".to_owned(), extension_number: 1 };
+    let answers = ask(
+        &mesh,
+        vec![
+            symbol("no.Such"),
+            MessageRequest::FileByFilename("no.proto".to_owned()),
+            MessageRequest::FileContainingExtension(extension),
+            MessageRequest::AllExtensionNumbersOfType("no.Such".to_owned()),
+            MessageRequest::AllExtensionNumbersOfType("shoal.gateway.v1.Endpoint".to_owned()),
+            MessageRequest::FileByFilename("google/protobuf/duration.proto".to_owned()),
+        ],
+    )
+    .await;
+    for answer in &answers[..4] {
+        assert!(matches!(answer, MessageResponse::ErrorResponse(e) if e.error_code == 5), "{answer:?}");
+    }
+    assert!(
+        matches!(&answers[4], MessageResponse::AllExtensionNumbersResponse(e) if e.extension_number.is_empty())
+    );
+    assert_eq!(files(&answers[5]), ["google/protobuf/duration.proto"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_comes_later_is_described_then_and_not_called_unknown_before() {
+    let placeholder = Upstream::start(|call| call.answer(b"")).await;
+    placeholder.kill().await;
+    let mesh =
+        Mesh::start(&format!("[gateway.upstream.late]\nendpoints = ['{}']", placeholder.address)).await;
+    let answer = mesh.caller().await.call("/test.echo.v1.Echo/Unary", &[], b"").await;
+    assert_eq!(answer.code(), 14, "it may be behind `late`");
+    assert!(answer.grpc().message().contains("`late`"));
+    let _echo = Echo::start_at(placeholder.address, true).await;
+    described(&mesh, "test.echo.v1.Echo").await;
+    assert_eq!(mesh.caller().await.call("/test.echo.v1.Echo/Unary", &[], b"").await.code(), 0);
+    assert_eq!(mesh.caller().await.call("/acme.Nothing/Do", &[], b"").await.code(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_upstream_gets_what_nobody_else_has() {
+    let upstream = Upstream::start(|call| call.answer(b"ok")).await;
+    let mesh = Mesh::start(&format!(
+        "[gateway.upstream.rest]\nendpoints = ['{}']\ndefault = true",
+        upstream.address
+    ))
+    .await;
+    assert_eq!(mesh.caller().await.call("/acme.Anything/Do", &[], b"").await.code(), 0);
+    assert_eq!(upstream.head(0).uri.path(), "/acme.Anything/Do");
+    // The gateway's own services are its own.
+    assert!(services(&mesh).await.contains(&"shoal.gateway.v1.GatewayService".to_owned()));
+}
