@@ -120,16 +120,17 @@ impl Peer {
             .enable_all()
             .build()
             .expect("a runtime");
-        let served = runtime.spawn(async move {
-            // The one that had it before may be closing it still.
-            let listener = until("the address is free", async || TcpListener::bind(address).await.ok()).await;
-            let address = listener.local_addr().expect("an address");
+        // The one that had the address before may be closing it still.
+        let listener = until("the address is free", async || std::net::TcpListener::bind(address).ok()).await;
+        let address = listener.local_addr().expect("an address");
+        listener.set_nonblocking(true).expect("a socket");
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a socket");
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             let server = tonic::transport::Server::builder().add_routes(routes);
-            tokio::spawn(async move { server.serve_with_incoming(incoming).await.expect("serves") });
-            address
+            server.serve_with_incoming(incoming).await.expect("serves");
         });
-        Self { address: served.await.expect("listens"), runtime: Some(runtime) }
+        Self { address, runtime: Some(runtime) }
     }
 
     /// Ends it with its connections.
