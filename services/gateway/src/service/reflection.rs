@@ -70,10 +70,9 @@ pub(crate) async fn fetch(balancer: &Balancer) -> Result<(Vec<String>, Files), F
 }
 
 async fn fetch_by(balancer: &Balancer, path: &'static str) -> Result<(Vec<String>, Files), FetchError> {
-    let mut questions = Questions::open(balancer, path).await?;
-    let MessageResponse::ListServicesResponse(list) =
-        questions.ask(MessageRequest::ListServices(String::new())).await?
-    else {
+    let mut questions =
+        Questions::open(balancer, path, MessageRequest::ListServices(String::new())).await?;
+    let MessageResponse::ListServicesResponse(list) = questions.answer().await? else {
         return Err(FetchError::Nonsense("no list of services in the answer".to_owned()));
     };
     if list.service.len() > SERVICES_MAX {
@@ -100,6 +99,10 @@ async fn fetch_by(balancer: &Balancer, path: &'static str) -> Result<(Vec<String
     }
 }
 
+fn question(asked: MessageRequest) -> ServerReflectionRequest {
+    ServerReflectionRequest { host: String::new(), message_request: Some(asked) }
+}
+
 /// An open reflection stream.
 struct Questions {
     ask: mpsc::Sender<ServerReflectionRequest>,
@@ -107,20 +110,30 @@ struct Questions {
 }
 
 impl Questions {
-    async fn open(balancer: &Balancer, path: &'static str) -> Result<Questions, FetchError> {
+    /// Opens a stream with its first question already on the way: servers of some languages send their headers only
+    /// with the first answer, and waiting for them first would wait for ever.
+    async fn open(
+        balancer: &Balancer,
+        path: &'static str,
+        first: MessageRequest,
+    ) -> Result<Questions, FetchError> {
         let channel = Channel::new(balancer.clone(), ChannelOptions::default());
         let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
         let (ask, asked) = mpsc::channel(1);
+        let _ = ask.try_send(question(first));
         let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
         let request = Request::new(ReceiverStream::new(asked));
         let opened = client.streaming(request, PathAndQuery::from_static(path), codec).await?;
         Ok(Questions { ask, answers: opened.into_inner() })
     }
 
-    async fn ask(&mut self, question: MessageRequest) -> Result<MessageResponse, FetchError> {
-        let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    async fn ask(&mut self, asked: MessageRequest) -> Result<MessageResponse, FetchError> {
         // A closed stream is told by its answer.
-        let _ = self.ask.send(request).await;
+        let _ = self.ask.send(question(asked)).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<MessageResponse, FetchError> {
         let answer = self.answers.message().await?;
         answer
             .and_then(|answer| answer.message_response)
