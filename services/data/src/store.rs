@@ -13,6 +13,10 @@ pub(crate) mod cassandra;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub(crate) mod embedded;
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+pub(crate) mod random;
 
 /// How many replicas a read waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

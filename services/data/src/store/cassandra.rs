@@ -330,17 +330,18 @@ fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<
 fn bind(write: &Write, change: &Change, now: Micros) -> (Kind, Vec<Bind>) {
     let partition = || Bind::Text(write.partition.as_str().to_owned());
     match change {
-        Change::Put { sort_key, cell, expire_time } => match engine_ttl(*expire_time, now) {
-            // A put that has ended hides what a tombstone hides.
-            Some(ttl) => {
-                let mut values = vec![partition()];
-                values.extend(Bind::sort_key(sort_key));
-                values.extend([Bind::Blob(cell.clone()), Bind::BigInt(write.stamp.0), Bind::Int(ttl)]);
-                (Kind::Put, values)
-            }
-            None => delete(write, sort_key),
-        },
-        Change::Delete { sort_key } => delete(write, sort_key),
+        Change::Put { sort_key, cell, expire_time } => {
+            let mut values = vec![partition()];
+            values.extend(Bind::sort_key(sort_key));
+            let ttl = engine_ttl(*expire_time, now);
+            values.extend([Bind::Blob(cell.clone()), Bind::BigInt(write.stamp.0), Bind::Int(ttl)]);
+            (Kind::Put, values)
+        }
+        Change::Delete { sort_key } => {
+            let mut values = vec![Bind::BigInt(write.stamp.0), partition()];
+            values.extend(Bind::sort_key(sort_key));
+            (Kind::Delete, values)
+        }
         Change::DeleteRange { range: SortRange { start, end } } => {
             let mut values = vec![Bind::BigInt(write.range_stamp().0), partition()];
             if start.is_none() && end.is_none() {
@@ -356,21 +357,14 @@ fn bind(write: &Write, change: &Change, now: Micros) -> (Kind, Vec<Bind>) {
     }
 }
 
-fn delete(write: &Write, sort_key: &SortKey) -> (Kind, Vec<Bind>) {
-    let mut values = vec![Bind::BigInt(write.stamp.0), Bind::Text(write.partition.as_str().to_owned())];
-    values.extend(Bind::sort_key(sort_key));
-    (Kind::Delete, values)
-}
-
-/// Seconds for `USING TTL`; 0 is for ever, none: it has ended.
-fn engine_ttl(expire_time: Option<Micros>, now: Micros) -> Option<i32> {
-    let Some(end) = expire_time else { return Some(0) };
-    if end <= now {
-        return None;
+/// Seconds for `USING TTL`; 0 is for ever. A put that has ended is written all the same: it hides what is older.
+fn engine_ttl(expire_time: Option<Micros>, now: Micros) -> i32 {
+    match expire_time {
+        None => 0,
+        Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,
+        Some(end) => {
+            let left = (end.0 - now.0).div_euclid(1_000_000).saturating_add(TTL_SLACK_SECONDS);
+            i32::try_from(left.max(1)).unwrap_or(0)
+        }
     }
-    if end.0 / 1_000_000 > TTL_END_MAX {
-        return Some(0);
-    }
-    let seconds = (end.0 - now.0).div_euclid(1_000_000) + TTL_SLACK_SECONDS;
-    Some(i32::try_from(seconds).unwrap_or(0))
 }

@@ -11,11 +11,11 @@
 //! Reads take a snapshot, so a page shows each write whole.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use shoal_embedded::{Database, Keyspace, Range, Snapshot, Tx};
 use uuid::Uuid;
 
-use crate::cell;
 use crate::clock::Micros;
 use crate::error::Error;
 use crate::key::SortKey;
@@ -34,8 +34,8 @@ mod tests;
 
 use entry::Entry;
 use fragment::{Fragment, overlay};
+use sweep::Due;
 pub(crate) use sweep::sweep_forever;
-use sweep::{Kind, due_key};
 
 /// How long a tombstone hides older puts that come later; Cassandra's default too.
 const GRACE_SECONDS: u32 = 10 * 24 * 3600;
@@ -46,6 +46,7 @@ pub(crate) struct Embedded {
     database: Database,
     spaces: Arc<Spaces>,
     sweeping: Arc<tokio::sync::Mutex<()>>,
+    swept_until: Arc<AtomicI64>,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Embedded {
             ranges: database.keyspace("ranges")?,
             due: database.keyspace("due")?,
         };
-        Ok(Self { database, spaces: Arc::new(spaces), sweeping: Arc::default() })
+        Ok(Self { database, spaces: Arc::new(spaces), sweeping: Arc::default(), swept_until: Arc::default() })
     }
 }
 
@@ -203,7 +204,7 @@ fn apply(tx: &mut Tx<'_>, spaces: &Spaces, write: &Write, now: Micros) -> Result
                 write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::Delete { sort_key } => {
-                let entry = Entry::Tombstone { stamp: write.stamp, deleted_at: now };
+                let entry = Entry::Tombstone { stamp: write.stamp };
                 write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::DeleteRange { range } => {
@@ -241,12 +242,12 @@ fn write_row(
     {
         return Ok(());
     }
-    let due = match entry {
-        Entry::Put { cell, .. } => cell::expire_time(cell)?,
-        Entry::Tombstone { .. } => Some(now.plus_seconds(GRACE_SECONDS)),
-    };
-    if let Some(due) = due {
-        tx.put(&spaces.due, due_key(due, Kind::Row, &key), entry.stamp().0.to_be_bytes());
+    match (entry, entry.expire_time()?) {
+        (_, Some(end)) => Due::End.queue(tx, spaces, end.max(now), &key, entry)?,
+        (Entry::Put { .. }, None) => {}
+        (Entry::Tombstone { .. }, None) => {
+            Due::Forget.queue(tx, spaces, now.plus_seconds(GRACE_SECONDS), &key, entry)?;
+        }
     }
     tx.put(&spaces.rows, key, entry.encode());
     Ok(())
@@ -266,7 +267,8 @@ fn delete_range(tx: &mut Tx<'_>, spaces: &Spaces, prefix: &[u8], new: &Fragment)
     }
     for piece in overlay(&touched, new) {
         let key = place::key(prefix, &piece.start);
-        tx.put(&spaces.due, due_key(piece.deleted_at, Kind::Range, &key), piece.stamp.0.to_be_bytes());
+        // As of now, also for what was cut from an older range: the queue may be swept up to now already.
+        Due::Range.queue_key(tx, spaces, new.deleted_at, &key, Vec::new());
         tx.put(&spaces.ranges, key, piece.encode());
     }
     Ok(())

@@ -15,13 +15,13 @@ pub(super) enum Entry<'a> {
     /// A row.
     Put { stamp: Micros, cell: &'a [u8] },
     /// No row, and no older one either.
-    Tombstone { stamp: Micros, deleted_at: Micros },
+    Tombstone { stamp: Micros },
 }
 
 impl<'a> Entry<'a> {
     pub(super) fn stamp(&self) -> Micros {
         match self {
-            Entry::Put { stamp, .. } | Entry::Tombstone { stamp, .. } => *stamp,
+            Entry::Put { stamp, .. } | Entry::Tombstone { stamp } => *stamp,
         }
     }
 
@@ -43,11 +43,11 @@ impl<'a> Entry<'a> {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let (kind, rest) = match self {
-            Entry::Put { cell, .. } => (PUT, cell.to_vec()),
-            Entry::Tombstone { deleted_at, .. } => (TOMBSTONE, deleted_at.0.to_be_bytes().to_vec()),
+        let (kind, rest): (u8, &[u8]) = match self {
+            Entry::Put { cell, .. } => (PUT, cell),
+            Entry::Tombstone { .. } => (TOMBSTONE, &[]),
         };
-        [&[kind][..], &self.stamp().0.to_be_bytes(), &rest].concat()
+        [&[kind][..], &self.stamp().0.to_be_bytes(), rest].concat()
     }
 
     pub(super) fn decode(stored: &'a [u8]) -> Result<Self, Error> {
@@ -57,11 +57,16 @@ impl<'a> Entry<'a> {
         let stamp = Micros(i64::from_be_bytes(*stamp));
         match *kind {
             PUT => Ok(Entry::Put { stamp, cell: rest }),
-            TOMBSTONE => {
-                let deleted_at = rest.try_into().map_err(|_| lost())?;
-                Ok(Entry::Tombstone { stamp, deleted_at: Micros(i64::from_be_bytes(deleted_at)) })
-            }
+            TOMBSTONE if rest.is_empty() => Ok(Entry::Tombstone { stamp }),
             _ => Err(lost()),
+        }
+    }
+
+    /// When a put ends; none for tombstones and for those that do not.
+    pub(super) fn expire_time(&self) -> Result<Option<Micros>, Error> {
+        match self {
+            Entry::Put { cell, .. } => cell::expire_time(cell),
+            Entry::Tombstone { .. } => Ok(None),
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Clears away what nobody can see any more: rows that ended, rows in deleted ranges, and tombstones past their grace.
 //! Reads do not depend on it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use shoal_embedded::Tx;
 
 use crate::cell;
 use crate::clock::Micros;
 use crate::error::Error;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::fragment::Fragment;
-use crate::store::embedded::{Embedded, GRACE_SECONDS, place, write_failed};
+use crate::store::embedded::{Embedded, GRACE_SECONDS, Spaces, place, write_failed};
+use crate::value::Attributes;
 
 /// How often the queue of due entries is looked at.
 const EVERY: Duration = Duration::from_secs(10);
@@ -17,13 +21,50 @@ const BATCH: usize = 256;
 /// Rows looked at between two writes while a deleted range is cleared.
 const LOOKED_MAX: usize = 4096;
 
-/// Which keyspace a due entry is about.
+/// Nothing is queued for an earlier time than it is queued at, give or take this many microseconds: the queue's swept
+/// beginning, which costs time to look through, is left out.
+const LATE_MAX: i64 = 60_000_000;
+
+/// What is to be done when a time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A row that ends or a tombstone.
-    Row = 1,
-    /// A deleted range.
-    Range = 2,
+pub(super) enum Due {
+    /// A row ends: only its timestamp and end are kept.
+    End = 1,
+    /// The grace of a tombstone or an ended row is over.
+    Forget = 2,
+    /// The rows in a deleted range can be cleared away; and the range itself, when its grace is over.
+    Range = 3,
+}
+
+impl Due {
+    /// Queues an entry of `rows`; it is dealt with only if it is still the same write.
+    pub(super) fn queue(
+        self,
+        tx: &mut Tx<'_>,
+        spaces: &Spaces,
+        at: Micros,
+        key: &[u8],
+        entry: &Entry<'_>,
+    ) -> Result<(), Error> {
+        self.queue_key(tx, spaces, at, key, identity(entry)?);
+        Ok(())
+    }
+
+    /// Queues a key.
+    pub(super) fn queue_key(self, tx: &mut Tx<'_>, spaces: &Spaces, at: Micros, key: &[u8], of: Vec<u8>) {
+        tx.put(&spaces.due, [&due_until(at)[..], &[self as u8], key].concat(), of);
+    }
+}
+
+/// What tells writes of one row apart here: the timestamp and the end.
+fn identity(entry: &Entry<'_>) -> Result<Vec<u8>, Error> {
+    let end = entry.expire_time()?.map_or(0, |at| at.0);
+    Ok([entry.stamp().0.to_be_bytes(), end.to_be_bytes()].concat())
+}
+
+/// Queued keys of earlier times are smaller.
+fn due_until(at: Micros) -> [u8; 8] {
+    at.0.max(0).cast_unsigned().to_be_bytes()
 }
 
 /// Sweeps until it is dropped.
@@ -47,63 +88,60 @@ pub(crate) async fn sweep_forever(store: Embedded) {
     }
 }
 
-/// Key of a due entry.
-pub(super) fn due_key(at: Micros, kind: Kind, key: &[u8]) -> Vec<u8> {
-    let at = at.0.max(0).cast_unsigned().to_be_bytes();
-    [&at, &[kind as u8][..], key].concat()
-}
-
-struct Due {
+struct Queued {
     due_key: Vec<u8>,
+    due: u8,
     key: Vec<u8>,
-    stamp: Micros,
+    of: Vec<u8>,
 }
 
 impl Embedded {
     /// Deals with a batch of what is due at `now`; whether there is more.
     pub(super) async fn sweep(&self, now: Micros) -> Result<bool, Error> {
         let (mut rows, mut ranges) = (Vec::new(), Vec::new());
-        for pair in self.spaces.due.range(..due_key(now, Kind::Row, &[])).take(BATCH) {
-            let (due_key, stamp) = pair?;
-            let stamp = stamp.as_ref().try_into().map(i64::from_be_bytes).unwrap_or_default();
-            let (kind, key) = due_key.get(8..).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
-            let due = Due { due_key: due_key.to_vec(), key: key.to_vec(), stamp: Micros(stamp) };
-            if *kind == Kind::Range as u8 { ranges.push(due) } else { rows.push(due) }
+        let from = Micros(self.swept_until.load(Ordering::Relaxed));
+        let keys = due_until(from).to_vec()..due_until(now).to_vec();
+        for pair in self.spaces.due.range(keys).take(BATCH) {
+            let (due_key, of) = pair?;
+            let (due, key) = due_key.get(8..).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
+            let queued = Queued { due_key: due_key.to_vec(), due: *due, key: key.to_vec(), of: of.to_vec() };
+            if *due == Due::Range as u8 { ranges.push(queued) } else { rows.push(queued) }
         }
         let more = rows.len() + ranges.len() == BATCH;
         if !rows.is_empty() {
             self.sweep_rows(rows, now).await?;
         }
-        for due in ranges {
-            self.sweep_range(due, now).await?;
+        for queued in ranges {
+            self.sweep_range(queued, now).await?;
+        }
+        if !more {
+            self.swept_until.store(now.0.saturating_sub(LATE_MAX), Ordering::Relaxed);
         }
         Ok(more)
     }
 
-    async fn sweep_rows(&self, dues: Vec<Due>, now: Micros) -> Result<(), Error> {
+    async fn sweep_rows(&self, queue: Vec<Queued>, now: Micros) -> Result<(), Error> {
         let spaces = self.spaces.clone();
         let swept = self.database.write(move |tx| {
-            for Due { due_key: old, key, stamp } in dues {
-                let stored = tx.get(&spaces.rows, &key)?;
-                tx.delete(&spaces.due, old);
-                let Some(stored) = stored else { continue };
-                match Entry::decode(&stored)? {
-                    // A later write has taken its place, and is due by itself.
-                    entry if entry.stamp() != stamp => {}
-                    Entry::Put { cell, .. } => {
-                        if cell::expire_time(cell)?.is_none_or(|at| at > now) {
-                            continue;
-                        }
-                        let entry = Entry::Tombstone { stamp, deleted_at: now };
-                        let at = now.plus_seconds(GRACE_SECONDS);
-                        tx.put(&spaces.due, due_key(at, Kind::Row, &key), stamp.0.to_be_bytes());
-                        tx.put(&spaces.rows, key, entry.encode());
+            for Queued { due_key, due, key, of } in queue {
+                tx.delete(&spaces.due, due_key);
+                let Some(stored) = tx.get(&spaces.rows, &key)? else { continue };
+                let entry = match Entry::decode(&stored).and_then(|entry| Ok((identity(&entry)?, entry))) {
+                    Ok((identity, entry)) if identity == of => entry,
+                    // A later write has taken its place, and is queued by itself.
+                    Ok(_) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "a row was not swept");
+                        continue;
                     }
-                    Entry::Tombstone { deleted_at, .. } => {
-                        if deleted_at.plus_seconds(GRACE_SECONDS) <= now {
-                            tx.delete(&spaces.rows, key);
-                        }
-                    }
+                };
+                if due == Due::Forget as u8 {
+                    tx.delete(&spaces.rows, key);
+                } else {
+                    let cell = cell::encode(&Attributes::default(), entry.expire_time()?);
+                    let rest = Entry::Put { stamp: entry.stamp(), cell: &cell };
+                    Due::Forget.queue(tx, &spaces, now.plus_seconds(GRACE_SECONDS), &key, &rest)?;
+                    tx.put(&spaces.rows, key, rest.encode());
                 }
             }
             Ok::<_, Error>(())
@@ -113,11 +151,11 @@ impl Embedded {
 
     /// Clears the rows in a deleted range, then forgets the range if its grace is over. New rows that it hides cannot
     /// appear meanwhile: it is still there to refuse them.
-    async fn sweep_range(&self, due: Due, now: Micros) -> Result<(), Error> {
-        let Some((prefix, start)) = place::split(&due.key) else {
-            return Err(Error::DataLoss("a due entry names no partition".to_owned()));
+    async fn sweep_range(&self, queued: Queued, now: Micros) -> Result<(), Error> {
+        let Some((prefix, start)) = place::split(&queued.key) else {
+            return Err(Error::DataLoss("a queued key names no partition".to_owned()));
         };
-        let stored = self.spaces.ranges.get(&due.key)?;
+        let stored = self.spaces.ranges.get(&queued.key)?;
         let fragment = stored.map(|stored| Fragment::decode(start, &stored)).transpose()?;
         if let Some(fragment) = &fragment {
             let mut keys = place::keys(prefix, start, fragment.end.as_deref());
@@ -127,16 +165,16 @@ impl Embedded {
         }
         let spaces = self.spaces.clone();
         let swept = self.database.write(move |tx| {
-            let stored = tx.get(&spaces.ranges, &due.key)?;
-            tx.delete(&spaces.due, due.due_key);
-            // One that was cut or laid over meanwhile is due by itself.
+            let stored = tx.get(&spaces.ranges, &queued.key)?;
+            tx.delete(&spaces.due, queued.due_key);
+            // One that was cut or laid over meanwhile is queued by itself.
             let same = stored.as_deref() == fragment.as_ref().map(Fragment::encode).as_deref();
             let Some(fragment) = fragment.filter(|_| same) else { return Ok(()) };
             let over = fragment.deleted_at.plus_seconds(GRACE_SECONDS);
             if over <= now {
-                tx.delete(&spaces.ranges, due.key);
+                tx.delete(&spaces.ranges, queued.key);
             } else {
-                tx.put(&spaces.due, due_key(over, Kind::Range, &due.key), fragment.stamp.0.to_be_bytes());
+                Due::Range.queue_key(tx, &spaces, over, &queued.key, Vec::new());
             }
             Ok::<_, Error>(())
         });

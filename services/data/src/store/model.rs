@@ -1,0 +1,101 @@
+//! The plainest store there is, to compare the real ones with: it forgets nothing, and every read goes through all
+//! writes of a partition.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use uuid::Uuid;
+
+use crate::clock::Micros;
+use crate::error::Error;
+use crate::key::{PartitionKey, SortKey, SortRange};
+use crate::mutation::{Change, Write};
+use crate::row::{Page, PageBuilder, Row};
+use crate::store::{Lookup, Query, Store};
+use crate::table::{Definition, Table, TableName};
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    tables: Arc<Mutex<BTreeMap<TableName, Arc<Table>>>>,
+    writes: Arc<Mutex<Vec<Write>>>,
+}
+
+/// What decides between two puts of a row: time, end, cell.
+type Rank = (Micros, Option<Micros>, bytes::Bytes);
+
+impl Model {
+    fn rows(&self, table: Uuid, partition: &PartitionKey, range: &SortRange) -> Vec<(SortKey, Rank)> {
+        let writes = self.writes.lock().unwrap();
+        let ours = || writes.iter().filter(|write| write.table.id == table && write.partition == *partition);
+        let mut puts: BTreeMap<SortKey, Rank> = BTreeMap::new();
+        for write in ours() {
+            for change in &write.changes {
+                let Change::Put { sort_key, cell, expire_time } = change else { continue };
+                let rank = (write.stamp, *expire_time, cell.clone());
+                let best = puts.entry(sort_key.clone()).or_insert_with(|| rank.clone());
+                *best = best.clone().max(rank);
+            }
+        }
+        puts.retain(|key, (stamp, expire_time, _)| {
+            let deleted = ours().any(|write| {
+                write.changes.iter().any(|change| match change {
+                    Change::Put { .. } => false,
+                    Change::Delete { sort_key } => sort_key == key && write.stamp >= *stamp,
+                    Change::DeleteRange { range } => holds(range, key) && write.range_stamp() >= *stamp,
+                })
+            });
+            !deleted && holds(range, key) && expire_time.is_none_or(|at| at > Micros::now())
+        });
+        puts.into_iter().collect()
+    }
+}
+
+fn holds(range: &SortRange, key: &SortKey) -> bool {
+    range.start.as_ref().is_none_or(|start| start <= key) && range.end.as_ref().is_none_or(|end| key < end)
+}
+
+impl Store for Model {
+    async fn create_table(&self, definition: Definition, now: Micros) -> Result<Table, Error> {
+        let table = Table { definition, id: Uuid::new_v4(), create_time: now };
+        self.tables.lock().unwrap().insert(table.definition.name.clone(), Arc::new(table.clone()));
+        Ok(table)
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
+        let tables = self.tables.lock().unwrap();
+        tables.get(name).cloned().ok_or_else(|| Error::TableNotFound(name.to_string()))
+    }
+
+    async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {
+        let tables = self.tables.lock().unwrap();
+        let names = tables.values().filter(|table| table.definition.name.as_str() > after);
+        Ok(names.take(limit).map(|table| Table::clone(table)).collect())
+    }
+
+    async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
+        let rows = self.rows(lookup.table.id, &lookup.partition, &SortRange::default());
+        match rows.into_iter().find(|(key, _)| *key == lookup.sort_key) {
+            Some((key, (stamp, _, cell))) => Row::of_cell(key, &cell, stamp, Micros::now()),
+            None => Ok(None),
+        }
+    }
+
+    async fn query(&self, query: Query) -> Result<Page, Error> {
+        let mut rows = self.rows(query.table.id, &query.partition, &query.range);
+        if query.descending {
+            rows.reverse();
+        }
+        let mut page = PageBuilder::new(query.limit, Micros::now());
+        for (key, (stamp, _, cell)) in rows {
+            if !page.offer(key, &cell, stamp)? {
+                return Ok(page.finish(true));
+            }
+        }
+        Ok(page.finish(false))
+    }
+
+    async fn mutate(&self, write: Write) -> Result<(), Error> {
+        self.writes.lock().unwrap().push(write);
+        Ok(())
+    }
+}
