@@ -18,13 +18,22 @@ fn request() -> http::Request<()> {
 }
 
 /// A server whose calls are answered, and its first connection sent GOAWAY, when told.
-fn leaving() -> (Peer, Arc<Notify>, Arc<Notify>) {
+struct Leaving {
+    peer: Peer,
+    leave: Arc<Notify>,
+    finish: Arc<Notify>,
+    /// Tells of each connection the client has closed.
+    closed: mpsc::UnboundedReceiver<()>,
+}
+
+fn leaving() -> Leaving {
     let (leave, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (left, finished) = (leave.clone(), finish.clone());
+    let (tell, closed) = mpsc::unbounded_channel();
     let peer = Peer::start(None, move |listener| async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            let (left, finished) = (left.clone(), finished.clone());
+            let (left, finished, tell) = (left.clone(), finished.clone(), tell.clone());
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(socket).await.unwrap();
                 loop {
@@ -35,7 +44,10 @@ fn leaving() -> (Peer, Arc<Notify>, Arc<Notify>) {
                             continue;
                         }
                     };
-                    let Some(Ok((request, mut respond))) = accepted else { return };
+                    let Some(Ok((request, mut respond))) = accepted else {
+                        let _ = tell.send(());
+                        return;
+                    };
                     if request.uri().path().starts_with("/grpc.health.") {
                         answer_status(&mut respond, tonic::Code::Unimplemented);
                         continue;
@@ -51,7 +63,7 @@ fn leaving() -> (Peer, Arc<Notify>, Arc<Notify>) {
             });
         }
     });
-    (peer, leave, finish)
+    Leaving { peer, leave, finish, closed }
 }
 
 async fn reads_late(body: &mut h2::RecvStream) {
@@ -62,7 +74,7 @@ async fn reads_late(body: &mut h2::RecvStream) {
 
 #[tokio::test]
 async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection() {
-    let (peer, leave, finish) = leaving();
+    let Leaving { peer, leave, finish, mut closed } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
     let mut old = upstream.balancer.pick(&[]).unwrap();
@@ -81,12 +93,13 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
     let mut new_body = timeout(SOON, response).await.unwrap().unwrap().into_body();
     finish.notify_waiters();
     reads_late(&mut body).await;
+    timeout(SOON, closed.recv()).await.unwrap().unwrap();
     reads_late(&mut new_body).await;
 }
 
 #[tokio::test]
 async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
-    let (peer, _leave, _finish) = leaving();
+    let Leaving { peer, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
     let mut pick = upstream.balancer.pick(&[]).unwrap();
@@ -100,7 +113,7 @@ async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
 
 #[tokio::test]
 async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
-    let (peer, _leave, finish) = leaving();
+    let Leaving { peer, finish, mut closed, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
     let mut pick = upstream.balancer.pick(&[]).unwrap();
@@ -113,11 +126,12 @@ async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
     finish.notify_waiters();
     reads_late(&mut body).await;
     drop((pick, stream, body));
+    timeout(SOON, closed.recv()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn the_calls_of_a_target_that_is_gone_are_cut_at_the_drain_limit() {
-    let (peer, _leave, _finish) = leaving();
+    let Leaving { peer, .. } = leaving();
     let upstream = Upstream::with(&[peer.address], |options| options.drain = Duration::from_millis(50));
     upstream.until(peer.address, Ready).await;
     let mut pick = upstream.balancer.pick(&[]).unwrap();

@@ -199,6 +199,7 @@ async fn cancelled_it_ends_every_task_and_every_connection() {
     upstream.until(peer.address, Ready).await;
     upstream.stop().await;
     tokio::time::timeout(crate::peer::SOON, all_closed.recv()).await.unwrap().unwrap();
+    assert!(upstream.balancer.snapshot().is_empty());
     let refusal = upstream.balancer.pick(&[]).unwrap_err().to_string();
     assert!(refusal.contains("shutting down"), "{refusal}");
     let late = upstream.balancer.picked(&[], Instant::now() + crate::peer::SOON);
