@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -30,9 +30,8 @@ use crate::store::{Acquired, Draft, Found, Record, Store, StoreError};
 
 /// A lease outlives the load by this: for the fill, and for the clocks of two machines.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
-/// Pauses of a flight that waits for another clone's: from the first, doubling, to the last.
-const FOLLOW_PAUSE_FIRST: Duration = Duration::from_millis(2);
-const FOLLOW_PAUSE_LAST: Duration = Duration::from_millis(50);
+/// A flight that waits for another clone's is told when that ends; in case it was not, it looks again after this.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// A found object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,10 +173,10 @@ impl Trip {
         // Another's lease ends within its time. Should others win it again and again, because the object is deleted again
         // and again, then loading without one is right too.
         let follow_until = Instant::now() + 2 * self.lease_time();
-        let mut pause = FOLLOW_PAUSE_FIRST;
         loop {
             // The permit comes first: a lease is not held by one that waits.
             let permit = self.permit().await?;
+            let ended = objects.store.ended(key);
             objects.flights.asks(flight);
             match objects.store.acquire(key, flight.token, self.lease_time()).await {
                 Ok(Acquired::Granted) => return self.load_and_fill().await,
@@ -191,8 +190,9 @@ impl Trip {
                     if Instant::now() >= follow_until {
                         return self.fly_bare().await;
                     }
-                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0).min(left + TTL_MIN)).await;
-                    pause = (2 * pause).min(FOLLOW_PAUSE_LAST);
+                    let pause = FOLLOW_PAUSE_MAX.mul_f64(0.75 + fastrand::f64() / 4.0).min(left + TTL_MIN);
+                    // Told or not, it asks again.
+                    let _ = timeout(pause, ended).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "loading without a lease");

@@ -11,6 +11,7 @@ use crate::key::{Key, Tags};
 pub(crate) mod conformance;
 mod memory;
 mod redis;
+mod wake;
 
 pub(crate) use memory::MemoryStore;
 pub(crate) use redis::RedisStore;
@@ -156,6 +157,11 @@ pub(crate) trait Store: Send + Sync + 'static {
         token: Token,
         draft: Draft,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Ends when a lease on the key was ended after this call, whoever ended it; running out is no end. A hint: it may come
+    /// without a reason and may be lost, so who waits looks again after a while. Only for who found the lease held by
+    /// another in an `acquire` after this call.
+    fn ended(&self, key: &Key) -> BoxFuture<'static, ()>;
 
     /// Gives a lease back, if it still holds.
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>>;

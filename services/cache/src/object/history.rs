@@ -119,6 +119,9 @@ impl Store for Remote {
             Flaw::None | Flaw::DeleteKeepsLease => self.over(self.inner.fill(key, token, draft)).boxed(),
         }
     }
+    fn ended(&self, key: &Key) -> BoxFuture<'static, ()> {
+        self.inner.ended(key)
+    }
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
         self.over(self.inner.release(key, token)).boxed()
     }

@@ -407,6 +407,9 @@ impl Store for Down {
     fn fill<'a>(&'a self, _: &'a Key, _: Token, _: Draft) -> BoxFuture<'a, Result<bool, StoreError>> {
         down()
     }
+    fn ended(&self, _: &Key) -> BoxFuture<'static, ()> {
+        futures::future::pending().boxed()
+    }
     fn release<'a>(&'a self, _: &'a Key, _: Token) -> BoxFuture<'a, Result<(), StoreError>> {
         down()
     }

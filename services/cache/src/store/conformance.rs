@@ -224,6 +224,24 @@ async fn a_lease_that_ran_out_fills_nothing(case: &Case) {
     assert!(case.fill(&key, next, "v").await);
 }
 
+async fn who_waits_for_a_lease_hears_of_its_end(case: &Case) {
+    for end in ["fill", "put", "delete", "release"] {
+        let key = case.key(end);
+        let token = case.granted(&key).await;
+        let ended = case.store.ended(&key);
+        for _ in 0..2 {
+            assert!(matches!(case.acquire(&key, Token::random()).await, Acquired::Held { .. }));
+        }
+        match end {
+            "fill" => assert!(case.fill(&key, token, "v").await),
+            "put" => case.put(&key, "v").await,
+            "delete" => case.store.delete(&key).await.expect("delete"),
+            _ => case.store.release(&key, token).await.expect("release"),
+        }
+        tokio::time::timeout(PATIENCE, ended).await.unwrap_or_else(|_| panic!("{end} told nobody"));
+    }
+}
+
 async fn a_filled_entry_is_as_old_as_its_load(case: &Case) {
     let key = case.key("k");
     let token = case.granted(&key).await;
@@ -256,6 +274,7 @@ async fn all(store: Arc<dyn Store>) {
         a_refused_conditional_put_leaves_the_lease_alone,
         a_lease_is_given_back_by_its_holder_only,
         a_lease_that_ran_out_fills_nothing,
+        who_waits_for_a_lease_hears_of_its_end,
         a_filled_entry_is_as_old_as_its_load,
     );
 }
@@ -271,7 +290,10 @@ pub(crate) async fn redis_from(variable: &str) -> Option<Arc<RedisStore>> {
         return None;
     };
     let store = RedisStore::open(&url, "cache", "shoal-test-cache:".to_owned()).expect("a valid URL");
+    // The subscription's first sign of life wakes everyone; a test that waits for a wake must come after it.
+    let subscribed = store.ended(&Case::new(Arc::new(MemoryStore::new(1 << 20, 1))).key("k"));
     store.ready(PATIENCE).await.expect("redis answers");
+    let _ = tokio::time::timeout(Duration::from_secs(2), subscribed).await;
     Some(Arc::new(store))
 }
 
@@ -302,7 +324,11 @@ async fn two_clones_on_one_redis_see_each_other() {
     let two = Case { store: two, namespace: one.namespace.clone() };
     let key = one.key("k");
     let token = one.granted(&key).await;
+    let ended = two.store.ended(&key);
     assert!(matches!(two.acquire(&key, Token::random()).await, Acquired::Held { by, .. } if by == token));
+    one.store.release(&key, token).await.expect("release");
+    tokio::time::timeout(PATIENCE, ended).await.expect("the other hears of it");
+    let token = one.granted(&key).await;
     two.store.delete(&key).await.expect("delete");
     assert!(!one.fill(&key, token, "old").await, "the other's delete refuses the fill");
     two.put(&key, "v").await;

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use tokio::time::Instant;
 
+use super::wake::Wakes;
 use super::{Acquired, Draft, Found, Record, Store, StoreError, Token};
 use crate::body::Body;
 use crate::key::{Key, Tags};
@@ -31,6 +32,7 @@ const LEASES_SWEPT_ABOVE: usize = 1024;
 pub(crate) struct MemoryStore {
     stripes: Box<[Mutex<Stripe>]>,
     hasher: RandomState,
+    wakes: Arc<Wakes<Key>>,
 }
 
 struct Stripe {
@@ -58,7 +60,11 @@ impl MemoryStore {
         let stripes = (bytes_max / (LARGEST_PER_STRIPE_MIN * value_bytes_max.max(1))).clamp(1, STRIPES_MAX);
         let stripe =
             || Mutex::new(Stripe { entries: Sieve::new(bytes_max / stripes), leases: HashMap::new() });
-        Self { stripes: (0..stripes).map(|_| stripe()).collect(), hasher: RandomState::new() }
+        Self {
+            stripes: (0..stripes).map(|_| stripe()).collect(),
+            hasher: RandomState::new(),
+            wakes: Wakes::new(),
+        }
     }
 
     fn stripe(&self, key: &Key) -> MutexGuard<'_, Stripe> {
@@ -128,6 +134,7 @@ impl Store for MemoryStore {
         }
         stripe.leases.remove(key);
         stripe.store(key, draft, now, now);
+        self.wakes.wake(key);
         done(true)
     }
 
@@ -135,6 +142,7 @@ impl Store for MemoryStore {
         let mut stripe = self.stripe(key);
         stripe.entries.remove(key);
         stripe.leases.remove(key);
+        self.wakes.wake(key);
         done(())
     }
 
@@ -178,13 +186,19 @@ impl Store for MemoryStore {
         };
         stripe.leases.remove(key);
         stripe.store(key, draft, since, now);
+        self.wakes.wake(key);
         done(true)
+    }
+
+    fn ended(&self, key: &Key) -> BoxFuture<'static, ()> {
+        self.wakes.wait(key.clone())
     }
 
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
         let mut stripe = self.stripe(key);
         if stripe.leases.get(key).is_some_and(|lease| lease.token == token) {
             stripe.leases.remove(key);
+            self.wakes.wake(key);
         }
         done(())
     }

@@ -6,21 +6,25 @@
 //! |---|---|
 //! | `{..}t` | sorted set, the state of the shard: `c` logical clock, `e` epoch, `r` the server process it was made in |
 //! | `{..}e:KEY` | string, an entry: header and payload (see `frame`) |
-//! | `{..}l:KEY` | string, a lease: token, epoch, clock |
+//! | `{..}l:KEY` | string, a lease: token, epoch, clock; one byte more once somebody waits for its end |
+//!
+//! The end of a lease that somebody waits for is published on the channel `PREFIXwake`, as the lease's key.
 //!
 //! An entry counts only while its epoch is the shard's and the shard's process is the one that answers. A new epoch is
 //! random and is taken when the state is missing (evicted, flushed) or was made in another process (a restart from a
 //! snapshot, a fail-over): what such a process remembers may lack the last deletes, so all of it misses.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use redis::{Pipeline, Value};
-use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script, Subscription, SubscriptionEvent};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::wake::Wakes;
 use super::{Acquired, Draft, Found, Record, Store, StoreError, Token};
 use crate::key::Key;
 
@@ -42,6 +46,8 @@ static PUT: LazyLock<Script> = LazyLock::new(|| script("cache.put", include_str!
 static ACQUIRE: LazyLock<Script> =
     LazyLock::new(|| script("cache.acquire", include_str!("redis/acquire.lua")));
 static FILL: LazyLock<Script> = LazyLock::new(|| script("cache.fill", include_str!("redis/fill.lua")));
+static DELETE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("cache.delete", include_str!("redis/delete.lua")));
 static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new("cache.release", include_str!("redis/release.lua")));
 
@@ -56,6 +62,9 @@ pub(crate) struct RedisStore {
     shards: u64,
     runs: Runs,
     hints: Box<[AtomicU64]>,
+    channel: String,
+    wakes: Arc<Wakes<Vec<u8>>>,
+    _listener: AbortOnDropHandle<()>,
 }
 
 /// The three keys of an entry.
@@ -75,10 +84,16 @@ struct Read {
 impl RedisStore {
     /// Connects in the background; every key begins with `prefix`.
     pub(crate) fn open(url: &str, role: &'static str, prefix: String) -> Result<Self, LinkError> {
-        let scripts = vec![PUT.clone(), ACQUIRE.clone(), FILL.clone(), RELEASE.clone()];
+        let scripts = [&PUT, &ACQUIRE, &FILL, &DELETE, &RELEASE].map(|script| Script::clone(script)).to_vec();
         let link = Link::open(LinkConfig { scripts, ..LinkConfig::new(url, role) })?;
         let cluster = url.contains(',');
+        let channel = format!("{prefix}wake");
+        let wakes = Wakes::new();
+        let listener = tokio::spawn(listen(link.subscribe(&channel), wakes.clone()));
         Ok(Self {
+            channel,
+            wakes,
+            _listener: AbortOnDropHandle::new(listener),
             link,
             prefix,
             shards: if cluster { CLUSTER_SHARDS } else { 1 },
@@ -174,7 +189,8 @@ impl RedisStore {
         let guess = guess.to_string();
         // 52 bits: a score is a double.
         let epoch = (fastrand::u64(..) >> 12).to_string();
-        let mut all: Vec<&[u8]> = vec![guess.as_bytes(), epoch.as_bytes(), STATE_TTL_MS.as_bytes()];
+        let mut all: Vec<&[u8]> =
+            vec![guess.as_bytes(), epoch.as_bytes(), STATE_TTL_MS.as_bytes(), self.channel.as_bytes()];
         all.extend_from_slice(args);
         let keys: [&[u8]; 3] = [&names.state, &names.entry, &names.lease];
         let reply: Vec<Value> = self.link.script(script, &keys, &all).await.map_err(write_error)?;
@@ -182,6 +198,16 @@ impl RedisStore {
             self.hint(names, run);
         }
         Ok(reply)
+    }
+}
+
+/// Wakes who waits for the leases whose end is published.
+async fn listen(mut ends: Subscription, wakes: Arc<Wakes<Vec<u8>>>) {
+    loop {
+        match ends.recv().await {
+            SubscriptionEvent::Message(lease) => wakes.wake(&lease),
+            SubscriptionEvent::Reconnected => wakes.wake_all(),
+        }
     }
 }
 
@@ -298,9 +324,8 @@ impl Store for RedisStore {
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let names = self.names(key);
-            let mut unlink = redis::cmd("UNLINK");
-            unlink.arg(&names.entry).arg(&names.lease);
-            self.link.query::<()>(&unlink).await.map_err(write_error)
+            let keys: [&[u8]; 2] = [&names.entry, &names.lease];
+            self.link.script(&DELETE, &keys, &[self.channel.as_bytes()]).await.map_err(write_error)
         }
         .boxed()
     }
@@ -350,11 +375,18 @@ impl Store for RedisStore {
         .boxed()
     }
 
+    fn ended(&self, key: &Key) -> BoxFuture<'static, ()> {
+        self.wakes.wait(self.names(key).lease)
+    }
+
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let names = self.names(key);
             let keys: [&[u8]; 1] = [&names.lease];
-            self.link.script(&RELEASE, &keys, &[&token.to_bytes()]).await.map_err(write_error)
+            self.link
+                .script(&RELEASE, &keys, &[&token.to_bytes(), self.channel.as_bytes()])
+                .await
+                .map_err(write_error)
         }
         .boxed()
     }

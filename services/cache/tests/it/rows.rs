@@ -78,6 +78,13 @@ impl DataService for Rows {
         Ok(Response::new(data::GetResponse { row: Some(row.clone()) }))
     }
 
+    async fn batch_get(
+        &self,
+        _: Request<data::BatchGetRequest>,
+    ) -> Result<Response<data::BatchGetResponse>, Status> {
+        Err(Status::unimplemented("the cache does not call it"))
+    }
+
     async fn create_table(
         &self,
         _: Request<data::CreateTableRequest>,

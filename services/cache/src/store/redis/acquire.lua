@@ -6,11 +6,14 @@ if present(epoch) then
 end
 local lease = redis.call('GET', LEASE)
 if lease and struct.unpack('>d', lease, 17) == epoch then
-  if string.sub(lease, 1, 16) == ARGV[4] then
+  if string.sub(lease, 1, 16) == ARGV[5] then
     return { exact(run), '', 1 }
+  end
+  if #lease == 32 then
+    redis.call('APPEND', LEASE, '+')
   end
   return { exact(run), lease, -math.max(redis.call('PTTL', LEASE), 0) }
 end
 local clock = tick()
-redis.call('SET', LEASE, ARGV[4] .. struct.pack('>dd', epoch, clock), 'PX', ARGV[5])
+redis.call('SET', LEASE, ARGV[5] .. struct.pack('>dd', epoch, clock), 'PX', ARGV[6])
 return { exact(run), '', 1 }

@@ -2,10 +2,10 @@
 -- was loaded is known to be new only as of then.
 local epoch, run = epoch_of_shard()
 local lease = redis.call('GET', LEASE)
-if not lease or string.sub(lease, 1, 16) ~= ARGV[4] or struct.unpack('>d', lease, 17) ~= epoch then
+if not lease or string.sub(lease, 1, 16) ~= ARGV[5] or struct.unpack('>d', lease, 17) ~= epoch then
   return { exact(run), 0 }
 end
 local _, now = tick()
-redis.call('DEL', LEASE)
-store(epoch, struct.unpack('>d', lease, 25), now, ARGV[5], ARGV[6], ARGV[7])
+end_lease()
+store(epoch, struct.unpack('>d', lease, 25), now, ARGV[6], ARGV[7], ARGV[8])
 return { exact(run), 1 }

@@ -1,5 +1,6 @@
 -- Comes before the scripts that write. KEYS: state, entry, lease of one shard. ARGV: the process the caller thinks it talks
--- to (or 0), a random epoch in case one is needed, the state's ttl in ms; a script's own arguments follow.
+-- to (or 0), a random epoch in case one is needed, the state's ttl in ms, the channel of ended leases; a script's own
+-- arguments follow.
 local STATE, ENTRY, LEASE = KEYS[1], KEYS[2], KEYS[3]
 local EPOCH_AT, FLAGS_AT = 2, 1 -- offsets in an entry, see frame.rs
 
@@ -45,4 +46,15 @@ end
 -- A double as text without loss.
 local function exact(number)
   return string.format('%.0f', number)
+end
+
+-- Ends the lease, and tells those who wait for that.
+local function end_lease()
+  local lease = redis.call('GET', LEASE)
+  if lease then
+    redis.call('DEL', LEASE)
+    if #lease > 32 then
+      redis.call('PUBLISH', ARGV[4], LEASE)
+    end
+  end
 end
