@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _};
+use prost::Message as _;
+
 use crate::clock::{Clock, Micros, stamp_of_token};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
@@ -17,6 +20,13 @@ use crate::value::Value;
 const PAGE_SIZE_DEFAULT: usize = 100;
 /// And at most.
 const PAGE_SIZE_MAX: usize = 1000;
+
+/// Keys of one BatchGet.
+const BATCH_KEYS_MAX: usize = 100;
+/// Of these, read at once.
+const BATCH_READS_MAX: usize = 32;
+/// The rows of a BatchGet end before the one that would make them larger than this: clients take messages of 4 MiB.
+const BATCH_BYTES_MAX: usize = 2 << 20;
 
 /// One clone's view of the data.
 #[derive(Debug, Clone)]
@@ -116,6 +126,45 @@ impl<S: Store> Data<S> {
         let sort_key = SortKey::parse(table.definition.sort_key_type, sort_key, "sort_key")?;
         let lookup = Lookup { table, partition, sort_key, consistency };
         self.store.get(lookup).await?.ok_or(Error::RowNotFound)
+    }
+
+    /// The rows of several keys, in their order; none where there is no row. Fewer than keys when the rows are large.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) async fn batch_get(
+        &self,
+        table: &str,
+        keys: Vec<(String, Option<Value>)>,
+        consistency: Consistency,
+    ) -> Result<Vec<Option<Row>>, Error> {
+        if keys.is_empty() || keys.len() > BATCH_KEYS_MAX {
+            return Err(Error::invalid(
+                "BAD_KEYS",
+                "keys",
+                format!("must have 1 to {BATCH_KEYS_MAX} entries, has {}", keys.len()),
+            ));
+        }
+        let table = self.table(table, "table").await?;
+        let mut lookups = Vec::with_capacity(keys.len());
+        for (i, (partition, sort_key)) in keys.into_iter().enumerate() {
+            let partition =
+                PartitionKey::parse(partition).map_err(|error| error.within(&format!("keys[{i}]")))?;
+            let sort_key =
+                SortKey::parse(table.definition.sort_key_type, sort_key, &format!("keys[{i}].sort_key"))?;
+            lookups.push(Lookup { table: table.clone(), partition, sort_key, consistency });
+        }
+        let mut reads = stream::iter(lookups).map(|lookup| self.store.get(lookup)).buffered(BATCH_READS_MAX);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = reads.next().await {
+            let row = row?;
+            bytes += row.as_ref().map_or(0, |row| row.attributes.encoded_len());
+            if bytes > BATCH_BYTES_MAX && !rows.is_empty() {
+                break;
+            }
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     /// Rows of a partition, and the token of the next page.

@@ -87,6 +87,17 @@ impl Error {
     ) -> Self {
         Self::Invalid { reason, field: field.into(), problem: problem.into() }
     }
+
+    /// The same, of a field within `outer`.
+    #[must_use]
+    pub(crate) fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Invalid { reason, field, problem } => {
+                Self::invalid(reason, format!("{outer}.{field}"), problem)
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Error> for Fault {

@@ -11,7 +11,7 @@ use crate::cell;
 use crate::clock::Micros;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
-use crate::table::{SortKeyType, Table, Ttl};
+use crate::table::{Table, Ttl};
 use crate::value::{Attributes, Value};
 
 /// Changes in one Mutate.
@@ -130,7 +130,8 @@ impl Write {
                     changes.push(Change::Delete { sort_key });
                 }
                 Mutation::DeleteRange { start, end } => {
-                    let range = parse_range(of, start, end, &at)?;
+                    let range = SortRange::parse(of, start, end, None)
+                        .map_err(|error| error.within(&format!("{at}.delete_range")))?;
                     changes.push(Change::DeleteRange { range });
                 }
             }
@@ -152,20 +153,6 @@ impl Write {
     pub(crate) fn range_stamp(&self) -> Micros {
         Micros(self.stamp.0 - 1)
     }
-}
-
-fn parse_range(
-    of: SortKeyType,
-    start: Option<Value>,
-    end: Option<Value>,
-    at: &str,
-) -> Result<SortRange, Error> {
-    SortRange::parse(of, start, end, None).map_err(|error| match error {
-        Error::Invalid { reason, field, problem } => {
-            Error::invalid(reason, format!("{at}.delete_range.{field}"), problem)
-        }
-        other => other,
-    })
 }
 
 /// The encoded size.
@@ -220,6 +207,7 @@ fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::store::conformance::table;
+    use crate::table::SortKeyType;
 
     fn parse(mutations: Vec<Mutation>) -> Result<Write, Error> {
         let table = Arc::new(table("t", SortKeyType::Int64));

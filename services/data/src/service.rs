@@ -74,6 +74,26 @@ impl<S: Store> DataService for Api<S> {
         Ok(Response::new(pb::GetResponse { row: Some(row_out(partition_key, row)) }))
     }
 
+    async fn batch_get(
+        &self,
+        request: Request<pb::BatchGetRequest>,
+    ) -> Result<Response<pb::BatchGetResponse>, Status> {
+        let pb::BatchGetRequest { table, keys, consistency } = request.into_inner();
+        let consistency = consistency_in(consistency)?;
+        let partitions: Vec<String> = keys.iter().map(|key| key.partition_key.clone()).collect();
+        let keys = keys
+            .into_iter()
+            .enumerate()
+            .map(|(i, key)| Ok((key.partition_key, optional(key.sort_key, &format!("keys[{i}].sort_key"))?)))
+            .collect::<Result<_, Error>>()?;
+        let rows = self.data.batch_get(&table, keys, consistency).await?;
+        let results = partitions.into_iter().zip(rows);
+        let results = results
+            .map(|(partition, row)| pb::BatchGetResult { row: row.map(|row| row_out(partition, row)) })
+            .collect();
+        Ok(Response::new(pb::BatchGetResponse { results }))
+    }
+
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
         let request = request.into_inner();
         let consistency = consistency_in(request.consistency)?;

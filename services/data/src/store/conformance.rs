@@ -53,6 +53,7 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     ranges_have_a_first_key_and_one_after_the_last(clones).await;
     pages_go_on_at_another_clone(clones).await;
     a_page_ends_at_a_mebibyte(clones).await;
+    several_rows_are_read_at_once(clones).await;
     a_write_is_seen_whole(clones).await;
     a_read_shows_every_write_answered_before_it(clones).await;
 }
@@ -542,6 +543,37 @@ async fn a_page_ends_at_a_mebibyte<S: Store>(clones: &Clones<S>) {
         request.page_token = next;
     }
     assert_eq!(sizes, [2, 2, 2, 2, 1, 1]);
+}
+
+async fn several_rows_are_read_at_once<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create(here, "batch", SortKeyType::String).await;
+    let key = |partition: &str, key: &str| (partition.to_owned(), text(key));
+    for partition in ["p", "q"] {
+        let puts = vec![put("a", &format!("{partition}a")), put("b", &format!("{partition}b"))];
+        here.mutate(&table, partition.to_owned(), puts, "").await.unwrap();
+    }
+    let read = async |keys| there.batch_get(&table, keys, Consistency::Quorum).await;
+    let rows = read(vec![key("q", "b"), key("p", "x"), key("p", "a"), key("q", "b")]).await.unwrap();
+    let values: Vec<_> = rows.iter().map(|row| row.as_ref().map(value_of)).collect();
+    let expected = [Some("qb"), None, Some("pa"), Some("qb")].map(|value| value.map(str::to_owned));
+    assert_eq!(values, expected);
+
+    for i in 0..4 {
+        let attributes = [("v".to_owned(), Value::Bytes(vec![1; 900_000].into()))].into_iter().collect();
+        let put = Mutation::Put { sort_key: text(&format!("large{i}")), attributes, ttl: None };
+        here.mutate(&table, "p".to_owned(), vec![put], "").await.unwrap();
+    }
+    let large = (0..4).map(|i| key("p", &format!("large{i}"))).collect();
+    assert_eq!(read(large).await.unwrap().len(), 2, "the rest has to be asked for again");
+
+    let refused = async |keys| match read(keys).await {
+        Err(Error::Invalid { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(vec![]).await, "keys");
+    assert_eq!(refused(vec![key("p", "a"); 101]).await, "keys");
+    assert_eq!(refused(vec![key("p", "a"), key("", "a")]).await, "keys[1].partition_key");
+    assert_eq!(refused(vec![key("p", "a"), ("p".to_owned(), None)]).await, "keys[1].sort_key");
 }
 
 async fn a_write_is_seen_whole<S: Store>(clones: &Clones<S>) {

@@ -1,0 +1,59 @@
+//! Which store a clone stands on, from the settings.
+
+use anyhow::Context as _;
+use shoal_embedded::Database;
+use shoal_kit::Settings;
+use shoal_kit::role::Role;
+
+use crate::config::Config;
+use crate::store::embedded::Embedded;
+
+/// The store behind the service.
+#[derive(Clone)]
+pub struct Engine(pub(crate) Kind);
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    Embedded { store: Embedded, place: String },
+    Cassandra { config: Config, contact_points: Vec<String> },
+}
+
+impl Engine {
+    /// Cassandra when the settings name one, else the embedded database in `data_dir/data`. Cassandra need not be
+    /// reachable: clones connect when they are made, and until then their calls answer UNAVAILABLE.
+    ///
+    /// # Errors
+    /// When the configuration is not valid or the embedded database cannot be opened.
+    pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
+        let config: Config = settings.section("data")?;
+        config.check()?;
+        if !settings.cassandra.is_empty() {
+            return Ok(Engine(Kind::Cassandra { config, contact_points: settings.cassandra.clone() }));
+        }
+        let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Data.name()));
+        let place = dir.as_ref().map_or("memory".to_owned(), |dir| format!("embedded {}", dir.display()));
+        let opened = tokio::task::spawn_blocking(move || match dir {
+            Some(dir) => Database::open(&dir),
+            None => Database::ephemeral(),
+        });
+        let database = opened.await.context("opening the database")??;
+        let store = Embedded::new(database).map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(Engine(Kind::Embedded { store, place }))
+    }
+
+    /// For the table of what runs.
+    pub fn describe(&self) -> String {
+        match &self.0 {
+            Kind::Embedded { place, .. } => place.clone(),
+            Kind::Cassandra { contact_points, .. } => format!("cassandra {}", contact_points.join(",")),
+        }
+    }
+
+    /// A clone's own engine: connections of its own to Cassandra, the same embedded database.
+    ///
+    /// # Errors
+    /// None today; a connection is made later.
+    pub async fn for_clone(&self, _settings: &Settings) -> anyhow::Result<Engine> {
+        Ok(self.clone())
+    }
+}

@@ -1,0 +1,138 @@
+//! What callers see: values as they were sent, and errors that say what was wrong where.
+
+use shoal_proto::data::v1::{
+    BatchGetRequest, CreateTableRequest, GetRequest, GetTableRequest, ListTablesRequest, MutateRequest,
+    Mutation, QueryRequest, RowKey, SortKeyType, Table, mutation,
+};
+use shoal_proto::r#type::v1::{Value, value};
+use tonic::Code;
+
+use crate::mesh::{Client, Clone, create, get, mutate, put, refused, text};
+
+fn kind(kind: value::Kind) -> Value {
+    Value { kind: Some(kind) }
+}
+
+async fn write(client: &Client, put: mutation::Put) -> Result<(), tonic::Status> {
+    mutate(client, "t", vec![Mutation { kind: Some(mutation::Kind::Put(put)) }]).await
+}
+
+#[tokio::test]
+async fn every_kind_of_value_comes_back() {
+    let clone = Clone::start("").await;
+    let created = create(&clone.client, "t", SortKeyType::Unspecified).await;
+    assert_eq!(created.sort_key_type(), SortKeyType::String, "the default is said");
+    let attributes = [
+        ("s".to_owned(), text("ä")),
+        ("i".to_owned(), kind(value::Kind::IntValue(i64::MIN))),
+        ("d".to_owned(), kind(value::Kind::DoubleValue(1.5))),
+        ("b".to_owned(), kind(value::Kind::BoolValue(false))),
+        ("x".to_owned(), kind(value::Kind::BytesValue(vec![0, 255].into()))),
+        ("t".to_owned(), kind(value::Kind::TimeValue(prost_types::Timestamp { seconds: -1, nanos: 5 }))),
+    ];
+    let put = mutation::Put {
+        sort_key: Some(text("k")),
+        attributes: attributes.clone().into(),
+        ttl: Some(prost_types::Duration { seconds: 60, nanos: 1 }),
+    };
+    write(&clone.client, put).await.unwrap();
+    let row = get(&clone.client, "t", "k").await.unwrap();
+    assert_eq!((row.attributes, row.sort_key), (attributes.into(), Some(text("k"))));
+    let (put, end) = (row.write_time.unwrap(), row.expire_time.unwrap());
+    assert_eq!((end.seconds - put.seconds, end.nanos), (61, put.nanos), "rounded up to a second");
+
+    let keys = ["k", "x"].map(|key| RowKey { partition_key: "p".to_owned(), sort_key: Some(text(key)) });
+    let request = BatchGetRequest { table: "t".to_owned(), keys: keys.into(), consistency: 0 };
+    let results = clone.client.clone().batch_get(request).await.unwrap().into_inner().results;
+    assert_eq!(results.iter().map(|result| result.row.is_some()).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(results[0].row.as_ref().unwrap().partition_key, "p");
+    clone.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_with_its_field() {
+    let clone = Clone::start("").await;
+    let client = &clone.client;
+    create(client, "t", SortKeyType::String).await;
+    let invalid = |reason: &str, field: &str| (Code::InvalidArgument, reason.to_owned(), field.to_owned());
+
+    let table = |name: &str, sort_key_type: i32, seconds: i64| CreateTableRequest {
+        table: Some(Table {
+            name: name.to_owned(),
+            sort_key_type,
+            default_ttl: (seconds != 0).then_some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Table::default()
+        }),
+    };
+    let mut caller = client.clone();
+    let outcome = caller.create_table(CreateTableRequest::default()).await;
+    assert_eq!(refused(outcome), invalid("TABLE_REQUIRED", "table"));
+    let outcome = caller.create_table(table("", 0, 0)).await;
+    assert_eq!(refused(outcome), invalid("BAD_TABLE_NAME", "table.name"));
+    let outcome = caller.create_table(table("u", 77, 0)).await;
+    assert_eq!(refused(outcome), invalid("UNKNOWN_ENUM_VALUE", "table.sort_key_type"));
+    let outcome = caller.create_table(table("u", 0, -1)).await;
+    assert_eq!(refused(outcome), invalid("BAD_TTL", "table.default_ttl"));
+    let (code, reason, _) = refused(caller.create_table(table("t", 2, 0)).await);
+    assert_eq!((code, reason.as_str()), (Code::AlreadyExists, "TABLE_EXISTS"));
+    let (code, reason, _) = refused(caller.get_table(GetTableRequest { name: "u".to_owned() }).await);
+    assert_eq!((code, reason.as_str()), (Code::NotFound, "TABLE_NOT_FOUND"));
+    let outcome = caller.list_tables(ListTablesRequest { page_size: 0, page_token: "x".to_owned() }).await;
+    assert_eq!(refused(outcome), invalid("MALFORMED_PAGE_TOKEN", "page_token"));
+
+    let (code, reason, _) = refused(get(client, "t", "missing").await);
+    assert_eq!((code, reason.as_str()), (Code::NotFound, "ROW_NOT_FOUND"));
+    let key = GetRequest { table: "t".to_owned(), partition_key: "p".to_owned(), ..GetRequest::default() };
+    assert_eq!(refused(caller.get(key.clone()).await), invalid("SORT_KEY_REQUIRED", "sort_key"));
+    let unset = GetRequest { sort_key: Some(Value { kind: None }), ..key.clone() };
+    assert_eq!(refused(caller.get(unset).await), invalid("VALUE_WITHOUT_KIND", "sort_key"));
+    let unknown = GetRequest { sort_key: Some(text("a")), consistency: 9, ..key };
+    assert_eq!(refused(caller.get(unknown).await), invalid("UNKNOWN_ENUM_VALUE", "consistency"));
+
+    let outcome = mutate(client, "t", vec![put("a", "1"), Mutation { kind: None }]).await;
+    assert_eq!(refused(outcome), invalid("MUTATION_WITHOUT_KIND", "mutations[1]"));
+    let time = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
+    let far = mutation::Put {
+        sort_key: Some(text("a")),
+        attributes: [("t".to_owned(), kind(value::Kind::TimeValue(time)))].into(),
+        ttl: None,
+    };
+    assert_eq!(refused(write(client, far).await), invalid("BAD_TIME", "mutations[0].put.attributes"));
+    let token = MutateRequest {
+        table: "t".to_owned(),
+        partition_key: "p".to_owned(),
+        mutations: vec![put("a", "1")],
+        idempotency_token: "yesterday".to_owned(),
+    };
+    assert_eq!(refused(caller.mutate(token).await), invalid("MALFORMED_TOKEN", "idempotency_token"));
+    let query = QueryRequest { table: "t".to_owned(), ..QueryRequest::default() };
+    assert_eq!(refused(caller.query(query).await), invalid("BAD_PARTITION_KEY", "partition_key"));
+    let keys = BatchGetRequest { table: "t".to_owned(), ..BatchGetRequest::default() };
+    assert_eq!(refused(caller.batch_get(keys).await), invalid("BAD_KEYS", "keys"));
+
+    // And after all that the clone still works.
+    mutate(client, "t", vec![put("a", "1")]).await.unwrap();
+    assert!(get(client, "t", "a").await.is_ok());
+    clone.stop().await;
+}
+
+#[tokio::test]
+async fn the_largest_write_and_the_largest_page_pass() {
+    let clone = Clone::start("").await;
+    create(&clone.client, "t", SortKeyType::String).await;
+    let large = |key: &str, bytes: usize| mutation::Put {
+        sort_key: Some(text(key)),
+        attributes: [("v".to_owned(), kind(value::Kind::BytesValue(vec![7; bytes].into())))].into(),
+        ttl: None,
+    };
+    let both =
+        ["a", "b"].map(|key| Mutation { kind: Some(mutation::Kind::Put(large(key, (1 << 20) - 100))) });
+    mutate(&clone.client, "t", both.into()).await.unwrap();
+    let query =
+        QueryRequest { table: "t".to_owned(), partition_key: "p".to_owned(), ..QueryRequest::default() };
+    let page = clone.client.clone().query(query).await.unwrap().into_inner();
+    assert_eq!((page.rows.len(), page.next_page_token.is_empty()), (1, false));
+    let (code, reason, _) = refused(write(&clone.client, large("c", 5 << 20)).await);
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    clone.stop().await;
+}
