@@ -27,7 +27,7 @@ impl Clone {
         let mut command = Command::new(shoal_binary());
         command.args(["serve", role, "--listen", address, "--admin", "127.0.0.1:0"]).args(flags);
         let mut process = Process::spawn(command);
-        process.printed("address=", Duration::from_secs(20)).await;
+        process.printed("address", Duration::from_secs(20)).await;
         let cancel = CancellationToken::new();
         Self { process, address: address.to_owned(), _cancel_on_drop: cancel.clone().drop_guard(), cancel }
     }
