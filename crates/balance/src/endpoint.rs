@@ -227,7 +227,9 @@ impl Keeper {
         let Connected { connection, sender, mut pings } = connected;
         let link = Arc::new(Link::new(self.endpoint.address, sender, self.endpoint.load.clone()));
         self.endpoint.attach(link.clone());
-        let (retire, retired) = oneshot::channel();
+        // Dropped when this future ends, or is dropped because the target is gone: the driver then takes no more calls
+        // and ends with its last one.
+        let (_retire_on_drop, retired) = oneshot::channel();
         let down = {
             let (endpoint, shared, link) = (self.endpoint.clone(), self.shared.clone(), link.clone());
             move |reason: String| {
@@ -238,13 +240,6 @@ impl Keeper {
         };
         let driver = Driver::new(connection, link.clone(), retired, self.shared.options.drain, down);
         let handle = self.spawn(driver);
-        let _retire_on_drop = Retire {
-            sender: Some(retire),
-            link: link.clone(),
-            endpoint: self.endpoint.clone(),
-            shared: self.shared.clone(),
-        };
-
         self.keepalive.connected();
         let options = &self.shared.options;
         // A kernel accepts for a process that is stuck: only an answer to a ping shows that somebody is there. It also
@@ -298,25 +293,6 @@ impl Keeper {
     fn log_down(&self, reason: &str) {
         let upstream = self.shared.options.name.as_str();
         tracing::info!(upstream, endpoint = %self.endpoint.address, reason, "endpoint down");
-    }
-}
-
-/// Tells the driver of a connection to take no more calls and to end with its last one.
-struct Retire {
-    sender: Option<oneshot::Sender<()>>,
-    link: Arc<Link>,
-    endpoint: Arc<Endpoint>,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Retire {
-    fn drop(&mut self) {
-        if self.endpoint.detach(&self.link, "no longer a target".into()) {
-            self.shared.publish();
-        }
-        if let Some(sender) = self.sender.take() {
-            let _ = sender.send(());
-        }
     }
 }
 

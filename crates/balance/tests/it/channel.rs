@@ -79,20 +79,34 @@ async fn an_expired_call_is_not_forwarded() {
 
 #[tokio::test]
 async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
-    let peer = Peer::h2(|request, mut respond| async move {
-        let timeout = shoal_balance::parse_timeout(&request.headers()["grpc-timeout"]).unwrap();
-        let mut stream = answer(&mut respond).unwrap();
-        tokio::time::sleep(timeout).await;
-        let mut trailers = trailers_ok();
-        trailers.insert("grpc-status", http::HeaderValue::from_static("1"));
-        let _ = stream.send_trailers(trailers);
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let peer = Peer::h2(move |request, mut respond| {
+        let tell = tell.clone();
+        async move {
+            let timeout = shoal_balance::parse_timeout(&request.headers()["grpc-timeout"]).unwrap();
+            let mut stream = answer(&mut respond).unwrap();
+            let _ = tell.send(());
+            tokio::time::sleep(timeout).await;
+            let mut trailers = trailers_ok();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("1"));
+            let _ = stream.send_trailers(trailers);
+        }
     });
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
     for _ in 0..20 {
         let mut request = Request::new(vec![1]);
-        request.set_timeout(Duration::from_millis(20));
-        let status = raw::unary(&channel(&upstream), request).await.unwrap_err();
+        request.set_timeout(Duration::from_millis(30));
+        let channel = channel(&upstream);
+        let call = tokio::spawn(async move { raw::unary(&channel, request).await });
+        told.recv().await.unwrap();
+        // This thread is busy while the time runs out on both sides: it then finds the server's word and its own timer
+        // at once.
+        let until = std::time::Instant::now() + Duration::from_millis(60);
+        while std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let status = call.await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     }
 }

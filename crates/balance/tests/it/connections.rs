@@ -295,7 +295,9 @@ async fn a_peer_that_complains_of_pings_is_not_brought_to_complain_again() {
             });
         }
     });
-    let upstream = Upstream::with(&[peer.address], impatient);
+    let upstream = Upstream::with(&[peer.address], |options| {
+        options.keepalive_interval = Duration::from_millis(30);
+    });
     upstream.until(peer.address, Ready).await;
     upstream.until(peer.address, Connecting).await;
     upstream.until(peer.address, Ready).await;
