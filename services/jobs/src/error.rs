@@ -5,7 +5,8 @@ use std::time::Duration;
 use shoal_kit::Fault;
 use tonic::{Code, Status};
 
-use crate::id::JobId;
+use crate::id::{JobId, QueueName};
+use crate::job::State;
 
 /// An error of the queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +36,22 @@ pub(crate) enum Error {
         id: JobId,
         /// What the worker showed.
         fence: u64,
+    },
+    /// A job that has ended cannot be cancelled.
+    #[error("job {id} has ended already ({state:?}) and cannot be cancelled")]
+    Finished {
+        /// The job.
+        id: JobId,
+        /// How.
+        state: State,
+    },
+    /// No job was ever enqueued there, or not for a day, and none is left.
+    #[error(
+        "no queue {queue}: a queue is there once a job was enqueued to it, until it has been empty for a day"
+    )]
+    NoQueue {
+        /// Its name.
+        queue: QueueName,
     },
     /// An Enqueue was repeated after its job was finished and gone.
     #[error(
@@ -104,6 +121,15 @@ impl Error {
         Self::Invalid { reason, field, problem: problem.into() }
     }
 
+    /// A page token that is none of ours.
+    pub(crate) fn page_token() -> Self {
+        Self::invalid(
+            "INVALID_PAGE_TOKEN",
+            "page_token",
+            "must be the next_page_token of the same list, or empty",
+        )
+    }
+
     /// A job that is not there.
     pub(crate) fn not_found(id: &JobId) -> Self {
         Self::NotFound { id: id.to_string() }
@@ -119,6 +145,12 @@ impl From<Error> for Fault {
             Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, "LEASE_LOST", message)
                 .meta("id", id.to_string())
                 .meta("fencing_token", fence.to_string()),
+            Error::Finished { id, state } => Fault::new(Code::FailedPrecondition, "JOB_FINISHED", message)
+                .meta("id", id.to_string())
+                .meta("state", format!("{state:?}")),
+            Error::NoQueue { queue } => {
+                Fault::new(Code::NotFound, "QUEUE_NOT_FOUND", message).meta("queue", queue.to_string())
+            }
             Error::Forgotten { id } => {
                 Fault::new(Code::AlreadyExists, "JOB_EXPIRED", message).meta("id", id.to_string())
             }

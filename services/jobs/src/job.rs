@@ -197,6 +197,12 @@ impl Standing {
         self.enter(State::Succeeded);
     }
 
+    /// Nobody wants it any more.
+    pub(crate) fn cancel(&mut self, now: Moment) {
+        self.finish = Some(now);
+        self.enter(State::Cancelled);
+    }
+
     /// Its worker failed.
     pub(crate) fn fail(&mut self, now: Moment, fence: u64, failure: Failure, spec: &Spec, seed: u16) {
         self.add_error(self.attempt, failure.message, now);

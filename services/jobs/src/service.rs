@@ -6,8 +6,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
 use shoal_proto::jobs::v1 as pb;
@@ -24,12 +24,22 @@ use crate::job::{Failure, Job, State};
 use crate::lease::{Counter, Order};
 use crate::moment::Moment;
 use crate::new_job::{NewJob, PAYLOAD_BYTES_MAX, Wanted, too_large};
-use crate::store::{CLAIM_JOBS_MAX, Store};
+use crate::store::{CLAIM_JOBS_MAX, Counts, PAGE_JOBS_MAX, Store};
 use crate::trace;
 use crate::watch::{Seen, Watch};
 
-/// Largest request: a payload or result with everything around it.
-const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (64 << 10);
+/// Largest request: a batch with everything around its payloads.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Most jobs of one batch.
+const BATCH_JOBS_MAX: usize = 100;
+/// Most bytes of their payloads.
+const BATCH_BYTES_MAX: usize = 3 << 20;
+/// Queues of one page, and their counts that are read at the same time.
+const PAGE_QUEUES_MAX: usize = 100;
+const COUNTS_AT_ONCE: usize = 16;
+const PAGE_DEFAULT: usize = 50;
+/// Longest page token that is looked at.
+const PAGE_TOKEN_BYTES_MAX: usize = 1024;
 /// Longest id that is looked at.
 const ID_BYTES_MAX: usize = 256;
 /// Longest name of a worker.
@@ -75,29 +85,37 @@ impl JobsService for Jobs {
         &self,
         request: Request<pb::EnqueueRequest>,
     ) -> Result<Response<pb::EnqueueResponse>, Status> {
-        let callers = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
-        let callers = callers.filter(|text| trace::is_traceparent(text)).map(str::to_owned);
+        let callers = callers_traceparent(&request);
         let request = request.into_inner();
-        let queue = QueueName::parse(&request.queue)?;
-        let span = trace::send(&queue);
-        // Untraced here, the caller's own span is the one to link to.
-        let traceparent = trace::traceparent(&span).or(callers).unwrap_or_default();
-        let new = NewJob::check(
-            queue,
-            Wanted {
-                kind: request.kind,
-                payload: request.payload,
-                traceparent,
-                request_id: request.request_id,
-                delay: duration("delay", request.delay)?,
-                run_time: moment("run_time", request.run_time)?,
-                max_attempts: request.max_attempts,
-                backoff: duration("backoff", request.backoff)?,
-                retention: duration("retention", request.retention)?,
-            },
-        )?;
+        let span = trace::send(&QueueName::parse(&request.queue)?);
+        let new = decode(request, trace::traceparent(&span).or(callers).unwrap_or_default())?;
         let job = self.store.enqueue(new).instrument(span).await?;
         Ok(Response::new(pb::EnqueueResponse { job: Some(encode(job)) }))
+    }
+
+    async fn batch_enqueue(
+        &self,
+        request: Request<pb::BatchEnqueueRequest>,
+    ) -> Result<Response<pb::BatchEnqueueResponse>, Status> {
+        let callers = callers_traceparent(&request);
+        let requests = request.into_inner().requests;
+        let first = requests.first().filter(|_| requests.len() <= BATCH_JOBS_MAX).ok_or_else(|| {
+            Error::invalid("INVALID_BATCH", "requests", format!("must be 1 to {BATCH_JOBS_MAX} jobs"))
+        })?;
+        if requests.iter().any(|request| request.queue != first.queue) {
+            let problem = "must all be of one queue; send a batch for each";
+            return Err(Error::invalid("INVALID_BATCH", "requests", problem).into());
+        }
+        if requests.iter().map(|request| request.payload.len()).sum::<usize>() > BATCH_BYTES_MAX {
+            let problem =
+                format!("must have at most {BATCH_BYTES_MAX} bytes of payload together; send fewer at once");
+            return Err(Error::invalid("BATCH_TOO_LARGE", "requests", problem).into());
+        }
+        let span = trace::send(&QueueName::parse(&first.queue)?);
+        let traceparent = trace::traceparent(&span).or(callers).unwrap_or_default();
+        let jobs = requests.into_iter().map(|request| decode(request, traceparent.clone()));
+        let jobs = self.store.enqueue_all(jobs.collect::<Result<_, _>>()?).instrument(span).await?;
+        Ok(Response::new(pb::BatchEnqueueResponse { jobs: jobs.into_iter().map(encode).collect() }))
     }
 
     async fn get_job(
@@ -107,6 +125,77 @@ impl JobsService for Jobs {
         let id = job_id(&request.into_inner().id)?;
         let job = self.store.get(&id).await?.ok_or_else(|| Error::not_found(&id))?;
         Ok(Response::new(pb::GetJobResponse { job: Some(encode(job)) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let queue = QueueName::parse(&request.queue)?;
+        let state = u8::try_from(request.state).ok().and_then(State::of);
+        let state =
+            state.ok_or_else(|| Error::invalid("INVALID_STATE", "state", "must be one of JobState"))?;
+        let max = page_size(request.page_size, PAGE_JOBS_MAX)?;
+        // A token goes with the state it was made for.
+        let after = match page_token(&request.page_token)? {
+            "" => None,
+            token => {
+                let (of, rest) = token.split_once(':').ok_or_else(Error::page_token)?;
+                if of != (state as u8).to_string() {
+                    return Err(Error::page_token().into());
+                }
+                Some(rest.to_owned())
+            }
+        };
+        let page = self.store.list(&queue, state, max, after).await?;
+        let next_page_token = page.next.map(|next| format!("{}:{next}", state as u8)).unwrap_or_default();
+        Ok(Response::new(pb::ListJobsResponse {
+            jobs: page.jobs.into_iter().map(encode).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let id = job_id(&request.into_inner().id)?;
+        let job = self.store.cancel(&id).await?;
+        Ok(Response::new(pb::CancelJobResponse { job: Some(encode(job)) }))
+    }
+
+    async fn get_queue(
+        &self,
+        request: Request<pb::GetQueueRequest>,
+    ) -> Result<Response<pb::GetQueueResponse>, Status> {
+        let queue = QueueName::parse(&request.into_inner().name)?;
+        let counts =
+            self.store.count(&queue).await?.ok_or_else(|| Error::NoQueue { queue: queue.clone() })?;
+        Ok(Response::new(pb::GetQueueResponse { queue: Some(encode_queue(&queue, &counts)) }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<pb::ListQueuesRequest>,
+    ) -> Result<Response<pb::ListQueuesResponse>, Status> {
+        let request = request.into_inner();
+        let max = page_size(request.page_size, PAGE_QUEUES_MAX)?;
+        let after = page_token(&request.page_token)?;
+        let mut names = self.store.queues().await?;
+        names.retain(|name| name.as_str() > after);
+        names.sort_unstable();
+        let more = names.len() > max;
+        names.truncate(max);
+        let next_page_token = names.last().filter(|_| more).map(ToString::to_string).unwrap_or_default();
+        let queues: Vec<_> = futures::stream::iter(names)
+            .map(|name| async move { self.store.count(&name).await.map(|counts| (name, counts)) })
+            .buffered(COUNTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        // One that was dropped meanwhile is none.
+        let queues = queues.iter().filter_map(|(name, counts)| Some(encode_queue(name, counts.as_ref()?)));
+        Ok(Response::new(pb::ListQueuesResponse { queues: queues.collect(), next_page_token }))
     }
 
     type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
@@ -166,6 +255,18 @@ impl WorkerService for Jobs {
         Ok(Response::new(pb::LeaseJobsResponse { jobs: jobs.collect() }))
     }
 
+    async fn extend_lease(
+        &self,
+        request: Request<pb::ExtendLeaseRequest>,
+    ) -> Result<Response<pb::ExtendLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let duration = lease_duration(request.lease_duration)?;
+        let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
+        let expire = self.store.extend(&id, fence, duration).await?;
+        let lease = pb::Lease { fencing_token: fence as i64, expire_time: Some(timestamp(expire)) };
+        Ok(Response::new(pb::ExtendLeaseResponse { lease: Some(lease) }))
+    }
+
     async fn complete_job(
         &self,
         request: Request<pb::CompleteJobRequest>,
@@ -208,11 +309,52 @@ fn order(request: pb::LeaseJobsRequest) -> Result<Order, Error> {
         let problem = format!("must have at most {WORKER_BYTES_MAX} bytes");
         return Err(Error::invalid("INVALID_WORKER", "worker", problem));
     }
-    let duration = duration("lease_duration", request.lease_duration)?.unwrap_or(LEASE_DEFAULT);
+    let duration = lease_duration(request.lease_duration)?;
+    Ok(Order { queue: QueueName::parse(&request.queue)?, max_jobs, worker: request.worker, duration })
+}
+
+fn lease_duration(value: Option<prost_types::Duration>) -> Result<Duration, Error> {
+    let duration = duration("lease_duration", value)?.unwrap_or(LEASE_DEFAULT);
     if !(LEASE_MIN..=LEASE_MAX).contains(&duration) {
         return Err(Error::invalid("INVALID_LEASE_DURATION", "lease_duration", "must be 1 second to 1 hour"));
     }
-    Ok(Order { queue: QueueName::parse(&request.queue)?, max_jobs, worker: request.worker, duration })
+    Ok(duration)
+}
+
+/// The caller's own context: where this clone is not traced, it is the one to link to.
+fn callers_traceparent<T>(request: &Request<T>) -> Option<String> {
+    let text = request.metadata().get("traceparent")?.to_str().ok()?;
+    trace::is_traceparent(text).then(|| text.to_owned())
+}
+
+fn decode(request: pb::EnqueueRequest, traceparent: String) -> Result<NewJob, Error> {
+    let wanted = Wanted {
+        kind: request.kind,
+        payload: request.payload,
+        traceparent,
+        request_id: request.request_id,
+        delay: duration("delay", request.delay)?,
+        run_time: moment("run_time", request.run_time)?,
+        max_attempts: request.max_attempts,
+        backoff: duration("backoff", request.backoff)?,
+        retention: duration("retention", request.retention)?,
+    };
+    NewJob::check(QueueName::parse(&request.queue)?, wanted)
+}
+
+fn page_size(size: i32, max: usize) -> Result<usize, Error> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) if size <= max => Ok(size),
+        _ => {
+            let problem = format!("must be 1 to {max}, or 0 for {PAGE_DEFAULT}");
+            Err(Error::invalid("INVALID_PAGE_SIZE", "page_size", problem))
+        }
+    }
+}
+
+fn page_token(token: &str) -> Result<&str, Error> {
+    if token.len() > PAGE_TOKEN_BYTES_MAX { Err(Error::page_token()) } else { Ok(token) }
 }
 
 /// An id is opaque to callers: one that no job can have is simply not found.
@@ -275,6 +417,21 @@ fn encode(job: Job) -> pb::Job {
         start_time: standing.start.map(timestamp),
         finish_time: standing.finish.map(timestamp),
         traceparent: job.spec.traceparent,
+    }
+}
+
+fn encode_queue(name: &QueueName, counts: &Counts) -> pb::Queue {
+    let age = |head: Moment| head.until(counts.now).try_into().ok();
+    pb::Queue {
+        name: name.to_string(),
+        scheduled_count: counts.scheduled as i64,
+        ready_count: counts.ready as i64,
+        running_count: counts.running as i64,
+        retrying_count: counts.retrying as i64,
+        succeeded_count: counts.succeeded as i64,
+        dead_count: counts.dead as i64,
+        cancelled_count: counts.cancelled as i64,
+        oldest_ready_age: counts.head.and_then(age),
     }
 }
 

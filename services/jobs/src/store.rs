@@ -22,7 +22,7 @@ use futures::future::BoxFuture;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::id::{JobId, QueueName};
-use crate::job::{Failure, Job};
+use crate::job::{Failure, Job, State};
 use crate::moment::Moment;
 use crate::new_job::NewJob;
 
@@ -42,6 +42,10 @@ pub(crate) const CLAIM_JOBS_MAX: usize = 100;
 /// Bytes of payloads after which a claim takes no further job, so that its answer fits the 4 MiB that gRPC clients
 /// accept by default.
 pub(crate) const CLAIM_BYTES_MAX: usize = 3 << 20;
+/// Most jobs of one page.
+pub(crate) const PAGE_JOBS_MAX: usize = 100;
+/// Jobs looked at for one page: where few have the wanted state, a page is short.
+pub(crate) const PAGE_LOOKS_MAX: usize = 1000;
 /// Steps one `tend` takes before it lets others in.
 pub(crate) const TEND_MAX: usize = 200;
 
@@ -82,14 +86,47 @@ pub(crate) struct Tended {
     pub(crate) next: Option<Duration>,
 }
 
+/// Jobs of a queue by state. Finished ones count while they can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) scheduled: u64,
+    pub(crate) ready: u64,
+    pub(crate) running: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) retrying: u64,
+    pub(crate) dead: u64,
+    pub(crate) cancelled: u64,
+    /// Since when the job at the head of the queue exists.
+    pub(crate) head: Option<Moment>,
+    /// By the engine's clock.
+    pub(crate) now: Moment,
+}
+
+/// Some jobs of a queue in one state, without payload, result and errors.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Page {
+    pub(crate) jobs: Vec<Job>,
+    /// Where the next page begins; none after the last.
+    pub(crate) next: Option<String>,
+}
+
 /// Keeps the interest in a queue's changes alive until it is dropped.
 pub(crate) type Following = Box<dyn std::any::Any + Send + Sync>;
 
 /// A store of jobs. See the [module](self) for what holds.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Adds a job; with a request_id that was used within the last hour, returns that job as it is now
-    /// ([`Error::Forgotten`] if it is gone).
-    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>>;
+    /// Adds jobs to their queue, all or none, and returns them in the same order. One with a request_id that was used
+    /// within the last hour is that job, as it is now; if it is gone, [`Error::Forgotten`] for all. At least one job, all
+    /// of one queue.
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>>;
+
+    /// Adds one job.
+    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
+        Box::pin(async move {
+            let mut jobs = self.enqueue_all(vec![job]).await?;
+            jobs.pop().ok_or_else(|| Error::Internal("one job was enqueued and none came back".to_owned()))
+        })
+    }
 
     /// The job; none if it never was or its retention has passed.
     fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>>;
@@ -107,6 +144,33 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Ends an attempt; as [`Store::complete`]. A repeat returns the job as it is now.
     fn fail<'a>(&'a self, id: &'a JobId, fence: u64, failure: Failure) -> BoxFuture<'a, Result<Job, Error>>;
+
+    /// Moves the end of a lease to so long from now, for all jobs of its claim; when that is.
+    fn extend<'a>(
+        &'a self,
+        id: &'a JobId,
+        fence: u64,
+        duration: Duration,
+    ) -> BoxFuture<'a, Result<Moment, Error>>;
+
+    /// Ends a job that has not ended; its lease is lost. A repeat returns the job; [`Error::Finished`] if it ended
+    /// otherwise.
+    fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Job, Error>>;
+
+    /// How many jobs a queue has; none if it is no queue.
+    fn count<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Option<Counts>, Error>>;
+
+    /// At most `max` jobs (and at most [`PAGE_LOOKS_MAX`] looked at) in a state, after where the last page ended. Ready
+    /// ones in the order in which they will be leased, running ones by the end of their lease, scheduled and retrying
+    /// ones by their time, finished ones by when they are forgotten. A job that changes its state meanwhile
+    /// may be missed.
+    fn list<'a>(
+        &'a self,
+        queue: &'a QueueName,
+        state: State,
+        max: usize,
+        after: Option<String>,
+    ) -> BoxFuture<'a, Result<Page, Error>>;
 
     /// Makes ready what is due and gives back what was lost, at most [`TEND_MAX`] steps. Any clone may, at any time.
     fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>>;

@@ -1,8 +1,10 @@
 //! What every store of jobs must do, run on each of them. A check gets two clones on one store.
 
+mod cancel;
 mod claim;
 mod enqueue;
 mod finish;
+mod list;
 mod order;
 mod wait;
 mod watch;
@@ -193,6 +195,8 @@ suites!({
         what_is_unknown_is_not_found_at_once,
         a_request_id_makes_one_job,
         there_are_at_most_so_many_queues,
+        a_batch_is_added_whole_and_in_order,
+        a_batch_with_a_forgotten_job_adds_none,
     ],
     order: [
         jobs_are_leased_in_the_order_they_became_ready,
@@ -210,6 +214,7 @@ suites!({
         a_claim_that_is_given_back_before_it_is_made_is_empty,
         each_job_is_leased_once_while_leases_hold,
         a_worker_who_leaves_takes_no_job_along,
+        a_lease_can_be_extended_while_it_holds,
     ],
     finish: [
         the_last_word_may_be_repeated_and_no_other,
@@ -230,6 +235,17 @@ suites!({
         a_watch_of_a_final_job_sends_it_and_ends,
         a_watch_resumes_at_another_clone,
         a_watcher_sees_the_final_state_whatever_the_interleaving,
+    ],
+    cancel: [
+        a_job_can_be_cancelled_until_it_ends,
+        what_has_ended_cannot_be_cancelled,
+        a_worker_comes_past_very_many_cancelled_jobs,
+        a_watcher_is_told_of_a_cancellation,
+    ],
+    list: [
+        jobs_are_counted_and_listed_by_state,
+        what_is_given_back_lost_and_forgotten_is_counted_so,
+        a_page_token_of_nothing_is_refused,
     ],
 });
 

@@ -2,6 +2,7 @@
 //! and clones hear of each other's steps in memory.
 
 mod layout;
+mod list;
 mod step;
 
 use std::path::Path;
@@ -12,18 +13,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use prost::Message as _;
 use shoal_embedded::Database;
 use tokio::sync::broadcast;
 
-use self::layout::{Layout, Marks};
+use self::layout::Layout;
+use self::list::Reader;
 use self::step::{News, Step, damaged, engine, ready_from};
-use super::record::{self, Stood};
-use super::{Ask, Claim, Following, Store, Tended};
+use super::{Ask, Claim, Counts, Following, Page, Store, Tended};
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::id::{JobId, QueueName};
-use crate::job::{Failure, Job};
+use crate::job::{Failure, Job, State};
 use crate::moment::Moment;
 use crate::new_job::NewJob;
 
@@ -89,28 +89,17 @@ impl Embedded {
         written.await.unwrap_or_else(|error| Err(Error::Internal(format!("a transaction's task: {error}"))))
     }
 
-    fn read(&self, id: &JobId) -> Result<Option<Job>, Error> {
-        let snapshot = self.db.snapshot();
-        let key = layout::job(id);
-        let Some(header) = snapshot.get(&self.layout.jobs, &key).map_err(engine)? else { return Ok(None) };
-        let Some(stood) = snapshot.get(&self.layout.standings, &key).map_err(engine)? else {
-            return Ok(None);
-        };
-        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
-        if stood.forget.is_some_and(|forget| forget <= self.clock.now().0) {
-            return Ok(None);
-        }
-        record::job(id, &header, stood.standing().ok_or_else(|| damaged("standing"))?).map(Some)
+    fn reader(&self) -> Reader<'_> {
+        Reader { snapshot: self.db.snapshot(), layout: &self.layout, now: self.clock.now() }
     }
 
     /// What `tend` would find, without taking a step: mostly there is nothing to do.
     fn look(&self, queue: &QueueName) -> Result<Tended, Error> {
-        let snapshot = self.db.snapshot();
-        let now = self.clock.now();
-        let Some(marks) = snapshot.get(&self.layout.queues, queue.as_str()).map_err(engine)? else {
+        let reader = self.reader();
+        let Some(marks) = reader.marks(queue)? else {
             return Ok(Tended { ready: false, next: None });
         };
-        let marks = Marks::decode(&marks[..]).map_err(|_| damaged("queue"))?;
+        let (snapshot, now) = (&reader.snapshot, reader.now);
         let ready = snapshot.range(&self.layout.ready, ready_from(queue, marks.head)).next();
         let first = |keyspace, from| -> Result<Option<Moment>, Error> {
             let range = ready_from(queue, from);
@@ -139,12 +128,12 @@ impl Embedded {
 }
 
 impl Store for Embedded {
-    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
-        self.step(move |step| step.enqueue(&job)).boxed()
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>> {
+        self.step(move |step| step.enqueue(&jobs)).boxed()
     }
 
     fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>> {
-        std::future::ready(self.read(id)).boxed()
+        std::future::ready(self.reader().job(id)).boxed()
     }
 
     fn lease(&self, ask: Ask) -> BoxFuture<'_, Result<Claim, Error>> {
@@ -173,6 +162,35 @@ impl Store for Embedded {
     fn fail<'a>(&'a self, id: &'a JobId, fence: u64, failure: Failure) -> BoxFuture<'a, Result<Job, Error>> {
         let id = id.clone();
         self.step(move |step| step.fail(&id, fence, failure)).boxed()
+    }
+
+    fn extend<'a>(
+        &'a self,
+        id: &'a JobId,
+        fence: u64,
+        duration: Duration,
+    ) -> BoxFuture<'a, Result<Moment, Error>> {
+        let id = id.clone();
+        self.step(move |step| step.extend(&id, fence, duration)).boxed()
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Job, Error>> {
+        let id = id.clone();
+        self.step(move |step| step.cancel(&id)).boxed()
+    }
+
+    fn count<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Option<Counts>, Error>> {
+        std::future::ready(self.reader().count(queue)).boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        queue: &'a QueueName,
+        state: State,
+        max: usize,
+        after: Option<String>,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
+        std::future::ready(self.reader().list(queue, state, max, after.as_deref())).boxed()
     }
 
     fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>> {
@@ -261,7 +279,6 @@ fn write_failed(error: shoal_embedded::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::State;
     use crate::new_job::Run;
     use crate::store::conformance::{ask, eventually, new_job, queue};
 

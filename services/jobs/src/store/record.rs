@@ -64,6 +64,27 @@ pub(crate) fn job(id: &JobId, header: &[u8], standing: Standing) -> Result<Job, 
     Ok(Job { id: id.clone(), spec, create: Moment(number(1..9)), standing })
 }
 
+/// Bytes of a header that always hold all but the payload, whose limits are those of [`crate::new_job`].
+pub(crate) const BRIEF_LEN: usize = 300;
+
+/// The part of a header before the payload.
+pub(crate) fn without_payload(header: &[u8]) -> &[u8] {
+    let mut end = FIXED_LEN.min(header.len());
+    // Fields come in the order of their tags; kind and traceparent are shorter than 128 + 1 bytes.
+    while let Some((&tag, rest)) = header[end..].split_first()
+        && matches!(tag >> 3, 1 | 2)
+    {
+        let mut after = rest;
+        let Ok(len) = prost::encoding::decode_varint(&mut after) else { break };
+        let next = header.len() - after.len() + len as usize;
+        if next > header.len() {
+            break;
+        }
+        end = next;
+    }
+    &header[..end]
+}
+
 /// A [`Standing`] as the embedded store writes it, with what only a store needs to know.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Stood {
@@ -177,9 +198,9 @@ mod tests {
     fn what_is_written_is_read_again() {
         let id = JobId::generate(&QueueName::parse("q").unwrap());
         let spec = Spec {
-            kind: "kind".into(),
-            payload: Bytes::from_static(b"\0\xff"),
-            traceparent: "00-x".into(),
+            kind: "k".repeat(crate::new_job::KIND_BYTES_MAX),
+            payload: Bytes::from(vec![7; 1000]),
+            traceparent: "t".repeat(55),
             max_attempts: 100,
             backoff: Duration::from_millis(1234),
             retention: Duration::from_secs(7 * 24 * 3600),
@@ -191,7 +212,13 @@ mod tests {
         let written = Stood::of(&standing, 7, Some(Moment(8))).encode_to_vec();
         let read = Stood::decode(&*written).unwrap();
         assert_eq!((read.fence, read.forget), (7, Some(8)));
-        let job = job(&id, &header(&spec, Moment(u64::MAX)), read.standing().unwrap()).unwrap();
-        assert_eq!(job, Job { id, spec, create: Moment(u64::MAX), standing });
+        let written = header(&spec, Moment(u64::MAX));
+        let read = job(&id, &written, read.standing().unwrap()).unwrap();
+        let whole = Job { id: id.clone(), spec, create: Moment(u64::MAX), standing: standing.clone() };
+        assert_eq!(read, whole);
+        assert!(without_payload(&written).len() <= BRIEF_LEN);
+        assert_eq!(without_payload(&written[..BRIEF_LEN]), without_payload(&written));
+        let brief = job(&id, without_payload(&written), standing).unwrap();
+        assert_eq!(brief, Job { spec: Spec { payload: Bytes::new(), ..whole.spec.clone() }, ..whole });
     }
 }

@@ -5,6 +5,8 @@
 //! | `:j:ID` string | header and payload, see [`record`](super::record) |
 //! | `:s:ID` hash | where the job stands: `st` state, `v` version, `a` attempt, `l` lost, `rt` `sm` `fm` run, start and finish times, `r` result, `en` and `e0`–`e9` errors, `ff` `fo` how the last lease was closed. Absent: as enqueued |
 //! | `:r:TENANT:BAND` list | ready ids of a flow; so far one flow, no tenant and band 1 |
+//! | `:k` hash | how many jobs are scheduled, ready and retrying, by state |
+//! | `:z:STATE` zset | moment of forgetting → id of a finished job |
 //! | `:d` zset | moment → id of a job that waits for it |
 //! | `:run` hash | id → fence and worker |
 //! | `:c:FENCE` string · `:left` hash | ids of one claim · fence → how many of them it still holds |
@@ -36,13 +38,16 @@ use tokio::time::Instant;
 use self::announce::Follows;
 use self::policy::Policy;
 use self::script::{Fields, read};
-use super::{Ask, CLAIM_BYTES_MAX, Claim, Following, QUEUES_MAX, Store, TEND_MAX, Tended, record};
+use super::{
+    Ask, CLAIM_BYTES_MAX, Claim, Counts, Following, PAGE_LOOKS_MAX, Page, QUEUES_MAX, Store, TEND_MAX,
+    Tended, record,
+};
 use crate::backoff::{self, BACKOFF_MAX};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::id::{JobId, QueueName};
-use crate::job::{Failure, Job, Standing};
+use crate::job::{Failure, Job, Standing, State};
 use crate::moment::Moment;
 use crate::new_job::{NewJob, REQUEST_ID_TTL, Run};
 
@@ -190,39 +195,27 @@ impl Redis {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn put(&self, job: NewJob) -> Result<Job, Error> {
+    async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>, Error> {
+        let Some(queue) = jobs.first().map(|job| job.queue.clone()) else { return Ok(Vec::new()) };
         self.policy.check(&self.link).await?;
-        self.touch(&job.queue).await?;
-        let id = JobId::generate(&job.queue);
-        let header = record::header(&job.spec, Moment::default());
-        let (mode, time) = match job.run {
-            Run::Now => ("n", 0),
-            Run::After(delay) => ("a", u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
-            Run::At(moment) => ("t", moment.0),
-        };
-        let time = time.to_string();
-        let ttl = millis(REQUEST_ID_TTL);
-        let args: [&[u8]; 6] = [
-            id.tail().as_bytes(),
-            &header,
-            job.request_id.as_deref().unwrap_or_default().as_bytes(),
-            &ttl,
-            mode.as_bytes(),
-            time.as_bytes(),
-        ];
-        let reply = self.run(&script::ENQUEUE, &job.queue, &args).await?;
-        let mut parts = reply.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Nil);
-        let (outcome, tail): (String, String) = (read(next())?, read(next())?);
-        let made =
-            JobId::of_tail(&job.queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
-        if outcome == "known" {
-            return script::job_of(&made, next())?.ok_or(Error::Forgotten { id: made });
+        self.touch(&queue).await?;
+        let ids: Vec<_> = jobs.iter().map(|job| JobId::generate(&job.queue)).collect();
+        let mut args = vec![millis(REQUEST_ID_TTL)];
+        for (id, job) in ids.iter().zip(&jobs) {
+            let (mode, time) = match job.run {
+                Run::Now => ("n", 0),
+                Run::After(delay) => ("a", u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+                Run::At(moment) => ("t", moment.0),
+            };
+            args.push(id.tail().as_bytes().to_vec());
+            args.push(record::header(&job.spec, Moment::default()));
+            args.push(job.request_id.clone().unwrap_or_default().into_bytes());
+            args.push(mode.as_bytes().to_vec());
+            args.push(time.to_string().into_bytes());
         }
-        let (create, run_at): (Vec<u8>, String) = (read(next())?, read(next())?);
-        let create = create.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        let standing = Standing::enqueued(run_at.parse().ok().map(Moment));
-        Ok(Job { id, spec: job.spec, create: Moment(create), standing })
+        let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+        let reply = self.run(&script::ENQUEUE, &queue, &args).await?;
+        reply.into_iter().zip(jobs).map(|(made, job)| enqueued(made, job)).collect()
     }
 
     async fn read_job(&self, id: &JobId) -> Result<Option<Job>, Error> {
@@ -278,9 +271,26 @@ impl Redis {
     }
 }
 
+/// What the script says of one job that was to be added.
+fn enqueued(made: Value, job: NewJob) -> Result<Job, Error> {
+    let mut parts = read::<Vec<Value>>(made)?.into_iter();
+    let mut next = || parts.next().unwrap_or(Value::Nil);
+    let (outcome, tail): (String, String) = (read(next())?, read(next())?);
+    let id = JobId::of_tail(&job.queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
+    match outcome.as_str() {
+        "known" => script::job_of(&id, next())?.ok_or(Error::Forgotten { id }),
+        "gone" => Err(Error::Forgotten { id }),
+        _ => {
+            let (create, run_at): (Vec<u8>, String) = (read(next())?, read(next())?);
+            let standing = Standing::enqueued(run_at.parse().ok().map(Moment));
+            Ok(Job { id, spec: job.spec, create: Moment(big_endian(&create)), standing })
+        }
+    }
+}
+
 impl Store for Redis {
-    fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
-        self.put(job).boxed()
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>> {
+        self.put(jobs).boxed()
     }
 
     fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>> {
@@ -314,6 +324,98 @@ impl Store for Redis {
             let args: [&[u8]; 4] =
                 [failure.message.as_bytes(), permanent, seed.as_bytes(), &millis(BACKOFF_MAX)];
             self.close(&script::FAIL, id, fence, &args).await
+        }
+        .boxed()
+    }
+
+    fn extend<'a>(
+        &'a self,
+        id: &'a JobId,
+        fence: u64,
+        duration: Duration,
+    ) -> BoxFuture<'a, Result<Moment, Error>> {
+        async move {
+            let (text, duration) = (fence.to_string(), millis(duration));
+            let args = [id.tail().as_bytes(), text.as_bytes(), &duration];
+            let mut reply = self.run(&script::EXTEND, id.queue(), &args).await?.into_iter();
+            let mut next = || reply.next().unwrap_or(Value::Nil);
+            match read::<String>(next())?.as_str() {
+                "ok" => read(next()).map(Moment),
+                "lost" => Err(Error::LeaseLost { id: id.clone(), fence }),
+                _ => Err(Error::not_found(id)),
+            }
+        }
+        .boxed()
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Job, Error>> {
+        async move {
+            let mut reply = self.run(&script::CANCEL, id.queue(), &[id.tail().as_bytes()]).await?.into_iter();
+            let mut next = || reply.next().unwrap_or(Value::Nil);
+            let outcome: String = read(next())?;
+            let job = match outcome.as_str() {
+                "none" => None,
+                _ => script::job_of(id, next())?,
+            };
+            let job = job.ok_or_else(|| Error::not_found(id))?;
+            match outcome.as_str() {
+                "final" => Err(Error::Finished { id: id.clone(), state: job.standing.state }),
+                _ => Ok(job),
+            }
+        }
+        .boxed()
+    }
+
+    fn count<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Option<Counts>, Error>> {
+        async move {
+            let reply = self.run(&script::COUNT, queue, &[]).await?;
+            let (counts, head, now): ([i64; 7], Vec<u8>, u64) = {
+                let mut parts = reply.into_iter();
+                let mut next = || parts.next().unwrap_or(Value::Nil);
+                let mut counts = [0; 7];
+                for count in &mut counts {
+                    *count = read(next())?;
+                }
+                (counts, read(next())?, read(next())?)
+            };
+            if counts == [0; 7] && !self.registered().await?.contains(queue) {
+                return Ok(None);
+            }
+            let [scheduled, ready, running, succeeded, retrying, dead, cancelled] =
+                counts.map(|count| u64::try_from(count).unwrap_or(0));
+            let head = (!head.is_empty()).then(|| Moment(big_endian(&head)));
+            let now = Moment(now);
+            Ok(Some(Counts { scheduled, ready, running, succeeded, retrying, dead, cancelled, head, now }))
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        queue: &'a QueueName,
+        state: State,
+        max: usize,
+        after: Option<String>,
+    ) -> BoxFuture<'a, Result<Page, Error>> {
+        async move {
+            let numbers =
+                [state as usize, max, PAGE_LOOKS_MAX, record::BRIEF_LEN].map(|number| number.to_string());
+            let mut args: Vec<&[u8]> = numbers.iter().map(|number| number.as_bytes()).collect();
+            let after = after.unwrap_or_default();
+            args.push(after.as_bytes());
+            let mut reply = self.run(&script::LIST, queue, &args).await?.into_iter();
+            let token: String = read(reply.next().unwrap_or(Value::Nil))?;
+            if token == "?" {
+                return Err(Error::page_token());
+            }
+            let jobs = reply.map(|value| {
+                let (tail, header, fields): (String, Bytes, Fields) = read(value)?;
+                let id =
+                    JobId::of_tail(queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
+                let header = header.slice_ref(record::without_payload(&header));
+                script::job(&id, Some(header), &fields)?.ok_or_else(|| Error::not_found(&id))
+            });
+            Ok(Page { jobs: jobs.collect::<Result<_, _>>()?, next: (!token.is_empty()).then_some(token) })
         }
         .boxed()
     }
@@ -359,6 +461,10 @@ impl Store for Redis {
         self.policy.known_good()?;
         if self.link.healthy() { Ok(()) } else { Err("redis is not reachable".to_owned()) }
     }
+}
+
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn millis(duration: Duration) -> Vec<u8> {

@@ -228,3 +228,29 @@ pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
     }
     assert_eq!(got, made, "seed {seed}");
 }
+
+pub(super) async fn a_lease_can_be_extended_while_it_holds(mesh: Mesh) {
+    let q = queue("extend");
+    mesh.a.keep();
+    mesh.b.keep();
+    let (one, two) = (mesh.a.enqueue(&q, "1").await.id, mesh.a.enqueue(&q, "2").await.id);
+    let claim = mesh.a.lease(&q, 2, Duration::from_millis(300)).await;
+    let before = crate::moment::Moment::of_this_machine();
+    let expire = mesh.b.store.extend(&one, claim.fence, LONG).await.unwrap();
+    assert!(expire >= before.after(LONG - Duration::from_millis(100)));
+    // Long after the first end both jobs are still this worker's.
+    let waited = mesh.b.counter.lease(&wants(&q, 1), Duration::from_millis(1800)).await.unwrap().taken();
+    assert!(waited.jobs.is_empty());
+    assert!(mesh.a.store.complete(&two, claim.fence, Bytes::new()).await.is_ok());
+
+    // It can be shortened as well, and then runs out.
+    mesh.a.store.extend(&one, claim.fence, Duration::from_millis(1)).await.unwrap();
+    let other = mesh.b.counter.lease(&wants(&q, 1), PATIENCE).await.unwrap().taken();
+    assert_eq!((&other.jobs[0].id, other.jobs[0].standing.lost_count), (&one, 1));
+    let lost = Error::LeaseLost { id: one.clone(), fence: claim.fence };
+    assert_eq!(mesh.a.store.extend(&one, claim.fence, LONG).await, Err(lost));
+    let lost = Error::LeaseLost { id: two.clone(), fence: claim.fence };
+    assert_eq!(mesh.a.store.extend(&two, claim.fence, LONG).await, Err(lost));
+    let unknown = JobId::generate(&q);
+    assert_eq!(mesh.a.store.extend(&unknown, 1, LONG).await, Err(Error::not_found(&unknown)));
+}

@@ -72,3 +72,38 @@ pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
     mesh.b.enqueue(&queue("q0"), "k").await;
     assert_eq!(mesh.b.store.queues().await.unwrap().len(), QUEUES_MAX);
 }
+
+pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
+    let q = queue("batch");
+    let named =
+        |kind: &str, request: &str| NewJob { request_id: Some(request.to_owned()), ..new_job(&q, kind) };
+    let known = mesh.a.store.enqueue(named("known", "r0")).await.unwrap();
+    let late = NewJob { run: Run::After(LONG), ..new_job(&q, "late") };
+    let batch = vec![
+        new_job(&q, "1"),
+        named("2", "r2"),
+        named("again", "r0"),
+        late,
+        named("twice", "r2"),
+        new_job(&q, "3"),
+    ];
+    let jobs = mesh.b.store.enqueue_all(batch).await.unwrap();
+    let made: Vec<_> = jobs.iter().map(|job| job.spec.kind.as_str()).collect();
+    assert_eq!(made, ["1", "2", "known", "late", "2", "3"]);
+    assert_eq!((&jobs[2], &jobs[4]), (&known, &jobs[1]));
+    assert_eq!(jobs[3].standing.state, State::Scheduled);
+    assert_eq!(kinds(&mesh.a.lease(&q, 9, LONG).await), ["known", "1", "2", "3"]);
+}
+
+pub(super) async fn a_batch_with_a_forgotten_job_adds_none(mesh: Mesh) {
+    let q = queue("batch-forgotten");
+    let mut named = NewJob { request_id: Some("r".to_owned()), ..new_job(&q, "k") };
+    named.spec.retention = Duration::from_millis(50);
+    let id = mesh.a.store.enqueue(named.clone()).await.unwrap().id;
+    let claim = mesh.a.lease(&q, 1, LONG).await;
+    mesh.a.store.complete(&id, claim.fence, Bytes::new()).await.unwrap();
+    eventually("it is forgotten", || async { mesh.b.get(&id).await.is_none().then_some(()) }).await;
+    let batch = vec![new_job(&q, "1"), named, new_job(&q, "2")];
+    assert_eq!(mesh.b.store.enqueue_all(batch).await, Err(Error::Forgotten { id }));
+    assert!(mesh.b.lease(&q, 9, LONG).await.jobs.is_empty());
+}

@@ -5,6 +5,7 @@ use prost::Message;
 use shoal_embedded::{Database, Error, Keyspace};
 
 use crate::id::{JobId, QueueName};
+use crate::job::State;
 use crate::moment::Moment;
 
 /// The keyspaces.
@@ -28,6 +29,8 @@ pub(super) struct Layout {
     pub(super) requests: Keyspace,
     /// moment, a letter, key → nothing: what is forgotten when.
     pub(super) ends: Keyspace,
+    /// queue, state, moment of forgetting, tail → nothing: finished jobs.
+    pub(super) finished: Keyspace,
     /// queue → [`Marks`].
     pub(super) queues: Keyspace,
 }
@@ -44,6 +47,7 @@ impl Layout {
             tickets: db.keyspace("ticket")?,
             requests: db.keyspace("request")?,
             ends: db.keyspace("end")?,
+            finished: db.keyspace("finished")?,
             queues: db.keyspace("queue")?,
         })
     }
@@ -70,14 +74,31 @@ pub(super) struct Marks {
     /// Jobs, requests and tickets: a queue without any is no queue.
     #[prost(uint64, tag = "6")]
     pub(super) records: u64,
+    /// How many jobs are in each state, from 1.
+    #[prost(uint64, repeated, tag = "7")]
+    pub(super) states: Vec<u64>,
 }
 
+/// Jobs are in one of so many states.
+const STATES: usize = 7;
 /// Places before the first one are for jobs that are given back.
 const FIRST_PLACE: u64 = 1 << 40;
 
 impl Marks {
     pub(super) fn new() -> Self {
-        Self { head: FIRST_PLACE, tail: FIRST_PLACE, ..Self::default() }
+        Self { head: FIRST_PLACE, tail: FIRST_PLACE, states: vec![0; STATES], ..Self::default() }
+    }
+
+    /// A job enters one state and leaves another, or none if it is new or forgotten.
+    pub(super) fn moved(&mut self, from: Option<State>, to: Option<State>) {
+        self.states.resize(STATES, 0);
+        if let Some(state) = from {
+            let count = &mut self.states[state as usize - 1];
+            *count = count.saturating_sub(1);
+        }
+        if let Some(state) = to {
+            self.states[state as usize - 1] += 1;
+        }
     }
 }
 
@@ -125,6 +146,16 @@ pub(super) fn numbered(queue: &QueueName, number: u64, rest: &[u8]) -> Vec<u8> {
 pub(super) fn number_in<'a>(queue: &QueueName, key: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (number, rest) = key.get(queue.as_str().len() + 1..)?.split_at_checked(8)?;
     Some((u64::from_be_bytes(number.try_into().ok()?), rest))
+}
+
+/// What the keys of a queue's finished jobs in a state begin with.
+pub(super) fn finished_in(queue: &QueueName, state: State) -> Vec<u8> {
+    of_queue(queue, &[state as u8])
+}
+
+/// The key of a finished job.
+pub(super) fn finished(id: &JobId, state: State, forget: u64) -> Vec<u8> {
+    [&finished_in(id.queue(), state)[..], &forget.to_be_bytes(), id.tail().as_bytes()].concat()
 }
 
 /// The key of something that is forgotten.

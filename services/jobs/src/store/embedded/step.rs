@@ -45,26 +45,31 @@ impl Step<'_, '_> {
         Moment(self.now_us / 1000)
     }
 
-    pub(super) fn enqueue(&mut self, new: &NewJob) -> Result<Job, Error> {
-        let queue = &new.queue;
-        let now = self.now();
+    pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Job>, Error> {
+        let Some(queue) = jobs.first().map(|job| &job.queue) else { return Ok(Vec::new()) };
         let known = self.get(&self.layout.queues, queue.as_str())?.is_some();
         if !known && self.tx.range(&self.layout.queues, ..).count() >= QUEUES_MAX {
             return Err(Error::TooManyQueues { max: QUEUES_MAX });
         }
+        let mut marks = self.marks(queue)?;
+        self.promote(queue, &mut marks)?;
+        let jobs = jobs.iter().map(|job| self.add(job, &mut marks)).collect::<Result<_, _>>()?;
+        self.put_marks(queue, &marks);
+        Ok(jobs)
+    }
+
+    fn add(&mut self, new: &NewJob, marks: &mut Marks) -> Result<Job, Error> {
+        let queue = &new.queue;
+        let now = self.now();
         let request = new.request_id.as_ref().map(|id| layout::of_queue(queue, id.as_bytes()));
         if let Some(key) = &request
             && let Some(value) = self.get(&self.layout.requests, key)?
             && let Some((forget, tail)) = value.split_at_checked(8)
             && forget > &now.0.to_be_bytes()[..]
         {
-            let tail = std::str::from_utf8(tail).unwrap_or_default();
-            let id = JobId::of_tail(queue, tail).ok_or_else(|| damaged("request"))?;
+            let id = tail_of(queue, tail)?;
             return self.job(&id)?.ok_or(Error::Forgotten { id });
         }
-
-        let mut marks = self.marks(queue)?;
-        self.promote(queue, &mut marks)?;
         let id = JobId::generate(queue);
         let run_at = match new.run {
             Run::Now => None,
@@ -84,10 +89,10 @@ impl Step<'_, '_> {
         }
         match run_at {
             Some(moment) => self.wait_until(&id, moment),
-            None => self.append(&id, &mut marks)?,
+            None => self.append(&id, marks)?,
         }
+        marks.moved(None, Some(standing.state));
         self.keep(&id, &standing, 0, None);
-        self.put_marks(queue, &marks);
         record::job(&id, &header, standing)
     }
 
@@ -119,9 +124,14 @@ impl Step<'_, '_> {
                 }
                 bytes += header.len();
                 standing.lease(now);
+                marks.moved(Some(State::Ready), Some(State::Running));
                 self.keep(&id, &standing, fence, None);
                 claim.jobs.push(record::job(&id, &header, standing)?);
+            } else if skipped == TEND_MAX {
+                claim.more = true;
+                break;
             } else {
+                // It was cancelled.
                 skipped += 1;
             }
             let (place, _) = layout::number_in(queue, &key).ok_or_else(|| damaged("ready list"))?;
@@ -174,6 +184,7 @@ impl Step<'_, '_> {
             let Some(id) = JobId::of_tail(queue, tail) else { continue };
             if let Some(mut live) = self.live(&id)?.filter(|live| live.fence == fence) {
                 live.standing.release();
+                marks.moved(Some(State::Running), Some(State::Ready));
                 marks.head -= 1;
                 self.tx.put(&self.layout.ready, layout::numbered(queue, marks.head, &[]), tail.as_bytes());
                 self.keep(&id, &live.standing, 0, None);
@@ -216,18 +227,67 @@ impl Step<'_, '_> {
         }
         step(&mut job);
         let mut marks = self.marks(id.queue())?;
-        self.settle(id, &job, &mut marks)?;
-        if let Some(mut claimed) = self.claimed(id.queue(), fence)? {
-            claimed.left = claimed.left.saturating_sub(1);
-            if claimed.left == 0 {
-                self.end_claim(id.queue(), fence, &claimed, &mut marks);
-            } else {
-                let key = layout::numbered(id.queue(), fence, &[]);
-                self.tx.put(&self.layout.claims, key, claimed.encode_to_vec());
-            }
+        self.settle(id, &job, State::Running, &mut marks)?;
+        self.let_go(id.queue(), fence, &mut marks)?;
+        self.put_marks(id.queue(), &marks);
+        Ok(job)
+    }
+
+    pub(super) fn cancel(&mut self, id: &JobId) -> Result<Job, Error> {
+        let mut job = self.job(id)?.ok_or_else(|| Error::not_found(id))?;
+        let before = job.standing.state;
+        if before == State::Cancelled {
+            return Ok(job);
+        }
+        if before.is_final() {
+            return Err(Error::Finished { id: id.clone(), state: before });
+        }
+        let held = self.live(id)?.map_or(0, |live| live.fence);
+        if let Some(moment) = job.standing.run_at {
+            self.tx.delete(&self.layout.due, layout::numbered(id.queue(), moment.0, id.tail().as_bytes()));
+        }
+        job.standing.cancel(self.now());
+        let mut marks = self.marks(id.queue())?;
+        // A ready one stays in its list and is passed over there.
+        self.settle(id, &job, before, &mut marks)?;
+        if held != 0 {
+            self.let_go(id.queue(), held, &mut marks)?;
         }
         self.put_marks(id.queue(), &marks);
         Ok(job)
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        id: &JobId,
+        fence: u64,
+        duration: std::time::Duration,
+    ) -> Result<Moment, Error> {
+        self.job(id)?.ok_or_else(|| Error::not_found(id))?;
+        let held = self.live(id)?.map_or(0, |live| live.fence);
+        let claimed = if held == fence { self.claimed(id.queue(), fence)? } else { None };
+        let Some(mut claimed) = claimed else { return Err(Error::LeaseLost { id: id.clone(), fence }) };
+        let expire = self.now().after(duration);
+        let lease = |expire| layout::numbered(id.queue(), expire, &fence.to_be_bytes());
+        self.tx.delete(&self.layout.leases, lease(claimed.expire));
+        self.tx.put(&self.layout.leases, lease(expire.0), Slice::from([]));
+        claimed.expire = expire.0;
+        self.tx.put(&self.layout.claims, layout::numbered(id.queue(), fence, &[]), claimed.encode_to_vec());
+        self.news.due.push((id.queue().clone(), expire));
+        Ok(expire)
+    }
+
+    /// One job is not its claim's any more; the last one ends it.
+    fn let_go(&mut self, queue: &QueueName, fence: u64, marks: &mut Marks) -> Result<(), Error> {
+        let Some(mut claimed) = self.claimed(queue, fence)? else { return Ok(()) };
+        claimed.left = claimed.left.saturating_sub(1);
+        if claimed.left == 0 {
+            self.end_claim(queue, fence, &claimed, marks);
+        } else {
+            let key = layout::numbered(queue, fence, &[]);
+            self.tx.put(&self.layout.claims, key, claimed.encode_to_vec());
+        }
+        Ok(())
     }
 
     /// Promotes what is due and gives back what was lost. Whether there was more than it takes at once.
@@ -257,7 +317,7 @@ impl Step<'_, '_> {
                     && let Some(mut job) = self.job(&id)?
                 {
                     job.standing.lose(now);
-                    self.settle(&id, &job, &mut marks)?;
+                    self.settle(&id, &job, State::Running, &mut marks)?;
                     steps += 1;
                 }
             }
@@ -284,6 +344,7 @@ impl Step<'_, '_> {
             }
             let gone = match end {
                 End::Job => {
+                    self.forget_finished(name)?;
                     self.tx.delete(&self.layout.standings, name);
                     self.tx.delete(&self.layout.jobs, name);
                     true
@@ -310,6 +371,20 @@ impl Step<'_, '_> {
             self.tx.delete(&self.layout.ends, key.clone());
         }
         Ok(upto)
+    }
+
+    fn forget_finished(&mut self, name: &[u8]) -> Result<(), Error> {
+        let Some(queue) = layout::queue_in(name) else { return Ok(()) };
+        let id = tail_of(&queue, &name[queue.as_str().len() + 1..])?;
+        let Some(stood) = self.get(&self.layout.standings, name)? else { return Ok(()) };
+        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
+        let forget = stood.forget.unwrap_or_default();
+        let state = stood.standing().ok_or_else(|| damaged("standing"))?.state;
+        self.tx.delete(&self.layout.finished, layout::finished(&id, state, forget));
+        let mut marks = self.marks(&queue)?;
+        marks.moved(Some(state), None);
+        self.put_marks(&queue, &marks);
+        Ok(())
     }
 
     /// The job, unless it is to be forgotten.
@@ -348,6 +423,7 @@ impl Step<'_, '_> {
             let id = tail_of(queue, tail)?;
             marks.due_from = moment;
             if let Some(mut live) = self.live(&id)?.filter(|live| live.standing.state.is_timed()) {
+                marks.moved(Some(live.standing.state), Some(State::Ready));
                 live.standing.promote();
                 self.append(&id, marks)?;
                 self.keep(&id, &live.standing, 0, None);
@@ -362,7 +438,8 @@ impl Step<'_, '_> {
     }
 
     /// Puts a job that is not held any more where its state belongs.
-    fn settle(&mut self, id: &JobId, job: &Job, marks: &mut Marks) -> Result<(), Error> {
+    fn settle(&mut self, id: &JobId, job: &Job, before: State, marks: &mut Marks) -> Result<(), Error> {
+        marks.moved(Some(before), Some(job.standing.state));
         let forget = job.standing.finish.map(|finish| finish.after(job.spec.retention));
         match (job.standing.run_at, forget) {
             (Some(moment), _) => self.wait_until(id, moment),
@@ -372,7 +449,8 @@ impl Step<'_, '_> {
                     layout::end(forget, End::Job, &layout::job(id)),
                     Slice::from([]),
                 );
-                self.news.due.push((id.queue().clone(), forget));
+                let finished = layout::finished(id, job.standing.state, forget.0);
+                self.tx.put(&self.layout.finished, finished, Slice::from([]));
             }
             (None, None) => self.append(id, marks)?,
         }

@@ -10,9 +10,9 @@ if holder(id) ~= fence then
   return { 'lost' }
 end
 let_go(id, fence)
-redis.call('HSET', s, 'st', 4, 'fm', now, 'ff', fence, 'fo', 1, 'r', ARGV[5])
-note(id, redis.call('HINCRBY', s, 'v', 1))
 local _, _, retention = limits(header)
-forget_after(id, retention)
+redis.call('HSET', s, 'ff', fence, 'fo', 1, 'r', ARGV[5])
+finish(id, 4, retention)
+note(id, redis.call('HINCRBY', s, 'v', 1))
 tell()
 return { 'ok', job(id) }

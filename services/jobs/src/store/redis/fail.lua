@@ -14,16 +14,16 @@ local attempts, backoff, retention = limits(header)
 local attempt = tonumber(redis.call('HGET', s, 'a'))
 add_error(s, attempt, ARGV[5])
 if ARGV[6] == '1' or attempt >= attempts then
-  redis.call('HSET', s, 'st', 6, 'fm', now, 'ff', fence, 'fo', 2)
-  forget_after(id, retention)
+  finish(id, 6, retention)
 else
   -- The steps of backoff::delay.
   local full = math.min(backoff * 2 ^ math.min(attempt - 1, 32), tonumber(ARGV[8]))
   local jitter = (tonumber(ARGV[7]) + attempt * 40503) % 65536
   local moment = now + full - math.floor(full * jitter / (5 * 65536))
-  redis.call('HSET', s, 'st', 5, 'rt', string.format('%.0f', moment), 'ff', fence, 'fo', 2)
-  wait_until(id, moment)
+  redis.call('HSET', s, 'st', 5, 'rt', string.format('%.0f', moment))
+  wait_until(id, '5', moment)
 end
+redis.call('HSET', s, 'ff', fence, 'fo', 2)
 note(id, redis.call('HINCRBY', s, 'v', 1))
 tell()
 return { 'ok', job(id) }

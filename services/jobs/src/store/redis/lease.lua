@@ -56,5 +56,6 @@ redis.call('SET', P .. 'c:' .. fence, table.concat(ids))
 redis.call('HSET', P .. 'left', fence, #ids)
 redis.call('ZADD', P .. 'leases', expire, fence)
 redis.call('SET', ticket, fence, 'PX', ARGV[8])
+count('2', -#ids)
 tell()
 return { fence, string.format('%.0f', expire), more, unpack(jobs) }

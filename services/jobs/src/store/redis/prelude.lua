@@ -25,8 +25,17 @@ local function note(id, version)
   changed[#changed + 1] = id .. version
 end
 
+-- How many jobs are scheduled (1), ready (2) and retrying (5): the lists may hold some that were cancelled.
+local counts = {}
+local function count(state, delta)
+  counts[state] = (counts[state] or 0) + delta
+end
+
 -- One packed entry for everything this script changed.
 local function tell()
+  for state, delta in pairs(counts) do
+    if delta ~= 0 then redis.call('HINCRBY', P .. 'k', state, delta) end
+  end
   if #changed > 0 then
     redis.call('XADD', P .. 'ev', 'MAXLEN', '~', 10000, '*', 'e', table.concat(changed, ' '))
   end
@@ -35,13 +44,15 @@ end
 -- Puts jobs that are ready at the end of the queue, or at its head; wakes workers if it was empty.
 local function push(command, ids)
   if #ids == 0 then return end
+  count('2', #ids)
   local before = redis.call('LLEN', READY)
   chunked(command, READY, ids)
   if before == 0 then redis.call('PUBLISH', ARGV[1], 'r' .. ARGV[2]) end
 end
 
--- Lets a job wait for a moment; tells the clones if nothing was due earlier.
-local function wait_until(id, moment)
+-- Lets a job wait for a moment, scheduled or retrying; tells the clones if nothing was due earlier.
+local function wait_until(id, state, moment)
+  count(state, 1)
   local first = redis.call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
   redis.call('ZADD', P .. 'd', moment, id)
   if not first or moment < tonumber(first) then
@@ -60,6 +71,7 @@ local function promote(max)
     if state == '1' or state == '5' then
       redis.call('HSET', s, 'st', 2)
       note(id, redis.call('HINCRBY', s, 'v', 1))
+      count(state, -1)
       ready[#ready + 1] = id
     end
   end
@@ -74,10 +86,12 @@ local function limits(header)
   return attempts, backoff, retention
 end
 
--- A final job is readable for its retention. The header goes first: without it nobody reads the rest.
-local function forget_after(id, retention)
+-- A job becomes final and is readable for its retention. The header goes first: without it nobody reads the rest.
+local function finish(id, state, retention)
+  redis.call('HSET', P .. 's:' .. id, 'st', state, 'fm', now)
   redis.call('PEXPIRE', P .. 'j:' .. id, retention)
   redis.call('PEXPIRE', P .. 's:' .. id, retention + 60000)
+  redis.call('ZADD', P .. 'z:' .. state, now + retention, id)
 end
 
 -- The fence of the claim that holds a job.

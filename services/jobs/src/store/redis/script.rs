@@ -30,6 +30,10 @@ script!(RELEASE, "release");
 script!(COMPLETE, "complete");
 script!(FAIL, "fail");
 script!(TEND, "tend");
+script!(EXTEND, "extend");
+script!(CANCEL, "cancel");
+script!(COUNT, "count");
+script!(LIST, "list");
 script!(RETIRE, "retire");
 
 pub(super) static QUEUES: LazyLock<Script> =
@@ -39,9 +43,12 @@ pub(super) static DROP: LazyLock<Script> =
 
 /// All of them, to be loaded on every connection.
 pub(super) fn all() -> Vec<Script> {
-    [&ENQUEUE, &LEASE, &RELEASE, &COMPLETE, &FAIL, &TEND, &RETIRE, &QUEUES, &DROP]
-        .map(|script| (**script).clone())
-        .to_vec()
+    [
+        &ENQUEUE, &LEASE, &RELEASE, &COMPLETE, &FAIL, &TEND, &EXTEND, &CANCEL, &COUNT, &LIST, &RETIRE,
+        &QUEUES, &DROP,
+    ]
+    .map(|script| (**script).clone())
+    .to_vec()
 }
 
 /// Reads one part of a reply.

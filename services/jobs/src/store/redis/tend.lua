@@ -1,4 +1,4 @@
--- ARGV: 3 steps at most. Promotes what is due and gives back what was lost.
+-- ARGV: 3 steps at most. Promotes what is due, gives back what was lost and forgets what is over.
 -- Answers {ready jobs, ms until something is due or -1}.
 allow_growth()
 local max = tonumber(ARGV[3])
@@ -20,12 +20,8 @@ if not again then
       redis.call('HINCRBY', s, 'a', -1)
       if redis.call('HINCRBY', s, 'l', 1) >= LOST_MAX then
         add_error(s, attempt, LOST_MAX .. ' leases ran out without an answer')
-        redis.call('HSET', s, 'st', 6, 'fm', now)
-        local header = redis.call('GET', P .. 'j:' .. id)
-        if header then
-          local _, _, retention = limits(header)
-          forget_after(id, retention)
-        end
+        local _, _, retention = limits(redis.call('GETRANGE', P .. 'j:' .. id, 0, 18))
+        finish(id, 6, retention)
       else
         redis.call('HSET', s, 'st', 2)
         ready[#ready + 1] = id
@@ -36,6 +32,12 @@ if not again then
     end_claim(fence, ids)
   end
   push('RPUSH', ready)
+end
+-- What was finished and is forgotten leaves the lists of finished jobs.
+for _, state in ipairs({ 4, 6, 7 }) do
+  local gone = redis.call('ZRANGEBYSCORE', P .. 'z:' .. state, '-inf', now, 'LIMIT', 0, max)
+  chunked('ZREM', P .. 'z:' .. state, gone)
+  again = again or #gone == max
 end
 tell()
 

@@ -1,0 +1,74 @@
+//! What is cancelled runs no more, wherever it was.
+
+use super::*;
+
+pub(super) async fn a_job_can_be_cancelled_until_it_ends(mesh: Mesh) {
+    let q = queue("cancel");
+    let ready = mesh.a.enqueue(&q, "ready").await;
+    let delayed = NewJob { run: Run::After(Duration::from_millis(200)), ..new_job(&q, "scheduled") };
+    let scheduled = mesh.a.store.enqueue(delayed).await.unwrap();
+    let held = {
+        let q = queue("cancel-held");
+        let job = mesh.a.enqueue(&q, "running").await;
+        (job, mesh.a.lease(&q, 1, LONG).await)
+    };
+    for id in [&ready.id, &scheduled.id, &held.0.id] {
+        let before = mesh.a.get(id).await.unwrap();
+        let cancelled = mesh.b.store.cancel(id).await.unwrap();
+        assert_eq!(cancelled.standing.state, State::Cancelled);
+        assert_eq!(cancelled.standing.version, before.standing.version + 1);
+        assert!(cancelled.standing.finish.is_some() && cancelled.standing.run_at.is_none());
+        assert_eq!(mesh.a.store.cancel(id).await.as_ref(), Ok(&cancelled), "a repeat succeeds");
+        assert_eq!(mesh.a.get(id).await, Some(cancelled));
+    }
+    let (id, fence) = (&held.0.id, held.1.fence);
+    let lost = Error::LeaseLost { id: id.clone(), fence };
+    assert_eq!(mesh.a.store.complete(id, fence, Bytes::new()).await, Err(lost));
+    mesh.a.enqueue(&q, "next").await;
+    eventually("the moment has passed", || async {
+        let due = scheduled.standing.run_at.unwrap();
+        (crate::moment::Moment::of_this_machine() > due.after(Duration::from_millis(20))).then_some(())
+    })
+    .await;
+    mesh.b.store.tend(&q).await.unwrap();
+    assert_eq!(kinds(&mesh.b.lease(&q, 9, LONG).await), ["next"]);
+    assert!(mesh.b.lease(id.queue(), 9, LONG).await.jobs.is_empty());
+}
+
+pub(super) async fn what_has_ended_cannot_be_cancelled(mesh: Mesh) {
+    let q = queue("cancel-late");
+    let (done, dead) = (mesh.a.enqueue(&q, "1").await.id, mesh.a.enqueue(&q, "2").await.id);
+    let claim = mesh.a.lease(&q, 2, LONG).await;
+    mesh.a.store.complete(&done, claim.fence, Bytes::new()).await.unwrap();
+    mesh.a.store.fail(&dead, claim.fence, failure(true)).await.unwrap();
+    let finished = |id: &JobId, state| Err(Error::Finished { id: id.clone(), state });
+    assert_eq!(mesh.b.store.cancel(&done).await, finished(&done, State::Succeeded));
+    assert_eq!(mesh.b.store.cancel(&dead).await, finished(&dead, State::Dead));
+    let unknown = JobId::generate(&q);
+    assert_eq!(mesh.b.store.cancel(&unknown).await, Err(Error::not_found(&unknown)));
+}
+
+pub(super) async fn a_worker_comes_past_very_many_cancelled_jobs(mesh: Mesh) {
+    let q = queue("cancel-many");
+    for n in 0..3 * TEND_MAX {
+        let id = mesh.a.enqueue(&q, &n.to_string()).await.id;
+        mesh.a.store.cancel(&id).await.unwrap();
+    }
+    assert_eq!(mesh.b.store.count(&q).await.unwrap().unwrap().ready, 0);
+    mesh.a.enqueue(&q, "the one").await;
+    let counts = mesh.b.store.count(&q).await.unwrap().unwrap();
+    assert_eq!((counts.ready, counts.cancelled), (1, 3 * TEND_MAX as u64));
+    let claim = mesh.b.counter.lease(&wants(&q, 1), Duration::ZERO).await.unwrap().taken();
+    assert_eq!(kinds(&claim), ["the one"]);
+}
+
+pub(super) async fn a_watcher_is_told_of_a_cancellation(mesh: Mesh) {
+    let q = queue("cancel-watch");
+    let job = mesh.a.enqueue(&q, "k").await;
+    let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
+    watch.next().await.unwrap().unwrap();
+    let cancelled = mesh.a.store.cancel(&job.id).await.unwrap();
+    let told = timeout(Duration::from_secs(5), watch.next()).await.expect("pushed");
+    assert_eq!(told, Some(Ok(cancelled)));
+    assert_eq!(watch.next().await, None);
+}

@@ -1,0 +1,103 @@
+-- ARGV: 3 state, 4 jobs at most, 5 jobs looked at at most, 6 bytes of a header,
+-- 7 token: where the last page ended, or ''.
+-- Answers {token or '', {id, start of the header, fields}...}, or {'?'} if the token is none.
+local state, max, looks = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local jobs, token = {}, ''
+local FIELDS = { 'st', 'v', 'a', 'l', 'rt', 'sm', 'fm' }
+
+-- Whether there is room for more.
+local function show(id)
+  local header = redis.call('GETRANGE', P .. 'j:' .. id, 0, ARGV[6] - 1)
+  local s = P .. 's:' .. id
+  if header ~= '' and (redis.call('HGET', s, 'st') or '2') == state then
+    local fields = {}
+    for index, value in ipairs(redis.call('HMGET', s, unpack(FIELDS))) do
+      if value then
+        fields[#fields + 1] = FIELDS[index]
+        fields[#fields + 1] = value
+      end
+    end
+    jobs[#jobs + 1] = { id, header, fields }
+  end
+  looks = looks - 1
+  return #jobs < max and looks > 0
+end
+
+-- A list: the token is the last id and its place, which can only have come nearer to the head. If it was leased, so
+-- was all before it.
+local function list(key)
+  local from = 0
+  if ARGV[7] ~= '' then
+    local id, place = string.match(ARGV[7], '^(%w+)/(%d+)$')
+    if not id then return true end
+    local found = redis.call('LPOS', key, id, 'MAXLEN', place + 1)
+    if found then from = found + 1 end
+  end
+  while true do
+    local ids = redis.call('LRANGE', key, from, from + CHUNK - 1)
+    if #ids == 0 then return end
+    for index, id in ipairs(ids) do
+      if not show(id) then
+        if redis.call('LLEN', key) > from + index then token = id .. '/' .. (from + index - 1) end
+        return
+      end
+    end
+    from = from + #ids
+  end
+end
+
+-- A sorted set: the token is the last member and its score, and how far into that member a page got. `each` shows
+-- what a member stands for, from some place on; it answers whether to go on, or the place where it stopped.
+local function zset(key, each)
+  local from, skip = 0, 0
+  if ARGV[7] ~= '' then
+    local member, score, inside = string.match(ARGV[7], '^(%w+)/(%d+)/?(%d*)$')
+    if not member then return true end
+    if tonumber(redis.call('ZSCORE', key, member) or -1) == tonumber(score) then
+      skip = tonumber(inside) or 0
+      from = redis.call('ZRANK', key, member) + (skip > 0 and 0 or 1)
+    else
+      from = redis.call('ZCOUNT', key, '-inf', '(' .. score)
+    end
+  end
+  while true do
+    local found = redis.call('ZRANGE', key, from, from + CHUNK - 1, 'WITHSCORES')
+    if #found == 0 then return end
+    for index = 1, #found, 2 do
+      local on = each(found[index], skip)
+      skip = 0
+      if on ~= true then
+        local last = found[index] .. '/' .. found[index + 1]
+        if on then
+          token = last .. '/' .. on
+        elseif redis.call('ZCARD', key) > from + (index + 1) / 2 then
+          token = last
+        end
+        return
+      end
+    end
+    from = from + #found / 2
+  end
+end
+
+local function claim(fence, skip)
+  local all = redis.call('GET', P .. 'c:' .. fence) or ''
+  for place = skip + 1, #all / TAIL do
+    local id = string.sub(all, (place - 1) * TAIL + 1, place * TAIL)
+    if holder(id) == fence and not show(id) then return place < #all / TAIL and place end
+  end
+  return true
+end
+
+local bad
+if state == '2' then
+  bad = list(READY)
+elseif state == '3' then
+  bad = zset(P .. 'leases', claim)
+elseif state == '1' or state == '5' then
+  bad = zset(P .. 'd', show)
+else
+  bad = zset(P .. 'z:' .. state, show)
+end
+if bad then return { '?' } end
+return { token, unpack(jobs) }
