@@ -10,6 +10,7 @@ use shoal_proto::gateway::v1::ListUpstreamsRequest;
 use shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient;
 use shoal_proto::session::v1 as session;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::harness::clone::Clone;
 use crate::harness::engines::need;
@@ -76,7 +77,17 @@ async fn a_killed_clone_costs_no_idempotent_call_and_others_only_if_in_flight_on
                         tally.others.fetch_add(1, Ordering::Relaxed);
                         if let Err(status) = client.create_session(request).await {
                             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-                            tally.others_failed.fetch_add(1, Ordering::Relaxed);
+                            // A Redis that was too slow on a busy machine says so itself; it is not what is asked here.
+                            let info = status.get_details_error_info();
+                            if info.is_none_or(|info| {
+                                !matches!(
+                                    info.reason.as_str(),
+                                    "ENGINE_UNAVAILABLE" | "ENGINE_OUTCOME_UNKNOWN"
+                                )
+                            }) {
+                                eprintln!("a create failed: {}", status.message());
+                                tally.others_failed.fetch_add(1, Ordering::Relaxed);
+                            }
                         }
                     } else {
                         let request = session::GetSessionRequest { token: token.clone(), no_touch: true };
