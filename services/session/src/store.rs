@@ -108,6 +108,12 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
 }
 
+/// A theft was found out: for the log and the alert, apart from the event.
+fn report_reuse(session: SessionId) {
+    tracing::warn!(%session, "a replaced token was used after its grace: its session is ended");
+    metrics::counter!("session_reuse_detected_total").increment(1);
+}
+
 /// Where a page of a user's sessions ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListPlace {

@@ -105,6 +105,11 @@ impl EmbeddedStore {
         self.spaces.users.range(..).count() + self.spaces.expiries.range(..).count()
     }
 
+    #[cfg(test)]
+    pub(crate) fn holds(&self, id: SessionId) -> bool {
+        self.spaces.sessions.get(id.to_bytes()).expect("the database reads").is_some()
+    }
+
     /// The same store, with keys that were changed.
     #[cfg(test)]
     pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {

@@ -16,7 +16,7 @@ use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 use self::field::{Read, answer, answered_record, broken};
 use self::hub::{Hub, Listener};
 use self::shared_keys::SharedKeys;
-use super::{History, ListPlace, Store};
+use super::{History, ListPlace, Store, report_reuse};
 use crate::attribute::{Change, Passed};
 use crate::clock::{Time, millis};
 use crate::config::Config;
@@ -122,7 +122,8 @@ impl RedisStore {
     }
 
     /// Runs a script that answers with a word and perhaps a record.
-    async fn change(&self, script: &Script, bucket: u8, args: &[&[u8]]) -> Result<Answer, Error> {
+    async fn change(&self, script: &Script, id: SessionId, args: &[&[u8]]) -> Result<Answer, Error> {
+        let bucket = id.bucket;
         let reply: Vec<Reply> = self.run(script, bucket, args).await.map_err(from_write)?;
         let (word, mut parts) = answer(reply)?;
         let limits = self.policy.attributes;
@@ -130,6 +131,10 @@ impl RedisStore {
             "ok" | "new" => Answer::Done(answered_record(bucket, parts)?.ok_or(Error::NotFound)?),
             "repeat" => Answer::Repeat(answered_record(bucket, parts)?.ok_or(Error::RequestSpent)?),
             "absent" => return Err(Error::NotFound),
+            "reused" => {
+                report_reuse(id);
+                return Err(Error::NotFound);
+            }
             "differs" => return Err(Error::RequestDiffers),
             "full" => return Err(Error::UserFull { max: self.policy.sessions_per_user_max }),
             "count" => {
@@ -153,7 +158,7 @@ impl RedisStore {
         let (name, grace) = (id.unique_hex(), self.grace());
         let touch: &[u8] = if touch { b"1" } else { b"0" };
         let args = [name.as_bytes(), presented.as_flattened(), grace.as_bytes(), touch];
-        Ok(self.change(&script::USE, id.bucket, &args).await?.record()?.session)
+        Ok(self.change(&script::USE, id, &args).await?.record()?.session)
     }
 
     /// Records a use; says when the session ends now. A session that is gone stays gone: no command here makes a key.
@@ -199,6 +204,13 @@ impl RedisStore {
             entries += self.link.query::<usize>(&count).await.expect("redis answers");
         }
         entries
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn holds(&self, id: SessionId) -> bool {
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(self.names.session(id));
+        self.link.query(&exists).await.expect("redis answers")
     }
 
     /// The same store, with keys that were changed.
@@ -291,7 +303,7 @@ impl Store for RedisStore {
             policy.as_bytes(),
         ];
         args.extend(attributes.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]));
-        match self.change(&script::CREATE, new.id.bucket, &args).await? {
+        match self.change(&script::CREATE, new.id, &args).await? {
             Answer::Done(record) => Ok(Created::New(record.session)),
             Answer::Repeat(record) => Ok(Created::Repeat(record)),
             Answer::Version(_) => Err(broken("an answer to another question")),
@@ -330,7 +342,7 @@ impl Store for RedisStore {
         let change = self.change_args(&change);
         let mut args = vec![name.as_bytes(), presented.as_flattened(), grace.as_bytes(), expected.as_bytes()];
         args.extend(change.iter().map(Vec::as_slice));
-        match (self.change(&script::UPDATE, id.bucket, &args).await?, expected_version) {
+        match (self.change(&script::UPDATE, id, &args).await?, expected_version) {
             (Answer::Version(current), Some(expected)) => Err(Error::VersionMismatch { expected, current }),
             (answer, _) => Ok(answer.record()?.session),
         }
@@ -348,14 +360,18 @@ impl Store for RedisStore {
         let mut args =
             vec![name.as_bytes(), presented.as_flattened(), grace.as_bytes(), successors.as_flattened()];
         args.extend(change.iter().map(Vec::as_slice));
-        self.change(&script::ROTATE, id.bucket, &args).await?.record()
+        self.change(&script::ROTATE, id, &args).await?.record()
     }
 
     async fn revoke(&self, id: SessionId, presented: Option<Vec<Hash>>) -> Result<(), Error> {
         let (name, grace) = (id.unique_hex(), self.grace());
         let presented = presented.unwrap_or_default();
         let args = [name.as_bytes(), presented.as_flattened(), grace.as_bytes()];
-        self.run::<()>(&script::REVOKE, id.bucket, &args).await.map_err(from_write)
+        let word: String = self.run(&script::REVOKE, id.bucket, &args).await.map_err(from_write)?;
+        if word == "reused" {
+            report_reuse(id);
+        }
+        Ok(())
     }
 
     async fn list(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::{Make, ints};
-use crate::attribute::Value;
+use crate::attribute::{Change, Value};
 use crate::config::Config;
 use crate::error::Error;
 use crate::session::AtLimit;
 use crate::sessions::{Create, Target};
 use crate::store::Store as _;
+use crate::token::Token;
 
 async fn another_clone_finds_what_was_created<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
@@ -47,6 +48,21 @@ async fn what_was_never_issued_is_not_found<M: Make>(make: M) {
     }
     assert!(matches!(world.get("").await, Err(Error::Invalid { .. })));
     world.get(&made.token).await.unwrap();
+}
+
+async fn another_sessions_secret_opens_nothing<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    let (a, b) = (world.create("u").await, world.create("u").await);
+    let keyring = world.sessions.store.keyring().await.unwrap();
+    let secret = Token::parse(&b.token, &keyring).unwrap().secret;
+    // Well-formed and with a good check: only the store can tell.
+    let token = Token { id: a.session.id, secret }.issue(&keyring);
+    assert_eq!(world.get(&token).await, Err(Error::NotFound));
+    assert_eq!(world.sessions.get(&token, true).await, Err(Error::NotFound));
+    assert_eq!(world.set(&token, "a", 1).await, Err(Error::NotFound));
+    assert_eq!(world.sessions.rotate(&token, Change::default()).await.err(), Some(Error::NotFound));
+    world.revoke(&token).await;
+    assert_eq!(world.get(&a.token).await, Ok(a.session));
 }
 
 async fn a_repeat_with_the_same_request_id_finds_the_same_session_and_token<M: Make>(make: M) {
@@ -182,6 +198,7 @@ async fn ending_by_id_and_by_token_is_seen_by_the_next_get_and_may_be_repeated<M
 super::conformance!(
     another_clone_finds_what_was_created,
     what_was_never_issued_is_not_found,
+    another_sessions_secret_opens_nothing,
     a_repeat_with_the_same_request_id_finds_the_same_session_and_token,
     a_repeat_never_brings_back_a_session_that_has_ended,
     a_repeat_does_not_return_a_token_that_was_replaced,

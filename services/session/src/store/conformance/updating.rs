@@ -119,8 +119,9 @@ async fn touches_and_updates_racing_a_revoke_never_bring_it_back<M: Make>(make: 
         };
         futures::join!(futures::future::join_all(racers), revoke);
         assert_eq!(world.get(&made.token).await, Err(Error::NotFound));
-        assert_eq!(world.index_entries("u").await, 0);
+        assert!(!world.sessions.store.holds(made.session.id).await, "not even in parts");
     }
+    assert_eq!(world.index_entries("u").await, 0);
 }
 
 super::conformance!(

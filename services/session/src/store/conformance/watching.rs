@@ -16,6 +16,9 @@ async fn a_watcher_hears_of_its_user_in_order<M: Make>(make: M) {
     for kind in [Kind::Created, Kind::Rotated, Kind::Revoked] {
         assert_eq!(watching.event().await, (kind, id.clone()));
     }
+    // The watcher listened before it read history: these it heard as well.
+    let next = world.create("u").await.session.id.to_string();
+    assert_eq!(watching.event().await, (Kind::Created, next), "nothing is told twice");
 }
 
 async fn a_watcher_of_everybody_hears_of_every_bucket<M: Make>(make: M) {

@@ -39,6 +39,9 @@ pub(crate) trait Peek: Store {
     /// Entries of all expiry indexes and of the users' own.
     fn index_entries(&self, users: &[(u8, String)]) -> impl Future<Output = usize> + Send;
 
+    /// Whether the store holds anything for a session, readable or not.
+    fn holds(&self, id: SessionId) -> impl Future<Output = bool> + Send;
+
     /// The same store, with keys that were changed.
     fn with_keyring(&self, keyring: Arc<Keyring>) -> Self;
 
@@ -120,6 +123,10 @@ impl Make for Redis {
 }
 
 impl Peek for EmbeddedStore {
+    async fn holds(&self, id: SessionId) -> bool {
+        EmbeddedStore::holds(self, id)
+    }
+
     fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
         EmbeddedStore::with_keyring(self, keyring)
     }
@@ -134,6 +141,10 @@ impl Peek for EmbeddedStore {
 }
 
 impl Peek for RedisStore {
+    async fn holds(&self, id: SessionId) -> bool {
+        RedisStore::holds(self, id).await
+    }
+
     fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
         RedisStore::with_keyring(self, keyring)
     }

@@ -15,6 +15,7 @@ use crate::event::{Event, Kind};
 use crate::keyring::Hash;
 use crate::rotation::{Secrets, Standing};
 use crate::session::{AtLimit, NewSession, Policy, Record, RequestKey, Session};
+use crate::store::report_reuse;
 use crate::token::SessionId;
 
 pub(super) struct Txn<'t, 'e> {
@@ -51,7 +52,11 @@ impl<'t, 'e> Txn<'t, 'e> {
                 self.save(&kept);
                 Ok(Some(kept))
             }
-            Standing::Reused => self.end(&kept, Kind::ReuseDetected).map(|()| None),
+            Standing::Reused => {
+                self.end(&kept, Kind::ReuseDetected)?;
+                report_reuse(id);
+                Ok(None)
+            }
             Standing::Unknown => Ok(None),
         }
     }

@@ -2,7 +2,7 @@
 -- the change.
 local id = ARGV[2]
 local user, standing = present(id, ARGV[3], tonumber(ARGV[4]))
-if not user then return {'absent'} end
+if not user then return {standing} end
 local passed = change(id, 6)
 if passed then return {passed} end
 touch(id)

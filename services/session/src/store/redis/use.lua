@@ -1,4 +1,5 @@
 -- The part of get that writes. ARGV: id, presented hashes, grace ms, '1' to record the use.
-if not present(ARGV[2], ARGV[3], tonumber(ARGV[4])) then return {'absent'} end
+local user, standing = present(ARGV[2], ARGV[3], tonumber(ARGV[4]))
+if not user then return {standing} end
 if ARGV[5] == '1' then touch(ARGV[2]) end
 return {'ok', ARGV[2], record(ARGV[2])}
