@@ -70,8 +70,7 @@ pub(crate) async fn fetch(balancer: &Balancer) -> Result<(Vec<String>, Files), F
 }
 
 async fn fetch_by(balancer: &Balancer, path: &'static str) -> Result<(Vec<String>, Files), FetchError> {
-    let mut questions =
-        Questions::open(balancer, path, MessageRequest::ListServices(String::new())).await?;
+    let mut questions = Questions::open(balancer, path, MessageRequest::ListServices(String::new())).await?;
     let MessageResponse::ListServicesResponse(list) = questions.answer().await? else {
         return Err(FetchError::Nonsense("no list of services in the answer".to_owned()));
     };

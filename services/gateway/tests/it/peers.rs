@@ -1,9 +1,13 @@
 //! Upstreams that do what a library would not: GOAWAY of every kind, broken frames, answers that make no sense.
 
+use std::time::{Duration, Instant};
+
 use tokio::net::TcpListener;
 
-use crate::harness::caller::{Answer, Caller};
-use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, SETTINGS, Wire, literal, response_block};
+use crate::harness::caller::{Answer, Caller, request};
+use crate::harness::frames::{
+    END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Wire, literal, request_block, response_block,
+};
 use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{SAFE, UNSAFE, payload};
 use crate::harness::within;
@@ -181,4 +185,34 @@ async fn an_upstream_that_sends_garbage_is_left_and_connected_to_again() {
     };
     let (answer, _next) = tokio::join!(caller.call(SAFE, &[], b"1"), script);
     ok(&answer, b"again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stream_is_reset_in_the_breath_it_was_opened_in() {
+    // A server that reads both at once takes it for an attack, and ends the connection of all callers.
+    let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let (_response, mut stream) = caller.begin(request(SAFE, &[]), true).await;
+    let opened = wire.call().await.expect("a call");
+    let at = Instant::now();
+    stream.send_reset(h2::Reason::CANCEL);
+    let reset = wire.until(|frame| frame.kind == RST_STREAM).await.expect("a reset");
+    let took = at.elapsed();
+    assert_eq!((reset.stream, &reset.payload[..]), (opened, &8u32.to_be_bytes()[..]));
+    assert!(took >= Duration::from_millis(4) && took < Duration::from_millis(100), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_reset_before_it_was_looked_at_is_not_forwarded() {
+    let (_listener, mesh, mut wire, caller) = peer(&[]).await;
+    let mut hasty = Wire::connect(mesh.address).await;
+    hasty.send_and_reset(1, &request_block(SAFE)).await;
+    // What the peer is sent first is the call that came later.
+    let (answer, path) = tokio::join!(caller.call(UNSAFE, &[], b"1"), async {
+        let stream = wire.whole_call().await.expect("a call");
+        wire.answer(stream, b"ok").await;
+        stream
+    });
+    ok(&answer, b"ok");
+    // Streams 1 and 3 asked for health.
+    assert_eq!(path, 5);
 }

@@ -69,11 +69,14 @@ impl Wire {
 
     /// Writes a frame; a peer that is gone is noticed by reading.
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        self.bytes(&frame).await;
+        self.bytes(&frame(kind, flags, stream, payload)).await;
+    }
+
+    /// As a client: opens a stream and resets it, in one write.
+    pub(crate) async fn send_and_reset(&mut self, stream: u32, block: &[u8]) {
+        let mut both = frame(HEADERS, END_HEADERS, stream, block);
+        both.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+        self.bytes(&both).await;
     }
 
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
@@ -155,6 +158,15 @@ impl Wire {
     pub(crate) async fn reset(&mut self, stream: u32, code: u32) {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
     }
+}
+
+/// A frame as bytes.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// `:status: 200` and the content type.
