@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 
-use crate::server::{Server, open};
+use crate::server::{Server, open, patient};
 
 #[tokio::test]
 async fn commands_pipelines_and_transactions_answer_typed_values() {
@@ -29,7 +29,7 @@ async fn commands_pipelines_and_transactions_answer_typed_values() {
 #[tokio::test]
 async fn the_first_call_waits_for_the_connection() {
     let Some(server) = Server::start().await else { return };
-    let link = Link::open(LinkConfig::new(server.url(), "test")).unwrap();
+    let link = Link::open(patient(LinkConfig::new(server.url(), "test"))).unwrap();
     assert_eq!(link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap(), 1);
 }
 
@@ -84,7 +84,7 @@ async fn scripts_get_their_keys_and_arguments() {
 async fn a_password_and_a_database_are_used() {
     let Some(server) = Server::start_with(&["--requirepass", "secret"]).await else { return };
     let url = format!("redis://:secret@127.0.0.1:{}/2", server.port);
-    let link = open(LinkConfig::new(url, "test")).await;
+    let link = open(patient(LinkConfig::new(url, "test"))).await;
     let client: String = link.query(redis::cmd("CLIENT").arg("INFO")).await.unwrap();
     assert!(client.contains(" db=2 ") && client.contains(" name=shoal-test "), "{client}");
 

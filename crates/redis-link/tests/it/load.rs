@@ -6,8 +6,14 @@ use shoal_redis_link::{Link, LinkError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::server::{PATIENCE, eventually};
+use crate::stalls::Stalls;
+
 /// The bound that the link promises for its default deadline, at the 99th percentile.
 pub(crate) const BOUND: Duration = Duration::from_millis(250);
+
+/// A call that is not sent: what a busy machine needs for it.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 const CALLERS: usize = 32;
 
@@ -28,29 +34,32 @@ pub(crate) struct Answers(pub(crate) Vec<Answer>);
 
 /// Counts `counter` up from many tasks for a while.
 pub(crate) async fn count_up(link: &Link, counter: &'static str, duration: Duration) -> Answers {
+    let stalls = Stalls::watch();
     let begin = Instant::now();
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let link = link.clone();
         callers.spawn(async move {
-            let mut answers = Vec::new();
+            let mut calls = Vec::new();
             while begin.elapsed() < duration {
                 let started = Instant::now();
                 let result = link.query::<u64>(redis::cmd("INCR").arg(counter)).await;
-                answers.push(Answer { started: started - begin, took: started.elapsed(), result });
+                calls.push((started, Instant::now(), result));
                 sleep(PACE).await;
             }
-            answers
+            calls
         });
     }
-    Answers(callers.join_all().await.into_iter().flatten().collect())
+    let calls = callers.join_all().await.into_iter().flatten();
+    let answer = |(started, ended, result)| Answer {
+        started: started - begin,
+        took: stalls.between(started, ended),
+        result,
+    };
+    Answers(calls.map(answer).collect())
 }
 
 impl Answers {
-    pub(crate) fn after(self, start: Duration) -> Answers {
-        Answers(self.0.into_iter().filter(|answer| answer.started >= start).collect())
-    }
-
     pub(crate) fn ok(&self) -> u64 {
         self.count(|result| result.is_ok())
     }
@@ -72,7 +81,7 @@ impl Answers {
     /// Each was answered in time, and by an error that says what may have happened.
     pub(crate) fn assert_an_outage_in_bounds(&self) {
         let total = self.0.len() as u64;
-        assert!(total > 200, "only {total} calls");
+        assert!(total >= CALLERS as u64, "only {total} calls");
         let (ok, unknown, unavailable) = (self.ok(), self.unknown(), self.unavailable());
         assert_eq!(ok + unknown + unavailable, total, "no other kind of error");
         let p99 = self.percentile(99);
@@ -80,6 +89,14 @@ impl Answers {
             p99 <= BOUND,
             "p99 {p99:?} of {total} calls ({ok} ok, {unknown} unknown, {unavailable} unavailable)"
         );
+    }
+
+    /// Nothing was sent, and nobody waited.
+    pub(crate) fn assert_all_refused_at_once(&self) {
+        let total = self.0.len() as u64;
+        assert_eq!(self.unavailable(), total, "{} ok, {} unknown", self.ok(), self.unknown());
+        let p99 = self.percentile(99);
+        assert!(p99 <= AT_ONCE, "p99 {p99:?} of {total} calls");
     }
 
     /// The calls that found Redis gone: what comes later is answered at once and would hide their times.
@@ -102,10 +119,19 @@ impl Answers {
 
 /// How long it takes until a call succeeds.
 pub(crate) async fn until_served(link: &Link) -> Duration {
+    let stalls = Stalls::watch();
     let begin = Instant::now();
     while link.query::<u64>(redis::cmd("INCR").arg("probe")).await.is_err() {
-        assert!(begin.elapsed() < crate::server::PATIENCE, "never served again");
+        assert!(begin.elapsed() < PATIENCE, "never served again");
         sleep(PACE).await;
     }
-    begin.elapsed()
+    stalls.since(begin)
+}
+
+/// How long it takes until the link knows that Redis is gone.
+pub(crate) async fn until_noticed(link: &Link) -> Duration {
+    let stalls = Stalls::watch();
+    let begin = Instant::now();
+    eventually("noticed", async || !link.healthy()).await;
+    stalls.since(begin)
 }

@@ -11,6 +11,7 @@ mod outage;
 mod proxy;
 mod scripts;
 mod server;
+mod stalls;
 mod subscription;
 mod tail;
 mod telemetry;

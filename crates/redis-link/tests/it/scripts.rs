@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_redis_link::{Link, LinkConfig, Script};
 
 use crate::load::until_served;
-use crate::server::{Server, open};
+use crate::server::{Server, open, patient};
 
 fn add() -> Script {
     Script::new("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
@@ -36,7 +36,7 @@ async fn a_flushed_script_is_loaded_and_run_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_are_loaded_on_every_new_connection() {
     let Some(mut server) = Server::start().await else { return };
-    let mut config = LinkConfig::new(server.url(), "test");
+    let mut config = patient(LinkConfig::new(server.url(), "test"));
     config.scripts = vec![add()];
     let link = open(config).await;
     for _ in 0..2 {

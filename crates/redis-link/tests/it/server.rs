@@ -48,8 +48,9 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// A link that is more patient than this machine is slow: for tests that measure no time.
     pub(crate) async fn link(&self) -> Link {
-        open(LinkConfig::new(self.url(), "test")).await
+        open(patient(LinkConfig::new(self.url(), "test"))).await
     }
 
     /// Kills it; its memory is lost.
@@ -123,6 +124,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// For tests that measure no time.
+pub(crate) fn patient(config: LinkConfig) -> LinkConfig {
+    LinkConfig { call_deadline: PATIENCE / 4, connect_deadline: PATIENCE / 4, ..config }
 }
 
 /// A link that is connected.

@@ -11,7 +11,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::server::{Server, open};
+use crate::server::{Server, open, patient};
 
 /// Tells this test's spans from those of the tests beside it.
 const ROLE: &str = "telemetry";
@@ -99,7 +99,7 @@ fn each_call_has_one_span_one_count_and_no_secrets() {
 
 async fn calls() -> Option<u16> {
     let server = Server::start().await?;
-    let link = open(LinkConfig::new(server.url(), ROLE)).await;
+    let link = open(patient(LinkConfig::new(server.url(), ROLE))).await;
     let () = link.query(redis::cmd("SET").arg("secret-key").arg("secret-value")).await.unwrap();
     let _: String = link.query(redis::cmd("GET").arg("secret-key")).await.unwrap();
     let mut pipe = redis::pipe();
