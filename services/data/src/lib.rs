@@ -47,7 +47,11 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
         }
         Kind::Cassandra { config, contact_points } => {
             let store = Cassandra::start(config, contact_points);
-            let watched = store.clone();
+            let (watched, closed, stop) = (store.clone(), store.clone(), background.stop.clone());
+            background.tasks.spawn(async move {
+                stop.cancelled().await;
+                closed.close().await;
+            });
             Ok(of_store(store, clone, background).ready_when(move || watched.healthy()))
         }
     }

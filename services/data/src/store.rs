@@ -92,7 +92,8 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     ///
     /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come; at equal
     /// timestamps a delete beats a put, a put that ends beats one that does not, a later end beats an earlier one,
-    /// and then the larger cell stays. So the same write again changes nothing, and may always be repeated after
+    /// and then the larger cell stays (on Cassandra ends a second apart count as later or the same: it adds a time to
+    /// live to its own clock). So the same write again changes nothing, and may always be repeated after
     /// [`Error::OutcomeUnknown`]. Tombstones hide older puts that come later for ten days (Cassandra: the table's
     /// `gc_grace_seconds`).
     ///

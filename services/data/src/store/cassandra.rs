@@ -89,6 +89,11 @@ impl Cassandra {
         self.inner.link.healthy()
     }
 
+    /// Ends the connection, after the statements that are in flight.
+    pub(crate) async fn close(&self) {
+        self.inner.link.close().await;
+    }
+
     /// Remembers a table; its statements stay those of the same table.
     fn remember(&self, table: Table) -> Arc<Table> {
         let mut known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,7 +368,9 @@ fn engine_ttl(expire_time: Option<Micros>, now: Micros) -> i32 {
         None => 0,
         Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,
         Some(end) => {
-            let left = (end.0 - now.0).div_euclid(1_000_000).saturating_add(TTL_SLACK_SECONDS);
+            // Whole seconds on both sides, as Cassandra adds them up: written at another moment, the row ends at the
+            // same second.
+            let left = end.0.div_euclid(1_000_000) - now.0.div_euclid(1_000_000) + TTL_SLACK_SECONDS;
             i32::try_from(left.max(1)).unwrap_or(0)
         }
     }

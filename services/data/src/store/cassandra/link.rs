@@ -65,6 +65,7 @@ pub(super) struct Connected {
 #[derive(Debug)]
 pub(super) struct Link {
     shared: Arc<Shared>,
+    end: CancellationToken,
     _end: DropGuard,
 }
 
@@ -101,7 +102,21 @@ impl Link {
                 () = keeper.keep() => {}
             }
         });
-        Self { shared, _end: end.drop_guard() }
+        Self { shared, end: end.clone(), _end: end.drop_guard() }
+    }
+
+    /// Ends the connection when the statements that are in flight have ended; waits for them as long as a call would.
+    pub(super) async fn close(&self) {
+        self.end.cancel();
+        self.shared.tasks.close();
+        let ended =
+            tokio::time::timeout(self.shared.config.statement_timeout, self.shared.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!(
+                statements = self.shared.tasks.len(),
+                "statements were still in flight at the end"
+            );
+        }
     }
 
     /// The limits this link was made with.
@@ -219,7 +234,7 @@ impl Shared {
     }
 
     /// Connects, watches, and connects again, for ever.
-    async fn keep(&self) {
+    async fn keep(self: Arc<Self>) {
         let mut pause = BACKOFF_MIN;
         loop {
             match connect(&self.config, &self.contact_points).await {
@@ -236,15 +251,22 @@ impl Shared {
     }
 
     /// Watches a session until it has been out of reach for long.
-    async fn up(&self, connected: &Arc<Connected>) {
+    async fn up(self: &Arc<Self>, connected: &Arc<Connected>) {
         tracing::info!(keyspace = self.config.keyspace, "cassandra answers");
         self.reach.send_replace(Reach::Up(connected.clone()));
         let mut down_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
-            let silent = self.silence() >= PROBE_EVERY;
-            let failure =
-                if silent || down_since.is_some() { self.probe(connected).await.err() } else { None };
+            let silence = self.silence();
+            let failure = match down_since {
+                None if silence < PROBE_EVERY => None,
+                // Silent for a while: what is left of its time, but not less than an answer may take.
+                None => {
+                    let patience = self.config.silence_max.saturating_sub(silence).max(PROBE_EVERY);
+                    self.probe(connected, patience).await.err()
+                }
+                Some(_) => self.probe(connected, self.config.silence_max).await.err(),
+            };
             match (failure, down_since) {
                 (None, None) => {}
                 (None, Some(_)) => {
@@ -262,36 +284,28 @@ impl Shared {
         }
     }
 
-    /// Asks for a sign of life. An answer to anybody else is one too.
-    async fn probe(&self, connected: &Arc<Connected>) -> Result<(), String> {
+    /// Asks for a sign of life, and waits this long for it. An answer to anybody else is one too.
+    async fn probe(self: &Arc<Self>, connected: &Arc<Connected>, patience: Duration) -> Result<(), String> {
         let mut statement = Statement::new("SELECT key FROM system.local WHERE key = 'local'");
         statement.set_consistency(Consistency::One);
         statement.set_is_idempotent(true);
         statement.set_request_timeout(Some(PROBE_TIMEOUT));
-        let session = connected.session.clone();
-        let mut probe =
-            self.tasks.spawn(async move { session.query_unpaged(statement, ()).await.map(|_| ()) });
-        loop {
-            let patience = self.config.silence_max.saturating_sub(self.silence());
-            tokio::select! {
-                outcome = &mut probe => match outcome {
-                    Ok(Ok(())) => {
-                        self.note_answer();
-                        return Ok(());
-                    }
-                    Ok(Err(error)) if is_answer(&error) => {
-                        self.note_answer();
-                        return Ok(());
-                    }
-                    Ok(Err(error)) => return Err(error.to_string()),
-                    Err(error) => return Err(error.to_string()),
-                },
-                () = tokio::time::sleep(patience) => {
-                    if self.silence() >= self.config.silence_max {
-                        return Err(format!("no answer for {:?}", self.config.silence_max));
-                    }
-                }
+        let (session, shared) = (connected.session.clone(), self.clone());
+        let began = Instant::now();
+        let probe = self.tasks.spawn(async move {
+            let outcome = session.query_unpaged(statement, ()).await;
+            // Noted also when nobody waits any more: a late answer is a sign of life for the next probe.
+            if outcome.as_ref().map_or_else(is_answer, |_| true) {
+                shared.note_answer();
+                return Ok(());
             }
+            outcome.map(|_| ()).map_err(|error| error.to_string())
+        });
+        match tokio::time::timeout(patience, probe).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => Err(format!("a probe's task: {error}")),
+            Err(_) if self.silence() < began.elapsed() => Ok(()),
+            Err(_) => Err(format!("no answer for {:?}", self.silence())),
         }
     }
 

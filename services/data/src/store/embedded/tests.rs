@@ -118,6 +118,11 @@ async fn the_sweeper_leaves_nothing_of_what_is_gone_and_everything_else() {
     mutate(&data, Micros(now.0 - 8_500_000), vec![put("r0000", None), put("ends", None), put("goes", None)])
         .await;
     assert_eq!(keys(&data).await, before, "tombstones hide what comes late");
+    assert_eq!(
+        stored(&store)["rows"],
+        13,
+        "what is hidden is not stored: it would come to light with the grace's end"
+    );
 
     let almost = Micros::now().plus_seconds(GRACE_SECONDS - 60);
     sweep_at(almost).await;
