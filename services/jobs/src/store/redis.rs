@@ -69,6 +69,7 @@ pub(crate) struct Redis {
     link: Link,
     prefix: Arc<str>,
     wake: Arc<str>,
+    deadline: Duration,
     policy: Arc<Policy>,
     follows: Arc<Follows>,
     known: Arc<Mutex<Known>>,
@@ -101,6 +102,7 @@ impl Redis {
             link,
             prefix: config.key_prefix.as_str().into(),
             wake: format!("{}wake", config.key_prefix).into(),
+            deadline: config.redis_deadline,
             policy: Arc::default(),
             follows: Arc::default(),
             known: Arc::default(),
@@ -290,7 +292,13 @@ fn enqueued(made: Value, job: NewJob) -> Result<Job, Error> {
 
 impl Store for Redis {
     fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>> {
-        self.put(jobs).boxed()
+        async move {
+            // Up to three calls, and one deadline for the caller.
+            let all = tokio::time::timeout(self.deadline, self.put(jobs)).await;
+            let detail = || format!("not within {:?}", self.deadline);
+            all.unwrap_or_else(|_| Err(Error::Unknown { engine: ENGINE, detail: detail() }))
+        }
+        .boxed()
     }
 
     fn get<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Job>, Error>> {
