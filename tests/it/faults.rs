@@ -104,7 +104,7 @@ async fn a_killed_clone_costs_no_idempotent_call_and_others_only_if_in_flight_on
     let reached = async |when: &str, more: u64| {
         let begun = tally.idempotent.load(Ordering::Relaxed);
         let target = begun + more;
-        eventually(&format!("{more} calls {when}, {begun} so far"), Duration::from_secs(120), async || {
+        eventually(&format!("{more} calls {when}, {begun} so far"), LOAD_WITHIN, async || {
             (tally.idempotent.load(Ordering::Relaxed) >= target).then_some(())
         })
         .await;

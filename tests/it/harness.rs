@@ -24,3 +24,11 @@ where
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// A seed for a randomised test, printed so that a failure can be repeated with `SHOAL_TEST_SEED`.
+pub(crate) fn seed(test: &str) -> u64 {
+    let given = std::env::var("SHOAL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("{test}: SHOAL_TEST_SEED={seed}");
+    seed
+}

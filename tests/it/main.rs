@@ -12,6 +12,7 @@ mod fidelity;
 mod read_path;
 mod readme;
 mod serve;
+mod sessions;
 mod tidy;
 mod trace;
 mod up;

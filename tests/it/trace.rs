@@ -9,10 +9,12 @@ use std::time::Duration;
 use shoal_proto::cache::v1::GetObjectRequest;
 use shoal_proto::data::v1::{CreateTableRequest, MutateRequest, Mutation, SortKeyType, Table, mutation};
 use shoal_proto::jobs::v1::{EnqueueRequest, LeaseJobsRequest};
+use shoal_proto::session::v1::{CreateSessionRequest, GetSessionRequest};
 use tonic::Request;
 
 use crate::harness::engines::need;
 use crate::harness::eventually;
+use crate::harness::process::token_in;
 use crate::harness::up::Up;
 use receiver::Receiver;
 use view::{Caller, Tree};
@@ -24,6 +26,7 @@ struct Driven {
     get_object: Caller,
     enqueue: Caller,
     lease: Caller,
+    sessions: Caller,
 }
 
 /// Makes one read through the cache and one job's enqueue and lease, each in a trace of its own.
@@ -64,10 +67,17 @@ async fn drive(up: &Up, otlp: &str) -> Driven {
     let leased = shoal_client::worker(channel).lease_jobs(traced(request, &lease)).await.expect("leased");
     assert_eq!(leased.into_inner().jobs.len(), 1);
 
-    for caller in [&get_object, &enqueue, &lease] {
+    // A session, so that its spans can be searched for the token.
+    let sessions = Caller::new("caller sessions");
+    let create = CreateSessionRequest { user_id: "u".into(), ..CreateSessionRequest::default() };
+    let mut client = shoal_client::session(up.channel());
+    let token = client.create_session(traced(create, &sessions)).await.expect("a session").into_inner().token;
+    client.get_session(traced(GetSessionRequest { token, no_touch: false }, &sessions)).await.expect("found");
+
+    for caller in [&get_object, &enqueue, &lease, &sessions] {
         caller.export(otlp).await;
     }
-    Driven { table, queue, get_object, enqueue, lease }
+    Driven { table, queue, get_object, enqueue, lease, sessions }
 }
 
 fn traced<T>(message: T, caller: &Caller) -> Request<T> {
@@ -99,6 +109,16 @@ fn check_read(tree: &Tree, driven: &Driven) {
     for span in tree.spans() {
         for (key, value) in &span.attributes {
             assert!(!value.contains("ada"), "a key in a span: {key}={value}");
+        }
+    }
+}
+
+/// A token is in no span.
+fn check_secrecy(tree: &Tree) {
+    assert!(tree.has("shoal-session"), "{tree}");
+    for span in tree.spans() {
+        for text in span.attributes.values().chain([&span.name]) {
+            assert_eq!(token_in(text), None, "{span:?}");
         }
     }
 }
@@ -143,11 +163,13 @@ async fn one_trace_shows_the_whole_way() {
         let enqueued = receiver.trace(&driven.enqueue.trace_id);
         let whole = read.has("shoal-gateway") && read.has("shoal-data") && read.has("shoal-cache");
         let jobs = |tree: &Tree| ["shoal-gateway", "shoal-jobs"].iter().all(|service| tree.has(service));
-        (whole && jobs(&leased) && jobs(&enqueued)).then_some(())
+        let sessions = receiver.trace(&driven.sessions.trace_id).has("shoal-session");
+        (whole && sessions && jobs(&leased) && jobs(&enqueued)).then_some(())
     })
     .await;
     check_read(&receiver.trace(&driven.get_object.trace_id), &driven);
     check_job(&receiver.trace(&driven.enqueue.trace_id), &receiver.trace(&driven.lease.trace_id), &driven);
+    check_secrecy(&receiver.trace(&driven.sessions.trace_id));
 }
 
 /// The same assertion against a real Jaeger: `scripts/test jaeger`.

@@ -36,6 +36,8 @@ async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
     let metrics = http_get(&up.admin, "/metrics").await;
     assert!(metrics.contains("rpc_server_calls_total") && metrics.contains("grpc_code=\"Ok\""), "{metrics}");
 
+    assert_eq!(crate::harness::process::token_in(&metrics), None);
+
     up.process.signal("INT");
     assert!(up.process.ended(Duration::from_secs(20)).await.success());
     assert!(up.process.output().contains("stopped"));

@@ -87,6 +87,36 @@ impl Process {
     }
 }
 
+/// What a process printed is searched when its test ends: a session token in it is a failure of every test.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(token) = token_in(&self.output())
+            && !std::thread::panicking()
+        {
+            panic!("a session token was printed: {}…", &token[..12]);
+        }
+    }
+}
+
+/// The first session token in a text.
+pub(crate) fn token_in(text: &str) -> Option<&str> {
+    const PREFIX: &str = "shoal_";
+    /// A token has 76 characters after its prefix; names like `shoal_gateway` have few.
+    const LENGTH_MIN: usize = 60;
+    text.match_indices(PREFIX).find_map(|(at, _)| {
+        let rest = &text[at + PREFIX.len()..];
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(rest.len());
+        (end >= LENGTH_MIN).then(|| &text[at..at + PREFIX.len() + end])
+    })
+}
+
+#[test]
+fn a_token_is_found_and_a_crate_name_is_not() {
+    let token = format!("shoal_{}", "A-_9".repeat(19));
+    assert_eq!(token_in(&format!("INFO shoal_session: token={token} end")), Some(token.as_str()));
+    assert_eq!(token_in("INFO shoal_session::service: shoal_gateway"), None);
+}
+
 fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: Arc<Mutex<String>>) {
     tokio::spawn(async move {
         let mut lines = BufReader::new(stream).lines();

@@ -1,0 +1,110 @@
+//! kill -9 of a session clone in the middle of its work: what it answered is in the store, what it did not answer is
+//! there whole or not at all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shoal_client::Channel;
+use shoal_proto::r#type::v1::{Value, value::Kind};
+use shoal_proto::session::v1 as session;
+use shoal_proto::session::v1::session_service_client::SessionServiceClient;
+
+use crate::harness::clone::Clone;
+use crate::harness::engines::need;
+use crate::harness::redis_server::RedisServer;
+use crate::harness::{eventually, seed};
+
+const WRITERS: usize = 8;
+const ROUNDS: usize = 5;
+
+fn text(n: u64) -> Value {
+    Value { kind: Some(Kind::StringValue(n.to_string())) }
+}
+
+/// Two attributes that are only ever written together, with the same value.
+fn pair(n: u64) -> HashMap<String, Value> {
+    [("a".to_owned(), text(n)), ("b".to_owned(), text(n))].into()
+}
+
+/// What was answered: the token, and the last number whose update was.
+type Answered = Arc<Mutex<Vec<(String, u64)>>>;
+
+/// Creates a session and updates it, over and over, until the clone is gone.
+async fn write_until_killed(mut client: SessionServiceClient<Channel>, user: String, answered: Answered) {
+    loop {
+        let create =
+            session::CreateSessionRequest { user_id: user.clone(), attributes: pair(0), ..Default::default() };
+        let Ok(created) = client.create_session(create).await else { return };
+        let token = created.into_inner().token;
+        answered.lock().expect("not poisoned").push((token.clone(), 0));
+        let at = answered.lock().expect("not poisoned").iter().position(|(t, _)| *t == token).expect("pushed");
+        for n in 1..=3 {
+            let update =
+                session::UpdateSessionRequest { token: token.clone(), set: pair(n), ..Default::default() };
+            if client.update_session(update).await.is_err() {
+                return;
+            }
+            answered.lock().expect("not poisoned")[at].1 = n;
+        }
+    }
+}
+
+fn number(session: &session::Session) -> u64 {
+    let value = |name: &str| match session.attributes.get(name).and_then(|value| value.kind.clone()) {
+        Some(Kind::StringValue(text)) => text.parse::<u64>().expect("a number"),
+        other => panic!("`{name}` is {other:?}: torn"),
+    };
+    assert_eq!(value("a"), value("b"), "torn: {session:?}");
+    value("a")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_clone_answered_is_there_and_the_rest_is_whole_or_absent() {
+    let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
+    let mut random = fastrand::Rng::with_seed(seed("a killed session clone"));
+    let flags = ["--redis", &redis.url];
+    let survivor = Clone::start("session", &flags).await;
+    let mut reader = shoal_client::session(survivor.channel());
+    for round in 0..ROUNDS {
+        let mut victim = Clone::start("session", &flags).await;
+        let answered: Answered = Arc::default();
+        let users: Vec<String> = (0..WRITERS).map(|i| format!("user-{round}-{i}")).collect();
+        let writers: Vec<_> = users
+            .iter()
+            .map(|user| {
+                let client = shoal_client::session(victim.channel());
+                tokio::spawn(write_until_killed(client, user.clone(), answered.clone()))
+            })
+            .collect();
+        let enough = random.usize(5..60);
+        eventually("some sessions", Duration::from_secs(60), async || {
+            (answered.lock().expect("not poisoned").len() >= enough).then_some(())
+        })
+        .await;
+        victim.process.kill().await;
+        for writer in writers {
+            writer.await.expect("a writer");
+        }
+
+        let answered = std::mem::take(&mut *answered.lock().expect("not poisoned"));
+        for (token, n) in &answered {
+            let get = session::GetSessionRequest { token: token.clone(), no_touch: true };
+            let found = reader.get_session(get).await.expect("answered, so there").into_inner();
+            let seen = number(&found.session.expect("a session"));
+            assert!(seen == *n || seen == n + 1, "update {n} was answered, the store has {seen}");
+        }
+        // Sessions whose creation was not answered are in the index with all that belongs to them, or not at all.
+        let mut listed = 0;
+        for user in &users {
+            let list =
+                session::ListSessionsRequest { user_id: user.clone(), page_size: 100, ..Default::default() };
+            for found in reader.list_sessions(list).await.expect("a list").into_inner().sessions {
+                number(&found);
+                listed += 1;
+            }
+        }
+        assert!(listed >= answered.len(), "{listed} listed, {} answered", answered.len());
+        assert!(listed <= answered.len() + WRITERS, "{listed} listed, {} answered", answered.len());
+    }
+}
