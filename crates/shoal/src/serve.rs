@@ -31,7 +31,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 /// One clone with an engine of its own.
 async fn clone_of(role: Role, settings: Settings) -> anyhow::Result<Service> {
-    let name = role.to_string();
+    let name = settings.clone_name();
     macro_rules! clone {
         ($service:ident) => {
             $service::service(&settings, $service::Engine::open(&settings).await?, name).await

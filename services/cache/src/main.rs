@@ -6,6 +6,6 @@ use shoal_kit::role::Role;
 fn main() -> anyhow::Result<()> {
     cli::single(Role::Cache, |settings| async move {
         let engine = shoal_cache::Engine::open(&settings).await?;
-        shoal_cache::service(&settings, engine, "1".to_owned()).await
+        shoal_cache::service(&settings, engine, settings.clone_name()).await
     })
 }

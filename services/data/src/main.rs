@@ -5,6 +5,6 @@ use shoal_kit::role::Role;
 fn main() -> anyhow::Result<()> {
     shoal_kit::cli::single(Role::Data, |settings| async move {
         let engine = shoal_data::Engine::open(&settings).await?;
-        shoal_data::service(&settings, engine, "data-1".to_owned()).await
+        shoal_data::service(&settings, engine, settings.clone_name()).await
     })
 }

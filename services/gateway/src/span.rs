@@ -48,7 +48,13 @@ pub(crate) fn end_attempt(span: &Span, code: Code) {
         if code != Code::Ok {
             span.record("otel.status_code", "ERROR");
         }
+        mark_end(span);
     }
+}
+
+/// A span's end is the last moment it was left; one that is never entered would seem to take no time.
+fn mark_end(span: &Span) {
+    span.in_scope(|| {});
 }
 
 /// Ends the gateway's span: for a server only its own faults are errors.
@@ -66,6 +72,7 @@ pub(crate) fn end_call(span: &Span, code: Code) {
         ) {
             span.record("otel.status_code", "ERROR");
         }
+        mark_end(span);
     }
 }
 

@@ -6,6 +6,6 @@ use shoal_kit::role::Role;
 fn main() -> anyhow::Result<()> {
     shoal_kit::cli::single(Role::Jobs, |settings| async move {
         let engine = Engine::open(&settings).await?;
-        shoal_jobs::service(&settings, engine, "jobs".to_owned()).await
+        shoal_jobs::service(&settings, engine, settings.clone_name()).await
     })
 }

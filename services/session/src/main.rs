@@ -7,6 +7,6 @@ use shoal_session::{Engine, service};
 fn main() -> anyhow::Result<()> {
     cli::single(Role::Session, |settings| async move {
         let engine = Engine::open(&settings).await?;
-        service(&settings, engine, "session-1".to_owned()).await
+        service(&settings, engine, settings.clone_name()).await
     })
 }
