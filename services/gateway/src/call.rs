@@ -24,7 +24,7 @@ use crate::resets::{PREMATURE, Resets};
 use crate::retry::{Attempts, Failure, Situation};
 use crate::table::{Route, Target};
 use crate::upload::Upload;
-use crate::upstream::Lane;
+use crate::upstream::{Lane, Upstream};
 use crate::{answer, local, span};
 
 /// How long a call waits for an endpoint while none is ready, unless its deadline is sooner. Long enough for a clone
@@ -59,25 +59,40 @@ pub(crate) async fn serve(
         // Opened and reset in one breath: nobody else needs to know.
         return connection.premature();
     }
-    let head = match Head::read(parts, started, &core.config.deadline) {
+    let found = match core.catalog.table().find(parts.uri.path(), &parts.headers) {
+        Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
+        Ok(Target::Local) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let route = match found {
+        Ok(route) => route,
+        Err(error) => return refuse(&core.meter, &mut caller, error, started),
+    };
+    let bounds = route.as_ref().map_or(&core.config.deadline, |route| &route.deadline);
+    let head = match Head::read(parts, started, bounds) {
         Ok(head) => head,
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
-    let route = match core.catalog.table().find(head.path()) {
-        Ok(Target::Upstream(route)) => Some(route.clone()),
-        Ok(Target::Local) => None,
-        Err(error) => return refuse(&core.meter, &mut caller, error, started),
-    };
     let span = span::call(&head);
+    let upstream;
     let (end, meter) = match &route {
         None => (local::serve(&core, head, body, &mut caller, &span).await, &core.meter),
         Some(route) => {
-            let lane = route.upstream.lane(core.index);
+            upstream = route.upstream().clone();
+            let lane = upstream.lane(core.index);
+            let _inside = match route.gate.as_ref().map(|gate| gate.enter().ok_or(gate.most)).transpose() {
+                Ok(inside) => inside,
+                Err(most) => {
+                    let error = Error::Crowded { path: head.path().to_owned(), most };
+                    return refuse(&lane.meter, &mut caller, error, started);
+                }
+            };
             let call = Call {
                 route,
+                upstream: &upstream,
                 lane,
-                upload: Upload::new(body, core.config.retry.body_bytes),
-                attempts: Attempts::new(core.config.retry),
+                upload: Upload::new(body, route.retry.body_bytes),
+                attempts: Attempts::new(route.retry),
                 head,
                 caller,
                 span: &span,
@@ -114,6 +129,7 @@ pub(crate) enum Ended {
 /// A call that is forwarded.
 struct Call<'c> {
     route: &'c Route,
+    upstream: &'c Upstream,
     lane: &'c Lane,
     head: Head,
     caller: Caller,
@@ -175,7 +191,7 @@ impl Call<'_> {
             };
             let number = self.attempts.begin();
             let span =
-                span::attempt(self.span, self.head.path(), pick.address(), &self.route.upstream.name, number);
+                span::attempt(self.span, self.head.path(), pick.address(), &self.upstream.name, number);
             let failed = match self.attempt(pick, number, &span).await {
                 Ok(end) => {
                     span::end_attempt(&span, end.code());
@@ -221,7 +237,7 @@ impl Call<'_> {
         };
         picked.map_err(|unavailable| {
             End::Failed(Error::NoEndpoint {
-                upstream: self.route.upstream.name.clone(),
+                upstream: self.upstream.name.clone(),
                 detail: unavailable.to_string(),
                 waited: self.head.started().elapsed(),
                 attempts: self.attempts.made(),
@@ -298,7 +314,7 @@ impl Call<'_> {
             // h2 found the answer malformed and has reset the stream itself.
             pick.outcome(Outcome::EndpointFault);
             return Ok(End::Failed(Error::Broken {
-                upstream: self.route.upstream.name.clone(),
+                upstream: self.upstream.name.clone(),
                 address: endpoint,
                 detail: error.to_string(),
             }));
@@ -340,7 +356,7 @@ impl Call<'_> {
             };
         }
         End::Failed(Error::Lost {
-            upstream: self.route.upstream.name.clone(),
+            upstream: self.upstream.name.clone(),
             address: failed.endpoint,
             detail: failed.detail,
             attempts: self.attempts.made(),
@@ -357,7 +373,7 @@ impl Call<'_> {
         };
         Error::DeadlineExceeded {
             path: self.head.path().to_owned(),
-            upstream: self.route.upstream.name.clone(),
+            upstream: self.upstream.name.clone(),
             allowed: self.head.deadline.map_or(Duration::ZERO, |(allowed, _)| allowed),
             progress,
         }

@@ -1,20 +1,25 @@
 //! Keeps the route table current: what each upstream serves, by configuration, by our own descriptors, or by asking its
 //! reflection again whenever its endpoints change.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use shoal_kit::role::Role;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::config::Config;
 use crate::descriptors::Files;
+use crate::rules::{BYTES_MAX, RuleError, Rules};
 use crate::service;
 use crate::service::reflection::{FetchError, fetch};
-use crate::table::{Described, Entry, Table};
+use crate::table::{Described, Entry, Plan, Table};
 use crate::upstream::Upstream;
 
 /// Services in the package of a role that its clones do not serve: a loader is written by whoever owns the objects.
@@ -27,27 +32,46 @@ const FETCH_WITHIN: Duration = Duration::from_secs(5);
 /// Between questions to an upstream that is connected and did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// Between two looks at the route file. Its content is compared, not its time.
+const RULES_EVERY: Duration = Duration::from_secs(1);
+
 /// The current table, and what tells of its changes.
 pub(crate) struct Catalog {
     table: ArcSwap<Table>,
     ours: Arc<Files>,
-    entries: Mutex<Vec<Entry>>,
+    config: Arc<Config>,
+    sources: Mutex<Sources>,
     set: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
+/// What the table is made of.
+struct Sources {
+    entries: Vec<Entry>,
+    rules: Rules,
+}
+
 impl Catalog {
-    /// With no upstream yet.
+    /// With no upstream yet. Reads the route file.
     ///
     /// # Errors
-    /// When our own descriptors cannot be read.
-    pub(crate) fn new() -> anyhow::Result<Catalog> {
+    /// When our own descriptors or the route file cannot be read.
+    pub(crate) fn new(config: Config) -> anyhow::Result<Catalog> {
         let ours = Arc::new(service::descriptors()?);
-        let table = Table::build(&service::LOCAL, ours.clone(), Vec::new());
+        let rules = match &config.routes {
+            None => Rules::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.with_context(|| format!("gateway.routes: {}", path.display()))?;
+                rules_of(&config, &text)
+                    .map_err(|error| anyhow::anyhow!("gateway.routes: {}: {error}", path.display()))?
+            }
+        };
         Ok(Catalog {
-            table: ArcSwap::from_pointee(table),
+            table: ArcSwap::default(),
             ours,
-            entries: Mutex::default(),
+            config: Arc::new(config),
+            sources: Mutex::new(Sources { entries: Vec::new(), rules }),
             set: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         })
@@ -56,6 +80,11 @@ impl Catalog {
     /// The table as it is now.
     pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     /// A number that grows whenever a route or an endpoint changes.
@@ -70,7 +99,7 @@ impl Catalog {
 
     /// Puts all upstreams in place.
     pub(crate) fn set(&self, entries: Vec<Entry>) {
-        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
+        self.sources().entries = entries;
         self.set.store(true, Ordering::Relaxed);
         self.rebuild();
     }
@@ -85,14 +114,18 @@ impl Catalog {
             upstream,
             named: Vec::new(),
             default: false,
+            by_route: false,
             described: Described::Known { services: services.collect(), files: self.ours.clone() },
         }
     }
 
     /// Follows every upstream until dropped.
     pub(crate) async fn follow(self: Arc<Self>) {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let entries = self.sources().entries.clone();
         let mut tasks = JoinSet::new();
+        if let Some(path) = self.config.routes.clone() {
+            tasks.spawn(self.clone().follow_rules(path));
+        }
         for entry in entries {
             for lane in entry.upstream.lanes() {
                 let (catalog, mut changed) = (self.clone(), lane.balancer.changed());
@@ -162,19 +195,81 @@ impl Catalog {
     }
 
     fn update(&self, upstream: &Arc<Upstream>, change: impl FnOnce(&mut Entry)) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.iter_mut().find(|entry| Arc::ptr_eq(&entry.upstream, upstream)) {
+        if let Some(entry) = self.sources().entries.iter_mut().find(|e| Arc::ptr_eq(&e.upstream, upstream)) {
             change(entry);
         }
-        drop(entries);
         self.rebuild();
     }
 
+    /// Reads the route file again and again. A bad one is told once, and the old routes stay.
+    async fn follow_rules(self: Arc<Self>, path: PathBuf) {
+        // Read when the gateway was made; if it has changed since, once more than needed.
+        let mut seen = None;
+        loop {
+            let now = read_rules(&path).await;
+            if seen.as_ref() != Some(&now) {
+                match now
+                    .as_ref()
+                    .map_err(Clone::clone)
+                    .and_then(|text| rules_of(&self.config, text).map_err(|error| error.to_string()))
+                {
+                    Ok(mut rules) => {
+                        tracing::info!(path = %path.display(), routes = rules.0.len(), "routes read");
+                        {
+                            let mut sources = self.sources();
+                            rules.adopt(&sources.rules);
+                            sources.rules = rules;
+                        }
+                        self.rebuild();
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), error, "route file refused; the old routes stay");
+                    }
+                }
+                seen = Some(now);
+            }
+            sleep(RULES_EVERY).await;
+        }
+    }
+
     fn rebuild(&self) {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = self.sources();
+        let table = Table::build(Plan {
+            local: &service::LOCAL,
+            ours: self.ours.clone(),
+            entries: sources.entries.clone(),
+            rules: &sources.rules,
+            config: &self.config,
+        });
         // Under the lock: of two changes at once the later table must be the one that stays.
-        self.table.store(Arc::new(Table::build(&service::LOCAL, self.ours.clone(), entries.clone())));
-        drop(entries);
+        self.table.store(Arc::new(table));
+        drop(sources);
         self.changes.send_modify(|version| *version += 1);
     }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The upstreams a rule may name: those configured, and the Shoal roles, whose clones are found elsewhere.
+fn rules_of(config: &Config, text: &str) -> Result<Rules, RuleError> {
+    let mut names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
+    for role in Role::ALL {
+        if role != Role::Gateway {
+            names.push(role.name());
+        }
+    }
+    Rules::read(text, &names)
+}
+
+async fn read_rules(path: &Path) -> Result<String, String> {
+    let read = async {
+        let mut text = String::new();
+        let file = tokio::fs::File::open(path).await?;
+        file.take(BYTES_MAX + 1).read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let text = read.await.map_err(|error| error.to_string())?;
+    if text.len() as u64 > BYTES_MAX { Err(format!("longer than {BYTES_MAX} bytes")) } else { Ok(text) }
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub deadline: Deadline,
     /// How calls are repeated.
     pub retry: Retry,
+    /// A file with what differs for the calls of single services and methods, followed as it changes.
+    pub routes: Option<PathBuf>,
     /// Fixes the random choices of the balancers, for tests.
     pub seed: Option<u64>,
 }
@@ -42,6 +44,8 @@ pub struct UpstreamConfig {
     pub services: Vec<String>,
     /// Whether calls of services nobody else has go here.
     pub default: bool,
+    /// Whether only calls that the route file sends here come here: a canary.
+    pub by_route: bool,
 }
 
 /// Limits of one client connection and of the process.
@@ -58,7 +62,10 @@ pub struct Limits {
     pub stream_window: u32,
     /// Bytes a client may send on a connection before the upstreams take them.
     pub connection_window: u32,
-    /// Bytes of an answer that wait for a slow client, a call.
+    /// Bytes an upstream may send on a call before its client takes them. With `send_buffer` this is what a client that
+    /// reads nothing costs.
+    pub answer_window: u32,
+    /// Bytes of an answer that a client's window lets out and its socket does not take yet, a call.
     pub send_buffer: usize,
 }
 
@@ -70,13 +77,14 @@ impl Default for Limits {
             header_bytes: 64 << 10,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
-            send_buffer: 256 << 10,
+            answer_window: 256 << 10,
+            send_buffer: 64 << 10,
         }
     }
 }
 
 /// How long calls may take.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deadline {
     /// For calls that bring none. None: they may take for ever.
@@ -121,7 +129,7 @@ impl Config {
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
     /// Most attempts of one call.
-    const ATTEMPTS_MAX: u32 = 10;
+    pub(crate) const ATTEMPTS_MAX: u32 = 10;
 
     /// Checks what serde cannot.
     ///
@@ -141,9 +149,10 @@ impl Config {
             "gateway.retry.budget = {} is not a share from 0 to 1",
             self.retry.budget
         );
-        let (stream, connection) = (self.limits.stream_window, self.limits.connection_window);
+        let limits = &self.limits;
+        let windows = [limits.stream_window, limits.connection_window, limits.answer_window];
         ensure!(
-            (65_535..1 << 31).contains(&stream) && (65_535..1 << 31).contains(&connection),
+            windows.iter().all(|window| (65_535..1 << 31).contains(window)),
             "gateway.limits: windows are from 65535 to 2147483647 bytes"
         );
         let mut default = None;
@@ -155,6 +164,10 @@ impl Config {
                 "{key}: the name of a Shoal role; where its clones are is said by peer.{name}"
             );
             upstream.source().with_context(|| key.clone())?;
+            ensure!(
+                !upstream.by_route || (upstream.services.is_empty() && !upstream.default),
+                "{key}: what takes only the calls a route sends it has no services and is no default"
+            );
             if upstream.default
                 && let Some(other) = default.replace(name)
             {
@@ -228,6 +241,10 @@ mod tests {
                 "[upstream.a]\nendpoints = ['127.0.0.1:1']\ndefault = true\n\
                  [upstream.b]\nendpoints = ['127.0.0.1:2']\ndefault = true",
                 "`a` is the default",
+            ),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\nby_route = true\ndefault = true",
+                "only the calls a route sends it",
             ),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),

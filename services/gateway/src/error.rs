@@ -43,6 +43,9 @@ pub(crate) enum Error {
     /// An endpoint does not speak HTTP/2 as it should.
     #[error("`{upstream}` ({address}) broke the protocol: {detail}")]
     Broken { upstream: String, address: SocketAddr, detail: String },
+    /// As many calls as its route allows are in flight.
+    #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
+    Crowded { path: String, most: usize },
     /// The gateway's own service has no such method.
     #[error(
         "{path} is not a method of the gateway's own services; list them with reflection (grpcurl describe)"
@@ -109,6 +112,10 @@ impl From<Error> for Fault {
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
             }
+            Error::Crowded { path, most } => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
+                .meta("method", path)
+                .meta("in_flight", most.to_string())
+                .retry_after(RETRY_AFTER),
             Error::UnknownMethod { path } => {
                 Fault::new(Code::Unimplemented, "UNKNOWN_METHOD", message).meta("path", path)
             }

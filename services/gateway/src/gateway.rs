@@ -27,7 +27,6 @@ use crate::upstream::Upstream;
 pub struct Gateway {
     listeners: Vec<std::net::TcpListener>,
     address: SocketAddr,
-    config: Config,
     catalog: Arc<Catalog>,
 }
 
@@ -49,7 +48,7 @@ impl Gateway {
             Some(first) => first.local_addr()?,
             None => anyhow::bail!("gateway.cores must be at least 1"),
         };
-        Ok(Gateway { listeners, address, config, catalog: Arc::new(Catalog::new()?) })
+        Ok(Gateway { listeners, address, catalog: Arc::new(Catalog::new(config)?) })
     }
 
     /// Where it listens.
@@ -70,7 +69,8 @@ impl Gateway {
     /// # Errors
     /// When a peer's source cannot be read, or a thread dies.
     pub async fn run(self, settings: &Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Gateway { listeners, address, config, catalog } = self;
+        let Gateway { listeners, address, catalog } = self;
+        let config = catalog.config().clone();
         let mut threads = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
             threads.push(Thread::spawn(index, listener).await?);
@@ -81,7 +81,6 @@ impl Gateway {
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
         let permits = Arc::new(Semaphore::new(config.limits.connections));
-        let config = Arc::new(config);
         let mut running: Vec<Running> = threads
             .into_iter()
             .enumerate()
@@ -151,6 +150,7 @@ fn entries(
             upstream: Upstream::start(name, None, source, config, cores),
             named: foreign.services.clone(),
             default: foreign.default,
+            by_route: foreign.by_route,
             described: Described::default(),
         });
     }

@@ -1,10 +1,16 @@
-//! Which upstream a call goes to, by its path: one immutable table, replaced as a whole when anything changes.
+//! Which upstream a call goes to and by which rules, by its path: one immutable table, replaced as a whole when anything
+//! changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::descriptors::{Descriptors, Files};
+use http::HeaderMap;
+
+use crate::config::{Config, Deadline, Retry};
+use crate::descriptors::{Descriptors, Files, Service};
 use crate::error::Error;
+use crate::gate::Gate;
+use crate::rules::{Headers, Of, Rule, Rules};
 use crate::upstream::Upstream;
 
 /// What is known of an upstream's services.
@@ -15,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) named: Vec<String>,
     /// Whether it takes what nobody else has.
     pub(crate) default: bool,
+    /// Whether it takes only what a route file sends it.
+    pub(crate) by_route: bool,
     pub(crate) described: Described,
 }
 
@@ -35,6 +43,22 @@ impl Entry {
             self.described = Described::Known { services: Vec::new(), files: Arc::default() };
         }
     }
+
+    /// The services it gets unless another has a better claim.
+    fn listed(&self) -> &[String] {
+        match &self.described {
+            // Services given by name are all an upstream gets: its other services were left out on purpose.
+            Described::Known { services, .. } if self.named.is_empty() && !self.by_route => services,
+            _ => &[],
+        }
+    }
+
+    fn service(&self, name: &str) -> Option<&Service> {
+        match &self.described {
+            Described::Known { files, .. } => files.services().find(|service| service.name == name),
+            Described::Pending(_) => None,
+        }
+    }
 }
 
 impl Default for Described {
@@ -43,11 +67,34 @@ impl Default for Described {
     }
 }
 
-/// Where a call goes and what is known of its method.
+/// Where a call goes, by which rules, and what is known of its method.
 pub(crate) struct Route {
-    pub(crate) upstream: Arc<Upstream>,
+    /// Most often one.
+    upstreams: Vec<(Arc<Upstream>, u32)>,
+    weight: u32,
     /// Whether the descriptors say that the method is safe to repeat.
     pub(crate) idempotent: bool,
+    pub(crate) deadline: Deadline,
+    pub(crate) retry: Retry,
+    pub(crate) gate: Option<Arc<Gate>>,
+    /// Routes for calls with certain headers: the first that fits is taken instead of this one.
+    variants: Vec<(Headers, Arc<Route>)>,
+}
+
+impl Route {
+    /// The upstream of one call: by weight, if there are several.
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
+        let mut drawn = if self.upstreams.len() > 1 { fastrand::u32(..self.weight) } else { 0 };
+        let mut chosen = &self.upstreams[0].0;
+        for (upstream, weight) in &self.upstreams {
+            if drawn < *weight {
+                chosen = upstream;
+                break;
+            }
+            drawn -= weight;
+        }
+        chosen
+    }
 }
 
 /// Where a path leads.
@@ -63,7 +110,7 @@ pub(crate) enum Target<'t> {
 pub(crate) struct Table {
     pub(crate) entries: Vec<Entry>,
     pub(crate) descriptors: Arc<Descriptors>,
-    /// By `/package.Service/Method`, for described methods.
+    /// By `/package.Service/Method`: described methods, and those with rules of their own.
     methods: HashMap<Box<str>, Arc<Route>>,
     /// By `package.Service`.
     services: HashMap<Box<str>, Arc<Route>>,
@@ -71,70 +118,78 @@ pub(crate) struct Table {
     local: BTreeSet<&'static str>,
 }
 
+/// What a table is made of.
+pub(crate) struct Plan<'p> {
+    /// The gateway's own services and their descriptors.
+    pub(crate) local: &'static [&'static str],
+    pub(crate) ours: Arc<Files>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) rules: &'p Rules,
+    pub(crate) config: &'p Config,
+}
+
 impl Table {
-    /// `local` are the gateway's own services, described by `ours`. A service goes to the first of: the gateway, the
-    /// upstream it is configured for, the Shoal role of its package, the upstream whose reflection lists it (by order of
-    /// the entries), the default.
-    pub(crate) fn build(local: &[&'static str], ours: Arc<Files>, entries: Vec<Entry>) -> Table {
-        let mut table = Table { local: local.iter().copied().collect(), ..Table::default() };
-        let mut descriptors = Descriptors::default();
-        descriptors.add(ours, local.iter().map(ToString::to_string));
-        let mut routed: Vec<Vec<String>> = vec![Vec::new(); entries.len()];
-        let named = entries.iter().map(|entry| entry.named.as_slice());
-        let listed = entries.iter().map(|entry| match &entry.described {
-            // Services given by name are all an upstream gets: its other services were left out on purpose.
-            Described::Known { services, .. } if entry.named.is_empty() => services.as_slice(),
-            _ => &[],
-        });
-        for claims in [named.collect::<Vec<_>>(), listed.collect()] {
-            for (index, services) in claims.into_iter().enumerate() {
-                for service in services {
-                    table.route(service, &entries[index], &mut routed[index]);
-                }
+    /// A service goes to the first of: the gateway, the upstream it is configured for, the Shoal role of its package, the
+    /// upstream whose reflection lists it (by order of the entries), the first of a rule's split, the default. The split
+    /// of a rule then says where the calls it is for go instead.
+    pub(crate) fn build(plan: Plan<'_>) -> Table {
+        let entries = &plan.entries;
+        // The owner of each service, in the order of the claims.
+        let mut owners: Vec<(&str, &Entry)> = Vec::new();
+        let mut known = BTreeSet::new();
+        let mut claim = |service, entry| {
+            if !plan.local.contains(&service) && known.insert(service) {
+                owners.push((service, entry));
+            }
+        };
+        for entry in entries {
+            entry.named.iter().for_each(|service| claim(service.as_str(), entry));
+        }
+        for entry in entries {
+            entry.listed().iter().for_each(|service| claim(service.as_str(), entry));
+        }
+        for rule in &plan.rules.0 {
+            let first = rule.split.first().and_then(|(name, _)| entry_named(entries, name));
+            if let Some(entry) = first {
+                claim(rule.of.service(), entry);
             }
         }
-        for (entry, services) in entries.iter().zip(routed) {
+
+        let mut descriptors = Descriptors::default();
+        descriptors.add(plan.ours.clone(), plan.local.iter().map(ToString::to_string));
+        for entry in entries {
             let files = match &entry.described {
                 Described::Known { files, .. } => files.clone(),
                 Described::Pending(_) => Arc::default(),
             };
-            descriptors.add(files, services);
+            let owned = owners.iter().filter(|(_, owner)| std::ptr::eq(*owner, entry));
+            descriptors.add(files, owned.map(|(service, _)| (*service).to_owned()));
         }
-        table.descriptors = Arc::new(descriptors);
-        table.default = entries
-            .iter()
-            .find(|entry| entry.default)
-            .map(|entry| Arc::new(Route { upstream: entry.upstream.clone(), idempotent: false }));
-        table.entries = entries;
+
+        let mut table = Table {
+            descriptors: Arc::new(descriptors),
+            local: plan.local.iter().copied().collect(),
+            ..Table::default()
+        };
+        let builder = Builder::new(&plan);
+        for (service, entry) in &owners {
+            builder.service(&mut table, service, entry);
+        }
+        if let Some(entry) = entries.iter().find(|entry| entry.default) {
+            table.default = Some(builder.route(&entry.upstream, false, "", None));
+        }
+        table.entries = plan.entries;
         table
     }
 
-    fn route(&mut self, service: &str, entry: &Entry, routed: &mut Vec<String>) {
-        if self.local.contains(service) || self.services.contains_key(service) {
-            return;
-        }
-        routed.push(service.to_owned());
-        let [unsafe_to_repeat, safe_to_repeat] =
-            [false, true].map(|idempotent| Arc::new(Route { upstream: entry.upstream.clone(), idempotent }));
-        if let Described::Known { files, .. } = &entry.described
-            && let Some(described) = files.services().find(|described| described.name == service)
-        {
-            for method in &described.methods {
-                let route = if method.idempotent { &safe_to_repeat } else { &unsafe_to_repeat };
-                self.methods.insert(format!("/{service}/{}", method.name).into(), route.clone());
-            }
-        }
-        self.services.insert(service.into(), unsafe_to_repeat);
-    }
-
-    /// Where the call of `path` goes.
-    pub(crate) fn find(&self, path: &str) -> Result<Target<'_>, Error> {
+    /// Where the call of `path` with `headers` goes.
+    pub(crate) fn find(&self, path: &str, headers: &HeaderMap) -> Result<Target<'_>, Error> {
         if let Some(route) = self.methods.get(path) {
-            return Ok(Target::Upstream(route));
+            return Ok(Target::Upstream(variant(route, headers)));
         }
         let service = service_of(path).ok_or_else(|| Error::MalformedPath { path: path.to_owned() })?;
         if let Some(route) = self.services.get(service) {
-            return Ok(Target::Upstream(route));
+            return Ok(Target::Upstream(variant(route, headers)));
         }
         if self.local.contains(service) {
             return Ok(Target::Local);
@@ -142,9 +197,13 @@ impl Table {
         self.default.as_ref().map(Target::Upstream).ok_or_else(|| self.unknown(service))
     }
 
-    /// The upstream of a service.
-    pub(crate) fn upstream_of(&self, service: &str) -> Option<&Arc<Upstream>> {
-        self.services.get(service).map(|route| &route.upstream)
+    /// The upstreams of a service.
+    pub(crate) fn upstreams_of(&self, service: &str) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.services
+            .get(service)
+            .into_iter()
+            .flat_map(|route| &route.upstreams)
+            .map(|(upstream, _)| upstream)
     }
 
     /// Whether the gateway itself serves `service`.
@@ -153,8 +212,11 @@ impl Table {
     }
 
     /// The services routed to an upstream, in order.
-    pub(crate) fn services_of(&self, upstream: &Upstream) -> Vec<String> {
-        let ours = self.services.iter().filter(|(_, route)| std::ptr::eq(&*route.upstream, upstream));
+    pub(crate) fn services_of(&self, upstream: &Arc<Upstream>) -> Vec<String> {
+        let goes_there = |route: &Arc<Route>| route.upstreams.iter().any(|(to, _)| Arc::ptr_eq(to, upstream));
+        let ours = self.services.iter().filter(|(_, route)| {
+            goes_there(route) || route.variants.iter().any(|(_, variant)| goes_there(variant))
+        });
         let mut services: Vec<String> = ours.map(|(service, _)| service.to_string()).collect();
         services.sort_unstable();
         services
@@ -163,7 +225,9 @@ impl Table {
     fn unknown(&self, service: &str) -> Error {
         // One that has not said what it serves may serve this.
         let undescribed = self.entries.iter().find_map(|entry| match &entry.described {
-            Described::Pending(why) if entry.named.is_empty() => Some((&entry.upstream.name, why)),
+            Described::Pending(why) if entry.named.is_empty() && !entry.by_route => {
+                Some((&entry.upstream.name, why))
+            }
             _ => None,
         });
         if let Some((upstream, why)) = undescribed {
@@ -177,6 +241,102 @@ impl Table {
             self.descriptors.services().filter(|service| !service.starts_with("grpc.reflection.")).collect();
         Error::UnknownService { service: service.to_owned(), known: known.join(", ") }
     }
+}
+
+/// Makes the routes of one table.
+struct Builder<'p> {
+    entries: &'p [Entry],
+    config: &'p Config,
+    rules: &'p [Rule],
+}
+
+impl<'p> Builder<'p> {
+    fn new(plan: &'p Plan<'_>) -> Builder<'p> {
+        Builder { entries: &plan.entries, config: plan.config, rules: &plan.rules.0 }
+    }
+
+    fn service(&self, table: &mut Table, service: &str, entry: &Entry) {
+        let upstream = &entry.upstream;
+        let of_service = self.route(upstream, false, service, None);
+        let described = entry.service(service).map_or(&[][..], |service| service.methods.as_slice());
+        // Routes of methods without rules of their own are the same but for what is safe to repeat.
+        let safe = self.route(upstream, true, service, None);
+        for method in described {
+            let path = format!("/{service}/{}", method.name);
+            let route = if self.has_rules(&path) {
+                self.route(upstream, method.idempotent, service, Some(&path))
+            } else if method.idempotent {
+                safe.clone()
+            } else {
+                of_service.clone()
+            };
+            table.methods.insert(path.into(), route);
+        }
+        for rule in self.rules {
+            if let Of::Method(path) = &rule.of
+                && rule.of.service() == service
+                && !table.methods.contains_key(path.as_str())
+            {
+                let route = self.route(upstream, false, service, Some(path));
+                table.methods.insert(path.as_str().into(), route);
+            }
+        }
+        table.services.insert(service.into(), of_service);
+    }
+
+    fn has_rules(&self, path: &str) -> bool {
+        self.rules.iter().any(|rule| matches!(&rule.of, Of::Method(of) if of == path))
+    }
+
+    /// The route of a path, or of every path of a service: its rules in their order, up to the first for all headers.
+    fn route(&self, own: &Arc<Upstream>, idempotent: bool, service: &str, path: Option<&str>) -> Arc<Route> {
+        let mut variants = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.of.covers(service, path)) {
+            let route = self.ruled(own, idempotent, rule);
+            if rule.headers.is_empty() {
+                return Arc::new(Route { variants, ..route });
+            }
+            variants.push((rule.headers.clone(), Arc::new(route)));
+        }
+        Arc::new(Route {
+            upstreams: vec![(own.clone(), 1)],
+            weight: 1,
+            idempotent,
+            deadline: self.config.deadline,
+            retry: self.config.retry,
+            gate: None,
+            variants,
+        })
+    }
+
+    fn ruled(&self, own: &Arc<Upstream>, idempotent: bool, rule: &Rule) -> Route {
+        let named = |(name, weight): &(String, u32)| {
+            let entry = entry_named(self.entries, name)?;
+            (*weight > 0).then(|| (entry.upstream.clone(), *weight))
+        };
+        let mut upstreams: Vec<_> = rule.split.iter().filter_map(named).collect();
+        if upstreams.is_empty() {
+            upstreams.push((own.clone(), 1));
+        }
+        Route {
+            weight: upstreams.iter().map(|(_, weight)| weight).sum(),
+            upstreams,
+            idempotent,
+            deadline: rule.deadline.unwrap_or(self.config.deadline),
+            retry: rule.retry.over(self.config.retry),
+            gate: rule.gate.clone(),
+            variants: Vec::new(),
+        }
+    }
+}
+
+fn entry_named<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+    entries.iter().find(|entry| entry.upstream.name == name)
+}
+
+fn variant<'t>(route: &'t Arc<Route>, headers: &HeaderMap) -> &'t Arc<Route> {
+    let fits = route.variants.iter().find(|(wanted, _)| wanted.fit(headers));
+    fits.map_or(route, |(_, variant)| variant)
 }
 
 /// The service of `/package.Service/Method`.

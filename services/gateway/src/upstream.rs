@@ -15,6 +15,11 @@ use crate::meter::Meter;
 /// What the spans of attempts say of who is calling.
 const ROLE: &str = "gateway";
 
+/// The receive window of a connection to an endpoint: so large that it never binds. The connection is shared by all
+/// callers of a core, and what a slow one leaves unread counts against this window too: at 8 MiB, eight stalled readers
+/// with a window of 1 MiB each would stop everybody. What bounds memory is the window of each call.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
 /// A group of endpoints that serve the same gRPC services.
 pub(crate) struct Upstream {
     pub(crate) name: String,
@@ -50,7 +55,12 @@ impl Upstream {
             .iter()
             .map(|core| {
                 let _on_core = core.enter();
-                let options = Options { seed: config.seed, ..Options::new(name, ROLE) };
+                let options = Options {
+                    stream_window: config.limits.answer_window,
+                    connection_window: CONNECTION_WINDOW,
+                    seed: config.seed,
+                    ..Options::new(name, ROLE)
+                };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
                 let budget = Mutex::new(Budget::new(retry.budget, share, Instant::now()));
                 Lane { balancer, meter: Meter::new(name), budget }

@@ -35,10 +35,13 @@ impl MeshHealth {
             roles.all(|entry| entry.upstream.ready() > 0)
         } else if table.is_local(service) {
             true
-        } else if let Some(upstream) = table.upstream_of(service) {
-            upstream.ready() > 0
         } else {
-            return ServingStatus::ServiceUnknown;
+            let mut upstreams = table.upstreams_of(service).peekable();
+            if upstreams.peek().is_none() {
+                return ServingStatus::ServiceUnknown;
+            }
+            // A canary that is down costs its share of the calls.
+            upstreams.all(|upstream| upstream.ready() > 0)
         };
         if ready && !self.draining.is_cancelled() {
             ServingStatus::Serving

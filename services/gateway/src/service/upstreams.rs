@@ -41,7 +41,7 @@ fn list(table: &Table) -> Vec<pb::Upstream> {
     upstreams
 }
 
-fn upstream(table: &Table, upstream: &Upstream) -> pb::Upstream {
+fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
     let mut endpoints: BTreeMap<SocketAddr, pb::Endpoint> = BTreeMap::new();
     for lane in upstream.lanes() {
         for seen in lane.balancer.snapshot() {

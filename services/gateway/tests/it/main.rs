@@ -10,5 +10,6 @@ mod protocol;
 mod reflection;
 mod reset;
 mod retry;
+mod routes;
 mod spread;
 mod window;

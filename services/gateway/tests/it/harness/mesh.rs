@@ -30,17 +30,22 @@ impl Mesh {
     }
 
     pub(crate) async fn with_cores(cores: usize, configuration: &str) -> Mesh {
-        let mut file = NamedTempFile::with_suffix(".toml").expect("a file");
-        let text = format!("listen = '127.0.0.1:0'\ngateway.cores = {cores}\n{configuration}");
-        file.write_all(text.as_bytes()).expect("written");
-        let args = CommonArgs { config: Some(file.path().to_owned()), ..CommonArgs::default() };
-        let settings = Settings::load(&args, serve_defaults()).expect("valid settings");
+        let (settings, file) = settings(&format!("gateway.cores = {cores}\n{configuration}"));
         let gateway = Gateway::bind(&settings).expect("bound");
         let (address, readiness) = (gateway.address(), gateway.readiness());
         let stop = CancellationToken::new();
         let shutdown = stop.clone();
         let run = tokio::spawn(async move { gateway.run(&settings, shutdown).await });
         Mesh { address, readiness, stop, run, _file: file }
+    }
+
+    /// Why a gateway with these lines does not start.
+    pub(crate) fn refused(configuration: &str) -> String {
+        let (settings, _file) = settings(configuration);
+        match Gateway::bind(&settings) {
+            Ok(_) => panic!("it starts"),
+            Err(error) => format!("{error:#}"),
+        }
     }
 
     /// Waits until `count` endpoints of `upstream` take calls on every core.
@@ -80,4 +85,12 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn settings(configuration: &str) -> (Settings, NamedTempFile) {
+    let mut file = NamedTempFile::with_suffix(".toml").expect("a file");
+    let text = format!("listen = '127.0.0.1:0'\n{configuration}");
+    file.write_all(text.as_bytes()).expect("written");
+    let args = CommonArgs { config: Some(file.path().to_owned()), ..CommonArgs::default() };
+    (Settings::load(&args, serve_defaults()).expect("valid settings"), file)
 }

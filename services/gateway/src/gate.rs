@@ -1,0 +1,49 @@
+//! How many calls may be in flight at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Lets in up to a number of calls.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    inside: AtomicUsize,
+    pub(crate) most: usize,
+}
+
+/// One call inside. Leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Inside(Arc<Gate>);
+
+impl Gate {
+    pub(crate) fn new(most: usize) -> Arc<Gate> {
+        Arc::new(Gate { inside: AtomicUsize::new(0), most })
+    }
+
+    /// One more, unless it is full.
+    pub(crate) fn enter(self: &Arc<Gate>) -> Option<Inside> {
+        let one_more = |inside: usize| (inside < self.most).then_some(inside + 1);
+        self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Inside(self.clone()))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gate_lets_in_whoever_comes_after_one_has_left() {
+        let gate = Gate::new(2);
+        let first = gate.enter().expect("room");
+        let _second = gate.enter().expect("room");
+        assert!(gate.enter().is_none());
+        drop(first);
+        assert!(gate.enter().is_some());
+    }
+}
