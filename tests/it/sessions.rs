@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shoal_client::Channel;
-use shoal_proto::r#type::v1::{Value, value::Kind};
 use shoal_proto::session::v1 as session;
 use shoal_proto::session::v1::session_service_client::SessionServiceClient;
+use shoal_proto::r#type::v1::{Value, value::Kind};
 
 use crate::harness::clone::Clone;
 use crate::harness::engines::need;
@@ -33,12 +33,16 @@ type Answered = Arc<Mutex<Vec<(String, u64)>>>;
 /// Creates a session and updates it, over and over, until the clone is gone.
 async fn write_until_killed(mut client: SessionServiceClient<Channel>, user: String, answered: Answered) {
     loop {
-        let create =
-            session::CreateSessionRequest { user_id: user.clone(), attributes: pair(0), ..Default::default() };
+        let create = session::CreateSessionRequest {
+            user_id: user.clone(),
+            attributes: pair(0),
+            ..Default::default()
+        };
         let Ok(created) = client.create_session(create).await else { return };
         let token = created.into_inner().token;
         answered.lock().expect("not poisoned").push((token.clone(), 0));
-        let at = answered.lock().expect("not poisoned").iter().position(|(t, _)| *t == token).expect("pushed");
+        let at =
+            answered.lock().expect("not poisoned").iter().position(|(t, _)| *t == token).expect("pushed");
         for n in 1..=3 {
             let update =
                 session::UpdateSessionRequest { token: token.clone(), set: pair(n), ..Default::default() };

@@ -22,6 +22,9 @@ pub struct Admin {
     pub shutdown: CancellationToken,
 }
 
+/// Between two upkeeps of the metrics.
+const UPKEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
 const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Shoal</title><h1>Shoal</h1>\
 <ul><li><a href=/metrics>/metrics</a> Prometheus metrics<li><a href=/livez>/livez</a> the process answers\
 <li><a href=/readyz>/readyz</a> every clone in it can serve</ul>";
@@ -31,14 +34,26 @@ const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Shoal</title><h1>S
 /// # Errors
 /// When the listener fails.
 pub async fn serve(admin: Admin, listener: TcpListener) -> std::io::Result<()> {
-    let shutdown = admin.shutdown.clone();
+    let (shutdown, metrics_handle) = (admin.shutdown.clone(), admin.metrics.clone());
     let router = Router::new()
         .route("/", get(|| async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE) }))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(admin);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    tokio::select! {
+        served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()) => served,
+        () = upkeep(&metrics_handle) => Ok(()),
+    }
+}
+
+/// Samples of histograms pile up until someone reads them; nobody may ever ask for `/metrics`.
+async fn upkeep(metrics: &PrometheusHandle) {
+    let mut every = tokio::time::interval(UPKEEP_EVERY);
+    loop {
+        every.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -105,7 +105,8 @@ pub(crate) fn token_in(text: &str) -> Option<&str> {
     const LENGTH_MIN: usize = 60;
     text.match_indices(PREFIX).find_map(|(at, _)| {
         let rest = &text[at + PREFIX.len()..];
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(rest.len());
         (end >= LENGTH_MIN).then(|| &text[at..at + PREFIX.len() + end])
     })
 }
