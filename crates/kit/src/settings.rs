@@ -19,7 +19,7 @@ use crate::serve::Drain;
 use crate::telemetry::TelemetryConfig;
 
 /// Keys at the top of the file that are not a role's section.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 14] = [
     "listen",
     "admin",
     "insecure",
@@ -28,7 +28,6 @@ const KEYS: [&str; 15] = [
     "ephemeral",
     "redis",
     "cassandra",
-    "objects",
     "otlp",
     "trace_ratio",
     "log_format",
@@ -50,8 +49,6 @@ pub struct Settings {
     redis: Option<String>,
     /// Cassandra or Scylla contact points.
     pub cassandra: Vec<String>,
-    /// Object store.
-    pub objects: Option<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// How to end.
@@ -75,7 +72,6 @@ struct Raw {
     ephemeral: bool,
     redis: Option<String>,
     cassandra: Option<OneOrMany>,
-    objects: Option<String>,
     otlp: Option<String>,
     trace_ratio: Option<f64>,
     #[serde(default)]
@@ -140,14 +136,7 @@ impl Settings {
             ensure!(path.is_file(), "configuration file {} does not exist", path.display());
             figment = figment.merge(Toml::file_exact(path));
         }
-        let figment = figment
-            .merge(
-                Env::prefixed("SHOAL_")
-                    .ignore(&["config"])
-                    .filter(|key| !key.starts_with("test_"))
-                    .split("__"),
-            )
-            .merge(Serialized::defaults(args));
+        let figment = figment.merge(environment()).merge(Serialized::defaults(args));
         Self::from_figment(figment, defaults)
     }
 
@@ -177,7 +166,6 @@ impl Settings {
                     text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
                 }
             },
-            objects: raw.objects,
             telemetry: TelemetryConfig {
                 otlp: raw.otlp,
                 sample_ratio: trace_ratio,
@@ -212,6 +200,18 @@ impl Settings {
     pub fn redis_of(&self, role: Role) -> Option<String> {
         self.figment.extract_inner(&format!("{role}.redis")).ok().or_else(|| self.redis.clone())
     }
+}
+
+/// `SHOAL_*`: the keys of the file, sections as `SHOAL_SESSION__IDLE_TTL`. Other variables of that prefix are not ours to
+/// refuse. `SHOAL_DATA` is the flag's name; in the file `data` is a section.
+fn environment() -> Env {
+    Env::prefixed("SHOAL_")
+        .filter(|key| match key.as_str().split_once("__") {
+            Some((section, _)) => Role::parse(section).is_some() || section == "peer" || section == "clones",
+            None => key == "data" || KEYS.contains(&key.as_str()),
+        })
+        .map(|key| if key == "data" { "data_dir".into() } else { key.into() })
+        .split("__")
 }
 
 fn refuse_unknown_keys(figment: &Figment) -> anyhow::Result<()> {

@@ -14,7 +14,8 @@ use crate::report;
 /// A check that takes longer has failed.
 const WITHIN: Duration = Duration::from_secs(2);
 
-const EXAMPLES: &str = "Exit code: 0 serving, 1 not serving, 2 no answer within 2 s.
+const EXAMPLES: &str =
+    "Exit code: 0 serving, 1 not serving, 2 no answer within 2 s or an error, such as an unknown service.
 
 Examples:
   shoal health

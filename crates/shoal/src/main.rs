@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str =
-    "Every flag is also a SHOAL_* variable and a key of the TOML file given with --config; flags beat \
-the environment, which beats the file.
+    "Every flag of `up` and `serve` is also a SHOAL_* variable and a key of the TOML file given with --config (--data is \
+data_dir there); flags beat the environment, which beats the file.
 
 Examples:
   shoal up                                     the whole mesh on embedded engines

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::report;
@@ -78,13 +79,14 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     ));
     let mesh = gateway.readiness();
     let stop_gateway = CancellationToken::new();
-    let gateway = {
+    let mut gateway = {
         let (settings, stop) = (settings.clone(), stop_gateway.clone());
         tokio::spawn(async move { gateway.run(&settings, stop).await })
     };
 
     let interrupted = tokio::select! {
         () = signal.cancelled() => true,
+        ended = &mut gateway => return ended.context("the gateway panicked")?.context("the gateway stopped"),
         ready = tokio::time::timeout(READY_WITHIN, async {
             for (name, address) in &expected {
                 answers(*address).await.with_context(|| format!("{name} at {address}"))?;
@@ -98,13 +100,14 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     };
     if !interrupted {
         announce(&rows, address, admin_address, begun.elapsed());
-        let failed = tokio::select! {
-            () = signal.cancelled() => None,
-            // A clone or the gateway that ends by itself has failed.
-            Some(ended) = clones.join_next() => Some(ended),
-        };
-        if let Some(ended) = failed {
-            ended.context("a clone panicked")?.context("a clone stopped")?;
+        // A clone or the gateway that ends by itself has failed.
+        tokio::select! {
+            () = signal.cancelled() => {}
+            ended = &mut gateway => return ended.context("the gateway panicked")?.context("the gateway stopped"),
+            Some(ended) = clones.join_next() => {
+                ended.context("a clone panicked")?.context("a clone stopped")?;
+                anyhow::bail!("a clone stopped by itself");
+            }
         }
     }
     report::line(format_args!("draining: calls in flight have {:?}", settings.drain.grace));
@@ -160,10 +163,11 @@ async fn build(
     Ok(built)
 }
 
-/// Waits until a clone says SERVING.
+/// Whether a clone says SERVING; it must, once its listener is bound and its routes are built.
 async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-    HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
+    anyhow::ensure!(answer.status() == ServingStatus::Serving, "it says {:?}", answer.status());
     Ok(())
 }
 
