@@ -206,9 +206,13 @@ impl Settings {
 /// refuse. `SHOAL_DATA` is the flag's name; in the file `data` is a section.
 fn environment() -> Env {
     Env::prefixed("SHOAL_")
-        .filter(|key| match key.as_str().split_once("__") {
-            Some((section, _)) => Role::parse(section).is_some() || section == "peer" || section == "clones",
-            None => key == "data" || KEYS.contains(&key.as_str()),
+        .filter(|key| {
+            // As the environment spells it, in whatever case.
+            let key = key.as_str().to_ascii_lowercase();
+            match key.split_once("__") {
+                Some((section, _)) => Role::parse(section).is_some() || ["peer", "clones"].contains(&section),
+                None => key == "data" || KEYS.contains(&key.as_str()),
+            }
         })
         .map(|key| if key == "data" { "data_dir".into() } else { key.into() })
         .split("__")
