@@ -1,14 +1,9 @@
 //! The whole life of a process that is a gateway and nothing else.
 
-use std::time::Duration;
-
 use shoal_kit::admin::{self, Admin};
 use shoal_kit::{Settings, metric, serve, shutdown, telemetry};
 
 use crate::Gateway;
-
-/// How often recorded durations are summed up when nobody reads them: until then each takes memory.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves the gateway with its admin port until a signal, then drains.
 ///
@@ -23,21 +18,14 @@ pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     let readiness = gateway.readiness();
     let admin = tokio::spawn(admin::serve(
         Admin {
-            metrics: metrics.clone(),
+            metrics,
             checks: vec![("gateway".to_owned(), std::sync::Arc::new(move || readiness.check()))],
             shutdown: shutdown.clone(),
         },
         listener,
     ));
-    let upkeep = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP_EVERY).await;
-            metrics.run_upkeep();
-        }
-    });
     let ended = gateway.run(&settings, shutdown).await;
     admin.abort();
-    upkeep.abort();
     telemetry.flush().await;
     ended
 }

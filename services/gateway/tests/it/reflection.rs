@@ -153,14 +153,13 @@ async fn questions_without_an_answer_are_answered_so_and_the_stream_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_comes_later_is_described_then_and_not_called_unknown_before() {
-    let placeholder = Upstream::start(|call| call.answer(b"")).await;
-    placeholder.kill().await;
-    let mesh =
-        Mesh::start(&format!("[gateway.upstream.late]\nendpoints = ['{}']", placeholder.address)).await;
+    let absent = Upstream::start(|call| call.answer(b"")).await;
+    absent.kill().await;
+    let mesh = Mesh::start(&format!("[gateway.upstream.late]\nendpoints = ['{}']", absent.address)).await;
     let answer = mesh.caller().await.call("/test.echo.v1.Echo/Unary", &[], b"").await;
     assert_eq!(answer.code(), 14, "it may be behind `late`");
     assert!(answer.grpc().message().contains("`late`"));
-    let _echo = Echo::start_at(placeholder.address, true).await;
+    let _echo = Echo::start_at(absent.address, true).await;
     described(&mesh, "test.echo.v1.Echo").await;
     assert_eq!(mesh.caller().await.call("/test.echo.v1.Echo/Unary", &[], b"").await.code(), 0);
     assert_eq!(mesh.caller().await.call("/acme.Nothing/Do", &[], b"").await.code(), 12);
