@@ -8,7 +8,8 @@ use tonic::{Code, Status};
 use tracing::Span;
 
 use crate::balancer::Balancer;
-use crate::pick::{Outcome, Pick, refused};
+use crate::outcome::Outcome;
+use crate::pick::{Pick, refused};
 use crate::trace;
 
 /// Ends once, with the first status it is given; dropped before, its caller went away.
@@ -43,24 +44,27 @@ impl Attempt {
         };
         // tonic's servers answer CANCELLED when the time they were given is up, and may do so a moment before we do.
         let late = code == Code::Cancelled && self.is_late();
-        self.end(if late { Code::DeadlineExceeded } else { code });
-        late.then(|| self.deadline_exceeded())
+        if late {
+            self.end(Code::DeadlineExceeded, Outcome::TimedOut);
+            return Some(self.deadline_exceeded());
+        }
+        self.end(code, Outcome::of_answer(code, headers));
+        None
     }
 
     /// The stream broke. Returns the status for the caller.
     pub(crate) fn end_with_error(&mut self, error: &h2::Error) -> Status {
         let status = status_of(error, self.balancer.name(), self.address());
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
-            self.end(Code::DeadlineExceeded);
-            return self.deadline_exceeded();
+            return self.end_late();
         }
-        self.end(status.code());
+        self.end(status.code(), outcome_of(error, status.code()));
         status
     }
 
     /// The deadline has passed. Returns the status for the caller.
     pub(crate) fn end_late(&mut self) -> Status {
-        self.end(Code::DeadlineExceeded);
+        self.end(Code::DeadlineExceeded, Outcome::TimedOut);
         self.deadline_exceeded()
     }
 
@@ -82,23 +86,22 @@ impl Attempt {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    fn end(&mut self, code: Code) {
+    fn end(&mut self, code: Code, outcome: Outcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         trace::record_status(&self.span, code);
-        self.pick.outcome(match code {
-            Code::Unavailable | Code::ResourceExhausted => Outcome::EndpointFault,
-            Code::DeadlineExceeded | Code::Cancelled => Outcome::CallerGone,
-            _ => Outcome::Success,
-        });
+        self.pick.outcome(outcome);
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let code = if self.is_late() { Code::DeadlineExceeded } else { Code::Cancelled };
-        self.end(code);
+        if self.is_late() {
+            self.end(Code::DeadlineExceeded, Outcome::TimedOut);
+        } else {
+            self.end(Code::Cancelled, Outcome::CallerGone);
+        }
     }
 }
 
@@ -116,6 +119,20 @@ pub(crate) fn status_of(error: &h2::Error, upstream: &str, address: SocketAddr) 
         Some(Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(message),
         Some(Reason::INADEQUATE_SECURITY) => Status::permission_denied(message),
         _ => Status::internal(message),
+    }
+}
+
+/// What a broken stream says of the endpoint; `code` is what it says to the caller.
+fn outcome_of(error: &h2::Error, code: Code) -> Outcome {
+    if refused(error) {
+        // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
+        return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };
+    }
+    match code {
+        Code::Unavailable | Code::Internal => Outcome::EndpointFault,
+        Code::ResourceExhausted => Outcome::Overloaded(None),
+        // It answered, by a reset with CANCEL or INADEQUATE_SECURITY.
+        _ => Outcome::Success,
     }
 }
 

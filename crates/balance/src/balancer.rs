@@ -19,6 +19,7 @@ use crate::endpoint::{self, Endpoint, EndpointSnapshot};
 use crate::options::Options;
 use crate::p2c;
 use crate::pick::Pick;
+use crate::slow_start;
 use crate::source::{Source, TARGETS_MAX};
 use crate::target::Target;
 use crate::unavailable::Unavailable;
@@ -79,10 +80,12 @@ impl Balancer {
         let mut rng = self.shared.rng();
         let allowed = |link: &Arc<Link>| !exclude.contains(&link.address);
         let is_below = |a: &Arc<Link>, b: &Arc<Link>| a.load.cost(now).is_below(&b.load.cost(now));
-        match p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, is_below) {
-            Some(link) => Ok(Pick::new(link.clone(), now)),
-            None => Err(self.unavailable(exclude)),
-        }
+        let Some((link, other)) = p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, is_below)
+        else {
+            return Err(self.unavailable(exclude));
+        };
+        let kept = slow_start::keeps(link.load.ramp(now), other.load.ramp(now), || rng.f64());
+        Ok(Pick::new(if kept { link } else { other }.clone(), now))
     }
 
     /// [`Balancer::pick`], waiting until an endpoint is ready, at most until `deadline`.
@@ -245,7 +248,7 @@ fn reconcile(
             known.load.set_weight(weight);
             continue;
         }
-        let endpoint = Arc::new(Endpoint::new(address, weight));
+        let endpoint = Arc::new(Endpoint::new(address, weight, &shared.options));
         shared.endpoints().insert(address, endpoint.clone());
         let removed = CancellationToken::new();
         running.insert(address, removed.clone());

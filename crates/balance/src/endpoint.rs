@@ -18,6 +18,7 @@ use crate::connection::{self, Connected, Driver, Link};
 use crate::health::{self, Health};
 use crate::keepalive::Keepalive;
 use crate::load::Load;
+use crate::options::Options;
 
 /// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
 /// be asked in a tight loop.
@@ -33,6 +34,9 @@ pub enum EndpointState {
     Connecting,
     /// Connected, but it says of itself that it does not serve.
     NotServing,
+    /// Connected and serving by its own word, but its calls fail: it is left alone for a while, unless too few others
+    /// are left.
+    Ejected,
     /// Connected and serving.
     Ready,
 }
@@ -42,6 +46,7 @@ impl fmt::Display for EndpointState {
         f.write_str(match self {
             EndpointState::Connecting => "connecting",
             EndpointState::NotServing => "not serving",
+            EndpointState::Ejected => "ejected",
             EndpointState::Ready => "ready",
         })
     }
@@ -62,12 +67,33 @@ pub struct EndpointSnapshot {
     pub ewma: Duration,
     /// What is left of the penalty for a failed call.
     pub penalty: Duration,
-    /// Calls picked for it and not finished.
+    /// Calls picked for it and not finished, without its long streams.
     pub in_flight: u32,
+    /// Long streams open at it.
+    pub streams: u32,
     /// Calls picked for it since it was discovered.
     pub calls: u64,
+    /// Calls it did its work for, whatever the answer.
+    pub successes: u64,
     /// Calls it failed.
     pub failures: u64,
+    /// Its share as a newcomer, from 0.1 to 1 (see [`Options::slow_start`](crate::Options::slow_start)).
+    pub ramp: f64,
+    /// Set while it is ejected.
+    pub ejection: Option<EjectionSnapshot>,
+}
+
+/// Why an endpoint is left alone, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EjectionSnapshot {
+    /// What it did.
+    pub reason: String,
+    /// How long ago it was ejected.
+    pub since: Duration,
+    /// In what time one call is tried again; zero while that call is awaited or under way.
+    pub next_probe: Duration,
+    /// How often in a row it was ejected, this time included.
+    pub times: u32,
 }
 
 /// The state of one target. Changed by its task and by the driver of its connection, read by everyone.
@@ -86,10 +112,10 @@ struct Status {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, weight: u32) -> Endpoint {
+    pub(crate) fn new(address: SocketAddr, weight: u32, options: &Options) -> Endpoint {
         Endpoint {
             address,
-            load: Arc::new(Load::new(weight, Instant::now())),
+            load: Arc::new(Load::new(weight, options, Instant::now())),
             status: Mutex::new(Status {
                 state: EndpointState::Connecting,
                 reason: "not tried yet".into(),
@@ -115,7 +141,11 @@ impl Endpoint {
             penalty: self.load.penalty(now),
             in_flight: self.load.in_flight(),
             calls: self.load.calls(),
+            streams: self.load.streams(),
+            successes: self.load.successes(),
             failures: self.load.failures(),
+            ramp: self.load.ramp(now),
+            ejection: None,
         }
     }
 
@@ -336,7 +366,7 @@ async fn keep_alive(
             keepalive.answered();
             continue;
         }
-        if !keepalive.due(link.load.in_flight() > 0) {
+        if !keepalive.due(link.load.in_flight() + link.load.streams() > 0) {
             continue;
         }
         match timeout(options.keepalive_timeout, pings.ping(h2::Ping::opaque())).await {

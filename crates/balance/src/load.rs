@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ewma::{Ewma, INITIAL};
+use crate::options::Options;
+use crate::penalty::Penalty;
+use crate::slow_start::SlowStart;
 
-/// How long an endpoint is shunned after it failed a call, unless it failed again. An endpoint that fails at once is the
-/// fastest of all: without this it would attract the traffic (DESIGN "Pick").
-const PENALTY: Duration = Duration::from_secs(5);
+/// As many long streams weigh like one call in flight. They are mostly idle; but an endpoint with a thousand of them is
+/// busier than one with none.
+const STREAMS_PER_CALL: u32 = 64;
 
 /// Below this latencies are not told apart: a scheduler's hiccup is longer.
 const LATENCY_FLOOR_S: f64 = 0.001;
@@ -22,12 +25,15 @@ const LATENCY_NOISE: f64 = 2.0;
 #[derive(Debug)]
 pub(crate) struct Load {
     ewma: Ewma,
-    base: Instant,
-    /// Milliseconds since `base` at which the penalty is over; 0 when there is none.
-    penalty_until_ms: AtomicU64,
+    penalty: Penalty,
+    /// How long a failure is held against it that names no time.
+    penalty_time: Duration,
+    slow_start: SlowStart,
     weight: AtomicU32,
     in_flight: AtomicU32,
+    streams: AtomicU32,
     calls: AtomicU64,
+    successes: AtomicU64,
     failures: AtomicU64,
     answers: AtomicU64,
 }
@@ -53,14 +59,17 @@ impl Cost {
 }
 
 impl Load {
-    pub(crate) fn new(weight: u32, now: Instant) -> Load {
+    pub(crate) fn new(weight: u32, options: &Options, now: Instant) -> Load {
         Load {
             ewma: Ewma::new(INITIAL, now),
-            base: now,
-            penalty_until_ms: AtomicU64::new(0),
+            penalty: Penalty::new(now),
+            penalty_time: options.penalty,
+            slow_start: SlowStart::new(options.slow_start, now),
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
+            streams: AtomicU32::new(0),
             calls: AtomicU64::new(0),
+            successes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             answers: AtomicU64::new(0),
         }
@@ -70,8 +79,14 @@ impl Load {
     pub(crate) fn cost(&self, now: Instant) -> Cost {
         Cost {
             latency_s: self.ewma.get(now).max(self.penalty(now).as_secs_f64()).max(LATENCY_FLOOR_S),
-            queue: f64::from(self.in_flight() + 1) / f64::from(self.weight()),
+            queue: f64::from(self.in_flight() + self.streams() / STREAMS_PER_CALL + 1)
+                / f64::from(self.weight()),
         }
+    }
+
+    /// Its share as a newcomer, from 0.1 to 1.
+    pub(crate) fn ramp(&self, now: Instant) -> f64 {
+        self.slow_start.ramp(now)
     }
 
     /// One more call, counted from the pick: connections and queues take time too.
@@ -83,6 +98,17 @@ impl Load {
     /// The call is over, however it went.
     pub(crate) fn finish(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A call has turned out to be a long stream.
+    pub(crate) fn became_stream(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A long stream is over.
+    pub(crate) fn finish_stream(&self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The endpoint began to answer after `latency`.
@@ -97,17 +123,28 @@ impl Load {
         self.ewma.observe_at_least(waited, now);
     }
 
+    /// The endpoint did its work.
+    pub(crate) fn succeeded(&self) {
+        self.successes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The endpoint failed a call.
-    pub(crate) fn failed(&self, now: Instant) {
+    pub(crate) fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.penalty_until_ms.store(self.since_base_ms(now + PENALTY), Ordering::Relaxed);
+    }
+
+    /// It is to be left alone for the time it asked for.
+    pub(crate) fn shun(&self, pushback: Option<Duration>, now: Instant) {
+        let time = pushback.filter(|_| !self.penalty_time.is_zero()).unwrap_or(self.penalty_time);
+        self.penalty.add(time, now);
     }
 
     /// A new connection: what was known is of another process. A newcomer is believed to cost what its peers do,
     /// `seconds`; at 30 ms beside peers of 0.3 ms it would get no traffic for τ × ln 100 = 46 s.
     pub(crate) fn joined(&self, seconds: Option<f64>, now: Instant) {
         self.ewma.reset(seconds.unwrap_or(INITIAL.as_secs_f64()), now);
-        self.penalty_until_ms.store(0, Ordering::Relaxed);
+        self.penalty.clear();
+        self.slow_start.begin(now);
     }
 
     pub(crate) fn set_weight(&self, weight: u32) {
@@ -120,11 +157,7 @@ impl Load {
 
     /// What is left of the penalty.
     pub(crate) fn penalty(&self, now: Instant) -> Duration {
-        let until_ms = self.penalty_until_ms.load(Ordering::Relaxed);
-        if until_ms == 0 {
-            return Duration::ZERO;
-        }
-        Duration::from_millis(until_ms.saturating_sub(self.since_base_ms(now)))
+        self.penalty.left(now)
     }
 
     pub(crate) fn weight(&self) -> u32 {
@@ -133,6 +166,15 @@ impl Load {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Long streams, which `in_flight` does not count.
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn successes(&self) -> u64 {
+        self.successes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -147,10 +189,6 @@ impl Load {
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
-
-    fn since_base_ms(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.base).as_millis() as u64
-    }
 }
 
 #[cfg(test)]
@@ -161,7 +199,7 @@ mod tests {
 
     fn load(weight: u32) -> (Load, Instant) {
         let now = Instant::now();
-        (Load::new(weight, now), now)
+        (Load::new(weight, &Options::new("fish", "test"), now), now)
     }
 
     #[track_caller]
@@ -198,11 +236,40 @@ mod tests {
     fn a_fast_failure_makes_dear_for_five_seconds_and_no_longer() {
         let (load, now) = load(1);
         load.answered(MS, now);
-        load.failed(now);
+        load.shun(None, now);
         near(cost_s(&load, now), 5.0);
         near(cost_s(&load, now + 4_000 * MS), 1.0);
         assert!(cost_s(&load, now + 5_000 * MS) < 0.030);
-        assert_eq!(load.failures(), 1);
+    }
+
+    #[test]
+    fn a_pushback_makes_dear_for_the_time_it_names() {
+        let (load, now) = load(1);
+        load.shun(Some(800 * MS), now);
+        near(cost_s(&load, now), 0.8);
+        near(cost_s(&load, now + 800 * MS), 0.030 * (-0.08_f64).exp());
+    }
+
+    #[test]
+    fn without_a_penalty_nobody_is_shunned() {
+        let now = Instant::now();
+        let load = Load::new(1, &Options { penalty: Duration::ZERO, ..Options::new("fish", "test") }, now);
+        load.shun(Some(800 * MS), now);
+        load.shun(None, now);
+        near(cost_s(&load, now), 0.030);
+    }
+
+    #[test]
+    fn sixty_four_long_streams_weigh_like_one_call() {
+        let (load, now) = load(1);
+        for streams in 1..=64 {
+            load.start();
+            load.became_stream();
+            near(cost_s(&load, now), if streams < 64 { 0.030 } else { 0.060 });
+        }
+        assert_eq!((load.in_flight(), load.streams()), (0, 64));
+        load.finish_stream();
+        near(cost_s(&load, now), 0.030);
     }
 
     #[test]
@@ -215,7 +282,7 @@ mod tests {
     #[test]
     fn a_newcomer_costs_what_its_peers_do() {
         let (load, now) = load(1);
-        load.failed(now);
+        load.shun(None, now);
         load.joined(Some(0.002), now);
         near(cost_s(&load, now), 0.002);
         load.joined(None, now);

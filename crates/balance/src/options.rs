@@ -37,8 +37,86 @@ pub struct Options {
     pub health_interval: Duration,
     /// How long a health answer may take. Default 1 s.
     pub health_timeout: Duration,
+    /// How long an endpoint is shunned that answered UNAVAILABLE or RESOURCE_EXHAUSTED, unless it said itself how long.
+    /// Default 5 s; zero: not at all.
+    pub penalty: Duration,
+    /// How long a newcomer's share grows, from a tenth to the whole. Default 30 s; zero: it has the whole at once.
+    pub slow_start: Duration,
+    /// When an endpoint that fails is left alone. Default [`Ejection::default`]; `None`: never.
+    pub ejection: Option<Ejection>,
+    /// How many of many targets are used. Default [`Subset::default`]; `None`: all.
+    pub subset: Option<Subset>,
+    /// The most connections to one endpoint. A second one is made when four fifths of the streams that the peer allows on
+    /// the first are in use. Default 8; 1: never a second one.
+    pub connections_max: usize,
+    /// How long a further connection may be without calls before it is closed. Default 30 s.
+    pub connection_idle: Duration,
     /// Fixes the random choices, for tests. Default `None`.
     pub seed: Option<u64>,
+}
+
+/// When an endpoint that fails is left alone, and for how long (Envoy, "Outlier detection"; gRFC A50).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ejection {
+    /// As many failures without a success in between. Default 5.
+    pub consecutive: u32,
+    /// Or this share of the calls within `window`. Default 0.5.
+    pub share: f64,
+    /// Provided there were as many. Default 20.
+    pub calls_min: u32,
+    /// The time that the share is of. Default 10 s.
+    pub window: Duration,
+    /// How long the first time. Doubled each time. Default 1 s.
+    pub first: Duration,
+    /// How long at most. Default 60 s.
+    pub max: Duration,
+    /// The most that may be ejected at once, as a share of the endpoints that are connected and serving. Default 0.5.
+    pub ejected_max: f64,
+    /// When fewer than this share of all endpoints could be picked, the ejected are picked too: few that fail are better
+    /// than the load of all on one (Envoy, "Panic threshold"). Default 0.5.
+    pub panic_below: f64,
+}
+
+impl Default for Ejection {
+    fn default() -> Ejection {
+        Ejection {
+            consecutive: 5,
+            share: 0.5,
+            calls_min: 20,
+            window: Duration::from_secs(10),
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            ejected_max: 0.5,
+            panic_below: 0.5,
+        }
+    }
+}
+
+/// How many of many targets one balancer uses (gRFC A68).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// The most targets used. Default 100: every endpoint then has a hundred callers' connections at most for each hundred
+    /// balancers, and a hundred endpoints still share out the load of one that is lost.
+    pub size: usize,
+    /// Which of the balancers of this process it is, from 0: those of one process take different targets.
+    pub index: usize,
+    /// How many balancers of this upstream the process has. Default 1.
+    pub count: usize,
+    /// Who the process is: another number, another choice. Default: drawn at random, so that processes differ.
+    pub identity: u64,
+}
+
+impl Subset {
+    /// The choice of one of `count` balancers of a process: a core of a gateway.
+    pub fn of_process(identity: u64, index: usize, count: usize) -> Subset {
+        Subset { size: 100, index, count, identity }
+    }
+}
+
+impl Default for Subset {
+    fn default() -> Subset {
+        Subset::of_process(fastrand::u64(..), 0, 1)
+    }
 }
 
 impl Options {
@@ -60,6 +138,12 @@ impl Options {
             health_service: Some(String::new()),
             health_interval: Duration::from_secs(5),
             health_timeout: Duration::from_secs(1),
+            penalty: Duration::from_secs(5),
+            slow_start: Duration::from_secs(30),
+            ejection: Some(Ejection::default()),
+            subset: Some(Subset::default()),
+            connections_max: 8,
+            connection_idle: Duration::from_secs(30),
             seed: None,
         }
     }

@@ -3,7 +3,8 @@
 
 use fastrand::Rng;
 
-/// Picks one of the `items` that are `allowed`, or `None` when none is.
+/// Picks one of the `items` that are `allowed`, and says which other was drawn; `None` when none is. Of a single one both
+/// are the same.
 ///
 /// Draws two different ones, so that with two endpoints the cheaper always wins. Without exclusions it looks at no more
 /// than two items; with them it counts once over the list.
@@ -15,8 +16,9 @@ pub(crate) fn choose<'a, T>(
     excluding: bool,
     allowed: impl Fn(&T) -> bool,
     is_below: impl Fn(&T, &T) -> bool,
-) -> Option<&'a T> {
-    let better = |first: &'a T, second: &'a T| if is_below(second, first) { second } else { first };
+) -> Option<(&'a T, &'a T)> {
+    let better =
+        |first: &'a T, second: &'a T| if is_below(second, first) { (second, first) } else { (first, second) };
     if !excluding {
         let (first, second) = draw(items.len(), rng)?;
         return Some(better(&items[first], &items[second]));
@@ -51,7 +53,7 @@ mod tests {
         let mut counts = vec![0; costs.len()];
         for _ in 0..10_000 {
             let allowed = |index: &usize| !excluded.contains(index);
-            if let Some(index) =
+            if let Some((index, _)) =
                 choose(&indices, &mut rng, !excluded.is_empty(), allowed, |a, b| costs[*a] < costs[*b])
             {
                 counts[*index] += 1;

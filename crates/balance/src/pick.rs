@@ -10,18 +10,7 @@ use http::Request;
 use tokio::time::Instant;
 
 use crate::connection::Link;
-
-/// How a call went, as far as its endpoint is to be judged by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The endpoint did its work, whatever the answer: NOT_FOUND is a success here.
-    Success,
-    /// The endpoint or the way to it failed: UNAVAILABLE, RESOURCE_EXHAUSTED, a lost connection. It is shunned for a
-    /// while.
-    EndpointFault,
-    /// The caller went away. Says nothing about the endpoint but that it took at least this long.
-    CallerGone,
-}
+use crate::outcome::Outcome;
 
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
@@ -30,12 +19,13 @@ pub struct Pick {
     started: Instant,
     answered: bool,
     sent: bool,
+    stream: bool,
 }
 
 impl Pick {
     pub(crate) fn new(link: Arc<Link>, now: Instant) -> Pick {
         link.load.start();
-        Pick { link, started: now, answered: false, sent: false }
+        Pick { link, started: now, answered: false, sent: false, stream: false }
     }
 
     /// The endpoint's address.
@@ -72,11 +62,33 @@ impl Pick {
         }
     }
 
+    /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
+    /// said of a streaming call that goes on for a second after its first answer. Only the first call counts.
+    pub fn became_stream(&mut self) {
+        if !std::mem::replace(&mut self.stream, true) {
+            self.link.load.became_stream();
+        }
+    }
+
     /// How the call went.
     pub fn outcome(&mut self, outcome: Outcome) {
+        let load = &self.link.load;
         match outcome {
-            Outcome::Success | Outcome::CallerGone => {}
-            Outcome::EndpointFault => self.link.load.failed(Instant::now()),
+            Outcome::Success => load.succeeded(),
+            Outcome::EndpointFault => {
+                load.failed();
+                load.shun(None, Instant::now());
+            }
+            Outcome::Pushback(time) => {
+                load.failed();
+                load.shun(Some(time), Instant::now());
+            }
+            Outcome::Overloaded(pushback) => {
+                load.failed();
+                load.shun(pushback, Instant::now());
+            }
+            Outcome::ServerError | Outcome::TimedOut => load.failed(),
+            Outcome::CallerGone | Outcome::Neutral => {}
         }
     }
 
@@ -100,7 +112,11 @@ impl Drop for Pick {
             let now = Instant::now();
             self.link.load.unanswered(now - self.started, now);
         }
-        self.link.load.finish();
+        if self.stream {
+            self.link.load.finish_stream();
+        } else {
+            self.link.load.finish();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_balance::EndpointState::Ready;
-use shoal_balance::{Channel, ChannelOptions, Target};
+use shoal_balance::{Channel, ChannelOptions, Options, Target};
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
 
@@ -22,7 +22,11 @@ fn answering(delay: Duration, code: Code) -> Peer {
 }
 
 async fn ready(peers: &[&Peer]) -> Upstream {
-    let upstream = Upstream::of(&peers.iter().map(|peer| peer.address).collect::<Vec<_>>());
+    ready_with(peers, |_| {}).await
+}
+
+async fn ready_with(peers: &[&Peer], change: impl FnOnce(&mut Options)) -> Upstream {
+    let upstream = Upstream::with(&peers.iter().map(|peer| peer.address).collect::<Vec<_>>(), change);
     for peer in peers {
         upstream.until(peer.address, Ready).await;
     }
@@ -128,10 +132,10 @@ async fn one_that_never_answers_gets_no_more_than_its_callers_wait_for() {
 }
 
 #[tokio::test]
-async fn a_newcomer_gets_its_share_within_a_moment() {
+async fn a_newcomer_gets_its_share_within_a_moment_when_it_need_not_start_slowly() {
     let old = answering(Duration::from_millis(1), Code::Ok);
     let new = answering(Duration::from_millis(1), Code::Ok);
-    let upstream = ready(&[&old]).await;
+    let upstream = ready_with(&[&old], |options| options.slow_start = Duration::ZERO).await;
     spread(&upstream, 50, 2).await;
     upstream.targets.send_replace([Target::new(old.address), Target::new(new.address)].into());
     upstream.until(new.address, Ready).await;

@@ -63,7 +63,7 @@ fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
 fn endpoint(seen: &EndpointSnapshot) -> pb::Endpoint {
     let state = match seen.state {
         EndpointState::Connecting => pb::EndpointState::Connecting,
-        EndpointState::NotServing => pb::EndpointState::NotServing,
+        EndpointState::NotServing | EndpointState::Ejected => pb::EndpointState::NotServing,
         EndpointState::Ready => pb::EndpointState::Ready,
     };
     pb::Endpoint {

@@ -1,0 +1,126 @@
+//! How a call went, as far as its endpoint is to be judged by it: the one table of what each gRPC code says of the endpoint
+//! that answered it.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use tonic::Code;
+
+/// The trailer by which an endpoint says how long to leave it alone (gRFC A6, "Pushback").
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// How a call went, as far as its endpoint is to be judged by it.
+///
+/// | outcome | failure for the ejection | shunned |
+/// |---|---|---|
+/// | `Success` | no: it ends a series of failures | no |
+/// | `EndpointFault` | yes | 5 s ([`Options::penalty`](crate::Options::penalty)) |
+/// | `Pushback` | yes | for the time it asked for |
+/// | `Overloaded` | no: to eject the busy only makes the others busier | for the time it asked for, else 5 s |
+/// | `ServerError` | yes | no |
+/// | `TimedOut` | if it answered nobody meanwhile | no; its latency is at least the time waited |
+/// | `CallerGone`, `Neutral` | no | no |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint did its work, whatever the answer: NOT_FOUND is a success here.
+    Success,
+    /// The endpoint or the way to it failed: UNAVAILABLE, a lost connection, a malformed answer.
+    EndpointFault,
+    /// UNAVAILABLE, with the time after which the endpoint wants to be asked again.
+    Pushback(Duration),
+    /// RESOURCE_EXHAUSTED or REFUSED_STREAM: it works and has too much to do. With the pushback it sent, if any.
+    Overloaded(Option<Duration>),
+    /// INTERNAL, UNKNOWN, DATA_LOSS: the endpoint is broken, or this request is too much for it.
+    ServerError,
+    /// The deadline passed. Whose fault it was is seen from what else the endpoint answered meanwhile.
+    TimedOut,
+    /// The caller went away. Says nothing about the endpoint but that it took at least this long.
+    CallerGone,
+    /// Nothing was learnt: the endpoint never had the call, as after a GOAWAY.
+    Neutral,
+}
+
+impl Outcome {
+    /// What an answer with `code` says, given its `trailers` (or its headers, if there were no others).
+    ///
+    /// gRPC's outlier detection (gRFC A50) counts every code but OK, and so lets one caller with bad arguments eject
+    /// healthy endpoints; Envoy counts those it maps to an HTTP status from 500. This is Envoy's list without what the
+    /// caller makes: UNIMPLEMENTED (501 there) and DEADLINE_EXCEEDED (504), which the endpoint has *answered* here.
+    pub fn of_answer(code: Code, trailers: &HeaderMap) -> Outcome {
+        match code {
+            Code::Unavailable => pushback(trailers).map_or(Outcome::EndpointFault, Outcome::Pushback),
+            Code::ResourceExhausted => Outcome::Overloaded(pushback(trailers)),
+            Code::Internal | Code::Unknown | Code::DataLoss => Outcome::ServerError,
+            Code::DeadlineExceeded | Code::Cancelled => Outcome::CallerGone,
+            Code::Ok
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => Outcome::Success,
+        }
+    }
+}
+
+/// The pushback, if it is a time: anything else means "do not repeat this", and no time is known.
+fn pushback(trailers: &HeaderMap) -> Option<Duration> {
+    let millis = trailers.get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(code: Code, pushback: Option<&'static str>, outcome: Outcome) {
+        let mut trailers = HeaderMap::new();
+        if let Some(pushback) = pushback {
+            trailers.insert(PUSHBACK, pushback.parse().unwrap());
+        }
+        assert_eq!(Outcome::of_answer(code, &trailers), outcome);
+    }
+
+    #[test]
+    fn what_the_caller_made_is_a_success_of_the_endpoint() {
+        for code in [
+            Code::Ok,
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::PermissionDenied,
+            Code::FailedPrecondition,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unimplemented,
+            Code::Unauthenticated,
+        ] {
+            check(code, Some("100"), Outcome::Success);
+        }
+        check(Code::Cancelled, None, Outcome::CallerGone);
+        check(Code::DeadlineExceeded, None, Outcome::CallerGone);
+    }
+
+    #[test]
+    fn what_the_endpoint_made_is_a_failure_and_busy_is_not_broken() {
+        check(Code::Unavailable, None, Outcome::EndpointFault);
+        check(Code::ResourceExhausted, None, Outcome::Overloaded(None));
+        for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
+            check(code, None, Outcome::ServerError);
+        }
+    }
+
+    #[test]
+    fn a_pushback_is_milliseconds_and_anything_else_names_no_time() {
+        let after = Duration::from_millis(300);
+        check(Code::Unavailable, Some("300"), Outcome::Pushback(after));
+        check(Code::ResourceExhausted, Some("300"), Outcome::Overloaded(Some(after)));
+        check(Code::Unavailable, Some("-1"), Outcome::EndpointFault);
+        check(Code::Unavailable, Some("soon"), Outcome::EndpointFault);
+        check(Code::ResourceExhausted, Some("-1"), Outcome::Overloaded(None));
+    }
+}
