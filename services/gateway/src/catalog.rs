@@ -1,6 +1,7 @@
 //! Keeps the route table current: what each upstream serves, by configuration, by our own descriptors, or by asking its
 //! reflection again whenever its endpoints change.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,8 +120,8 @@ impl Catalog {
         }
     }
 
-    /// Follows every upstream until dropped.
-    pub(crate) async fn follow(self: Arc<Self>) {
+    /// Follows every upstream until dropped. Never resolves, with nothing to follow neither.
+    pub(crate) async fn follow(self: Arc<Self>) -> Infallible {
         let entries = self.sources().entries.clone();
         let mut tasks = JoinSet::new();
         if let Some(path) = self.config.routes.clone() {
@@ -140,6 +141,7 @@ impl Catalog {
             }
         }
         while tasks.join_next().await.is_some() {}
+        std::future::pending().await
     }
 
     async fn follow_reflection(self: Arc<Self>, upstream: Arc<Upstream>) {

@@ -56,7 +56,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     match preface {
         Preface::Http2 => {}
         Preface::Http1 => return refuse_http1(stream).await,
-        Preface::Other => return,
+        Preface::Other => return leave(&stream),
     }
     let limits = &core.config.limits;
     let handshake = server::Builder::new()
@@ -76,6 +76,11 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     };
     let resets = Arc::default();
     Driver { core: &core, connection, resets, stop, waiting: false, draining: false }.await;
+}
+
+/// Takes what came off the socket, so that closing it is a FIN: with bytes unread it is a reset, which says "crashed".
+fn leave(stream: &TcpStream) {
+    let _ = stream.try_read(&mut [0; 4096]);
 }
 
 fn tune(stream: &TcpStream) -> std::io::Result<()> {

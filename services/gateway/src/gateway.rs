@@ -104,7 +104,7 @@ impl Gateway {
 
         let ended = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            () = catalog.clone().follow() => Ok(()),
+            never = catalog.clone().follow() => match never {},
             died = first_ended(&mut running) => died,
         };
         if ended.is_ok() {

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::caller::{answer, request};
 use crate::harness::mesh::Mesh;
@@ -74,4 +77,15 @@ async fn idle_and_half_open_connections_do_not_hold_the_drain_up() {
     mesh.shut_down();
     mesh.drained().await;
     drop((silent, idle));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_nothing_behind_it_serves_until_it_is_told_to_stop() {
+    let mesh = Mesh::start("drain = '60s'").await;
+    let mut health = HealthClient::new(mesh.channel().await);
+    let answer = health.check(HealthCheckRequest::default()).await.expect("an answer").into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    assert!(mesh.runs());
+    mesh.shut_down();
+    mesh.drained().await;
 }
