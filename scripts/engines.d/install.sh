@@ -8,7 +8,14 @@ redis_cli() { command -v redis-cli; }
 cassandra_lib() { echo "$cache/cassandra-$cassandra_version/lib"; }
 grpcurl_bin() { echo "$cache/grpcurl-$grpcurl_version/grpcurl"; }
 interop_dir() { echo "$cache/grpc-go-interop-$go_interop_version"; }
+h2spec_bin() { echo "$cache/h2spec-$h2spec_version/h2spec"; }
 jaeger_bin() { echo "$cache/jaeger-$jaeger_version/jaeger"; }
+
+# Its source is ours, so a digest of it takes the place of a version.
+reflecting_source() { echo "$here/../tests/clients/reflecting"; }
+reflecting_bin() {
+    echo "$cache/reflecting-$(cat "$(reflecting_source)"/* | sha256sum | cut -c 1-12)/reflecting"
+}
 
 # A venv belongs to the interpreter that made it, so that is part of its name.
 python_dir() {
@@ -91,6 +98,14 @@ build_interop() {
     go_tool "$1" "google.golang.org/grpc/interop/client@v$go_interop_version" grpc-interop-client
     go_tool "$1" "google.golang.org/grpc/interop/server@v$go_interop_version" grpc-interop-server
 }
+
+install_h2spec() { once "$cache/h2spec-$h2spec_version" build_h2spec; }
+# Tagged before Go had modules: hence "+incompatible".
+build_h2spec() { go_tool "$1" "github.com/summerwind/h2spec/cmd/h2spec@v$h2spec_version+incompatible"; }
+
+install_reflecting() { once "$(dirname "$(reflecting_bin)")" build_reflecting; }
+# go.mod beside it pins gRPC and all below it, go.sum their content.
+build_reflecting() { go build -C "$(reflecting_source)" -mod=readonly -trimpath -ldflags='-s -w' -o "$1/" . >&2; }
 
 # Unlike a program, a venv carries its own path: it is built in place, and its last step leaves the mark.
 install_python() {

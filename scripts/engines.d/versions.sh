@@ -5,6 +5,7 @@
 cassandra_version=5.0.9
 grpcurl_version=1.9.4
 go_interop_version=1.85.0
+h2spec_version=2.2.1
 python_grpc_version=1.85.1
 buf_version=1.75.0
 jaeger_version=1.76.0

@@ -9,6 +9,7 @@ mod bad_input;
 mod clones;
 mod faults;
 mod fidelity;
+mod h2spec;
 mod read_path;
 mod readme;
 mod serve;

@@ -60,6 +60,14 @@ impl Process {
         .await;
     }
 
+    /// Waits until it printed `prefix` and what follows, up to a semicolon.
+    pub(crate) async fn announced(&mut self, prefix: &str, within: Duration) -> String {
+        self.printed(prefix, within).await;
+        let output = self.output();
+        let (_, rest) = output.split_once(prefix).expect("printed");
+        rest.split(';').next().expect("a first part").to_owned()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("still running")
     }
