@@ -130,6 +130,8 @@ impl Catalog {
         for entry in entries {
             for lane in entry.upstream.lanes() {
                 let (catalog, mut changed) = (self.clone(), lane.balancer.changed());
+                // The cores' threads have been connecting for a while: what changed before this is told too.
+                changed.mark_changed();
                 tasks.spawn(async move {
                     while changed.changed().await.is_ok() {
                         catalog.changes.send_modify(|version| *version += 1);
@@ -274,4 +276,48 @@ async fn read_rules(path: &Path) -> Result<String, String> {
     };
     let text = read.await.map_err(|error| error.to_string())?;
     if text.len() as u64 > BYTES_MAX { Err(format!("longer than {BYTES_MAX} bytes")) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A server without health and reflection: ready as soon as it is connected.
+    async fn server() -> (std::net::SocketAddr, AbortOnDropHandle<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let serve = async move {
+            let (stream, _) = listener.accept().await.expect("accepted");
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let answer = http::Response::builder().header("grpc-status", "12").body(()).expect("valid");
+                respond.send_response(answer, true).expect("there");
+            }
+        };
+        (address, AbortOnDropHandle::new(tokio::spawn(serve)))
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_was_ready_before_anybody_followed_is_told_of() {
+        let (address, _server) = server().await;
+        let catalog = Arc::new(Catalog::new(Config::default()).expect("a catalog"));
+        let source = address.to_string().parse().expect("a source");
+        let upstream =
+            Upstream::start("session", Some(Role::Session), source, catalog.config(), &[Handle::current()]);
+        let mut endpoint = upstream.lane(0).balancer.changed();
+        catalog.set(vec![catalog.of_role(Role::Session, upstream.clone())]);
+        let mut told = catalog.changes();
+        let connected = endpoint.wait_for(|_| upstream.ready() == 1);
+        timeout(SOON, connected).await.expect("in time").expect("connected");
+
+        let _following = AbortOnDropHandle::new(tokio::spawn(catalog.clone().follow()));
+        timeout(SOON, told.changed()).await.expect("told").expect("the catalog is there");
+    }
 }
