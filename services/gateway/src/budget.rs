@@ -56,6 +56,12 @@ impl Budget {
         enough
     }
 
+    /// How many retries it holds.
+    pub(crate) fn left(&mut self, now: Instant) -> f64 {
+        self.turn(now);
+        self.sum as f64 / ONE as f64
+    }
+
     fn earn(&mut self, amount: i64) {
         self.slots[self.second as usize % SLOTS] += amount;
         self.sum += amount;

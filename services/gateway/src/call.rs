@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, inject, refused};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 use tracing::Span;
 
 use crate::caller::Caller;
 use crate::core::Core;
 use crate::error::Error;
-use crate::exchange::{Exchange, Exchanged};
-use crate::meter::Meter;
+use crate::exchange::{Attempt, Exchange, Exchanged, Rest, outcome_of_error};
+use crate::hedge::Method;
+use crate::meter::{Event, Meter};
+use crate::pushback::Pushback;
 use crate::request::{Head, Kind, kind};
 use crate::resets::{PREMATURE, Resets};
 use crate::retry::{Attempts, Failure, Situation};
@@ -30,11 +33,6 @@ use crate::{answer, local, span};
 /// How long a call waits for an endpoint while none is ready, unless its deadline is sooner. Long enough for a clone
 /// that restarts, short enough that a caller is not kept waiting for nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A stream is not reset sooner than this after it was opened. A server that finds both in one read counts the stream as
-/// reset before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too):
-/// one caller that cancels in a hurry would break the calls of all others.
-const RESET_AFTER: Duration = Duration::from_millis(5);
 
 /// A pushback longer than this is no retry but another call.
 const PUSHBACK_MAX: Duration = Duration::from_secs(10);
@@ -150,6 +148,29 @@ enum End {
     CallerGone,
 }
 
+/// Of an attempt that may be joined by a second one.
+struct Hedging {
+    /// When; none as long as it is not known what is slow.
+    after: Option<Duration>,
+    method: Option<Arc<Method>>,
+}
+
+/// What every attempt of a call is sent with.
+#[derive(Clone, Copy)]
+struct Sending<'c> {
+    head: &'c Head,
+    upstream: &'c str,
+    span: &'c Span,
+}
+
+/// Why an attempt was not sent.
+enum Unsent {
+    /// Its connection is gone.
+    Lost(String),
+    /// No endpoint would take it.
+    Invalid(Error),
+}
+
 /// How an attempt ended, if not the call.
 struct Retryable {
     failure: Failure,
@@ -189,17 +210,10 @@ impl Call<'_> {
                 Ok(pick) => pick,
                 Err(end) => return end,
             };
-            let number = self.attempts.begin();
-            let span =
-                span::attempt(self.span, self.head.path(), pick.address(), &self.upstream.name, number);
-            let failed = match self.attempt(pick, number, &span).await {
-                Ok(end) => {
-                    span::end_attempt(&span, end.code());
-                    return end;
-                }
+            let failed = match self.attempt(pick).await {
+                Ok(end) => return end,
                 Err(failed) => failed,
             };
-            span::end_attempt(&span, Code::Unavailable);
             let delay = match self.again(&failed) {
                 Ok(delay) => delay,
                 Err(stopped) => return self.give_up(failed, stopped),
@@ -212,7 +226,7 @@ impl Call<'_> {
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.lane.meter.retry();
+            self.lane.meter.event(Event::Retry);
             if !delay.is_zero() {
                 tokio::select! {
                     _ = self.caller.gone() => return End::CallerGone,
@@ -245,95 +259,100 @@ impl Call<'_> {
         })
     }
 
-    async fn attempt(&mut self, mut pick: Pick, number: u32, span: &Span) -> Result<End, Retryable> {
+    async fn attempt(&mut self, pick: Pick) -> Result<End, Retryable> {
         let endpoint = pick.address();
         self.at = Some(endpoint);
-        let mut request = match self.head.attempt(number, endpoint) {
-            Ok(request) => request,
-            Err(error) => return Ok(End::Failed(error)),
-        };
-        if !span.is_disabled() {
-            span.in_scope(|| inject(request.headers_mut()));
-        }
+        let number = self.attempts.begin();
         let ended = self.upload.is_empty();
-        let streams = match pick.send(request, ended).await {
-            Ok(streams) => streams,
-            Err(error) if error.never_sent() => {
-                return Err(failed(Failure::NotSent, endpoint, error.to_string()));
-            }
-            Err(SendError::Invalid(error)) => {
-                return Ok(End::Failed(Error::Unforwardable { detail: error.to_string() }));
-            }
-            Err(error) => return Ok(End::Failed(Error::Unforwardable { detail: error.to_string() })),
-        };
-        let sent = Instant::now();
-        let deadline = self.head.deadline.map(|(_, deadline)| deadline);
+        let sending = Sending { head: &self.head, upstream: &self.upstream.name, span: self.span };
         let withhold = self.route.idempotent && self.upload.replayable();
-        let exchange =
-            Exchange::new(&mut self.caller, &mut self.upload, &mut pick, streams, ended, deadline, withhold);
-        match exchange.run().await {
-            Exchanged::Answered(code) => {
-                pick.outcome(outcome_of(code));
-                Ok(End::Handed(code))
-            }
-            Exchanged::CallerGone(mut stream, reason) => {
-                if let Some(left) = RESET_AFTER.checked_sub(sent.elapsed()) {
-                    sleep(left).await;
+        let hedging = self.hedging(number);
+        let (attempt, response) = match sending.send(pick, number, ended).await {
+            Ok(sent) => sent,
+            Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
+            Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
+        };
+        let (caller, upload) = (&mut self.caller, &mut self.upload);
+        let mut exchange = Exchange::new(caller, upload, self.lane, attempt, response, !ended, withhold);
+        let exchanged = match hedging.as_ref().and_then(|hedging| hedging.after) {
+            None => exchange.run().await,
+            Some(after) => match timeout(after, exchange.run()).await {
+                Ok(exchanged) => exchanged,
+                Err(_) => {
+                    hedge(&mut exchange, sending, self.lane, &mut self.attempts).await;
+                    exchange.run().await
                 }
-                stream.send_reset(reason);
-                pick.outcome(Outcome::CallerGone);
-                Ok(End::CallerGone)
-            }
-            Exchanged::Late => {
-                pick.outcome(Outcome::CallerGone);
-                Ok(End::Failed(self.deadline_exceeded()))
-            }
+            },
+        };
+        let Rest { mut attempt, fallen, latency, pushback, outcome } = exchange.rest();
+        self.at = Some(attempt.address());
+        if let Some(fallen) = fallen {
+            self.attempts.fell(fallen);
+        }
+        if let Some(pushback) = pushback.or(fallen.and_then(|fallen| fallen.pushback)) {
+            self.lane.hedges.pause(pushback, Instant::now());
+        }
+        if let (Some(latency), Some(method)) = (latency, hedging.and_then(|hedging| hedging.method)) {
+            self.lane.hedges.answered(&method, latency, Instant::now());
+        }
+        let (outcome, ended) = self.judge(exchanged, attempt.address(), pushback, outcome);
+        attempt.end(outcome, ended.as_ref().map_or(Code::Unavailable, End::code));
+        ended
+    }
+
+    /// What the end of an attempt means for its endpoint, whose answer says `outcome`, and for the call.
+    fn judge(
+        &mut self,
+        exchanged: Exchanged,
+        endpoint: SocketAddr,
+        pushback: Option<Pushback>,
+        outcome: Outcome,
+    ) -> (Outcome, Result<End, Retryable>) {
+        match exchanged {
+            Exchanged::Answered(code) => (outcome, Ok(End::Handed(code))),
+            Exchanged::CallerGone => (Outcome::CallerGone, Ok(End::CallerGone)),
+            Exchanged::Late => (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded()))),
             Exchanged::Withheld(answer) => {
-                pick.outcome(Outcome::EndpointFault);
-                let failure = Failure::Unavailable(pushback_of(&answer));
+                let failure = Failure::Unavailable(pushback);
                 let answer = Some(Box::new(answer));
-                Err(Retryable { failure, endpoint, detail: String::new(), answer })
+                (outcome, Err(Retryable { failure, endpoint, detail: String::new(), answer }))
             }
-            Exchanged::Broken(error) => self.broken(&mut pick, &error),
+            Exchanged::Broken(error) => self.broken(endpoint, &error),
         }
     }
 
     /// The endpoint's stream ended before its answer did.
-    fn broken(&mut self, pick: &mut Pick, error: &h2::Error) -> Result<End, Retryable> {
-        let endpoint = pick.address();
+    fn broken(&mut self, endpoint: SocketAddr, error: &h2::Error) -> (Outcome, Result<End, Retryable>) {
+        let outcome = outcome_of_error(error);
         if refused(error) {
-            let overloaded = error.is_reset();
-            pick.outcome(if overloaded { Outcome::EndpointFault } else { Outcome::CallerGone });
-            return Err(failed(Failure::Refused, endpoint, error.to_string()));
+            return (outcome, Err(failed(Failure::Refused, endpoint, error.to_string())));
         }
-        if error.is_reset() {
-            let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
-            if error.is_remote() {
-                return Ok(self.reset(pick, reason));
-            }
+        if !error.is_reset() {
+            return (outcome, Err(failed(Failure::Lost, endpoint, error.to_string())));
+        }
+        if !error.is_remote() {
             // h2 found the answer malformed and has reset the stream itself.
-            pick.outcome(Outcome::EndpointFault);
-            return Ok(End::Failed(Error::Broken {
-                upstream: self.upstream.name.clone(),
-                address: endpoint,
-                detail: error.to_string(),
-            }));
+            let (upstream, detail) = (self.upstream.name.clone(), error.to_string());
+            return (outcome, Ok(End::Failed(Error::Broken { upstream, address: endpoint, detail })));
         }
-        pick.outcome(Outcome::EndpointFault);
-        Err(failed(Failure::Lost, endpoint, error.to_string()))
-    }
-
-    /// The endpoint reset the stream: so do we, with its reason.
-    fn reset(&mut self, pick: &mut Pick, reason: Reason) -> End {
+        // The endpoint reset the stream: so do we, with its reason.
+        let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
         let late = self.head.deadline.is_some_and(|(_, deadline)| Instant::now() >= deadline);
         if reason == Reason::CANCEL && late {
-            pick.outcome(Outcome::CallerGone);
-            return End::Failed(self.deadline_exceeded());
+            return (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded())));
         }
-        let code = code_of_reset(reason);
-        pick.outcome(if code == Code::Cancelled { Outcome::Success } else { Outcome::EndpointFault });
         self.caller.reset(reason);
-        End::Handed(code)
+        (outcome, Ok(End::Handed(code_of_reset(reason))))
+    }
+
+    /// Whether and when the attempt of that number is joined by a second one.
+    fn hedging(&self, number: u32) -> Option<Hedging> {
+        let hedge = self.route.hedge.filter(|_| self.route.idempotent && number == 1)?;
+        let (hedges, now) = (&self.lane.hedges, Instant::now());
+        hedges.call(now);
+        let method = hedges.method(self.head.path());
+        let after = hedge.after.or_else(|| hedges.slow(method.as_ref()?, now));
+        Some(Hedging { after, method })
     }
 
     fn again(&mut self, failed: &Retryable) -> Result<Duration, &'static str> {
@@ -341,7 +360,13 @@ impl Call<'_> {
             return Err("its answer had begun");
         }
         let situation = Situation { idempotent: self.route.idempotent, replayable: self.upload.replayable() };
-        let budget = || self.lane.budget().take(Instant::now());
+        let budget = || {
+            let taken = self.lane.budget().take(Instant::now());
+            if !taken {
+                self.lane.meter.event(Event::RetryRefused);
+            }
+            taken
+        };
         let delay =
             self.attempts.again(failed.failure, failed.endpoint, situation, budget, &mut Rng::new())?;
         if delay > PUSHBACK_MAX { Err("the endpoint asked for a longer wait") } else { Ok(delay) }
@@ -390,17 +415,58 @@ impl End {
     }
 }
 
-fn failed(failure: Failure, endpoint: SocketAddr, detail: String) -> Retryable {
-    Retryable { failure, endpoint, detail, answer: None }
+impl Sending<'_> {
+    async fn send(
+        self,
+        mut pick: Pick,
+        number: u32,
+        ended: bool,
+    ) -> Result<(Attempt, ResponseFuture), Unsent> {
+        let endpoint = pick.address();
+        let span = span::attempt(self.span, self.head.path(), endpoint, self.upstream, number);
+        let mut request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?;
+        if !span.is_disabled() {
+            span.in_scope(|| inject(request.headers_mut()));
+        }
+        match pick.send(request, ended).await {
+            Ok((response, stream)) => {
+                let deadline = self.head.deadline.map(|(_, deadline)| deadline);
+                Ok((Attempt::new(pick, span, stream, deadline), response))
+            }
+            Err(error) if error.never_sent() => {
+                span::end_attempt(&span, Code::Unavailable);
+                Err(Unsent::Lost(error.to_string()))
+            }
+            Err(SendError::Invalid(error)) => {
+                Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() }))
+            }
+            Err(error) => Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() })),
+        }
+    }
 }
 
-/// What a code says of the endpoint that answered it.
-fn outcome_of(code: Code) -> Outcome {
-    match code {
-        Code::Unavailable | Code::ResourceExhausted => Outcome::EndpointFault,
-        Code::DeadlineExceeded | Code::Cancelled => Outcome::CallerGone,
-        _ => Outcome::Success,
+/// Sends a call that is slow to another endpoint too, if there is one and the upstream's calls have earned it.
+async fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
+    if !exchange.may_have_a_rival() {
+        return;
     }
+    let Ok(pick) = lane.balancer.pick(&[exchange.endpoint()]) else { return };
+    if !lane.hedges.take(Instant::now()) {
+        return;
+    }
+    let number = attempts.begin();
+    match sending.send(pick, number, exchange.is_bodiless()).await {
+        Ok((attempt, response)) => {
+            lane.meter.event(Event::Hedge);
+            exchange.join(attempt, response);
+        }
+        // The call goes on with the attempt it has.
+        Err(_) => attempts.unsent(),
+    }
+}
+
+fn failed(failure: Failure, endpoint: SocketAddr, detail: String) -> Retryable {
+    Retryable { failure, endpoint, detail, answer: None }
 }
 
 /// What a reset means in gRPC ("gRPC over HTTP/2", Errors).
@@ -412,11 +478,4 @@ fn code_of_reset(reason: Reason) -> Code {
         Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
         _ => Code::Internal,
     }
-}
-
-/// `grpc-retry-pushback-ms`: how long to wait; anything but a number of milliseconds says not to repeat at all.
-fn pushback_of(answer: &http::Response<()>) -> Option<Option<Duration>> {
-    let value = answer.headers().get("grpc-retry-pushback-ms")?;
-    let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    Some(millis.map(Duration::from_millis))
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub deadline: Deadline,
     /// How calls are repeated.
     pub retry: Retry,
+    /// How much is hedged, where a route asks for it.
+    pub hedge: Hedging,
     /// A file with what differs for the calls of single services and methods, followed as it changes.
     pub routes: Option<PathBuf>,
     /// Fixes the random choices of the balancers, for tests.
@@ -125,6 +127,20 @@ impl Default for Retry {
     }
 }
 
+/// How many calls are sent to a second endpoint because the first is slow. Which calls may be, a route says.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedging {
+    /// The share of an upstream's calls that may be hedged which are.
+    pub budget: f64,
+}
+
+impl Default for Hedging {
+    fn default() -> Self {
+        Self { budget: 0.05 }
+    }
+}
+
 impl Config {
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
@@ -148,6 +164,11 @@ impl Config {
             (0.0..=1.0).contains(&self.retry.budget),
             "gateway.retry.budget = {} is not a share from 0 to 1",
             self.retry.budget
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.hedge.budget),
+            "gateway.hedge.budget = {} is not a share from 0 to 1",
+            self.hedge.budget
         );
         let limits = &self.limits;
         let windows = [limits.stream_window, limits.connection_window, limits.answer_window];
@@ -248,6 +269,7 @@ mod tests {
             ),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
+            ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),
         ] {
             let error = check(toml).expect_err(toml);

@@ -1,33 +1,88 @@
 //! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
-//! or something breaks. Spawns nothing and boxes nothing.
+//! or something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
+//!
+//! A slow attempt may be joined by a rival at another endpoint. Whichever answers first is handed on, and the other is
+//! reset; until then the failure of one is no failure.
 
-use std::future::Future as _;
+use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
-use shoal_balance::Pick;
-use tokio::time::Instant;
+use shoal_balance::{Outcome, Pick, refused};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status};
+use tracing::Span;
 
 use crate::caller::Caller;
 use crate::download::{Download, Downloaded};
+use crate::meter::Event;
+use crate::pushback::Pushback;
+use crate::replay::Replay;
+use crate::span;
 use crate::upload::{Upload, Uploaded};
+use crate::upstream::Lane;
+
+/// A stream is not reset sooner than this after it was opened. A server that finds both in one read counts the stream as
+/// reset before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too):
+/// one caller that cancels in a hurry would break the calls of all others.
+const RESET_AFTER: Duration = Duration::from_millis(5);
+
+/// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight.
+const STREAM_AFTER: Duration = Duration::from_secs(1);
+
+/// One try at one endpoint. Ends once, with the first end it is given; dropped before, its caller's time was up.
+pub(crate) struct Attempt {
+    pick: Pick,
+    span: Span,
+    stream: SendStream<Bytes>,
+    opened: Instant,
+    deadline: Option<Instant>,
+    ended: bool,
+}
 
 /// What an attempt is made of.
 pub(crate) struct Exchange<'a> {
     caller: &'a mut Caller,
     upload: &'a mut Upload,
-    pick: &'a mut Pick,
-    stream: SendStream<Bytes>,
+    lane: &'a Lane,
+    attempt: Attempt,
     answer: Answer,
     uploading: bool,
-    deadline: Option<Instant>,
+    /// What a rival that has taken over has not been sent yet.
+    replay: Option<Replay>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
+    /// Set while an answer comes that may be a long stream.
+    streaming: Option<Pin<Box<Sleep>>>,
+    rival: Option<Rival>,
+    /// A stream that is to be reset, but not yet.
+    loser: Option<(Pin<Box<Sleep>>, Attempt)>,
+    fallen: Option<Fallen>,
+    /// When the first attempt was opened.
+    began: Instant,
+    latency: Option<Duration>,
+    pushback: Option<Pushback>,
+    outcome: Outcome,
+}
+
+/// The second of two attempts, while neither has answered.
+struct Rival {
+    attempt: Attempt,
+    response: ResponseFuture,
+    replay: Option<Replay>,
+}
+
+/// An attempt that failed while another one went on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fallen {
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) pushback: Option<Pushback>,
 }
 
 enum Answer {
@@ -46,8 +101,20 @@ pub(crate) enum Exchanged {
     Late,
     /// The endpoint's stream broke.
     Broken(h2::Error),
-    /// The caller went away. The endpoint is to be told, by a reset of this stream with this reason.
-    CallerGone(SendStream<Bytes>, Reason),
+    /// The caller went away, and the endpoint was told.
+    CallerGone,
+}
+
+/// What is left of it.
+pub(crate) struct Rest {
+    pub(crate) attempt: Attempt,
+    pub(crate) fallen: Option<Fallen>,
+    /// From the first attempt to the first byte of the answer.
+    pub(crate) latency: Option<Duration>,
+    /// What the endpoint wants of further attempts.
+    pub(crate) pushback: Option<Pushback>,
+    /// What its answer says of the endpoint.
+    pub(crate) outcome: Outcome,
 }
 
 /// The caller went away, for this reason.
@@ -56,34 +123,143 @@ struct CallerGone(Reason);
 /// It took no more, and why will not be known.
 const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
 
-impl<'a> Exchange<'a> {
+impl Attempt {
     pub(crate) fn new(
-        caller: &'a mut Caller,
-        upload: &'a mut Upload,
-        pick: &'a mut Pick,
-        (response, stream): (ResponseFuture, SendStream<Bytes>),
-        ended: bool,
+        pick: Pick,
+        span: Span,
+        stream: SendStream<Bytes>,
         deadline: Option<Instant>,
-        withhold: bool,
-    ) -> Exchange<'a> {
-        let answer = Answer::Awaited(response);
-        Exchange { caller, upload, pick, stream, answer, uploading: !ended, deadline, withhold }
+    ) -> Attempt {
+        Attempt { pick, span, stream, opened: Instant::now(), deadline, ended: false }
     }
 
-    /// Runs it to its end.
-    pub(crate) async fn run(mut self) -> Exchanged {
-        match std::future::poll_fn(|cx| self.poll(cx)).await {
-            Ok(exchanged) => exchanged,
-            Err(CallerGone(reason)) => Exchanged::CallerGone(self.stream, reason),
+    /// The endpoint.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.pick.address()
+    }
+
+    /// How it went, for the endpoint and for the caller.
+    pub(crate) fn end(&mut self, outcome: Outcome, code: Code) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.pick.outcome(outcome);
+            span::end_attempt(&self.span, code);
         }
     }
 
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    async fn reset(&mut self, reason: Reason) {
+        if let Some(left) = RESET_AFTER.checked_sub(self.opened.elapsed()) {
+            sleep(left).await;
+        }
+        self.stream.send_reset(reason);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_late() {
+            self.end(Outcome::TimedOut, Code::DeadlineExceeded);
+        } else {
+            self.end(Outcome::CallerGone, Code::Cancelled);
+        }
+    }
+}
+
+impl<'a> Exchange<'a> {
+    /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
+    pub(crate) fn new(
+        caller: &'a mut Caller,
+        upload: &'a mut Upload,
+        lane: &'a Lane,
+        attempt: Attempt,
+        response: ResponseFuture,
+        uploading: bool,
+        withhold: bool,
+    ) -> Exchange<'a> {
+        Exchange {
+            caller,
+            upload,
+            lane,
+            began: attempt.opened,
+            attempt,
+            answer: Answer::Awaited(response),
+            uploading,
+            replay: None,
+            withhold,
+            streaming: None,
+            rival: None,
+            loser: None,
+            fallen: None,
+            latency: None,
+            pushback: None,
+            outcome: Outcome::Neutral,
+        }
+    }
+
+    /// Runs it to its end. Dropped before, it goes on where it was when run again.
+    pub(crate) async fn run(&mut self) -> Exchanged {
+        let ended = match std::future::poll_fn(|cx| self.poll(cx)).await {
+            Ok(exchanged) => exchanged,
+            Err(CallerGone(reason)) => {
+                self.attempt.reset(reason).await;
+                if let Some(mut rival) = self.rival.take() {
+                    rival.attempt.reset(reason).await;
+                    rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
+                }
+                Exchanged::CallerGone
+            }
+        };
+        if let Some((timer, mut loser)) = self.loser.take() {
+            timer.await;
+            loser.stream.send_reset(Reason::CANCEL);
+        }
+        ended
+    }
+
+    /// What is left when it has run.
+    pub(crate) fn rest(self) -> Rest {
+        Rest {
+            attempt: self.attempt,
+            fallen: self.fallen,
+            latency: self.latency,
+            pushback: self.pushback,
+            outcome: self.outcome,
+        }
+    }
+
+    /// Whether a rival may be sent the same: the request is complete and at hand, and nothing of an answer is here.
+    pub(crate) fn may_have_a_rival(&self) -> bool {
+        self.upload.is_complete() && matches!(self.answer, Answer::Awaited(_))
+    }
+
+    /// Who is to be surpassed.
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        self.attempt.address()
+    }
+
+    /// Whether the request has no body at all.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.upload.is_empty()
+    }
+
+    /// Sends the same to a rival. Only if it [may have one](Exchange::may_have_a_rival).
+    pub(crate) fn join(&mut self, attempt: Attempt, response: ResponseFuture) {
+        let replay = (!self.upload.is_empty()).then(|| self.upload.replay());
+        self.rival = Some(Rival { attempt, response, replay });
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
+        if self.loser.is_some() {
+            self.reset_loser(cx);
+        }
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
             return Poll::Ready(Err(CallerGone(reason)));
         }
         if self.uploading
-            && let Poll::Ready(uploaded) = self.upload.poll(cx, &mut self.stream)
+            && let Poll::Ready(uploaded) = self.upload.poll(cx, &mut self.attempt.stream)
         {
             self.uploading = false;
             if let Uploaded::CallerGone(error) = uploaded {
@@ -91,37 +267,127 @@ impl<'a> Exchange<'a> {
             }
         }
         loop {
+            replay(&mut self.replay, &mut self.attempt.stream, cx);
             match &mut self.answer {
-                Answer::Awaited(response) => match std::task::ready!(Pin::new(response).poll(cx)) {
-                    Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
-                    Ok(response) => {
-                        if let Some(end) = self.answered(response)? {
-                            return Poll::Ready(Ok(end));
+                Answer::Awaited(response) => {
+                    let response = match Pin::new(response).poll(cx) {
+                        Poll::Ready(response) => response,
+                        Poll::Pending => match ready!(self.poll_rival(cx)) {
+                            Some(response) => Ok(response),
+                            // It fell, and the first goes on alone.
+                            None => return Poll::Pending,
+                        },
+                    };
+                    if self.rival.is_some() && self.falls(&response) {
+                        continue;
+                    }
+                    match response {
+                        Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                        Ok(response) => {
+                            if let Some(end) = self.answered(response)? {
+                                return Poll::Ready(Ok(end));
+                            }
                         }
                     }
-                },
+                }
                 Answer::Coming(download) => {
                     let Some(to) = self.caller.body() else { return Poll::Ready(Err(CANCELLED)) };
-                    let downloaded = std::task::ready!(download.poll(cx, to));
-                    return Poll::Ready(self.ended(downloaded));
+                    return match download.poll(cx, to) {
+                        Poll::Ready(downloaded) => Poll::Ready(self.ended(downloaded)),
+                        Poll::Pending => {
+                            self.may_become_stream(cx);
+                            Poll::Pending
+                        }
+                    };
                 }
             }
         }
     }
 
+    /// Ready with the rival's answer, which it then is all about; with none when the rival has failed.
+    fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<h2::RecvStream>>> {
+        let Some(rival) = &mut self.rival else { return Poll::Pending };
+        replay(&mut rival.replay, &mut rival.attempt.stream, cx);
+        let response = ready!(Pin::new(&mut rival.response).poll(cx));
+        let Some(mut rival) = self.rival.take() else { return Poll::Pending };
+        match response {
+            Ok(response) if !is_unavailable(&response) => {
+                self.replay = rival.replay.take();
+                self.uploading = false;
+                let loser = std::mem::replace(&mut self.attempt, rival.attempt);
+                self.lane.meter.event(Event::HedgeWon);
+                self.lose(loser);
+                Poll::Ready(Some(response))
+            }
+            failed => {
+                let fallen = fall(&mut rival.attempt, &failed);
+                self.fallen = Some(fallen);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Whether the first attempt has failed while there is a rival, which then takes its place.
+    fn falls(&mut self, response: &Result<Response<h2::RecvStream>, h2::Error>) -> bool {
+        if response.as_ref().is_ok_and(|response| !is_unavailable(response)) {
+            return false;
+        }
+        let Some(rival) = self.rival.take() else { return false };
+        self.fallen = Some(fall(&mut self.attempt, response));
+        self.attempt = rival.attempt;
+        self.answer = Answer::Awaited(rival.response);
+        self.replay = rival.replay;
+        self.uploading = false;
+        true
+    }
+
+    /// Resets the attempt that was too slow. Its endpoint has not answered: it takes at least this long.
+    fn lose(&mut self, mut loser: Attempt) {
+        loser.end(Outcome::CallerGone, Code::Cancelled);
+        match RESET_AFTER.checked_sub(loser.opened.elapsed()) {
+            None => loser.stream.send_reset(Reason::CANCEL),
+            Some(left) => self.loser = Some((Box::pin(sleep(left)), loser)),
+        }
+    }
+
+    fn reset_loser(&mut self, cx: &mut Context<'_>) {
+        if let Some((timer, loser)) = &mut self.loser
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            loser.stream.send_reset(Reason::CANCEL);
+            self.loser = None;
+        }
+    }
+
+    /// An answer has begun and waits for more of itself.
+    fn may_become_stream(&mut self, cx: &mut Context<'_>) {
+        let Some(timer) = &mut self.streaming else { return };
+        if timer.as_mut().poll(cx).is_ready() {
+            self.attempt.pick.became_stream();
+            self.streaming = None;
+        }
+    }
+
     /// Response headers are here. Says how the attempt ended, if it did.
     fn answered(&mut self, response: Response<h2::RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
-        self.pick.first_response();
+        if let Some(rival) = self.rival.take() {
+            self.lose(rival.attempt);
+        }
+        self.attempt.pick.first_response();
+        let now = Instant::now();
+        self.latency = Some(now - self.began);
+        self.lane.answered(self.attempt.address(), now - self.attempt.opened, now);
         let (parts, body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         if !body.is_end_stream() {
             self.upload.forget();
             self.caller.head(response, false).map_err(|_| CANCELLED)?;
             self.answer = Answer::Coming(Download::new(body));
+            self.streaming = Some(Box::pin(sleep(STREAM_AFTER)));
             return Ok(None);
         }
-        let code = code_of(response.headers());
-        if code == Code::Cancelled && self.is_late() {
+        let code = self.code_of(response.headers());
+        if code == Code::Cancelled && self.attempt.is_late() {
             return Ok(Some(Exchanged::Late));
         }
         if code == Code::Unavailable && self.withhold {
@@ -133,13 +399,16 @@ impl<'a> Exchange<'a> {
 
     fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {
         let (code, trailers) = match downloaded {
-            Downloaded::Trailers(trailers) => (code_of(&trailers), Some(trailers)),
-            Downloaded::NoTrailers => (Code::Unknown, None),
+            Downloaded::Trailers(trailers) => (self.code_of(&trailers), Some(trailers)),
+            Downloaded::NoTrailers => {
+                self.outcome = Outcome::ServerError;
+                (Code::Unknown, None)
+            }
             Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
             Downloaded::CallerGone => return Err(CANCELLED),
         };
         // tonic's servers answer CANCELLED when the time they were given is up.
-        if code == Code::Cancelled && self.is_late() {
+        if code == Code::Cancelled && self.attempt.is_late() {
             return Ok(Exchanged::Late);
         }
         let to = self.caller.body().ok_or(CANCELLED)?;
@@ -151,8 +420,54 @@ impl<'a> Exchange<'a> {
         Ok(Exchanged::Answered(code))
     }
 
-    fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    /// The status of an answer. With one that says that it was too much comes what the endpoint wants of us.
+    fn code_of(&mut self, headers: &HeaderMap) -> Code {
+        let code = code_of(headers);
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+            self.pushback = Pushback::of(headers);
+        }
+        self.outcome = Outcome::of_answer(code, headers);
+        code
+    }
+}
+
+/// Moves what can be moved; done or not wanted, there is nothing left to send.
+fn replay(left: &mut Option<Replay>, to: &mut SendStream<Bytes>, cx: &mut Context<'_>) {
+    if let Some(replay) = left
+        && replay.poll(cx, to).is_ready()
+    {
+        *left = None;
+    }
+}
+
+/// Ends an attempt that failed while another one goes on.
+fn fall(attempt: &mut Attempt, response: &Result<Response<h2::RecvStream>, h2::Error>) -> Fallen {
+    let outcome = match response {
+        Ok(response) => Outcome::of_answer(Code::Unavailable, response.headers()),
+        Err(error) => outcome_of_error(error),
+    };
+    attempt.end(outcome, Code::Unavailable);
+    let pushback = response.as_ref().ok().and_then(|response| Pushback::of(response.headers()));
+    Fallen { endpoint: attempt.address(), pushback }
+}
+
+/// An answer that is UNAVAILABLE and nothing else: no answer that another endpoint could not better.
+fn is_unavailable(response: &Response<h2::RecvStream>) -> bool {
+    response.body().is_end_stream() && code_of(response.headers()) == Code::Unavailable
+}
+
+/// What a broken stream says of its endpoint.
+pub(crate) fn outcome_of_error(error: &h2::Error) -> Outcome {
+    if !error.is_reset() {
+        // Above the last stream of a GOAWAY: the endpoint never had it.
+        return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
+    }
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
+        Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,
+        _ if error.is_remote() => Outcome::ServerError,
+        // h2 found the answer malformed.
+        _ => Outcome::EndpointFault,
     }
 }
 

@@ -1,19 +1,76 @@
-//! Counters of calls by upstream and code, made once and reused: recording a call allocates nothing.
+//! Counters of calls by upstream and code: for Prometheus, and to be read back. Made once and reused: recording a call
+//! allocates nothing.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram};
 use tonic::Code;
 
-const CODES: usize = 17;
+/// The names of the gRPC codes, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
 
-/// `gateway_calls_total`, `gateway_call_duration_seconds`, `gateway_retries_total` of one upstream on one core.
+/// What is counted beside calls.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event {
+    /// An attempt after one that failed.
+    Retry,
+    /// A retry that was not made because the budget was used up.
+    RetryRefused,
+    /// A second attempt beside one that is slow.
+    Hedge,
+    /// Of those, one that answered first.
+    HedgeWon,
+    /// A call refused because the upstream is overloaded.
+    Shed,
+}
+
+const EVENTS: [&str; 5] = [
+    "gateway_retries_total",
+    "gateway_retries_refused_total",
+    "gateway_hedges_total",
+    "gateway_hedges_won_total",
+    "gateway_shed_total",
+];
+
+/// The counts of one upstream on one core.
 pub(crate) struct Meter {
     upstream: String,
     duration: OnceLock<Histogram>,
-    retries: OnceLock<Counter>,
-    codes: [OnceLock<Counter>; CODES],
+    codes: [Count; CODES.len()],
+    events: [Count; EVENTS.len()],
+}
+
+#[derive(Default)]
+struct Count {
+    count: AtomicU64,
+    metric: OnceLock<Counter>,
+}
+
+impl Count {
+    fn add(&self, metric: impl FnOnce() -> Counter) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.metric.get_or_init(metric).increment(1);
+    }
 }
 
 impl Meter {
@@ -22,8 +79,8 @@ impl Meter {
         Meter {
             upstream: upstream.to_owned(),
             duration: OnceLock::new(),
-            retries: OnceLock::new(),
-            codes: [const { OnceLock::new() }; CODES],
+            codes: std::array::from_fn(|_| Count::default()),
+            events: std::array::from_fn(|_| Count::default()),
         }
     }
 
@@ -33,18 +90,43 @@ impl Meter {
         self.duration
             .get_or_init(|| metrics::histogram!("gateway_call_duration_seconds", "upstream" => name()))
             .record(elapsed.as_secs_f64());
-        if let Some(slot) = self.codes.get(code as usize) {
-            slot.get_or_init(|| {
+        if let Some(count) = self.codes.get(code as usize) {
+            count.add(|| {
                 metrics::counter!("gateway_calls_total", "upstream" => name(), "grpc_code" => format!("{code:?}"))
-            })
-            .increment(1);
+            });
         }
     }
 
-    /// Counts one repeated attempt.
-    pub(crate) fn retry(&self) {
-        self.retries
-            .get_or_init(|| metrics::counter!("gateway_retries_total", "upstream" => self.upstream.clone()))
-            .increment(1);
+    /// Counts what happened to a call.
+    pub(crate) fn event(&self, event: Event) {
+        let index = event as usize;
+        self.events[index].add(|| metrics::counter!(EVENTS[index], "upstream" => self.upstream.clone()));
+    }
+
+    /// How many calls ended with each code, by its name; those that never came are left out.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.codes.iter().map(|count| count.count.load(Ordering::Relaxed));
+        CODES.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// How often something happened.
+    pub(crate) fn events(&self, event: Event) -> u64 {
+        self.events[event as usize].count.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_can_be_read_back() {
+        let meter = Meter::new("cache");
+        meter.call(Code::Ok, Duration::from_millis(1));
+        meter.call(Code::Unauthenticated, Duration::from_millis(1));
+        meter.call(Code::Ok, Duration::from_millis(1));
+        meter.event(Event::Shed);
+        assert_eq!(meter.calls().collect::<Vec<_>>(), [("OK", 2), ("UNAUTHENTICATED", 1)]);
+        assert_eq!((meter.events(Event::Shed), meter.events(Event::Hedge)), (1, 0));
     }
 }

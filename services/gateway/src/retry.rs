@@ -7,6 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::config::Retry;
+use crate::exchange::Fallen;
+use crate::pushback::Pushback;
 
 /// How an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +19,8 @@ pub(crate) enum Failure {
     Refused,
     /// The connection broke, and nobody knows.
     Lost,
-    /// The endpoint answered UNAVAILABLE and nothing else; maybe with a time to wait (gRFC A6, pushback): none: do not.
-    Unavailable(Option<Option<Duration>>),
+    /// The endpoint answered UNAVAILABLE and nothing else, maybe with what it wants of further attempts.
+    Unavailable(Option<Pushback>),
 }
 
 /// What is asked of the rest of the call.
@@ -39,11 +41,13 @@ pub(crate) struct Attempts {
     sent: u32,
     refused: bool,
     tried: Vec<SocketAddr>,
+    /// What an endpoint that failed beside another has asked for.
+    pushback: Option<Pushback>,
 }
 
 impl Attempts {
     pub(crate) fn new(policy: Retry) -> Attempts {
-        Attempts { policy, seen: 0, sent: 0, refused: false, tried: Vec::new() }
+        Attempts { policy, seen: 0, sent: 0, refused: false, tried: Vec::new(), pushback: None }
     }
 
     /// The number of the attempt that begins now, from 1.
@@ -80,7 +84,7 @@ impl Attempts {
         self.tried.push(endpoint);
         let pushback = match failure {
             Failure::NotSent => {
-                self.sent -= 1;
+                self.unsent();
                 return Ok(Duration::ZERO);
             }
             Failure::Refused if !self.refused && situation.replayable => {
@@ -100,13 +104,30 @@ impl Attempts {
         if self.seen >= self.policy.attempts {
             return Err("no attempts are left");
         }
-        if pushback == Some(None) {
-            return Err("the endpoint asked not to");
-        }
+        let pushback = match (pushback, self.pushback.take()) {
+            (Some(Pushback::Never), _) | (_, Some(Pushback::Never)) => {
+                return Err("the endpoint asked not to");
+            }
+            (Some(Pushback::After(one)), Some(Pushback::After(other))) => Some(one.max(other)),
+            (Some(Pushback::After(pause)), None) | (None, Some(Pushback::After(pause))) => Some(pause),
+            (None, None) => None,
+        };
         if !budget() {
             return Err("the upstream's retry budget is used up");
         }
-        Ok(pushback.flatten().unwrap_or_else(|| self.backoff(rng)))
+        Ok(pushback.unwrap_or_else(|| self.backoff(rng)))
+    }
+
+    /// Another attempt was made beside the one at hand, and failed before it.
+    pub(crate) fn fell(&mut self, fallen: Fallen) {
+        self.tried.push(fallen.endpoint);
+        self.seen += 1;
+        self.pushback = fallen.pushback;
+    }
+
+    /// The attempt that was begun last never left this process.
+    pub(crate) fn unsent(&mut self) {
+        self.sent -= 1;
     }
 
     /// Doubled for each attempt, ±20 % (gRFC A6), so that the callers of one lost endpoint do not come back together.
@@ -190,8 +211,28 @@ mod tests {
     fn pushback_is_obeyed() {
         let wait = Duration::from_millis(700);
         let mut attempts = Attempts::new(Retry::default());
-        assert_eq!(after(&mut attempts, Failure::Unavailable(Some(Some(wait))), SAFE), Ok(wait));
-        let stop = after(&mut attempts, Failure::Unavailable(Some(None)), SAFE);
+        let pause = Failure::Unavailable(Some(Pushback::After(wait)));
+        assert_eq!(after(&mut attempts, pause, SAFE), Ok(wait));
+        let stop =
+            after(&mut Attempts::new(Retry::default()), Failure::Unavailable(Some(Pushback::Never)), SAFE);
         assert!(stop.expect_err("no").contains("asked not to"));
+    }
+
+    #[test]
+    fn what_one_of_two_attempts_at_once_asked_for_holds_when_the_other_fails_too() {
+        let other = SocketAddr::from(([127, 0, 0, 1], 2));
+        let again = |pushback| {
+            let mut attempts = Attempts::new(Retry::default());
+            attempts.fell(Fallen { endpoint: other, pushback: Some(pushback) });
+            let answer = after(&mut attempts, Failure::Lost, SAFE);
+            assert_eq!(attempts.tried(), [other, endpoint()]);
+            answer
+        };
+        let wait = Duration::from_millis(700);
+        assert_eq!(again(Pushback::After(wait)), Ok(wait));
+        assert!(again(Pushback::Never).expect_err("no").contains("asked not to"));
+        let mut attempts = Attempts::new(Retry { attempts: 2, ..Retry::default() });
+        attempts.fell(Fallen { endpoint: other, pushback: None });
+        assert_eq!(after(&mut attempts, Failure::Lost, SAFE), Err("no attempts are left"), "both count");
     }
 }

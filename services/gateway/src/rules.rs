@@ -7,6 +7,7 @@
 //! headers = { "x-tenant" = "beta" }              # only calls with all of these; "*": with any value
 //! deadline = { default = "2s", max = "5s" }
 //! retry = { attempts = 2, backoff = "10ms" }
+//! hedge = { after = "20ms" }                     # a second attempt when the first is slow; {}: after the method's p95
 //! in_flight = 500                                # calls at once, of the whole process
 //! split = { cache = 95, cache-canary = 5 }       # upstreams by weight
 //! ```
@@ -40,6 +41,7 @@ pub(crate) struct Rule {
     pub(crate) headers: Headers,
     pub(crate) deadline: Option<Deadline>,
     pub(crate) retry: RetryRule,
+    pub(crate) hedge: Option<Hedge>,
     /// Shared by all methods the rule is for, and by every table made of it.
     pub(crate) gate: Option<Arc<Gate>>,
     /// Upstreams and their weights; empty: the service's own.
@@ -68,6 +70,15 @@ pub(crate) struct RetryRule {
     backoff: Option<Duration>,
 }
 
+/// That calls may be sent to a second endpoint when the first is slow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Hedge {
+    /// When it is slow. None: after the 95th percentile of the method's latency, as measured here.
+    #[serde(with = "humantime_serde::option")]
+    pub(crate) after: Option<Duration>,
+}
+
 /// Why a route file was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -92,6 +103,7 @@ struct RawRule {
     headers: BTreeMap<String, Spanned<String>>,
     deadline: Option<Deadline>,
     retry: Option<Spanned<RetryRule>>,
+    hedge: Option<Hedge>,
     in_flight: Option<Spanned<usize>>,
     #[serde(default)]
     split: BTreeMap<String, Spanned<u32>>,
@@ -131,6 +143,7 @@ impl Rules {
                 headers,
                 deadline: raw.deadline,
                 retry: retry.map_err(|(span, reason)| at(span, reason))?,
+                hedge: raw.hedge,
                 gate: in_flight.transpose().map_err(|(span, reason)| at(span, reason))?.map(Gate::new),
                 split: split(raw.split, upstreams).map_err(|(span, reason)| at(span, reason))?,
             });
@@ -287,7 +300,7 @@ mod tests {
     #[test]
     fn a_route_is_read_whole() {
         let text = "[[route]]\nmethod = 'a.B/C'\nheaders = { x-tenant = 'beta', x-any = '*' }\n\
-            deadline = { default = '2s' }\nretry = { attempts = 2 }\nin_flight = 5\nsplit = { cache = 95, canary = 5 }\n\
+            deadline = { default = '2s' }\nretry = { attempts = 2 }\nhedge = { after = '20ms' }\nin_flight = 5\nsplit = { cache = 95, canary = 5 }\n\
             [[route]]\nservice = 'a.B'\n";
         let rules = Rules::read(text, &UPSTREAMS).expect("valid").0;
         assert_eq!(rules.len(), 2);
@@ -295,6 +308,8 @@ mod tests {
         assert_eq!(rules[0].split, [("cache".to_owned(), 95), ("canary".to_owned(), 5)]);
         let retry = rules[0].retry.over(Retry::default());
         assert_eq!((retry.attempts, retry.backoff), (2, Retry::default().backoff));
+        assert_eq!(rules[0].hedge, Some(Hedge { after: Some(Duration::from_millis(20)) }));
+        assert_eq!(rules[1].hedge, None);
         let mut headers = HeaderMap::new();
         headers.append("x-tenant", HeaderValue::from_static("alpha"));
         headers.append("x-tenant", HeaderValue::from_static("beta"));

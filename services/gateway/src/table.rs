@@ -10,7 +10,7 @@ use crate::config::{Config, Deadline, Retry};
 use crate::descriptors::{Descriptors, Files, Service};
 use crate::error::Error;
 use crate::gate::Gate;
-use crate::rules::{Headers, Of, Rule, Rules};
+use crate::rules::{Headers, Hedge, Of, Rule, Rules};
 use crate::upstream::Upstream;
 
 /// What is known of an upstream's services.
@@ -76,6 +76,7 @@ pub(crate) struct Route {
     pub(crate) idempotent: bool,
     pub(crate) deadline: Deadline,
     pub(crate) retry: Retry,
+    pub(crate) hedge: Option<Hedge>,
     pub(crate) gate: Option<Arc<Gate>>,
     /// Routes for calls with certain headers: the first that fits is taken instead of this one.
     variants: Vec<(Headers, Arc<Route>)>,
@@ -304,6 +305,7 @@ impl<'p> Builder<'p> {
             idempotent,
             deadline: self.config.deadline,
             retry: self.config.retry,
+            hedge: None,
             gate: None,
             variants,
         })
@@ -324,6 +326,7 @@ impl<'p> Builder<'p> {
             idempotent,
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),
+            hedge: rule.hedge,
             gate: rule.gate.clone(),
             variants: Vec::new(),
         }

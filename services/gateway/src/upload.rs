@@ -1,6 +1,7 @@
 //! The caller's half of a call: from the caller's stream to the endpoint's, at the endpoint's pace. Keeps what it has
 //! sent, up to a limit, so that another endpoint can be sent the same.
 
+use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http::HeaderMap;
 
 use crate::gather;
 use crate::pace::Pace;
+use crate::replay::Replay;
 
 /// Most frames kept for a replay, beside the limit on their bytes: each costs a few dozen bytes of its own.
 const KEPT_FRAMES_MAX: usize = 256;
@@ -77,6 +79,18 @@ impl Upload {
         self.next = 0;
         self.finished = false;
         self.pace = Pace::default();
+    }
+
+    /// Whether the whole request is here and at hand.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.ended && self.kept.whole
+    }
+
+    /// The same for a second endpoint at once. Only if [complete](Upload::is_complete).
+    pub(crate) fn replay(&self) -> Replay {
+        debug_assert!(self.is_complete(), "something is missing");
+        let chunks: VecDeque<Bytes> = self.kept.first.iter().chain(&self.kept.rest).cloned().collect();
+        Replay::new(chunks, self.trailers.clone())
     }
 
     /// Nothing will be sent again: keeps nothing from here on.

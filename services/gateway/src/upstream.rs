@@ -1,6 +1,8 @@
 //! One upstream: its discovery, shared by all cores, and a lane per core with connections of its own.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, discover_poked};
 use shoal_kit::role::Role;
@@ -10,7 +12,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::hedge::Hedges;
+use crate::latency::Summary;
 use crate::meter::Meter;
+use crate::tally::Tallies;
 
 /// What the spans of attempts say of who is calling.
 const ROLE: &str = "gateway";
@@ -33,6 +38,8 @@ pub(crate) struct Upstream {
 pub(crate) struct Lane {
     pub(crate) balancer: Balancer,
     pub(crate) meter: Meter,
+    pub(crate) hedges: Hedges,
+    tallies: Tallies,
     budget: Mutex<Budget>,
 }
 
@@ -62,8 +69,15 @@ impl Upstream {
                     ..Options::new(name, ROLE)
                 };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
-                let budget = Mutex::new(Budget::new(retry.budget, share, Instant::now()));
-                Lane { balancer, meter: Meter::new(name), budget }
+                let now = Instant::now();
+                let budget = Mutex::new(Budget::new(retry.budget, share, now));
+                Lane {
+                    balancer,
+                    meter: Meter::new(name),
+                    hedges: Hedges::new(config.hedge.budget, now),
+                    tallies: Tallies::new(now),
+                    budget,
+                }
             })
             .collect();
         Arc::new(Upstream { name: name.to_owned(), role, lanes, _cancel: cancel.drop_guard() })
@@ -103,6 +117,17 @@ impl Lane {
     /// How many endpoints this core can pick.
     pub(crate) fn ready(&self) -> usize {
         self.balancer.snapshot().iter().filter(|e| e.state == EndpointState::Ready).count()
+    }
+
+    /// An endpoint began to answer.
+    pub(crate) fn answered(&self, endpoint: SocketAddr, latency: Duration, now: Instant) {
+        let living = || self.balancer.snapshot().iter().map(|endpoint| endpoint.address).collect();
+        self.tallies.answered(endpoint, latency, now, living);
+    }
+
+    /// Adds the latencies of an endpoint to `sum`.
+    pub(crate) fn latencies(&self, endpoint: SocketAddr, sum: &mut Summary, now: Instant) {
+        self.tallies.add_to(endpoint, sum, now);
     }
 
     /// The retry budget of this core.
