@@ -17,6 +17,22 @@ pub(crate) struct Caller {
     stream: Option<SendStream<Bytes>>,
 }
 
+/// What an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
+/// what was wrong between it and the gateway is not the endpoint's fault. So is one that says NO_ERROR.
+pub(crate) fn handed_on(reason: Reason) -> Reason {
+    match reason {
+        Reason::NO_ERROR
+        | Reason::PROTOCOL_ERROR
+        | Reason::FLOW_CONTROL_ERROR
+        | Reason::SETTINGS_TIMEOUT
+        | Reason::STREAM_CLOSED
+        | Reason::FRAME_SIZE_ERROR
+        | Reason::COMPRESSION_ERROR
+        | Reason::ENHANCE_YOUR_CALM => Reason::CANCEL,
+        reason => reason,
+    }
+}
+
 impl Caller {
     pub(crate) fn new(respond: SendResponse<Bytes>) -> Caller {
         Caller { respond, stream: None }
@@ -28,11 +44,7 @@ impl Caller {
             None => self.respond.poll_reset(cx),
             Some(stream) => stream.poll_reset(cx),
         };
-        // To an endpoint a caller that lost its connection is one that cancelled; so is one that says NO_ERROR.
-        reset.map(|reason| match reason {
-            Ok(Reason::NO_ERROR) | Err(_) => Reason::CANCEL,
-            Ok(reason) => reason,
-        })
+        reset.map(|reason| reason.map_or(Reason::CANCEL, handed_on))
     }
 
     /// Whether it is gone already.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status};
 use tracing::Span;
 
-use crate::caller::Caller;
+use crate::caller::{Caller, handed_on};
 use crate::download::{Download, Downloaded};
 use crate::meter::Event;
 use crate::pushback::Pushback;
@@ -263,7 +263,7 @@ impl<'a> Exchange<'a> {
         {
             self.uploading = false;
             if let Uploaded::CallerGone(error) = uploaded {
-                return Poll::Ready(Err(CallerGone(error.reason().unwrap_or(Reason::CANCEL))));
+                return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
             }
         }
         loop {

@@ -4,6 +4,7 @@ pub(crate) mod caller;
 pub(crate) mod echo;
 pub(crate) mod frames;
 pub(crate) mod mesh;
+pub(crate) mod peer;
 pub(crate) mod upstream;
 
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 
 mod deadline;
 mod drain;
+mod floods;
 mod forward;
 mod harness;
 mod health;
@@ -13,5 +14,7 @@ mod reset;
 mod retry;
 mod routes;
 mod spread;
+mod stages;
+mod streams;
 mod upstreams;
 mod window;

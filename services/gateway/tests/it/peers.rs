@@ -2,37 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
-
-use crate::harness::caller::{Answer, Caller, request};
+use crate::harness::caller::request;
 use crate::harness::frames::{
     END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Wire, literal, request_block, response_block,
 };
-use crate::harness::mesh::Mesh;
-use crate::harness::upstream::{SAFE, UNSAFE, payload};
+use crate::harness::peer::{again, ok, peer};
+use crate::harness::upstream::{SAFE, UNSAFE};
 use crate::harness::within;
-
-/// A gateway of one core with one scripted endpoint, and its first connection, found serving.
-async fn peer(settings: &[(u16, u32)]) -> (TcpListener, Mesh, Wire, Caller) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let address = listener.local_addr().expect("bound");
-    let mesh = Mesh::with_cores(1, &format!("peer.session = '{address}'")).await;
-    let mut wire = Wire::accept(&listener, settings).await;
-    wire.skip_health().await;
-    let caller = mesh.caller().await;
-    (listener, mesh, wire, caller)
-}
-
-/// The next connection, found serving.
-async fn again(listener: &TcpListener) -> Wire {
-    let mut wire = Wire::accept(listener, &[]).await;
-    wire.skip_health().await;
-    wire
-}
-
-fn ok(answer: &Answer, expected: &[u8]) {
-    assert_eq!((answer.code(), payload(answer)), (0, expected), "{answer:?}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_goaway_between_calls_costs_nothing() {
@@ -74,6 +50,42 @@ async fn calls_above_the_last_stream_are_sent_again_and_those_below_finish() {
     // The old connection still has the call below.
     wire.answer(low, b"stayed").await;
     ok(&below.await.expect("no panic"), b"stayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_an_upstream_never_looked_at_are_all_sent_again() {
+    let (listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let caller = std::sync::Arc::new(caller);
+    let mut calls = Vec::new();
+    for _ in 0..5 {
+        let caller = caller.clone();
+        calls.push(tokio::spawn(async move { caller.call(UNSAFE, &[], b"1").await }));
+        wire.whole_call().await.expect("a call");
+    }
+    // Below every call there was: they may be sent again although none is safe to repeat.
+    wire.goaway(0, 0).await;
+    let mut next = again(&listener).await;
+    for _ in 0..5 {
+        let head = next.until(|frame| frame.kind == HEADERS).await.expect("a call");
+        next.status_only(head.stream, 0).await;
+    }
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").code(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goaway_that_asks_for_calm_lets_the_calls_it_names_finish() {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let script = async {
+        let stream = wire.whole_call().await.expect("a call");
+        wire.goaway(stream, ENHANCE_YOUR_CALM).await;
+        wire.answer(stream, b"calmly").await;
+        wire
+    };
+    let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], b"1"), script);
+    ok(&answer, b"calmly");
 }
 
 #[tokio::test(flavor = "multi_thread")]

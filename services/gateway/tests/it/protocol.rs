@@ -179,32 +179,6 @@ async fn a_continuation_flood_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_pings_and_settings_harms_nobody() {
-    let (_upstream, mesh) = mesh().await;
-    let caller = mesh.caller().await;
-    let mut wire = Wire::connect(mesh.address).await;
-    for _ in 0..10_000 {
-        wire.send(crate::harness::frames::PING, 0, 0, &[0; 8]).await;
-        wire.settings(&[(4, 70_000)]).await;
-    }
-    assert_eq!(within("a call beside the flood", caller.call(SAFE, &[], b"")).await.code(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rapid_reset_ends_its_own_connection_and_no_other() {
-    let (_upstream, mesh) = mesh().await;
-    let caller = mesh.caller().await;
-    let mut wire = Wire::connect(mesh.address).await;
-    for n in 0..20_000u32 {
-        let stream = 2 * n + 1;
-        wire.send(HEADERS, END_HEADERS, stream, &request_block(SAFE)).await;
-        wire.reset(stream, 8).await;
-    }
-    assert_eq!(within("a call beside the attack", caller.call(SAFE, &[], b"")).await.code(), 0);
-    still_serves(&mesh).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_tiny_frames_are_one_request() {
     let upstream = Upstream::start(|mut call| async move {
         let body = call.body().await.expect("a body");

@@ -1,7 +1,5 @@
 //! Resets and cancellations cross the gateway in both directions, in time and with their reason.
 
-use std::time::{Duration, Instant};
-
 use h2::Reason;
 use tokio::sync::mpsc;
 
@@ -10,11 +8,8 @@ use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session};
 use crate::harness::within;
 
-/// A caller's reset reaches the upstream within this.
-const BOUND: Duration = Duration::from_millis(100);
-
 /// An upstream that reports how each call's request ended, and begins its answer if `begins`.
-async fn observed(begins: bool) -> (Upstream, mpsc::UnboundedReceiver<(Option<Reason>, Instant)>) {
+async fn observed(begins: bool) -> (Upstream, mpsc::UnboundedReceiver<Option<Reason>>) {
     let (tell, told) = mpsc::unbounded_channel();
     let upstream = Upstream::start(move |mut call| {
         let tell = tell.clone();
@@ -26,21 +21,16 @@ async fn observed(begins: bool) -> (Upstream, mpsc::UnboundedReceiver<(Option<Re
             } else {
                 std::future::poll_fn(|cx| call.respond.poll_reset(cx)).await
             };
-            let _ = tell.send((reset.ok(), Instant::now()));
+            let _ = tell.send(reset.ok());
         }
     })
     .await;
     (upstream, told)
 }
 
-async fn told(
-    told: &mut mpsc::UnboundedReceiver<(Option<Reason>, Instant)>,
-    since: Instant,
-) -> Option<Reason> {
-    let (reason, at) = within("the reset at the upstream", told.recv()).await.expect("told");
-    let took = at - since;
-    assert!(took < BOUND, "{took:?}");
-    reason
+/// The reset as the upstream saw it; how soon is measured in `stages`.
+async fn told(told: &mut mpsc::UnboundedReceiver<Option<Reason>>) -> Option<Reason> {
+    within("the reset at the upstream", told.recv()).await.expect("told")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,10 +47,9 @@ async fn a_reset_before_the_answer_reaches_the_upstream() {
         let sent = upstream.calls() + 1;
         let (_response, mut stream) = caller.begin(request(UNSAFE, &[]), ended).await;
         crate::harness::eventually("the call", || (upstream.calls() == sent).then_some(())).await;
-        let begun = Instant::now();
         stream.send_reset(reason);
         let expected = if reason == Reason::NO_ERROR { Reason::CANCEL } else { reason };
-        assert_eq!(told(&mut reports, begun).await, Some(expected));
+        assert_eq!(told(&mut reports).await, Some(expected));
     }
     assert!(caller.lives().await);
 }
@@ -72,10 +61,9 @@ async fn a_reset_amid_the_answer_reaches_the_upstream() {
     let caller = mesh.caller().await;
     let (response, mut stream) = caller.begin(request(UNSAFE, &[]), false).await;
     let response = within("the answer", response).await.expect("an answer");
-    let begun = Instant::now();
     stream.send_reset(Reason::CANCEL);
     drop(response);
-    assert_eq!(told(&mut reports, begun).await, Some(Reason::CANCEL));
+    assert_eq!(told(&mut reports).await, Some(Reason::CANCEL));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,9 +74,8 @@ async fn a_caller_that_vanishes_is_a_cancellation() {
         let caller = mesh.caller().await;
         let open = caller.begin(request(SAFE, &[]), true).await;
         crate::harness::eventually("the call", || (upstream.calls() == 1).then_some(())).await;
-        let begun = Instant::now();
         caller.drop_connection().await;
-        assert_eq!(told(&mut reports, begun).await, Some(Reason::CANCEL), "answer begun: {begins}");
+        assert_eq!(told(&mut reports).await, Some(Reason::CANCEL), "answer begun: {begins}");
         drop(open);
         // The upstream's connection is shared and lives.
         assert_eq!(upstream.calls(), 1);

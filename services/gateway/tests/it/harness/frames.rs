@@ -13,6 +13,7 @@ pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
@@ -149,6 +150,46 @@ impl Wire {
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "0")).await;
     }
 
+    /// Lets the peer send `bytes` more on a stream; 0: on the connection.
+    pub(crate) async fn window(&mut self, stream: u32, bytes: u32) {
+        self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await;
+    }
+
+    /// As a client: begins a call.
+    pub(crate) async fn open(&mut self, stream: u32, path: &str) {
+        self.send(HEADERS, END_HEADERS, stream, &request_block(path)).await;
+    }
+
+    /// Changes settings and waits until the peer says that it obeys them.
+    pub(crate) async fn settle(&mut self, settings: &[(u16, u32)]) {
+        self.settings(settings).await;
+        let obeyed = |frame: &Frame| frame.kind == SETTINGS && frame.flags & ACK != 0;
+        self.until(obeyed).await.expect("SETTINGS acknowledged");
+    }
+
+    /// Reads what was sent before an answered ping, and says whether a frame that is `wanted` was among it.
+    pub(crate) async fn has_sent(&mut self, wanted: impl Fn(&Frame) -> bool) -> bool {
+        const MARK: [u8; 8] = *b"has_sent";
+        self.send(PING, 0, 0, &MARK).await;
+        let mut found = false;
+        within("an answered ping", async {
+            while let Some(frame) = self.next().await {
+                if frame.kind == PING && frame.flags & ACK != 0 && frame.payload == MARK {
+                    return;
+                }
+                found |= wanted(&frame);
+            }
+            panic!("the connection ended");
+        })
+        .await;
+        found
+    }
+
+    /// Whether the peer ends the connection, whatever it says before.
+    pub(crate) async fn ended(&mut self) -> bool {
+        self.until(|_| false).await.is_none()
+    }
+
     pub(crate) async fn goaway(&mut self, last: u32, code: u32) {
         let mut payload = last.to_be_bytes().to_vec();
         payload.extend_from_slice(&code.to_be_bytes());
@@ -161,7 +202,7 @@ impl Wire {
 }
 
 /// A frame as bytes.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());

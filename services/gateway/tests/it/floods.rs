@@ -1,0 +1,261 @@
+//! Callers and upstreams that send too much of something: they are held up or cut off, and nobody else notices.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::harness::caller::{Caller, message, request};
+use crate::harness::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Wire, frame, literal,
+    request_block, response_block,
+};
+use crate::harness::mesh::Mesh;
+use crate::harness::peer::{ok, peer};
+use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session};
+use crate::harness::{eventually, within};
+
+async fn mesh() -> (Upstream, Mesh, Caller) {
+    let upstream = Upstream::start(|call| call.answer(b"ok")).await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    (upstream, mesh, caller)
+}
+
+/// More calls than a flood may have got through before it was cut off.
+const CALLS_MAX: usize = 3_000;
+
+/// The caller that was there before the flood goes on, and so do new ones.
+async fn unharmed(mesh: &Mesh, caller: &Caller) {
+    ok(&within("a call beside the flood", caller.call(SAFE, &[], b"")).await, b"ok");
+    ok(&within("a call after the flood", mesh.caller().await.call(SAFE, &[], b"")).await, b"ok");
+}
+
+/// Writes the same bytes again and again without reading, until the other side takes no more. Says how many it took.
+async fn unread(wire: &mut Wire, bytes: &[u8], bytes_max: usize) -> usize {
+    /// Longer than a gateway that still reads takes for a socket buffer.
+    const HELD_UP: Duration = Duration::from_secs(1);
+    let mut taken = 0;
+    while taken < bytes_max && timeout(HELD_UP, wire.bytes(bytes)).await.is_ok() {
+        taken += bytes.len();
+    }
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_answers_and_reads_none_is_held_up() {
+    // Past what the socket buffers of both sides hold: the rest would be in the gateway's memory.
+    const BYTES_MAX: usize = 64 << 20;
+    let (_upstream, mesh, caller) = mesh().await;
+    for flood in
+        [frame(PING, 0, 0, &[0; 8]), frame(crate::harness::frames::SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])]
+    {
+        let mut wire = Wire::connect(mesh.address).await;
+        let taken = unread(&mut wire, &flood.repeat(4_096), BYTES_MAX).await;
+        eprintln!("{taken} bytes of {:?} were taken", &flood[3..4]);
+        assert!(taken < BYTES_MAX, "{taken}");
+        unharmed(&mesh, &caller).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_settings_priorities_and_unknown_frames_do_not_end_a_connection() {
+    const PRIORITY: u8 = 2;
+    const UNKNOWN: u8 = 0xfe;
+    let (_upstream, mesh, _caller) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    for _ in 0..2_000 {
+        wire.send(PING, 0, 0, &[1; 8]).await;
+        wire.settings(&[(4, 70_000)]).await;
+        wire.send(PRIORITY, 0, 9, &[0, 0, 0, 0, 15]).await;
+        wire.send(UNKNOWN, 0, 0, b"what").await;
+    }
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, &request_block(SAFE)).await;
+    let end = wire.until(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0).await;
+    assert_eq!(end.expect("an answer").kind, HEADERS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rapid_reset_ends_its_own_connection_and_no_other() {
+    let (upstream, mesh, caller) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    for n in 0..20_000u32 {
+        wire.open(2 * n + 1, SAFE).await;
+        wire.reset(2 * n + 1, 8).await;
+    }
+    assert!(wire.ended().await);
+    assert!(upstream.calls() < CALLS_MAX, "{}", upstream.calls());
+    unharmed(&mesh, &caller).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn making_the_gateway_reset_is_no_way_around() {
+    // CVE-2025-8671, "MadeYouReset": a window opened by nothing is an error of its stream, so the server resets it.
+    let (upstream, mesh, caller) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    for n in 0..20_000u32 {
+        wire.open(2 * n + 1, SAFE).await;
+        wire.window(2 * n + 1, 0).await;
+    }
+    assert!(wire.ended().await);
+    assert!(upstream.calls() < CALLS_MAX, "{}", upstream.calls());
+    unharmed(&mesh, &caller).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_streams_than_were_offered_are_refused() {
+    const REFUSED_STREAM: u32 = 7;
+    let upstream = Upstream::start(|_call| std::future::pending()).await;
+    let mesh =
+        Mesh::with_cores(1, &format!("gateway.limits.streams = 10\n{}", as_session(&[&upstream]))).await;
+    mesh.ready("session", 1).await;
+    let mut wire = Wire::connect(mesh.address).await;
+    for n in 0..11 {
+        wire.open(2 * n + 1, SAFE).await;
+    }
+    let reset = wire.until(|frame| frame.kind == RST_STREAM).await.expect("a reset");
+    assert_eq!((reset.stream, &reset.payload[..]), (21, &REFUSED_STREAM.to_be_bytes()[..]));
+    eventually("the ten", || (upstream.calls() == 10).then_some(())).await;
+}
+
+/// HEADERS and as many CONTINUATIONs as the block needs.
+async fn send_block(wire: &mut Wire, stream: u32, block: &[u8]) {
+    let mut pieces = block.chunks(16_000).peekable();
+    let mut kind = HEADERS;
+    while let Some(piece) = pieces.next() {
+        let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        let first = if kind == HEADERS { END_STREAM } else { 0 };
+        wire.send(kind, first | last, stream, piece).await;
+        kind = CONTINUATION;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_unpacks_to_megabytes_is_never_a_call() {
+    let (upstream, mesh, caller) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    let mut block = request_block(SAFE);
+    // One header of 3 900 bytes into the table, then a byte for each time it is used: 58 MB.
+    let mut once = literal("x-bomb", &"v".repeat(3_900));
+    once[0] = 0x40;
+    block.extend(once);
+    block.extend([0x80 | 62; 15_000]);
+    send_block(&mut wire, 1, &block).await;
+    // 431, a reset or the end of the connection.
+    if let Some(end) =
+        wire.until(|frame| frame.stream == 1 && matches!(frame.kind, HEADERS | RST_STREAM)).await
+    {
+        assert!(end.kind == RST_STREAM || end.payload != [0x88], "{end:?}");
+    }
+    unharmed(&mesh, &caller).await;
+    assert_eq!(upstream.calls(), 2, "those of the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_frames_without_end_end_their_connection() {
+    // CVE-2019-9518: they cost no window.
+    let (_upstream, mesh, caller) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    wire.open(1, SAFE).await;
+    for _ in 0..10_000 {
+        wire.send(DATA, 0, 1, &[]).await;
+    }
+    assert!(wire.ended().await);
+    unharmed(&mesh, &caller).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_frames_that_nobody_takes_end_their_connection_before_they_fill_memory() {
+    // The upstream reads no bodies, so the frames pile up: a window of 1 MiB would hold a million of these.
+    let upstream = Upstream::start(|call| async move {
+        if call.request.uri().path() == SAFE {
+            return crate::harness::upstream::end(&mut { call }.respond, 0);
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    wire.open(1, UNSAFE).await;
+    let frames = frame(DATA, 0, 1, b"x").repeat(1_000);
+    for _ in 0..400 {
+        wire.bytes(&frames).await;
+    }
+    assert!(wire.ended().await);
+    assert_eq!(within("a call beside it", caller.call(SAFE, &[], b"")).await.code(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_in_a_thousand_tiny_frames_arrives() {
+    let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let whole = message(&[7; 995]);
+    let script = async {
+        let stream = wire.whole_call().await.expect("a call");
+        wire.send(HEADERS, END_HEADERS, stream, &response_block()).await;
+        for byte in &whole {
+            wire.send(DATA, 0, stream, &[*byte]).await;
+        }
+        wire.send(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "0")).await;
+        wire
+    };
+    let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], b""), script);
+    ok(&answer, &[7; 995]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_floods_with_pings_and_settings_loses_no_call() {
+    let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
+    let script = async {
+        let stream = wire.whole_call().await.expect("a call");
+        for _ in 0..5_000 {
+            wire.send(PING, 0, 0, &[2; 8]).await;
+            wire.settings(&[(4, 70_000)]).await;
+        }
+        wire.answer(stream, b"ok").await;
+        wire
+    };
+    let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], b""), script);
+    ok(&answer, b"ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_vanish_as_soon_as_they_have_called_harm_no_stream_that_stays() {
+    let builder = h2::server::Builder::new().max_pending_accept_reset_streams(4096).clone();
+    let upstream = Upstream::with(builder, |mut call| async move {
+        if call.request.uri().path() == SAFE {
+            return call.answer(b"ok").await;
+        }
+        // An echo, message by message.
+        let mut stream = call.begin();
+        while let Some(Ok(chunk)) = call.request.body_mut().data().await {
+            let _ = call.request.body_mut().flow_control().release_capacity(chunk.len());
+            let _ = stream.send_data(chunk, false);
+        }
+        let _ = stream.send_trailers(crate::harness::upstream::trailers(0));
+    })
+    .await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    let stays = mesh.caller().await;
+    let (response, mut up) = stays.begin(request(UNSAFE, &[]), false).await;
+    let mut down = within("its head", response).await.expect("begun").into_body();
+    for wave in 0..10u8 {
+        for _ in 0..10 {
+            let caller = Caller::connect(mesh.address).await;
+            let mut open = Vec::new();
+            for _ in 0..20 {
+                open.push(caller.begin(request(UNSAFE, &[]), false).await);
+            }
+            // With what was written of them, at whatever stage they are.
+            caller.drop_connection().await;
+            drop(open);
+        }
+        up.send_data(vec![wave].into(), false).expect("open");
+        let said = within("the echo", down.data()).await.expect("open").expect("data");
+        assert_eq!(said[..], [wave]);
+        down.flow_control().release_capacity(1).expect("received");
+    }
+    unharmed(&mesh, &stays).await;
+}
