@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,14 +13,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Link;
 use crate::discover::{Poke, discover_poked};
-use crate::endpoint::{self, Endpoint, EndpointSnapshot};
+use crate::endpoint::{Endpoint, EndpointSnapshot};
+use crate::keeper;
+use crate::load::Load;
 use crate::options::Options;
-use crate::p2c;
 use crate::pick::Pick;
-use crate::slow_start;
+use crate::pool::{Choice, Member, Pool};
 use crate::source::{Source, TARGETS_MAX};
+use crate::streams;
 use crate::target::Target;
 use crate::unavailable::Unavailable;
 
@@ -63,7 +64,8 @@ impl Balancer {
             poke,
             seed: AtomicU64::new(seed),
             endpoints: Mutex::new(BTreeMap::new()),
-            ready: ArcSwap::from_pointee(Vec::new()),
+            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new())),
+            waiting: AtomicUsize::new(0),
             version: watch::Sender::new(0),
             stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
@@ -72,25 +74,40 @@ impl Balancer {
         Balancer { shared }
     }
 
-    /// Picks a ready endpoint that is not in `exclude`: the cheaper of two drawn at random. Never waits and never
-    /// connects. The call counts as in flight from here until the pick is dropped.
+    /// Picks an endpoint that takes calls and is not in `exclude`: the cheaper of two drawn at random by weight. Never waits
+    /// and never connects; with all streams of all endpoints in use it fails if a further connection is being made, else the
+    /// call will wait inside h2 for a stream. The call counts as in flight from here until the pick is dropped.
     pub fn pick(&self, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
+        self.choose(exclude, false)
+    }
+
+    fn choose(&self, exclude: &[SocketAddr], queue: bool) -> Result<Pick, Unavailable> {
         let now = Instant::now();
-        let ready = self.shared.ready.load();
-        let mut rng = self.shared.rng();
-        let allowed = |link: &Arc<Link>| !exclude.contains(&link.address);
-        let is_below = |a: &Arc<Link>, b: &Arc<Link>| a.load.cost(now).is_below(&b.load.cost(now));
-        let Some((link, other)) = p2c::choose(&ready, &mut rng, !exclude.is_empty(), allowed, is_below)
-        else {
-            return Err(self.unavailable(exclude));
+        let pool = self.shared.pool.load();
+        let has_room = |member: &Member| member.links.iter().any(|link| link.streams.has_room());
+        let Some(choice) = pool.choose(exclude, now, &mut self.shared.rng(), has_room) else {
+            return Err(self.unavailable(exclude, false));
         };
-        let kept = slow_start::keeps(link.load.ramp(now), other.load.ramp(now), || rng.f64());
-        Ok(Pick::new(if kept { link } else { other }.clone(), now))
+        let Choice { member, probe, room } = choice;
+        if !room {
+            // With a further connection to be had, a call must not wait in h2 for one of the others.
+            let crowd = &member.load.crowd;
+            if crowd.can_grow() && !queue {
+                crowd.want();
+                return Err(self.unavailable(exclude, true));
+            }
+        }
+        match streams::next(&member.links, |link| &link.streams) {
+            Some(link) => Ok(Pick::new(link.clone(), probe, now)),
+            // Never: a member has a connection.
+            None => Err(self.unavailable(exclude, false)),
+        }
     }
 
     /// [`Balancer::pick`], waiting until an endpoint is ready, at most until `deadline`.
     pub async fn picked(&self, exclude: &[SocketAddr], deadline: Instant) -> Result<Pick, Unavailable> {
         let mut changed = self.changed();
+        let _waiting = Waiting::new(&self.shared);
         loop {
             changed.mark_unchanged();
             let unavailable = match self.pick(exclude) {
@@ -101,7 +118,8 @@ impl Balancer {
                 return Err(unavailable);
             }
             if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
-                return Err(self.unavailable(exclude));
+                // Rather wait inside h2 than fail.
+                return self.choose(exclude, true);
             }
         }
     }
@@ -110,6 +128,11 @@ impl Balancer {
     pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
         let now = Instant::now();
         self.shared.endpoints().values().map(|endpoint| endpoint.snapshot(now)).collect()
+    }
+
+    /// How many endpoints are picked from: those that are READY, and in a panic the ejected too.
+    pub fn pickable(&self) -> usize {
+        self.shared.pool.load().members().len()
     }
 
     /// A number that grows whenever an endpoint comes, goes, or changes its state.
@@ -132,12 +155,12 @@ impl Balancer {
         self.shared.stopped.cancelled().await;
     }
 
-    fn unavailable(&self, exclude: &[SocketAddr]) -> Unavailable {
+    fn unavailable(&self, exclude: &[SocketAddr], full: bool) -> Unavailable {
         let name = self.name();
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Unavailable::stopped(name);
         }
-        Unavailable::of(name, &self.snapshot(), exclude.len())
+        Unavailable::of(name, &self.snapshot(), exclude.len(), full)
     }
 }
 
@@ -148,7 +171,9 @@ pub(crate) struct Shared {
     poke: Poke,
     seed: AtomicU64,
     endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
-    ready: ArcSwap<Vec<Arc<Link>>>,
+    pool: ArcSwap<Pool>,
+    /// Callers that wait for an endpoint or for a stream.
+    waiting: AtomicUsize,
     version: watch::Sender<u64>,
     stopping: AtomicBool,
     stopped: CancellationToken,
@@ -158,11 +183,47 @@ impl Shared {
     /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
     pub(crate) fn publish(&self) {
         let endpoints = self.endpoints();
-        let ready = endpoints.values().filter_map(|endpoint| endpoint.ready_link()).collect();
+        let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| endpoint.member()).collect();
+        let (ejected, available): (Vec<_>, Vec<_>) =
+            serving.iter().cloned().partition(|member| member.load.outlier.is_ejected());
+        let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
+        let panic = (available.len() as f64) < panic_below * endpoints.len() as f64;
+        let pool = Pool::new(if panic { serving } else { available }, ejected);
         // Under the lock: of two changes at once, the later list must be the one that stays.
-        self.ready.store(Arc::new(ready));
+        self.pool.store(Arc::new(pool));
         drop(endpoints);
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Ejects the endpoint at `address`, whose load is `load`, unless too many are out already.
+    pub(crate) fn eject(&self, address: SocketAddr, load: &Arc<Load>, reason: String, now: Instant) {
+        let Some(rules) = &self.options.ejection else { return };
+        {
+            let endpoints = self.endpoints();
+            let is_known = endpoints.get(&address).is_some_and(|known| Arc::ptr_eq(&known.load, load));
+            let serving = || endpoints.values().filter(|endpoint| endpoint.is_ready());
+            let ejected = serving().filter(|endpoint| endpoint.load.outlier.is_ejected()).count();
+            if !is_known || (ejected + 1) as f64 > rules.ejected_max * serving().count() as f64 {
+                return;
+            }
+            // Under the lock: two at once must not both be the last one allowed.
+            load.outlier.eject(reason.clone(), now);
+        }
+        self.publish();
+        tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
+    }
+
+    /// The endpoint at `address` takes calls again: its probe went well.
+    pub(crate) fn readmitted(&self, address: SocketAddr) {
+        self.publish();
+        tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
+    }
+
+    /// A stream has ended where there was no room for one more.
+    pub(crate) fn has_room_again(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.version.send_modify(|version| *version += 1);
+        }
     }
 
     /// Asks discovery to look again.
@@ -172,9 +233,10 @@ impl Shared {
 
     /// What the ready endpoints cost on average, in seconds.
     pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
-        let ready = self.ready.load();
-        let sum: f64 = ready.iter().map(|link| link.load.ewma_s(now)).sum();
-        (!ready.is_empty()).then(|| sum / ready.len() as f64)
+        let pool = self.pool.load();
+        let members = pool.members();
+        let sum: f64 = members.iter().map(|member| member.load.ewma_s(now)).sum();
+        (!members.is_empty()).then(|| sum / members.len() as f64)
     }
 
     /// A generator of its own for each draw: no lock, no thread-local, and repeatable from one seed.
@@ -185,6 +247,22 @@ impl Shared {
 
     fn endpoints(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Endpoint>>> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A caller that waits, counted.
+struct Waiting<'a>(&'a Shared);
+
+impl Waiting<'_> {
+    fn new(shared: &Shared) -> Waiting<'_> {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -252,7 +330,7 @@ fn reconcile(
         shared.endpoints().insert(address, endpoint.clone());
         let removed = CancellationToken::new();
         running.insert(address, removed.clone());
-        tasks.spawn(endpoint::run(endpoint, shared.clone(), removed));
+        tasks.spawn(keeper::run(endpoint, shared.clone(), removed));
     }
     shared.publish();
 }

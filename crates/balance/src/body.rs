@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -150,12 +151,18 @@ async fn send_within_window(stream: &mut SendStream<Bytes>, mut data: Bytes) -> 
     Some(())
 }
 
+/// A call that goes on for so long after its first answer is a long stream: a worker's, a watch.
+const STREAM_AFTER: Duration = Duration::from_secs(1);
+
 /// A response's body. Dropped before its end, the stream is reset with CANCEL.
 pub(crate) struct Incoming {
     stream: RecvStream,
     http: http::StatusCode,
     state: State,
     deadline: Option<Instant>,
+    /// When it is a long stream, if it is not yet.
+    stream_at: Option<Instant>,
+    /// Rings at the sooner of the two.
     timer: Option<Pin<Box<Sleep>>>,
     attempt: Option<Attempt>,
     _pump: Option<Pump>,
@@ -176,7 +183,8 @@ impl Incoming {
         attempt: Option<Attempt>,
         pump: Option<Pump>,
     ) -> Incoming {
-        Incoming { stream, http, state: State::Data, deadline, timer: None, attempt, _pump: pump }
+        let stream_at = attempt.is_some().then(|| Instant::now() + STREAM_AFTER);
+        Incoming { stream, http, state: State::Data, deadline, stream_at, timer: None, attempt, _pump: pump }
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -229,11 +237,22 @@ impl Body for Incoming {
         if let Poll::Ready(frame) = self.poll_stream(cx) {
             return Poll::Ready(frame);
         }
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        // Made when first waited for: a unary answer is mostly here at once.
-        ready!(self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(cx));
+        loop {
+            let sooner = [self.deadline, self.stream_at].into_iter().flatten().min();
+            let Some(sooner) = sooner else { return Poll::Pending };
+            // Made when first waited for: a unary answer is mostly here at once.
+            ready!(self.timer.get_or_insert_with(|| Box::pin(sleep_until(sooner))).as_mut().poll(cx));
+            self.timer = None;
+            if self.deadline == Some(sooner) {
+                break;
+            }
+            self.stream_at = None;
+            if let Some(attempt) = &mut self.attempt {
+                attempt.pick().became_stream();
+            }
+        }
         self.state = State::Ended;
-        self.deadline = None;
+        (self.deadline, self.stream_at) = (None, None);
         let status = match self.attempt.take() {
             Some(mut attempt) => attempt.end_late(),
             None => Status::deadline_exceeded("deadline exceeded"),

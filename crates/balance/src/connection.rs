@@ -4,7 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::balancer::Shared;
 use crate::load::Load;
 use crate::options::Options;
+use crate::streams::Streams;
 
 /// Streams we reset and remember for a second, so that frames still under way on them are no error. More than a
 /// disconnect storm of a thousand callers; about 300 bytes each.
@@ -94,7 +97,13 @@ pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     /// The address as `:authority`, for requests that bring none.
     pub(crate) authority: Option<Authority>,
+    /// The load of the endpoint, over all its connections.
     pub(crate) load: Arc<Load>,
+    /// The streams of this connection.
+    pub(crate) streams: Streams,
+    /// Its calls that were answered: a sign of life.
+    answers: AtomicU64,
+    shared: Weak<Shared>,
     sender: SendRequest<Bytes>,
     gone: CancellationToken,
     down: OnceLock<Down>,
@@ -103,15 +112,34 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Down {
     reason: String,
-    calm: bool,
+    farewell: Farewell,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It broke, or we gave it up.
+    None,
+    /// With a GOAWAY that blames nobody: the server ages its connections, or is going away.
+    Polite,
+    /// The peer found us too busy.
+    Calm,
 }
 
 impl Link {
-    pub(crate) fn new(address: SocketAddr, sender: SendRequest<Bytes>, load: Arc<Load>) -> Link {
+    pub(crate) fn new(
+        address: SocketAddr,
+        sender: SendRequest<Bytes>,
+        load: Arc<Load>,
+        shared: &Arc<Shared>,
+    ) -> Link {
         Link {
             address,
             authority: Authority::try_from(address.to_string()).ok(),
             load,
+            streams: Streams::default(),
+            answers: AtomicU64::new(0),
+            shared: Arc::downgrade(shared),
             sender,
             gone: CancellationToken::new(),
             down: OnceLock::new(),
@@ -133,14 +161,34 @@ impl Link {
         self.down.get().map_or_else(String::new, |down| down.reason.clone())
     }
 
-    /// Whether it ended because the peer found us too busy.
-    pub(crate) fn asked_for_calm(&self) -> bool {
-        self.down.get().is_some_and(|down| down.calm)
+    /// How it ended, if it did.
+    pub(crate) fn farewell(&self) -> Farewell {
+        self.down.get().map_or(Farewell::None, |down| down.farewell)
     }
 
-    pub(crate) fn set_down(&self, reason: String, calm: bool) {
-        let _ = self.down.set(Down { reason, calm });
+    pub(crate) fn set_down(&self, reason: String, farewell: Farewell) {
+        let _ = self.down.set(Down { reason, farewell });
         self.gone.cancel();
+    }
+
+    /// The balancer it is a connection of, unless that is gone: for the rare call whose end concerns the others.
+    pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
+    }
+
+    /// One of its calls was answered.
+    pub(crate) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of its calls were answered.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Learns how many streams the peer allows.
+    pub(crate) fn look_at_limit(&self) {
+        self.streams.set_limit(self.sender.current_max_send_streams());
     }
 
     /// Resolves when it takes no more calls.
@@ -191,10 +239,10 @@ impl<F: FnOnce(String)> Driver<F> {
         }
     }
 
-    fn down(&mut self, reason: String, calm: bool) {
+    fn down(&mut self, reason: String, farewell: Farewell) {
         self.probe = None;
         if let Some(link) = self.link.take() {
-            link.set_down(reason.clone(), calm);
+            link.set_down(reason.clone(), farewell);
         }
         if let Some(on_down) = self.on_down.take() {
             on_down(reason);
@@ -209,13 +257,16 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.connection).poll(cx);
         match &polled {
-            Poll::Ready(Ok(())) => this.down("closed by the peer".into(), false),
-            Poll::Ready(Err(error)) => this.down(error.to_string(), wants_calm(error)),
+            Poll::Ready(Ok(())) => this.down("closed by the peer".into(), Farewell::None),
+            Poll::Ready(Err(error)) => this.down(error.to_string(), farewell_of(error)),
             Poll::Pending => {
                 if let Some(probe) = &mut this.probe
                     && let Poll::Ready(Err(error)) = probe.poll_ready(cx)
                 {
-                    this.down(error.to_string(), wants_calm(&error));
+                    this.down(error.to_string(), farewell_of(&error));
+                } else if let Some(link) = &this.link {
+                    // SETTINGS may come at any time, and nothing but the connection tells of them.
+                    link.look_at_limit();
                 }
             }
         }
@@ -223,7 +274,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
             return Poll::Ready(());
         }
         if this.probe.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
-            this.down("no longer a target".into(), false);
+            this.down("no longer used".into(), Farewell::None);
             // Our sender may have been the last thing that kept the connection open.
             cx.waker().wake_by_ref();
         }
@@ -239,11 +290,15 @@ impl<F: FnOnce(String)> Drop for Driver<F> {
     fn drop(&mut self) {
         // Cut from outside, or its runtime is going away.
         if self.probe.is_some() {
-            self.down("cut".into(), false);
+            self.down("cut".into(), Farewell::None);
         }
     }
 }
 
-fn wants_calm(error: &h2::Error) -> bool {
-    error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+fn farewell_of(error: &h2::Error) -> Farewell {
+    match error.reason() {
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Farewell::Polite,
+        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_go_away() && error.is_remote() => Farewell::Calm,
+        _ => Farewell::None,
+    }
 }

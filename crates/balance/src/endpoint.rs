@@ -1,31 +1,20 @@
-//! One target: its state, and the task that keeps it connected and knows whether it serves.
+//! One target: its connections, what is known of it, and how it looks from outside.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fastrand::Rng;
-use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
-use crate::backoff::Backoff;
-use crate::balancer::Shared;
-use crate::connection::{self, Connected, Driver, Link};
-use crate::health::{self, Health};
-use crate::keepalive::Keepalive;
+use crate::connection::{Farewell, Link};
 use crate::load::Load;
 use crate::options::Options;
+use crate::pool::Member;
 
-/// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
-/// be asked in a tight loop.
-const LIVED_MIN: Duration = Duration::from_secs(1);
-
-/// How many old connections of one endpoint may still be finishing calls. One more, and the oldest is cut.
-const DRAINING_MAX: usize = 8;
+/// A server that said good-bye and is back this soon is the same process on another connection: it ages them. One that
+/// restarts takes longer, or does not say good-bye.
+const SAME_WITHIN: Duration = Duration::from_millis(250);
 
 /// Whether an endpoint takes calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +56,8 @@ pub struct EndpointSnapshot {
     pub ewma: Duration,
     /// What is left of the penalty for a failed call.
     pub penalty: Duration,
+    /// Connections that take calls.
+    pub connections: usize,
     /// Calls picked for it and not finished, without its long streams.
     pub in_flight: u32,
     /// Long streams open at it.
@@ -96,7 +87,7 @@ pub struct EjectionSnapshot {
     pub times: u32,
 }
 
-/// The state of one target. Changed by its task and by the driver of its connection, read by everyone.
+/// The state of one target. Changed by its task and by the drivers of its connections, read by everyone.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
@@ -106,9 +97,13 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug)]
 struct Status {
+    /// What it is by its connections and its own word: never [`EndpointState::Ejected`].
     state: EndpointState,
     reason: String,
-    link: Option<Arc<Link>>,
+    /// The oldest first.
+    links: Arc<[Arc<Link>]>,
+    /// When it served last, if it was left with a good-bye.
+    left: Option<Instant>,
 }
 
 impl Endpoint {
@@ -119,261 +114,107 @@ impl Endpoint {
             status: Mutex::new(Status {
                 state: EndpointState::Connecting,
                 reason: "not tried yet".into(),
-                link: None,
+                links: Arc::from([]),
+                left: None,
             }),
         }
     }
 
-    /// The connection to send on, while it is ready.
-    pub(crate) fn ready_link(&self) -> Option<Arc<Link>> {
+    /// What is picked, while it is ready by its own word.
+    pub(crate) fn member(&self) -> Option<Member> {
         let status = self.status();
-        if status.state == EndpointState::Ready { status.link.clone() } else { None }
+        (status.state == EndpointState::Ready)
+            .then(|| Member::new(self.address, self.load.clone(), status.links.clone()))
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> EndpointSnapshot {
         let status = self.status();
+        let ejection = self.load.outlier.snapshot(now);
+        let (state, reason) = match (&ejection, status.state) {
+            (Some(ejection), EndpointState::Ready) => (EndpointState::Ejected, ejection.reason.clone()),
+            (_, state) => (state, status.reason.clone()),
+        };
         EndpointSnapshot {
             address: self.address,
             weight: self.load.weight(),
-            state: status.state,
-            reason: status.reason.clone(),
+            state,
+            reason,
             ewma: Duration::from_secs_f64(self.load.ewma_s(now).max(0.0)),
             penalty: self.load.penalty(now),
+            connections: status.links.len(),
             in_flight: self.load.in_flight(),
-            calls: self.load.calls(),
             streams: self.load.streams(),
+            calls: self.load.calls(),
             successes: self.load.successes(),
             failures: self.load.failures(),
             ramp: self.load.ramp(now),
-            ejection: None,
+            ejection,
         }
     }
 
-    fn attach(&self, link: Arc<Link>) {
-        let mut status = self.status();
-        *status = Status {
-            state: EndpointState::Connecting,
-            reason: "waiting for the first health answer".into(),
-            link: Some(link),
-        };
+    /// Whether it serves by its own word.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.status().state == EndpointState::Ready
     }
 
-    /// Says what is known of `link`, unless another connection has taken its place. Returns the state before, if it
-    /// changed.
-    fn report(&self, link: &Arc<Link>, state: EndpointState, reason: String) -> Option<EndpointState> {
+    /// The oldest connection: the one that is asked for health.
+    pub(crate) fn first_link(&self) -> Option<Arc<Link>> {
+        self.status().links.first().cloned()
+    }
+
+    /// Adds a connection. The first one makes known nothing yet.
+    pub(crate) fn attach(&self, link: Arc<Link>) {
         let mut status = self.status();
-        if !status.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            return None;
+        if status.links.is_empty() {
+            status.state = EndpointState::Connecting;
+            status.reason = "waiting for the first health answer".into();
         }
-        if status.state == state && status.reason == reason {
+        status.links = status.links.iter().cloned().chain([link]).collect();
+    }
+
+    /// Says what is known of the endpoint, unless it has lost its connections meanwhile. Returns the state before, if
+    /// anything changed.
+    pub(crate) fn report(&self, state: EndpointState, reason: String) -> Option<EndpointState> {
+        let mut status = self.status();
+        if status.links.is_empty() || (status.state == state && status.reason == reason) {
             return None;
         }
         status.reason = reason;
         Some(std::mem::replace(&mut status.state, state))
     }
 
-    /// Takes `link` out. Returns false if it was out already.
-    fn detach(&self, link: &Arc<Link>, reason: String) -> bool {
+    /// Takes `link` out, for `reason`. Returns false if it was out already.
+    pub(crate) fn detach(&self, link: &Arc<Link>, reason: String) -> bool {
         let mut status = self.status();
-        if !status.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+        let links: Arc<[Arc<Link>]> =
+            status.links.iter().filter(|known| !Arc::ptr_eq(known, link)).cloned().collect();
+        if links.len() == status.links.len() {
             return false;
         }
-        *status = Status { state: EndpointState::Connecting, reason, link: None };
+        if links.is_empty() {
+            let served = status.state == EndpointState::Ready;
+            status.left = (served && link.farewell() == Farewell::Polite).then(Instant::now);
+            status.state = EndpointState::Connecting;
+            status.reason = reason;
+        }
+        status.links = links;
         true
     }
 
-    fn failed_to_connect(&self, reason: String) -> bool {
+    /// Whether what serves now is the process that served before.
+    pub(crate) fn is_same_process(&self, now: Instant) -> bool {
+        self.status().left.is_some_and(|left| now.saturating_duration_since(left) < SAME_WITHIN)
+    }
+
+    pub(crate) fn failed_to_connect(&self, reason: String) -> bool {
         let mut status = self.status();
         let news = status.reason != reason;
-        *status = Status { state: EndpointState::Connecting, reason, link: None };
+        status.state = EndpointState::Connecting;
+        status.reason = reason;
         news
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Keeps `endpoint` connected until `removed`; then lets its calls finish. Dropping the future cuts its connections.
-pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<Shared>, removed: CancellationToken) {
-    let mut keeper = Keeper {
-        backoff: Backoff::new(shared.options.backoff_first, shared.options.backoff_max),
-        rng: shared.rng(),
-        keepalive: Keepalive::default(),
-        drivers: JoinSet::new(),
-        handles: VecDeque::new(),
-        endpoint,
-        shared,
-    };
-    tokio::select! {
-        () = keeper.keep_connected() => {}
-        () = removed.cancelled() => {}
-    }
-    // Dropping `keep_connected` told the last connection to take no more calls.
-    keeper.finish().await;
-}
-
-/// What the task of one endpoint owns.
-struct Keeper {
-    endpoint: Arc<Endpoint>,
-    shared: Arc<Shared>,
-    backoff: Backoff,
-    rng: Rng,
-    keepalive: Keepalive,
-    /// The current connection and those that still finish calls; dropped, they are cut.
-    drivers: JoinSet<()>,
-    handles: VecDeque<AbortHandle>,
-}
-
-impl Keeper {
-    async fn keep_connected(&mut self) {
-        loop {
-            let lived = match connection::connect(self.endpoint.address, &self.shared.options).await {
-                Ok(connected) => {
-                    let since = Instant::now();
-                    self.serve(connected).await;
-                    since.elapsed()
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if self.endpoint.failed_to_connect(reason.clone()) {
-                        self.log_down(&reason);
-                        self.shared.publish();
-                    }
-                    Duration::ZERO
-                }
-            };
-            self.shared.poke();
-            if lived >= LIVED_MIN {
-                self.backoff.reset();
-            } else {
-                sleep(self.backoff.next(&mut self.rng)).await;
-            }
-        }
-    }
-
-    /// One connection, from its first ping to its end.
-    async fn serve(&mut self, connected: Connected) {
-        let Connected { connection, sender, mut pings } = connected;
-        let link = Arc::new(Link::new(self.endpoint.address, sender, self.endpoint.load.clone()));
-        self.endpoint.attach(link.clone());
-        // Dropped when this future ends, or is dropped because the target is gone: the driver then takes no more calls
-        // and ends with its last one.
-        let (_retire_on_drop, retired) = oneshot::channel();
-        let down = {
-            let (endpoint, shared, link) = (self.endpoint.clone(), self.shared.clone(), link.clone());
-            move |reason: String| {
-                if endpoint.detach(&link, reason) {
-                    shared.publish();
-                }
-            }
-        };
-        let driver = Driver::new(connection, link.clone(), retired, self.shared.options.drain, down);
-        let handle = self.spawn(driver);
-        self.keepalive.connected();
-        let options = &self.shared.options;
-        // A kernel accepts for a process that is stuck: only an answer to a ping shows that somebody is there. It also
-        // follows the peer's SETTINGS, so that its stream limit is known before the first call.
-        let first = timeout(options.connect_timeout, pings.ping(h2::Ping::opaque())).await;
-        let lost = match first {
-            Ok(Ok(_)) => {
-                let health = follow_health(&self.endpoint, &self.shared, &link);
-                let quiet = keep_alive(&mut self.keepalive, &mut pings, &link, &self.shared);
-                tokio::select! {
-                    () = link.gone() => None,
-                    reason = quiet => Some(reason),
-                    () = health => None,
-                }
-            }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer to a ping within {:?} of connecting", options.connect_timeout)),
-        };
-        if let Some(reason) = lost {
-            // Nobody answers on it: the calls in flight fail now instead of at their deadlines.
-            link.set_down(reason.clone(), false);
-            if self.endpoint.detach(&link, reason) {
-                self.shared.publish();
-            }
-            handle.abort();
-        }
-        if link.asked_for_calm() {
-            self.keepalive.complained();
-        }
-        self.log_down(&link.down_reason());
-    }
-
-    fn spawn<F: FnOnce(String) + Send + Unpin + 'static>(&mut self, driver: Driver<F>) -> AbortHandle {
-        while self.drivers.try_join_next().is_some() {}
-        self.handles.retain(|handle| !handle.is_finished());
-        if self.handles.len() > DRAINING_MAX
-            && let Some(oldest) = self.handles.pop_front()
-        {
-            oldest.abort();
-        }
-        let handle = self.drivers.spawn(driver);
-        self.handles.push_back(handle.clone());
-        handle
-    }
-
-    /// Waits until no call is left. Each driver bounds itself.
-    async fn finish(&mut self) {
-        while self.drivers.join_next().await.is_some() {}
-    }
-
-    fn log_down(&self, reason: &str) {
-        let upstream = self.shared.options.name.as_str();
-        tracing::info!(upstream, endpoint = %self.endpoint.address, reason, "endpoint down");
-    }
-}
-
-/// Reports what the endpoint says of itself. Never returns.
-async fn follow_health(endpoint: &Arc<Endpoint>, shared: &Arc<Shared>, link: &Arc<Link>) {
-    let mut joined = false;
-    let report = |health: Health| {
-        let (state, reason) = match health {
-            Health::Serving => (EndpointState::Ready, String::new()),
-            Health::NotServing(reason) => (EndpointState::NotServing, reason),
-        };
-        if state == EndpointState::Ready && !std::mem::replace(&mut joined, true) {
-            let now = Instant::now();
-            endpoint.load.joined(shared.mean_ewma_s(now), now);
-        }
-        if let Some(before) = endpoint.report(link, state, reason.clone()) {
-            shared.publish();
-            if before != state {
-                let upstream = shared.options.name.as_str();
-                tracing::info!(upstream, endpoint = %endpoint.address, %state, reason, "endpoint changed");
-            }
-        }
-    };
-    health::follow(link.clone(), &shared.options, report).await;
-}
-
-/// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
-async fn keep_alive(
-    keepalive: &mut Keepalive,
-    pings: &mut h2::PingPong,
-    link: &Arc<Link>,
-    shared: &Shared,
-) -> String {
-    let options = &shared.options;
-    let mut answers = link.load.answers();
-    loop {
-        sleep(options.keepalive_interval).await;
-        let answers_now = link.load.answers();
-        if answers_now != answers {
-            answers = answers_now;
-            keepalive.answered();
-            continue;
-        }
-        if !keepalive.due(link.load.in_flight() + link.load.streams() > 0) {
-            continue;
-        }
-        match timeout(options.keepalive_timeout, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            // The connection is over; its driver knows why.
-            Ok(Err(_)) => std::future::pending().await,
-            Err(_) => return format!("no answer to a ping within {:?}", options.keepalive_timeout),
-        }
     }
 }

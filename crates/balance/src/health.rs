@@ -1,7 +1,8 @@
 //! What an endpoint says of itself: `grpc.health.v1` on the very connection calls would go to.
 //!
 //! `Watch` where there is one, `Check` on a clock where there is not, and a server without the service is taken for
-//! serving as long as it is connected (gRFC A17, with that last step added for servers that are not ours).
+//! serving as long as it is connected (gRFC A17, with that last step added for servers that are not ours). Where the peer
+//! allows but few streams, a watch would take one of them for good: there it is checked too.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +21,9 @@ use crate::backoff::Backoff;
 use crate::body::{Incoming, Outgoing};
 use crate::connection::Link;
 use crate::options::Options;
+
+/// A peer that allows fewer streams than this is not watched: more than a tenth of them would be ours.
+const WATCH_STREAMS_MIN: u32 = 10;
 
 /// Whether an endpoint serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +47,17 @@ pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl 
         return std::future::pending().await;
     };
     let mut follower = Follower {
-        client: HealthClient::with_origin(Lone { link, upstream: options.name.clone() }, origin),
+        client: HealthClient::with_origin(
+            Lone { link: link.clone(), upstream: options.name.clone() },
+            origin,
+        ),
+        link,
         service,
         options,
     };
-    follower.watch(&mut report).await;
+    if follower.link.streams.limit() >= WATCH_STREAMS_MIN {
+        follower.watch(&mut report).await;
+    }
     follower.check(&mut report).await;
     report(Health::Serving);
     std::future::pending::<()>().await;
@@ -55,6 +65,7 @@ pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl 
 
 struct Follower<'a> {
     client: HealthClient<Lone>,
+    link: Arc<Link>,
     service: String,
     options: &'a Options,
 }
@@ -90,6 +101,7 @@ impl Follower<'_> {
 
     /// One watch stream, to its end. Returns how it ended.
     async fn watch_once(&mut self, mut report: impl FnMut(Health)) -> Status {
+        let _seat = self.link.streams.seat();
         let opened = self.client.watch(HealthCheckRequest { service: self.service.clone() });
         let first = timeout(self.options.health_timeout, async {
             let mut answers = opened.await?.into_inner();
@@ -115,19 +127,47 @@ impl Follower<'_> {
 
     /// Checks on a clock. Returns if the server has no health service.
     async fn check(&mut self, report: &mut impl FnMut(Health)) {
+        let options = self.options;
+        let mut rng = fastrand::Rng::new();
+        let mut backoff = Backoff::new(options.backoff_first, options.health_interval);
         loop {
-            let request = HealthCheckRequest { service: self.service.clone() };
-            match timeout(self.options.health_timeout, self.client.check(request)).await {
-                Ok(Ok(answer)) => report(health_of(answer.into_inner().status())),
-                Ok(Err(status)) if status.code() == Code::Unimplemented => return,
-                Ok(Err(status)) => report(Health::NotServing(format!("health check: {}", said(&status)))),
-                Err(_) => report(Health::NotServing(format!(
-                    "health check: no answer within {:?}",
-                    self.options.health_timeout
-                ))),
+            let missing = match self.check_once().await {
+                None => None,
+                Some(Ok(health)) => {
+                    report(health);
+                    None
+                }
+                Some(Err(status)) if status.code() == Code::Unimplemented => return,
+                Some(Err(status)) => Some(said(&status)),
+            };
+            match missing {
+                None => {
+                    backoff.reset();
+                    sleep(options.health_interval).await;
+                }
+                // Asked again sooner than by the clock: a server that was short of time for a second need not be out for five.
+                Some(error) => {
+                    report(Health::NotServing(format!("health check: {error}")));
+                    sleep(backoff.next(&mut rng)).await;
+                }
             }
-            sleep(self.options.health_interval).await;
         }
+    }
+
+    /// What the server says now. `None`: all its streams are in use by calls, so that the question would wait for them; what
+    /// was said last stands.
+    async fn check_once(&mut self) -> Option<Result<Health, Status>> {
+        if !self.link.streams.has_room() {
+            return None;
+        }
+        let _seat = self.link.streams.seat();
+        let request = HealthCheckRequest { service: self.service.clone() };
+        Some(match timeout(self.options.health_timeout, self.client.check(request)).await {
+            Ok(answer) => answer.map(|answer| health_of(answer.into_inner().status())),
+            Err(_) => {
+                Err(Status::deadline_exceeded(format!("no answer within {:?}", self.options.health_timeout)))
+            }
+        })
     }
 }
 

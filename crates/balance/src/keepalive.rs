@@ -13,8 +13,8 @@ const STRIKES_SAFE: u32 = 2;
 /// A peer that took this many between two answers does not count them.
 const STRIKES_TOLERANT: u32 = 6;
 
-/// What is known of one endpoint's patience; outlives its connections.
-#[derive(Debug, Default)]
+/// What is known of one endpoint's patience, and the strikes of one of its connections.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Keepalive {
     strikes: u32,
     tolerant: bool,
@@ -30,6 +30,12 @@ impl Keepalive {
     /// The peer answered a call: its count starts over.
     pub(crate) fn answered(&mut self) {
         self.strikes = 0;
+    }
+
+    /// Takes in what another connection has learnt.
+    pub(crate) fn learn(&mut self, other: &Keepalive) {
+        self.complained |= other.complained;
+        self.tolerant = (self.tolerant || other.tolerant) && !self.complained;
     }
 
     /// The peer closed the connection with ENHANCE_YOUR_CALM.
@@ -76,6 +82,20 @@ mod tests {
         let mut keepalive = Keepalive::default();
         pings(&mut keepalive, false, 6);
         assert_eq!(pings(&mut keepalive, true, 100), 100);
+    }
+
+    #[test]
+    fn what_one_connection_has_learnt_the_next_one_knows() {
+        let mut endpoint = Keepalive::default();
+        let mut connection = endpoint;
+        pings(&mut connection, false, 7);
+        endpoint.learn(&connection);
+        endpoint.connected();
+        assert_eq!(pings(&mut endpoint.clone(), true, 100), 100);
+        endpoint.complained();
+        endpoint.learn(&connection);
+        endpoint.connected();
+        assert_eq!(pings(&mut endpoint, true, 100), 2, "a complaint outweighs it");
     }
 
     #[test]

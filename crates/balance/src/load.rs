@@ -1,13 +1,19 @@
-//! What one endpoint costs to pick: peak-EWMA × (in flight + 1) / weight, and its penalty. Pure: it is told the time.
+//! What one endpoint costs to pick: peak-EWMA × queue, where the queue is 1 + in flight / weight. Pure: it is told the time.
+//!
+//! The weight divides the calls in flight and not the 1: idle endpoints are all alike then, and share by how often they are
+//! drawn; with the 1 divided too, an idle heavy one would always beat an idle light one.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::crowd::Crowd;
 use crate::ewma::{Ewma, INITIAL};
 use crate::options::Options;
+use crate::outlier::Outlier;
 use crate::penalty::Penalty;
+use crate::silence::Silence;
 use crate::slow_start::SlowStart;
 
 /// As many long streams weigh like one call in flight. They are mostly idle; but an endpoint with a thousand of them is
@@ -29,6 +35,9 @@ pub(crate) struct Load {
     /// How long a failure is held against it that names no time.
     penalty_time: Duration,
     slow_start: SlowStart,
+    silence: Silence,
+    pub(crate) outlier: Outlier,
+    pub(crate) crowd: Crowd,
     weight: AtomicU32,
     in_flight: AtomicU32,
     streams: AtomicU32,
@@ -42,7 +51,6 @@ pub(crate) struct Load {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     latency_s: f64,
-    /// (in flight + 1) / weight.
     queue: f64,
 }
 
@@ -65,6 +73,9 @@ impl Load {
             penalty: Penalty::new(now),
             penalty_time: options.penalty,
             slow_start: SlowStart::new(options.slow_start, now),
+            silence: Silence::new(now),
+            outlier: Outlier::new(options.ejection, now),
+            crowd: Crowd::default(),
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             streams: AtomicU32::new(0),
@@ -75,13 +86,11 @@ impl Load {
         }
     }
 
-    /// What picking it costs now.
-    pub(crate) fn cost(&self, now: Instant) -> Cost {
-        Cost {
-            latency_s: self.ewma.get(now).max(self.penalty(now).as_secs_f64()).max(LATENCY_FLOOR_S),
-            queue: f64::from(self.in_flight() + self.streams() / STREAMS_PER_CALL + 1)
-                / f64::from(self.weight()),
-        }
+    /// What picking it costs now; `share` is its weight beside the mean.
+    pub(crate) fn cost(&self, share: f64, now: Instant) -> Cost {
+        let latency_s = self.ewma.get(now).max(self.silence.get(now)).max(self.penalty(now).as_secs_f64());
+        let busy = self.in_flight() + self.streams() / STREAMS_PER_CALL;
+        Cost { latency_s: latency_s.max(LATENCY_FLOOR_S), queue: 1.0 + f64::from(busy) / share }
     }
 
     /// Its share as a newcomer, from 0.1 to 1.
@@ -90,7 +99,8 @@ impl Load {
     }
 
     /// One more call, counted from the pick: connections and queues take time too.
-    pub(crate) fn start(&self) {
+    pub(crate) fn start(&self, now: Instant) {
+        self.silence.asked(now);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
@@ -114,13 +124,17 @@ impl Load {
     /// The endpoint began to answer after `latency`.
     pub(crate) fn answered(&self, latency: Duration, now: Instant) {
         self.answers.fetch_add(1, Ordering::Relaxed);
+        self.silence.answered(now);
         self.ewma.observe(latency, now);
     }
 
-    /// The call ended after `waited` without an answer: the endpoint takes at least that long. Without this a stalled
-    /// endpoint whose callers give up would look as fast as it once was.
-    pub(crate) fn unanswered(&self, waited: Duration, now: Instant) {
-        self.ewma.observe_at_least(waited, now);
+    /// The call ended without an answer; if it was sent, after `waited`: the endpoint takes at least that long. Without this
+    /// a stalled endpoint whose callers give up would look as fast as it once was.
+    pub(crate) fn unanswered(&self, waited: Option<Duration>, now: Instant) {
+        self.silence.given_up();
+        if let Some(waited) = waited {
+            self.ewma.observe_at_least(waited, now);
+        }
     }
 
     /// The endpoint did its work.
@@ -139,12 +153,23 @@ impl Load {
         self.penalty.add(time, now);
     }
 
+    /// It says again that it serves.
+    pub(crate) fn recovered(&self, now: Instant) {
+        self.slow_start.begin(now);
+    }
+
+    /// The same process on another connection.
+    pub(crate) fn rejoined(&self, now: Instant) {
+        self.outlier.joined(now);
+    }
+
     /// A new connection: what was known is of another process. A newcomer is believed to cost what its peers do,
     /// `seconds`; at 30 ms beside peers of 0.3 ms it would get no traffic for τ × ln 100 = 46 s.
     pub(crate) fn joined(&self, seconds: Option<f64>, now: Instant) {
         self.ewma.reset(seconds.unwrap_or(INITIAL.as_secs_f64()), now);
         self.penalty.clear();
         self.slow_start.begin(now);
+        self.outlier.joined(now);
     }
 
     pub(crate) fn set_weight(&self, weight: u32) {
@@ -209,7 +234,7 @@ mod tests {
 
     /// Latency × queue, in seconds.
     fn cost_s(load: &Load, now: Instant) -> f64 {
-        let cost = load.cost(now);
+        let cost = load.cost(1.0, now);
         cost.latency_s * cost.queue
     }
 
@@ -217,25 +242,29 @@ mod tests {
     fn each_call_in_flight_adds_one_latency_to_the_cost() {
         let (load, now) = load(1);
         near(cost_s(&load, now), 0.030);
-        load.start();
-        load.start();
+        load.start(now);
+        load.start(now);
         near(cost_s(&load, now), 0.090);
         load.finish();
         near(cost_s(&load, now), 0.060);
     }
 
     #[test]
-    fn a_weight_divides_the_cost() {
-        let (load, now) = load(3);
-        near(cost_s(&load, now), 0.010);
-        load.set_weight(0);
-        near(cost_s(&load, now), 0.030);
+    fn a_share_divides_the_queue_and_idle_ones_cost_the_same_whatever_theirs() {
+        let (load, now) = load(1);
+        near(load.cost(2.0, now).queue, 1.0);
+        near(load.cost(0.1, now).queue, 1.0);
+        load.start(now);
+        near(load.cost(2.0, now).queue, 1.5);
+        near(load.cost(0.1, now).queue, 11.0);
     }
 
     #[test]
     fn a_fast_failure_makes_dear_for_five_seconds_and_no_longer() {
         let (load, now) = load(1);
+        load.start(now);
         load.answered(MS, now);
+        load.finish();
         load.shun(None, now);
         near(cost_s(&load, now), 5.0);
         near(cost_s(&load, now + 4_000 * MS), 1.0);
@@ -263,7 +292,7 @@ mod tests {
     fn sixty_four_long_streams_weigh_like_one_call() {
         let (load, now) = load(1);
         for streams in 1..=64 {
-            load.start();
+            load.start(now);
             load.became_stream();
             near(cost_s(&load, now), if streams < 64 { 0.030 } else { 0.060 });
         }
@@ -275,7 +304,9 @@ mod tests {
     #[test]
     fn a_call_nobody_waited_for_raises_the_cost() {
         let (load, now) = load(1);
-        load.unanswered(800 * MS, now);
+        load.start(now);
+        load.unanswered(Some(800 * MS), now);
+        load.finish();
         near(cost_s(&load, now), 0.800);
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -17,15 +18,27 @@ use crate::outcome::Outcome;
 pub struct Pick {
     link: Arc<Link>,
     started: Instant,
-    answered: bool,
+    /// When the first bytes of its answer came.
+    answered: Option<Instant>,
+    /// How many calls the endpoint had answered when this one was picked.
+    answers_before: u64,
     sent: bool,
     stream: bool,
+    /// It decides whether an ejected endpoint comes back, and has not decided yet.
+    probe: bool,
 }
 
+/// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
+const STALLED_MIN: Duration = Duration::from_millis(100);
+
 impl Pick {
-    pub(crate) fn new(link: Arc<Link>, now: Instant) -> Pick {
-        link.load.start();
-        Pick { link, started: now, answered: false, sent: false, stream: false }
+    pub(crate) fn new(link: Arc<Link>, probe: bool, now: Instant) -> Pick {
+        link.load.start(now);
+        if link.streams.open() {
+            link.load.crowd.want();
+        }
+        let answers_before = link.load.answers();
+        Pick { link, started: now, answered: None, answers_before, sent: false, stream: false, probe }
     }
 
     /// The endpoint's address.
@@ -56,8 +69,10 @@ impl Pick {
 
     /// The first bytes of an answer are here: samples the latency, counted from the pick. Only the first call counts.
     pub fn first_response(&mut self) {
-        if !std::mem::replace(&mut self.answered, true) {
+        if self.answered.is_none() {
             let now = Instant::now();
+            self.answered = Some(now);
+            self.link.answered();
             self.link.load.answered(now - self.started, now);
         }
     }
@@ -67,28 +82,66 @@ impl Pick {
     pub fn became_stream(&mut self) {
         if !std::mem::replace(&mut self.stream, true) {
             self.link.load.became_stream();
+            if std::mem::take(&mut self.probe) {
+                // Its end may be hours away.
+                self.probed(Some(true), Instant::now());
+            }
         }
     }
 
-    /// How the call went.
+    /// How the call went. Only the first call counts for the ejection of the endpoint.
     pub fn outcome(&mut self, outcome: Outcome) {
         let load = &self.link.load;
+        // A success was seen when it was answered; that need not be asked of the clock again.
+        let seen = match (outcome, self.answered) {
+            (Outcome::Success, Some(answered)) => answered,
+            _ => Instant::now(),
+        };
         match outcome {
             Outcome::Success => load.succeeded(),
-            Outcome::EndpointFault => {
-                load.failed();
-                load.shun(None, Instant::now());
+            Outcome::EndpointFault => load.shun(None, seen),
+            Outcome::Pushback(time) => load.shun(Some(time), seen),
+            Outcome::Overloaded(pushback) => load.shun(pushback, seen),
+            Outcome::ServerError | Outcome::TimedOut | Outcome::CallerGone | Outcome::Neutral => {}
+        }
+        let went_well = self.went_well(outcome, seen);
+        if went_well == Some(false) || matches!(outcome, Outcome::Overloaded(_)) {
+            load.failed();
+        }
+        if std::mem::take(&mut self.probe) {
+            self.probed(went_well, seen);
+        } else if went_well == Some(true) {
+            load.outlier.succeeded(self.started, seen);
+        } else if went_well == Some(false)
+            && let Some(reason) = load.outlier.failed(self.started, seen)
+            && let Some(shared) = self.link.shared()
+        {
+            shared.eject(self.link.address, load, reason, seen);
+        }
+    }
+
+    /// What an outcome says of the endpoint; `None`: nothing.
+    fn went_well(&self, outcome: Outcome, now: Instant) -> Option<bool> {
+        match outcome {
+            Outcome::Success | Outcome::Overloaded(_) => Some(true),
+            Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
+            // It has answered: what its caller made of that is the caller's.
+            Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
+            Outcome::TimedOut => {
+                // Who answers others meanwhile is not stalled; this call alone was too long.
+                let silent = self.probe || self.link.load.answers() == self.answers_before;
+                (silent && now - self.started >= STALLED_MIN).then_some(false)
             }
-            Outcome::Pushback(time) => {
-                load.failed();
-                load.shun(Some(time), Instant::now());
-            }
-            Outcome::Overloaded(pushback) => {
-                load.failed();
-                load.shun(pushback, Instant::now());
-            }
-            Outcome::ServerError | Outcome::TimedOut => load.failed(),
-            Outcome::CallerGone | Outcome::Neutral => {}
+            Outcome::CallerGone | Outcome::Neutral => None,
+        }
+    }
+
+    /// The probe of an ejected endpoint is over.
+    fn probed(&self, went_well: Option<bool>, now: Instant) {
+        if self.link.load.outlier.probed(went_well, now)
+            && let Some(shared) = self.link.shared()
+        {
+            shared.readmitted(self.link.address);
         }
     }
 
@@ -108,14 +161,24 @@ impl Pick {
 
 impl Drop for Pick {
     fn drop(&mut self) {
-        if self.sent && !self.answered {
+        let load = &self.link.load;
+        if self.answered.is_none() {
             let now = Instant::now();
-            self.link.load.unanswered(now - self.started, now);
+            load.unanswered(self.sent.then(|| now - self.started), now);
         }
         if self.stream {
-            self.link.load.finish_stream();
+            load.finish_stream();
         } else {
-            self.link.load.finish();
+            load.finish();
+        }
+        if self.probe {
+            // Nothing was learnt.
+            self.probed(None, Instant::now());
+        }
+        if self.link.streams.close()
+            && let Some(shared) = self.link.shared()
+        {
+            shared.has_room_again();
         }
     }
 }

@@ -22,7 +22,13 @@ impl Unavailable {
         Unavailable { upstream: upstream.into(), reason: "this process is shutting down".into() }
     }
 
-    pub(crate) fn of(upstream: &str, endpoints: &[EndpointSnapshot], excluded: usize) -> Unavailable {
+    /// `full`: there are some, and all the streams that their peers allow are in use.
+    pub(crate) fn of(
+        upstream: &str,
+        endpoints: &[EndpointSnapshot],
+        excluded: usize,
+        full: bool,
+    ) -> Unavailable {
         let mut reason = String::new();
         for endpoint in endpoints.iter().filter(|e| e.state != EndpointState::Ready).take(NAMED_MAX) {
             if !reason.is_empty() {
@@ -42,8 +48,11 @@ impl Unavailable {
         }
         if endpoints.len() > unready {
             let separator = if reason.is_empty() { "" } else { "; " };
-            let _ =
-                write!(reason, "{separator}{} ready, {excluded} tried already", endpoints.len() - unready);
+            let ready = endpoints.len() - unready;
+            let _ = write!(reason, "{separator}{ready} ready, {excluded} tried already");
+        }
+        if full {
+            reason.push_str("; every stream is in use, and a further connection is being made");
         }
         Unavailable { upstream: upstream.into(), reason }
     }

@@ -238,3 +238,27 @@ async fn an_empty_request_still_ends() {
     let mut back = raw::bidi(&channel(&upstream), tokio_stream::empty()).await.unwrap().into_inner();
     assert!(timeout(SOON, back.message()).await.unwrap().unwrap().is_none());
 }
+
+#[tokio::test]
+async fn a_stream_that_goes_on_is_counted_apart_from_calls() {
+    let peer = echo();
+    let upstream = Upstream::of(&[peer.address]);
+    let (send, messages) = mpsc::channel(1);
+    let mut back = raw::bidi(&channel(&upstream), ReceiverStream::new(messages)).await.unwrap().into_inner();
+    let counts = || {
+        let endpoint = &upstream.balancer.snapshot()[0];
+        (endpoint.in_flight, endpoint.streams)
+    };
+    assert_eq!(counts(), (1, 0));
+    // Nothing is said on it; whoever waits for it drives its clock.
+    let turned = async {
+        while counts() != (0, 1) {
+            let _ = timeout(Duration::from_millis(20), back.message()).await;
+        }
+    };
+    timeout(SOON, turned).await.unwrap();
+    send.send(vec![1]).await.unwrap();
+    assert_eq!(timeout(SOON, back.message()).await.unwrap().unwrap(), Some(vec![1]));
+    drop(back);
+    assert_eq!(counts(), (0, 0));
+}

@@ -264,6 +264,7 @@ mod tests {
             reason: reason.to_owned(),
             ewma: Duration::from_millis(u64::from(in_flight)),
             penalty: Duration::ZERO,
+            connections: 1,
             in_flight,
             streams: 1,
             calls: 10,

@@ -62,8 +62,9 @@ fn is_head(frame: &Frame) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_limit_lowered_amid_calls_holds_for_the_next() {
-    let (_listener, _mesh, mut wire, caller) = peer(&[(MAX_CONCURRENT_STREAMS, 3)]).await;
+    let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let caller = Arc::new(caller);
+    wire.settle(&[(MAX_CONCURRENT_STREAMS, 3)]).await;
     let mut calls = Vec::new();
     let mut open = Vec::new();
     for _ in 0..3 {

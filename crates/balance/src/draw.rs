@@ -1,0 +1,132 @@
+//! Draws one of several, each as often as its weight says: Walker's alias method in Vose's form (Vose, "A Linear Algorithm
+//! for Generating Random Numbers with a Given Distribution", 1991). O(1) a draw. Pure: randomness is given.
+
+use fastrand::Rng;
+
+/// How often to try for a second one that differs from the first, before an even draw among the others. Of a hundred equals
+/// the first try does; where one has nearly all the weight, who comes second matters little.
+const DIFFER_TRIES: usize = 4;
+
+/// Indices and their weights.
+#[derive(Debug)]
+pub(crate) enum Draw {
+    /// So many, all alike.
+    Even(usize),
+    /// Of different weights.
+    Weighted(Box<[Column]>),
+}
+
+/// As probable as any other column; then it is the index itself with probability `own`, else `alias`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    own: f32,
+    alias: u32,
+}
+
+impl Draw {
+    pub(crate) fn new(weights: &[u32]) -> Draw {
+        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Draw::Even(weights.len());
+        }
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mut left: Vec<f64> =
+            weights.iter().map(|weight| f64::from(*weight) * weights.len() as f64 / total).collect();
+        let mut columns: Box<[Column]> =
+            (0..weights.len()).map(|index| Column { own: 1.0, alias: index as u32 }).collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+            (0..weights.len()).partition(|index| left[*index] < 1.0);
+        // Each small one's column is filled up from a large one, which may become small by it.
+        while let (Some(&giver), Some(taker)) = (large.last(), small.pop()) {
+            columns[taker] = Column { own: left[taker] as f32, alias: giver as u32 };
+            left[giver] -= 1.0 - left[taker];
+            if left[giver] < 1.0 {
+                large.pop();
+                small.push(giver);
+            }
+        }
+        Draw::Weighted(columns)
+    }
+
+    /// One, or `None` of none.
+    pub(crate) fn one(&self, rng: &mut Rng) -> Option<usize> {
+        match self {
+            Draw::Even(0) => None,
+            Draw::Even(len) => Some(rng.usize(..*len)),
+            Draw::Weighted(columns) => {
+                let index = rng.usize(..columns.len());
+                let Column { own, alias } = columns[index];
+                Some(if rng.f32() < own { index } else { alias as usize })
+            }
+        }
+    }
+
+    /// Two different ones; the same one twice when there is but one.
+    pub(crate) fn two(&self, rng: &mut Rng) -> Option<(usize, usize)> {
+        let first = self.one(rng)?;
+        let len = match self {
+            Draw::Even(len) => *len,
+            Draw::Weighted(columns) => columns.len(),
+        };
+        let tries = match self {
+            Draw::Weighted(_) if len > 2 => DIFFER_TRIES,
+            _ => 0,
+        };
+        for _ in 0..tries {
+            match self.one(rng) {
+                Some(second) if second != first => return Some((first, second)),
+                _ => {}
+            }
+        }
+        let second = if len == 1 { first } else { (first + rng.usize(1..len)) % len };
+        Some((first, second))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: u64 = 7;
+    const DRAWS: usize = 100_000;
+
+    /// Draws many times; each index must come up as often as its weight says.
+    #[track_caller]
+    fn check(weights: &[u32]) {
+        let mut rng = Rng::with_seed(SEED);
+        let draw = Draw::new(weights);
+        let mut counts = vec![0.0; weights.len()];
+        for _ in 0..DRAWS {
+            counts[draw.one(&mut rng).unwrap()] += 1.0;
+        }
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        for (count, weight) in counts.iter().zip(weights) {
+            let expected = f64::from(*weight) / total * DRAWS as f64;
+            // Five standard deviations.
+            let slack = 5.0 * expected.sqrt() + 1.0;
+            assert!((count - expected).abs() < slack, "seed {SEED}: {weights:?} drew {counts:?}");
+        }
+    }
+
+    #[test]
+    fn each_comes_up_as_often_as_its_weight_says() {
+        check(&[1; 7]);
+        check(&[1, 3]);
+        check(&[1, 2, 3, 4, 100]);
+        check(&[65_535, 1, 65_535]);
+        check(&[5]);
+    }
+
+    #[test]
+    fn two_are_two_and_one_alone_is_both() {
+        let mut rng = Rng::with_seed(SEED);
+        for weights in [&[1, 1][..], &[1, 9], &[1, 1, 1_000_000], &[3, 3, 3, 3]] {
+            let draw = Draw::new(weights);
+            for _ in 0..1_000 {
+                let (first, second) = draw.two(&mut rng).unwrap();
+                assert_ne!(first, second, "seed {SEED}: {weights:?}");
+            }
+        }
+        assert_eq!(Draw::new(&[9]).two(&mut rng), Some((0, 0)));
+        assert_eq!(Draw::new(&[]).two(&mut rng), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! The task of one target: keeps it connected, knows whether it serves, and makes further connections when the peer's limit
+//! of streams is nearly used up.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backoff::Backoff;
+use crate::balancer::Shared;
+use crate::connection::{Farewell, Link};
+use crate::endpoint::{Endpoint, EndpointState};
+use crate::health::{self, Health};
+use crate::keepalive::Keepalive;
+use crate::line::{End, Ended, Fresh, Line, dial};
+
+/// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
+/// be asked in a tight loop.
+const LIVED_MIN: Duration = Duration::from_secs(1);
+
+/// How many old connections of one endpoint may still be finishing calls. One more, and the oldest is cut.
+const DRAINING_MAX: usize = 8;
+
+/// Keeps `endpoint` connected until `removed`; then lets its calls finish. Dropping the future cuts its connections.
+pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<Shared>, removed: CancellationToken) {
+    let mut keeper = Keeper {
+        backoff: Backoff::new(shared.options.backoff_first, shared.options.backoff_max),
+        rng: shared.rng(),
+        keepalive: Keepalive::default(),
+        drivers: Vec::new(),
+        endpoint,
+        shared,
+    };
+    tokio::select! {
+        () = keeper.keep_connected() => {}
+        () = removed.cancelled() => {}
+    }
+    // Dropping `keep_connected` told the connections to take no more calls. Each driver bounds itself.
+    for (_, driver) in keeper.drivers {
+        // It was cut, or it ended by itself.
+        let _ = driver.await;
+    }
+}
+
+/// What the task of one endpoint owns.
+struct Keeper {
+    endpoint: Arc<Endpoint>,
+    shared: Arc<Shared>,
+    backoff: Backoff,
+    rng: Rng,
+    /// What its connections have learnt of its patience with pings.
+    keepalive: Keepalive,
+    /// The connections in use and those that still finish calls, the oldest first; dropped, they are cut. A link keeps its
+    /// connection open: it is not held here.
+    drivers: Vec<(Weak<Link>, AbortOnDropHandle<()>)>,
+}
+
+impl Keeper {
+    async fn keep_connected(&mut self) {
+        loop {
+            let lived = match dial(self.endpoint.clone(), self.shared.clone()).await {
+                Ok(first) => {
+                    let since = Instant::now();
+                    self.serve(first).await;
+                    since.elapsed()
+                }
+                Err(reason) => {
+                    if self.endpoint.failed_to_connect(reason.clone()) {
+                        self.log_down(&reason);
+                        self.shared.publish();
+                    }
+                    Duration::ZERO
+                }
+            };
+            self.shared.poke();
+            if lived >= LIVED_MIN {
+                self.backoff.reset();
+            } else {
+                sleep(self.backoff.next(&mut self.rng)).await;
+            }
+        }
+    }
+
+    /// From the first connection to the end of the last one.
+    async fn serve(&mut self, first: Fresh) {
+        let mut lines = FuturesUnordered::new();
+        lines.push(self.enlist(first).run());
+        let mut growth = Growth::new(&self.shared);
+        let mut asked = self.endpoint.first_link();
+        let mut health = self.follow_health(asked.clone(), false);
+        loop {
+            self.settle(&growth, lines.len());
+            tokio::select! {
+                Some(Ended { link, end, keepalive }) = lines.next() => {
+                    self.ended(&link, end);
+                    self.keepalive.learn(&keepalive);
+                    if lines.is_empty() {
+                        return;
+                    }
+                    let first = self.endpoint.first_link();
+                    if first.as_ref().map(Arc::as_ptr) != asked.as_ref().map(Arc::as_ptr) {
+                        // What it said last stands until it is asked on the other connection.
+                        health = self.follow_health(first.clone(), true);
+                        asked = first;
+                    }
+                }
+                () = self.endpoint.load.crowd.wanted(), if growth.is_idle() => {
+                    if self.may_grow(lines.len()) {
+                        growth.step = Step::Dialling(dial(self.endpoint.clone(), self.shared.clone()).boxed());
+                    }
+                }
+                grown = growth.next() => match grown {
+                    Some(Ok(fresh)) => {
+                        growth.backoff.reset();
+                        lines.push(self.enlist(fresh).run());
+                        self.shared.publish();
+                    }
+                    Some(Err(reason)) => {
+                        let (upstream, endpoint) = (self.shared.options.name.as_str(), self.endpoint.address);
+                        tracing::info!(upstream, %endpoint, reason, "no further connection");
+                        growth.pause(&mut self.rng);
+                    }
+                    None => {}
+                },
+                () = &mut health => {}
+            }
+        }
+    }
+
+    /// Puts a connection to use.
+    fn enlist(&mut self, fresh: Fresh) -> Line {
+        let link = Arc::downgrade(&fresh.link);
+        let (line, driver) = fresh.enlist(&self.endpoint, &self.shared, self.keepalive);
+        self.drivers.retain(|(_, driver)| !driver.is_finished());
+        let drains = |(link, _): &(Weak<Link>, _)| link.upgrade().is_none_or(|link| link.is_down());
+        let draining = self.drivers.iter().filter(|driver| drains(driver)).count();
+        if draining > DRAINING_MAX
+            && let Some(oldest) = self.drivers.iter().position(drains)
+        {
+            drop(self.drivers.remove(oldest));
+        }
+        self.drivers.push((link, driver));
+        line
+    }
+
+    /// A connection is no longer in use.
+    fn ended(&mut self, link: &Arc<Link>, end: End) {
+        match end {
+            // Its driver lets the last call finish, though there is none.
+            End::Idle => return,
+            End::Gone => {}
+            End::Silent(reason) => {
+                // Nobody answers on it: the calls in flight fail now instead of at their deadlines.
+                link.set_down(reason.clone(), Farewell::None);
+                if self.endpoint.detach(link, reason) {
+                    self.shared.publish();
+                }
+                self.drivers.retain(|(known, _)| known.as_ptr() != Arc::as_ptr(link));
+            }
+        }
+        if link.farewell() == Farewell::Calm {
+            self.keepalive.complained();
+        }
+        self.log_down(&link.down_reason());
+    }
+
+    /// Says whether calls that find no room may wait for a further connection.
+    fn settle(&self, growth: &Growth, connections: usize) {
+        let crowd = &self.endpoint.load.crowd;
+        let could = crowd.can_grow();
+        let can = self.may_grow(connections) && !growth.is_paused();
+        crowd.set_can_grow(can);
+        if can && growth.is_idle() {
+            // Else it stays wanted, and nobody has to say so again.
+            crowd.settle();
+        }
+        if could && !can {
+            // Those who wait for it look again.
+            self.shared.publish();
+        }
+    }
+
+    fn may_grow(&self, connections: usize) -> bool {
+        // A peer that allows no stream at all allows none on another connection either.
+        let allows = self.endpoint.first_link().is_some_and(|link| link.streams.limit() > 0);
+        allows && connections < self.shared.options.connections_max
+    }
+
+    /// Reports what the endpoint says of itself on `link`. Never resolves.
+    fn follow_health(&self, link: Option<Arc<Link>>, joined: bool) -> BoxFuture<'static, ()> {
+        match link {
+            Some(link) => follow_health(self.endpoint.clone(), self.shared.clone(), link, joined).boxed(),
+            // It is gone already; its line says so in a moment.
+            None => std::future::pending().boxed(),
+        }
+    }
+
+    fn log_down(&self, reason: &str) {
+        let upstream = self.shared.options.name.as_str();
+        tracing::info!(upstream, endpoint = %self.endpoint.address, reason, "connection down");
+    }
+}
+
+/// The making of further connections, one at a time.
+struct Growth {
+    backoff: Backoff,
+    step: Step,
+}
+
+enum Step {
+    Idle,
+    Dialling(BoxFuture<'static, Result<Fresh, String>>),
+    /// The last one could not be had. Until this is over, calls wait in the connections there are.
+    Pausing(BoxFuture<'static, ()>),
+}
+
+impl Growth {
+    fn new(shared: &Shared) -> Growth {
+        let options = &shared.options;
+        Growth { backoff: Backoff::new(options.backoff_first, options.backoff_max), step: Step::Idle }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.step, Step::Idle)
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(self.step, Step::Pausing(_))
+    }
+
+    fn pause(&mut self, rng: &mut Rng) {
+        self.step = Step::Pausing(sleep(self.backoff.next(rng)).boxed());
+    }
+
+    /// A connection, or why there is none, or the end of a pause. Pending while there is nothing to wait for. Can be dropped
+    /// and called again.
+    async fn next(&mut self) -> Option<Result<Fresh, String>> {
+        let next = match &mut self.step {
+            Step::Idle => std::future::pending().await,
+            Step::Dialling(dialling) => Some(dialling.await),
+            Step::Pausing(pause) => {
+                pause.await;
+                None
+            }
+        };
+        self.step = Step::Idle;
+        next
+    }
+}
+
+async fn follow_health(endpoint: Arc<Endpoint>, shared: Arc<Shared>, link: Arc<Link>, mut joined: bool) {
+    let report = |health: Health| {
+        let (state, reason) = match health {
+            Health::Serving => (EndpointState::Ready, String::new()),
+            Health::NotServing(reason) => (EndpointState::NotServing, reason),
+        };
+        let Some(before) = endpoint.report(state, reason.clone()) else { return };
+        if state == EndpointState::Ready {
+            let now = Instant::now();
+            let first = !std::mem::replace(&mut joined, true);
+            if first && endpoint.is_same_process(now) {
+                endpoint.load.rejoined(now);
+            } else if first {
+                endpoint.load.joined(shared.mean_ewma_s(now), now);
+            } else {
+                endpoint.load.recovered(now);
+            }
+        }
+        shared.publish();
+        if before != state {
+            let upstream = shared.options.name.as_str();
+            tracing::info!(upstream, endpoint = %endpoint.address, %state, reason, "endpoint changed");
+        }
+    };
+    health::follow(link, &shared.options, report).await;
+}

@@ -1,0 +1,156 @@
+//! One connection of an endpoint from its first ping to its end: proves that somebody is there, and goes on proving it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::balancer::Shared;
+use crate::connection::{self, Connected, Driver, Link};
+use crate::endpoint::Endpoint;
+use crate::keepalive::Keepalive;
+
+/// A connection whose first ping was answered, not yet in use.
+pub(crate) struct Fresh {
+    pub(crate) link: Arc<Link>,
+    /// Dropped, the connection is cut.
+    pub(crate) driver: AbortOnDropHandle<()>,
+    pings: h2::PingPong,
+    retire: oneshot::Sender<()>,
+}
+
+/// A connection in use. Dropped, it takes no more calls and ends with its last one.
+pub(crate) struct Line {
+    endpoint: Arc<Endpoint>,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    pings: h2::PingPong,
+    keepalive: Keepalive,
+    _retire: oneshot::Sender<()>,
+}
+
+/// Why a connection is no longer in use.
+pub(crate) enum End {
+    /// Its driver said so: the peer left, or the network did.
+    Gone,
+    /// A ping was not answered: this is the reason to cut it.
+    Silent(String),
+    /// It was one of several and had no calls for a while.
+    Idle,
+}
+
+/// A connection that is no longer in use.
+pub(crate) struct Ended {
+    pub(crate) link: Arc<Link>,
+    pub(crate) end: End,
+    /// What it has learnt of the peer's patience.
+    pub(crate) keepalive: Keepalive,
+}
+
+/// Connects, and waits for the answer to a first ping: a kernel accepts for a process that is stuck. The answer also follows
+/// the peer's SETTINGS, so that its stream limit is known before the first call.
+///
+/// # Errors
+/// With the reason. Nothing is left behind.
+pub(crate) async fn dial(endpoint: Arc<Endpoint>, shared: Arc<Shared>) -> Result<Fresh, String> {
+    let options = &shared.options;
+    let connected =
+        connection::connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
+    let Connected { connection, sender, mut pings } = connected;
+    let link = Arc::new(Link::new(endpoint.address, sender, endpoint.load.clone(), &shared));
+    let (retire, retired) = oneshot::channel();
+    let down = {
+        let (endpoint, shared, link) = (endpoint.clone(), shared.clone(), link.clone());
+        move |reason: String| {
+            if endpoint.detach(&link, reason) {
+                shared.publish();
+            }
+        }
+    };
+    let driver = Driver::new(connection, link.clone(), retired, options.drain, down);
+    let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+    match timeout(options.connect_timeout, pings.ping(h2::Ping::opaque())).await {
+        Ok(Ok(_)) => {
+            link.look_at_limit();
+            Ok(Fresh { link, driver, pings, retire })
+        }
+        // Its driver knows more than the ping.
+        Ok(Err(_)) if link.is_down() => Err(link.down_reason()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer to a ping within {:?} of connecting", options.connect_timeout)),
+    }
+}
+
+impl Fresh {
+    /// Puts it to use: from here on it is picked, once the endpoint serves. `keepalive` is what earlier connections have
+    /// learnt.
+    pub(crate) fn enlist(
+        self,
+        endpoint: &Arc<Endpoint>,
+        shared: &Arc<Shared>,
+        mut keepalive: Keepalive,
+    ) -> (Line, AbortOnDropHandle<()>) {
+        let Fresh { link, driver, pings, retire } = self;
+        endpoint.attach(link.clone());
+        if link.is_down() {
+            // Since its first ping, when its driver found nothing to take out.
+            endpoint.detach(&link, link.down_reason());
+        }
+        keepalive.connected();
+        let (endpoint, shared) = (endpoint.clone(), shared.clone());
+        (Line { endpoint, shared, link, pings, keepalive, _retire: retire }, driver)
+    }
+}
+
+impl Line {
+    /// Resolves when it is no longer in use.
+    pub(crate) async fn run(mut self) -> Ended {
+        let end = tokio::select! {
+            () = self.link.gone() => End::Gone,
+            reason = keep_alive(&mut self.keepalive, &mut self.pings, &self.link, &self.shared) => End::Silent(reason),
+            () = idle(&self.endpoint, &self.link, &self.shared) => End::Idle,
+        };
+        Ended { link: self.link, end, keepalive: self.keepalive }
+    }
+}
+
+/// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
+async fn keep_alive(
+    keepalive: &mut Keepalive,
+    pings: &mut h2::PingPong,
+    link: &Link,
+    shared: &Shared,
+) -> String {
+    let options = &shared.options;
+    let mut answers = link.answers();
+    loop {
+        sleep(options.keepalive_interval).await;
+        let answers_now = link.answers();
+        if answers_now != answers {
+            answers = answers_now;
+            keepalive.answered();
+            continue;
+        }
+        if !keepalive.due(link.streams.calls() > 0) {
+            continue;
+        }
+        match timeout(options.keepalive_timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection is over; its driver knows why.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return format!("no answer to a ping within {:?}", options.keepalive_timeout),
+        }
+    }
+}
+
+/// Returns when a connection beside the first one was without calls for a while.
+async fn idle(endpoint: &Endpoint, link: &Arc<Link>, shared: &Shared) {
+    loop {
+        sleep(shared.options.connection_idle).await;
+        let is_first = endpoint.first_link().is_none_or(|first| Arc::ptr_eq(&first, link));
+        if !link.streams.was_used() && !is_first {
+            return;
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Whether one endpoint fails so much that it is left alone for a while (Envoy, "Outlier detection"; gRFC A50), and the way
+//! back: one call, whose end decides (the half-open state of a circuit breaker; Nygard, "Release It!").
+//!
+//! Judges one endpoint and knows nothing of the others: how many may be out at once is the balancer's to say. Pure: it is
+//! told the time.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::endpoint::EjectionSnapshot;
+use crate::options::Ejection;
+use crate::window::Window;
+
+/// `due_ms` of an endpoint that is not ejected.
+const FREE: u64 = u64::MAX;
+/// `due_ms` of an ejected one whose probe is under way.
+const PROBING: u64 = u64::MAX - 1;
+
+/// An ejection that was not allowed is not asked for again sooner: in an outage every call would ask.
+const ASK_AGAIN_MS: u64 = 100;
+
+/// The record of one endpoint. A success costs one word of the window; only an ejection takes the lock.
+#[derive(Debug)]
+pub(crate) struct Outlier {
+    rules: Option<Ejection>,
+    base: Instant,
+    consecutive: AtomicU32,
+    window: Window,
+    /// Calls picked before this do not count: they are of a time that was judged already. Milliseconds since `base`.
+    counts_from_ms: AtomicU64,
+    asked_ms: AtomicU64,
+    /// When a probe is due, in milliseconds since `base`; or [`FREE`], or [`PROBING`].
+    due_ms: AtomicU64,
+    sentence: Mutex<Sentence>,
+}
+
+/// The last ejection.
+#[derive(Debug)]
+struct Sentence {
+    reason: String,
+    /// In a row.
+    times: u32,
+    since: Instant,
+    /// When it took calls again.
+    readmitted: Instant,
+}
+
+impl Outlier {
+    pub(crate) fn new(rules: Option<Ejection>, now: Instant) -> Outlier {
+        let window = rules.map_or(Duration::from_secs(10), |rules| rules.window);
+        Outlier {
+            rules,
+            base: now,
+            consecutive: AtomicU32::new(0),
+            window: Window::new(window, now),
+            counts_from_ms: AtomicU64::new(0),
+            asked_ms: AtomicU64::new(0),
+            due_ms: AtomicU64::new(FREE),
+            sentence: Mutex::new(Sentence { reason: String::new(), times: 0, since: now, readmitted: now }),
+        }
+    }
+
+    /// A call picked at `picked` went well, as was seen `at`.
+    pub(crate) fn succeeded(&self, picked: Instant, at: Instant) {
+        if !self.counts(picked) {
+            return;
+        }
+        // Read first: a word that every call writes would go to and fro between the threads.
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            self.consecutive.store(0, Ordering::Relaxed);
+        }
+        self.window.add(true, at);
+    }
+
+    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should.
+    pub(crate) fn failed(&self, picked: Instant, now: Instant) -> Option<String> {
+        let rules = self.rules.as_ref().filter(|_| self.counts(picked))?;
+        let consecutive = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.window.add(false, now);
+        if consecutive >= rules.consecutive {
+            return self.ask(now).then(|| format!("{consecutive} failures in a row"));
+        }
+        let counts = self.window.counts(now);
+        let calls = counts.successes + counts.failures;
+        if calls >= u64::from(rules.calls_min) && counts.failures as f64 >= rules.share * calls as f64 {
+            let window = rules.window;
+            return self
+                .ask(now)
+                .then(|| format!("{} of {calls} calls within {window:?} failed", counts.failures));
+        }
+        None
+    }
+
+    /// Ejects it.
+    pub(crate) fn eject(&self, reason: String, now: Instant) {
+        let Some(rules) = &self.rules else { return };
+        let mut sentence = self.sentence();
+        // What it was free for counts towards it: each window without an ejection halves the next one (Envoy does so too).
+        let windows =
+            now.saturating_duration_since(sentence.readmitted).as_millis() / rules.window.as_millis().max(1);
+        let forgiven = u32::try_from(windows).unwrap_or(u32::MAX);
+        sentence.times = sentence.times.saturating_sub(forgiven).saturating_add(1);
+        sentence.reason = reason;
+        sentence.since = now;
+        self.sentenced(&sentence, rules, now);
+    }
+
+    /// Whether it is ejected.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.due_ms.load(Ordering::Relaxed) != FREE
+    }
+
+    /// Whether the caller is to make the one call that decides. Whoever is told so must say how it ended.
+    pub(crate) fn claim_probe(&self, now: Instant) -> bool {
+        let due_ms = self.due_ms.load(Ordering::Relaxed);
+        due_ms <= self.ms(now)
+            && self.due_ms.compare_exchange(due_ms, PROBING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// How the probe ended: well, badly, or without anything being learnt, so that the next call is the probe. Returns whether
+    /// the endpoint is readmitted.
+    pub(crate) fn probed(&self, went_well: Option<bool>, now: Instant) -> bool {
+        let Some(rules) = &self.rules else { return false };
+        let mut sentence = self.sentence();
+        match went_well {
+            Some(true) => {
+                sentence.readmitted = now;
+                self.consecutive.store(0, Ordering::Relaxed);
+                self.window.clear();
+                self.counts_from_ms.store(self.ms(now), Ordering::Relaxed);
+                self.due_ms.store(FREE, Ordering::Relaxed);
+                true
+            }
+            Some(false) => {
+                sentence.times = sentence.times.saturating_add(1);
+                self.sentenced(&sentence, rules, now);
+                false
+            }
+            None => {
+                self.due_ms.store(self.ms(now), Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// A new connection, and perhaps a new process: what the old one did is not held against it, but it has to show that it
+    /// works, by a probe that is due at once.
+    pub(crate) fn joined(&self, now: Instant) {
+        self.consecutive.store(0, Ordering::Relaxed);
+        self.window.clear();
+        self.counts_from_ms.store(self.ms(now), Ordering::Relaxed);
+        let due_at_once = |due_ms| (due_ms < PROBING).then(|| self.ms(now));
+        let _ = self.due_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due_at_once);
+    }
+
+    /// Set while it is ejected.
+    pub(crate) fn snapshot(&self, now: Instant) -> Option<EjectionSnapshot> {
+        let sentence = self.sentence();
+        let due_ms = self.due_ms.load(Ordering::Relaxed);
+        if due_ms == FREE {
+            return None;
+        }
+        let in_ms = if due_ms == PROBING { 0 } else { due_ms.saturating_sub(self.ms(now)) };
+        Some(EjectionSnapshot {
+            reason: sentence.reason.clone(),
+            since: now.saturating_duration_since(sentence.since),
+            next_probe: Duration::from_millis(in_ms),
+            times: sentence.times,
+        })
+    }
+
+    /// Sets when the next probe is due.
+    fn sentenced(&self, sentence: &Sentence, rules: &Ejection, now: Instant) {
+        let doubled = 1_u32 << sentence.times.saturating_sub(1).min(20);
+        let time = rules.first.saturating_mul(doubled).min(rules.max.max(rules.first));
+        self.due_ms.store(self.ms(now + time), Ordering::Relaxed);
+    }
+
+    fn counts(&self, picked: Instant) -> bool {
+        self.ms(picked) >= self.counts_from_ms.load(Ordering::Relaxed) && !self.is_ejected()
+    }
+
+    fn ask(&self, now: Instant) -> bool {
+        let now_ms = self.ms(now);
+        let asked_ms = self.asked_ms.load(Ordering::Relaxed);
+        (asked_ms == 0 || now_ms >= asked_ms + ASK_AGAIN_MS)
+            && self
+                .asked_ms
+                .compare_exchange(asked_ms, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn ms(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.base).as_millis() as u64
+    }
+
+    fn sentence(&self) -> MutexGuard<'_, Sentence> {
+        self.sentence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// An endpoint that is ejected whenever it should be, on a clock of its own.
+    struct Endpoint {
+        outlier: Outlier,
+        now: Instant,
+    }
+
+    impl Endpoint {
+        fn new() -> Endpoint {
+            let now = Instant::now();
+            Endpoint { outlier: Outlier::new(Some(Ejection::default()), now), now }
+        }
+
+        fn later(&mut self, time: Duration) {
+            self.now += time;
+        }
+
+        fn succeeds(&mut self, times: u32) {
+            for _ in 0..times {
+                self.outlier.succeeded(self.now, self.now);
+            }
+        }
+
+        /// Says whether it was ejected.
+        fn fails(&mut self, times: u32) -> bool {
+            for _ in 0..times {
+                if let Some(reason) = self.outlier.failed(self.now, self.now) {
+                    self.outlier.eject(reason, self.now);
+                }
+            }
+            self.outlier.is_ejected()
+        }
+
+        /// The seconds until its probe, and the reason.
+        #[track_caller]
+        fn ejected(&self) -> (f64, u32, String) {
+            let snapshot = self.outlier.snapshot(self.now).expect("ejected");
+            (snapshot.next_probe.as_secs_f64(), snapshot.times, snapshot.reason)
+        }
+    }
+
+    #[test]
+    fn five_failures_in_a_row_eject_and_a_success_between_them_does_not() {
+        let mut endpoint = Endpoint::new();
+        for _ in 0..3 {
+            assert!(!endpoint.fails(4));
+            endpoint.succeeds(1);
+        }
+        assert!(!endpoint.fails(4));
+        assert!(endpoint.fails(1));
+        assert_eq!(endpoint.ejected(), (1.0, 1, "5 failures in a row".into()));
+    }
+
+    #[test]
+    fn half_of_twenty_within_ten_seconds_eject_and_less_does_not() {
+        let mut endpoint = Endpoint::new();
+        for _ in 0..9 {
+            endpoint.succeeds(1);
+            assert!(!endpoint.fails(1), "fewer than twenty calls say nothing");
+        }
+        endpoint.succeeds(1);
+        assert!(endpoint.fails(1));
+        assert_eq!(endpoint.ejected().2, "10 of 20 calls within 10s failed");
+
+        let mut endpoint = Endpoint::new();
+        endpoint.succeeds(11);
+        for _ in 0..100 {
+            endpoint.succeeds(1);
+            assert!(!endpoint.fails(1), "a share below a half is borne");
+        }
+    }
+
+    #[test]
+    fn failures_spread_over_a_longer_time_do_not_eject() {
+        let mut endpoint = Endpoint::new();
+        for _ in 0..100 {
+            endpoint.succeeds(1);
+            assert!(!endpoint.fails(1));
+            endpoint.later(1_300 * MS);
+        }
+    }
+
+    #[test]
+    fn then_exactly_one_call_is_the_probe() {
+        let mut endpoint = Endpoint::new();
+        endpoint.fails(5);
+        endpoint.later(999 * MS);
+        assert!(!endpoint.outlier.claim_probe(endpoint.now));
+        endpoint.later(MS);
+        assert!(endpoint.outlier.claim_probe(endpoint.now));
+        assert!(!endpoint.outlier.claim_probe(endpoint.now + 3600 * S), "one at a time");
+        assert_eq!(endpoint.ejected().0, 0.0);
+        assert!(!endpoint.outlier.probed(None, endpoint.now));
+        assert!(endpoint.outlier.claim_probe(endpoint.now), "nothing was learnt: another one");
+        assert!(endpoint.outlier.probed(Some(true), endpoint.now));
+        assert!(!endpoint.outlier.is_ejected());
+        assert_eq!(endpoint.outlier.snapshot(endpoint.now), None);
+        assert!(!endpoint.outlier.claim_probe(endpoint.now), "one that is free needs no probe");
+    }
+
+    #[test]
+    fn each_failed_probe_doubles_the_time_up_to_a_minute() {
+        let mut endpoint = Endpoint::new();
+        endpoint.fails(5);
+        for (times, seconds) in (1..).zip([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
+            let (next_probe_s, counted, _) = endpoint.ejected();
+            assert_eq!((next_probe_s, counted), (seconds, times));
+            endpoint.later(Duration::from_secs_f64(seconds));
+            assert!(endpoint.outlier.claim_probe(endpoint.now));
+            assert!(!endpoint.outlier.probed(Some(false), endpoint.now));
+        }
+    }
+
+    #[test]
+    fn one_that_fails_again_soon_is_out_for_longer_and_time_heals() {
+        let mut endpoint = Endpoint::new();
+        for (well_s, seconds) in [(0, 1.0), (1, 2.0), (1, 4.0), (10, 4.0), (20, 2.0), (3600, 1.0)] {
+            endpoint.later(well_s * S);
+            assert!(endpoint.fails(5));
+            assert_eq!(endpoint.ejected().0, seconds, "after {well_s} s without a failure");
+            endpoint.later(60 * S);
+            assert!(endpoint.outlier.claim_probe(endpoint.now));
+            endpoint.outlier.probed(Some(true), endpoint.now);
+        }
+    }
+
+    #[test]
+    fn calls_of_before_do_not_count_after() {
+        let mut endpoint = Endpoint::new();
+        let before = endpoint.now;
+        endpoint.fails(5);
+        assert_eq!(endpoint.outlier.failed(endpoint.now, endpoint.now), None, "it is out already");
+        endpoint.later(S);
+        endpoint.outlier.claim_probe(endpoint.now);
+        endpoint.outlier.probed(Some(true), endpoint.now);
+        for _ in 0..100 {
+            assert_eq!(endpoint.outlier.failed(before, endpoint.now), None);
+        }
+        assert!(!endpoint.fails(4));
+    }
+
+    #[test]
+    fn a_new_connection_is_probed_at_once() {
+        let mut endpoint = Endpoint::new();
+        endpoint.fails(4);
+        endpoint.outlier.joined(endpoint.now);
+        assert!(!endpoint.fails(4), "another process did that");
+        assert!(endpoint.fails(1));
+        assert!(!endpoint.outlier.claim_probe(endpoint.now));
+        endpoint.outlier.joined(endpoint.now);
+        assert!(endpoint.outlier.is_ejected());
+        assert!(endpoint.outlier.claim_probe(endpoint.now));
+        endpoint.outlier.joined(endpoint.now);
+        assert!(!endpoint.outlier.claim_probe(endpoint.now), "one is under way");
+    }
+
+    #[test]
+    fn an_ejection_that_was_not_allowed_is_asked_for_again_after_a_moment() {
+        let endpoint = Endpoint::new();
+        let failed = |at: Instant| endpoint.outlier.failed(at, at);
+        for _ in 0..4 {
+            assert_eq!(failed(endpoint.now), None);
+        }
+        assert!(failed(endpoint.now).is_some());
+        for _ in 0..1_000 {
+            assert_eq!(failed(endpoint.now + 99 * MS), None);
+        }
+        assert!(failed(endpoint.now + 101 * MS).is_some());
+    }
+
+    #[test]
+    fn without_rules_nobody_is_ejected() {
+        let now = Instant::now();
+        let outlier = Outlier::new(None, now);
+        for _ in 0..1_000 {
+            assert_eq!(outlier.failed(now, now), None);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! For how long an endpoint that was asked has answered nobody: a lower bound of its latency while its callers still wait.
+//! Without it a stalled endpoint stays cheap until the first of them gives up. Pure: it is told the time.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::time::Instant;
+
+/// The silence of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    base: Instant,
+    /// Calls without an answer yet.
+    waiting: AtomicU32,
+    /// When the first of them was made or, if that was later, the last answer came; in microseconds since `base`.
+    since_us: AtomicU64,
+}
+
+impl Silence {
+    pub(crate) fn new(now: Instant) -> Silence {
+        Silence { base: now, waiting: AtomicU32::new(0), since_us: AtomicU64::new(0) }
+    }
+
+    /// A call was made.
+    pub(crate) fn asked(&self, now: Instant) {
+        // In this order: who looks between the two sees nobody waiting, and not somebody waiting since long ago.
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            self.since_us.store(self.us(now), Ordering::Relaxed);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call got its answer.
+    pub(crate) fn answered(&self, now: Instant) {
+        self.since_us.store(self.us(now), Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A call ended without one.
+    pub(crate) fn given_up(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How long it has been silent, in seconds; zero when nobody waits.
+    pub(crate) fn get(&self, now: Instant) -> f64 {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return 0.0;
+        }
+        self.us(now).saturating_sub(self.since_us.load(Ordering::Relaxed)) as f64 / 1e6
+    }
+
+    fn us(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.base).as_micros() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[track_caller]
+    fn silent(silence: &Silence, at: Instant, expected_s: f64) {
+        let silent_s = silence.get(at);
+        assert!((silent_s - expected_s).abs() < 1e-6, "{silent_s} is not {expected_s}");
+    }
+
+    #[test]
+    fn it_grows_while_somebody_waits_and_ends_with_the_last_answer() {
+        let now = Instant::now();
+        let silence = Silence::new(now);
+        silent(&silence, now + 500 * MS, 0.0);
+        silence.asked(now + 500 * MS);
+        silence.asked(now + 600 * MS);
+        silent(&silence, now + 700 * MS, 0.2);
+        silence.answered(now + 700 * MS);
+        silent(&silence, now + 750 * MS, 0.05);
+        silence.answered(now + 760 * MS);
+        silent(&silence, now + 900 * MS, 0.0);
+    }
+
+    #[test]
+    fn who_gives_up_ends_it_only_for_himself() {
+        let now = Instant::now();
+        let silence = Silence::new(now);
+        silence.asked(now);
+        silence.asked(now + 10 * MS);
+        silence.given_up();
+        silent(&silence, now + 100 * MS, 0.1);
+        silence.given_up();
+        silent(&silence, now + 100 * MS, 0.0);
+        silence.asked(now + 200 * MS);
+        silent(&silence, now + 201 * MS, 0.001);
+    }
+}

@@ -1,0 +1,235 @@
+//! Endpoints that fail are left alone, and come back by one call.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use shoal_balance::EndpointState::{Connecting, Ejected, Ready};
+use shoal_balance::{Channel, ChannelOptions, Ejection, EndpointSnapshot, Options, Outcome};
+use tonic::{Code, Request};
+
+use crate::peer::{Peer, SOON, Upstream, answer_status};
+use crate::raw;
+
+/// Longer than a test.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A server that answers INTERNAL until it is mended, and counts.
+struct Broken {
+    peer: Peer,
+    mended: Arc<AtomicBool>,
+    calls: Arc<AtomicU64>,
+}
+
+fn broken() -> Broken {
+    let (mended, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (is_mended, count) = (mended.clone(), calls.clone());
+    let peer = Peer::h2(move |_request, mut respond| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let code = if is_mended.load(Ordering::SeqCst) { Code::Ok } else { Code::Internal };
+        async move { answer_status(&mut respond, code) }
+    });
+    Broken { peer, mended, calls }
+}
+
+fn answering(code: Code) -> Peer {
+    Peer::h2(move |_request, mut respond| async move { answer_status(&mut respond, code) })
+}
+
+async fn ready(peers: &[SocketAddr], change: impl FnOnce(&mut Options)) -> Upstream {
+    let upstream = Upstream::with(peers, change);
+    for peer in peers {
+        upstream.until(*peer, Ready).await;
+    }
+    upstream
+}
+
+/// Ejects for so long that nobody comes back.
+fn for_good(options: &mut Options) {
+    options.ejection = Some(Ejection { first: LONG, max: LONG, ..Ejection::default() });
+}
+
+fn channel(upstream: &Upstream) -> Channel {
+    Channel::new(upstream.balancer.clone(), ChannelOptions::default())
+}
+
+async fn call(channel: &Channel) {
+    let _ = raw::unary(channel, Request::new(vec![])).await;
+}
+
+fn seen(upstream: &Upstream, address: SocketAddr) -> EndpointSnapshot {
+    upstream.balancer.snapshot().into_iter().find(|endpoint| endpoint.address == address).unwrap()
+}
+
+fn ejected(upstream: &Upstream) -> usize {
+    upstream.balancer.snapshot().iter().filter(|endpoint| endpoint.state == Ejected).count()
+}
+
+#[tokio::test]
+async fn one_that_fails_five_times_in_a_row_is_left_alone_and_says_why() {
+    let (bad, good) = (broken(), answering(Code::Ok));
+    let upstream = ready(&[bad.peer.address, good.address], for_good).await;
+    let mut changed = upstream.balancer.changed();
+    changed.mark_unchanged();
+    let channel = channel(&upstream);
+    for _ in 0..200 {
+        call(&channel).await;
+    }
+    assert_eq!(bad.calls.load(Ordering::SeqCst), 5);
+    let endpoint = seen(&upstream, bad.peer.address);
+    let ejection = endpoint.ejection.unwrap();
+    assert_eq!((endpoint.state, endpoint.reason.as_str()), (Ejected, "5 failures in a row"));
+    assert_eq!((ejection.times, ejection.reason.as_str()), (1, "5 failures in a row"));
+    assert!(ejection.next_probe > LONG - SOON && ejection.since < SOON, "{ejection:?}");
+    assert!(changed.has_changed().unwrap(), "watchers are told");
+    assert_eq!((seen(&upstream, good.address).state, upstream.balancer.pickable()), (Ready, 1));
+    let refusal = upstream.balancer.pick(&[good.address]).unwrap_err().to_string();
+    assert!(refusal.contains("ejected (5 failures in a row)"), "{refusal}");
+}
+
+#[tokio::test]
+async fn one_probe_at_a_time_and_the_first_that_goes_well_brings_it_back() {
+    let (bad, good) = (broken(), answering(Code::Ok));
+    let upstream = ready(&[bad.peer.address, good.address], |options| {
+        let short = Duration::from_millis(10);
+        options.ejection = Some(Ejection { first: short, max: short, ..Ejection::default() });
+    })
+    .await;
+    let channel = channel(&upstream);
+    let times = || seen(&upstream, bad.peer.address).ejection.map_or(0, |ejection| ejection.times);
+    tokio::time::timeout(SOON, async {
+        while times() < 4 {
+            call(&channel).await;
+        }
+    })
+    .await
+    .unwrap();
+    // Five to be ejected, then one a probe; nothing else reached it.
+    assert_eq!(bad.calls.load(Ordering::SeqCst), 4 + u64::from(times()));
+
+    bad.mended.store(true, Ordering::SeqCst);
+    let mut changed = upstream.balancer.changed();
+    changed.mark_unchanged();
+    tokio::time::timeout(SOON, async {
+        while seen(&upstream, bad.peer.address).state == Ejected {
+            call(&channel).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(changed.has_changed().unwrap(), "watchers are told");
+    assert_eq!(seen(&upstream, bad.peer.address).ejection, None);
+}
+
+#[tokio::test]
+async fn at_most_half_are_left_alone() {
+    let peers: Vec<Broken> = (0..5).map(|_| broken()).collect();
+    let addresses: Vec<SocketAddr> = peers.iter().map(|broken| broken.peer.address).collect();
+    let upstream = ready(&addresses, for_good).await;
+    let channel = channel(&upstream);
+    let mut changed = upstream.balancer.changed();
+    tokio::time::timeout(SOON, async {
+        while ejected(&upstream) < 2 {
+            call(&channel).await;
+        }
+    })
+    .await
+    .unwrap();
+    changed.mark_unchanged();
+    for _ in 0..200 {
+        call(&channel).await;
+    }
+    assert_eq!((ejected(&upstream), upstream.balancer.pickable()), (2, 3));
+    assert!(!changed.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn the_only_endpoint_is_never_left_alone() {
+    let only = broken();
+    let upstream = ready(&[only.peer.address], for_good).await;
+    let channel = channel(&upstream);
+    for _ in 0..50 {
+        call(&channel).await;
+    }
+    assert_eq!(only.calls.load(Ordering::SeqCst), 50);
+    assert_eq!(ejected(&upstream), 0);
+}
+
+#[tokio::test]
+async fn when_too_few_are_left_the_ejected_are_used_again() {
+    let (bad, good) = (broken(), answering(Code::Ok));
+    let (bad_address, good_address) = (bad.peer.address, good.address);
+    let upstream = ready(&[bad_address, good_address], for_good).await;
+    let channel = channel(&upstream);
+    while ejected(&upstream) == 0 {
+        call(&channel).await;
+    }
+    good.kill();
+    upstream.until(good_address, Connecting).await;
+    assert_eq!(upstream.balancer.pick(&[]).unwrap().address(), bad_address);
+    // It is still shown as what it is.
+    assert_eq!((seen(&upstream, bad_address).state, upstream.balancer.pickable()), (Ejected, 1));
+}
+
+#[tokio::test]
+async fn what_callers_do_wrong_ejects_nobody() {
+    let (one, other) = (answering(Code::NotFound), answering(Code::NotFound));
+    let upstream = ready(&[one.address, other.address], for_good).await;
+    let channel = channel(&upstream);
+    for _ in 0..100 {
+        call(&channel).await;
+        let mut pick = upstream.balancer.pick(&[]).unwrap();
+        pick.outcome(Outcome::CallerGone);
+    }
+    assert_eq!(ejected(&upstream), 0);
+    for endpoint in upstream.balancer.snapshot() {
+        assert_eq!(endpoint.failures, 0);
+        assert!(endpoint.successes > 20, "{endpoint:?}");
+    }
+}
+
+/// Lets calls time out at one of two endpoints that never answers; `hurry` is how long their callers wait. Says whether it
+/// was ejected.
+async fn stalled(hurry: Duration, answers_others: bool) -> bool {
+    let (one, other) = (answering(Code::Ok), answering(Code::Ok));
+    let upstream = ready(&[one.address, other.address], for_good).await;
+    let at_one = || upstream.balancer.pick(&[other.address]).unwrap();
+    let mut picks: Vec<_> = (0..10).map(|_| at_one()).collect();
+    tokio::time::sleep(hurry).await;
+    if answers_others {
+        at_one().first_response();
+    }
+    for pick in &mut picks {
+        pick.outcome(Outcome::TimedOut);
+    }
+    ejected(&upstream) == 1
+}
+
+#[tokio::test]
+async fn one_that_lets_everybody_time_out_is_left_alone() {
+    assert!(stalled(Duration::from_millis(110), false).await);
+}
+
+#[tokio::test]
+async fn one_that_answers_others_meanwhile_is_not_to_blame() {
+    assert!(!stalled(Duration::from_millis(110), true).await);
+}
+
+#[tokio::test]
+async fn callers_in_a_hurry_eject_nobody() {
+    // Nothing takes less than no time, however busy the machine: they give up at once.
+    assert!(!stalled(Duration::ZERO, false).await);
+}
+
+#[tokio::test]
+async fn without_ejection_it_is_called_on() {
+    let (bad, good) = (broken(), answering(Code::Ok));
+    let upstream = ready(&[bad.peer.address, good.address], |options| options.ejection = None).await;
+    let channel = channel(&upstream);
+    for _ in 0..100 {
+        call(&channel).await;
+    }
+    assert!(bad.calls.load(Ordering::SeqCst) > 20);
+    assert_eq!(ejected(&upstream), 0);
+}

@@ -1,0 +1,243 @@
+//! Peers that allow few streams: further connections are made, used, and closed again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shoal_balance::EndpointState::{NotServing, Ready};
+use shoal_balance::{Options, Pick};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::peer::{Peer, SOON, Upstream, answer, answer_status, message, trailers_ok};
+
+/// A server that allows few streams a connection and holds every call until it is let go.
+struct Narrow {
+    peer: Peer,
+    /// Calls that have reached it and are held.
+    held: watch::Receiver<usize>,
+    /// Connections that are open.
+    connections: watch::Receiver<usize>,
+    /// Lets one call go.
+    release: mpsc::UnboundedSender<()>,
+    /// Cuts the oldest connection that was not cut.
+    cut: Arc<Notify>,
+    /// The health methods it was asked.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+fn narrow(streams: u32) -> Narrow {
+    let (holds, held) = watch::channel(0);
+    let (opened, connections) = watch::channel(0);
+    let (release, released) = mpsc::unbounded_channel();
+    let released = Arc::new(tokio::sync::Mutex::new(released));
+    let (cut, asked) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+    let (cutting, asking) = (cut.clone(), asked.clone());
+    let holds = Arc::new(holds);
+    let opened = Arc::new(opened);
+    let peer = Peer::start(None, move |listener| async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (holds, opened, released) = (holds.clone(), opened.clone(), released.clone());
+            let (cutting, asking) = (cutting.clone(), asking.clone());
+            tokio::spawn(async move {
+                opened.send_modify(|open| *open += 1);
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(streams);
+                let mut connection = builder.handshake::<_, bytes::Bytes>(socket).await.unwrap();
+                let serve = async {
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        if request.uri().path().starts_with("/grpc.health.") {
+                            asking.lock().unwrap().push(request.uri().path().to_owned());
+                            let mut stream = answer(&mut respond).unwrap();
+                            stream.send_data(message(&[8, 1]), false).unwrap();
+                            stream.send_trailers(trailers_ok()).unwrap();
+                            continue;
+                        }
+                        let (holds, released) = (holds.clone(), released.clone());
+                        tokio::spawn(async move {
+                            holds.send_modify(|held| *held += 1);
+                            released.lock().await.recv().await;
+                            holds.send_modify(|held| *held -= 1);
+                            answer_status(&mut respond, tonic::Code::Ok);
+                        });
+                    }
+                };
+                tokio::select! { () = serve => {}, () = cutting.notified() => {} }
+                opened.send_modify(|open| *open -= 1);
+            });
+        }
+    });
+    Narrow { peer, held, connections, release, cut, asked }
+}
+
+impl Narrow {
+    async fn upstream(&self, change: impl FnOnce(&mut Options)) -> Upstream {
+        let upstream = Upstream::with(&[self.peer.address], change);
+        upstream.until(self.peer.address, Ready).await;
+        upstream
+    }
+
+    async fn holds(&mut self, calls: usize) {
+        let held = timeout(SOON, self.held.wait_for(|held| *held == calls)).await.is_ok();
+        assert!(held, "{} calls arrived, not {calls}", *self.held.borrow());
+    }
+
+    async fn has_connections(&mut self, connections: usize) {
+        let reached = timeout(SOON, self.connections.wait_for(|open| *open == connections)).await.is_ok();
+        assert!(reached, "{} connections, not {connections}", *self.connections.borrow());
+    }
+}
+
+/// A call under way.
+struct Call {
+    response: h2::client::ResponseFuture,
+    _pick: Pick,
+}
+
+async fn call(upstream: &Upstream) -> Call {
+    let mut pick = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
+    let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
+    let (response, _) = pick.send(request, true).await.unwrap();
+    Call { response, _pick: pick }
+}
+
+#[tokio::test]
+async fn calls_past_the_limit_go_over_further_connections() {
+    let mut narrow = narrow(2);
+    let upstream = narrow.upstream(|_| {}).await;
+    let mut calls = Vec::new();
+    for _ in 0..6 {
+        calls.push(call(&upstream).await);
+    }
+    narrow.holds(6).await;
+    assert!((3..=6).contains(&upstream.balancer.snapshot()[0].connections));
+    for call in calls {
+        narrow.release.send(()).unwrap();
+        drop(call);
+    }
+}
+
+#[tokio::test]
+async fn a_second_connection_is_there_before_the_first_is_full() {
+    let mut narrow = narrow(10);
+    let upstream = narrow.upstream(|_| {}).await;
+    let mut calls = Vec::new();
+    for _ in 0..7 {
+        calls.push(call(&upstream).await);
+    }
+    narrow.holds(7).await;
+    assert_eq!(*narrow.connections.borrow(), 1, "seven of ten are no reason");
+    calls.push(call(&upstream).await);
+    narrow.has_connections(2).await;
+}
+
+#[tokio::test]
+async fn there_are_no_more_connections_than_allowed_and_then_calls_wait_their_turn() {
+    let mut narrow = narrow(1);
+    let upstream = narrow.upstream(|options| options.connections_max = 2).await;
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        calls.push(call(&upstream).await);
+    }
+    narrow.holds(2).await;
+    assert_eq!(upstream.balancer.snapshot()[0].connections, 2);
+    for _ in 0..4 {
+        narrow.release.send(()).unwrap();
+    }
+    for call in calls {
+        timeout(SOON, call.response).await.expect("its turn comes").unwrap();
+    }
+    assert_eq!(*narrow.connections.borrow(), 2);
+}
+
+#[tokio::test]
+async fn a_further_connection_is_closed_when_it_was_idle() {
+    let mut narrow = narrow(1);
+    let upstream = narrow.upstream(|options| options.connection_idle = Duration::from_millis(50)).await;
+    let calls = [call(&upstream).await, call(&upstream).await];
+    narrow.holds(2).await;
+    for call in calls {
+        narrow.release.send(()).unwrap();
+        timeout(SOON, call.response).await.unwrap().unwrap();
+    }
+    narrow.has_connections(1).await;
+    assert_eq!(upstream.state(narrow.peer.address), Some(Ready));
+    let last = call(&upstream).await;
+    narrow.release.send(()).unwrap();
+    timeout(SOON, last.response).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_loss_of_one_of_several_connections_leaves_the_endpoint_in() {
+    let mut narrow = narrow(1);
+    let upstream = narrow.upstream(|_| {}).await;
+    let _calls = [call(&upstream).await, call(&upstream).await];
+    narrow.holds(2).await;
+    let mut changed = upstream.balancer.changed();
+    narrow.cut.notify_one();
+    let lost = changed.wait_for(|_| {
+        let endpoint = &upstream.balancer.snapshot()[0];
+        assert_eq!(endpoint.state, Ready);
+        endpoint.connections < 3 && *narrow.connections.borrow() < 3
+    });
+    timeout(SOON, lost).await.unwrap().unwrap();
+    let _third = call(&upstream).await;
+    assert_eq!(upstream.state(narrow.peer.address), Some(Ready));
+}
+
+#[tokio::test]
+async fn a_peer_with_few_streams_is_checked_and_not_watched() {
+    let narrow = narrow(1);
+    let _upstream = narrow.upstream(|_| {}).await;
+    assert_eq!(*narrow.asked.lock().unwrap(), ["/grpc.health.v1.Health/Check"]);
+}
+
+#[tokio::test]
+async fn a_peer_with_many_streams_is_watched() {
+    let narrow = narrow(10);
+    let _upstream = narrow.upstream(|_| {}).await;
+    assert_eq!(narrow.asked.lock().unwrap()[0], "/grpc.health.v1.Health/Watch");
+}
+
+#[tokio::test]
+async fn one_whose_streams_are_all_in_use_is_not_taken_for_ill() {
+    let mut narrow = narrow(1);
+    let upstream = narrow
+        .upstream(|options| {
+            options.connections_max = 1;
+            options.health_interval = Duration::from_millis(5);
+            options.health_timeout = Duration::from_millis(5);
+        })
+        .await;
+    // A check may be under way when the call is made, and then fail: that is over in a moment.
+    let _call = call(&upstream).await;
+    narrow.holds(1).await;
+    let mut changed = upstream.balancer.changed();
+    let ill = changed.wait_for(|_| upstream.state(narrow.peer.address) == Some(NotServing));
+    // Time for forty checks.
+    assert!(timeout(Duration::from_millis(200), ill).await.is_err());
+}
+
+#[tokio::test]
+async fn a_peer_that_allows_no_stream_is_not_connected_to_again_and_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let peer = Peer::start(None, move |listener| async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(0);
+                let mut connection = builder.handshake::<_, bytes::Bytes>(socket).await.unwrap();
+                while connection.accept().await.is_some() {}
+            });
+        }
+    });
+    let upstream = Upstream::with(&[peer.address], |options| options.health_service = None);
+    upstream.until(peer.address, Ready).await;
+    let picks: Vec<Pick> = (0..20).map(|_| upstream.balancer.pick(&[]).unwrap()).collect();
+    let _ = upstream.balancer.picked(&[], Instant::now() + Duration::from_millis(100)).await;
+    assert_eq!((connections.load(Ordering::SeqCst), picks.len()), (1, 20));
+}
