@@ -20,6 +20,8 @@ pub struct Config {
     pub upstream: BTreeMap<String, UpstreamConfig>,
     /// What one client may ask for.
     pub limits: Limits,
+    /// How long the connections of clients live.
+    pub connection: Connection,
     /// How long calls may take.
     pub deadline: Deadline,
     /// How calls are repeated.
@@ -85,6 +87,32 @@ impl Default for Limits {
     }
 }
 
+/// How long a client's connection lives.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Connection {
+    /// After this, ±10 %, it is sent GOAWAY, so that its client connects anew: to a gateway that was added since, or by a
+    /// name that has changed. Zero: never.
+    #[serde(with = "humantime_serde")]
+    pub age: Duration,
+    /// How long the calls of such a connection may still take. Long, for streams without end.
+    #[serde(with = "humantime_serde")]
+    pub age_grace: Duration,
+    /// After this without a call, and at most twice as long, it is sent GOAWAY too. Zero: never.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            age: Duration::from_secs(30 * 60),
+            age_grace: Duration::from_secs(10 * 60),
+            idle: Duration::ZERO,
+        }
+    }
+}
+
 /// How long calls may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,6 +172,8 @@ impl Default for Hedging {
 impl Config {
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
+    /// Longest time that makes sense here.
+    const TIME_MAX: Duration = Duration::from_secs(366 * 86_400);
     /// Most attempts of one call.
     pub(crate) const ATTEMPTS_MAX: u32 = 10;
 
@@ -169,6 +199,11 @@ impl Config {
             (0.0..=1.0).contains(&self.hedge.budget),
             "gateway.hedge.budget = {} is not a share from 0 to 1",
             self.hedge.budget
+        );
+        let connection = &self.connection;
+        ensure!(
+            [connection.age, connection.age_grace, connection.idle].iter().all(|time| *time <= Self::TIME_MAX),
+            "gateway.connection: times are at most a year"
         );
         let limits = &self.limits;
         let windows = [limits.stream_window, limits.connection_window, limits.answer_window];
@@ -269,6 +304,7 @@ mod tests {
             ),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
+            ("[connection]\nage = '500y'", "gateway.connection"),
             ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),
         ] {

@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
 use h2::Reason;
 use h2::server::{self, Connection};
 use shoal_kit::{Preface, read_preface, refuse_http1};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::call;
 use crate::core::Core;
+use crate::lifetime::{Lifetime, Verdict};
 use crate::resets::Resets;
 
 /// Between the preface and the first frame.
@@ -74,8 +76,10 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
         Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
     };
+    let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
+    let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
     let resets = Arc::default();
-    Driver { core: &core, connection, resets, stop, waiting: false, draining: false }.await;
+    Driver { core: &core, connection, resets, lifetime, timer, stop, waiting: false, draining: false }.await;
 }
 
 /// Takes what came off the socket, so that closing it is a FIN: with bytes unread it is a reset, which says "crashed".
@@ -97,6 +101,9 @@ struct Driver<'c, S> {
     core: &'c Arc<Core>,
     connection: Connection<TcpStream, Bytes>,
     resets: Arc<Resets>,
+    lifetime: Lifetime,
+    /// Wakes this task when the connection is to be looked at.
+    timer: Option<Pin<Box<Sleep>>>,
     stop: Pin<&'c mut S>,
     /// This task is to be woken by `stop`: it is asked once, and then only whether it has fired. It is polled with every
     /// frame otherwise.
@@ -125,7 +132,16 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
-                    if this.draining || !this.stopped(cx) {
+                    let stopped = !this.draining && this.stopped(cx);
+                    let leaves = match this.look(cx) {
+                        Verdict::GoesOn => false,
+                        Verdict::Leaves(why) => {
+                            tracing::debug!(?why, "connection leaves");
+                            !this.draining
+                        }
+                        Verdict::Over => return Poll::Ready(()),
+                    };
+                    if !stopped && !leaves {
                         return Poll::Pending;
                     }
                     this.draining = true;
@@ -144,5 +160,23 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
         }
         self.waiting = true;
         self.stop.as_mut().poll(cx).is_ready()
+    }
+
+    /// Whether it has lived long enough.
+    fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
+        while let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            let (busy, calls) = (self.connection.has_streams(), self.resets.calls());
+            let verdict = self.lifetime.look(Instant::now(), busy, calls);
+            match self.lifetime.next() {
+                Some(at) => timer.as_mut().reset(at),
+                None => self.timer = None,
+            }
+            if verdict != Verdict::GoesOn {
+                return verdict;
+            }
+        }
+        Verdict::GoesOn
     }
 }

@@ -22,6 +22,7 @@ mod gateway;
 mod gather;
 mod hedge;
 mod latency;
+mod lifetime;
 mod listener;
 mod local;
 mod meter;
@@ -40,6 +41,6 @@ mod tally;
 mod upload;
 mod upstream;
 
-pub use config::{Config, Deadline, Hedging, Limits, Retry, UpstreamConfig};
+pub use config::{Config, Connection, Deadline, Hedging, Limits, Retry, UpstreamConfig};
 pub use gateway::{Gateway, Readiness};
 pub use process::run_process;

@@ -25,6 +25,11 @@ impl Resets {
         premature < PREMATURE_MAX || u64::from(premature) * 2 <= u64::from(opened)
     }
 
+    /// How many calls there were.
+    pub(crate) fn calls(&self) -> u32 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
     /// A call was reset too soon.
     pub(crate) fn premature(&self) {
         self.premature.fetch_add(1, Ordering::Relaxed);

@@ -7,6 +7,7 @@ mod forward;
 mod harness;
 mod health;
 mod hedge;
+mod lifetime;
 mod peers;
 mod protocol;
 mod reflection;

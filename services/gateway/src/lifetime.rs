@@ -1,0 +1,144 @@
+//! How long a client's connection lives: not for ever, so that clients come to a gateway that was added later, and not
+//! without calls, if that is asked for. Pure: it is told the time.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use crate::config::Connection;
+
+/// Ages differ by up to this share, so that connections made at once are not made again at once.
+const JITTER: f64 = 0.1;
+
+/// One connection's.
+#[derive(Debug)]
+pub(crate) struct Lifetime {
+    old_at: Option<Instant>,
+    idle: Option<Duration>,
+    grace: Duration,
+    leaving: bool,
+    /// When it was looked at last.
+    seen_at: Instant,
+    /// And how many calls it had had by then.
+    seen: u32,
+}
+
+/// What is to be done with a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing until then.
+    GoesOn,
+    /// It takes no more calls, and those it has may finish.
+    Leaves(Why),
+    /// Those it still has were given time enough.
+    Over,
+}
+
+/// Why it takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    Old,
+    Idle,
+}
+
+impl Lifetime {
+    pub(crate) fn new(settings: &Connection, now: Instant, rng: &mut Rng) -> Lifetime {
+        let age = settings.age.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+        Lifetime {
+            // A time too far for the clock is never.
+            old_at: if age.is_zero() { None } else { now.checked_add(age) },
+            idle: (!settings.idle.is_zero()).then_some(settings.idle),
+            grace: settings.age_grace,
+            leaving: false,
+            seen_at: now,
+            seen: 0,
+        }
+    }
+
+    /// When it is to be looked at next; none: never.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        if self.leaving {
+            return self.seen_at.checked_add(self.grace);
+        }
+        let idle_at = self.idle.and_then(|idle| self.seen_at.checked_add(idle));
+        [self.old_at, idle_at].into_iter().flatten().min()
+    }
+
+    /// Looks at it: whether it has calls, and how many it has had. One that is looked at twice without a call is idle, so
+    /// that it is let go after one to two of the idle times.
+    pub(crate) fn look(&mut self, now: Instant, busy: bool, calls: u32) -> Verdict {
+        if self.leaving {
+            let over = self.next().is_some_and(|at| now >= at);
+            return if over { Verdict::Over } else { Verdict::GoesOn };
+        }
+        let old = self.old_at.is_some_and(|at| now >= at);
+        let looked = self.idle.is_some_and(|idle| now >= self.seen_at + idle);
+        let idle = looked && !busy && calls == self.seen;
+        if looked {
+            (self.seen_at, self.seen) = (now, calls);
+        }
+        if !old && !idle {
+            return Verdict::GoesOn;
+        }
+        (self.leaving, self.seen_at) = (true, now);
+        Verdict::Leaves(if old { Why::Old } else { Why::Idle })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lifetime(age_s: u64, idle_s: u64) -> (Lifetime, Instant) {
+        let settings =
+            Connection { age: SECOND * age_s as u32, age_grace: SECOND * 5, idle: SECOND * idle_s as u32 };
+        let now = Instant::now();
+        (Lifetime::new(&settings, now, &mut Rng::with_seed(3)), now)
+    }
+
+    #[test]
+    fn ages_lie_within_a_tenth_of_what_is_set_and_differ() {
+        let settings = Connection { age: SECOND * 1_800, ..Connection::default() };
+        let (now, mut rng) = (Instant::now(), Rng::with_seed(1));
+        let ages: Vec<f64> = (0..1_000)
+            .map(|_| Lifetime::new(&settings, now, &mut rng).next().expect("an end") - now)
+            .map(|age| age.as_secs_f64())
+            .collect();
+        assert!(ages.iter().all(|age| (1_620.0..=1_980.0).contains(age)));
+        let (low, high) =
+            (ages.iter().filter(|a| **a < 1_700.0).count(), ages.iter().filter(|a| **a > 1_900.0).count());
+        assert!(low > 150 && high > 150, "{low} {high}");
+    }
+
+    #[test]
+    fn an_old_one_leaves_whether_or_not_it_has_calls_and_is_over_after_the_grace() {
+        let (mut lifetime, now) = lifetime(100, 0);
+        let old = lifetime.next().expect("an end");
+        assert_eq!(lifetime.look(old - SECOND, true, 9), Verdict::GoesOn);
+        assert_eq!(lifetime.look(old, true, 9), Verdict::Leaves(Why::Old));
+        assert_eq!(lifetime.next(), Some(old + SECOND * 5));
+        assert_eq!(lifetime.look(old + SECOND * 4, true, 9), Verdict::GoesOn);
+        assert_eq!(lifetime.look(old + SECOND * 5, true, 9), Verdict::Over);
+        assert!(old > now + SECOND * 89);
+    }
+
+    #[test]
+    fn one_without_calls_leaves_and_one_that_had_some_or_has_one_does_not() {
+        let (mut lifetime, now) = lifetime(0, 10);
+        assert_eq!(lifetime.next(), Some(now + SECOND * 10));
+        assert_eq!(lifetime.look(now + SECOND * 10, false, 1), Verdict::GoesOn, "it had a call");
+        assert_eq!(lifetime.look(now + SECOND * 20, true, 1), Verdict::GoesOn, "it has one");
+        assert_eq!(lifetime.look(now + SECOND * 25, false, 1), Verdict::GoesOn, "not yet");
+        assert_eq!(lifetime.look(now + SECOND * 30, false, 1), Verdict::Leaves(Why::Idle));
+    }
+
+    #[test]
+    fn zero_is_never() {
+        let (mut lifetime, now) = lifetime(0, 0);
+        assert_eq!(lifetime.next(), None);
+        assert_eq!(lifetime.look(now + SECOND * 1_000_000, false, 0), Verdict::GoesOn);
+    }
+}

@@ -1,0 +1,68 @@
+//! How long connections of clients live.
+
+use tokio::sync::watch;
+
+use crate::harness::caller::{answer, request};
+use crate::harness::mesh::Mesh;
+use crate::harness::upstream::{SAFE, Upstream, as_session, payload};
+use crate::harness::{eventually, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_connection_is_ended_after_its_calls() {
+    let (release, released) = watch::channel(false);
+    let upstream = Upstream::start(move |call| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            call.answer(b"ok").await;
+        }
+    })
+    .await;
+    let configuration = format!("gateway.connection.age = '300ms'\n{}", as_session(&[&upstream]));
+    let mesh = Mesh::start(&configuration).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    let (response, _stream) = caller.begin(request(SAFE, &[]), true).await;
+    within("GOAWAY", async {
+        while caller.lives().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    release.send(true).expect("watched");
+    let answer = answer(within("the answer", response).await.expect("an answer")).await.expect("whole");
+    assert_eq!((answer.code(), payload(&answer)), (0, &b"ok"[..]));
+    caller.closed().await.expect("closed in order");
+    // And whoever comes again is served.
+    assert_eq!(mesh.caller().await.call(SAFE, &[], b"").await.code(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_end_is_cut_when_its_old_connection_had_its_grace() {
+    let upstream = Upstream::start(|_| std::future::pending()).await;
+    let configuration = format!(
+        "gateway.connection.age = '100ms'\ngateway.connection.age_grace = '100ms'\n{}",
+        as_session(&[&upstream])
+    );
+    let mesh = Mesh::start(&configuration).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    let (response, _stream) = caller.begin(request(SAFE, &[]), true).await;
+    assert!(within("the cut", response).await.is_err());
+    eventually("the gateway goes on", || mesh.runs().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_calls_is_ended_and_one_with_a_call_is_not() {
+    let upstream = Upstream::start(|_| std::future::pending()).await;
+    let configuration = format!("gateway.connection.idle = '100ms'\n{}", as_session(&[&upstream]));
+    let mesh = Mesh::start(&configuration).await;
+    mesh.ready("session", 1).await;
+    let busy = mesh.caller().await;
+    let (_response, _stream) = busy.begin(request(SAFE, &[]), true).await;
+    let idle = mesh.caller().await;
+    idle.closed().await.expect("closed in order");
+    let second = mesh.caller().await;
+    second.closed().await.expect("closed in order");
+    assert!(busy.lives().await);
+}
