@@ -9,6 +9,7 @@ use shoal_kit::Fault;
 use tonic::Status;
 
 use crate::error::Error;
+use crate::pushback::PUSHBACK;
 
 /// The longest `grpc-message` the gateway writes: with its details it must fit a client's default header list of 8 KiB.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -19,6 +20,17 @@ const PAGE: &str =
 
 /// The headers that end a call with `error`.
 pub(crate) fn trailers(error: Error) -> HeaderMap {
+    let pushback = error.pushback();
+    let mut headers = status(error);
+    if let Some(pushback) = pushback {
+        // Up, or a wait of half a millisecond would be none.
+        let millis = u64::try_from(pushback.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+        headers.insert(PUSHBACK, HeaderValue::from(millis));
+    }
+    headers
+}
+
+fn status(error: Error) -> HeaderMap {
     let fault = Fault::from(error);
     let status = Status::from(fault.clone());
     let mut headers = HeaderMap::with_capacity(4);
@@ -98,6 +110,19 @@ mod tests {
         assert_eq!((info.domain.as_str(), info.reason.as_str()), ("shoal", "UNKNOWN_SERVICE"));
         assert_eq!(info.metadata["service"], "a.B");
         assert!(status.message().contains("shoal.cache.v1.CacheService"));
+    }
+
+    #[test]
+    fn a_limit_says_when_to_come_back_in_both_languages() {
+        let wait = std::time::Duration::from_micros(2_300);
+        let limit = "100 calls a second".to_owned();
+        let error = Error::CallerLimit { caller: "billing".into(), reason: "CALLER_RATE", limit, wait };
+        let headers = trailers(error);
+        assert_eq!(headers[PUSHBACK], "3");
+        let status = Status::from_header_map(&headers).expect("a status");
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status.get_details_retry_info().expect("RetryInfo").retry_delay, Some(wait));
+        assert!(status.message().contains("`billing`") && status.message().contains("100 calls a second"));
     }
 
     #[test]

@@ -16,14 +16,16 @@ use tonic::Code;
 use tracing::Span;
 
 use crate::caller::Caller;
+use crate::client::Client;
 use crate::core::Core;
 use crate::error::Error;
-use crate::exchange::{Attempt, Exchange, Exchanged, Rest, outcome_of_error};
+use crate::exchange::{Attempt, Exchange, Exchanged, Rest, Sides, outcome_of_error};
 use crate::hedge::Method;
+use crate::limiter::{Full, Permit};
 use crate::meter::{Event, Meter};
 use crate::pushback::Pushback;
 use crate::request::{Head, Kind, kind};
-use crate::resets::{PREMATURE, Resets};
+use crate::resets::PREMATURE;
 use crate::retry::{Attempts, Failure, Situation};
 use crate::table::{Route, Target};
 use crate::upload::Upload;
@@ -40,7 +42,7 @@ const PUSHBACK_MAX: Duration = Duration::from_secs(10);
 /// Answers one request.
 pub(crate) async fn serve(
     core: Arc<Core>,
-    connection: Arc<Resets>,
+    client: Arc<Client>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -55,7 +57,7 @@ pub(crate) async fn serve(
     let mut caller = Caller::new(respond);
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
-        return connection.premature();
+        return client.resets.premature();
     }
     let found = match core.catalog.table().find(parts.uri.path(), &parts.headers) {
         Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
@@ -78,6 +80,12 @@ pub(crate) async fn serve(
         Some(route) => {
             upstream = route.upstream().clone();
             let lane = upstream.lane(core.index);
+            let admitted =
+                core.callers.as_ref().map(|callers| callers.admit(&client.known, head.headers(), started));
+            let _admitted = match admitted.transpose() {
+                Ok(admitted) => admitted,
+                Err(error) => return refuse(&lane.meter, &mut caller, error, started),
+            };
             let _inside = match route.gate.as_ref().map(|gate| gate.enter().ok_or(gate.most)).transpose() {
                 Ok(inside) => inside,
                 Err(most) => {
@@ -91,6 +99,7 @@ pub(crate) async fn serve(
                 lane,
                 upload: Upload::new(body, route.retry.body_bytes),
                 attempts: Attempts::new(route.retry),
+                permit: None,
                 head,
                 caller,
                 span: &span,
@@ -107,7 +116,7 @@ pub(crate) async fn serve(
     let took = started.elapsed();
     meter.call(code, took);
     if caller_gone && took < PREMATURE {
-        connection.premature();
+        client.resets.premature();
     }
 }
 
@@ -133,6 +142,8 @@ struct Call<'c> {
     caller: Caller,
     upload: Upload,
     attempts: Attempts,
+    /// While it counts against the limit of its upstream.
+    permit: Option<Permit>,
     span: &'c Span,
     /// The endpoint that has it.
     at: Option<SocketAddr>,
@@ -204,7 +215,10 @@ impl Call<'_> {
     }
 
     async fn attempts(&mut self) -> End {
-        let mut patience = self.head.started() + PATIENCE;
+        if let Err(end) = self.enter().await {
+            return end;
+        }
+        let mut patience = Instant::now() + PATIENCE;
         loop {
             let pick = match self.pick(patience).await {
                 Ok(pick) => pick,
@@ -235,6 +249,26 @@ impl Call<'_> {
             }
             self.upload.rewind();
             patience = Instant::now() + PATIENCE;
+        }
+    }
+
+    /// Waits its turn, if the upstream is protected from overload.
+    async fn enter(&mut self) -> Result<(), End> {
+        let Some(limiter) = self.lane.limiter.as_ref().filter(|_| self.route.limited) else { return Ok(()) };
+        let entered = tokio::select! {
+            biased;
+            entered = limiter.enter() => entered,
+            _ = self.caller.gone() => return Err(End::CallerGone),
+        };
+        match entered {
+            Ok(permit) => {
+                self.permit = Some(permit);
+                Ok(())
+            }
+            Err(Full { limit, waited }) => {
+                self.lane.meter.event(Event::Shed);
+                Err(End::Failed(Error::Overloaded { upstream: self.upstream.name.clone(), limit, waited }))
+            }
         }
     }
 
@@ -272,8 +306,8 @@ impl Call<'_> {
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
             Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
         };
-        let (caller, upload) = (&mut self.caller, &mut self.upload);
-        let mut exchange = Exchange::new(caller, upload, self.lane, attempt, response, !ended, withhold);
+        let sides = Sides { caller: &mut self.caller, upload: &mut self.upload, permit: &mut self.permit };
+        let mut exchange = Exchange::new(sides, self.lane, attempt, response, !ended, withhold);
         let exchanged = match hedging.as_ref().and_then(|hedging| hedging.after) {
             None => exchange.run().await,
             Some(after) => match timeout(after, exchange.run()).await {

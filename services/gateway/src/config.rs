@@ -1,5 +1,8 @@
 //! The `[gateway]` section: upstreams that are not Shoal's own, cores, limits, deadlines, retries.
 
+mod balance;
+mod callers;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -9,6 +12,10 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use shoal_balance::Source;
 use shoal_kit::role::Role;
+
+pub use balance::{Balance, Ejection};
+pub(crate) use callers::CallerLimits;
+pub use callers::{Callers, NamedCaller};
 
 /// The gateway's section of the configuration file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -24,6 +31,14 @@ pub struct Config {
     pub connection: Connection,
     /// How long calls may take.
     pub deadline: Deadline,
+    /// Who may call how much.
+    pub callers: Callers,
+    /// How endpoints are chosen.
+    pub balance: Balance,
+    /// When an endpoint that fails is left alone.
+    pub ejection: Ejection,
+    /// Which upstreams are protected from too many calls at once.
+    pub overload: Overload,
     /// How calls are repeated.
     pub retry: Retry,
     /// How much is hedged, where a route asks for it.
@@ -163,6 +178,46 @@ pub struct Hedging {
     pub budget: f64,
 }
 
+/// Protection of upstreams that are given more than they can do: a limit on unanswered calls that follows their latency.
+/// Off unless upstreams are named: a latency that grows may be overload, and it may be a long poll that waits for news.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// The names of those that are protected; `["*"]`: all.
+    pub upstreams: Vec<String>,
+    /// Unanswered calls that are always let in, of all cores.
+    pub min: usize,
+    /// The most unanswered calls, however fast they are answered.
+    pub max: usize,
+    /// A latency of so many times the long-term one is still well.
+    pub tolerance: f64,
+    /// Calls that are held back for a moment instead of being refused at once.
+    pub queue: usize,
+    /// For how long.
+    #[serde(with = "humantime_serde")]
+    pub queue_wait: Duration,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self {
+            upstreams: Vec::new(),
+            min: 100,
+            max: 10_000,
+            tolerance: 2.0,
+            queue: 100,
+            queue_wait: Duration::from_millis(50),
+        }
+    }
+}
+
+impl Overload {
+    /// Whether an upstream is protected.
+    pub(crate) fn protects(&self, upstream: &str) -> bool {
+        self.upstreams.iter().any(|name| name == upstream || name == "*")
+    }
+}
+
 impl Default for Hedging {
     fn default() -> Self {
         Self { budget: 0.05 }
@@ -200,9 +255,14 @@ impl Config {
             "gateway.hedge.budget = {} is not a share from 0 to 1",
             self.hedge.budget
         );
+        self.callers.validate()?;
+        self.ejection.validate()?;
+        self.overload(&self.overload)?;
         let connection = &self.connection;
         ensure!(
-            [connection.age, connection.age_grace, connection.idle].iter().all(|time| *time <= Self::TIME_MAX),
+            [connection.age, connection.age_grace, connection.idle]
+                .iter()
+                .all(|time| *time <= Self::TIME_MAX),
             "gateway.connection: times are at most a year"
         );
         let limits = &self.limits;
@@ -239,6 +299,21 @@ impl Config {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn overload(&self, overload: &Overload) -> anyhow::Result<()> {
+        for name in &overload.upstreams {
+            let known = name == "*" || Role::parse(name).is_some() || self.upstream.contains_key(name);
+            ensure!(known, "gateway.overload.upstreams: `{name}` is no upstream");
+        }
+        ensure!(
+            (1..=overload.max).contains(&overload.min),
+            "gateway.overload: min is at least 1 and at most max"
+        );
+        ensure!(overload.tolerance >= 1.0, "gateway.overload.tolerance is at least 1");
         Ok(())
     }
 }
@@ -304,6 +379,13 @@ mod tests {
             ),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
+            ("[callers.named.a]\nper_second = 1", "gateway.callers.named.a"),
+            ("[callers]\nper_second = -1", "gateway.callers.per_second"),
+            ("[ejection]\nshare = 1.5", "gateway.ejection.share"),
+            ("[ejection]\nfirst = '2m'", "gateway.ejection.first"),
+            ("[overload]\nupstreams = ['nobody']", "`nobody`"),
+            ("[overload]\nmin = 0", "gateway.overload"),
+            ("[overload]\ntolerance = 0.5", "gateway.overload.tolerance"),
             ("[connection]\nage = '500y'", "gateway.connection"),
             ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),

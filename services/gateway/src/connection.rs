@@ -1,6 +1,7 @@
 //! One client connection: told apart from what is not HTTP/2, then a task for each call, until it ends or is drained.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::call;
+use crate::client::Client;
 use crate::core::Core;
 use crate::lifetime::{Lifetime, Verdict};
-use crate::resets::Resets;
 
 /// Between the preface and the first frame.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
@@ -78,8 +79,8 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     };
     let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
     let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
-    let resets = Arc::default();
-    Driver { core: &core, connection, resets, lifetime, timer, stop, waiting: false, draining: false }.await;
+    let client = Arc::new(Client::new(peer.ip()));
+    Driver { core: &core, connection, client, lifetime, timer, stop, waiting: false, draining: false }.await;
 }
 
 /// Takes what came off the socket, so that closing it is a FIN: with bytes unread it is a reset, which says "crashed".
@@ -100,7 +101,7 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 struct Driver<'c, S> {
     core: &'c Arc<Core>,
     connection: Connection<TcpStream, Bytes>,
-    resets: Arc<Resets>,
+    client: Arc<Client>,
     lifetime: Lifetime,
     /// Wakes this task when the connection is to be looked at.
     timer: Option<Pin<Box<Sleep>>>,
@@ -119,12 +120,12 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
         loop {
             match this.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    if !this.resets.opened() {
+                    if !this.client.resets.opened() {
                         tracing::info!("connection ended: most of its calls were reset at once");
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;
                     }
-                    tokio::spawn(call::serve(this.core.clone(), this.resets.clone(), request, respond));
+                    tokio::spawn(call::serve(this.core.clone(), this.client.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");
@@ -167,7 +168,7 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
-            let (busy, calls) = (self.connection.has_streams(), self.resets.calls());
+            let (busy, calls) = (self.connection.has_streams(), self.client.resets.calls());
             let verdict = self.lifetime.look(Instant::now(), busy, calls);
             match self.lifetime.next() {
                 Some(at) => timer.as_mut().reset(at),

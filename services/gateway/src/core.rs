@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::callers::Callers;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::connection;
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     /// The gateway's own services.
     pub(crate) routes: Routes,
+    /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
+    pub(crate) callers: Option<Arc<Callers>>,
     /// Counts what the gateway answers itself.
     pub(crate) meter: Meter,
     /// Cancelled when connections are to be ended.
@@ -132,10 +135,10 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
     loop {
         let Ok(permit) = core.permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let core = core.clone();
                 connections.spawn(async move {
-                    connection::serve(core, stream).await;
+                    connection::serve(core, stream, peer).await;
                     drop(permit);
                 });
             }

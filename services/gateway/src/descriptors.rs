@@ -45,6 +45,8 @@ pub(crate) struct Method {
     pub(crate) name: String,
     /// Marked NO_SIDE_EFFECTS or IDEMPOTENT: safe to repeat.
     pub(crate) idempotent: bool,
+    /// Has a stream of messages, in either direction.
+    pub(crate) streaming: bool,
 }
 
 impl File {
@@ -79,6 +81,7 @@ impl File {
                 Method {
                     name: method.name().to_owned(),
                     idempotent: level != IdempotencyLevel::IdempotencyUnknown,
+                    streaming: method.client_streaming() || method.server_streaming(),
                 }
             });
             let methods = methods.collect();

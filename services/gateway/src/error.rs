@@ -46,6 +46,15 @@ pub(crate) enum Error {
     /// As many calls as its route allows are in flight.
     #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
     Crowded { path: String, most: usize },
+    /// A caller has used up what it may.
+    #[error("caller `{caller}` has reached its limit of {limit}; try again in {wait:.0?}")]
+    CallerLimit { caller: String, reason: &'static str, limit: String, wait: Duration },
+    /// The upstream answers more slowly than it can with fewer calls.
+    #[error(
+        "`{upstream}` has {limit} unanswered calls on this core of the gateway, as many as it answers in time (waited \
+         {waited:.0?}); try again shortly"
+    )]
+    Overloaded { upstream: String, limit: usize, waited: Duration },
     /// The gateway's own service has no such method.
     #[error(
         "{path} is not a method of the gateway's own services; list them with reflection (grpcurl describe)"
@@ -116,6 +125,20 @@ impl From<Error> for Fault {
                 .meta("method", path)
                 .meta("in_flight", most.to_string())
                 .retry_after(RETRY_AFTER),
+            Error::CallerLimit { caller, reason, limit, wait } => {
+                Fault::new(Code::ResourceExhausted, reason, message)
+                    .meta("caller", caller)
+                    .meta("limit", limit)
+                    .retry_after(wait)
+            }
+            Error::Overloaded { upstream, limit, waited } => {
+                Fault::new(Code::ResourceExhausted, "UPSTREAM_OVERLOADED", message)
+                    .meta("upstream", upstream)
+                    .meta("limit", limit.to_string())
+                    .meta("waited", format!("{waited:?}"))
+                    .meta("attempts", "0")
+                    .retry_after(RETRY_AFTER)
+            }
             Error::UnknownMethod { path } => {
                 Fault::new(Code::Unimplemented, "UNKNOWN_METHOD", message).meta("path", path)
             }
@@ -125,6 +148,16 @@ impl From<Error> for Fault {
 }
 
 impl Error {
+    /// How long its caller is to leave the call alone (gRFC A6, pushback): for limits, which many callers run into at
+    /// once.
+    pub(crate) fn pushback(&self) -> Option<Duration> {
+        match self {
+            Error::CallerLimit { wait, .. } => Some(*wait),
+            Error::Overloaded { .. } | Error::Crowded { .. } => Some(RETRY_AFTER),
+            _ => None,
+        }
+    }
+
     /// The code the caller gets.
     pub(crate) fn code(&self) -> Code {
         Fault::from(self.clone()).code()

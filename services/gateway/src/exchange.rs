@@ -21,6 +21,7 @@ use tracing::Span;
 
 use crate::caller::{Caller, handed_on};
 use crate::download::{Download, Downloaded};
+use crate::limiter::Permit;
 use crate::meter::Event;
 use crate::pushback::Pushback;
 use crate::replay::Replay;
@@ -46,10 +47,19 @@ pub(crate) struct Attempt {
     ended: bool,
 }
 
+/// What a call has of its own, whatever its attempts.
+pub(crate) struct Sides<'a> {
+    pub(crate) caller: &'a mut Caller,
+    pub(crate) upload: &'a mut Upload,
+    /// Given back when an answer begins.
+    pub(crate) permit: &'a mut Option<Permit>,
+}
+
 /// What an attempt is made of.
 pub(crate) struct Exchange<'a> {
     caller: &'a mut Caller,
     upload: &'a mut Upload,
+    permit: &'a mut Option<Permit>,
     lane: &'a Lane,
     attempt: Attempt,
     answer: Answer,
@@ -171,8 +181,7 @@ impl Drop for Attempt {
 impl<'a> Exchange<'a> {
     /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
     pub(crate) fn new(
-        caller: &'a mut Caller,
-        upload: &'a mut Upload,
+        Sides { caller, upload, permit }: Sides<'a>,
         lane: &'a Lane,
         attempt: Attempt,
         response: ResponseFuture,
@@ -182,6 +191,7 @@ impl<'a> Exchange<'a> {
         Exchange {
             caller,
             upload,
+            permit,
             lane,
             began: attempt.opened,
             attempt,
@@ -376,11 +386,16 @@ impl<'a> Exchange<'a> {
         self.attempt.pick.first_response();
         let now = Instant::now();
         self.latency = Some(now - self.began);
-        self.lane.answered(self.attempt.address(), now - self.attempt.opened, now);
+        let latency = now - self.attempt.opened;
+        self.lane.answered(self.attempt.address(), latency, now);
         let (parts, body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         if !body.is_end_stream() {
             self.upload.forget();
+            // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
+            if let Some(permit) = self.permit.take() {
+                permit.answered(latency);
+            }
             self.caller.head(response, false).map_err(|_| CANCELLED)?;
             self.answer = Answer::Coming(Download::new(body));
             self.streaming = Some(Box::pin(sleep(STREAM_AFTER)));

@@ -25,6 +25,11 @@ impl Gate {
         self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Inside(self.clone()))
     }
+
+    /// Whether nobody is inside.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inside.load(Ordering::Relaxed) == 0
+    }
 }
 
 impl Drop for Inside {

@@ -12,8 +12,10 @@ use shoal_kit::Settings;
 use shoal_kit::role::Role;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::callers::Callers;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::core::{Core, Running, Thread};
@@ -80,6 +82,7 @@ impl Gateway {
 
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
+        let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
         let permits = Arc::new(Semaphore::new(config.limits.connections));
         let mut running: Vec<Running> = threads
             .into_iter()
@@ -90,6 +93,7 @@ impl Gateway {
                     catalog: catalog.clone(),
                     config: config.clone(),
                     routes: routes.clone(),
+                    callers: callers.clone(),
                     meter: Meter::new("gateway"),
                     stop: stop.clone(),
                     stopping: AtomicBool::new(false),

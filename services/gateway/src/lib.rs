@@ -9,7 +9,9 @@ mod answer;
 mod budget;
 mod call;
 mod caller;
+mod callers;
 mod catalog;
+mod client;
 mod config;
 mod connection;
 mod core;
@@ -20,15 +22,18 @@ mod exchange;
 mod gate;
 mod gateway;
 mod gather;
+mod gradient;
 mod hedge;
 mod latency;
 mod lifetime;
+mod limiter;
 mod listener;
 mod local;
 mod meter;
 mod pace;
 mod process;
 mod pushback;
+mod rate;
 mod replay;
 mod request;
 mod resets;
@@ -41,6 +46,9 @@ mod tally;
 mod upload;
 mod upstream;
 
-pub use config::{Config, Connection, Deadline, Hedging, Limits, Retry, UpstreamConfig};
+pub use config::{
+    Balance, Callers, Config, Connection, Deadline, Ejection, Hedging, Limits, NamedCaller, Overload, Retry,
+    UpstreamConfig,
+};
 pub use gateway::{Gateway, Readiness};
 pub use process::run_process;

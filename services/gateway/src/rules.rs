@@ -8,6 +8,7 @@
 //! deadline = { default = "2s", max = "5s" }
 //! retry = { attempts = 2, backoff = "10ms" }
 //! hedge = { after = "20ms" }                     # a second attempt when the first is slow; {}: after the method's p95
+//! overload = false                               # not held to its upstream's limit: a long poll
 //! in_flight = 500                                # calls at once, of the whole process
 //! split = { cache = 95, cache-canary = 5 }       # upstreams by weight
 //! ```
@@ -42,6 +43,8 @@ pub(crate) struct Rule {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) retry: RetryRule,
     pub(crate) hedge: Option<Hedge>,
+    /// Whether its calls count against the limit of an upstream that is protected from overload.
+    pub(crate) overload: bool,
     /// Shared by all methods the rule is for, and by every table made of it.
     pub(crate) gate: Option<Arc<Gate>>,
     /// Upstreams and their weights; empty: the service's own.
@@ -104,6 +107,7 @@ struct RawRule {
     deadline: Option<Deadline>,
     retry: Option<Spanned<RetryRule>>,
     hedge: Option<Hedge>,
+    overload: Option<bool>,
     in_flight: Option<Spanned<usize>>,
     #[serde(default)]
     split: BTreeMap<String, Spanned<u32>>,
@@ -144,6 +148,7 @@ impl Rules {
                 deadline: raw.deadline,
                 retry: retry.map_err(|(span, reason)| at(span, reason))?,
                 hedge: raw.hedge,
+                overload: raw.overload.unwrap_or(true),
                 gate: in_flight.transpose().map_err(|(span, reason)| at(span, reason))?.map(Gate::new),
                 split: split(raw.split, upstreams).map_err(|(span, reason)| at(span, reason))?,
             });
@@ -300,7 +305,7 @@ mod tests {
     #[test]
     fn a_route_is_read_whole() {
         let text = "[[route]]\nmethod = 'a.B/C'\nheaders = { x-tenant = 'beta', x-any = '*' }\n\
-            deadline = { default = '2s' }\nretry = { attempts = 2 }\nhedge = { after = '20ms' }\nin_flight = 5\nsplit = { cache = 95, canary = 5 }\n\
+            deadline = { default = '2s' }\nretry = { attempts = 2 }\nhedge = { after = '20ms' }\noverload = false\nin_flight = 5\nsplit = { cache = 95, canary = 5 }\n\
             [[route]]\nservice = 'a.B'\n";
         let rules = Rules::read(text, &UPSTREAMS).expect("valid").0;
         assert_eq!(rules.len(), 2);
@@ -309,7 +314,7 @@ mod tests {
         let retry = rules[0].retry.over(Retry::default());
         assert_eq!((retry.attempts, retry.backoff), (2, Retry::default().backoff));
         assert_eq!(rules[0].hedge, Some(Hedge { after: Some(Duration::from_millis(20)) }));
-        assert_eq!(rules[1].hedge, None);
+        assert_eq!((rules[1].hedge, rules[0].overload, rules[1].overload), (None, false, true));
         let mut headers = HeaderMap::new();
         headers.append("x-tenant", HeaderValue::from_static("alpha"));
         headers.append("x-tenant", HeaderValue::from_static("beta"));

@@ -74,6 +74,8 @@ pub(crate) struct Route {
     weight: u32,
     /// Whether the descriptors say that the method is safe to repeat.
     pub(crate) idempotent: bool,
+    /// Whether its calls count against the limit of an upstream that is protected from overload.
+    pub(crate) limited: bool,
     pub(crate) deadline: Deadline,
     pub(crate) retry: Retry,
     pub(crate) hedge: Option<Hedge>,
@@ -177,7 +179,7 @@ impl Table {
             builder.service(&mut table, service, entry);
         }
         if let Some(entry) = entries.iter().find(|entry| entry.default) {
-            table.default = Some(builder.route(&entry.upstream, false, "", None));
+            table.default = Some(builder.route(&entry.upstream, Traits::default(), "", None));
         }
         table.entries = plan.entries;
         table
@@ -244,6 +246,13 @@ impl Table {
     }
 }
 
+/// What the descriptors say of a method; of one they do not know, nothing.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Traits {
+    idempotent: bool,
+    streaming: bool,
+}
+
 /// Makes the routes of one table.
 struct Builder<'p> {
     entries: &'p [Entry],
@@ -258,18 +267,21 @@ impl<'p> Builder<'p> {
 
     fn service(&self, table: &mut Table, service: &str, entry: &Entry) {
         let upstream = &entry.upstream;
-        let of_service = self.route(upstream, false, service, None);
+        let of_service = self.route(upstream, Traits::default(), service, None);
         let described = entry.service(service).map_or(&[][..], |service| service.methods.as_slice());
-        // Routes of methods without rules of their own are the same but for what is safe to repeat.
-        let safe = self.route(upstream, true, service, None);
+        // Routes of methods without rules of their own are the same but for their traits.
+        let mut alike = vec![(Traits::default(), of_service.clone())];
         for method in described {
             let path = format!("/{service}/{}", method.name);
+            let traits = Traits { idempotent: method.idempotent, streaming: method.streaming };
             let route = if self.has_rules(&path) {
-                self.route(upstream, method.idempotent, service, Some(&path))
-            } else if method.idempotent {
-                safe.clone()
+                self.route(upstream, traits, service, Some(&path))
+            } else if let Some((_, route)) = alike.iter().find(|(of, _)| *of == traits) {
+                route.clone()
             } else {
-                of_service.clone()
+                let route = self.route(upstream, traits, service, None);
+                alike.push((traits, route.clone()));
+                route
             };
             table.methods.insert(path.into(), route);
         }
@@ -278,7 +290,7 @@ impl<'p> Builder<'p> {
                 && rule.of.service() == service
                 && !table.methods.contains_key(path.as_str())
             {
-                let route = self.route(upstream, false, service, Some(path));
+                let route = self.route(upstream, Traits::default(), service, Some(path));
                 table.methods.insert(path.as_str().into(), route);
             }
         }
@@ -290,10 +302,10 @@ impl<'p> Builder<'p> {
     }
 
     /// The route of a path, or of every path of a service: its rules in their order, up to the first for all headers.
-    fn route(&self, own: &Arc<Upstream>, idempotent: bool, service: &str, path: Option<&str>) -> Arc<Route> {
+    fn route(&self, own: &Arc<Upstream>, traits: Traits, service: &str, path: Option<&str>) -> Arc<Route> {
         let mut variants = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.of.covers(service, path)) {
-            let route = self.ruled(own, idempotent, rule);
+            let route = self.ruled(own, traits, rule);
             if rule.headers.is_empty() {
                 return Arc::new(Route { variants, ..route });
             }
@@ -302,7 +314,8 @@ impl<'p> Builder<'p> {
         Arc::new(Route {
             upstreams: vec![(own.clone(), 1)],
             weight: 1,
-            idempotent,
+            idempotent: traits.idempotent,
+            limited: !traits.streaming,
             deadline: self.config.deadline,
             retry: self.config.retry,
             hedge: None,
@@ -311,7 +324,7 @@ impl<'p> Builder<'p> {
         })
     }
 
-    fn ruled(&self, own: &Arc<Upstream>, idempotent: bool, rule: &Rule) -> Route {
+    fn ruled(&self, own: &Arc<Upstream>, traits: Traits, rule: &Rule) -> Route {
         let named = |(name, weight): &(String, u32)| {
             let entry = entry_named(self.entries, name)?;
             (*weight > 0).then(|| (entry.upstream.clone(), *weight))
@@ -323,7 +336,8 @@ impl<'p> Builder<'p> {
         Route {
             weight: upstreams.iter().map(|(_, weight)| weight).sum(),
             upstreams,
-            idempotent,
+            idempotent: traits.idempotent,
+            limited: !traits.streaming && rule.overload,
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),
             hedge: rule.hedge,

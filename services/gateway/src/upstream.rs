@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, discover_poked};
+use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, Subset, discover_poked};
 use shoal_kit::role::Role;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::hedge::Hedges;
 use crate::latency::Summary;
+use crate::limiter::Limiter;
 use crate::meter::Meter;
 use crate::tally::Tallies;
 
@@ -40,6 +41,8 @@ pub(crate) struct Lane {
     pub(crate) meter: Meter,
     pub(crate) hedges: Hedges,
     tallies: Tallies,
+    /// If it is protected from too many calls.
+    pub(crate) limiter: Option<Arc<Limiter>>,
     budget: Mutex<Budget>,
 }
 
@@ -57,15 +60,24 @@ impl Upstream {
         let poke = Poke::default();
         let targets = discover_poked(source, poke.clone(), cancel.clone());
         let retry = &config.retry;
+        // Other processes choose other endpoints where there are more than a core connects to.
+        let identity = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let share = retry.budget_per_second / cores.len() as f64;
         let lanes = cores
             .iter()
-            .map(|core| {
+            .enumerate()
+            .map(|(index, core)| {
                 let _on_core = core.enter();
                 let options = Options {
                     stream_window: config.limits.answer_window,
                     connection_window: CONNECTION_WINDOW,
                     seed: config.seed,
+                    penalty: config.balance.penalty,
+                    slow_start: config.balance.slow_start,
+                    ejection: config.ejection.options(),
+                    subset: subset(config, identity, index, cores.len()),
+                    connections_max: config.balance.connections,
+                    connection_idle: config.balance.connection_idle,
                     ..Options::new(name, ROLE)
                 };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
@@ -76,6 +88,11 @@ impl Upstream {
                     meter: Meter::new(name),
                     hedges: Hedges::new(config.hedge.budget, now),
                     tallies: Tallies::new(now),
+                    limiter: config.overload.protects(name).then(|| {
+                        let gauge = metrics::gauge!("gateway_concurrency_limit",
+                            "upstream" => name.to_owned(), "core" => index.to_string());
+                        Limiter::new(&config.overload, cores.len(), gauge, now)
+                    }),
                     budget,
                 }
             })
@@ -111,6 +128,11 @@ impl Upstream {
             Some([first, ..]) => format!("{} {}: {}", first.address, first.state, first.reason),
         }
     }
+}
+
+fn subset(config: &Config, identity: u64, core: usize, cores: usize) -> Option<Subset> {
+    let size = config.balance.subset;
+    (size > 0).then(|| Subset { size, ..Subset::of_process(identity, core, cores) })
 }
 
 impl Lane {

@@ -127,6 +127,7 @@ fn without_what_only_fades(upstreams: &[pb::Upstream]) -> Vec<pb::Upstream> {
     let mut upstreams = upstreams.to_vec();
     for upstream in &mut upstreams {
         upstream.retry_budget = 0.0;
+        upstream.concurrency_limit = None;
         for endpoint in &mut upstream.endpoints {
             endpoint.ewma = None;
             (endpoint.p50, endpoint.p95, endpoint.p99) = (None, None, None);
@@ -166,6 +167,11 @@ fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
         sum.hedges_won += number(lane.meter.events(Event::HedgeWon));
         sum.shed += number(lane.meter.events(Event::Shed));
         sum.retry_budget += lane.budget().left(now);
+        if let Some(limiter) = &lane.limiter {
+            let (limit, queued) = limiter.now();
+            sum.concurrency_limit = Some(sum.concurrency_limit.unwrap_or(0) + number(limit as u64));
+            sum.queued += number(queued as u64);
+        }
     }
     sum.endpoints = endpoints.iter().map(|(address, seen)| endpoint(*address, seen)).collect();
     sum

@@ -8,6 +8,7 @@ mod harness;
 mod health;
 mod hedge;
 mod lifetime;
+mod limits;
 mod peers;
 mod protocol;
 mod reflection;
