@@ -17,6 +17,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -70,8 +71,7 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let logs = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .event_format(Logs::new(config.log_format))
-        .with_filter(tracing_subscriber::filter::filter_fn(move |meta| traced || !meta.is_span()))
-        .with_filter(filter);
+        .with_filter(filter.and(filter_fn(move |meta| traced || !meta.is_span())));
     let registry = tracing_subscriber::registry().with(logs);
     let Some(endpoint) = &config.otlp else {
         registry.try_init()?;
@@ -87,9 +87,7 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(tracing_subscriber::filter::filter_fn(|meta| {
-            meta.is_span() && meta.target().starts_with("shoal")
-        }));
+        .with_filter(filter_fn(|meta| meta.is_span() && meta.target().starts_with("shoal")));
     registry.with(spans).try_init()?;
     Ok(Telemetry { provider: Some(provider) })
 }
