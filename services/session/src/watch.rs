@@ -4,8 +4,10 @@
 //! event has a place. A listener that fell behind reads history again.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::sleep;
 
 use crate::error::Error;
 use crate::event::{BUCKETS, Cursor, Event, Notice, Place};
@@ -15,6 +17,9 @@ use crate::store::{Heard, History, Listen as _, Store};
 const PAGE: usize = 256;
 /// Buckets asked at once when all of them are read.
 const CONCURRENCY: usize = 32;
+
+/// Between two attempts to read while the store does not answer.
+const AWAY_PAUSE: Duration = Duration::from_millis(250);
 
 /// One watcher.
 pub(crate) struct Watch<S: Store> {
@@ -93,7 +98,11 @@ impl<S: Store> Watch<S> {
                     }
                 }
             } else {
-                self.read().await?;
+                match self.read().await {
+                    // The store is away for a while: what happens meanwhile is read when it is back.
+                    Err(Error::Unavailable { .. }) => sleep(AWAY_PAUSE).await,
+                    read => read?,
+                }
             }
         }
     }
