@@ -18,6 +18,9 @@ pub struct SessionArgs {
     /// Seconds of each scenario in a round
     #[arg(long, default_value_t = 2)]
     seconds: u64,
+    /// Calls in flight
+    #[arg(long, default_value = "1,64,256", value_delimiter = ',')]
+    in_flight: Vec<usize>,
     /// The redis-server to start
     #[arg(long, default_value = "redis-server", env = "SHOAL_TEST_REDIS_SERVER")]
     redis_server: String,
@@ -50,7 +53,7 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
     let get = mesh::a_session(mesh::connect(gateway.address, &["session"]).await?).await?;
     let echo_call = Call::new(echo::PATH, &echo::Text { text: "key".to_owned(), value: Vec::new() });
     let mut scenarios = Vec::new();
-    for in_flight in [1, 64, 256] {
+    for in_flight in args.in_flight.iter().copied() {
         scenarios.push(Scenario {
             name: "tonic echo + Redis GET".to_owned(),
             address: echo.address,
@@ -75,7 +78,7 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
     }
     let samples = interleaved(&scenarios, args.rounds, Duration::from_secs(args.seconds)).await?;
     report::table("GetSession beside a bare tonic echo with a Redis GET", &scenarios, &samples);
-    for group in 0..3 {
+    for group in 0..args.in_flight.len() {
         let per_second = |i: usize| median(&samples[group * 3 + i], |s| s.per_second);
         report::line(&format!(
             "{} in flight: {:.0} % of the echo's throughput directly, {:.0} % through the gateway",
