@@ -1,60 +1,67 @@
 //! What is observed of a call: one span, one count, one duration. Never a key or a value.
 
+use std::fmt;
+use std::sync::OnceLock;
+
 use redis::{Arg, Cmd, Pipeline};
 use tokio::time::Instant;
 use tracing::{Span, field};
 
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Settings};
 use crate::error::LinkError;
 
+/// How calls end, as the metric says it.
+const OUTCOMES: [&str; 5] = ["ok", "unavailable", "unknown", "server", CANCELLED];
+const CANCELLED: &str = "cancelled";
+
 /// A call from its start to its end; a caller that gives up ends it as `cancelled`.
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub(crate) span: Span,
-    role: &'static str,
+    meter: &'a Meter,
     started: Instant,
     outcome: &'static str,
 }
 
-impl Call {
-    /// `name` is the span's name: the command's, or the script's.
-    pub(crate) fn start(role: &'static str, operation: &str, name: &str) -> Call {
+impl<'a> Call<'a> {
+    /// `name` is the span's name: the command's, or the script's. It is asked for only if there is a span.
+    pub(crate) fn start(
+        settings: &'a Settings,
+        operation: impl fmt::Display,
+        name: impl fmt::Display,
+    ) -> Self {
         let span = tracing::info_span!(
             "redis",
             otel.kind = "client",
-            otel.name = name,
+            otel.name = %name,
             otel.status_code = field::Empty,
             db.system.name = "redis",
-            db.operation.name = operation,
+            db.operation.name = %operation,
             db.operation.batch.size = field::Empty,
             db.response.status_code = field::Empty,
             server.address = field::Empty,
             server.port = field::Empty,
             error.type = field::Empty,
-            shoal.role = role,
+            shoal.role = settings.role,
         );
-        Call { span, role, started: Instant::now(), outcome: "cancelled" }
+        Call { span, meter: &settings.meter, started: Instant::now(), outcome: CANCELLED }
     }
 
-    pub(crate) fn command(role: &'static str, command: &Cmd) -> Call {
-        let name = command_name(command);
-        Call::start(role, &name, &name)
+    pub(crate) fn command(settings: &'a Settings, command: &Cmd) -> Self {
+        Call::start(settings, Name(command), Name(command))
     }
 
-    pub(crate) fn pipeline(role: &'static str, pipeline: &Pipeline) -> Call {
-        let mut names = pipeline.cmd_iter().map(command_name);
-        let first = names.next().unwrap_or_default();
-        let batch = if pipeline.is_transaction() { "MULTI" } else { "PIPELINE" };
-        let name =
-            if names.all(|name| name == first) { format!("{batch} {first}") } else { batch.to_owned() };
-        let call = Call::start(role, &name, &name);
+    pub(crate) fn pipeline(settings: &'a Settings, pipeline: &Pipeline) -> Self {
+        let call = Call::start(settings, Batch(pipeline), Batch(pipeline));
         call.span.record("db.operation.batch.size", pipeline.len());
         call
     }
 
     pub(crate) fn goes_to(endpoint: &Endpoint) {
         let span = Span::current();
-        span.record("server.address", endpoint.host.as_str());
-        span.record("server.port", endpoint.port);
+        if !span.is_disabled() {
+            span.record("server.address", endpoint.host.as_str());
+            span.record("server.port", endpoint.port);
+        }
     }
 
     pub(crate) fn end<T>(mut self, result: Result<T, LinkError>) -> Result<T, LinkError> {
@@ -71,18 +78,63 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
-        metrics::counter!("redis_calls_total", "role" => self.role, "outcome" => self.outcome).increment(1);
-        metrics::histogram!("redis_call_duration_seconds", "role" => self.role)
-            .record(self.started.elapsed().as_secs_f64());
+        self.meter.record(self.outcome, self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// The counters of a link, looked up once: a call must not search a registry.
+pub(crate) struct Meter {
+    role: &'static str,
+    calls: [OnceLock<metrics::Counter>; OUTCOMES.len()],
+    duration: OnceLock<metrics::Histogram>,
+}
+
+impl Meter {
+    pub(crate) fn new(role: &'static str) -> Self {
+        Self { role, calls: Default::default(), duration: OnceLock::new() }
+    }
+
+    fn record(&self, outcome: &'static str, seconds: f64) {
+        let count = || metrics::counter!("redis_calls_total", "role" => self.role, "outcome" => outcome);
+        match OUTCOMES.iter().position(|known| *known == outcome) {
+            Some(known) => self.calls[known].get_or_init(count).increment(1),
+            None => count().increment(1),
+        }
+        let duration = || metrics::histogram!("redis_call_duration_seconds", "role" => self.role);
+        self.duration.get_or_init(duration).record(seconds);
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter").field("role", &self.role).finish_non_exhaustive()
     }
 }
 
 /// The command's first word: the rest may be keys.
-fn command_name(command: &Cmd) -> String {
-    match command.args_iter().next() {
-        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).to_ascii_uppercase(),
-        _ => "UNKNOWN".to_owned(),
+struct Name<'a>(&'a Cmd);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.args_iter().next() {
+            Some(Arg::Simple(name)) => f.write_str(&String::from_utf8_lossy(name).to_ascii_uppercase()),
+            _ => f.write_str("UNKNOWN"),
+        }
+    }
+}
+
+/// `PIPELINE` or `MULTI`, with the command if all are the same.
+struct Batch<'a>(&'a Pipeline);
+
+impl fmt::Display for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_transaction() { "MULTI" } else { "PIPELINE" })?;
+        let mut names = self.0.cmd_iter().map(|command| Name(command).to_string());
+        match names.next() {
+            Some(first) if names.all(|name| name == first) => write!(f, " {first}"),
+            _ => Ok(()),
+        }
     }
 }

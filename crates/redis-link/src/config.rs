@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 
+use crate::call::Meter;
 use crate::error::LinkError;
 use crate::script::Script;
 
@@ -15,7 +16,8 @@ pub struct LinkConfig {
     pub url: String,
     /// Who uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
     pub role: &'static str,
-    /// Connections to each node, 1 to 64: calls take turns, so one slow reply holds up a part of them.
+    /// Connections to each node, 1 to 64. The next one is used while those before it are busy: under little load
+    /// calls share one connection and with it system calls, under much a slow reply holds up a part of them.
     pub connections: usize,
     /// The time a whole call may take.
     pub call_deadline: Duration,
@@ -59,9 +61,10 @@ impl fmt::Debug for LinkConfig {
 }
 
 /// What every connection of a link has in common.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) role: &'static str,
+    pub(crate) meter: Meter,
     pub(crate) connections: usize,
     pub(crate) call_deadline: Duration,
     pub(crate) connect_deadline: Duration,
@@ -119,6 +122,7 @@ impl LinkConfig {
         }
         let settings = Settings {
             role: self.role,
+            meter: Meter::new(self.role),
             connections: self.connections,
             call_deadline: self.call_deadline,
             connect_deadline: self.connect_deadline,

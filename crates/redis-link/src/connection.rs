@@ -1,5 +1,7 @@
 //! One connection to one Redis: the socket's options, the handshake, and a sign of its end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
@@ -36,6 +38,10 @@ pub(crate) struct Connection {
     pub(crate) requests: MultiplexedConnection,
     /// Cancelled when the connection ended, whoever ended it.
     pub(crate) closed: CancellationToken,
+    /// The same, for calls: asking the token takes a lock.
+    ended: Arc<AtomicBool>,
+    /// Calls that wait for a reply.
+    pub(crate) in_flight: AtomicUsize,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -95,13 +101,33 @@ impl Connection {
             .set_write_backpressure_boundary(WRITE_BUFFER);
         let (requests, driver) = MultiplexedConnection::new_with_config(&login, stream, config).await?;
         let closed = CancellationToken::new();
-        let ended = closed.clone().drop_guard();
+        let ended = Arc::new(AtomicBool::new(false));
+        // Dropped with the task, so it also tells of an abort.
+        let end = End { ended: Arc::clone(&ended), closed: closed.clone() };
         let driver = tokio::spawn(async move {
-            // Dropped with the task, so it also tells of an abort.
-            let _ended = ended;
+            let _end = end;
             driver.await;
         });
-        Ok(Connection { requests, closed, _driver: AbortOnDropHandle::new(driver) })
+        let driver = AbortOnDropHandle::new(driver);
+        Ok(Connection { requests, closed, ended, in_flight: AtomicUsize::new(0), _driver: driver })
+    }
+
+    /// Whether it may still carry calls.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Tells of a connection's end when it is dropped.
+struct End {
+    ended: Arc<AtomicBool>,
+    closed: CancellationToken,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        self.closed.cancel();
     }
 }
 

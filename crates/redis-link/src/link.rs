@@ -85,7 +85,7 @@ impl Link {
 
     /// Sends one command. In a Cluster it goes to the node of its first key, and to any primary if it has none.
     pub async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LinkError> {
-        let call = Call::command(self.inner.settings.role, cmd);
+        let call = Call::command(&self.inner.settings, cmd);
         let span = call.span.clone();
         let result = async { decode(self.request(cmd.into()).await?) }.instrument(span).await;
         call.end(result)
@@ -95,7 +95,7 @@ impl Link {
     /// keys must have one slot (a hash tag). If one command fails, the others may have been done: the
     /// error is the first one's.
     pub async fn pipeline<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, LinkError> {
-        let call = Call::pipeline(self.inner.settings.role, pipe);
+        let call = Call::pipeline(&self.inner.settings, pipe);
         let span = call.span.clone();
         let result = async {
             let replies = match &self.inner.topology {
@@ -124,7 +124,7 @@ impl Link {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<T, LinkError> {
-        let call = Call::start(self.inner.settings.role, "EVALSHA", script.name());
+        let call = Call::start(&self.inner.settings, "EVALSHA", script.name());
         let span = call.span.clone();
         let result = async {
             let evalsha = script.evalsha(keys, args);
@@ -138,7 +138,7 @@ impl Link {
 
     /// Sends one command to every primary; the answers are in no order.
     pub async fn query_each_primary<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<Vec<T>, LinkError> {
-        let call = Call::command(self.inner.settings.role, cmd);
+        let call = Call::command(&self.inner.settings, cmd);
         let span = call.span.clone();
         let result = async {
             let deadline = self.deadline();

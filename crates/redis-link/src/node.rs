@@ -1,6 +1,6 @@
 //! One Redis server: its connections, its breaker, and calls with a deadline.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::breaker::Breaker;
@@ -18,6 +17,10 @@ use crate::connection::Connection;
 use crate::error::{self, LinkError};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
+
+/// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
+/// and in Redis.
+const BUSY: usize = 128;
 
 /// How long [`Node::serving`] waits.
 const SERVING_WAIT: Duration = Duration::from_millis(500);
@@ -41,14 +44,26 @@ pub(crate) struct Shared {
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
     // Only the watchdog fills and empties them.
-    slots: Vec<RwLock<Option<Connection>>>,
-    turn: AtomicUsize,
+    slots: Vec<RwLock<Option<Arc<Connection>>>>,
 }
 
 /// A connection as a call uses it.
 struct Lease {
     requests: MultiplexedConnection,
-    closed: CancellationToken,
+    connection: Arc<Connection>,
+}
+
+impl Lease {
+    fn of(connection: &Arc<Connection>) -> Lease {
+        connection.in_flight.fetch_add(1, Ordering::Relaxed);
+        Lease { requests: connection.requests.clone(), connection: Arc::clone(connection) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Node {
@@ -62,7 +77,6 @@ impl Node {
             scripts,
             suspicion: Notify::new(),
             changes: watch::channel(0).0,
-            turn: AtomicUsize::new(0),
         });
         let watchdog = tokio::spawn(watchdog::run(Arc::clone(&shared)));
         Node { shared, _watchdog: AbortOnDropHandle::new(watchdog) }
@@ -179,15 +193,21 @@ impl Shared {
         }
     }
 
-    /// The next live connection in turn.
+    /// The first live connection that is not busy; if all are, the one with the fewest calls.
     fn pick(&self) -> Option<Lease> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        (0..self.slots.len()).find_map(|step| {
-            let slot = &self.slots[first.wrapping_add(step) % self.slots.len()];
+        let mut best: Option<(usize, Arc<Connection>)> = None;
+        for slot in &self.slots {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            let connection = slot.as_ref().filter(|connection| !connection.closed.is_cancelled())?;
-            Some(Lease { requests: connection.requests.clone(), closed: connection.closed.clone() })
-        })
+            let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) else { continue };
+            let in_flight = connection.in_flight.load(Ordering::Relaxed);
+            if in_flight < BUSY {
+                return Some(Lease::of(connection));
+            }
+            if best.as_ref().is_none_or(|(fewest, _)| in_flight < *fewest) {
+                best = Some((in_flight, Arc::clone(connection)));
+            }
+        }
+        best.map(|(_, connection)| Lease::of(&connection))
     }
 
     /// What a call's end says of the node, and to the caller.
@@ -214,7 +234,7 @@ impl Shared {
                     self.endpoint, self.settings.call_deadline
                 );
                 // A connection that was replaced meanwhile says nothing of the node as it is now.
-                if !lease.closed.is_cancelled() {
+                if lease.connection.is_live() {
                     self.breaker.failure(&text);
                 }
                 self.suspicion.notify_one();
@@ -239,7 +259,7 @@ impl Shared {
     pub(crate) fn first_down(&self) -> Option<usize> {
         self.slots.iter().position(|slot| {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            slot.as_ref().is_none_or(|connection| connection.closed.is_cancelled())
+            slot.as_ref().is_none_or(|connection| !connection.is_live())
         })
     }
 
@@ -248,7 +268,7 @@ impl Shared {
         let mut live = Vec::with_capacity(self.slots.len());
         for (index, slot) in self.slots.iter().enumerate() {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
+            if let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) {
                 live.push((index, connection.requests.clone()));
             }
         }
@@ -260,7 +280,7 @@ impl Shared {
         let mut tokens = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
+            if let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) {
                 tokens.push(connection.closed.clone());
             }
         }
@@ -274,7 +294,7 @@ impl Shared {
     pub(crate) fn replace(&self, index: usize, connection: Option<Connection>) {
         let old = {
             let mut slot = self.slots[index].write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *slot, connection)
+            std::mem::replace(&mut *slot, connection.map(Arc::new))
         };
         drop(old);
     }
