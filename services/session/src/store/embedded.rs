@@ -271,13 +271,14 @@ impl Store for EmbeddedStore {
     }
 
     async fn sweep(&self) -> Result<u64, Error> {
-        let mut expired = 0;
+        let (mut expired, mut from) = (0, None);
         loop {
-            let (ended, looked_at) = self.change(|txn| txn.sweep(SWEEP_MAX)).await?;
+            let (ended, last) = self.change(move |txn| txn.sweep(from, SWEEP_MAX)).await?;
             expired += ended;
-            if looked_at < SWEEP_MAX {
+            if last.is_none() {
                 return Ok(expired);
             }
+            from = last;
         }
     }
 

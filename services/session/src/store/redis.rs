@@ -25,7 +25,7 @@ use crate::event::{Cursor, Place};
 use crate::keyring::{Hash, Keyring};
 use crate::rotation::Standing;
 use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
-use crate::token::{SessionId, hex};
+use crate::token::{SessionId, hex, push_hex};
 
 const ENGINE: &str = "redis";
 /// Entries one sweep script looks at: Redis does nothing else meanwhile.
@@ -63,11 +63,19 @@ struct Names {
 impl Names {
     /// What all keys of a bucket begin with; the hash tag puts them on one slot.
     fn base(&self, bucket: u8) -> String {
-        format!("{}{{b{bucket:02x}}}:", self.prefix)
+        let mut key = String::with_capacity(self.prefix.len() + 48);
+        key.push_str(&self.prefix);
+        key.push_str("{b");
+        push_hex(&mut key, &[bucket]);
+        key.push_str("}:");
+        key
     }
 
     fn session(&self, id: SessionId) -> String {
-        format!("{}s:{}", self.base(id.bucket), id.unique_hex())
+        let mut key = self.base(id.bucket);
+        key.push_str("s:");
+        push_hex(&mut key, &id.unique);
+        key
     }
 
     fn user(&self, bucket: u8, user: &str) -> String {
@@ -466,7 +474,7 @@ fn read_of(key: &str) -> redis::Pipeline {
 }
 
 fn add_read(pipeline: &mut redis::Pipeline, key: &str) {
-    pipeline.cmd("HGETALL").arg(key).cmd("PTTL").arg(key).cmd("PEXPIRETIME").arg(key);
+    pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key).cmd("PEXPIRETIME").arg(key);
 }
 
 /// A read that was not answered changed nothing.

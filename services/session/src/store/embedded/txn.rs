@@ -1,5 +1,7 @@
 //! One transaction on sessions: what it reads and writes, so that indexes and events never part from the records.
 
+use std::ops::Bound;
+
 use prost::Message as _;
 use shoal_embedded::{Slice, Tx};
 
@@ -172,12 +174,15 @@ impl<'t, 'e> Txn<'t, 'e> {
         self.emit(kind, session.id, &session.user)
     }
 
-    /// Ends what ran out, and moves in the index what was used meanwhile. How many ended, and how many were looked at.
-    pub(super) fn sweep(&mut self, limit: usize) -> Result<(u64, usize), Error> {
+    /// Ends what ran out, and moves in the index what was used meanwhile. Begins after `from`, where the batch before
+    /// ended: what that one deleted would be stepped over again, and again by the next. How many ended, and where to go
+    /// on unless that was all.
+    pub(super) fn sweep(&mut self, from: Option<Slice>, limit: usize) -> Result<(u64, Option<Slice>), Error> {
         let until = self.now.plus(std::time::Duration::from_millis(1)).millis().to_be_bytes().to_vec();
+        let from = from.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
         let due: Vec<Slice> = self
             .tx
-            .range(&self.spaces.expiries, ..until)
+            .range(&self.spaces.expiries, (from, Bound::Excluded(until)))
             .take(limit)
             .map(|entry| entry.map(|(key, _)| key))
             .collect::<Result<_, _>>()?;
@@ -203,7 +208,8 @@ impl<'t, 'e> Txn<'t, 'e> {
                 }
             }
         }
-        Ok((ended, due.len()))
+        let last = if due.len() == limit { due.last().cloned() } else { None };
+        Ok((ended, last))
     }
 
     /// Forgets what a call made, unless a later one took its name.

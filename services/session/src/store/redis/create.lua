@@ -27,10 +27,12 @@ if redis.call('ZCARD', index) >= most then
 end
 
 local key, ends = sessions .. id, now + math.min(idle, absolute)
-redis.call('HSET', key, 'u', user, 'c', now, 'i', idle, 'x', now + absolute, 'v', 1, 'h', hash)
-if metadata ~= '' then redis.call('HSET', key, 'm', metadata) end
-for at = 13, #ARGV, 2 do redis.call('HSET', key, 'a:' .. ARGV[at], ARGV[at + 1]) end
-redis.call('PEXPIREAT', key, ends)
+local session = {
+  u = user, c = string.format('%d', now), i = ARGV[5], x = string.format('%d', now + absolute), v = '1', h = hash,
+}
+if metadata ~= '' then session.m = metadata end
+for at = 13, #ARGV, 2 do session['a:' .. ARGV[at]] = ARGV[at + 1] end
+redis.call('SET', key, cmsgpack.pack(session), 'PXAT', ends)
 redis.call('ZADD', index, now, id)
 redis.call('ZADD', expiries, ends, id .. user)
 if request ~= '' then redis.call('SET', base .. 'r:' .. request, id .. fingerprint, 'PX', kept) end

@@ -1,9 +1,10 @@
-//! A session's hash in Redis: its fields to a record, and the parts of it that are packed.
+//! A session as it stands in Redis, a MessagePack map of strings: its fields to a record, and the parts that are packed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::{FromRedisValue as _, Value as Reply};
+use rmp::decode::{read_map_len, read_str_len};
 
 use crate::attribute::{Attributes, Value};
 use crate::clock::Time;
@@ -17,30 +18,34 @@ use crate::token::SessionId;
 /// A hash and its end's time, in digits.
 const RETIRED_BYTES: usize = 32 + 13;
 
-/// What `HGETALL`, `PTTL` and `PEXPIRETIME` answer.
-pub(super) type Read = (Vec<(Vec<u8>, Vec<u8>)>, i64, i64);
+/// What `GET`, `PTTL` and `PEXPIRETIME` answer.
+pub(super) type Read = (Option<Vec<u8>>, i64, i64);
 
 /// A record as it is now; nothing if there is none. `PEXPIRETIME` − `PTTL` is Redis' own clock: no clone's is asked.
 pub(super) fn record(id: SessionId, read: Read) -> Result<Option<(Record, Time)>, Error> {
-    let (fields, left, ends) = read;
-    if fields.is_empty() || left < 0 || ends < 0 {
+    let (Some(packed), left, ends) = read else { return Ok(None) };
+    if left < 0 || ends < 0 {
         return Ok(None);
     }
     let mut raw = Raw::default();
-    for (name, value) in fields {
-        match name.as_slice() {
+    let mut rest = packed.as_slice();
+    let fields = read_map_len(&mut rest).map_err(|_| broken("no map"))?;
+    for _ in 0..fields {
+        let name = string(&mut rest).ok_or_else(|| broken("a field's name"))?;
+        let value = string(&mut rest).ok_or_else(|| broken("a field"))?;
+        match name {
             b"u" => raw.user = Some(text(value)?),
-            b"c" => raw.created = Some(number(&value)?),
-            b"i" => raw.idle = Some(number(&value)?),
-            b"x" => raw.absolute = Some(number(&value)?),
-            b"v" => raw.version = Some(number(&value)?),
-            b"h" => raw.current = Some(hash(&value)?),
-            b"n" => raw.next = Some(hash(&value)?),
-            b"o" => raw.retired = retired(&value)?,
-            b"m" => raw.metadata = unpack(&value).ok_or_else(|| broken("metadata"))?,
+            b"c" => raw.created = Some(number(value)?),
+            b"i" => raw.idle = Some(number(value)?),
+            b"x" => raw.absolute = Some(number(value)?),
+            b"v" => raw.version = Some(number(value)?),
+            b"h" => raw.current = Some(hash(value)?),
+            b"n" => raw.next = Some(hash(value)?),
+            b"o" => raw.retired = retired(value)?,
+            b"m" => raw.metadata = unpack(value).ok_or_else(|| broken("metadata"))?,
             [b'a', b':', name @ ..] => {
-                let value = Value::decode(&value).ok_or_else(|| broken("an attribute"))?;
-                raw.attributes.insert(text(name.to_vec())?, value);
+                let value = Value::decode(value).ok_or_else(|| broken("an attribute"))?;
+                raw.attributes.insert(text(name)?, value);
             }
             // A newer version's: rolling upgrades read each other's sessions.
             _ => {}
@@ -168,8 +173,16 @@ fn number(bytes: &[u8]) -> Result<i64, Error> {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| broken("a number"))
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, Error> {
-    String::from_utf8(bytes).map_err(|_| broken("a text"))
+fn text(bytes: &[u8]) -> Result<String, Error> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| broken("a text"))
+}
+
+/// The next string; `rest` is what follows it.
+fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(read_str_len(rest).ok()?).ok()?;
+    let (string, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(string)
 }
 
 pub(super) fn broken(what: &str) -> Error {

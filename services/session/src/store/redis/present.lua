@@ -1,5 +1,5 @@
 -- A token is presented; the rules are those of rotation.rs. `presented` is a string of hashes, the one for new records
--- first. Answers the user and 'current' or 'grace', or false and 'absent' or 'reused'. A successor takes over, the
+-- first. Answers the session and 'current' or 'grace', or nothing and 'absent' or 'reused'. A successor takes over, the
 -- session of a stolen token ends.
 local function among(presented, hash)
   for at = 1, #presented, HASH do
@@ -8,28 +8,29 @@ local function among(presented, hash)
 end
 
 local function present(id, presented, grace)
-  local key = sessions .. id
-  local has = redis.call('HMGET', key, 'u', 'h', 'n', 'o')
-  local user, current, successor, retired = has[1], has[2], has[3], has[4] or ''
-  if not user then return false, 'absent' end
-  local at = among(presented, current)
+  local session = fetch(id)
+  if not session then return nil, 'absent' end
+  local first, retired = string.sub(presented, 1, HASH), session.o or ''
+  local at = among(presented, session.h)
   if at then
-    if at > 1 then redis.call('HSET', key, 'h', string.sub(presented, 1, HASH)) end
-    return user, 'current'
+    if at > 1 then
+      session.h = first
+      save(id, session)
+    end
+    return session, 'current'
   end
-  if successor and among(presented, successor) then
-    local entry = current .. string.format('%013d', now + grace)
-    redis.call('HSET', key, 'h', string.sub(presented, 1, HASH),
-      'o', string.sub(entry .. retired, 1, RETIRED * RETIRED_MAX))
-    redis.call('HDEL', key, 'n')
-    return user, 'current'
+  if session.n and among(presented, session.n) then
+    local entry = session.h .. string.format('%013d', now + grace)
+    session.h, session.n, session.o = first, nil, string.sub(entry .. retired, 1, RETIRED * RETIRED_MAX)
+    save(id, session)
+    return session, 'current'
   end
   for from = 1, #retired, RETIRED do
     if among(presented, string.sub(retired, from, from + HASH - 1)) then
-      if now < tonumber(string.sub(retired, from + HASH, from + RETIRED - 1)) then return user, 'grace' end
-      finish('reuse_detected', id, user)
-      return false, 'reused'
+      if now < tonumber(string.sub(retired, from + HASH, from + RETIRED - 1)) then return session, 'grace' end
+      finish('reuse_detected', id, session.u)
+      return nil, 'reused'
     end
   end
-  return false, 'absent'
+  return nil, 'absent'
 end

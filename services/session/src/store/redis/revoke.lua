@@ -1,9 +1,9 @@
 -- ARGV: id, presented hashes or '' when the id was given, grace ms.
-local user, standing
+local session, standing
 if ARGV[3] == '' then
-  user = redis.call('HGET', sessions .. ARGV[2], 'u')
+  session = fetch(ARGV[2])
 else
-  user, standing = present(ARGV[2], ARGV[3], tonumber(ARGV[4]))
+  session, standing = present(ARGV[2], ARGV[3], tonumber(ARGV[4]))
 end
-if user then finish('revoked', ARGV[2], user) end
+if session then finish('revoked', ARGV[2], session.u) end
 return standing or 'id'

@@ -8,7 +8,7 @@ for _, member in ipairs(due) do
   local ends = redis.call('PEXPIRETIME', key)
   if ends == -1 then
     -- Somebody took its expiry away: it ends at the latest when it must.
-    ends = tonumber(redis.call('HGET', key, 'x'))
+    ends = tonumber(fetch(id).x)
     redis.call('PEXPIREAT', key, ends)
     if ends <= now then ends = -2 end
   end
