@@ -15,12 +15,13 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
-use tracing::Span;
+use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::logs::{LogFormat, Logs};
 use crate::role::Role;
@@ -66,13 +67,7 @@ impl Telemetry {
 pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .with_context(|| format!("log filter `{}` (example: info,shoal_gateway=debug)", config.log_filter))?;
-    // Spans are for traces only; without an endpoint no callsite of a span is enabled.
-    let traced = config.otlp.is_some();
-    let logs = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .event_format(Logs::new(config.log_format))
-        .with_filter(filter.and(filter_fn(move |meta| traced || !meta.is_span())));
-    let registry = tracing_subscriber::registry().with(logs);
+    let registry = tracing_subscriber::registry().with(logs(config, filter));
     let Some(endpoint) = &config.otlp else {
         registry.try_init()?;
         return Ok(Telemetry { provider: None });
@@ -90,6 +85,19 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
         .with_filter(filter_fn(|meta| meta.is_span() && meta.target().starts_with("shoal")));
     registry.with(spans).try_init()?;
     Ok(Telemetry { provider: Some(provider) })
+}
+
+/// Log lines. Spans are for traces only: without an endpoint no callsite of one is enabled.
+fn logs<S>(config: &TelemetryConfig, filter: EnvFilter) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let traced = config.otlp.is_some();
+    tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .event_format(Logs::new(config.log_format))
+        // One filter of two: a filter around a filtered layer leaves every span enabled.
+        .with_filter(filter.and(filter_fn(move |meta| traced || !meta.is_span())))
 }
 
 /// The span of one incoming call, child of the caller's.
@@ -188,5 +196,27 @@ fn role_of(span: &SpanData) -> Option<&'static str> {
     match &attribute.value {
         Value::String(name) => Role::parse(name.as_str()).map(Role::name),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_made_only_for_a_trace() {
+        for (otlp, disabled) in [(None, true), (Some("http://127.0.0.1:1".to_owned()), false)] {
+            let config = TelemetryConfig {
+                otlp,
+                sample_ratio: 1.0,
+                log_format: LogFormat::default(),
+                log_filter: String::new(),
+            };
+            let subscriber = tracing_subscriber::registry().with(logs(&config, EnvFilter::new("info")));
+            tracing::subscriber::with_default(subscriber, || {
+                let span = server_span(Role::Session, "clone", "service", "method", &HeaderMap::new());
+                assert_eq!(span.is_disabled(), disabled, "{config:?}");
+            });
+        }
     }
 }
