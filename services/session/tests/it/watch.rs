@@ -59,6 +59,28 @@ async fn a_watcher_hears_on_after_redis_was_away() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_comes_while_redis_is_away_hears_when_it_is_back() {
+    let Some(mut redis) = RedisServer::start() else { return };
+    let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
+    let made = until("a session", || async { create(&clone.client, "other").await.ok() }).await;
+    let mut stream = watch(&clone.client, "").await;
+    until("a session", || async { create(&clone.client, "u").await.ok() }).await;
+    let token = next(&mut stream).await.unwrap().resume_token;
+    redis.stop();
+    until("the fault", || async { get(&clone.client, &made.token).await.err() }).await;
+    let mut stream = watch(&clone.client, &token).await;
+    let heard = tokio::spawn(async move { next(&mut stream).await });
+    // The first read of the watcher is refused before Redis is there again.
+    for _ in 0..10 {
+        get(&clone.client, &made.token).await.unwrap_err();
+    }
+    redis.restart();
+    until("Redis' return", || async { create(&clone.client, "u").await.ok() }).await;
+    heard.await.unwrap().unwrap();
+    clone.stop().await;
+}
+
+#[tokio::test]
 async fn a_clone_has_no_more_watchers_than_it_may() {
     let clone = Clone::start("[session]\nwatchers_max = 2").await;
     let (first, _second) = (watch(&clone.client, "").await, watch(&clone.client, "").await);
