@@ -9,3 +9,9 @@ h2spec_version=2.2.1
 python_grpc_version=1.85.1
 buf_version=1.75.0
 jaeger_version=1.76.0
+
+# Gateways that `shoal bench gateway` runs beside ours. Debian's revisions of a version replace each other, so
+# only the version is pinned.
+envoy_version=1.40.0
+haproxy_version=2.6.12
+nginx_version=1.22.1
