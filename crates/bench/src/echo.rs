@@ -1,4 +1,8 @@
-//! The peer: a bare tonic server whose one method answers at once, or after one Redis GET.
+//! The upstream and the peer: a bare tonic server whose methods answer at once, or after one Redis GET. It describes itself
+//! by reflection, so that a gateway learns which methods are safe to repeat, and takes spans, so that one can send them.
+
+mod descriptors;
+mod sink;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -8,12 +12,20 @@ use clap::Args;
 use redis::aio::MultiplexedConnection;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-/// Where the peer's one method is.
-pub(crate) const PATH: &str = "/shoal.bench.Echo/Echo";
+/// The service.
+pub(crate) const SERVICE: &str = "shoal.bench.Echo";
+/// The unary method: the request comes back.
+pub(crate) const ECHO: &str = "/shoal.bench.Echo/Echo";
+/// The method that answers a stream.
+pub(crate) const STREAM: &str = "/shoal.bench.Echo/Stream";
+
+/// Windows that hold nothing back, as wide as the gateways' are set.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// What it is told, and what it answers.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -23,6 +35,20 @@ pub(crate) struct Text {
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) value: Vec<u8>,
 }
+
+/// Asks for a stream of so many [`Text`]s, each with a value of so many bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Series {
+    #[prost(uint32, tag = "1")]
+    pub(crate) messages: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) bytes: u32,
+}
+
+/// The longest stream that is made.
+const MESSAGES_MAX: u32 = 1_000_000;
+/// The longest message of a stream.
+const BYTES_MAX: u32 = 4 << 20;
 
 /// The peer's flags.
 #[derive(Debug, Args)]
@@ -41,9 +67,16 @@ pub(crate) async fn run(args: EchoArgs) -> anyhow::Result<()> {
         None => None,
         Some(url) => Some(redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?),
     };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_file_descriptor_set(descriptors::set())
+        .build_v1()?;
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(Echo { redis })
+        .add_service(sink::Sink)
+        .add_service(reflection)
         .serve(args.listen)
         .await?;
     Ok(())
@@ -55,7 +88,7 @@ struct Echo {
 }
 
 impl NamedService for Echo {
-    const NAME: &'static str = "shoal.bench.Echo";
+    const NAME: &'static str = SERVICE;
 }
 
 impl tower::Service<http::Request<Body>> for Echo {
@@ -69,7 +102,13 @@ impl tower::Service<http::Request<Body>> for Echo {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let echo = self.clone();
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(echo, request).await) })
+        match request.uri().path() {
+            ECHO => Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).unary(echo, request).await) }),
+            STREAM => Box::pin(async move {
+                Ok(Grpc::new(ProstCodec::default()).server_streaming(Streams, request).await)
+            }),
+            _ => Box::pin(async { Ok(Status::unimplemented("no such method").into_http()) }),
+        }
     }
 }
 
@@ -91,5 +130,37 @@ impl UnaryService<Text> for Echo {
             }
             Ok(Response::new(text))
         })
+    }
+}
+
+struct Streams;
+
+impl ServerStreamingService<Series> for Streams {
+    type Response = Text;
+    type ResponseStream = tokio_stream::Iter<Texts>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Series>) -> Self::Future {
+        let Series { messages, bytes } = request.into_inner();
+        if messages > MESSAGES_MAX || bytes > BYTES_MAX {
+            return std::future::ready(Err(Status::invalid_argument("a shorter stream, please")));
+        }
+        let text = Text { text: String::new(), value: vec![b'x'; bytes as usize] };
+        std::future::ready(Ok(Response::new(tokio_stream::iter(Texts { text, left: messages }))))
+    }
+}
+
+/// The same message so many times.
+struct Texts {
+    text: Text,
+    left: u32,
+}
+
+impl Iterator for Texts {
+    type Item = Result<Text, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some(Ok(self.text.clone()))
     }
 }

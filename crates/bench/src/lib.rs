@@ -3,10 +3,17 @@
 //! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
 //! stays on loopback, is bounded, and ends.
 
+mod affinity;
+mod arrivals;
+mod call;
+mod closed;
 mod cpu;
 pub mod echo;
+mod gateway;
 mod load;
 mod mesh;
+mod open;
+mod peer;
 mod process;
 mod report;
 mod round;
@@ -16,7 +23,8 @@ use clap::Subcommand;
 
 const EXAMPLES: &str = "Examples:
   shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
-  shoal bench session --rounds 5 --seconds 2";
+  shoal bench session --rounds 5 --seconds 2
+  shoal bench gateway --peers haproxy,envoy";
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -26,6 +34,8 @@ pub enum Bench {
     Mesh(mesh::MeshArgs),
     /// GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
     Session(session::SessionArgs),
+    /// Our gateway beside Envoy, HAProxy and nginx, at one core and two
+    Gateway(gateway::GatewayArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -39,6 +49,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Mesh(args) => mesh::run(&args).await,
         Bench::Session(args) => session::run(&args).await,
+        Bench::Gateway(args) => gateway::run(&args).await,
         Bench::Echo(args) => echo::run(args).await,
     }
 }

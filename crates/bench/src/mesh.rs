@@ -11,7 +11,8 @@ use shoal_proto::jobs::v1 as jobs;
 use shoal_proto::session::v1 as session;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::load::Call;
+use crate::call::Call;
+use crate::closed::Closed;
 use crate::process::Server;
 use crate::round::{Scenario, interleaved};
 use crate::{cpu, echo, report};
@@ -67,7 +68,7 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
         Server::start(&["serve", "gateway", "--admin", "127.0.0.1:0", "--peer", &peers, "--config", &config])
             .await?;
 
-    let echo_call = Call::new(echo::PATH, &echo::Text { text: "x".repeat(100), value: Vec::new() });
+    let echo_call = Call::new(echo::ECHO, &echo::Text { text: "x".repeat(100), value: Vec::new() });
     let mut scenarios = Vec::new();
     let mut add = |name: &str, server: &Server, call: &Call| {
         for through in [false, true] {
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
                 name: format!("{name}, {way}"),
                 address,
                 call: call.clone(),
-                in_flight: args.in_flight,
+                shape: Closed::of(args.in_flight),
                 processes,
             });
         }

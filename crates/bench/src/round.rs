@@ -1,9 +1,12 @@
 //! Interleaved rounds: every scenario once, then every scenario again, so that a noisy minute hits all alike.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::load::{Call, closed_loop};
+use crate::call::Call;
+use crate::closed::{Closed, closed_loop};
+use crate::load::Done;
 use crate::{cpu, report};
 
 /// One line of a report.
@@ -11,7 +14,7 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) call: Call,
-    pub(crate) in_flight: usize,
+    pub(crate) shape: Closed,
     /// Processes whose CPU is said per call, with the name of their column.
     pub(crate) processes: Vec<(&'static str, u32)>,
 }
@@ -22,6 +25,8 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    /// Calls of an open loop that failed, or that were due and not made.
+    pub(crate) lost: u64,
     /// CPU microseconds per call of each process.
     pub(crate) cpu_us: Vec<f64>,
 }
@@ -49,17 +54,28 @@ pub(crate) async fn interleaved(
 }
 
 async fn one(scenario: &Scenario, time: Duration) -> anyhow::Result<Sample> {
-    let used = || -> anyhow::Result<Vec<Duration>> {
-        scenario.processes.iter().map(|(_, pid)| cpu::used(*pid)).collect()
-    };
+    let pids: Vec<u32> = scenario.processes.iter().map(|(_, pid)| *pid).collect();
+    measured(&pids, closed_loop(scenario.address, &scenario.call, scenario.shape, time)).await
+}
+
+/// Runs a load and says what it showed, with the CPU of the processes `pids` meanwhile.
+///
+/// # Errors
+/// When the load fails, or a process is gone.
+pub(crate) async fn measured(
+    pids: &[u32],
+    load: impl Future<Output = anyhow::Result<Done>>,
+) -> anyhow::Result<Sample> {
+    let used = || -> anyhow::Result<Vec<Duration>> { pids.iter().map(|pid| cpu::used(*pid)).collect() };
     let before = used()?;
-    let done = closed_loop(scenario.address, scenario.call.clone(), scenario.in_flight, time).await?;
+    let done = load.await?;
     let after = used()?;
     let calls = done.calls.max(1) as f64;
     Ok(Sample {
         per_second: calls / done.elapsed.as_secs_f64(),
         p50_us: done.latency.value_at_quantile(0.5) as f64,
         p99_us: done.latency.value_at_quantile(0.99) as f64,
+        lost: done.failed + done.missed,
         cpu_us: before
             .iter()
             .zip(&after)
@@ -86,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_between_two() {
-        let sample = |n: f64| Sample { per_second: n, p50_us: 0.0, p99_us: 0.0, cpu_us: vec![] };
+        let sample = |n: f64| Sample { per_second: n, p50_us: 0.0, p99_us: 0.0, lost: 0, cpu_us: vec![] };
         let samples: Vec<_> = [3.0, 1.0, 2.0].map(sample).into();
         assert_eq!(median(&samples, |s| s.per_second), 2.0);
         let samples: Vec<_> = [4.0, 1.0, 2.0, 3.0].map(sample).into();

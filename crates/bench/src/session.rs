@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::load::Call;
+use crate::call::Call;
+use crate::closed::Closed;
 use crate::process::{Server, free_address};
 use crate::round::{Scenario, interleaved, median};
 use crate::{echo, mesh, report};
@@ -51,28 +52,28 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
     let gateway = Server::start(&["serve", "gateway", "--peer", &peer, "--admin", "127.0.0.1:0"]).await?;
 
     let get = mesh::a_session(mesh::connect(gateway.address, &["session"]).await?).await?;
-    let echo_call = Call::new(echo::PATH, &echo::Text { text: "key".to_owned(), value: Vec::new() });
+    let echo_call = Call::new(echo::ECHO, &echo::Text { text: "key".to_owned(), value: Vec::new() });
     let mut scenarios = Vec::new();
     for in_flight in args.in_flight.iter().copied() {
         scenarios.push(Scenario {
             name: "tonic echo + Redis GET".to_owned(),
             address: echo.address,
             call: echo_call.clone(),
-            in_flight,
+            shape: Closed::of(in_flight),
             processes: vec![("service", echo.pid()), ("redis", redis.pid())],
         });
         scenarios.push(Scenario {
             name: "GetSession, direct".to_owned(),
             address: session.address,
             call: get.clone(),
-            in_flight,
+            shape: Closed::of(in_flight),
             processes: vec![("service", session.pid()), ("redis", redis.pid())],
         });
         scenarios.push(Scenario {
             name: "GetSession, through the gateway".to_owned(),
             address: gateway.address,
             call: get.clone(),
-            in_flight,
+            shape: Closed::of(in_flight),
             processes: vec![("service", session.pid()), ("redis", redis.pid()), ("gateway", gateway.pid())],
         });
     }
@@ -82,7 +83,7 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
         let per_second = |i: usize| median(&samples[group * 3 + i], |s| s.per_second);
         report::line(&format!(
             "{} in flight: {:.0} % of the echo's throughput directly, {:.0} % through the gateway",
-            scenarios[group * 3].in_flight,
+            scenarios[group * 3].shape.in_flight,
             100.0 * per_second(1) / per_second(0),
             100.0 * per_second(2) / per_second(0),
         ));
