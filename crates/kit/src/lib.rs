@@ -10,6 +10,7 @@ pub mod metric;
 mod preface;
 pub mod role;
 mod rpc;
+pub mod sampling;
 pub mod serve;
 pub mod service;
 pub mod settings;

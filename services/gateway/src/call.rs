@@ -69,11 +69,11 @@ pub(crate) async fn serve(
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
     let bounds = route.as_ref().map_or(&core.config.deadline, |route| &route.deadline);
-    let head = match Head::read(parts, started, bounds) {
+    let mut head = match Head::read(parts, started, bounds) {
         Ok(head) => head,
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
-    let span = span::call(&head);
+    let span = span::call(core.sampling, &mut head);
     let upstream;
     let (end, meter) = match &route {
         None => (local::serve(&core, head, body, &mut caller, &span).await, &core.meter),

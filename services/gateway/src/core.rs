@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shoal_kit::sampling::Sampling;
 use shoal_kit::serve::Drain;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) callers: Option<Arc<Callers>>,
     /// Counts what the gateway answers itself.
     pub(crate) meter: Meter,
+    /// Which calls are traced.
+    pub(crate) sampling: Sampling,
     /// Cancelled when connections are to be ended.
     pub(crate) stop: CancellationToken,
     /// The same, cheap to ask.

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use shoal_balance::Source;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
+use shoal_kit::sampling::Sampling;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -95,6 +96,7 @@ impl Gateway {
                     routes: routes.clone(),
                     callers: callers.clone(),
                     meter: Meter::new("gateway"),
+                    sampling: Sampling::of(&settings.telemetry),
                     stop: stop.clone(),
                     stopping: AtomicBool::new(false),
                     drain: settings.drain,

@@ -3,6 +3,8 @@
 use clap::Parser as _;
 use shoal_kit::cli::{CommonArgs, serve_defaults};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The one address of a mesh of gRPC services
 #[derive(clap::Parser)]
 #[command(version)]

@@ -10,12 +10,14 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use shoal_balance::{format_timeout, parse_timeout};
+use shoal_kit::sampling::TRACEPARENT;
 use tokio::time::Instant;
 
 use crate::config::Deadline;
 use crate::error::Error;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// What a request is, before anything is done with it.
@@ -83,6 +85,13 @@ impl Head {
     /// The caller's headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// Puts the call into a trace of its own.
+    pub(crate) fn set_trace(&mut self, parent: HeaderValue) {
+        self.headers.insert(TRACEPARENT, parent);
+        // The state of another trace does not belong to this one.
+        self.headers.remove(TRACESTATE);
     }
 
     /// When the call arrived.
@@ -207,6 +216,16 @@ mod tests {
         assert!(!request.headers().contains_key("grpc-previous-rpc-attempts"));
         let again = head.attempt(3, ENDPOINT).expect("valid");
         assert_eq!(again.headers()["grpc-previous-rpc-attempts"], "2");
+    }
+
+    #[test]
+    fn a_trace_of_its_own_has_no_state_of_another() {
+        let mut head = head(&[("traceparent", "garbage"), ("tracestate", "a=b")], Deadline::default());
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        head.set_trace(HeaderValue::from_static(parent));
+        let request = head.attempt(1, ENDPOINT).expect("valid");
+        assert_eq!(request.headers().get_all("traceparent").iter().collect::<Vec<_>>(), [parent]);
+        assert!(!request.headers().contains_key("tracestate"));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Spans of a call: the server span of the gateway, and a client span for each attempt. None is made when tracing is
-//! off. Fields never hold headers or messages.
+//! off, nor for a call that is not sampled. Fields never hold headers or messages.
 
 use std::net::SocketAddr;
 
 use shoal_kit::role::Role;
+use shoal_kit::sampling::{Sampled, Sampling};
 use shoal_kit::telemetry;
 use tonic::Code;
 use tracing::Span;
@@ -11,8 +12,17 @@ use tracing::field::Empty;
 
 use crate::request::Head;
 
-/// The gateway's own span, child of the caller's.
-pub(crate) fn call(head: &Head) -> Span {
+/// The gateway's own span, child of the caller's, if the call is traced.
+pub(crate) fn call(sampling: Sampling, head: &mut Head) -> Span {
+    match sampling.decide(head.headers()) {
+        Sampled::Yes => {}
+        Sampled::No(tell) => {
+            if let Some(parent) = tell {
+                head.set_trace(parent);
+            }
+            return Span::none();
+        }
+    }
     let (service, method) = split(head.path());
     telemetry::server_span(Role::Gateway, "gateway", service, method, head.headers())
 }
