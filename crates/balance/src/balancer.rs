@@ -22,6 +22,7 @@ use crate::pick::Pick;
 use crate::pool::{Choice, Member, Pool};
 use crate::source::{Source, TARGETS_MAX};
 use crate::streams;
+use crate::subset;
 use crate::target::Target;
 use crate::unavailable::Unavailable;
 
@@ -184,11 +185,8 @@ impl Shared {
     pub(crate) fn publish(&self) {
         let endpoints = self.endpoints();
         let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| endpoint.member()).collect();
-        let (ejected, available): (Vec<_>, Vec<_>) =
-            serving.iter().cloned().partition(|member| member.load.outlier.is_ejected());
         let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
-        let panic = (available.len() as f64) < panic_below * endpoints.len() as f64;
-        let pool = Pool::new(if panic { serving } else { available }, ejected);
+        let pool = Pool::of_serving(serving, endpoints.len(), panic_below);
         // Under the lock: of two changes at once, the later list must be the one that stays.
         self.pool.store(Arc::new(pool));
         drop(endpoints);
@@ -196,18 +194,18 @@ impl Shared {
     }
 
     /// Ejects the endpoint at `address`, whose load is `load`, unless too many are out already.
-    pub(crate) fn eject(&self, address: SocketAddr, load: &Arc<Load>, reason: String, now: Instant) {
+    pub(crate) fn eject(&self, address: SocketAddr, load: &Arc<Load>, reason: &str, now: Instant) {
         let Some(rules) = &self.options.ejection else { return };
         {
             let endpoints = self.endpoints();
             let is_known = endpoints.get(&address).is_some_and(|known| Arc::ptr_eq(&known.load, load));
             let serving = || endpoints.values().filter(|endpoint| endpoint.is_ready());
             let ejected = serving().filter(|endpoint| endpoint.load.outlier.is_ejected()).count();
-            if !is_known || (ejected + 1) as f64 > rules.ejected_max * serving().count() as f64 {
+            if !is_known || !rules.allows(ejected, serving().count()) {
                 return;
             }
             // Under the lock: two at once must not both be the last one allowed.
-            load.outlier.eject(reason.clone(), now);
+            load.outlier.eject(reason, now);
         }
         self.publish();
         tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
@@ -311,8 +309,15 @@ fn reconcile(
             "only the first {TARGETS_MAX} are used"
         );
     }
-    let wanted: BTreeMap<SocketAddr, u32> =
+    let known: BTreeMap<SocketAddr, u32> =
         list.iter().take(TARGETS_MAX).map(|target| (target.address, target.weight)).collect();
+    let wanted: BTreeMap<SocketAddr, u32> = match &shared.options.subset {
+        Some(subset) => {
+            let known = known.into_iter().collect();
+            subset::of(known, subset, |target: &(SocketAddr, u32)| target.0).into_iter().collect()
+        }
+        None => known,
+    };
     running.retain(|address, removed| {
         let stays = wanted.contains_key(address);
         if !stays {

@@ -27,6 +27,9 @@ const LATENCY_FLOOR_S: f64 = 0.001;
 /// sample; taken literally, the one that was lucky last would get every call while few are in flight.
 const LATENCY_NOISE: f64 = 2.0;
 
+/// The longest that a silent endpoint is believed to take: however long it was silent, it is tried again.
+const BELIEVED_MAX: Duration = Duration::from_secs(60);
+
 /// The counters and the latency of one endpoint. They outlive its connections.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -135,6 +138,14 @@ impl Load {
         if let Some(waited) = waited {
             self.ewma.observe_at_least(waited, now);
         }
+    }
+
+    /// A call picked at `picked` timed out, and the endpoint has answered nobody meanwhile: it is believed to take as long as
+    /// that, and twice as long with each further time.
+    pub(crate) fn stalled(&self, picked: Instant, now: Instant) {
+        let doubled = 1 << (self.silence.stalled(picked, now).max(1) - 1).min(16);
+        let believed = now.saturating_duration_since(picked).saturating_mul(doubled);
+        self.ewma.observe_at_least(believed.min(BELIEVED_MAX), now);
     }
 
     /// The endpoint did its work.
@@ -308,6 +319,25 @@ mod tests {
         load.unanswered(Some(800 * MS), now);
         load.finish();
         near(cost_s(&load, now), 0.800);
+    }
+
+    #[test]
+    fn each_time_out_in_a_row_doubles_what_it_is_believed_to_take() {
+        let (load, now) = load(1);
+        load.stalled(now, now + 1_000 * MS);
+        near(load.ewma_s(now + 1_000 * MS), 1.0);
+        load.stalled(now, now + 1_000 * MS);
+        near(load.ewma_s(now + 1_000 * MS), 1.0);
+        load.stalled(now + 2_000 * MS, now + 3_000 * MS);
+        near(load.ewma_s(now + 3_000 * MS), 2.0);
+        for _ in 0..40 {
+            load.stalled(now + 4_000 * MS, now + 5_000 * MS);
+        }
+        near(load.ewma_s(now + 5_000 * MS), 4.0);
+        for second in (6..60).step_by(2) {
+            load.stalled(now + second * 1_000 * MS, now + (second + 1) * 1_000 * MS);
+        }
+        near(load.ewma_s(now + 59_000 * MS), 60.0);
     }
 
     #[test]

@@ -92,6 +92,13 @@ impl Default for Ejection {
     }
 }
 
+impl Ejection {
+    /// Whether one more may be ejected, of so many that are connected and serving.
+    pub(crate) fn allows(&self, ejected: usize, serving: usize) -> bool {
+        (ejected + 1) as f64 <= self.ejected_max * serving as f64
+    }
+}
+
 /// How many of many targets one balancer uses (gRFC A68).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subset {

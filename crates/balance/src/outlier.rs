@@ -95,7 +95,7 @@ impl Outlier {
     }
 
     /// Ejects it.
-    pub(crate) fn eject(&self, reason: String, now: Instant) {
+    pub(crate) fn eject(&self, reason: &str, now: Instant) {
         let Some(rules) = &self.rules else { return };
         let mut sentence = self.sentence();
         // What it was free for counts towards it: each window without an ejection halves the next one (Envoy does so too).
@@ -103,7 +103,7 @@ impl Outlier {
             now.saturating_duration_since(sentence.readmitted).as_millis() / rules.window.as_millis().max(1);
         let forgiven = u32::try_from(windows).unwrap_or(u32::MAX);
         sentence.times = sentence.times.saturating_sub(forgiven).saturating_add(1);
-        sentence.reason = reason;
+        sentence.reason = reason.to_owned();
         sentence.since = now;
         self.sentenced(&sentence, rules, now);
     }
@@ -235,7 +235,7 @@ mod tests {
         fn fails(&mut self, times: u32) -> bool {
             for _ in 0..times {
                 if let Some(reason) = self.outlier.failed(self.now, self.now) {
-                    self.outlier.eject(reason, self.now);
+                    self.outlier.eject(&reason, self.now);
                 }
             }
             self.outlier.is_ejected()

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -10,6 +9,7 @@ use h2::client::ResponseFuture;
 use http::Request;
 use tokio::time::Instant;
 
+use crate::claim::{Claim, Verdict};
 use crate::connection::Link;
 use crate::outcome::Outcome;
 
@@ -17,28 +17,18 @@ use crate::outcome::Outcome;
 #[derive(Debug)]
 pub struct Pick {
     link: Arc<Link>,
-    started: Instant,
-    /// When the first bytes of its answer came.
-    answered: Option<Instant>,
-    /// How many calls the endpoint had answered when this one was picked.
-    answers_before: u64,
+    claim: Claim,
     sent: bool,
-    stream: bool,
-    /// It decides whether an ejected endpoint comes back, and has not decided yet.
-    probe: bool,
 }
 
-/// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
-const STALLED_MIN: Duration = Duration::from_millis(100);
-
 impl Pick {
+    /// `probe`: the call decides over an ejected endpoint.
     pub(crate) fn new(link: Arc<Link>, probe: bool, now: Instant) -> Pick {
-        link.load.start(now);
+        let claim = Claim::new(&link.load, probe, now);
         if link.streams.open() {
             link.load.crowd.want();
         }
-        let answers_before = link.load.answers();
-        Pick { link, started: now, answered: None, answers_before, sent: false, stream: false, probe }
+        Pick { link, claim, sent: false }
     }
 
     /// The endpoint's address.
@@ -69,85 +59,47 @@ impl Pick {
 
     /// The first bytes of an answer are here: samples the latency, counted from the pick. Only the first call counts.
     pub fn first_response(&mut self) {
-        if self.answered.is_none() {
-            let now = Instant::now();
-            self.answered = Some(now);
+        if self.claim.answered().is_none() {
             self.link.answered();
-            self.link.load.answered(now - self.started, now);
+            self.claim.answer(&self.link.load, Instant::now());
         }
     }
 
     /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
     /// said of a streaming call that goes on for a second after its first answer. Only the first call counts.
     pub fn became_stream(&mut self) {
-        if !std::mem::replace(&mut self.stream, true) {
-            self.link.load.became_stream();
-            if std::mem::take(&mut self.probe) {
-                // Its end may be hours away.
-                self.probed(Some(true), Instant::now());
-            }
-        }
+        let verdict = self.claim.became_stream(&self.link.load, Instant::now());
+        self.execute(verdict);
     }
 
-    /// How the call went. Only the first call counts for the ejection of the endpoint.
+    /// How the call went. To be said once.
     pub fn outcome(&mut self, outcome: Outcome) {
-        let load = &self.link.load;
         // A success was seen when it was answered; that need not be asked of the clock again.
-        let seen = match (outcome, self.answered) {
+        let seen = match (outcome, self.claim.answered()) {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };
-        match outcome {
-            Outcome::Success => load.succeeded(),
-            Outcome::EndpointFault => load.shun(None, seen),
-            Outcome::Pushback(time) => load.shun(Some(time), seen),
-            Outcome::Overloaded(pushback) => load.shun(pushback, seen),
-            Outcome::ServerError | Outcome::TimedOut | Outcome::CallerGone | Outcome::Neutral => {}
-        }
-        let went_well = self.went_well(outcome, seen);
-        if went_well == Some(false) || matches!(outcome, Outcome::Overloaded(_)) {
-            load.failed();
-        }
-        if std::mem::take(&mut self.probe) {
-            self.probed(went_well, seen);
-        } else if went_well == Some(true) {
-            load.outlier.succeeded(self.started, seen);
-        } else if went_well == Some(false)
-            && let Some(reason) = load.outlier.failed(self.started, seen)
-            && let Some(shared) = self.link.shared()
-        {
-            shared.eject(self.link.address, load, reason, seen);
-        }
+        let verdict = self.claim.outcome(&self.link.load, outcome, seen);
+        self.execute(verdict);
     }
 
-    /// What an outcome says of the endpoint; `None`: nothing.
-    fn went_well(&self, outcome: Outcome, now: Instant) -> Option<bool> {
-        match outcome {
-            Outcome::Success | Outcome::Overloaded(_) => Some(true),
-            Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
-            // It has answered: what its caller made of that is the caller's.
-            Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
-            Outcome::TimedOut => {
-                // Who answers others meanwhile is not stalled; this call alone was too long.
-                let silent = self.probe || self.link.load.answers() == self.answers_before;
-                (silent && now - self.started >= STALLED_MIN).then_some(false)
+    fn execute(&self, verdict: Verdict) {
+        if verdict == Verdict::Nothing {
+            return;
+        }
+        let Some(shared) = self.link.shared() else { return };
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Eject(reason) => {
+                shared.eject(self.link.address, &self.link.load, &reason, Instant::now());
             }
-            Outcome::CallerGone | Outcome::Neutral => None,
-        }
-    }
-
-    /// The probe of an ejected endpoint is over.
-    fn probed(&self, went_well: Option<bool>, now: Instant) {
-        if self.link.load.outlier.probed(went_well, now)
-            && let Some(shared) = self.link.shared()
-        {
-            shared.readmitted(self.link.address);
+            Verdict::Readmitted => shared.readmitted(self.link.address),
         }
     }
 
     /// When it was picked.
     pub(crate) fn started(&self) -> Instant {
-        self.started
+        self.claim.started()
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -161,20 +113,7 @@ impl Pick {
 
 impl Drop for Pick {
     fn drop(&mut self) {
-        let load = &self.link.load;
-        if self.answered.is_none() {
-            let now = Instant::now();
-            load.unanswered(self.sent.then(|| now - self.started), now);
-        }
-        if self.stream {
-            load.finish_stream();
-        } else {
-            load.finish();
-        }
-        if self.probe {
-            // Nothing was learnt.
-            self.probed(None, Instant::now());
-        }
+        self.claim.end(&self.link.load, self.sent, Instant::now);
         if self.link.streams.close()
             && let Some(shared) = self.link.shared()
         {

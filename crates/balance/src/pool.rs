@@ -60,6 +60,15 @@ impl Pool {
         Pool { members: members.into(), draw: Draw::new(&weights), ejected: ejected.into() }
     }
 
+    /// Of those that are connected and serving by their own word, out of `endpoints` that are known: the ejected are left out,
+    /// unless fewer than `panic_below` of all would be left (Envoy, "Panic threshold").
+    pub(crate) fn of_serving(serving: Vec<Member>, endpoints: usize, panic_below: f64) -> Pool {
+        let (ejected, available): (Vec<_>, Vec<_>) =
+            serving.iter().cloned().partition(|member| member.load.outlier.is_ejected());
+        let panic = (available.len() as f64) < panic_below * endpoints as f64;
+        Pool::new(if panic { serving } else { available }, ejected)
+    }
+
     /// Those that take calls.
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
@@ -136,6 +145,8 @@ mod tests {
     /// Endpoints on a clock that stands still.
     struct Endpoints {
         loads: Vec<Arc<Load>>,
+        /// With those that are not connected.
+        known: usize,
         now: Instant,
     }
 
@@ -144,18 +155,15 @@ mod tests {
             let now = Instant::now();
             let options = Options::new("fish", "test");
             let loads = weights.iter().map(|weight| Arc::new(Load::new(*weight, &options, now))).collect();
-            Endpoints { loads, now }
+            Endpoints { known: weights.len(), loads, now }
         }
 
         fn pool(&self) -> Pool {
             let member = |(port, load): (u16, &Arc<Load>)| {
                 Member::new(address(usize::from(port)), load.clone(), [].into())
             };
-            let (ejected, members) =
-                (0..).zip(&self.loads).partition(|(_, load): &(u16, &Arc<Load>)| load.outlier.is_ejected());
-            let members: Vec<_> = members;
-            let ejected: Vec<_> = ejected;
-            Pool::new(members.into_iter().map(member).collect(), ejected.into_iter().map(member).collect())
+            let serving = (0..).zip(&self.loads).map(member).collect();
+            Pool::of_serving(serving, self.known, 0.5)
         }
 
         /// How often each is chosen, while no call is in flight.
@@ -271,12 +279,23 @@ mod tests {
     #[test]
     fn an_ejected_one_gets_one_call_when_its_time_has_come() {
         let mut endpoints = Endpoints::of(&[1; 3]);
-        endpoints.loads[1].outlier.eject("test".into(), endpoints.now);
+        endpoints.loads[1].outlier.eject("test", endpoints.now);
         assert_eq!(endpoints.spread(&[], |_| true)[1], 0);
         endpoints.now += 1_000 * MS;
         assert_eq!(endpoints.spread(&[1], |_| true)[1], 0, "it failed this call already");
         assert_eq!(endpoints.spread(&[], |_| true)[1], 1);
         endpoints.loads[1].outlier.probed(Some(true), endpoints.now);
         near(&endpoints.spread(&[], |_| true), &[1.0 / 3.0; 3]);
+    }
+
+    #[test]
+    fn below_half_available_the_ejected_are_used_too() {
+        for (known, ejected_used) in [(4, false), (5, true)] {
+            let mut endpoints = Endpoints::of(&[1; 3]);
+            endpoints.known = known;
+            endpoints.loads[1].outlier.eject("test", endpoints.now);
+            let used = endpoints.spread(&[], |_| true)[1] > 0;
+            assert_eq!(used, ejected_used, "two of {known} are left");
+        }
     }
 }

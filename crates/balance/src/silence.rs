@@ -1,5 +1,7 @@
 //! For how long an endpoint that was asked has answered nobody: a lower bound of its latency while its callers still wait.
-//! Without it a stalled endpoint stays cheap until the first of them gives up. Pure: it is told the time.
+//! Without it a stalled endpoint stays cheap until the first of them gives up. And how often in a row one had to give up: what
+//! the endpoint is believed to take doubles each time, so that it is tried ever less while it stays silent. Pure: it is told
+//! the time.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -13,11 +15,21 @@ pub(crate) struct Silence {
     waiting: AtomicU32,
     /// When the first of them was made or, if that was later, the last answer came; in microseconds since `base`.
     since_us: AtomicU64,
+    /// Times that callers timed out, without an answer since.
+    stalls: AtomicU32,
+    /// The last of them.
+    stalled_us: AtomicU64,
 }
 
 impl Silence {
     pub(crate) fn new(now: Instant) -> Silence {
-        Silence { base: now, waiting: AtomicU32::new(0), since_us: AtomicU64::new(0) }
+        Silence {
+            base: now,
+            waiting: AtomicU32::new(0),
+            since_us: AtomicU64::new(0),
+            stalls: AtomicU32::new(0),
+            stalled_us: AtomicU64::new(0),
+        }
     }
 
     /// A call was made.
@@ -32,12 +44,25 @@ impl Silence {
     /// A call got its answer.
     pub(crate) fn answered(&self, now: Instant) {
         self.since_us.store(self.us(now), Ordering::Relaxed);
+        if self.stalls.load(Ordering::Relaxed) != 0 {
+            self.stalls.store(0, Ordering::Relaxed);
+        }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A call ended without one.
     pub(crate) fn given_up(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A call picked at `picked` timed out while nobody was answered. Returns how often that has happened in a row; all that
+    /// were waiting at once are one time.
+    pub(crate) fn stalled(&self, picked: Instant, now: Instant) -> u32 {
+        if self.us(picked) >= self.stalled_us.load(Ordering::Relaxed) {
+            self.stalled_us.store(self.us(now), Ordering::Relaxed);
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        }
+        self.stalls.load(Ordering::Relaxed)
     }
 
     /// How long it has been silent, in seconds; zero when nobody waits.
@@ -93,5 +118,24 @@ mod tests {
         silent(&silence, now + 100 * MS, 0.0);
         silence.asked(now + 200 * MS);
         silent(&silence, now + 201 * MS, 0.001);
+    }
+
+    #[test]
+    fn stalls_count_until_the_next_answer_and_all_at_once_are_one() {
+        let now = Instant::now();
+        let silence = Silence::new(now);
+        for _ in 0..10 {
+            assert_eq!(silence.stalled(now, now + 1_000 * MS), 1);
+        }
+        assert_eq!(
+            silence.stalled(now + 999 * MS, now + 1_999 * MS),
+            1,
+            "it was picked before the first gave up"
+        );
+        assert_eq!(silence.stalled(now + 2_000 * MS, now + 3_000 * MS), 2);
+        assert_eq!(silence.stalled(now + 4_000 * MS, now + 5_000 * MS), 3);
+        silence.asked(now + 6_000 * MS);
+        silence.answered(now + 6_000 * MS);
+        assert_eq!(silence.stalled(now + 7_000 * MS, now + 8_000 * MS), 1);
     }
 }

@@ -98,8 +98,15 @@ async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
         let mut request = Request::new(vec![1]);
         request.set_timeout(Duration::from_millis(30));
         let channel = channel(&upstream);
-        let call = tokio::spawn(async move { raw::unary(&channel, request).await });
-        told.recv().await.unwrap();
+        let mut call = tokio::spawn(async move { raw::unary(&channel, request).await });
+        tokio::select! {
+            _ = told.recv() => {}
+            // A busy machine: the time was up before the server had the call.
+            ended = &mut call => {
+                assert_eq!(ended.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+                continue;
+            }
+        }
         // This thread is busy while the time runs out on both sides: it then finds the server's word and its own timer
         // at once.
         let until = std::time::Instant::now() + Duration::from_millis(60);

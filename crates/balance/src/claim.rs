@@ -1,0 +1,262 @@
+//! What one call tells of its endpoint, from the pick to the end: in flight, answered, how it went. Pure: it is told the time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::load::Load;
+use crate::outcome::Outcome;
+
+/// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
+const STALLED_MIN: Duration = Duration::from_millis(100);
+
+/// One call at one endpoint, whose load each method is given. To be ended by [`Claim::end`].
+#[derive(Debug)]
+pub(crate) struct Claim {
+    started: Instant,
+    /// When the first bytes of its answer came.
+    answered: Option<Instant>,
+    /// How many calls the endpoint had answered when this one was picked.
+    answers_before: u64,
+    stream: bool,
+    /// It decides whether an ejected endpoint comes back, and has not decided yet.
+    probe: bool,
+}
+
+/// What follows for the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Verdict {
+    Nothing,
+    /// It should be ejected, for this reason.
+    Eject(String),
+    /// It is not ejected any more.
+    Readmitted,
+}
+
+impl Claim {
+    /// The call is in flight. `probe`: it decides over an ejected endpoint.
+    pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> Claim {
+        load.start(now);
+        Claim { started: now, answered: None, answers_before: load.answers(), stream: false, probe }
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// When the first bytes of its answer came.
+    pub(crate) fn answered(&self) -> Option<Instant> {
+        self.answered
+    }
+
+    /// The first bytes of its answer are here. To be called once.
+    pub(crate) fn answer(&mut self, load: &Load, now: Instant) {
+        self.answered = Some(now);
+        load.answered(now.saturating_duration_since(self.started), now);
+    }
+
+    /// It is a long stream. Only the first call counts.
+    pub(crate) fn became_stream(&mut self, load: &Load, now: Instant) -> Verdict {
+        if std::mem::replace(&mut self.stream, true) {
+            return Verdict::Nothing;
+        }
+        load.became_stream();
+        // Its end may be hours away.
+        self.probed(load, Some(true), now)
+    }
+
+    /// How it went.
+    pub(crate) fn outcome(&mut self, load: &Load, outcome: Outcome, now: Instant) -> Verdict {
+        match outcome {
+            Outcome::Success => load.succeeded(),
+            Outcome::EndpointFault => load.shun(None, now),
+            Outcome::Pushback(time) => load.shun(Some(time), now),
+            Outcome::Overloaded(pushback) => load.shun(pushback, now),
+            Outcome::ServerError | Outcome::TimedOut | Outcome::CallerGone | Outcome::Neutral => {}
+        }
+        let went_well = self.went_well(load, outcome, now);
+        if went_well == Some(false) || matches!(outcome, Outcome::Overloaded(_)) {
+            load.failed();
+        }
+        if outcome == Outcome::TimedOut && went_well == Some(false) {
+            load.stalled(self.started, now);
+        }
+        if self.probe {
+            return self.probed(load, went_well, now);
+        }
+        match went_well {
+            Some(true) => load.outlier.succeeded(self.started, now),
+            Some(false) => {
+                return load.outlier.failed(self.started, now).map_or(Verdict::Nothing, Verdict::Eject);
+            }
+            None => {}
+        }
+        Verdict::Nothing
+    }
+
+    /// It is over; `sent` says whether the endpoint ever had it.
+    pub(crate) fn end(&mut self, load: &Load, sent: bool, now: impl Fn() -> Instant) {
+        if self.answered.is_none() {
+            let now = now();
+            load.unanswered(sent.then(|| now.saturating_duration_since(self.started)), now);
+        }
+        if self.stream {
+            load.finish_stream();
+        } else {
+            load.finish();
+        }
+        if self.probe {
+            // Nothing was learnt: the next call is the probe.
+            let _ = self.probed(load, None, now());
+        }
+    }
+
+    /// What an outcome says of the endpoint; `None`: nothing.
+    fn went_well(&self, load: &Load, outcome: Outcome, now: Instant) -> Option<bool> {
+        match outcome {
+            Outcome::Success | Outcome::Overloaded(_) => Some(true),
+            Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
+            // It has answered: what its caller made of that is the caller's.
+            Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
+            Outcome::TimedOut => {
+                // Who answers others meanwhile is not stalled; this call alone was too long.
+                let silent = self.probe || load.answers() == self.answers_before;
+                let waited = now.saturating_duration_since(self.started);
+                (silent && waited >= STALLED_MIN).then_some(false)
+            }
+            Outcome::CallerGone | Outcome::Neutral => None,
+        }
+    }
+
+    fn probed(&mut self, load: &Load, went_well: Option<bool>, now: Instant) -> Verdict {
+        let readmitted = std::mem::take(&mut self.probe) && load.outlier.probed(went_well, now);
+        if readmitted { Verdict::Readmitted } else { Verdict::Nothing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    struct Endpoint {
+        load: Load,
+        now: Instant,
+    }
+
+    impl Endpoint {
+        fn new() -> Endpoint {
+            let now = Instant::now();
+            Endpoint { load: Load::new(1, &Options::new("fish", "test"), now), now }
+        }
+
+        fn call(&self, probe: bool) -> Claim {
+            Claim::new(&self.load, probe, self.now)
+        }
+
+        /// An endpoint whose probe is under way.
+        fn probing() -> (Endpoint, Claim) {
+            let mut endpoint = Endpoint::new();
+            endpoint.load.outlier.eject("test", endpoint.now);
+            endpoint.now += 1_000 * MS;
+            assert!(endpoint.load.outlier.claim_probe(endpoint.now));
+            let claim = endpoint.call(true);
+            (endpoint, claim)
+        }
+
+        /// What five calls that are given up after `waited` lead to.
+        fn given_up(&self, waited: Duration, outcome: Outcome, answers_others: bool) -> Verdict {
+            let mut claims: Vec<Claim> = (0..5).map(|_| self.call(false)).collect();
+            if answers_others {
+                let mut other = self.call(false);
+                other.answer(&self.load, self.now);
+                other.end(&self.load, true, || self.now);
+            }
+            let mut verdict = Verdict::Nothing;
+            for claim in &mut claims {
+                verdict = claim.outcome(&self.load, outcome, self.now + waited);
+                claim.end(&self.load, true, || self.now + waited);
+            }
+            assert_eq!(self.load.in_flight(), 0);
+            verdict
+        }
+    }
+
+    #[test]
+    fn one_that_lets_everybody_time_out_is_to_be_ejected() {
+        let verdict = Endpoint::new().given_up(100 * MS, Outcome::TimedOut, false);
+        assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
+    }
+
+    #[test]
+    fn callers_in_a_hurry_and_callers_who_leave_say_nothing() {
+        assert_eq!(Endpoint::new().given_up(99 * MS, Outcome::TimedOut, false), Verdict::Nothing);
+        assert_eq!(Endpoint::new().given_up(10_000 * MS, Outcome::CallerGone, false), Verdict::Nothing);
+        assert_eq!(Endpoint::new().given_up(10_000 * MS, Outcome::Neutral, false), Verdict::Nothing);
+    }
+
+    #[test]
+    fn one_that_answers_others_meanwhile_is_not_stalled() {
+        assert_eq!(Endpoint::new().given_up(1_000 * MS, Outcome::TimedOut, true), Verdict::Nothing);
+    }
+
+    #[test]
+    fn a_call_that_times_out_amid_its_answer_says_nothing() {
+        let endpoint = Endpoint::new();
+        let mut claim = endpoint.call(false);
+        claim.answer(&endpoint.load, endpoint.now);
+        for _ in 0..10 {
+            assert_eq!(
+                claim.outcome(&endpoint.load, Outcome::TimedOut, endpoint.now + 1_000 * MS),
+                Verdict::Nothing
+            );
+        }
+        assert_eq!(endpoint.load.failures(), 0);
+    }
+
+    #[track_caller]
+    fn probe(outcome: Outcome, answered: bool, ejected: bool) {
+        let (endpoint, mut claim) = Endpoint::probing();
+        if answered {
+            claim.answer(&endpoint.load, endpoint.now);
+        }
+        let verdict = claim.outcome(&endpoint.load, outcome, endpoint.now + 200 * MS);
+        claim.end(&endpoint.load, true, || endpoint.now + 200 * MS);
+        assert_eq!(endpoint.load.outlier.is_ejected(), ejected, "{outcome:?}");
+        assert_eq!(verdict == Verdict::Readmitted, !ejected, "{outcome:?}");
+    }
+
+    #[test]
+    fn the_end_of_a_probe_decides() {
+        probe(Outcome::Success, true, false);
+        probe(Outcome::Overloaded(None), true, false);
+        probe(Outcome::ServerError, true, true);
+        probe(Outcome::EndpointFault, false, true);
+        probe(Outcome::TimedOut, false, true);
+        probe(Outcome::TimedOut, true, false);
+        probe(Outcome::CallerGone, true, false);
+        probe(Outcome::CallerGone, false, true);
+    }
+
+    #[test]
+    fn a_probe_of_which_nothing_was_learnt_makes_way_for_another() {
+        let (endpoint, mut claim) = Endpoint::probing();
+        assert!(!endpoint.load.outlier.claim_probe(endpoint.now));
+        claim.end(&endpoint.load, false, || endpoint.now);
+        assert!(endpoint.load.outlier.claim_probe(endpoint.now));
+    }
+
+    #[test]
+    fn a_probe_that_becomes_a_stream_went_well() {
+        let (endpoint, mut claim) = Endpoint::probing();
+        claim.answer(&endpoint.load, endpoint.now);
+        assert_eq!(claim.became_stream(&endpoint.load, endpoint.now), Verdict::Readmitted);
+        assert_eq!(claim.became_stream(&endpoint.load, endpoint.now), Verdict::Nothing);
+        assert_eq!((endpoint.load.in_flight(), endpoint.load.streams()), (0, 1));
+        claim.end(&endpoint.load, true, || endpoint.now);
+        assert_eq!((endpoint.load.in_flight(), endpoint.load.streams()), (0, 0));
+    }
+}

@@ -1,0 +1,226 @@
+//! A stalled replica, simulated: the real pool, load, silence, ejection and claims, on a clock and with randomness of our own.
+//!
+//! Eleven endpoints under an open load: calls come at random times whatever became of those before. Then one endpoint stops
+//! answering, also those it has. Nobody repeats a call; each is given up after a second.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use crate::claim::{Claim, Verdict};
+use crate::load::Load;
+use crate::options::Options;
+use crate::outcome::Outcome;
+use crate::pool::{Member, Pool};
+
+const ENDPOINTS: usize = 11;
+/// The endpoint that stops answering.
+const STALLED: usize = 0;
+/// How long a caller waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long everything goes well first.
+const BEFORE: Duration = Duration::from_secs(10);
+
+/// What the endpoints are asked.
+#[derive(Clone, Copy)]
+struct Demand {
+    calls_per_s: f64,
+    /// The mean time a call takes; the times are exponentially distributed.
+    service: Duration,
+    /// How long the stall lasts.
+    stall: Duration,
+    /// How long calls are made after it.
+    after: Duration,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Calls made during the stall.
+    made: u32,
+    /// Of those, answered within the patience of their callers.
+    answered: u32,
+    /// Calls made in the last ten seconds, and those of them that the endpoint got that was stalled.
+    last: u32,
+    last_at_stalled: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrival,
+    Answer(usize),
+    GivenUp(usize),
+}
+
+struct Simulation {
+    rng: Rng,
+    options: Options,
+    now: Instant,
+    events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    scheduled: u64,
+    loads: Vec<Arc<Load>>,
+    pool: Pool,
+    /// By number: the endpoint and the claim, until it is over.
+    calls: Vec<Option<(usize, Claim)>>,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Simulation {
+        let now = Instant::now();
+        let options = Options::new("fish", "test");
+        let loads: Vec<Arc<Load>> = (0..ENDPOINTS).map(|_| Arc::new(Load::new(1, &options, now))).collect();
+        for load in &loads {
+            load.joined(None, now);
+        }
+        let mut simulation = Simulation {
+            rng: Rng::with_seed(seed),
+            options,
+            now,
+            events: BinaryHeap::new(),
+            scheduled: 0,
+            loads,
+            pool: Pool::new(Vec::new(), Vec::new()),
+            calls: Vec::new(),
+        };
+        simulation.publish();
+        simulation
+    }
+
+    fn run(mut self, demand: Demand) -> Seen {
+        let stall = self.now + BEFORE..self.now + BEFORE + demand.stall;
+        let end = stall.end + demand.after;
+        let mut seen = Seen::default();
+        self.schedule(Duration::ZERO, Event::Arrival);
+        while let Some(Reverse((at, _, event))) = self.events.pop() {
+            self.now = at;
+            match event {
+                Event::Arrival if at >= end => {}
+                Event::Arrival => {
+                    let gap = self.exponential(Duration::from_secs_f64(1.0 / demand.calls_per_s));
+                    self.schedule(gap, Event::Arrival);
+                    let endpoint = self.call(demand.service, &stall);
+                    seen.made += u32::from(stall.contains(&at));
+                    if at + Duration::from_secs(10) >= end {
+                        seen.last += 1;
+                        seen.last_at_stalled += u32::from(endpoint == STALLED);
+                    }
+                }
+                Event::Answer(number) => {
+                    if let Some((endpoint, mut claim)) = self.calls[number].take() {
+                        seen.answered += u32::from(stall.contains(&claim.started()));
+                        claim.answer(&self.loads[endpoint], at);
+                        self.over(endpoint, claim, Outcome::Success);
+                    }
+                }
+                Event::GivenUp(number) => {
+                    if let Some((endpoint, claim)) = self.calls[number].take() {
+                        self.over(endpoint, claim, Outcome::TimedOut);
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    /// One more call. Says where it went.
+    fn call(&mut self, service: Duration, stall: &Range<Instant>) -> usize {
+        let choice = self.pool.choose(&[], self.now, &mut self.rng, |_| true).expect("an endpoint");
+        let (endpoint, probe) = (usize::from(choice.member.address.port()) - 1, choice.probe);
+        let claim = Claim::new(&self.loads[endpoint], probe, self.now);
+        let number = self.calls.len();
+        self.calls.push(Some((endpoint, claim)));
+        let takes = self.exponential(service);
+        let stalled = |at| endpoint == STALLED && stall.contains(&at);
+        if !stalled(self.now) && !stalled(self.now + takes) {
+            self.schedule(takes, Event::Answer(number));
+        }
+        self.schedule(PATIENCE, Event::GivenUp(number));
+        endpoint
+    }
+
+    fn over(&mut self, endpoint: usize, mut claim: Claim, outcome: Outcome) {
+        let (now, load) = (self.now, self.loads[endpoint].clone());
+        let verdict = claim.outcome(&load, outcome, now);
+        claim.end(&load, true, || now);
+        match verdict {
+            Verdict::Nothing => return,
+            Verdict::Readmitted => {}
+            Verdict::Eject(reason) => {
+                let rules = self.options.ejection.expect("who ejects has rules");
+                let ejected = self.loads.iter().filter(|load| load.outlier.is_ejected()).count();
+                if !rules.allows(ejected, ENDPOINTS) {
+                    return;
+                }
+                load.outlier.eject(&reason, now);
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let member = |(port, load): (u16, &Arc<Load>)| {
+            Member::new(SocketAddr::from(([127, 0, 0, 1], port)), load.clone(), [].into())
+        };
+        let panic_below = self.options.ejection.map_or(0.0, |rules| rules.panic_below);
+        self.pool = Pool::of_serving((1..).zip(&self.loads).map(member).collect(), ENDPOINTS, panic_below);
+    }
+
+    fn schedule(&mut self, after: Duration, event: Event) {
+        self.scheduled += 1;
+        self.events.push(Reverse((self.now + after, self.scheduled, event)));
+    }
+
+    fn exponential(&mut self, mean: Duration) -> Duration {
+        mean.mul_f64(-(1.0 - self.rng.f64()).ln())
+    }
+}
+
+/// The share of the calls made during a minute's stall that were answered within a second.
+#[track_caller]
+fn check(calls_per_s: f64, service_ms: u64) {
+    let service = Duration::from_millis(service_ms);
+    let demand = Demand { calls_per_s, service, stall: Duration::from_secs(60), after: Duration::ZERO };
+    for seed in 1..=3 {
+        let seen = Simulation::new(seed).run(demand);
+        let share = f64::from(seen.answered) / f64::from(seen.made);
+        assert!(share >= 0.999, "seed {seed}: {:.3} % of {}", share * 100.0, seen.made);
+    }
+}
+
+#[test]
+fn of_few_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+    check(50.0, 5);
+}
+
+#[test]
+fn of_many_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+    check(1_000.0, 5);
+}
+
+#[test]
+fn of_long_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+    check(200.0, 30);
+}
+
+#[test]
+fn of_calls_that_queue_up_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+    // Five in flight at each endpoint when one stalls.
+    check(1_000.0, 50);
+}
+
+#[test]
+fn once_it_answers_again_it_gets_its_share_again() {
+    let (stall, after) = (Duration::from_secs(20), Duration::from_secs(180));
+    let demand = Demand { calls_per_s: 200.0, service: Duration::from_millis(5), stall, after };
+    for seed in 1..=3 {
+        let seen = Simulation::new(seed).run(demand);
+        let share = f64::from(seen.last_at_stalled) / f64::from(seen.last);
+        assert!(share > 0.5 / ENDPOINTS as f64, "seed {seed}: {seen:?}");
+    }
+}
