@@ -15,5 +15,6 @@ mod readme;
 mod serve;
 mod sessions;
 mod tidy;
+mod top;
 mod trace;
 mod up;

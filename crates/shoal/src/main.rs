@@ -18,7 +18,8 @@ Examples:
   shoal up                                     the whole mesh on embedded engines
   shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal serve session --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7101 --admin 127.0.0.1:7201
-  shoal health --addr 127.0.0.1:7000";
+  shoal health --addr 127.0.0.1:7000
+  shoal top                                    what stands behind the gateway, and how it does";
 
 /// A gRPC backend mesh: sessions, cache, data and jobs as clones behind one gateway.
 #[derive(Parser)]
@@ -36,6 +37,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Ask a gateway or a clone for its health; the exit code says it
     Health(health::HealthArgs),
+    /// Show every service, clone by clone, as a gateway sees it now
+    Top(shoal_top::TopArgs),
     /// Measure Shoal beside its peers on this machine
     #[command(subcommand)]
     Bench(shoal_bench::Bench),
@@ -51,6 +54,7 @@ fn main() -> std::process::ExitCode {
             Command::Up(args) => report::done(up::run(args).await),
             Command::Serve(args) => report::done(serve::run(args).await),
             Command::Health(args) => health::run(args).await,
+            Command::Top(args) => report::done(shoal_top::run(args).await),
             Command::Bench(bench) => report::done(shoal_bench::run(bench).await),
         }
     });

@@ -130,10 +130,12 @@ impl Catalog {
         for entry in entries {
             for lane in entry.upstream.lanes() {
                 let (catalog, mut changed) = (self.clone(), lane.balancer.changed());
+                let upstream = entry.upstream.clone();
                 // The cores' threads have been connecting for a while: what changed before this is told too.
                 changed.mark_changed();
                 tasks.spawn(async move {
                     while changed.changed().await.is_ok() {
+                        upstream.gauge_states();
                         catalog.changes.send_modify(|version| *version += 1);
                     }
                 });

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use crate::call;
 use crate::client::Client;
 use crate::core::Core;
-use crate::lifetime::{Lifetime, Verdict};
+use crate::lifetime::{Lifetime, Verdict, Why};
 
 /// Between the preface and the first frame.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -137,7 +137,11 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                     let leaves = match this.look(cx) {
                         Verdict::GoesOn => false,
                         Verdict::Leaves(why) => {
-                            tracing::debug!(?why, "connection leaves");
+                            let why = match why {
+                                Why::Old => "age",
+                                Why::Idle => "idle",
+                            };
+                            metrics::counter!("gateway_connections_left_total", "why" => why).increment(1);
                             !this.draining
                         }
                         Verdict::Over => return Poll::Ready(()),

@@ -141,7 +141,9 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
             Ok((stream, peer)) => {
                 let core = core.clone();
                 connections.spawn(async move {
+                    let open = Open::new();
                     connection::serve(core, stream, peer).await;
+                    drop(open);
                     drop(permit);
                 });
             }
@@ -150,5 +152,22 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
                 sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
+    }
+}
+
+/// A client connection that is open, for Prometheus.
+struct Open(metrics::Gauge);
+
+impl Open {
+    fn new() -> Open {
+        let gauge = metrics::gauge!("gateway_connections");
+        gauge.increment(1.0);
+        Open(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }

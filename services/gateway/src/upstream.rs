@@ -1,5 +1,6 @@
 //! One upstream: its discovery, shared by all cores, and a lane per core with connections of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -115,6 +116,22 @@ impl Upstream {
         self.lanes.iter().map(Lane::ready).min().unwrap_or(0)
     }
 
+    /// Tells Prometheus how many endpoints are in which state, each at the best of the cores.
+    pub(crate) fn gauge_states(&self) {
+        let mut best: BTreeMap<SocketAddr, EndpointState> = BTreeMap::new();
+        for endpoint in self.lanes.iter().flat_map(|lane| lane.balancer.snapshot()) {
+            let known = best.entry(endpoint.address).or_insert(endpoint.state);
+            if rank(endpoint.state) > rank(*known) {
+                *known = endpoint.state;
+            }
+        }
+        for (state, label) in STATES {
+            let count = best.values().filter(|known| **known == state).count();
+            metrics::gauge!("gateway_endpoints", "upstream" => self.name.clone(), "state" => label)
+                .set(count as f64);
+        }
+    }
+
     /// Why it is not ready, in a few words.
     pub(crate) fn unready_because(&self) -> String {
         let lane = self.lanes.iter().find_map(|lane| {
@@ -133,6 +150,19 @@ impl Upstream {
 fn subset(config: &Config, identity: u64, core: usize, cores: usize) -> Option<Subset> {
     let size = config.balance.subset;
     (size > 0).then(|| Subset { size, ..Subset::of_process(identity, core, cores) })
+}
+
+/// The states from worst to best, as they are labelled.
+const STATES: [(EndpointState, &str); 4] = [
+    (EndpointState::Connecting, "connecting"),
+    (EndpointState::NotServing, "not_serving"),
+    (EndpointState::Ejected, "ejected"),
+    (EndpointState::Ready, "ready"),
+];
+
+/// The better, the higher.
+pub(crate) fn rank(state: EndpointState) -> usize {
+    STATES.iter().position(|(known, _)| *known == state).unwrap_or(0)
 }
 
 impl Lane {

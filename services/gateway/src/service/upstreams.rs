@@ -20,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::latency::Summary;
 use crate::meter::Event;
 use crate::table::Table;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, rank};
 
 /// Between two responses of a watch, unless its caller asks for another time within these bounds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -223,16 +223,6 @@ fn reason(cores: &[EndpointSnapshot]) -> String {
         return why.clone();
     }
     format!("{} on {alike} of {} cores: {why}", worst.state, cores.len())
-}
-
-/// From worst to best.
-fn rank(state: EndpointState) -> u8 {
-    match state {
-        EndpointState::Connecting => 0,
-        EndpointState::NotServing => 1,
-        EndpointState::Ejected => 2,
-        EndpointState::Ready => 3,
-    }
 }
 
 fn state(state: EndpointState) -> pb::EndpointState {

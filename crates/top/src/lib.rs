@@ -1,0 +1,28 @@
+//! `shoal top`: what a gateway sees of every clone behind it, live in the terminal or once as text. Asks
+//! `shoal.gateway.v1.GatewayService` and shows the answer; knows nothing else of the mesh.
+
+mod args;
+mod keys;
+mod once;
+mod row;
+mod screen;
+mod view;
+mod watch;
+
+use std::io::IsTerminal as _;
+
+pub use args::TopArgs;
+
+/// Shows it: live when somebody looks on, else once.
+///
+/// # Errors
+/// When the gateway cannot be asked (once), or the terminal cannot be drawn on.
+pub async fn run(args: TopArgs) -> anyhow::Result<()> {
+    let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if args.once || !terminal {
+        return once::run(&args).await;
+    }
+    let drawn = screen::run(&args, &mut ratatui::try_init()?).await;
+    ratatui::restore();
+    drawn
+}
