@@ -1,7 +1,9 @@
 //! Commands, pipelines and scripts while all is well, and errors that Redis answers.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 
 use crate::server::{Server, open, patient};
@@ -31,6 +33,22 @@ async fn the_first_call_waits_for_the_connection() {
     let Some(server) = Server::start().await else { return };
     let link = Link::open(patient(LinkConfig::new(server.url(), "test"))).unwrap();
     assert_eq!(link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn calls_share_a_connection_until_many_wait_for_it() {
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    server.settled().await;
+    let id = redis::cmd("CLIENT").arg("ID").to_owned();
+    for (calls, connections) in [(100, 1), (300, 2)] {
+        server.freeze();
+        let calls = join_all((0..calls).map(|_| link.query::<u64>(&id)));
+        // Each has chosen its connection before any is answered.
+        let (ids, ()) = tokio::join!(calls, async { server.thaw() });
+        let used: HashSet<u64> = ids.into_iter().map(Result::unwrap).collect();
+        assert_eq!(used.len(), connections, "{used:?}");
+    }
 }
 
 #[tokio::test]
