@@ -354,6 +354,24 @@ mod tests {
     }
 
     #[test]
+    fn every_example_of_the_docs_is_valid() {
+        let docs = include_str!("../../../docs/gateway.md");
+        let examples = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let (mut sections, mut routes) = (0, 0);
+        for example in examples {
+            if example.contains("[[route]]") {
+                crate::rules::Rules::read(example, &["cache", "cache-canary"]).expect(example);
+                routes += 1;
+            } else {
+                let example = example.replace("[gateway.", "[");
+                toml::from_str::<Config>(&example).expect(&example).validate().expect(&example);
+                sections += 1;
+            }
+        }
+        assert_eq!((sections, routes), (2, 2));
+    }
+
+    #[test]
     fn bad_sections_are_refused_with_their_key() {
         for (toml, part) in [
             ("cors = 2", "cors"),

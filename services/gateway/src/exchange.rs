@@ -15,7 +15,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 use shoal_balance::{Outcome, Pick, refused};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::{Code, Status};
 use tracing::Span;
 
@@ -68,7 +68,9 @@ pub(crate) struct Exchange<'a> {
     replay: Option<Replay>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
-    /// Set while an answer comes that may be a long stream.
+    /// When an answer that has begun is a long stream.
+    stream_at: Option<Instant>,
+    /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
     streaming: Option<Pin<Box<Sleep>>>,
     rival: Option<Rival>,
     /// A stream that is to be reset, but not yet.
@@ -170,6 +172,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         if self.is_late() {
             self.end(Outcome::TimedOut, Code::DeadlineExceeded);
         } else {
@@ -199,6 +204,7 @@ impl<'a> Exchange<'a> {
             uploading,
             replay: None,
             withhold,
+            stream_at: None,
             streaming: None,
             rival: None,
             loser: None,
@@ -371,10 +377,11 @@ impl<'a> Exchange<'a> {
 
     /// An answer has begun and waits for more of itself.
     fn may_become_stream(&mut self, cx: &mut Context<'_>) {
-        let Some(timer) = &mut self.streaming else { return };
+        let Some(at) = self.stream_at else { return };
+        let timer = self.streaming.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.as_mut().poll(cx).is_ready() {
             self.attempt.pick.became_stream();
-            self.streaming = None;
+            (self.stream_at, self.streaming) = (None, None);
         }
     }
 
@@ -398,7 +405,7 @@ impl<'a> Exchange<'a> {
             }
             self.caller.head(response, false).map_err(|_| CANCELLED)?;
             self.answer = Answer::Coming(Download::new(body));
-            self.streaming = Some(Box::pin(sleep(STREAM_AFTER)));
+            self.stream_at = Some(now + STREAM_AFTER);
             return Ok(None);
         }
         let code = self.code_of(response.headers());
