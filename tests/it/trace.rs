@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use shoal_proto::cache::v1::GetObjectRequest;
 use shoal_proto::data::v1::{CreateTableRequest, MutateRequest, Mutation, SortKeyType, Table, mutation};
+use shoal_proto::gateway::v1::ListUpstreamsRequest;
+use shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient;
 use shoal_proto::jobs::v1::{EnqueueRequest, LeaseJobsRequest};
 use shoal_proto::session::v1::{CreateSessionRequest, GetSessionRequest};
 use tonic::Request;
@@ -170,6 +172,59 @@ async fn one_trace_shows_the_whole_way() {
     check_read(&receiver.trace(&driven.get_object.trace_id), &driven);
     check_job(&receiver.trace(&driven.enqueue.trace_id), &receiver.trace(&driven.lease.trace_id), &driven);
     check_secrecy(&receiver.trace(&driven.sessions.trace_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_attempts_of_a_hedged_call_are_children_of_it() {
+    let receiver = Receiver::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (routes, config) = (dir.path().join("routes.toml"), dir.path().join("shoal.toml"));
+    // At once: whatever is not answered within the poll it was sent in is hedged.
+    let route =
+        "[[route]]\nmethod = 'shoal.session.v1.SessionService/GetSession'\nhedge = { after = '0s' }\n";
+    std::fs::write(&routes, route).expect("written");
+    let gateway = format!("[gateway]\nroutes = '{}'\nhedge = {{ budget = 1.0 }}\n", routes.display());
+    std::fs::write(&config, gateway).expect("written");
+    let config = config.display().to_string();
+    let up = Up::start(&["--ephemeral", "--otlp", &receiver.endpoint, "--config", &config]).await;
+    let mut client = shoal_client::session(up.channel());
+    let create = CreateSessionRequest { user_id: "u".into(), ..CreateSessionRequest::default() };
+    let token = client.create_session(create).await.expect("a session").into_inner().token;
+    // A timer's tick is a millisecond: a call that takes less is not hedged.
+    let caller = eventually("a call that takes a millisecond", Duration::from_secs(30), async || {
+        let caller = Caller::new("caller hedged");
+        let get = GetSessionRequest { token: token.clone(), no_touch: true };
+        client.clone().get_session(traced(get, &caller)).await.expect("found");
+        (hedges(&up).await > 0).then_some(caller)
+    })
+    .await;
+    caller.export(&receiver.endpoint).await;
+    let attempts = eventually("the spans of two attempts", Duration::from_secs(15), async || {
+        let tree = receiver.trace(&caller.trace_id);
+        let call =
+            tree.spans().iter().find(|span| span.service == "shoal-gateway" && span.kind == "server")?;
+        let attempts = tree.spans().iter().filter(|span| span.parent == call.id && span.kind == "client");
+        let attempts: Vec<_> = attempts.map(|span| span.attributes.clone()).collect();
+        (attempts.len() == 2).then_some(attempts)
+    })
+    .await;
+    let of = |key: &str| {
+        let mut values: Vec<String> = attempts.iter().map(|attempt| attempt[key].clone()).collect();
+        values.sort();
+        values
+    };
+    assert_eq!(of("shoal.attempt"), ["1", "2"]);
+    let ports = of("server.port");
+    assert_ne!(ports[0], ports[1], "another clone");
+    // The one that answered first is OK, and the other was cancelled.
+    assert_eq!(of("rpc.grpc.status_code"), ["0", "1"]);
+}
+
+/// How many calls of the session service were hedged.
+async fn hedges(up: &Up) -> i64 {
+    let mut client = GatewayServiceClient::new(up.channel());
+    let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
+    list.upstreams.iter().find(|upstream| upstream.name == "session").expect("listed").hedges
 }
 
 /// The same assertion against a real Jaeger: `scripts/test jaeger`.
