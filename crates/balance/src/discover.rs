@@ -2,6 +2,8 @@
 
 mod dns;
 mod file;
+mod resolver;
+mod srv;
 
 use std::sync::Arc;
 
@@ -44,7 +46,7 @@ pub fn discover_poked(
 ) -> watch::Receiver<Arc<[Target]>> {
     let first: Arc<[Target]> = match &source {
         Source::Static(targets) => targets.as_slice().into(),
-        Source::File(_) | Source::Dns { .. } => Arc::from([]),
+        Source::File(_) | Source::Dns { .. } | Source::Srv(_) => Arc::from([]),
     };
     let (sender, receiver) = watch::channel(first);
     // Each task ends when `cancel` does or when the last receiver is gone, so nobody has to join it.
@@ -60,17 +62,19 @@ pub fn discover_poked(
                 tokio::select! { () = cancel.cancelled() => {}, () = file::follow(path, poke, &sender) => {} }
             });
         }
-        Source::Dns { host, port } => {
-            tokio::spawn(async move {
-                let resolve = || dns::system(host.clone(), port);
-                tokio::select! {
-                    () = cancel.cancelled() => {},
-                    () = dns::follow(format!("{host}:{port}"), dns::PACE, resolve, poke, &sender) => {}
-                }
-            });
-        }
+        Source::Dns { host, port } => ask(dns::Question::Host { host, port }, sender, poke, cancel),
+        Source::Srv(name) => ask(dns::Question::services(name), sender, poke, cancel),
     }
     receiver
+}
+
+fn ask(question: dns::Question, sender: watch::Sender<Arc<[Target]>>, poke: Poke, cancel: CancellationToken) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = cancel.cancelled() => {},
+            () = dns::follow(question, dns::PACE, resolver::System, poke, &sender) => {}
+        }
+    });
 }
 
 /// Publishes `targets` if they differ from the last list. Says whether they did.

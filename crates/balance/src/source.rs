@@ -24,6 +24,9 @@ pub enum Source {
         /// The port, the same for every address.
         port: u16,
     },
+    /// Every SRV record of a name, asked again every five seconds: `srv:_grpc._tcp.cache.internal`. Ports and weights are
+    /// those of the records, and of their priorities the lowest is used that has an address.
+    Srv(String),
 }
 
 /// Why a source or a target file was refused.
@@ -31,7 +34,7 @@ pub enum Source {
 pub enum ParseError {
     /// Nothing was named.
     #[error(
-        "no target is named: write `host-ip:port[,host-ip:port...]`, `file:/path` or `dns:host:port` \
+        "no target is named: write `host-ip:port[,host-ip:port...]`, `file:/path`, `dns:host:port` or `srv:name` \
          (in a file: one `ip:port` a line)"
     )]
     Empty,
@@ -47,6 +50,9 @@ pub enum ParseError {
     /// `dns:` without a usable host and port.
     #[error("`{0}` is not `dns:host:port` with a port from 1 to 65535")]
     Dns(String),
+    /// `srv:` without a usable name.
+    #[error("`{0}` is not `srv:name`, as in `srv:_grpc._tcp.cache.internal`; its port is in its records")]
+    Srv(String),
     /// A word after the address that is not a weight.
     #[error("`{0}` is not understood after an address: only `weight=N` with N from 1 to 4294967295")]
     Attribute(String),
@@ -74,6 +80,10 @@ impl FromStr for Source {
         if let Some(name) = text.strip_prefix("dns:") {
             return parse_dns(name).ok_or_else(|| ParseError::Dns(text.into()));
         }
+        if let Some(name) = text.strip_prefix("srv:") {
+            let sane = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || ":/,".contains(c));
+            return if sane { Ok(Source::Srv(name.into())) } else { Err(ParseError::Srv(text.into())) };
+        }
         let mut targets = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             push(&mut targets, parse_target(item)?)?;
@@ -96,6 +106,7 @@ impl fmt::Display for Source {
             }
             Source::File(path) => write!(f, "file:{}", path.display()),
             Source::Dns { host, port } => write!(f, "dns:{host}:{port}"),
+            Source::Srv(name) => write!(f, "srv:{name}"),
         }
     }
 }
@@ -174,6 +185,7 @@ mod tests {
         round_trip("127.0.0.1:1 weight=3,[::1]:2");
         round_trip("file:/etc/shoal/cache.targets");
         round_trip("dns:cache.internal:7100");
+        round_trip("srv:_grpc._tcp.cache.internal.");
     }
 
     #[test]
@@ -196,6 +208,8 @@ mod tests {
         refused("dns::80", "dns:host:port");
         refused("dns:cache:0", "from 1 to 65535");
         refused("dns:cache:99999", "from 1 to 65535");
+        refused("srv:", "srv:_grpc._tcp");
+        refused("srv:cache:7100", "its port is in its records");
     }
 
     #[test]

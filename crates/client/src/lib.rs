@@ -17,11 +17,11 @@ pub use shoal_balance::Channel;
 /// Largest message a client accepts; the services' own limits are lower.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// A channel over the clones at `source` (`ADDR,ADDR`, `dns:HOST:PORT` or `file:PATH`). Connects in the background of
+/// A channel over the clones at `source` (`ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH`). Connects in the background of
 /// the current runtime until `cancel`. `name` is what errors call the upstream, `role` who is calling (for spans).
 ///
 /// # Errors
-/// When `source` is none of the three.
+/// When `source` is none of the four.
 pub fn connect(
     source: &str,
     name: &str,

@@ -56,7 +56,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<String>,
-    /// For `serve`, where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=file:PATH; repeat with `;`
+    /// For `serve`, where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; repeat with `;`
     #[arg(long, value_name = "ROLE=SOURCE;...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,

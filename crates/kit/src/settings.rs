@@ -55,7 +55,7 @@ pub struct Settings {
     pub drain: Drain,
     /// How many clones of each role `up` runs.
     pub clones: BTreeMap<Role, usize>,
-    /// Where the clones of other roles are, by role: an address list, `file:PATH` or `dns:HOST:PORT`.
+    /// Where the clones of other roles are, by role: an address list, `file:PATH`, `dns:HOST:PORT` or `srv:NAME`.
     pub peers: BTreeMap<Role, String>,
     figment: Figment,
 }

@@ -54,7 +54,7 @@ pub struct NamespaceConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectConfig {
-    /// `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT` or `file:PATH` of an `ObjectLoaderService`; or `data`.
+    /// `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH` of an `ObjectLoaderService`; or `data`.
     pub loader: Option<String>,
     /// For `loader = "data"`: the table. Default: what follows `data.` in the kind.
     pub table: Option<String>,

@@ -57,6 +57,8 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<String>,
     /// `host:port`; every address of the name is an endpoint.
     pub dns: Option<String>,
+    /// The name of SRV records; each is an endpoint, with its own port and weight.
+    pub srv: Option<String>,
     /// A file with an address a line, followed as it changes.
     pub file: Option<PathBuf>,
     /// The gRPC services to route here; empty: those its reflection lists.
@@ -324,11 +326,12 @@ impl UpstreamConfig {
     /// # Errors
     /// When none or more than one source is named, or it cannot be read.
     pub fn source(&self) -> anyhow::Result<Source> {
-        let text = match (self.endpoints.as_slice(), &self.dns, &self.file) {
-            ([], Some(name), None) => format!("dns:{name}"),
-            ([], None, Some(path)) => format!("file:{}", path.display()),
-            ([_, ..], None, None) => self.endpoints.join(","),
-            _ => bail!("needs one of endpoints, dns or file"),
+        let text = match (self.endpoints.as_slice(), &self.dns, &self.srv, &self.file) {
+            ([], Some(name), None, None) => format!("dns:{name}"),
+            ([], None, Some(name), None) => format!("srv:{name}"),
+            ([], None, None, Some(path)) => format!("file:{}", path.display()),
+            ([_, ..], None, None, None) => self.endpoints.join(","),
+            _ => bail!("needs one of endpoints, dns, srv or file"),
         };
         Ok(Source::from_str(&text)?)
     }
@@ -372,6 +375,13 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_service_is_found_by_its_srv_records() {
+        let config = check("[upstream.a]\nsrv = '_grpc._tcp.fish.internal'").expect("valid");
+        let source = config.upstream["a"].source().expect("valid");
+        assert_eq!(source, Source::Srv("_grpc._tcp.fish.internal".to_owned()));
+    }
+
+    #[test]
     fn bad_sections_are_refused_with_their_key() {
         for (toml, part) in [
             ("cors = 2", "cors"),
@@ -379,6 +389,8 @@ mod tests {
             ("[upstream.a]\nservices = ['x.Y']", "gateway.upstream.a"),
             ("[upstream.a]\nendpoints = ['here']", "gateway.upstream.a"),
             ("[upstream.a]\nendpoints = ['127.0.0.1:1']\ndns = 'a:1'", "needs one of"),
+            ("[upstream.a]\nsrv = 'a'\ndns = 'a:1'", "needs one of"),
+            ("[upstream.a]\nsrv = 'a:1'", "its port is in its records"),
             ("[upstream.session]\nendpoints = ['127.0.0.1:1']", "peer.session"),
             ("[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['/x.Y']", "`/x.Y`"),
             (

@@ -1,14 +1,19 @@
-//! The addresses of a name, asked for again on our own clock: Docker's resolver answers a TTL of 600 s, and a stopped
-//! container must not be missed for ten minutes. A failure or an empty answer keeps the last list.
+//! The targets behind a name, asked for again on our own clock: Docker's resolver answers a TTL of 600 s, and a stopped
+//! container must not be missed for ten minutes. A failure, a time-out or an empty answer keeps the last list.
 
-use std::future::Future;
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::resolver::Resolver;
+use super::srv::{self, Service};
 use super::{Poke, publish};
 use crate::source::TARGETS_MAX;
 use crate::target::Target;
@@ -21,37 +26,118 @@ pub(super) struct Pace {
     /// Until it first does: a container that starts before its peers. Also the shortest time between two questions,
     /// however often a failing connection pokes.
     unresolved: Duration,
+    /// How long an answer may take; with SRV records, all answers together.
+    answer_within: Duration,
 }
 
 /// The pace everything but a test goes at.
-pub(super) const PACE: Pace =
-    Pace { resolved: Duration::from_secs(5), unresolved: Duration::from_millis(500) };
+pub(super) const PACE: Pace = Pace {
+    resolved: Duration::from_secs(5),
+    unresolved: Duration::from_millis(500),
+    answer_within: Duration::from_secs(5),
+};
 
-/// Asks the system's resolver: A and AAAA records, `/etc/hosts`, search domains.
-///
-/// One question is in flight at a time and the system bounds it (`resolv.conf`: by default 5 s × 2 attempts a server).
-pub(super) async fn system(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
+/// What is asked.
+pub(super) enum Question {
+    /// The addresses of a host.
+    Host { host: String, port: u16 },
+    /// The services of a name, and then the addresses of their hosts.
+    Services {
+        name: String,
+        /// What each host last was: one that cannot be resolved for a while stays.
+        hosts: HashMap<String, Vec<SocketAddr>>,
+    },
 }
 
-/// Follows `name` until the last receiver is gone. `resolve` is asked anew each time; tests pass a scripted one.
-pub(super) async fn follow<R, F>(
-    name: String,
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Question::Host { host, port } => write!(f, "{host}:{port}"),
+            Question::Services { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+impl Question {
+    pub(super) fn services(name: String) -> Question {
+        Question::Services { name, hosts: HashMap::new() }
+    }
+
+    /// Asks. The targets are in order and without repeats, so that a resolver that rotates its answers does not look like a
+    /// change; an answer without any is an error.
+    async fn ask(&mut self, resolver: &impl Resolver) -> io::Result<Vec<Target>> {
+        let targets = match self {
+            Question::Host { host, port } => addresses(resolver, host, *port).await?,
+            Question::Services { name, hosts } => services(resolver, name, hosts).await?,
+        };
+        if targets.is_empty() { Err(io::Error::other("no address in the answer")) } else { Ok(targets) }
+    }
+}
+
+async fn addresses(resolver: &impl Resolver, host: &str, port: u16) -> io::Result<Vec<Target>> {
+    let mut addresses = resolver.addresses(host, port).await?;
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(TARGETS_MAX);
+    Ok(addresses.into_iter().map(Target::new).collect())
+}
+
+/// The targets of the lowest priority that has any (RFC 2782).
+async fn services(
+    resolver: &impl Resolver,
+    name: &str,
+    hosts: &mut HashMap<String, Vec<SocketAddr>>,
+) -> io::Result<Vec<Target>> {
+    let mut services = resolver.services(name).await?;
+    services.truncate(TARGETS_MAX);
+    hosts.retain(|host, _| services.iter().any(|service| service.host == *host));
+    let mut last_error = None;
+    for tier in srv::tiers(services) {
+        let answers = join_all(tier.into_iter().map(async |service: Service| {
+            let answer = resolver.addresses(&service.host, service.port).await;
+            (service, answer)
+        }));
+        let mut resolved = Vec::new();
+        for (service, answer) in answers.await {
+            let addresses = match answer {
+                Ok(addresses) if !addresses.is_empty() => {
+                    hosts.insert(service.host.clone(), addresses.clone());
+                    addresses
+                }
+                answer => {
+                    last_error = answer.err().or(last_error);
+                    let known = hosts.get(&service.host).into_iter().flatten();
+                    known.map(|address| SocketAddr::new(address.ip(), service.port)).collect()
+                }
+            };
+            resolved.push((service, addresses));
+        }
+        let targets = srv::targets(&resolved);
+        if !targets.is_empty() {
+            return Ok(targets);
+        }
+    }
+    last_error.map_or(Ok(Vec::new()), Err)
+}
+
+/// Follows `question` until the last receiver is gone.
+pub(super) async fn follow(
+    mut question: Question,
     pace: Pace,
-    mut resolve: R,
+    resolver: impl Resolver,
     poke: Poke,
     sender: &watch::Sender<Arc<[Target]>>,
-) where
-    R: FnMut() -> F,
-    F: Future<Output = io::Result<Vec<SocketAddr>>>,
-{
+) {
+    let name = question.to_string();
     let mut last_error: Option<String> = None;
     loop {
         let answer = tokio::select! {
-            answer = resolve() => answer,
+            answer = timeout(pace.answer_within, question.ask(&resolver)) => answer,
             () = sender.closed() => return,
         };
-        match usable(answer) {
+        let late = || Err(io::Error::other(format!("no answer within {:?}", pace.answer_within)));
+        let answer = answer.unwrap_or_else(|_| late());
+        match answer {
             Ok(targets) => {
                 let count = targets.len();
                 if publish(sender, targets) {
@@ -77,104 +163,257 @@ pub(super) async fn follow<R, F>(
     }
 }
 
-/// Sorted and without repeats, so that a resolver that rotates its answers does not look like a change.
-fn usable(answer: io::Result<Vec<SocketAddr>>) -> io::Result<Vec<Target>> {
-    let mut addresses = answer?;
-    addresses.sort_unstable();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(io::Error::other("no address in the answer"));
-    }
-    addresses.truncate(TARGETS_MAX);
-    Ok(addresses.into_iter().map(Target::new).collect())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::sync::Mutex;
+    use std::time::Instant;
 
     use super::*;
 
-    const FAST: Pace = Pace { resolved: Duration::from_millis(50), unresolved: Duration::from_millis(5) };
-    const SLOW: Pace = Pace { resolved: Duration::from_secs(3600), unresolved: Duration::from_millis(5) };
+    /// The clock of [`PACE`], a hundred times as fast.
+    const FAST: Pace = Pace {
+        resolved: Duration::from_millis(50),
+        unresolved: Duration::from_millis(5),
+        answer_within: Duration::from_millis(50),
+    };
+    /// One whose clock never strikes once a name is resolved.
+    const SLOW: Pace = Pace { resolved: Duration::from_secs(3600), ..FAST };
 
-    type Answer = Result<Vec<&'static str>, &'static str>;
+    const SOON: Duration = Duration::from_secs(10);
 
-    /// Follows a name whose answers are `answers`, the last one for ever. Sends what was asked for each time.
-    fn scripted(
-        pace: Pace,
+    /// What the resolver says to a question: these addresses or records, an error, or nothing at all.
+    #[derive(Clone)]
+    enum Says<T> {
+        This(Vec<T>),
+        Error(&'static str),
+        Nothing,
+    }
+
+    impl<T: Clone> Says<T> {
+        async fn say(&self) -> io::Result<Vec<T>> {
+            match self {
+                Says::This(answer) => Ok(answer.clone()),
+                Says::Error(error) => Err(io::Error::other(*error)),
+                Says::Nothing => std::future::pending().await,
+            }
+        }
+    }
+
+    /// A resolver that says what it is told to, and counts what it was asked.
+    struct Fake(Arc<Mutex<Script>>, watch::Sender<usize>);
+
+    struct Script {
+        hosts: HashMap<String, Says<SocketAddr>>,
+        services: Says<Service>,
+    }
+
+    impl Resolver for Fake {
+        async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            self.1.send_modify(|asked| *asked += 1);
+            let says = self.0.lock().unwrap().hosts.get(host).cloned();
+            let mut addresses = says.unwrap_or(Says::Error("NXDOMAIN")).say().await?;
+            addresses.iter_mut().for_each(|address| address.set_port(port));
+            Ok(addresses)
+        }
+
+        async fn services(&self, _name: &str) -> io::Result<Vec<Service>> {
+            self.1.send_modify(|asked| *asked += 1);
+            let says = self.0.lock().unwrap().services.clone();
+            says.say().await
+        }
+    }
+
+    /// A name that is followed.
+    struct Followed {
+        script: Arc<Mutex<Script>>,
+        asked: watch::Receiver<usize>,
         poke: Poke,
-        answers: Vec<Answer>,
-    ) -> (watch::Receiver<Arc<[Target]>>, watch::Receiver<usize>) {
-        let (sender, receiver) = watch::channel(Arc::from([]));
-        let (asked, asked_times) = watch::channel(0);
-        let answers = Mutex::new(VecDeque::from(answers));
-        let resolve = move || {
-            asked.send_modify(|times| *times += 1);
-            let mut answers = answers.lock().unwrap();
-            let answer = if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() };
-            std::future::ready(match answer {
-                Ok(addresses) => Ok(addresses.into_iter().map(|address| address.parse().unwrap()).collect()),
-                Err(error) => Err(io::Error::other(error)),
-            })
-        };
-        tokio::spawn(async move { follow("fish:1".into(), pace, resolve, poke, &sender).await });
-        (receiver, asked_times)
+        targets: watch::Receiver<Arc<[Target]>>,
     }
 
-    fn addresses(targets: &watch::Receiver<Arc<[Target]>>) -> Vec<String> {
-        targets.borrow().iter().map(Target::to_string).collect()
+    fn ips(ips: &[&str]) -> Says<SocketAddr> {
+        Says::This(ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect())
     }
 
-    async fn until<T>(receiver: &mut watch::Receiver<T>, reached: impl FnMut(&T) -> bool) {
-        let reached = receiver.wait_for(reached);
-        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("in time").expect("still open");
+    fn record(priority: u16, weight: u16, host: &str) -> Service {
+        Service { priority, weight, host: host.into(), port: 1 }
+    }
+
+    impl Followed {
+        fn host(pace: Pace, says: Says<SocketAddr>) -> Followed {
+            let question = Question::Host { host: "fish".into(), port: 1 };
+            Followed::new(pace, question, [("fish", says)], Says::Nothing)
+        }
+
+        fn srv<const N: usize>(records: Vec<Service>, hosts: [(&str, Says<SocketAddr>); N]) -> Followed {
+            let question = Question::services("_grpc._tcp.fish".into());
+            Followed::new(FAST, question, hosts, Says::This(records))
+        }
+
+        fn new<const N: usize>(
+            pace: Pace,
+            question: Question,
+            hosts: [(&str, Says<SocketAddr>); N],
+            services: Says<Service>,
+        ) -> Followed {
+            let hosts = hosts.into_iter().map(|(host, says)| (host.to_owned(), says)).collect();
+            let script = Arc::new(Mutex::new(Script { hosts, services }));
+            let (sender, targets) = watch::channel(Arc::from([]));
+            let (asking, asked) = watch::channel(0);
+            let poke = Poke::default();
+            let (resolver, poked) = (Fake(script.clone(), asking), poke.clone());
+            tokio::spawn(async move { follow(question, pace, resolver, poked, &sender).await });
+            Followed { script, asked, poke, targets }
+        }
+
+        fn says(&self, host: &str, says: Says<SocketAddr>) {
+            self.script.lock().unwrap().hosts.insert(host.into(), says);
+        }
+
+        fn records(&self, says: Says<Service>) {
+            self.script.lock().unwrap().services = says;
+        }
+
+        fn asked(&self) -> usize {
+            *self.asked.borrow()
+        }
+
+        /// Waits until the resolver was asked so many times more. What it was asked before the last time was acted on.
+        async fn is_asked(&mut self, more: usize) {
+            let until = self.asked() + more;
+            let asked = self.asked.wait_for(|asked| *asked >= until);
+            tokio::time::timeout(SOON, asked).await.expect("in time").expect("still open");
+        }
+
+        /// Waits until these are the targets.
+        #[track_caller]
+        fn becomes(&mut self, expected: &[&str]) -> impl Future<Output = ()> {
+            let reached = self
+                .targets
+                .wait_for(|targets| targets.iter().map(Target::to_string).eq(expected.iter().copied()));
+            async { drop(tokio::time::timeout(SOON, reached).await.expect("in time").expect("still open")) }
+        }
+
+        #[track_caller]
+        fn is(&self, expected: &[&str]) {
+            let targets: Vec<String> = self.targets.borrow().iter().map(Target::to_string).collect();
+            assert_eq!(targets, expected);
+        }
     }
 
     #[tokio::test]
-    async fn a_failure_and_an_empty_answer_keep_the_last_list() {
-        let answers = vec![Ok(vec!["127.0.0.1:1"]), Err("NXDOMAIN"), Ok(vec![]), Err("timed out")];
-        let (targets, mut asked) = scripted(FAST, Poke::default(), answers);
-        until(&mut asked, |times| *times >= 6).await;
-        assert_eq!(addresses(&targets), ["127.0.0.1:1"]);
+    async fn a_name_is_asked_for_on_our_own_clock_whatever_its_ttl() {
+        // The resolver's trait has no TTL: there is nothing that could be kept.
+        let begun = Instant::now();
+        let mut name = Followed::host(FAST, ips(&["10.0.0.1"]));
+        name.becomes(&["10.0.0.1:1"]).await;
+        name.says("fish", ips(&["10.0.0.2", "10.0.0.3"]));
+        name.becomes(&["10.0.0.2:1", "10.0.0.3:1"]).await;
+        name.is_asked(5).await;
+        // The last question was asked in this moment: those before it took their time.
+        let asked = name.asked();
+        let at_most = begun.elapsed().as_millis() / FAST.resolved.as_millis() + 1;
+        assert!(asked as u128 <= at_most, "{asked} questions, {at_most} intervals");
+        assert_eq!((PACE.resolved, PACE.answer_within), (Duration::from_secs(5), Duration::from_secs(5)));
     }
 
     #[tokio::test]
-    async fn a_rotated_answer_is_no_change_and_a_new_one_is() {
-        let (one, two, three) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
-        let answers = vec![Ok(vec![two, one, two]), Ok(vec![one, two]), Ok(vec![three])];
-        let (mut targets, _asked) = scripted(FAST, Poke::default(), answers);
-        targets.changed().await.unwrap();
-        assert_eq!(addresses(&targets), [one, two]);
-        targets.borrow_and_update();
-        targets.changed().await.unwrap();
-        assert_eq!(addresses(&targets), [three]);
+    async fn no_failure_empties_the_list() {
+        let mut name = Followed::host(FAST, ips(&["10.0.0.1"]));
+        name.becomes(&["10.0.0.1:1"]).await;
+        for says in [Says::Error("NXDOMAIN"), Says::Error("SERVFAIL"), ips(&[]), Says::Nothing] {
+            name.says("fish", says);
+            name.is_asked(3).await;
+            name.is(&["10.0.0.1:1"]);
+        }
+        name.says("fish", ips(&["10.0.0.2"]));
+        name.becomes(&["10.0.0.2:1"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_says_nothing_is_asked_again() {
+        let mut name = Followed::host(SLOW, Says::Nothing);
+        name.is_asked(2).await;
+        name.says("fish", ips(&["10.0.0.1"]));
+        name.becomes(&["10.0.0.1:1"]).await;
     }
 
     #[tokio::test]
     async fn a_name_that_never_resolved_is_asked_for_soon_again() {
-        let (mut targets, _asked) =
-            scripted(SLOW, Poke::default(), vec![Err("NXDOMAIN"), Ok(vec!["127.0.0.1:1"])]);
-        until(&mut targets, |targets| targets.len() == 1).await;
+        let mut name = Followed::host(SLOW, Says::Error("NXDOMAIN"));
+        name.is_asked(3).await;
+        name.says("fish", ips(&["10.0.0.1"]));
+        name.becomes(&["10.0.0.1:1"]).await;
     }
 
     #[tokio::test]
-    async fn a_poke_asks_ahead_of_the_clock() {
-        let poke = Poke::default();
-        let answers = vec![Ok(vec!["127.0.0.1:1"]), Ok(vec!["127.0.0.1:2"])];
-        let (mut targets, _asked) = scripted(SLOW, poke.clone(), answers);
-        until(&mut targets, |targets| targets.len() == 1).await;
-        poke.poke();
-        until(&mut targets, |targets| targets[0].address.port() == 2).await;
+    async fn a_poke_asks_ahead_of_the_clock_and_is_bounded() {
+        let mut name = Followed::host(SLOW, ips(&["10.0.0.1"]));
+        name.becomes(&["10.0.0.1:1"]).await;
+        name.says("fish", ips(&["10.0.0.2"]));
+        name.poke.poke();
+        name.becomes(&["10.0.0.2:1"]).await;
+        let (begun, before) = (Instant::now(), name.asked());
+        while begun.elapsed() < Duration::from_millis(100) {
+            name.poke.poke();
+            tokio::task::yield_now().await;
+        }
+        let asked = name.asked() - before;
+        let at_most = begun.elapsed().as_millis() / SLOW.unresolved.as_millis() + 1;
+        assert!(asked >= 1 && asked as u128 <= at_most, "{asked} questions, {at_most} intervals");
     }
 
     #[tokio::test]
-    async fn the_system_resolver_knows_this_host() {
-        let addresses = system("localhost".into(), 7).await.unwrap();
-        assert!(
-            addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 7),
-            "{addresses:?}"
-        );
+    async fn a_rotated_answer_is_no_change() {
+        let mut name = Followed::host(FAST, ips(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
+        name.becomes(&["10.0.0.1:1", "10.0.0.2:1"]).await;
+        name.targets.mark_unchanged();
+        name.says("fish", ips(&["10.0.0.1", "10.0.0.2"]));
+        name.is_asked(3).await;
+        assert!(!name.targets.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn services_have_their_own_ports_and_weights() {
+        let mut other = record(0, 30, "b");
+        other.port = 9;
+        let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
+        let mut name = Followed::srv(vec![record(0, 10, "a"), other], hosts);
+        name.becomes(&["10.0.0.1:1 weight=10", "10.0.0.2:9 weight=30"]).await;
+    }
+
+    #[tokio::test]
+    async fn the_next_priority_is_used_only_while_the_lower_has_no_address() {
+        let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
+        let mut name = Followed::srv(vec![record(10, 1, "a"), record(20, 1, "b")], hosts);
+        name.becomes(&["10.0.0.1:1"]).await;
+        name.records(Says::This(vec![record(10, 1, "gone"), record(20, 1, "b")]));
+        name.becomes(&["10.0.0.2:1"]).await;
+        name.records(Says::This(vec![record(10, 1, "a"), record(20, 1, "b")]));
+        name.becomes(&["10.0.0.1:1"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_be_resolved_for_a_while_stays_and_one_that_is_not_listed_goes() {
+        let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
+        let mut name = Followed::srv(vec![record(0, 1, "a"), record(0, 1, "b")], hosts);
+        name.becomes(&["10.0.0.1:1", "10.0.0.2:1"]).await;
+        name.says("b", Says::Error("SERVFAIL"));
+        name.is_asked(9).await;
+        name.is(&["10.0.0.1:1", "10.0.0.2:1"]);
+        name.records(Says::This(vec![record(0, 1, "a")]));
+        name.becomes(&["10.0.0.1:1"]).await;
+    }
+
+    #[tokio::test]
+    async fn no_failure_of_the_records_empties_the_list() {
+        let mut name = Followed::srv(vec![record(0, 1, "a")], [("a", ips(&["10.0.0.1"]))]);
+        name.becomes(&["10.0.0.1:1"]).await;
+        let not_there = Says::This(vec![record(0, 1, ".")]);
+        for says in [Says::Error("NXDOMAIN"), Says::This(vec![]), not_there, Says::Nothing] {
+            name.records(says);
+            name.is_asked(3).await;
+            name.is(&["10.0.0.1:1"]);
+        }
     }
 }
