@@ -8,7 +8,7 @@ use http::HeaderValue;
 pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// The largest number eight digits hold.
-const DIGITS_MAX: u128 = 99_999_999;
+const DIGITS_MAX: u64 = 99_999_999;
 
 /// Reads a `grpc-timeout`; `None` if it is not one.
 pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
@@ -30,21 +30,33 @@ pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 /// Writes a `grpc-timeout` in the finest unit that holds it, rounded down: what is forwarded is never longer than what
-/// remains.
+/// remains. No two are alike, so HPACK is told not to remember it: the encoder would compare the next one with every one
+/// that is still in its table, and each would push a header out of there that does come again.
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    let units = [
-        (timeout.as_nanos(), 'n'),
-        (timeout.as_micros(), 'u'),
-        (timeout.as_millis(), 'm'),
-        (u128::from(timeout.as_secs()), 'S'),
-        (u128::from(timeout.as_secs() / 60), 'M'),
-    ];
-    let (number, unit) = units
-        .into_iter()
-        .find(|(number, _)| *number <= DIGITS_MAX)
-        .unwrap_or((u128::from(timeout.as_secs() / 3600).min(DIGITS_MAX), 'H'));
+    let (secs, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
+    let (mut number, unit) = match secs {
+        0 if nanos <= DIGITS_MAX => (nanos, b'n'),
+        0..100 => (secs * 1_000_000 + nanos / 1_000, b'u'),
+        100..100_000 => (secs * 1_000 + nanos / 1_000_000, b'm'),
+        100_000..=DIGITS_MAX => (secs, b'S'),
+        _ if secs / 60 <= DIGITS_MAX => (secs / 60, b'M'),
+        _ => ((secs / 3600).min(DIGITS_MAX), b'H'),
+    };
+    let mut text = [b'0'; 9];
+    let (digits, last) = text.split_at_mut(8);
+    last[0] = unit;
+    let mut first = digits.len() - 1;
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        if number > 0 {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            first = at;
+        }
+    }
     // Digits and a letter are always a valid header value.
-    HeaderValue::try_from(format!("{number}{unit}")).unwrap_or(HeaderValue::from_static("0n"))
+    let mut value = HeaderValue::from_bytes(&text[first..]).unwrap_or(HeaderValue::from_static("0n"));
+    value.set_sensitive(true);
+    value
 }
 
 #[cfg(test)]
@@ -82,5 +94,25 @@ mod tests {
             assert!(timeout.as_secs_f64() - read.as_secs_f64() <= timeout.as_secs_f64() * 1e-4);
         }
         assert!(parse_timeout(&format_timeout(Duration::MAX)).is_some());
+    }
+
+    #[test]
+    fn the_finest_unit_that_holds_it_is_written_and_hpack_forgets_it() {
+        for (timeout, expected) in [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(100), "100000u"),
+            (Duration::from_micros(99_999_999), "99999999u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_millis(99_999_999), "99999999m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(5_999_999_940), "99999999M"),
+            (Duration::from_secs(600_000_000), "10000000M"),
+            (Duration::from_secs(360_000_000_000), "99999999H"),
+        ] {
+            let value = format_timeout(timeout);
+            assert_eq!(value, expected, "{timeout:?}");
+            assert!(value.is_sensitive(), "{timeout:?}");
+        }
     }
 }

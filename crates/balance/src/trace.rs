@@ -33,7 +33,9 @@ pub(crate) fn inject_span(span: &Span, headers: &mut HeaderMap) {
         span_context.span_id(),
         span_context.trace_flags().to_u8() & 1
     );
-    if let Ok(parent) = HeaderValue::try_from(parent) {
+    if let Ok(mut parent) = HeaderValue::try_from(parent) {
+        // No two calls have the same: HPACK would fill its table with them.
+        parent.set_sensitive(true);
         headers.insert(TRACEPARENT, parent);
     }
     let state = span_context.trace_state().header();

@@ -26,8 +26,8 @@ are interleaved, and medians are reported: CPU time per call of the gateway's pr
 small machine, where callers and upstreams share its cores; throughput of a closed loop; latency of calls that arrive at \
 random at a fixed rate, counted from when they were due. Our own gateway is measured with one thing switched off each, too.
 
-For each number of cores it takes (seconds + a warm-up of a fourth) for each of 20 scenarios in each round: with the \
-defaults about 8 minutes in all. What takes more than twice as long is ended.";
+For each number of cores it takes (seconds + a warm-up of a fourth) for each of 26 scenarios in each round: with the \
+defaults about 9 minutes in all. What takes more than twice as long is ended.";
 
 const EXAMPLES: &str = "Examples:
   scripts/engines install peers && shoal bench gateway

@@ -78,7 +78,10 @@ fn unsampled() -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     hex(&mut text[3..35], fastrand::u128(1..));
     hex(&mut text[36..52], u128::from(fastrand::u64(1..)));
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
+    // No two calls have the same: HPACK would fill its table with them.
+    value.set_sensitive(true);
+    value
 }
 
 /// The lowest digits of a number that fit.
@@ -157,6 +160,7 @@ mod tests {
         assert_eq!(decide(Some(1.0), None), Sampled::Yes);
         let Sampled::No(Some(parent)) = decide(Some(0.0), None) else { panic!("told") };
         assert_eq!(sampled(&parent), Some(false), "{parent:?}");
+        assert!(parent.is_sensitive());
         let Sampled::No(Some(other)) = decide(Some(0.0), None) else { panic!("told") };
         assert_ne!(parent, other);
         let yes = (0..10_000).filter(|_| decide(Some(0.1), None) == Sampled::Yes).count();

@@ -213,9 +213,8 @@ mod tests {
             log_filter: String::new(),
         };
         let logs = tracing_subscriber::registry().with(logs(&config, EnvFilter::new("info")));
-        let disabled = || {
-            server_span(Role::Session, "clone", "service", "method", &HeaderMap::new()).is_disabled()
-        };
+        let disabled =
+            || server_span(Role::Session, "clone", "service", "method", &HeaderMap::new()).is_disabled();
         assert!(tracing::subscriber::with_default(logs, disabled));
     }
 }

@@ -1,7 +1,10 @@
 //! One call from its first header to its last: where it goes, at which endpoint, how often, and how it ends.
 
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +14,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, inject, refused};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Code;
 use tracing::Span;
 
@@ -76,7 +79,8 @@ pub(crate) async fn serve(
     let span = span::call(core.sampling, &mut head);
     let upstream;
     let (end, meter) = match &route {
-        None => (local::serve(&core, head, body, &mut caller, &span).await, &core.meter),
+        // Boxed: it is seldom, and would make the future of every call three times as large.
+        None => (Box::pin(local::serve(&core, head, body, &mut caller, &span)).await, &core.meter),
         Some(route) => {
             upstream = route.upstream().clone();
             let lane = upstream.lane(core.index);
@@ -197,10 +201,10 @@ impl Call<'_> {
         let end = match self.head.deadline {
             None => self.attempts().await,
             Some((allowed, _)) if allowed.is_zero() => End::Failed(self.deadline_exceeded()),
-            Some((_, deadline)) => match timeout_at(deadline, self.attempts()).await {
-                Ok(end) => end,
+            Some((_, deadline)) => match self.attempts_until(deadline).await {
+                Some(end) => end,
                 // Dropping the attempt has cancelled it at the endpoint.
-                Err(_) => End::Failed(self.deadline_exceeded()),
+                None => End::Failed(self.deadline_exceeded()),
             },
         };
         match end {
@@ -212,6 +216,17 @@ impl Call<'_> {
                 Ended::With(code)
             }
         }
+    }
+
+    /// None when the time is up. Not tokio's `timeout_at`, which would move the whole future of the attempts once more.
+    async fn attempts_until(&mut self, deadline: Instant) -> Option<End> {
+        let mut attempts = pin!(self.attempts());
+        let mut late = pin!(sleep_until(deadline));
+        poll_fn(|cx| match attempts.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        })
+        .await
     }
 
     async fn attempts(&mut self) -> End {

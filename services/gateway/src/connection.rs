@@ -125,7 +125,9 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;
                     }
-                    tokio::spawn(call::serve(this.core.clone(), this.client.clone(), request, respond));
+                    let call = call::serve(this.core.clone(), this.client.clone(), request, respond);
+                    // Boxed: a task moves what it is given half a dozen times, and this is kilobytes.
+                    tokio::spawn(Box::pin(call));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");

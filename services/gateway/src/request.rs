@@ -72,6 +72,10 @@ impl Head {
         };
         // A timeout too long for the clock is none.
         let deadline = allowed.and_then(|allowed| Some((allowed, started.checked_add(allowed)?)));
+        if let Some(trace) = headers.get_mut(TRACEPARENT) {
+            // No two calls have the same: HPACK would fill its table with them.
+            trace.set_sensitive(true);
+        }
         // Some proxies before us take it off; servers ask for it before they send trailers.
         headers.entry(TE).or_insert(HeaderValue::from_static("trailers"));
         Ok(Head { uri, headers, started, deadline })
@@ -226,6 +230,16 @@ mod tests {
         let request = head.attempt(1, ENDPOINT).expect("valid");
         assert_eq!(request.headers().get_all("traceparent").iter().collect::<Vec<_>>(), [parent]);
         assert!(!request.headers().contains_key("tracestate"));
+    }
+
+    #[test]
+    fn what_no_other_call_has_is_not_remembered_by_hpack() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let head = head(&[("traceparent", parent), ("grpc-timeout", "1S")], Deadline::default());
+        let request = head.attempt(1, ENDPOINT).expect("valid");
+        for (name, sensitive) in [("traceparent", true), ("grpc-timeout", true), ("te", false)] {
+            assert_eq!(request.headers()[name].is_sensitive(), sensitive, "{name}");
+        }
     }
 
     #[test]
