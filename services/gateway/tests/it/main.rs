@@ -17,6 +17,7 @@ mod retry;
 mod routes;
 mod spread;
 mod stages;
+mod stalled;
 mod streams;
 mod upstreams;
 mod window;

@@ -1,0 +1,93 @@
+//! One of eleven clones stops answering, and says nothing of it: its connection lives and its health is not asked. Round
+//! robin would lose one call in eleven.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::harness::caller::Caller;
+use crate::harness::mesh::Mesh;
+use crate::harness::number_of;
+use crate::harness::upstream::{UNSAFE, Upstream, as_session};
+
+const CLONES: usize = 11;
+const CORES: usize = 2;
+/// Before the stall: each clone's latency is known.
+const WARM: usize = 550;
+/// One call each: an open loop, so that calls that hang do not slow the load.
+const EVERY: Duration = Duration::from_millis(2);
+/// Each call gives up after a second.
+const TIMEOUT: (&str, &str) = ("grpc-timeout", "1S");
+
+/// How many calls during the stall; for a report more.
+const CALLS: &str = "SHOAL_TEST_STALLED_CALLS";
+const CALLS_DEFAULT: usize = 2_500;
+
+/// Until each core knows: five failures in a row eject a clone. Then its probes, which are calls too: after 1, 2, 4, … s.
+const LOST_UNTIL_KNOWN: usize = CORES * (5 + 4);
+
+/// Makes calls at a steady rate; gives the messages of those that failed.
+async fn load(callers: &[Arc<Caller>], calls: usize) -> Vec<String> {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let begun = Instant::now();
+    let mut running = JoinSet::new();
+    for n in 0..calls {
+        ticks.tick().await;
+        let caller = callers[n % callers.len()].clone();
+        let at = begun.elapsed();
+        running.spawn(async move {
+            let answer = caller.call(UNSAFE, &[TIMEOUT], b"1").await;
+            (answer.code() != 0).then(|| format!("after {at:.0?}: {}", answer.grpc().message()))
+        });
+    }
+    running.join_all().await.into_iter().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_stops_answering_gets_a_handful_of_calls_and_then_no_more() {
+    let stalled = Arc::new(AtomicBool::new(false));
+    let mut clones = Vec::new();
+    for n in 0..CLONES {
+        let stalled = stalled.clone();
+        clones.push(
+            Upstream::start(move |call| {
+                let stalls = n == 0 && stalled.load(Ordering::SeqCst);
+                async move {
+                    if stalls {
+                        return std::future::pending().await;
+                    }
+                    call.answer(b"ok").await;
+                }
+            })
+            .await,
+        );
+    }
+    // The defaults, without retries to fall back on: the method is not safe to repeat.
+    let mesh = Mesh::with_cores(CORES, &as_session(&clones.iter().collect::<Vec<_>>())).await;
+    mesh.ready("session", CLONES).await;
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        callers.push(Arc::new(mesh.caller().await));
+    }
+    load(&callers, WARM).await;
+    let calls = number_of(CALLS, CALLS_DEFAULT);
+    let before = clones[0].calls();
+    stalled.store(true, Ordering::SeqCst);
+    let lost = load(&callers, calls).await;
+    let stuck = clones[0].calls() - before;
+    eprintln!(
+        "{calls} calls, {stuck} sent to the stalled clone, {} lost: {:.3} % succeeded within 1 s",
+        lost.len(),
+        100.0 * (calls - lost.len()) as f64 / calls as f64
+    );
+    // A machine that is busy enough loses calls at clones that are well; they are not what is asked here.
+    let address = clones[0].address.to_string();
+    let lost: Vec<String> = lost.into_iter().filter(|message| message.contains(&address)).collect();
+    let most = LOST_UNTIL_KNOWN.max(calls / 1_000);
+    assert!(lost.len() <= most, "{} of {calls} calls were lost, not {most}: {lost:?}", lost.len());
+    assert!(stuck > 0, "the stalled clone got no call: nothing was asked");
+}
