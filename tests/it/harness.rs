@@ -32,3 +32,9 @@ pub(crate) fn seed(test: &str) -> u64 {
     eprintln!("{test}: SHOAL_TEST_SEED={seed}");
     seed
 }
+
+/// How much of something, if the environment does not say: little for every day, all of it for a report.
+pub(crate) fn number_of(variable: &str, default: u64) -> u64 {
+    let Ok(value) = std::env::var(variable) else { return default };
+    value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number"))
+}

@@ -1,0 +1,268 @@
+//! What clients cost a gateway that do nothing, or do not read: its resident memory stays within a bound that is said
+//! here, whatever they were sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::{HeaderMap, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::harness::clone::Clone;
+use crate::harness::{eventually, number_of};
+
+/// Idle connections; 10 000 for a report.
+const CONNECTIONS: &str = "SHOAL_TEST_CONNECTIONS";
+const CONNECTIONS_DEFAULT: u64 = 1_000;
+
+/// Readers that do not read; 1 000 for a report.
+const READERS: &str = "SHOAL_TEST_READERS";
+const READERS_DEFAULT: u64 = 100;
+
+/// What an idle connection may cost: h2's buffers of 24 KiB, and a task.
+const CONNECTION_KIB_MAX: u64 = 48;
+
+/// What a reader that has stopped may cost: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), what
+/// h2 has read past them (a frame of 16 KiB each way), and the connection.
+const READER_KIB_MAX: u64 = 256 + 64 + 2 * 16 + CONNECTION_KIB_MAX;
+
+/// What the gateway's memory may grow by for other reasons meanwhile.
+const SLACK_KIB: u64 = 8 << 10;
+
+/// Of an answer that nobody reads.
+const ANSWER_BYTES: u64 = 1 << 30;
+
+/// Sockets of this process, and of the gateway, for other things.
+const SOCKETS_KEPT: u64 = 200;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The number that is asked for, or what the limit on open files lets us have.
+fn sockets(variable: &str, default: u64) -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let soft = line.split_whitespace().nth(3).and_then(|word| word.parse::<u64>().ok()).unwrap_or(u64::MAX);
+    let (asked, most) = (number_of(variable, default), soft.saturating_sub(SOCKETS_KEPT));
+    if asked > most {
+        eprintln!("{most} instead of {asked}: ulimit -n is {soft}");
+    }
+    asked.min(most)
+}
+
+/// Resident memory of the gateway's process.
+fn resident_kib(gateway: &Clone) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("KiB")
+}
+
+/// A server whose answers have no end anybody waits for. Counts what it was let send.
+struct Endless {
+    address: SocketAddr,
+    sent: Arc<AtomicU64>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Endless {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = sent.clone();
+        let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                connections.spawn(serve(socket, counter.clone()));
+            }
+        });
+        Self { address, sent, _serving: AbortOnDropHandle::new(serving) }
+    }
+
+    /// Waits until no answer goes on.
+    async fn stalled(&self) {
+        let mut last = 0;
+        eventually("every answer to stall", PATIENCE, async || {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let now = self.sent.load(Ordering::Relaxed);
+            (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn serve(socket: TcpStream, sent: Arc<AtomicU64>) {
+    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+    let mut answers = JoinSet::new();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let mut head = Response::new(());
+        head.headers_mut().insert("content-type", "application/grpc".parse().expect("ascii"));
+        if request.uri().path() != ENDLESS {
+            // Health and reflection: it has neither. Anything else is answered OK.
+            let code = if request.uri().path().starts_with("/grpc.") { 12 } else { 0 };
+            head.headers_mut().insert("grpc-status", code.into());
+            let _ = respond.send_response(head, true);
+            continue;
+        }
+        let Ok(mut stream) = respond.send_response(head, false) else { continue };
+        let sent = sent.clone();
+        answers.spawn(async move {
+            let chunk = Bytes::from(vec![7; 64 << 10]);
+            let mut left = ANSWER_BYTES;
+            while left > 0 {
+                stream.reserve_capacity(chunk.len());
+                let Some(Ok(capacity)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+                    return;
+                };
+                let part = chunk.slice(..capacity.min(chunk.len()));
+                left = left.saturating_sub(part.len() as u64);
+                sent.fetch_add(part.len() as u64, Ordering::Relaxed);
+                if stream.send_data(part, false).is_err() {
+                    return;
+                }
+            }
+            let _ = stream.send_trailers(HeaderMap::new());
+        });
+    }
+}
+
+const ENDLESS: &str = "/acme.flood.v1.Flood/Endless";
+const ONCE: &str = "/acme.flood.v1.Flood/Once";
+
+/// A gateway of a process of its own before such a server, ready.
+async fn gateway(server: &Endless) -> (Clone, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    let text = format!(
+        "[gateway.upstream.flood]\nendpoints = ['{}']\nservices = ['acme.flood.v1.Flood']\n",
+        server.address
+    );
+    std::fs::write(file.path(), text).expect("written");
+    let gateway = Clone::start("gateway", &["--config", file.path().to_str().expect("utf-8")]).await;
+    let address = gateway.address.clone();
+    eventually("a first call", PATIENCE, async || {
+        let client = Client::connect(&address, h2::client::Builder::new()).await;
+        (client.call(ONCE).await.ok()?.headers().get("grpc-status")? == "0").then_some(())
+    })
+    .await;
+    (gateway, file)
+}
+
+/// One connection to the gateway. Reads as long as it lives.
+struct Client {
+    sender: h2::client::SendRequest<Bytes>,
+    driver: AbortOnDropHandle<()>,
+}
+
+impl Client {
+    async fn connect(address: &str, builder: h2::client::Builder) -> Self {
+        let socket = TcpStream::connect(address).await.expect("connected");
+        let (sender, connection) = builder.handshake(socket).await.expect("HTTP/2");
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self { sender, driver: AbortOnDropHandle::new(driver) }
+    }
+
+    /// Begins a call and waits for the head of its answer.
+    async fn call(&self, path: &str) -> Result<Response<h2::RecvStream>, h2::Error> {
+        let request = Request::post(format!("http://mesh.test{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("valid");
+        let (response, _) = self.sender.clone().ready().await?.send_request(request, true)?;
+        tokio::time::timeout(PATIENCE, response).await.expect("an answer in time")
+    }
+}
+
+/// Fifty at a time, so that no backlog runs over.
+async fn clients<C>(count: u64, connect: impl AsyncFn() -> C) -> Vec<C> {
+    futures::stream::iter(0..count).map(|_| connect()).buffer_unordered(50).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_cost_little() {
+    let server = Endless::start().await;
+    let (gateway, _file) = gateway(&server).await;
+    let count = sockets(CONNECTIONS, CONNECTIONS_DEFAULT);
+    let before = resident_kib(&gateway);
+    // Idle, but not fresh: each has made a call.
+    let clients = clients(count, async || {
+        let client = Client::connect(&gateway.address, h2::client::Builder::new()).await;
+        client.call(ONCE).await.expect("an answer");
+        client
+    })
+    .await;
+    let cost = resident_kib(&gateway).saturating_sub(before);
+    eprintln!("{count} idle connections: {cost} KiB, {:.1} KiB each", cost as f64 / count as f64);
+    assert!(cost < count * CONNECTION_KIB_MAX + SLACK_KIB, "{cost} KiB for {count} connections");
+    drop(clients);
+}
+
+/// How a reader stops.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// Its library takes no more than its window.
+    AtTheWindow,
+    /// Its window is open as far as it goes, and its process takes nothing off the socket.
+    AtTheSocket,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_stop_cost_their_windows_and_no_more() {
+    let server = Endless::start().await;
+    let (gateway, _file) = gateway(&server).await;
+    let count = sockets(READERS, READERS_DEFAULT);
+    let before = resident_kib(&gateway);
+    let mut kept = Vec::new();
+    for stop in [Stop::AtTheWindow, Stop::AtTheSocket] {
+        let readers = clients(count / 2, async || {
+            let mut builder = h2::client::Builder::new();
+            if let Stop::AtTheSocket = stop {
+                builder.initial_window_size((1 << 31) - 1).initial_connection_window_size((1 << 31) - 1);
+            }
+            let client = Client::connect(&gateway.address, builder).await;
+            let answer = client.call(ENDLESS).await.expect("a head");
+            if let Stop::AtTheSocket = stop {
+                client.driver.abort();
+            }
+            (client, answer)
+        })
+        .await;
+        kept.extend(readers);
+    }
+    server.stalled().await;
+    let cost = resident_kib(&gateway).saturating_sub(before);
+    eprintln!(
+        "{count} readers that stopped: {cost} KiB, {:.1} KiB each; {} MiB were sent",
+        cost as f64 / count as f64,
+        server.sent.load(Ordering::Relaxed) >> 20
+    );
+    assert!(cost < count * READER_KIB_MAX + SLACK_KIB, "{cost} KiB for {count} readers");
+    // And whoever reads is served.
+    let beside = Client::connect(&gateway.address, h2::client::Builder::new()).await;
+    beside.call(ONCE).await.expect("an answer");
+    let answer = beside.call(ENDLESS).await.expect("a head").into_body();
+    let read: Vec<Bytes> = Reading(answer).into_stream().take(100).try_collect().await.expect("data");
+    assert_eq!(read.len(), 100);
+    drop(kept);
+}
+
+/// An answer that is read.
+struct Reading(h2::RecvStream);
+
+impl Reading {
+    fn into_stream(self) -> impl futures::Stream<Item = Result<Bytes, h2::Error>> + Unpin {
+        Box::pin(futures::stream::unfold(self.0, async |mut body| {
+            let chunk = body.data().await?;
+            if let Ok(chunk) = &chunk {
+                let _ = body.flow_control().release_capacity(chunk.len());
+            }
+            Some((chunk, body))
+        }))
+    }
+}
