@@ -1,11 +1,15 @@
 //! The gateway's own answers, as frames: gRPC errors as HTTP 200 with `grpc-status` (alone, or after what was already
 //! sent), and plain HTTP for what is not gRPC at all.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use shoal_kit::Fault;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::error::Error;
@@ -17,6 +21,11 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 /// What `GET /` answers: what this port is, for people, probes and conformance tools.
 const PAGE: &str =
     "This port speaks gRPC. Try: grpcurl -plaintext HOST:PORT list\nHealth: grpc.health.v1.Health/Check\n";
+
+/// So much of a request that is no call is read before it is answered.
+const UNWANTED_BYTES_MAX: usize = 64 << 10;
+/// And for so long: whoever sends it slowly is answered before its end.
+const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The headers that end a call with `error`.
 pub(crate) fn trailers(error: Error) -> HeaderMap {
@@ -54,6 +63,24 @@ pub(crate) fn refuse(respond: &mut SendResponse<Bytes>, error: Error) {
     *response.headers_mut() = trailers(error);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let _ = respond.send_response(response, true);
+}
+
+/// Reads a request that is no call to its end, so that no answer overtakes what is wrong with it: a reset, or frames that
+/// make it malformed. Bounded in bytes and in time. Says whether there is anybody to answer.
+pub(crate) async fn heard(mut body: RecvStream) -> bool {
+    let read = async {
+        let mut read = 0;
+        while read < UNWANTED_BYTES_MAX
+            && let Some(chunk) = body.data().await
+        {
+            let Ok(chunk) = chunk else { return false };
+            read += chunk.len();
+            // Fails only if more is released than was received.
+            let _ = body.flow_control().release_capacity(chunk.len());
+        }
+        read >= UNWANTED_BYTES_MAX || body.trailers().await.is_ok()
+    };
+    timeout(UNWANTED_WITHIN, read).await.unwrap_or(true)
 }
 
 /// `GET /`.

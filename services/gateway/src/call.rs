@@ -51,11 +51,17 @@ pub(crate) async fn serve(
 ) {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    match kind(&parts) {
-        Kind::Grpc => {}
-        Kind::Page => return answer::page(&mut respond),
-        Kind::WrongMethod => return answer::wrong_method(&mut respond),
-        Kind::WrongContent => return answer::wrong_content(&mut respond),
+    let plain = match kind(&parts) {
+        Kind::Grpc => None,
+        Kind::Page => Some(answer::page as fn(&mut SendResponse<Bytes>)),
+        Kind::WrongMethod => Some(answer::wrong_method as _),
+        Kind::WrongContent => Some(answer::wrong_content as _),
+    };
+    if let Some(plain) = plain {
+        if answer::heard(body).await {
+            plain(&mut respond);
+        }
+        return;
     }
     let mut caller = Caller::new(respond);
     if caller.is_gone() {

@@ -1,13 +1,15 @@
 //! What is not a gRPC call gets an answer its sender can read, and harms nobody.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic_types::StatusExt as _;
 
 use crate::harness::caller::{Caller, answer, request};
-use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Wire, literal, request_block};
+use crate::harness::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Wire, literal, request_block,
+};
 use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{SAFE, Upstream, as_session, payload};
 use crate::harness::within;
@@ -85,6 +87,28 @@ async fn a_post_that_is_not_grpc_is_415() {
     let answer = answer(response.await.expect("an answer")).await.expect("whole");
     assert_eq!(answer.status, 415);
     assert_eq!(upstream.calls(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_call_is_answered_when_it_has_ended_or_within_a_second_and_not_when_it_is_malformed() {
+    let (_upstream, mesh) = mesh().await;
+    let mut wire = Wire::connect(mesh.address).await;
+    let get = |length: &str| {
+        // :method GET, :scheme http and :path / are in the static table.
+        let mut block = vec![0x82, 0x86, 0x84];
+        block.extend(literal(":authority", "mesh.test"));
+        block.extend(literal("content-length", length));
+        block
+    };
+    // A body that is not as long as it says: no answer, but a reset.
+    wire.send(HEADERS, END_HEADERS, 1, &get("3")).await;
+    wire.send(DATA, END_STREAM, 1, b"four").await;
+    assert_eq!(wire.until(|frame| frame.stream == 1).await.expect("an end").kind, RST_STREAM);
+    // One that has not ended is answered all the same, late.
+    let begun = Instant::now();
+    wire.send(HEADERS, END_HEADERS, 3, &get("4")).await;
+    assert_eq!(wire.until(|frame| frame.stream == 3).await.expect("an answer").kind, HEADERS);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
