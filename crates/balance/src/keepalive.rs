@@ -34,8 +34,7 @@ impl Keepalive {
 
     /// Takes in what another connection has learnt.
     pub(crate) fn learn(&mut self, other: &Keepalive) {
-        self.complained |= other.complained;
-        self.tolerant = (self.tolerant || other.tolerant) && !self.complained;
+        self.tolerant |= other.tolerant;
     }
 
     /// The peer closed the connection with ENHANCE_YOUR_CALM.
