@@ -253,7 +253,8 @@ async fn a_stream_that_goes_on_is_counted_apart_from_calls() {
     // Nothing is said on it; whoever waits for it drives its clock.
     let turned = async {
         while counts() != (0, 1) {
-            let _ = timeout(Duration::from_millis(20), back.message()).await;
+            let said = timeout(Duration::from_millis(20), back.message()).await;
+            assert!(said.is_err(), "{said:?}");
         }
     };
     timeout(SOON, turned).await.unwrap();
