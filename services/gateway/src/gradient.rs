@@ -225,6 +225,14 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_not_used_does_not_grow() {
+        let now = Instant::now();
+        let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(50.0), now));
+        model.load(&mut gradient, 500.0, 60, 1);
+        assert_eq!(gradient.limit(), 50, "at most a dozen calls were unanswered at once");
+    }
+
+    #[test]
     fn an_upstream_that_grows_is_given_more() {
         let now = Instant::now();
         let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(10.0), now));
