@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
-use crate::gather;
+use crate::gather::{self, Backlog};
 use crate::pace::Pace;
 
 /// A response body on its way.
@@ -14,6 +14,8 @@ pub(crate) struct Download {
     from: RecvStream,
     /// The frame that waits for the caller's window.
     chunk: Bytes,
+    /// What came after it.
+    backlog: Backlog,
     pace: Pace,
 }
 
@@ -32,15 +34,20 @@ pub(crate) enum Downloaded {
 
 impl Download {
     pub(crate) fn new(from: RecvStream) -> Download {
-        Download { from, chunk: Bytes::new(), pace: Pace::default() }
+        Download { from, chunk: Bytes::new(), backlog: Backlog::default(), pace: Pace::default() }
     }
 
     /// Moves what can be moved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Downloaded> {
         loop {
             if !self.chunk.is_empty() {
-                let Some(window) = ready!(self.pace.poll_window(cx, to, self.chunk.len())) else {
-                    return Poll::Ready(Downloaded::CallerGone);
+                let window = match self.pace.poll_window(cx, to, self.chunk.len()) {
+                    Poll::Ready(Some(window)) => window,
+                    Poll::Ready(None) => return Poll::Ready(Downloaded::CallerGone),
+                    Poll::Pending => {
+                        self.backlog.fill(&mut self.from, cx);
+                        return Poll::Pending;
+                    }
                 };
                 let part = self.chunk.split_to(window);
                 let sent = part.len();
@@ -49,6 +56,10 @@ impl Download {
                 }
                 // Fails only if more is released than was received.
                 let _ = self.from.flow_control().release_capacity(sent);
+                continue;
+            }
+            if let Some(chunk) = self.backlog.next() {
+                self.chunk = chunk;
                 continue;
             }
             match ready!(gather::poll_data(&mut self.from, cx)) {

@@ -1,6 +1,7 @@
 //! Takes frames off a stream, several small ones as one: a thousand frames of a byte are a thousand headers for whoever
 //! comes next, and h2 ends a connection that sends them faster than they are read.
 
+use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -36,4 +37,52 @@ pub(crate) fn poll_data(
         gathered.extend_from_slice(&next);
     }
     Poll::Ready(Some(Ok(gathered.freeze())))
+}
+
+/// What came while the frame before it waits for its receiver's window. h2 keeps count of small frames that lie unread on a
+/// connection and ends it when there are many; but an endpoint's connection is shared by all callers, and a few that do not
+/// read would end it for the rest. Here they lie as bytes: no more than the stream's window, which is given back when they
+/// were sent on.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    whole: VecDeque<Bytes>,
+    small: BytesMut,
+    /// The last of `whole` came as a frame of its own: the rest may lie where it is.
+    large: bool,
+}
+
+impl Backlog {
+    /// Takes off the stream what lies there, up to a frame that is not small.
+    pub(crate) fn fill(&mut self, from: &mut RecvStream, cx: &mut Context<'_>) {
+        // The end, and an error too, are said again.
+        while !self.large
+            && let Poll::Ready(Some(Ok(frame))) = from.poll_data(cx)
+        {
+            if frame.len() < SMALL_BYTES {
+                self.small.extend_from_slice(&frame);
+                if self.small.len() >= GATHERED_BYTES_MAX {
+                    self.whole.push_back(self.small.split().freeze());
+                }
+                continue;
+            }
+            if !self.small.is_empty() {
+                self.whole.push_back(self.small.split().freeze());
+            }
+            self.whole.push_back(frame);
+            self.large = true;
+        }
+    }
+
+    /// The next of it, in order.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        if let Some(whole) = self.whole.pop_front() {
+            self.large &= !self.whole.is_empty();
+            return Some(whole);
+        }
+        (!self.small.is_empty()).then(|| self.small.split().freeze())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.small.is_empty()
+    }
 }

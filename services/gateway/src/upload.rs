@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
-use crate::gather;
+use crate::gather::{self, Backlog};
 use crate::pace::Pace;
 use crate::replay::Replay;
 
@@ -20,6 +20,8 @@ pub(crate) struct Upload {
     from: RecvStream,
     /// The frame that waits for the endpoint's window.
     chunk: Bytes,
+    /// What came after it.
+    backlog: Backlog,
     /// Of `chunk`, what the caller has not been given back as window.
     unreleased: usize,
     trailers: Option<HeaderMap>,
@@ -51,6 +53,7 @@ impl Upload {
         Upload {
             from,
             chunk: Bytes::new(),
+            backlog: Backlog::default(),
             unreleased: 0,
             trailers: None,
             ended,
@@ -107,8 +110,13 @@ impl Upload {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Uploaded> {
         loop {
             if !self.chunk.is_empty() {
-                let Some(window) = ready!(self.pace.poll_window(cx, to, self.chunk.len())) else {
-                    return Poll::Ready(Uploaded::NotWanted);
+                let window = match self.pace.poll_window(cx, to, self.chunk.len()) {
+                    Poll::Ready(Some(window)) => window,
+                    Poll::Ready(None) => return Poll::Ready(Uploaded::NotWanted),
+                    Poll::Pending => {
+                        self.backlog.fill(&mut self.from, cx);
+                        return Poll::Pending;
+                    }
                 };
                 let part = self.chunk.split_to(window);
                 let sent = part.len();
@@ -125,6 +133,10 @@ impl Upload {
             if let Some(kept) = self.kept.get(self.next) {
                 self.chunk = kept.clone();
                 self.next += 1;
+                continue;
+            }
+            if let Some(chunk) = self.backlog.next() {
+                self.received(chunk);
                 continue;
             }
             if self.ended {
@@ -150,7 +162,7 @@ impl Upload {
     }
 
     fn received(&mut self, chunk: Bytes) {
-        self.ended = self.from.is_end_stream();
+        self.ended = self.backlog.is_empty() && self.from.is_end_stream();
         if chunk.is_empty() {
             return;
         }

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::harness::caller::{Caller, message, request};
 use crate::harness::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Wire, frame, literal,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Wire, frame, literal,
     request_block, response_block,
 };
 use crate::harness::mesh::Mesh;
@@ -165,8 +165,9 @@ async fn empty_frames_without_end_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_frames_that_nobody_takes_end_their_connection_before_they_fill_memory() {
-    // The upstream reads no bodies, so the frames pile up: a window of 1 MiB would hold a million of these.
+async fn small_frames_that_nobody_takes_cost_their_bytes_and_harm_nobody() {
+    // The upstream reads no bodies, so they pile up: as bytes, up to the window of 1 MiB; as frames h2 would hold a
+    // hundred bytes for each, or end the connection.
     let upstream = Upstream::start(|call| async move {
         if call.request.uri().path() == SAFE {
             return crate::harness::upstream::end(&mut { call }.respond, 0);
@@ -180,10 +181,11 @@ async fn small_frames_that_nobody_takes_end_their_connection_before_they_fill_me
     let mut wire = Wire::connect(mesh.address).await;
     wire.open(1, UNSAFE).await;
     let frames = frame(DATA, 0, 1, b"x").repeat(1_000);
-    for _ in 0..400 {
+    for _ in 0..200 {
         wire.bytes(&frames).await;
+        // No faster than they are looked at: who is faster may be ended.
+        assert!(!wire.has_sent(|frame| frame.kind == RST_STREAM || frame.kind == GOAWAY).await);
     }
-    assert!(wire.ended().await);
     assert_eq!(within("a call beside it", caller.call(SAFE, &[], b"")).await.code(), 0);
 }
 
@@ -202,6 +204,48 @@ async fn an_answer_in_a_thousand_tiny_frames_arrives() {
     };
     let (answer, _wire) = tokio::join!(caller.call(UNSAFE, &[], b""), script);
     ok(&answer, &[7; 995]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_messages_that_slow_callers_leave_unread_break_no_other_stream() {
+    const INITIAL_WINDOW: u16 = 4;
+    // Together with the frames below, more than h2 lets lie unread on a connection before it ends it for all.
+    const SLOW: usize = 6;
+    let (_listener, mesh, mut back, caller) = peer(&[]).await;
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut front = Wire::connect(mesh.address).await;
+        front.settle(&[]).await;
+        front.settle(&[(INITIAL_WINDOW, 0)]).await;
+        front.send(HEADERS, END_HEADERS | END_STREAM, 1, &request_block(SAFE)).await;
+        let stream = back.call().await.expect("a call");
+        back.send(HEADERS, END_HEADERS, stream, &response_block()).await;
+        let small = frame(DATA, 0, stream, &[7; 10]).repeat(1_000);
+        for _ in 0..26 {
+            back.bytes(&small).await;
+        }
+        slow.push((front, stream));
+    }
+    let (answer, ()) = tokio::join!(caller.call(UNSAFE, &[], b""), async {
+        let stream = back.whole_call().await.expect("the connection lives");
+        back.answer(stream, b"ok").await;
+    });
+    ok(&answer, b"ok");
+    // And once they read, nothing is missing.
+    let (front, stream) = &mut slow[0];
+    back.send(HEADERS, END_HEADERS | END_STREAM, *stream, &literal("grpc-status", "0")).await;
+    front.window(0, 1 << 20).await;
+    front.window(1, 1 << 20).await;
+    let mut read = 0;
+    loop {
+        let frame = front.until(|frame| frame.stream == 1).await.expect("open");
+        match frame.kind {
+            DATA => read += frame.payload.len(),
+            _ if frame.flags & END_STREAM != 0 => break,
+            _ => {}
+        }
+    }
+    assert_eq!(read, 260_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
