@@ -257,7 +257,15 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.connection).poll(cx);
         match &polled {
-            Poll::Ready(Ok(())) => this.down("closed by the peer".into(), Farewell::None),
+            Poll::Ready(Ok(())) => {
+                // Whether with a GOAWAY or without is not said by the connection but by what it left for its senders.
+                let left = this.probe.as_mut().map(|probe| probe.poll_ready(cx));
+                let farewell = match left {
+                    Some(Poll::Ready(Err(error))) => farewell_of(&error),
+                    _ => Farewell::None,
+                };
+                this.down("closed by the peer".into(), farewell);
+            }
             Poll::Ready(Err(error)) => this.down(error.to_string(), farewell_of(error)),
             Poll::Pending => {
                 if let Some(probe) = &mut this.probe

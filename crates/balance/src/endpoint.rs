@@ -193,7 +193,7 @@ impl Endpoint {
         }
         if links.is_empty() {
             let served = status.state == EndpointState::Ready;
-            status.left = (served && link.farewell() == Farewell::Polite).then(Instant::now);
+            status.left = left(served, link.farewell(), Instant::now());
             status.state = EndpointState::Connecting;
             status.reason = reason;
         }
@@ -203,7 +203,7 @@ impl Endpoint {
 
     /// Whether what serves now is the process that served before.
     pub(crate) fn is_same_process(&self, now: Instant) -> bool {
-        self.status().left.is_some_and(|left| now.saturating_duration_since(left) < SAME_WITHIN)
+        is_same(self.status().left, now)
     }
 
     pub(crate) fn failed_to_connect(&self, reason: String) -> bool {
@@ -216,5 +216,32 @@ impl Endpoint {
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When an endpoint was left, if the same process may be back in a moment.
+fn left(served: bool, farewell: Farewell, now: Instant) -> Option<Instant> {
+    (served && farewell == Farewell::Polite).then_some(now)
+}
+
+/// Whether who serves at `now` is who served when it was left.
+fn is_same(left: Option<Instant>, now: Instant) -> bool {
+    left.is_some_and(|left| now.saturating_duration_since(left) < SAME_WITHIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_said_good_bye_and_is_back_at_once_is_the_same_and_nobody_else() {
+        let now = Instant::now();
+        let left_politely = left(true, Farewell::Polite, now);
+        assert!(is_same(left_politely, now + SAME_WITHIN / 2));
+        assert!(!is_same(left_politely, now + SAME_WITHIN), "a restart takes as long");
+        assert!(!is_same(left(true, Farewell::None, now), now), "it was killed");
+        assert!(!is_same(left(true, Farewell::Calm, now), now));
+        assert!(!is_same(left(false, Farewell::Polite, now), now), "it did not serve");
+        assert!(!is_same(None, now));
     }
 }

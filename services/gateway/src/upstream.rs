@@ -166,9 +166,9 @@ pub(crate) fn rank(state: EndpointState) -> usize {
 }
 
 impl Lane {
-    /// How many endpoints this core can pick.
+    /// How many endpoints this core can pick; when too few others are left, the ejected are among them.
     pub(crate) fn ready(&self) -> usize {
-        self.balancer.snapshot().iter().filter(|e| e.state == EndpointState::Ready).count()
+        self.balancer.pickable()
     }
 
     /// An endpoint began to answer.

@@ -98,6 +98,44 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
 }
 
 #[tokio::test]
+async fn a_server_that_ages_its_connections_is_no_newcomer() {
+    let Leaving { peer, leave, .. } = leaving();
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    known_for_80_ms(&upstream).await;
+    let left = Instant::now();
+    leave.notify_one();
+    upstream.until(peer.address, Connecting).await;
+    upstream.until(peer.address, Ready).await;
+    // Later than this it is a newcomer: a machine that busy shows nothing here.
+    if left.elapsed() < Duration::from_millis(200) {
+        let endpoint = &upstream.balancer.snapshot()[0];
+        assert!(endpoint.ewma > Duration::from_millis(70), "{endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_comes_back_as_a_newcomer() {
+    let (peer, _reporter) = Peer::tonic(None);
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    known_for_80_ms(&upstream).await;
+    let address = peer.kill();
+    upstream.until(address, Connecting).await;
+    let (_peer, _reporter) = Peer::tonic(Some(address));
+    upstream.until(address, Ready).await;
+    let endpoint = &upstream.balancer.snapshot()[0];
+    assert!(endpoint.ewma <= Duration::from_millis(30), "{endpoint:?}");
+}
+
+/// Lets the only endpoint be known for more than a newcomer is taken for.
+async fn known_for_80_ms(upstream: &Upstream) {
+    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    pick.first_response();
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
     let Leaving { peer, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
