@@ -94,12 +94,16 @@ pub(crate) async fn serve(
                 core.callers.as_ref().map(|callers| callers.admit(&client.known, head.headers(), started));
             let _admitted = match admitted.transpose() {
                 Ok(admitted) => admitted,
-                Err(error) => return refuse(&lane.meter, &mut caller, error, started),
+                Err(error) => {
+                    span::end_call(&span, error.code());
+                    return refuse(&lane.meter, &mut caller, error, started);
+                }
             };
             let _inside = match route.gate.as_ref().map(|gate| gate.enter().ok_or(gate.most)).transpose() {
                 Ok(inside) => inside,
                 Err(most) => {
                     let error = Error::Crowded { path: head.path().to_owned(), most };
+                    span::end_call(&span, error.code());
                     return refuse(&lane.meter, &mut caller, error, started);
                 }
             };

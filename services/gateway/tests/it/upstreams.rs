@@ -78,6 +78,57 @@ async fn a_long_stream_is_counted_apart_from_calls_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_fails_is_ejected_and_listed_with_the_reason_and_its_next_probe() {
+    for enabled in [true, false] {
+        let good = Upstream::start(|call| call.answer(b"ok")).await;
+        let bad = Upstream::start(|call| call.refuse(13)).await;
+        let configuration =
+            format!("{}\n[gateway.ejection]\nenabled = {enabled}\nfirst = '30s'", as_session(&[&good, &bad]));
+        let mesh = Mesh::with_cores(1, &configuration).await;
+        mesh.ready("session", 2).await;
+        let caller = mesh.caller().await;
+        let mut failed = 0;
+        for _ in 0..100 {
+            failed += usize::from(caller.call(UNSAFE, &[], b"").await.code() == 13);
+        }
+        assert_eq!(failed, bad.calls());
+        let listed = listed(&mesh).await;
+        let endpoint = of(&listed, &bad);
+        assert_eq!(endpoint.failures, i64::try_from(failed).expect("few"));
+        if enabled {
+            assert_eq!((endpoint.state(), endpoint.ready_cores), (EndpointState::Ejected, 0), "{endpoint:?}");
+            assert!(failed < 30 && !endpoint.reason.is_empty(), "{failed} {endpoint:?}");
+            let probe =
+                std::time::SystemTime::try_from(endpoint.next_probe_time.expect("a time")).expect("a time");
+            let left = probe.duration_since(std::time::SystemTime::now()).expect("to come");
+            assert!(left <= Duration::from_secs(30), "{left:?}");
+        } else {
+            assert_eq!((endpoint.state(), endpoint.next_probe_time), (EndpointState::Ready, None));
+        }
+        assert_eq!(of(&listed, &good).state(), EndpointState::Ready);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_connects_to_no_more_endpoints_than_its_subset() {
+    let upstreams = [
+        Upstream::start(|call| call.answer(b"ok")).await,
+        Upstream::start(|call| call.answer(b"ok")).await,
+        Upstream::start(|call| call.answer(b"ok")).await,
+    ];
+    let configuration =
+        format!("gateway.balance.subset = 1\n{}", as_session(&upstreams.iter().collect::<Vec<_>>()));
+    let mesh = Mesh::with_cores(1, &configuration).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    for _ in 0..30 {
+        assert_eq!(caller.call(SAFE, &[], b"").await.code(), 0);
+    }
+    let busy = upstreams.iter().filter(|upstream| upstream.calls() > 0).count();
+    assert_eq!((busy, listed(&mesh).await.endpoints.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_tells_the_present_state_at_once_and_then_what_changes() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
