@@ -10,7 +10,7 @@ use shoal_proto::gateway::v1::{ListUpstreamsRequest, Upstream as Listed};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
-use crate::harness::caller::{Answer, message};
+use crate::harness::caller::{Answer, answer, message, request};
 use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{Call, SAFE, UNSAFE, Upstream, as_session, end, head, payload};
 use crate::harness::within;
@@ -104,6 +104,31 @@ async fn only_what_may_be_repeated_is_hedged_and_only_where_a_route_says_so() {
         assert_eq!(mesh.caller().await.call(path, &[], b"").await.code(), 0);
         assert_eq!(total(&upstreams), attempts, "{hedge} {path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_second_attempt_without_another_endpoint_or_a_whole_request() {
+    let upstreams = clones(|mut call, _| async move {
+        // Answered a while after its end.
+        let _ = call.body().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        call.answer(b"ok").await;
+    })
+    .await;
+    let (mesh, _dir) = hedging("{ after = '5ms' }", 1.0, &upstreams).await;
+    let (response, mut stream) = mesh.caller().await.begin(request(SAFE, &[]), false).await;
+    stream.send_data(message(b"the first of two"), false).expect("open");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stream.send_data(message(b"the second"), true).expect("open");
+    let response = within("the answer", response).await.expect("an answer");
+    assert_eq!(answer(response).await.expect("whole").code(), 0);
+    assert_eq!(total(&upstreams), 1, "what is not whole cannot be sent twice");
+
+    upstreams[1].kill().await;
+    mesh.ready("session", 1).await;
+    let before = total(&upstreams);
+    assert_eq!(mesh.caller().await.call(SAFE, &[], b"").await.code(), 0);
+    assert_eq!(total(&upstreams) - before, 1, "the same endpoint would be as slow again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +297,7 @@ async fn a_caller_that_leaves_cancels_both() {
     .await;
     let (mesh, _dir) = hedging("{ after = '5ms' }", 1.0, &upstreams).await;
     let caller = mesh.caller().await;
-    let (_response, mut stream) = caller.begin(crate::harness::caller::request(SAFE, &[]), false).await;
+    let (_response, mut stream) = caller.begin(request(SAFE, &[]), false).await;
     stream.send_data(message(b"x"), true).expect("open");
     for _ in 0..2 {
         assert_eq!(within("an attempt", told.recv()).await, Some(None));
