@@ -76,8 +76,10 @@ fn sampled(parent: &HeaderValue) -> Option<bool> {
 /// A trace that nobody records.
 fn unsampled() -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    hex(&mut text[3..35], fastrand::u128(1..));
-    hex(&mut text[36..52], u128::from(fastrand::u64(1..)));
+    hex(&mut text[3..19], fastrand::u64(..));
+    // Neither the trace nor the span may be all zeros.
+    hex(&mut text[19..35], fastrand::u64(1..));
+    hex(&mut text[36..52], fastrand::u64(1..));
     let mut value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
     // No two calls have the same: HPACK would fill its table with them.
     value.set_sensitive(true);
@@ -85,7 +87,7 @@ fn unsampled() -> HeaderValue {
 }
 
 /// The lowest digits of a number that fit.
-fn hex(to: &mut [u8], mut number: u128) {
+fn hex(to: &mut [u8], mut number: u64) {
     for digit in to.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(number & 15) as usize];
         number >>= 4;
