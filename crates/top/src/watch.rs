@@ -19,7 +19,11 @@ pub(crate) type Update = Result<Vec<Upstream>, String>;
 
 /// A client of the gateway at an address.
 pub(crate) async fn connect(addr: &str) -> anyhow::Result<GatewayServiceClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?.connect_timeout(WITHIN);
+    // A gateway that is gone without a word is missed, not taken for idle.
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
+        .connect_timeout(WITHIN)
+        .http2_keep_alive_interval(WITHIN)
+        .keep_alive_timeout(WITHIN);
     let channel = endpoint
         .connect()
         .await

@@ -39,9 +39,6 @@ use crate::{answer, local, span};
 /// that restarts, short enough that a caller is not kept waiting for nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A pushback longer than this is no retry but another call.
-const PUSHBACK_MAX: Duration = Duration::from_secs(10);
-
 /// Answers one request.
 pub(crate) async fn serve(
     core: Arc<Core>,
@@ -426,9 +423,7 @@ impl Call<'_> {
             }
             taken
         };
-        let delay =
-            self.attempts.again(failed.failure, failed.endpoint, situation, budget, &mut Rng::new())?;
-        if delay > PUSHBACK_MAX { Err("the endpoint asked for a longer wait") } else { Ok(delay) }
+        self.attempts.again(failed.failure, failed.endpoint, situation, budget, &mut Rng::new())
     }
 
     fn give_up(&mut self, failed: Retryable, stopped: &'static str) -> End {
@@ -509,7 +504,12 @@ async fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, a
     if !exchange.may_have_a_rival() {
         return;
     }
+    // Asked first: a pick is a claim on its endpoint.
+    if !lane.hedges.may(Instant::now()) {
+        return;
+    }
     let Ok(pick) = lane.balancer.pick(&[exchange.endpoint()]) else { return };
+    // Nobody else on this core has come between.
     if !lane.hedges.take(Instant::now()) {
         return;
     }

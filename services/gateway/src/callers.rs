@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ pub(crate) struct Caller {
 /// What one connection has found out about its callers: mostly one, whose every call then is looked up for free.
 pub(crate) struct Known {
     address: IpAddr,
-    last: Mutex<Option<(Option<HeaderValue>, Arc<Caller>)>>,
+    last: Mutex<Option<(Option<Key>, Arc<Caller>)>>,
 }
 
 impl Known {
@@ -107,21 +107,22 @@ impl Callers {
 
     fn caller(&self, connection: &Known, headers: &HeaderMap, since: Duration) -> Arc<Caller> {
         let header = self.settings.header.as_ref().and_then(|name| headers.get(&name.0));
-        let mut last = connection.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((value, caller)) = &*last
-            && value.as_ref() == header
-        {
-            return caller.clone();
-        }
-        let caller = self.look_up(connection.address, header, since);
-        *last = Some((header.cloned(), caller.clone()));
-        caller
-    }
-
-    fn look_up(&self, address: IpAddr, header: Option<&HeaderValue>, since: Duration) -> Arc<Caller> {
+        // The key itself is kept nowhere.
         let key = header
             .filter(|value| value.len() <= KEY_BYTES_MAX)
             .map(|value| Key::Header(Sha256::digest(value.as_bytes()).into()));
+        let mut last = connection.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, caller)) = &*last
+            && *known == key
+        {
+            return caller.clone();
+        }
+        let caller = self.look_up(connection.address, key, since);
+        *last = Some((key, caller.clone()));
+        caller
+    }
+
+    fn look_up(&self, address: IpAddr, key: Option<Key>, since: Duration) -> Arc<Caller> {
         if let Some(named) = key.and_then(|key| self.named.get(&key)) {
             return named.clone();
         }
@@ -217,6 +218,8 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn callers(toml: &str) -> Callers {

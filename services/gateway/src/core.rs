@@ -41,7 +41,7 @@ pub(crate) struct Core {
     /// Cancelled when connections are to be ended.
     pub(crate) stop: CancellationToken,
     /// The same, cheap to ask.
-    pub(crate) stopping: AtomicBool,
+    pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) drain: Drain,
     /// For the connections of all cores.
     pub(crate) permits: Arc<Semaphore>,

@@ -228,9 +228,12 @@ impl<'a> Exchange<'a> {
                 Exchanged::CallerGone
             }
         };
+        // The call is over: its outcome must not wait for what is left of its loser, a few milliseconds.
         if let Some((timer, mut loser)) = self.loser.take() {
-            timer.await;
-            loser.stream.send_reset(Reason::CANCEL);
+            tokio::spawn(async move {
+                timer.await;
+                loser.stream.send_reset(Reason::CANCEL);
+            });
         }
         ended
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::Context as _;
@@ -85,6 +85,7 @@ impl Gateway {
         let routes = service::routes(&catalog, &draining);
         let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
         let permits = Arc::new(Semaphore::new(config.limits.connections));
+        let stopping = Arc::new(AtomicBool::new(false));
         let mut running: Vec<Running> = threads
             .into_iter()
             .enumerate()
@@ -98,7 +99,7 @@ impl Gateway {
                     meter: Meter::new("gateway"),
                     sampling: Sampling::of(&settings.telemetry),
                     stop: stop.clone(),
-                    stopping: AtomicBool::new(false),
+                    stopping: stopping.clone(),
                     drain: settings.drain,
                     permits: permits.clone(),
                 })
@@ -117,6 +118,8 @@ impl Gateway {
             draining.cancel();
             tokio::time::sleep(settings.drain.notice).await;
         }
+        // Before the token: a connection is woken by that once, and then believes this.
+        stopping.store(true, Ordering::Relaxed);
         stop.cancel();
         for mut thread in running {
             // One that died has said so; the others still drain.

@@ -79,7 +79,13 @@ impl Hedges {
         self.budget(|budget| budget.call(now));
     }
 
-    /// Whether one call may be sent twice now; if so, that is paid for.
+    /// Whether one call may be sent twice now.
+    pub(crate) fn may(&self, now: Instant) -> bool {
+        self.ms(now) >= self.paused_until_ms.load(Ordering::Relaxed)
+            && self.budget(|budget| budget.left(now) >= 1.0)
+    }
+
+    /// Pays for one call to be sent twice, if that may be.
     pub(crate) fn take(&self, now: Instant) -> bool {
         self.ms(now) >= self.paused_until_ms.load(Ordering::Relaxed) && self.budget(|budget| budget.take(now))
     }

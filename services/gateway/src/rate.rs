@@ -34,8 +34,8 @@ impl Bucket {
         let now = nanos(since);
         let mut wait = 0;
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let next = full_at.max(now) + rate.interval;
-            wait = next.saturating_sub(now + rate.burst);
+            let next = full_at.max(now).saturating_add(rate.interval);
+            wait = next.saturating_sub(now.saturating_add(rate.burst));
             (wait == 0).then_some(next)
         });
         taken.map(|_| ()).map_err(|_| Duration::from_nanos(wait))
@@ -56,6 +56,14 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_burst_beyond_all_time_lets_everything_in() {
+        let (bucket, rate) = (Bucket::default(), Rate::new(1e-6, u32::MAX));
+        for _ in 0..100 {
+            assert_eq!(bucket.take(rate, MS), Ok(()));
+        }
+    }
 
     #[test]
     fn a_burst_at_once_and_then_the_rate() {

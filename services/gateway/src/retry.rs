@@ -10,6 +10,9 @@ use crate::config::Retry;
 use crate::exchange::Fallen;
 use crate::pushback::Pushback;
 
+/// A pushback longer than this is no retry but another call.
+const PUSHBACK_MAX: Duration = Duration::from_secs(10);
+
 /// How an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -112,6 +115,9 @@ impl Attempts {
             (Some(Pushback::After(pause)), None) | (None, Some(Pushback::After(pause))) => Some(pause),
             (None, None) => None,
         };
+        if pushback.is_some_and(|pushback| pushback > PUSHBACK_MAX) {
+            return Err("the endpoint asked for a longer wait");
+        }
         if !budget() {
             return Err("the upstream's retry budget is used up");
         }
@@ -155,6 +161,16 @@ mod tests {
     ) -> Result<Duration, &'static str> {
         attempts.begin();
         attempts.again(failure, endpoint(), situation, || true, &mut Rng::with_seed(1))
+    }
+
+    #[test]
+    fn a_wait_that_is_too_long_costs_no_budget() {
+        let mut attempts = Attempts::new(Retry::default());
+        attempts.begin();
+        let failure = Failure::Unavailable(Some(Pushback::After(PUSHBACK_MAX + Duration::from_millis(1))));
+        let budget = || panic!("nothing is repeated");
+        let again = attempts.again(failure, endpoint(), SAFE, budget, &mut Rng::with_seed(1));
+        assert_eq!(again, Err("the endpoint asked for a longer wait"));
     }
 
     #[test]
