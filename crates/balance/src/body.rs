@@ -60,6 +60,11 @@ impl Outgoing {
         matches!(self, Outgoing::Whole(data) if data.is_empty())
     }
 
+    /// Whether it is a stream of messages, for all that is known.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self, Outgoing::Streamed(_))
+    }
+
     /// Whether it can be sent (again).
     pub(crate) fn is_sendable(&self) -> bool {
         !matches!(self, Outgoing::Streamed(None))
@@ -152,7 +157,7 @@ async fn send_within_window(stream: &mut SendStream<Bytes>, mut data: Bytes) -> 
 }
 
 /// A call that goes on for so long after its first answer is a long stream: a worker's, a watch.
-const STREAM_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// A response's body. Dropped before its end, the stream is reset with CANCEL.
 pub(crate) struct Incoming {

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use h2::RecvStream;
+use h2::client::ResponseFuture;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use crate::attempt::Attempt;
 use crate::balancer::Balancer;
-use crate::body::{Incoming, Outgoing};
+use crate::body::{Incoming, Outgoing, STREAM_AFTER};
 use crate::pick::{Pick, SendError, refused};
 use crate::timeout::{GRPC_TIMEOUT, format_timeout, parse_timeout};
 use crate::trace;
@@ -29,8 +31,8 @@ const FRESH: Duration = Duration::from_millis(1);
 /// Settings of one [`Channel`].
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// The deadline of a call that brings none. Meant for unary calls; a channel for long streams has `None`. Default
-    /// 10 s.
+    /// The deadline of a call that brings none. Meant for unary calls; a channel for long streams has `None`, and a call
+    /// without any deadline is taken for one. Default 10 s.
     pub default_deadline: Option<Duration>,
     /// How long a call waits for an endpoint while there is none, if its deadline is not sooner. Default 1 s.
     pub unavailable_after: Duration,
@@ -185,7 +187,11 @@ impl Call<'_> {
         self.deadline.map_or(patience, |deadline| deadline.min(patience))
     }
 
-    async fn attempt(&self, pick: Pick, body: &mut Outgoing) -> Result<Attempted, Status> {
+    async fn attempt(&self, mut pick: Pick, body: &mut Outgoing) -> Result<Attempted, Status> {
+        // Generated clients do not say what a method is; but who sends a stream, or waits without a limit, has one.
+        if body.is_streamed() || self.deadline.is_none() {
+            pick.expect_stream();
+        }
         let options = self.shared.balancer.options();
         let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
         let request = self.request(&pick, &span)?;
@@ -202,7 +208,7 @@ impl Call<'_> {
             }
         };
         let pump = body.send(stream);
-        let response = match response.await {
+        let response = match answer(response, &mut attempt).await {
             Ok(response) => response,
             Err(error) => {
                 let status = attempt.end_with_error(&error);
@@ -253,6 +259,20 @@ impl Call<'_> {
         let waited = self.started.elapsed();
         Status::deadline_exceeded(format!("`{name}` did not answer within {waited:.0?}"))
     }
+}
+
+/// Waits for the response headers.
+async fn answer(
+    mut response: ResponseFuture,
+    attempt: &mut Attempt,
+) -> Result<Response<RecvStream>, h2::Error> {
+    if attempt.pick().expects_stream() {
+        if let Ok(response) = timeout(STREAM_AFTER, &mut response).await {
+            return response;
+        }
+        attempt.pick().became_stream();
+    }
+    response.await
 }
 
 enum Attempted {

@@ -10,6 +10,10 @@ use crate::outcome::Outcome;
 /// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
 const STALLED_MIN: Duration = Duration::from_millis(100);
 
+/// A call that takes longer than this while its endpoint answers others says nothing of how fast it is: it waits for something
+/// to happen, or is more than others ask for.
+const LONG: Duration = Duration::from_secs(5);
+
 /// One call at one endpoint, whose load each method is given. To be ended by [`Claim::end`].
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -18,6 +22,8 @@ pub(crate) struct Claim {
     answered: Option<Instant>,
     /// How many calls the endpoint had answered when this one was picked.
     answers_before: u64,
+    /// Its answer may come when something happens, with its headers: nothing follows from waiting for it.
+    may_stream: bool,
     stream: bool,
     /// It decides whether an ejected endpoint comes back, and has not decided yet.
     probe: bool,
@@ -38,7 +44,20 @@ impl Claim {
     /// The call is in flight. `probe`: it decides over an ejected endpoint.
     pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> Claim {
         load.start(now);
-        Claim { started: now, answered: None, answers_before: load.answers(), stream: false, probe }
+        let answers_before = load.answers();
+        Claim { started: now, answered: None, answers_before, may_stream: false, stream: false, probe }
+    }
+
+    /// Its method streams. To be said before it is sent; only the first call counts.
+    pub(crate) fn expect_stream(&mut self, load: &Load) {
+        if !std::mem::replace(&mut self.may_stream, true) {
+            load.expects_stream();
+        }
+    }
+
+    /// Whether its method streams.
+    pub(crate) fn expects_stream(&self) -> bool {
+        self.may_stream
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -53,7 +72,11 @@ impl Claim {
     /// The first bytes of its answer are here. To be called once.
     pub(crate) fn answer(&mut self, load: &Load, now: Instant) {
         self.answered = Some(now);
-        load.answered(now.saturating_duration_since(self.started), now);
+        if self.may_stream {
+            load.stream_answered(now);
+        } else {
+            load.answered(self.telling_wait(load, now), now);
+        }
     }
 
     /// It is a long stream. Only the first call counts.
@@ -97,9 +120,9 @@ impl Claim {
 
     /// It is over; `sent` says whether the endpoint ever had it.
     pub(crate) fn end(&mut self, load: &Load, sent: bool, now: impl Fn() -> Instant) {
-        if self.answered.is_none() {
+        if self.answered.is_none() && !self.may_stream {
             let now = now();
-            load.unanswered(sent.then(|| now.saturating_duration_since(self.started)), now);
+            load.unanswered(sent.then(|| self.telling_wait(load, now)).flatten(), now);
         }
         if self.stream {
             load.finish_stream();
@@ -119,6 +142,8 @@ impl Claim {
             Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
             // It has answered: what its caller made of that is the caller's.
             Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
+            // It had nothing to tell.
+            Outcome::TimedOut if self.may_stream => None,
             Outcome::TimedOut => {
                 // Who answers others meanwhile is not stalled; this call alone was too long.
                 let silent = self.probe || load.answers() == self.answers_before;
@@ -127,6 +152,12 @@ impl Claim {
             }
             Outcome::CallerGone | Outcome::Neutral => None,
         }
+    }
+
+    /// How long it has waited, if that says something of the endpoint.
+    fn telling_wait(&self, load: &Load, now: Instant) -> Option<Duration> {
+        let waited = now.saturating_duration_since(self.started);
+        (waited <= LONG || load.answers() == self.answers_before).then_some(waited)
     }
 
     fn probed(&mut self, load: &Load, went_well: Option<bool>, now: Instant) -> Verdict {
@@ -201,6 +232,89 @@ mod tests {
     #[test]
     fn one_that_answers_others_meanwhile_is_not_stalled() {
         assert_eq!(Endpoint::new().given_up(1_000 * MS, Outcome::TimedOut, true), Verdict::Nothing);
+    }
+
+    fn ewma_s(endpoint: &Endpoint, at: Instant) -> f64 {
+        endpoint.load.ewma_s(at)
+    }
+
+    /// Answers somebody else, a millisecond after it was asked `at`.
+    fn answers_another(endpoint: &Endpoint, at: Instant) {
+        let mut other = Claim::new(&endpoint.load, false, at);
+        other.answer(&endpoint.load, at + MS);
+        let _ = other.outcome(&endpoint.load, Outcome::Success, at + MS);
+        other.end(&endpoint.load, true, || at + MS);
+    }
+
+    #[test]
+    fn a_stream_without_events_makes_its_endpoint_no_dearer() {
+        let endpoint = Endpoint::new();
+        let (load, now) = (&endpoint.load, endpoint.now);
+        let mut watch = endpoint.call(false);
+        watch.expect_stream(load);
+        watch.expect_stream(load);
+        let _ = watch.became_stream(load, now + 1_000 * MS);
+        assert_eq!((load.in_flight(), load.streams()), (0, 1));
+        let idle = Load::new(1, &Options::new("fish", "test"), now);
+        let dearer = |at| idle.cost(1.0, at).is_below(&load.cost(1.0, at));
+        assert!(!dearer(now + 2_000 * MS), "nobody waits for its answer");
+        watch.answer(load, now + 300_000 * MS);
+        assert!(ewma_s(&endpoint, now + 300_000 * MS) < 0.001, "{}", ewma_s(&endpoint, now + 300_000 * MS));
+        assert_eq!(load.answers(), 1, "a sign of life");
+        watch.end(load, true, || now + 300_000 * MS);
+        assert_eq!((load.in_flight(), load.streams()), (0, 0));
+    }
+
+    #[test]
+    fn a_stream_that_ends_without_an_answer_says_nothing() {
+        for outcome in [Outcome::TimedOut, Outcome::CallerGone] {
+            let endpoint = Endpoint::new();
+            for _ in 0..10 {
+                let mut watch = endpoint.call(false);
+                watch.expect_stream(&endpoint.load);
+                let at = endpoint.now + 3_000 * MS;
+                assert_eq!(watch.outcome(&endpoint.load, outcome, at), Verdict::Nothing);
+                watch.end(&endpoint.load, true, || at);
+                assert!(ewma_s(&endpoint, at) <= 0.030, "{outcome:?}");
+            }
+            assert_eq!((endpoint.load.failures(), endpoint.load.in_flight()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_its_endpoint_fails_is_a_failure() {
+        let endpoint = Endpoint::new();
+        let mut verdict = Verdict::Nothing;
+        for _ in 0..5 {
+            let mut watch = endpoint.call(false);
+            watch.expect_stream(&endpoint.load);
+            verdict = watch.outcome(&endpoint.load, Outcome::EndpointFault, endpoint.now);
+        }
+        assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
+    }
+
+    /// What the endpoint is believed to take after a call that was answered, or given up, after half a minute.
+    fn after_a_long_call(answered: bool, answers_others: bool) -> f64 {
+        let endpoint = Endpoint::new();
+        let (load, now) = (&endpoint.load, endpoint.now);
+        let mut poll = endpoint.call(false);
+        if answers_others {
+            answers_another(&endpoint, now + 10_000 * MS);
+        }
+        let at = now + 30_000 * MS;
+        if answered {
+            poll.answer(load, at);
+        }
+        poll.end(load, true, || at);
+        ewma_s(&endpoint, at)
+    }
+
+    #[test]
+    fn a_long_poll_amid_other_answers_says_nothing_of_its_endpoint() {
+        assert!(after_a_long_call(true, true) < 0.030);
+        assert!(after_a_long_call(false, true) < 0.030);
+        assert!(after_a_long_call(true, false) > 29.0);
+        assert!(after_a_long_call(false, false) > 29.0);
     }
 
     #[test]

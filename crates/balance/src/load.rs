@@ -124,14 +124,27 @@ impl Load {
         self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The endpoint began to answer after `latency`.
-    pub(crate) fn answered(&self, latency: Duration, now: Instant) {
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        self.silence.answered(now);
-        self.ewma.observe(latency, now);
+    /// The last call that was started is not one whose answer is waited for: it may come when something happens.
+    pub(crate) fn expects_stream(&self) {
+        self.silence.given_up();
     }
 
-    /// The call ended without an answer; if it was sent, after `waited`: the endpoint takes at least that long. Without this
+    /// The endpoint began to answer, after `latency` if that says how fast it is.
+    pub(crate) fn answered(&self, latency: Option<Duration>, now: Instant) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.silence.answered(now);
+        if let Some(latency) = latency {
+            self.ewma.observe(latency, now);
+        }
+    }
+
+    /// The endpoint began to answer a call that [may be a stream](Load::expects_stream).
+    pub(crate) fn stream_answered(&self, now: Instant) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.silence.broken(now);
+    }
+
+    /// The call ended without an answer, after `waited` if that says how slow the endpoint is at least. Without this
     /// a stalled endpoint whose callers give up would look as fast as it once was.
     pub(crate) fn unanswered(&self, waited: Option<Duration>, now: Instant) {
         self.silence.given_up();
@@ -274,7 +287,7 @@ mod tests {
     fn a_fast_failure_makes_dear_for_five_seconds_and_no_longer() {
         let (load, now) = load(1);
         load.start(now);
-        load.answered(MS, now);
+        load.answered(Some(MS), now);
         load.finish();
         load.shun(None, now);
         near(cost_s(&load, now), 5.0);

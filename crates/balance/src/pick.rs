@@ -36,6 +36,22 @@ impl Pick {
         self.link.address
     }
 
+    /// The call's method is known to stream, in either direction, so that its answer may come when something happens and not
+    /// before, headers and all (grpc-go, Java and C++ send them with the first message). Nothing is concluded from waiting for
+    /// it, and it [is a long stream](Pick::became_stream) a second after it was sent. To be said before it is.
+    ///
+    /// Of a method of which nothing is known this is better not said: a stalled endpoint is noticed by the answers that do not
+    /// come, and a stream taken for a unary call costs its endpoint but a place in the queue, and five seconds of its share
+    /// when it answers nobody else meanwhile.
+    pub fn expect_stream(&mut self) {
+        self.claim.expect_stream(&self.link.load);
+    }
+
+    /// Whether its method is known to stream.
+    pub fn expects_stream(&self) -> bool {
+        self.claim.expects_stream()
+    }
+
     /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait for the
     /// peer's stream limit: h2 opens the stream when it can.
     pub async fn send(
@@ -66,7 +82,8 @@ impl Pick {
     }
 
     /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
-    /// said of a streaming call that goes on for a second after its first answer. Only the first call counts.
+    /// said of any call that goes on for a second after its first answer, and of one that [is expected to
+    /// stream](Pick::expect_stream) a second after it was sent. Only the first call counts.
     pub fn became_stream(&mut self) {
         let verdict = self.claim.became_stream(&self.link.load, Instant::now());
         self.execute(verdict);

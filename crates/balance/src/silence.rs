@@ -4,8 +4,14 @@
 //! the time.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// A silence longer than this is not believed any more: a call may simply take that long, a poll that waits for something to
+/// happen. The next call finds out, and the silence begins anew with it, so that an endpoint that is stalled indeed costs a
+/// call or two each time and not all of them.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The silence of one endpoint.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Silence {
     /// A call was made.
     pub(crate) fn asked(&self, now: Instant) {
         // In this order: who looks between the two sees nobody waiting, and not somebody waiting since long ago.
-        if self.waiting.load(Ordering::Relaxed) == 0 {
+        if self.waiting.load(Ordering::Relaxed) == 0 || self.since(now) > SILENCE_MAX {
             self.since_us.store(self.us(now), Ordering::Relaxed);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -43,14 +49,19 @@ impl Silence {
 
     /// A call got its answer.
     pub(crate) fn answered(&self, now: Instant) {
+        self.broken(now);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The endpoint gave a sign of life that none of those who wait had asked for.
+    pub(crate) fn broken(&self, now: Instant) {
         self.since_us.store(self.us(now), Ordering::Relaxed);
         if self.stalls.load(Ordering::Relaxed) != 0 {
             self.stalls.store(0, Ordering::Relaxed);
         }
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A call ended without one.
+    /// A call ended without one, or is none whose answer is waited for.
     pub(crate) fn given_up(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -65,12 +76,17 @@ impl Silence {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// How long it has been silent, in seconds; zero when nobody waits.
+    /// How long it has been silent, in seconds; zero when nobody waits, and when it was for longer than is believed.
     pub(crate) fn get(&self, now: Instant) -> f64 {
-        if self.waiting.load(Ordering::Relaxed) == 0 {
+        let silent = self.since(now);
+        if self.waiting.load(Ordering::Relaxed) == 0 || silent > SILENCE_MAX {
             return 0.0;
         }
-        self.us(now).saturating_sub(self.since_us.load(Ordering::Relaxed)) as f64 / 1e6
+        silent.as_secs_f64()
+    }
+
+    fn since(&self, now: Instant) -> Duration {
+        Duration::from_micros(self.us(now).saturating_sub(self.since_us.load(Ordering::Relaxed)))
     }
 
     fn us(&self, at: Instant) -> u64 {
@@ -80,8 +96,6 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -118,6 +132,28 @@ mod tests {
         silent(&silence, now + 100 * MS, 0.0);
         silence.asked(now + 200 * MS);
         silent(&silence, now + 201 * MS, 0.001);
+    }
+
+    #[test]
+    fn after_five_seconds_it_is_tried_again_and_begins_anew() {
+        let now = Instant::now();
+        let silence = Silence::new(now);
+        silence.asked(now);
+        silent(&silence, now + 5_000 * MS, 5.0);
+        silent(&silence, now + 5_001 * MS, 0.0);
+        silence.asked(now + 9_000 * MS);
+        silent(&silence, now + 9_300 * MS, 0.3);
+        silence.asked(now + 13_000 * MS);
+        silent(&silence, now + 14_000 * MS, 5.0);
+    }
+
+    #[test]
+    fn a_sign_of_life_breaks_it_for_all_who_wait() {
+        let now = Instant::now();
+        let silence = Silence::new(now);
+        silence.asked(now);
+        silence.broken(now + 700 * MS);
+        silent(&silence, now + 800 * MS, 0.1);
     }
 
     #[test]

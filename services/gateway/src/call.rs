@@ -183,6 +183,8 @@ struct Sending<'c> {
     head: &'c Head,
     upstream: &'c str,
     span: &'c Span,
+    /// Whether the method is known to stream.
+    streaming: bool,
 }
 
 /// Why an attempt was not sent.
@@ -320,7 +322,12 @@ impl Call<'_> {
         self.at = Some(endpoint);
         let number = self.attempts.begin();
         let ended = self.upload.is_empty();
-        let sending = Sending { head: &self.head, upstream: &self.upstream.name, span: self.span };
+        let sending = Sending {
+            head: &self.head,
+            upstream: &self.upstream.name,
+            span: self.span,
+            streaming: self.route.streaming,
+        };
         let withhold = self.route.idempotent && self.upload.replayable();
         let hedging = self.hedging(number);
         let (attempt, response) = match sending.send(pick, number, ended).await {
@@ -477,6 +484,9 @@ impl Sending<'_> {
         ended: bool,
     ) -> Result<(Attempt, ResponseFuture), Unsent> {
         let endpoint = pick.address();
+        if self.streaming {
+            pick.expect_stream();
+        }
         let span = span::attempt(self.span, self.head.path(), endpoint, self.upstream, number);
         let mut request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?;
         if !span.is_disabled() {

@@ -34,7 +34,8 @@ use crate::upstream::Lane;
 /// one caller that cancels in a hurry would break the calls of all others.
 const RESET_AFTER: Duration = Duration::from_millis(5);
 
-/// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight.
+/// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight. One whose
+/// method is known to stream is after this time whether it has begun or not: headers may come with the first event only.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// One try at one endpoint. Ends once, with the first end it is given; dropped before, its caller's time was up.
@@ -68,7 +69,7 @@ pub(crate) struct Exchange<'a> {
     replay: Option<Replay>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
-    /// When an answer that has begun is a long stream.
+    /// When the call is a long stream.
     stream_at: Option<Instant>,
     /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
     streaming: Option<Pin<Box<Sleep>>>,
@@ -199,12 +200,12 @@ impl<'a> Exchange<'a> {
             permit,
             lane,
             began: attempt.opened,
+            stream_at: attempt.pick.expects_stream().then(|| attempt.opened + STREAM_AFTER),
             attempt,
             answer: Answer::Awaited(response),
             uploading,
             replay: None,
             withhold,
-            stream_at: None,
             streaming: None,
             rival: None,
             loser: None,
@@ -291,11 +292,14 @@ impl<'a> Exchange<'a> {
                 Answer::Awaited(response) => {
                     let response = match Pin::new(response).poll(cx) {
                         Poll::Ready(response) => response,
-                        Poll::Pending => match ready!(self.poll_rival(cx)) {
-                            Some(response) => Ok(response),
-                            // It fell, and the first goes on alone.
-                            None => return Poll::Pending,
-                        },
+                        Poll::Pending => {
+                            self.may_become_stream(cx);
+                            match ready!(self.poll_rival(cx)) {
+                                Some(response) => Ok(response),
+                                // It fell, and the first goes on alone.
+                                None => return Poll::Pending,
+                            }
+                        }
                     };
                     if self.rival.is_some() && self.falls(&response) {
                         continue;
@@ -378,7 +382,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// An answer has begun and waits for more of itself.
+    /// There is nothing to hand on yet.
     fn may_become_stream(&mut self, cx: &mut Context<'_>) {
         let Some(at) = self.stream_at else { return };
         let timer = self.streaming.get_or_insert_with(|| Box::pin(sleep_until(at)));

@@ -74,6 +74,8 @@ pub(crate) struct Route {
     weight: u32,
     /// Whether the descriptors say that the method is safe to repeat.
     pub(crate) idempotent: bool,
+    /// Whether the descriptors say that the method has a stream of messages, in either direction.
+    pub(crate) streaming: bool,
     /// Whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) limited: bool,
     pub(crate) deadline: Deadline,
@@ -315,6 +317,7 @@ impl<'p> Builder<'p> {
             upstreams: vec![(own.clone(), 1)],
             weight: 1,
             idempotent: traits.idempotent,
+            streaming: traits.streaming,
             limited: !traits.streaming,
             deadline: self.config.deadline,
             retry: self.config.retry,
@@ -337,6 +340,7 @@ impl<'p> Builder<'p> {
             weight: upstreams.iter().map(|(_, weight)| weight).sum(),
             upstreams,
             idempotent: traits.idempotent,
+            streaming: traits.streaming,
             limited: !traits.streaming && rule.overload,
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),

@@ -263,3 +263,29 @@ async fn a_stream_that_goes_on_is_counted_apart_from_calls() {
     drop(back);
     assert_eq!(counts(), (0, 0));
 }
+
+#[tokio::test]
+async fn a_stream_whose_headers_do_not_come_is_counted_apart_too() {
+    let peer = Peer::h2(|request, respond| async move {
+        let _held = (request, respond);
+        std::future::pending::<()>().await;
+    });
+    let upstream = Upstream::of(&[peer.address]);
+    upstream.until(peer.address, Ready).await;
+    let channel = channel(&upstream);
+    let counts = || {
+        let endpoint = &upstream.balancer.snapshot()[0];
+        (endpoint.in_flight, endpoint.streams)
+    };
+    let call = raw::bidi(&channel, tokio_stream::pending());
+    let turned = async {
+        while counts() != (0, 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        answer = call => panic!("{answer:?}"),
+        turned = timeout(SOON, turned) => turned.unwrap(),
+    }
+    assert_eq!(counts(), (0, 0));
+}

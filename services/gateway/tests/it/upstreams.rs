@@ -13,6 +13,9 @@ use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session};
 use crate::harness::{SOON, within};
 
+/// A server stream.
+const STREAMING: &str = "/shoal.session.v1.SessionService/WatchSessions";
+
 async fn listed(mesh: &Mesh) -> Listed {
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
@@ -71,6 +74,30 @@ async fn a_long_stream_is_counted_apart_from_calls_in_flight() {
                 (0, 1) => return,
                 (1, 0) => tokio::time::sleep(Duration::from_millis(50)).await,
                 other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_headers_do_not_come_is_counted_apart_too() {
+    let upstream = Upstream::start(|call| async move {
+        let _held = call;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mesh = Mesh::start(&as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    let caller = mesh.caller().await;
+    let (_response, _stream) = caller.begin(request(STREAMING, &[]), true).await;
+    within("the call to count as a stream", async {
+        loop {
+            let listed = listed(&mesh).await;
+            let endpoint = of(&listed, &upstream);
+            match (endpoint.in_flight, endpoint.streams) {
+                (0, 1) => return,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     })
