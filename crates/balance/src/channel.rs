@@ -223,6 +223,9 @@ impl Call<'_> {
             }
             return Ok(Attempted::Answered(Response::from_parts(head, tonic::body::Body::empty())));
         }
+        if head.status.is_success() {
+            attempt.pick().begun();
+        }
         let body = Incoming::new(stream, head.status, self.deadline, Some(attempt), pump);
         Ok(Attempted::Answered(Response::from_parts(head, tonic::body::Body::new(body))))
     }

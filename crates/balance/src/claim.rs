@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::load::Load;
 use crate::outcome::Outcome;
+use crate::outlier::Probed;
 
 /// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
 const STALLED_MIN: Duration = Duration::from_millis(100);
@@ -85,8 +86,17 @@ impl Claim {
             return Verdict::Nothing;
         }
         load.became_stream();
+        if self.answered.is_none() {
+            return Verdict::Nothing;
+        }
         // Its end may be hours away.
-        self.probed(load, Some(true), now)
+        self.probed(load, Probed::Well, now)
+    }
+
+    /// The headers of its answer are here and are no error; more will come.
+    pub(crate) fn begun(&mut self, load: &Load, now: Instant) -> Verdict {
+        // The end of a stream may be hours away; that of another call is not, and says more.
+        if self.may_stream { self.probed(load, Probed::Well, now) } else { Verdict::Nothing }
     }
 
     /// How it went.
@@ -106,7 +116,13 @@ impl Claim {
             load.stalled(self.started, now);
         }
         if self.probe {
-            return self.probed(load, went_well, now);
+            let probed = match went_well {
+                Some(true) => Probed::Well,
+                Some(false) => Probed::Badly,
+                None if outcome == Outcome::Neutral => Probed::Unsent,
+                None => Probed::Unknown,
+            };
+            return self.probed(load, probed, now);
         }
         match went_well {
             Some(true) => load.outlier.succeeded(self.started, now),
@@ -130,8 +146,8 @@ impl Claim {
             load.finish();
         }
         if self.probe {
-            // Nothing was learnt: the next call is the probe.
-            let _ = self.probed(load, None, now());
+            let probed = if sent { Probed::Unknown } else { Probed::Unsent };
+            let _ = self.probed(load, probed, now());
         }
     }
 
@@ -160,8 +176,8 @@ impl Claim {
         (waited <= LONG || load.answers() == self.answers_before).then_some(waited)
     }
 
-    fn probed(&mut self, load: &Load, went_well: Option<bool>, now: Instant) -> Verdict {
-        let readmitted = std::mem::take(&mut self.probe) && load.outlier.probed(went_well, now);
+    fn probed(&mut self, load: &Load, probed: Probed, now: Instant) -> Verdict {
+        let readmitted = std::mem::take(&mut self.probe) && load.outlier.probed(self.started, probed, now);
         if readmitted { Verdict::Readmitted } else { Verdict::Nothing }
     }
 }
@@ -355,12 +371,55 @@ mod tests {
         probe(Outcome::CallerGone, false, true);
     }
 
-    #[test]
-    fn a_probe_of_which_nothing_was_learnt_makes_way_for_another() {
+    /// When the next probe is due after one that ended by `outcome`, if it did, 50 ms after it was picked.
+    fn next_probe(outcome: Option<Outcome>, sent: bool, may_stream: bool) -> Duration {
         let (endpoint, mut claim) = Endpoint::probing();
         assert!(!endpoint.load.outlier.claim_probe(endpoint.now));
-        claim.end(&endpoint.load, false, || endpoint.now);
-        assert!(endpoint.load.outlier.claim_probe(endpoint.now));
+        if may_stream {
+            claim.expect_stream(&endpoint.load);
+        }
+        let at = endpoint.now + 50 * MS;
+        if let Some(outcome) = outcome {
+            assert_eq!(claim.outcome(&endpoint.load, outcome, at), Verdict::Nothing);
+        }
+        claim.end(&endpoint.load, sent, || at);
+        endpoint.load.outlier.snapshot(at).expect("ejected").next_probe
+    }
+
+    #[test]
+    fn a_probe_that_the_endpoint_never_had_makes_way_for_another_at_once() {
+        assert_eq!(next_probe(None, false, false), Duration::ZERO);
+        assert_eq!(next_probe(Some(Outcome::Neutral), true, false), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_probe_that_nobody_waited_for_is_followed_by_another_after_the_present_sentence() {
+        assert_eq!(next_probe(Some(Outcome::CallerGone), true, false), 1_000 * MS);
+        assert_eq!(next_probe(Some(Outcome::TimedOut), true, false), 1_000 * MS, "a hurry");
+        assert_eq!(next_probe(Some(Outcome::TimedOut), true, true), 1_000 * MS, "a stream without events");
+        assert_eq!(next_probe(None, true, false), 1_000 * MS);
+        assert_eq!(next_probe(Some(Outcome::EndpointFault), true, false), 2_000 * MS, "that says enough");
+    }
+
+    #[test]
+    fn a_stream_readmits_by_its_headers_and_not_by_being_long() {
+        let (endpoint, mut claim) = Endpoint::probing();
+        claim.expect_stream(&endpoint.load);
+        let at = endpoint.now + 1_000 * MS;
+        assert_eq!(claim.became_stream(&endpoint.load, at), Verdict::Nothing);
+        assert!(endpoint.load.outlier.is_ejected());
+        claim.answer(&endpoint.load, at + MS);
+        assert_eq!(claim.begun(&endpoint.load, at + MS), Verdict::Readmitted);
+        assert_eq!(claim.begun(&endpoint.load, at + MS), Verdict::Nothing);
+    }
+
+    #[test]
+    fn the_headers_of_a_unary_answer_are_not_its_end() {
+        let (endpoint, mut claim) = Endpoint::probing();
+        claim.answer(&endpoint.load, endpoint.now);
+        assert_eq!(claim.begun(&endpoint.load, endpoint.now), Verdict::Nothing);
+        assert_eq!(claim.outcome(&endpoint.load, Outcome::ServerError, endpoint.now), Verdict::Nothing);
+        assert!(endpoint.load.outlier.is_ejected());
     }
 
     #[test]

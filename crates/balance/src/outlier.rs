@@ -16,8 +16,11 @@ use crate::window::Window;
 
 /// `due_ms` of an endpoint that is not ejected.
 const FREE: u64 = u64::MAX;
-/// `due_ms` of an ejected one whose probe is under way.
-const PROBING: u64 = u64::MAX - 1;
+/// In `due_ms` of an ejected one whose probe is under way: this, and when that one was picked. All from here on is no time.
+const PROBING: u64 = 1 << 63;
+
+/// A probe that has said nothing for so long makes way for another: it may be a stream, or a poll.
+const PROBE_MAX_MS: u64 = 5_000;
 
 /// An ejection that was not allowed is not asked for again sooner: in an outage every call would ask.
 const ASK_AGAIN_MS: u64 = 100;
@@ -32,7 +35,7 @@ pub(crate) struct Outlier {
     /// Calls picked before this do not count: they are of a time that was judged already. Milliseconds since `base`.
     counts_from_ms: AtomicU64,
     asked_ms: AtomicU64,
-    /// When a probe is due, in milliseconds since `base`; or [`FREE`], or [`PROBING`].
+    /// When a probe is due, in milliseconds since `base`; or [`FREE`], or since when one is [`PROBING`].
     due_ms: AtomicU64,
     sentence: Mutex<Sentence>,
 }
@@ -46,6 +49,19 @@ struct Sentence {
     since: Instant,
     /// When it took calls again.
     readmitted: Instant,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probed {
+    /// The endpoint works.
+    Well,
+    /// It does not.
+    Badly,
+    /// The endpoint had the call, and nobody waited for what it would make of it.
+    Unknown,
+    /// The endpoint never had the call.
+    Unsent,
 }
 
 impl Outlier {
@@ -115,18 +131,31 @@ impl Outlier {
 
     /// Whether the caller is to make the one call that decides. Whoever is told so must say how it ended.
     pub(crate) fn claim_probe(&self, now: Instant) -> bool {
-        let due_ms = self.due_ms.load(Ordering::Relaxed);
-        due_ms <= self.ms(now)
-            && self.due_ms.compare_exchange(due_ms, PROBING, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let (due_ms, now_ms) = (self.due_ms.load(Ordering::Relaxed), self.ms(now));
+        let is_due = match due_ms {
+            FREE => false,
+            PROBING.. => now_ms >= (due_ms - PROBING) + PROBE_MAX_MS,
+            _ => now_ms >= due_ms,
+        };
+        is_due
+            && self
+                .due_ms
+                .compare_exchange(due_ms, PROBING + now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
-    /// How the probe ended: well, badly, or without anything being learnt, so that the next call is the probe. Returns whether
-    /// the endpoint is readmitted.
-    pub(crate) fn probed(&self, went_well: Option<bool>, now: Instant) -> bool {
+    /// How the probe ended that was picked at `picked`. Returns whether the endpoint is readmitted.
+    ///
+    /// When nothing was learnt the next one is due at once if the endpoint never had this one. If it had, only after the time
+    /// of the present sentence: an endpoint that swallows what it gets would else be given one caller after the other.
+    /// Of a probe that took so long that it made way for another, only that it went well is of interest.
+    pub(crate) fn probed(&self, picked: Instant, probed: Probed, now: Instant) -> bool {
         let Some(rules) = &self.rules else { return false };
         let mut sentence = self.sentence();
-        match went_well {
-            Some(true) => {
+        let due_ms = self.due_ms.load(Ordering::Relaxed);
+        let is_the_last = due_ms == PROBING + self.ms(picked);
+        match probed {
+            Probed::Well if due_ms != FREE && picked >= sentence.since => {
                 sentence.readmitted = now;
                 self.consecutive.store(0, Ordering::Relaxed);
                 self.window.clear();
@@ -134,15 +163,20 @@ impl Outlier {
                 self.due_ms.store(FREE, Ordering::Relaxed);
                 true
             }
-            Some(false) => {
+            Probed::Badly if is_the_last => {
                 sentence.times = sentence.times.saturating_add(1);
                 self.sentenced(&sentence, rules, now);
                 false
             }
-            None => {
+            Probed::Unknown if is_the_last => {
+                self.sentenced(&sentence, rules, now);
+                false
+            }
+            Probed::Unsent if is_the_last => {
                 self.due_ms.store(self.ms(now), Ordering::Relaxed);
                 false
             }
+            _ => false,
         }
     }
 
@@ -163,7 +197,7 @@ impl Outlier {
         if due_ms == FREE {
             return None;
         }
-        let in_ms = if due_ms == PROBING { 0 } else { due_ms.saturating_sub(self.ms(now)) };
+        let in_ms = if due_ms >= PROBING { 0 } else { due_ms.saturating_sub(self.ms(now)) };
         Some(EjectionSnapshot {
             reason: sentence.reason.clone(),
             since: now.saturating_duration_since(sentence.since),
@@ -241,6 +275,11 @@ mod tests {
             self.outlier.is_ejected()
         }
 
+        /// Ends the probe that was picked now.
+        fn probed(&self, probed: Probed) -> bool {
+            self.outlier.probed(self.now, probed, self.now)
+        }
+
         /// The seconds until its probe, and the reason.
         #[track_caller]
         fn ejected(&self) -> (f64, u32, String) {
@@ -298,14 +337,53 @@ mod tests {
         assert!(!endpoint.outlier.claim_probe(endpoint.now));
         endpoint.later(MS);
         assert!(endpoint.outlier.claim_probe(endpoint.now));
-        assert!(!endpoint.outlier.claim_probe(endpoint.now + 3600 * S), "one at a time");
+        assert!(!endpoint.outlier.claim_probe(endpoint.now + 4_999 * MS), "one at a time");
         assert_eq!(endpoint.ejected().0, 0.0);
-        assert!(!endpoint.outlier.probed(None, endpoint.now));
+        assert!(!endpoint.probed(Probed::Unsent));
         assert!(endpoint.outlier.claim_probe(endpoint.now), "nothing was learnt: another one");
-        assert!(endpoint.outlier.probed(Some(true), endpoint.now));
+        assert!(endpoint.probed(Probed::Well));
         assert!(!endpoint.outlier.is_ejected());
         assert_eq!(endpoint.outlier.snapshot(endpoint.now), None);
         assert!(!endpoint.outlier.claim_probe(endpoint.now), "one that is free needs no probe");
+    }
+
+    #[test]
+    fn one_that_swallows_its_probe_is_given_no_other_for_as_long_as_before() {
+        let mut endpoint = Endpoint::new();
+        endpoint.fails(5);
+        endpoint.later(S);
+        assert!(endpoint.outlier.claim_probe(endpoint.now));
+        endpoint.probed(Probed::Badly);
+        for _ in 0..3 {
+            assert_eq!((endpoint.ejected().0, endpoint.ejected().1), (2.0, 2), "not doubled");
+            endpoint.later(2 * S);
+            assert!(endpoint.outlier.claim_probe(endpoint.now));
+            assert!(!endpoint.probed(Probed::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_says_nothing_for_five_seconds_makes_way() {
+        let mut endpoint = Endpoint::new();
+        endpoint.fails(5);
+        endpoint.later(S);
+        let first = endpoint.now;
+        assert!(endpoint.outlier.claim_probe(first));
+        endpoint.later(5 * S);
+        assert!(endpoint.outlier.claim_probe(endpoint.now));
+        assert!(!endpoint.outlier.claim_probe(endpoint.now));
+        for probed in [Probed::Badly, Probed::Unknown, Probed::Unsent] {
+            assert!(!endpoint.outlier.probed(first, probed, endpoint.now));
+            assert!(!endpoint.outlier.claim_probe(endpoint.now), "the second one decides");
+        }
+        assert_eq!((endpoint.ejected().0, endpoint.ejected().1), (0.0, 1));
+        assert!(endpoint.outlier.probed(first, Probed::Well, endpoint.now), "it works after all");
+        assert!(!endpoint.probed(Probed::Badly));
+        assert!(!endpoint.outlier.is_ejected());
+        endpoint.later(S);
+        endpoint.fails(5);
+        assert!(!endpoint.outlier.probed(first, Probed::Well, endpoint.now), "that was before");
+        assert!(endpoint.outlier.is_ejected());
     }
 
     #[test]
@@ -317,7 +395,7 @@ mod tests {
             assert_eq!((next_probe_s, counted), (seconds, times));
             endpoint.later(Duration::from_secs_f64(seconds));
             assert!(endpoint.outlier.claim_probe(endpoint.now));
-            assert!(!endpoint.outlier.probed(Some(false), endpoint.now));
+            assert!(!endpoint.probed(Probed::Badly));
         }
     }
 
@@ -330,7 +408,7 @@ mod tests {
             assert_eq!(endpoint.ejected().0, seconds, "after {well_s} s without a failure");
             endpoint.later(60 * S);
             assert!(endpoint.outlier.claim_probe(endpoint.now));
-            endpoint.outlier.probed(Some(true), endpoint.now);
+            endpoint.probed(Probed::Well);
         }
     }
 
@@ -342,7 +420,7 @@ mod tests {
         assert_eq!(endpoint.outlier.failed(endpoint.now, endpoint.now), None, "it is out already");
         endpoint.later(S);
         endpoint.outlier.claim_probe(endpoint.now);
-        endpoint.outlier.probed(Some(true), endpoint.now);
+        endpoint.probed(Probed::Well);
         for _ in 0..100 {
             assert_eq!(endpoint.outlier.failed(before, endpoint.now), None);
         }

@@ -81,6 +81,14 @@ impl Pick {
         }
     }
 
+    /// The headers of an answer are here that is no error yet, and its body is to come. A probe that [is expected to
+    /// stream](Pick::expect_stream) has gone well by that.
+    pub fn begun(&mut self) {
+        let verdict =
+            self.claim.begun(&self.link.load, self.claim.answered().unwrap_or(self.claim.started()));
+        self.execute(verdict);
+    }
+
     /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
     /// said of any call that goes on for a second after its first answer, and of one that [is expected to
     /// stream](Pick::expect_stream) a second after it was sent. Only the first call counts.

@@ -137,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::options::Options;
+    use crate::outlier::Probed;
 
     const SEED: u64 = 7;
     const PICKS: u32 = 10_000;
@@ -284,7 +285,7 @@ mod tests {
         endpoints.now += 1_000 * MS;
         assert_eq!(endpoints.spread(&[1], |_| true)[1], 0, "it failed this call already");
         assert_eq!(endpoints.spread(&[], |_| true)[1], 1);
-        endpoints.loads[1].outlier.probed(Some(true), endpoints.now);
+        endpoints.loads[1].outlier.probed(endpoints.now, Probed::Well, endpoints.now);
         near(&endpoints.spread(&[], |_| true), &[1.0 / 3.0; 3]);
     }
 

@@ -405,6 +405,9 @@ impl<'a> Exchange<'a> {
         let (parts, body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         if !body.is_end_stream() {
+            if response.status().is_success() {
+                self.attempt.pick.begun();
+            }
             self.upload.forget();
             // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
             if let Some(permit) = self.permit.take() {
