@@ -70,6 +70,11 @@ impl Claim {
         self.answered
     }
 
+    /// When its end is seen, if that is known without asking the clock: with the answer, but of a long stream.
+    pub(crate) fn ends_with_its_answer(&self) -> Option<Instant> {
+        self.answered.filter(|_| !self.stream)
+    }
+
     /// The first bytes of its answer are here. To be called once.
     pub(crate) fn answer(&mut self, load: &Load, now: Instant) {
         self.answered = Some(now);
@@ -345,6 +350,17 @@ mod tests {
             );
         }
         assert_eq!(endpoint.load.failures(), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_not_of_the_time_of_its_answer() {
+        let endpoint = Endpoint::new();
+        let mut claim = endpoint.call(false);
+        assert_eq!(claim.ends_with_its_answer(), None);
+        claim.answer(&endpoint.load, endpoint.now);
+        assert_eq!(claim.ends_with_its_answer(), Some(endpoint.now));
+        let _ = claim.became_stream(&endpoint.load, endpoint.now + 1_000 * MS);
+        assert_eq!(claim.ends_with_its_answer(), None);
     }
 
     #[track_caller]

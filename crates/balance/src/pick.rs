@@ -99,8 +99,8 @@ impl Pick {
 
     /// How the call went. To be said once.
     pub fn outcome(&mut self, outcome: Outcome) {
-        // A success was seen when it was answered; that need not be asked of the clock again.
-        let seen = match (outcome, self.claim.answered()) {
+        // A success was seen when it was answered; that need not be asked of the clock again, unless it was long ago.
+        let seen = match (outcome, self.claim.ends_with_its_answer()) {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };

@@ -12,8 +12,11 @@ const BUCKETS: u64 = 10;
 const COUNT_BITS: u32 = 24;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
+/// What comes later than this, in ticks, is taken for the next turn of the stamps.
+const LATE_MAX: u16 = 100;
+
 /// A ring of buckets. Its ticks wrap: a bucket that was silent for exactly 65 536 ticks (18 hours at 10 s) is counted once
-/// more.
+/// more, and for up to [`LATE_MAX`] ticks before that it counts nothing.
 #[derive(Debug)]
 pub(crate) struct Window {
     base: Instant,
@@ -34,13 +37,17 @@ impl Window {
         Window { base: now, tick_ms, buckets: [const { AtomicU64::new(0) }; BUCKETS as usize] }
     }
 
-    /// Counts one more.
+    /// Counts one more; not one that is seen so late that its bucket is in use again.
     pub(crate) fn add(&self, success: bool, at: Instant) {
         let tick = self.tick(at);
         let one = if success { 1 } else { 1 << COUNT_BITS };
         let bucket = &self.buckets[(tick % BUCKETS) as usize];
         let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let kept = if stamp(word) == tick as u16 { word } else { word_of(tick) };
+            let kept = match stamp(word).wrapping_sub(tick as u16) {
+                0 => word,
+                1..=LATE_MAX if word != 0 => return None,
+                _ => word_of(tick),
+            };
             // Sixteen million in a second: more would spill into the neighbour.
             let full = successes(kept) == COUNT_MAX || failures(kept) == COUNT_MAX;
             (!full).then_some(kept + one)
@@ -126,6 +133,28 @@ mod tests {
         assert_eq!(counts(&window, now + 10 * S), (0, 1));
         window.add(false, now + 100_000 * S);
         assert_eq!(counts(&window, now + 100_000 * S), (0, 1));
+    }
+
+    #[test]
+    fn what_is_seen_too_late_erases_nothing() {
+        let (window, now) = window();
+        for _ in 0..30 {
+            window.add(false, now + 70 * S);
+        }
+        window.add(true, now + 60 * S);
+        window.add(true, now);
+        assert_eq!(counts(&window, now + 70 * S), (0, 30));
+        window.add(true, now + 65 * S);
+        assert_eq!(counts(&window, now + 70 * S), (1, 30), "its bucket is its own");
+    }
+
+    #[test]
+    fn a_bucket_that_was_cleared_is_used_at_any_time() {
+        for tick in [65_530, 65_600, 100_000] {
+            let (window, now) = window();
+            window.add(true, now + tick * S);
+            assert_eq!(counts(&window, now + tick * S), (1, 0), "{tick}");
+        }
     }
 
     #[test]
