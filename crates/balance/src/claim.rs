@@ -26,6 +26,8 @@ pub(crate) struct Claim {
     /// Its answer may come when something happens, with its headers: nothing follows from waiting for it.
     may_stream: bool,
     stream: bool,
+    /// It had to wait for a stream inside h2 first, for how long is not known.
+    queued: bool,
     /// It decides whether an ejected endpoint comes back, and has not decided yet.
     probe: bool,
 }
@@ -46,7 +48,20 @@ impl Claim {
     pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> Claim {
         load.start(now);
         let answers_before = load.answers();
-        Claim { started: now, answered: None, answers_before, may_stream: false, stream: false, probe }
+        Claim {
+            started: now,
+            answered: None,
+            answers_before,
+            may_stream: false,
+            stream: false,
+            queued: false,
+            probe,
+        }
+    }
+
+    /// There is no free stream for it: the endpoint will have it when others have ended, if ever.
+    pub(crate) fn queue(&mut self) {
+        self.queued = true;
     }
 
     /// Its method streams. To be said before it is sent; only the first call counts.
@@ -163,8 +178,8 @@ impl Claim {
             Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
             // It has answered: what its caller made of that is the caller's.
             Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
-            // It had nothing to tell.
-            Outcome::TimedOut if self.may_stream => None,
+            // It had nothing to tell, or perhaps was never asked.
+            Outcome::TimedOut if self.may_stream || self.queued => None,
             Outcome::TimedOut => {
                 // Who answers others meanwhile is not stalled; this call alone was too long.
                 let silent = self.probe || load.answers() == self.answers_before;
@@ -241,6 +256,19 @@ mod tests {
     fn one_that_lets_everybody_time_out_is_to_be_ejected() {
         let verdict = Endpoint::new().given_up(100 * MS, Outcome::TimedOut, false);
         assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
+    }
+
+    #[test]
+    fn calls_that_had_to_wait_for_a_stream_say_nothing_when_they_time_out() {
+        let endpoint = Endpoint::new();
+        for _ in 0..10 {
+            let mut claim = endpoint.call(false);
+            claim.queue();
+            let at = endpoint.now + 1_000 * MS;
+            assert_eq!(claim.outcome(&endpoint.load, Outcome::TimedOut, at), Verdict::Nothing);
+            claim.end(&endpoint.load, true, || at);
+        }
+        assert_eq!(endpoint.load.failures(), 0);
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub struct Pick {
 impl Pick {
     /// `probe`: the call decides over an ejected endpoint.
     pub(crate) fn new(link: Arc<Link>, probe: bool, now: Instant) -> Pick {
-        let claim = Claim::new(&link.load, probe, now);
+        let mut claim = Claim::new(&link.load, probe, now);
+        if !link.streams.has_room() {
+            claim.queue();
+        }
         if link.streams.open() {
             link.load.crowd.want();
         }

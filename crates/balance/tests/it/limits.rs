@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shoal_balance::EndpointState::{NotServing, Ready};
-use shoal_balance::{Options, Pick};
+use shoal_balance::{Options, Outcome, Pick};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -92,14 +92,14 @@ impl Narrow {
 /// A call under way.
 struct Call {
     response: h2::client::ResponseFuture,
-    _pick: Pick,
+    pick: Pick,
 }
 
 async fn call(upstream: &Upstream) -> Call {
     let mut pick = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
     let (response, _) = pick.send(request, true).await.unwrap();
-    Call { response, _pick: pick }
+    Call { response, pick }
 }
 
 #[tokio::test]
@@ -149,6 +149,28 @@ async fn there_are_no_more_connections_than_allowed_and_then_calls_wait_their_tu
         timeout(SOON, call.response).await.expect("its turn comes").unwrap();
     }
     assert_eq!(*narrow.connections.borrow(), 2);
+}
+
+#[tokio::test]
+async fn calls_that_never_had_their_turn_are_not_held_against_the_endpoint() {
+    let mut narrow = narrow(1);
+    let upstream = narrow
+        .upstream(|options| {
+            options.connections_max = 1;
+            options.health_service = None;
+        })
+        .await;
+    let mut holding = call(&upstream).await;
+    narrow.holds(1).await;
+    // Longer than a hurry.
+    let mut waiting: Vec<Pick> = (0..6).map(|_| upstream.balancer.pick(&[]).unwrap()).collect();
+    tokio::time::sleep(Duration::from_millis(110)).await;
+    for pick in &mut waiting {
+        pick.outcome(Outcome::TimedOut);
+    }
+    assert_eq!(upstream.balancer.snapshot()[0].failures, 0);
+    holding.pick.outcome(Outcome::TimedOut);
+    assert_eq!(upstream.balancer.snapshot()[0].failures, 1, "that one had it");
 }
 
 #[tokio::test]
