@@ -68,6 +68,7 @@ impl Balancer {
             pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new())),
             waiting: AtomicUsize::new(0),
             version: watch::Sender::new(0),
+            room: watch::Sender::new(()),
             stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
         });
@@ -108,9 +109,11 @@ impl Balancer {
     /// [`Balancer::pick`], waiting until an endpoint is ready, at most until `deadline`.
     pub async fn picked(&self, exclude: &[SocketAddr], deadline: Instant) -> Result<Pick, Unavailable> {
         let mut changed = self.changed();
+        let mut room = self.shared.room.subscribe();
         let _waiting = Waiting::new(&self.shared);
         loop {
             changed.mark_unchanged();
+            room.mark_unchanged();
             let unavailable = match self.pick(exclude) {
                 Ok(pick) => return Ok(pick),
                 Err(unavailable) => unavailable,
@@ -118,7 +121,13 @@ impl Balancer {
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return Err(unavailable);
             }
-            if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+            let news = async {
+                tokio::select! {
+                    changed = changed.changed() => changed,
+                    room = room.changed() => room,
+                }
+            };
+            if !matches!(timeout_at(deadline, news).await, Ok(Ok(()))) {
                 // Rather wait inside h2 than fail.
                 return self.choose(exclude, true);
             }
@@ -176,6 +185,8 @@ pub(crate) struct Shared {
     /// Callers that wait for an endpoint or for a stream.
     waiting: AtomicUsize,
     version: watch::Sender<u64>,
+    /// A stream has ended that others may wait for: of no interest to those who watch the endpoints.
+    room: watch::Sender<()>,
     stopping: AtomicBool,
     stopped: CancellationToken,
 }
@@ -220,7 +231,7 @@ impl Shared {
     /// A stream has ended where there was no room for one more.
     pub(crate) fn has_room_again(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.version.send_modify(|version| *version += 1);
+            self.room.send_replace(());
         }
     }
 

@@ -18,7 +18,7 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// | `Pushback` | yes | for the time it asked for |
 /// | `Overloaded` | no: to eject the busy only makes the others busier | for the time it asked for, else 5 s |
 /// | `ServerError` | yes | no |
-/// | `TimedOut` | if it answered nobody meanwhile | no; its latency is at least the time waited |
+/// | `TimedOut` | if it answered nobody meanwhile, unless the call streams or waited for room | no; its latency is at least the time waited |
 /// | `CallerGone`, `Neutral` | no | no |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

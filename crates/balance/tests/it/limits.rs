@@ -242,6 +242,32 @@ async fn one_whose_streams_are_all_in_use_is_not_taken_for_ill() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
+    // Its further connections come to nothing.
+    let peer = Peer::start(None, |listener| async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(1);
+        let mut connection = builder.handshake::<_, bytes::Bytes>(socket).await.unwrap();
+        while connection.accept().await.is_some() {}
+    });
+    let upstream = Upstream::with(&[peer.address], |options| {
+        options.health_service = None;
+        options.connect_timeout = 6 * SOON;
+    });
+    upstream.until(peer.address, Ready).await;
+    let first = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
+    let mut changed = upstream.balancer.changed();
+    let mut second = std::pin::pin!(upstream.balancer.picked(&[], Instant::now() + 6 * SOON));
+    assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "there is room");
+    changed.mark_unchanged();
+    drop(first);
+    let second = timeout(SOON, second).await.unwrap().unwrap();
+    assert_eq!(second.address(), peer.address);
+    assert!(!changed.has_changed().unwrap());
+}
+
+#[tokio::test]
 async fn a_peer_that_allows_no_stream_is_not_connected_to_again_and_again() {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
