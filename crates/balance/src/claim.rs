@@ -93,11 +93,7 @@ impl Claim {
     /// The first bytes of its answer are here. To be called once.
     pub(crate) fn answer(&mut self, load: &Load, now: Instant) {
         self.answered = Some(now);
-        if self.may_stream {
-            load.stream_answered(now);
-        } else {
-            load.answered(self.telling_wait(load, now), now);
-        }
+        load.answered(if self.may_stream { None } else { self.telling_wait(load, now) }, now);
     }
 
     /// It is a long stream. Only the first call counts.
@@ -158,7 +154,8 @@ impl Claim {
     pub(crate) fn end(&mut self, load: &Load, sent: bool, now: impl Fn() -> Instant) {
         if self.answered.is_none() && !self.may_stream {
             let now = now();
-            load.unanswered(sent.then(|| self.telling_wait(load, now)).flatten(), now);
+            let waited = sent.then(|| self.telling_wait(load, now)).flatten();
+            load.unanswered(waited, self.is_silent(load), now);
         }
         if self.stream {
             load.finish_stream();
@@ -182,7 +179,7 @@ impl Claim {
             Outcome::TimedOut if self.may_stream || self.queued => None,
             Outcome::TimedOut => {
                 // Who answers others meanwhile is not stalled; this call alone was too long.
-                let silent = self.probe || load.answers() == self.answers_before;
+                let silent = self.probe || self.is_silent(load);
                 let waited = now.saturating_duration_since(self.started);
                 (silent && waited >= STALLED_MIN).then_some(false)
             }
@@ -193,7 +190,12 @@ impl Claim {
     /// How long it has waited, if that says something of the endpoint.
     fn telling_wait(&self, load: &Load, now: Instant) -> Option<Duration> {
         let waited = now.saturating_duration_since(self.started);
-        (waited <= LONG || load.answers() == self.answers_before).then_some(waited)
+        (waited <= LONG || self.is_silent(load)).then_some(waited)
+    }
+
+    /// Whether the endpoint has answered nobody since this call was picked.
+    fn is_silent(&self, load: &Load) -> bool {
+        load.answers() == self.answers_before
     }
 
     fn probed(&mut self, load: &Load, probed: Probed, now: Instant) -> Verdict {

@@ -132,22 +132,18 @@ impl Load {
     /// The endpoint began to answer, after `latency` if that says how fast it is.
     pub(crate) fn answered(&self, latency: Option<Duration>, now: Instant) {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        self.silence.answered(now);
+        self.silence.answered();
         if let Some(latency) = latency {
             self.ewma.observe(latency, now);
         }
     }
 
-    /// The endpoint began to answer a call that [may be a stream](Load::expects_stream).
-    pub(crate) fn stream_answered(&self, now: Instant) {
-        self.answers.fetch_add(1, Ordering::Relaxed);
-        self.silence.broken(now);
-    }
-
     /// The call ended without an answer, after `waited` if that says how slow the endpoint is at least. Without this
-    /// a stalled endpoint whose callers give up would look as fast as it once was.
-    pub(crate) fn unanswered(&self, waited: Option<Duration>, now: Instant) {
-        self.silence.given_up();
+    /// a stalled endpoint whose callers give up would look as fast as it once was. `silent`: it answered nobody meanwhile.
+    pub(crate) fn unanswered(&self, waited: Option<Duration>, silent: bool, now: Instant) {
+        if silent {
+            self.silence.given_up();
+        }
         if let Some(waited) = waited {
             self.ewma.observe_at_least(waited, now);
         }
@@ -329,7 +325,7 @@ mod tests {
     fn a_call_nobody_waited_for_raises_the_cost() {
         let (load, now) = load(1);
         load.start(now);
-        load.unanswered(Some(800 * MS), now);
+        load.unanswered(Some(800 * MS), true, now);
         load.finish();
         near(cost_s(&load, now), 0.800);
     }

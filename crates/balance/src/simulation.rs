@@ -144,6 +144,21 @@ impl Simulation {
         endpoint
     }
 
+    /// A call at the endpoint `STALLED` that waits for something to happen: half a minute, or as a stream for good.
+    fn long(&mut self, is_known_to_stream: bool) {
+        let load = &self.loads[STALLED];
+        let mut claim = Claim::new(load, false, self.now);
+        if is_known_to_stream {
+            claim.expect_stream(load);
+            let _ = claim.became_stream(load, self.now);
+        }
+        let number = self.calls.len();
+        self.calls.push(Some((STALLED, claim)));
+        if !is_known_to_stream {
+            self.schedule(Duration::from_secs(30), Event::Answer(number));
+        }
+    }
+
     fn over(&mut self, endpoint: usize, mut claim: Claim, outcome: Outcome) {
         let (now, load) = (self.now, self.loads[endpoint].clone());
         let verdict = claim.outcome(&load, outcome, now);
@@ -222,5 +237,35 @@ fn once_it_answers_again_it_gets_its_share_again() {
         let seen = Simulation::new(seed).run(demand);
         let share = f64::from(seen.last_at_stalled) / f64::from(seen.last);
         assert!(share > 0.5 / ENDPOINTS as f64, "seed {seed}: {seen:?}");
+    }
+}
+
+/// The least share of the calls, in parts of what is fair, that an endpoint with one long call gets in ten seconds that begin
+/// so long after it.
+fn beside_a_long_call(is_known_to_stream: bool, later: Duration) -> f64 {
+    let service = Duration::from_millis(5);
+    let after = later.saturating_sub(BEFORE) + Duration::from_secs(10);
+    let demand = Demand { calls_per_s: 200.0, service, stall: Duration::ZERO, after };
+    let share = |seed| {
+        let mut simulation = Simulation::new(seed);
+        simulation.long(is_known_to_stream);
+        let seen = simulation.run(demand);
+        f64::from(seen.last_at_stalled) / f64::from(seen.last) * ENDPOINTS as f64
+    };
+    (1..=3).map(share).fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn a_stream_without_events_does_not_starve_its_endpoint() {
+    let least = beside_a_long_call(true, Duration::from_secs(20));
+    assert!(least > 0.5, "{least}");
+}
+
+#[test]
+fn a_long_poll_does_not_starve_its_endpoint_nor_does_its_answer() {
+    // While it lasts it is a call in flight: who is idle is preferred.
+    for (later_s, share) in [(20, 0.05), (31, 0.5)] {
+        let least = beside_a_long_call(false, Duration::from_secs(later_s));
+        assert!(least > share, "{least} of what is fair, {later_s} s later");
     }
 }
