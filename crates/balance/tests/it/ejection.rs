@@ -9,7 +9,7 @@ use shoal_balance::EndpointState::{Connecting, Ejected, Ready};
 use shoal_balance::{Channel, ChannelOptions, Ejection, EndpointSnapshot, Options, Outcome};
 use tonic::{Code, Request};
 
-use crate::peer::{Peer, SOON, Upstream, answer_status};
+use crate::peer::{Peer, SOON, Upstream, answer, answer_status};
 use crate::raw;
 
 /// Longer than a test.
@@ -135,6 +135,33 @@ async fn one_probe_at_a_time_and_the_first_that_goes_well_brings_it_back() {
     .unwrap();
     assert!(changed.has_changed().unwrap(), "watchers are told");
     assert_eq!(seen(&upstream, bad.peer.address).ejection, None);
+}
+
+#[tokio::test]
+async fn a_stream_brings_one_back_as_soon_as_it_has_begun() {
+    let peer = || {
+        Peer::h2(|_request, mut respond| async move {
+            let _held = answer(&mut respond);
+            std::future::pending::<()>().await;
+        })
+    };
+    let (one, other) = (peer(), peer());
+    let upstream = ready(&[one.address, other.address], |options| {
+        let short = Duration::from_millis(10);
+        options.ejection = Some(Ejection { first: short, max: short, ..Ejection::default() });
+    })
+    .await;
+    eject(&upstream, one.address);
+    let channel = channel(&upstream);
+    let mut streams = Vec::new();
+    tokio::time::timeout(SOON, async {
+        while seen(&upstream, one.address).state == Ejected {
+            // Nobody reads on, so that none of them shows to be a long stream.
+            streams.push(raw::bidi(&channel, tokio_stream::pending()).await.unwrap());
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
