@@ -1,6 +1,7 @@
 //! Sessions in Redis or Redis Cluster: reads are one pipelined round trip, changes are one script, and Redis' own clock
 //! says what has run out. `redis/prelude.lua` describes the keys.
 
+mod clock;
 mod field;
 mod hub;
 mod script;
@@ -13,7 +14,8 @@ use futures::{StreamExt as _, stream};
 use redis::Value as Reply;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 
-use self::field::{Read, answer, answered_record, broken};
+use self::clock::RedisClock;
+use self::field::{answer, answered_record, broken};
 use self::hub::{Hub, Listener};
 use self::shared_keys::SharedKeys;
 use super::{History, ListPlace, Store, report_reuse};
@@ -44,6 +46,7 @@ pub(crate) struct RedisStore {
     policy: Policy,
     lease: Duration,
     hub: Hub,
+    clock: Arc<RedisClock>,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl RedisStore {
         };
         Ok(Self {
             hub: Hub::new(link.clone(), Arc::clone(&names)),
+            clock: Arc::default(),
             link,
             names,
             keys: Arc::new(keys),
@@ -136,8 +140,10 @@ impl RedisStore {
         let (word, mut parts) = answer(reply)?;
         let limits = self.policy.attributes;
         Ok(match word.as_str() {
-            "ok" | "new" => Answer::Done(answered_record(bucket, parts)?.ok_or(Error::NotFound)?),
-            "repeat" => Answer::Repeat(answered_record(bucket, parts)?.ok_or(Error::RequestSpent)?),
+            "ok" | "new" => Answer::Done(self.told(answered_record(bucket, parts)?).ok_or(Error::NotFound)?),
+            "repeat" => {
+                Answer::Repeat(self.told(answered_record(bucket, parts)?).ok_or(Error::RequestSpent)?)
+            }
             "absent" => return Err(Error::NotFound),
             "reused" => {
                 report_reuse(id);
@@ -169,20 +175,17 @@ impl RedisStore {
         Ok(self.change(&script::USE, id, &args).await?.record()?.session)
     }
 
-    /// Records a use; says when the session ends now. A session that is gone stays gone: no command here makes a key.
-    async fn touch(&self, session: &Session) -> Result<Option<Time>, Error> {
-        let key = self.names.session(session.id);
-        let mut touch = redis::pipe();
-        touch.cmd("PEXPIRE").arg(&key).arg(millis(session.idle_ttl)).arg("GT").ignore();
-        touch.cmd("PEXPIREAT").arg(&key).arg(session.absolute_expire.millis()).arg("LT").ignore();
-        touch.cmd("PEXPIRETIME").arg(&key);
-        let (ends,) = self.link.pipeline::<(i64,)>(&touch).await.map_err(from_read)?;
-        Ok((ends >= 0).then(|| Time::from_millis(ends)))
+    /// Learns the time from an answer.
+    fn told(&self, answered: Option<(Record, Time)>) -> Option<Record> {
+        let (record, now) = answered?;
+        self.clock.told(now);
+        Some(record)
     }
 
-    async fn read(&self, id: SessionId) -> Result<Option<(Record, Time)>, Error> {
-        let read: Read = self.link.pipeline(&read_of(&self.names.session(id))).await.map_err(from_read)?;
-        field::record(id, read)
+    async fn read(&self, id: SessionId) -> Result<Option<Record>, Error> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.names.session(id));
+        field::record(id, self.link.query(&get).await.map_err(from_read)?)
     }
 
     fn grace(&self) -> String {
@@ -229,9 +232,8 @@ impl RedisStore {
 
     /// A touch, due or not.
     #[cfg(test)]
-    pub(crate) async fn touch_now(&self, id: SessionId) -> Result<(), Error> {
-        let (record, _) = self.read(id).await?.ok_or(Error::NotFound)?;
-        self.touch(&record.session).await?.map(drop).ok_or(Error::NotFound)
+    pub(crate) async fn touch_now(&self, id: SessionId, presented: &[Hash]) -> Result<(), Error> {
+        self.present(id, presented, true).await.map(drop)
     }
 
     /// Sweeps one bucket to the end of what is due.
@@ -252,7 +254,13 @@ impl RedisStore {
     async fn is_sweeper(&self) -> bool {
         let (key, lease) = (self.names.sweeper_lease(), millis(self.lease).to_string());
         let args = [self.names.sweeper.as_bytes(), lease.as_bytes()];
-        self.link.script::<bool>(&script::LEASE, &[key.as_bytes()], &args).await.unwrap_or(true)
+        match self.link.script::<(bool, i64)>(&script::LEASE, &[key.as_bytes()], &args).await {
+            Ok((held, now)) => {
+                self.clock.told(Time::from_millis(now));
+                held
+            }
+            Err(_) => true,
+        }
     }
 }
 
@@ -319,23 +327,22 @@ impl Store for RedisStore {
     }
 
     async fn get(&self, id: SessionId, presented: Vec<Hash>, touch: bool) -> Result<Session, Error> {
-        let (Record { mut session, secrets }, now) = self.read(id).await?.ok_or(Error::NotFound)?;
+        let Record { session, secrets } = self.read(id).await?.ok_or(Error::NotFound)?;
+        let now = self.clock.now();
+        let touch = touch && session.touch_due(now);
         match secrets.standing(&presented, now) {
-            Standing::Current { outdated: false } | Standing::Grace => {}
-            Standing::Current { outdated: true } | Standing::Next | Standing::Reused => {
-                return self.present(id, &presented, touch && session.touch_due(now)).await;
-            }
-            Standing::Unknown => return Err(Error::NotFound),
-        }
-        if touch && session.touch_due(now) {
-            match self.touch(&session).await {
-                Ok(expire) => session.expire = expire.ok_or(Error::NotFound)?,
+            Standing::Current { outdated: false } if !touch => Ok(session),
+            Standing::Current { outdated: false } => match self.present(id, &presented, true).await {
                 // The session was read; that this use is not recorded is no reason to refuse it.
-                Err(Error::Unavailable { .. }) => {}
-                Err(error) => return Err(error),
+                Err(Error::Unavailable { .. } | Error::Unknown { .. }) => Ok(session),
+                used => used,
+            },
+            // How long an old token is good for is said by Redis' clock.
+            Standing::Current { outdated: true } | Standing::Next | Standing::Grace | Standing::Reused => {
+                self.present(id, &presented, touch).await
             }
+            Standing::Unknown => Err(Error::NotFound),
         }
-        Ok(session)
     }
 
     async fn update(
@@ -405,13 +412,13 @@ impl Store for RedisStore {
         for batch in ids.chunks(limit.max(1)) {
             let mut reads = redis::pipe();
             for id in batch {
-                add_read(&mut reads, &self.names.session(*id));
+                reads.cmd("GET").arg(self.names.session(*id));
             }
             let mut replies = self.link.pipeline::<Vec<Reply>>(&reads).await.map_err(from_read)?.into_iter();
             for id in batch {
-                let read = Reply::Array(replies.by_ref().take(3).collect());
+                let read = replies.next().unwrap_or(Reply::Nil);
                 let read = redis::from_redis_value(read).map_err(|_| broken("a record"))?;
-                sessions.extend(field::record(*id, read)?.map(|(record, _)| record.session));
+                sessions.extend(field::record(*id, read)?.map(|record| record.session));
             }
             if sessions.len() >= limit {
                 break;
@@ -465,16 +472,6 @@ impl Store for RedisStore {
     fn ready(&self) -> Result<(), String> {
         if self.link.healthy() { Ok(()) } else { Err("redis does not answer".to_owned()) }
     }
-}
-
-fn read_of(key: &str) -> redis::Pipeline {
-    let mut read = redis::pipe();
-    add_read(&mut read, key);
-    read
-}
-
-fn add_read(pipeline: &mut redis::Pipeline, key: &str) {
-    pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key).cmd("PEXPIRETIME").arg(key);
 }
 
 /// A read that was not answered changed nothing.

@@ -46,6 +46,6 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
     assert!(after.is_empty(), "{after:?}");
     get(&clone.client, &good).await.unwrap();
-    assert_ne!(redis.command_counts().get("pttl"), before.get("pttl"), "the count counts");
+    assert_ne!(redis.command_counts().get("get"), before.get("get"), "the count counts");
     clone.stop().await;
 }

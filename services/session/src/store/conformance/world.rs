@@ -153,8 +153,8 @@ impl Peek for RedisStore {
         RedisStore::index_entries(self, users).await
     }
 
-    async fn touch_now(&self, id: SessionId, _presented: Vec<Hash>) -> Result<(), Error> {
-        RedisStore::touch_now(self, id).await
+    async fn touch_now(&self, id: SessionId, presented: Vec<Hash>) -> Result<(), Error> {
+        RedisStore::touch_now(self, id, &presented).await
     }
 }
 

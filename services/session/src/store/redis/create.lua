@@ -28,7 +28,8 @@ end
 
 local key, ends = sessions .. id, now + math.min(idle, absolute)
 local session = {
-  u = user, c = string.format('%d', now), i = ARGV[5], x = string.format('%d', now + absolute), v = '1', h = hash,
+  u = user, c = string.format('%d', now), i = ARGV[5], x = string.format('%d', now + absolute), e = string.format('%d', ends),
+  v = '1', h = hash,
 }
 if metadata ~= '' then session.m = metadata end
 for at = 13, #ARGV, 2 do session['a:' .. ARGV[at]] = ARGV[at + 1] end

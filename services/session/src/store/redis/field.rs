@@ -18,15 +18,12 @@ use crate::token::SessionId;
 /// A hash and its end's time, in digits.
 const RETIRED_BYTES: usize = 32 + 13;
 
-/// What `GET`, `PTTL` and `PEXPIRETIME` answer.
-pub(super) type Read = (Option<Vec<u8>>, i64, i64);
+/// What `GET` answers.
+pub(super) type Read = Option<Vec<u8>>;
 
-/// A record as it is now; nothing if there is none. `PEXPIRETIME` − `PTTL` is Redis' own clock: no clone's is asked.
-pub(super) fn record(id: SessionId, read: Read) -> Result<Option<(Record, Time)>, Error> {
-    let (Some(packed), left, ends) = read else { return Ok(None) };
-    if left < 0 || ends < 0 {
-        return Ok(None);
-    }
+/// A record as it is now; nothing if there is none.
+pub(super) fn record(id: SessionId, read: Read) -> Result<Option<Record>, Error> {
+    let Some(packed) = read else { return Ok(None) };
     let mut raw = Raw::default();
     let mut rest = packed.as_slice();
     let fields = read_map_len(&mut rest).map_err(|_| broken("no map"))?;
@@ -38,6 +35,7 @@ pub(super) fn record(id: SessionId, read: Read) -> Result<Option<(Record, Time)>
             b"c" => raw.created = Some(number(value)?),
             b"i" => raw.idle = Some(number(value)?),
             b"x" => raw.absolute = Some(number(value)?),
+            b"e" => raw.expire = Some(number(value)?),
             b"v" => raw.version = Some(number(value)?),
             b"h" => raw.current = Some(hash(value)?),
             b"n" => raw.next = Some(hash(value)?),
@@ -51,9 +49,7 @@ pub(super) fn record(id: SessionId, read: Read) -> Result<Option<(Record, Time)>
             _ => {}
         }
     }
-    let record =
-        raw.record(id, Time::from_millis(ends)).ok_or_else(|| broken("a session without its fields"))?;
-    Ok(Some((record, Time::from_millis(ends - left))))
+    raw.record(id).ok_or_else(|| broken("a session without its fields")).map(Some)
 }
 
 #[derive(Default)]
@@ -62,6 +58,7 @@ struct Raw {
     created: Option<i64>,
     idle: Option<i64>,
     absolute: Option<i64>,
+    expire: Option<i64>,
     version: Option<i64>,
     current: Option<Hash>,
     next: Option<Hash>,
@@ -71,7 +68,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn record(self, id: SessionId, expire: Time) -> Option<Record> {
+    fn record(self, id: SessionId) -> Option<Record> {
         let session = Session {
             id,
             user: self.user?,
@@ -80,7 +77,7 @@ impl Raw {
             metadata: self.metadata,
             created: Time::from_millis(self.created?),
             idle_ttl: Duration::from_millis(u64::try_from(self.idle?).ok()?),
-            expire,
+            expire: Time::from_millis(self.expire?),
             absolute_expire: Time::from_millis(self.absolute?),
         };
         let secrets = Secrets { current: self.current?, next: self.next, retired: self.retired };
@@ -96,17 +93,17 @@ pub(super) fn answer(reply: Vec<Reply>) -> Result<(String, impl Iterator<Item = 
     Ok((word, parts))
 }
 
-/// An id and its record, as scripts answer them. Nothing if the session is gone.
+/// An id, its record and the time of it, as scripts answer them. Nothing if the session is gone.
 pub(super) fn answered_record(
     bucket: u8,
     mut parts: impl Iterator<Item = Reply>,
-) -> Result<Option<Record>, Error> {
+) -> Result<Option<(Record, Time)>, Error> {
     let (Some(Reply::BulkString(id)), Some(read)) = (parts.next(), parts.next()) else {
         return Err(broken("an answer without a record"));
     };
     let id = SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an id"))?;
-    let read = Read::from_redis_value(read).map_err(|_| broken("a record"))?;
-    Ok(record(id, read)?.map(|(record, _)| record))
+    let (read, now) = <(Read, i64)>::from_redis_value(read).map_err(|_| broken("a record"))?;
+    Ok(record(id, read)?.map(|record| (record, Time::from_millis(now))))
 }
 
 /// Names and values, each after its length.

@@ -1,10 +1,10 @@
 -- What every script has in front. KEYS[1] is the bucket's base, "PREFIX{bXX}:": all keys of a bucket begin with it, so
 -- they share a slot. ARGV[1] is the number of events to keep; ARGV[2] and on are the script's own.
 --
--- base .. 's:' .. id    string  MessagePack map of strings: u user, c created, i idle ms, x absolute end, v version, h hash
---                               of the token's secret, n hash of the named successor, o retired hashes, m metadata,
---                               'a:' .. name attributes. Its expiry is the session's end. One string is read for a third
---                               of what a hash costs, here and in the clone; changes are scripts, so none is lost.
+-- base .. 's:' .. id    string  MessagePack map of strings: u user, c created, i idle ms, x absolute end, e end, v version,
+--                               h hash of the token's secret, n hash of the named successor, o retired hashes, m metadata,
+--                               'a:' .. name attributes. The key expires at e. One string is read for a third of what a
+--                               hash costs, here and in the clone; changes are scripts, so none is lost.
 -- base .. 'u:' .. user  zset    id by creation
 -- base .. 'e'           zset    id .. user by a time no later than the session's end
 -- base .. 'r:' .. key   string  id .. fingerprint of what a request_id made
@@ -39,14 +39,14 @@ local function save(id, session)
   redis.call('SET', sessions .. id, cmsgpack.pack(session), 'XX', 'KEEPTTL')
 end
 
--- The whole record, as get reads it: what is stored, milliseconds left, end.
+-- The whole record as get reads it, and the time.
 local function record(id)
-  local key = sessions .. id
-  return {redis.call('GET', key), redis.call('PTTL', key), redis.call('PEXPIRETIME', key)}
+  return {redis.call('GET', sessions .. id), now}
 end
 
--- Records a use: never beyond the absolute end, never shorter, and never for a session that is gone.
+-- Records a use of what was fetched, for the caller to save: never beyond the absolute end, and never shorter.
 local function touch(id, session)
-  redis.call('PEXPIRE', sessions .. id, session.i, 'GT')
-  redis.call('PEXPIREAT', sessions .. id, session.x, 'LT')
+  local ends = math.min(math.max(now + session.i, tonumber(session.e)), tonumber(session.x))
+  session.e = string.format('%d', ends)
+  redis.call('PEXPIREAT', sessions .. id, ends)
 end

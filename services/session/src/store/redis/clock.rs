@@ -1,0 +1,40 @@
+//! Redis' clock, as well as a clone knows it. It says when recording a use is due, and nothing that Redis decides.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::clock::{Clock, Time};
+
+/// The machine's clock, set by what Redis last said: with every change, and with every sweep interval.
+#[derive(Debug, Default)]
+pub(super) struct RedisClock {
+    machine: Clock,
+    /// Milliseconds.
+    ahead: AtomicI64,
+}
+
+impl RedisClock {
+    /// Redis said that it is `now`.
+    pub(super) fn told(&self, now: Time) {
+        self.ahead.store(now.millis() - self.machine.now().millis(), Ordering::Relaxed);
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::from_millis(self.machine.now().millis() + self.ahead.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn it_goes_on_from_what_redis_said() {
+        let machine = Arc::new(AtomicI64::new(1_000));
+        let clock = RedisClock { machine: Clock::Manual(Arc::clone(&machine)), ..RedisClock::default() };
+        assert_eq!(clock.now().millis(), 1_000);
+        clock.told(Time::from_millis(400));
+        machine.store(1_250, Ordering::SeqCst);
+        assert_eq!(clock.now().millis(), 650);
+    }
+}
