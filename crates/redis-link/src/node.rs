@@ -20,7 +20,7 @@ use crate::watchdog;
 
 /// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
 /// and in Redis.
-const BUSY: usize = 128;
+const BUSY: usize = 512;
 
 /// How long [`Node::serving`] waits.
 const SERVING_WAIT: Duration = Duration::from_millis(500);

@@ -41,7 +41,7 @@ async fn calls_share_a_connection_until_many_wait_for_it() {
     let link = server.link().await;
     server.settled().await;
     let id = redis::cmd("CLIENT").arg("ID").to_owned();
-    for (calls, connections) in [(100, 1), (300, 2)] {
+    for (calls, connections) in [(400, 1), (1000, 2)] {
         server.freeze();
         let calls = join_all((0..calls).map(|_| link.query::<u64>(&id)));
         // Each has chosen its connection before any is answered.
