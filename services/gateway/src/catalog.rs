@@ -161,7 +161,10 @@ impl Catalog {
                         self.describe(&upstream, Described::Known { services, files: Arc::new(files) });
                     }
                     Err(FetchError::Unimplemented) => {
-                        tracing::info!(upstream = upstream.name, "has no reflection");
+                        tracing::warn!(
+                            upstream = upstream.name,
+                            "has no reflection: only calls of its `services` come here (or, with `default = true`, of all nobody else has), and none is repeated"
+                        );
                         self.update(&upstream, Entry::has_no_reflection);
                     }
                     Err(error) => {

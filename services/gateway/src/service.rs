@@ -37,11 +37,12 @@ pub(crate) fn routes(catalog: &Arc<Catalog>, draining: &CancellationToken) -> Ro
         .prepare()
 }
 
-/// The descriptors of every Shoal service and of the gateway's own.
+/// The descriptors of every Shoal service, of the gateway's own, and of the details of errors.
 pub(crate) fn descriptors() -> Result<Files, prost::DecodeError> {
     Files::of_sets(&[
         shoal_proto::DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ])

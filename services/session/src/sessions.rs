@@ -203,7 +203,13 @@ impl<S: Store> Sessions<S> {
         };
         let idle = match create.idle_ttl {
             None => config.idle_ttl.min(absolute),
-            Some(ttl) => within("idle_ttl", ttl, config.idle_ttl_max.min(absolute))?,
+            Some(ttl) if ttl > absolute => {
+                let problem = format!(
+                    "must not be more than absolute_ttl, which is {absolute:?}; ask for a longer one too"
+                );
+                return Err(Error::invalid("idle_ttl", "TTL_OUT_OF_RANGE", problem));
+            }
+            Some(ttl) => within("idle_ttl", ttl, config.idle_ttl_max)?,
         };
         Ok((idle, absolute))
     }
