@@ -3,29 +3,14 @@
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::caller::{answer, request};
 use crate::harness::mesh::Mesh;
-use crate::harness::upstream::{SAFE, Upstream, as_session, payload};
+use crate::harness::upstream::{SAFE, as_session, held, payload};
 use crate::harness::{eventually, within};
-
-/// An upstream that answers once it is let.
-async fn held() -> (Upstream, watch::Sender<bool>) {
-    let (release, released) = watch::channel(false);
-    let upstream = Upstream::start(move |call| {
-        let mut released = released.clone();
-        async move {
-            let _ = released.wait_for(|released| *released).await;
-            call.answer(b"ok").await;
-        }
-    })
-    .await;
-    (upstream, release)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_flight_finish_and_new_connections_are_not_taken() {

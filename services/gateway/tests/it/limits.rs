@@ -6,33 +6,18 @@ use std::time::Duration;
 
 use shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient;
 use shoal_proto::gateway::v1::{ListUpstreamsRequest, Upstream as Listed};
-use tokio::sync::watch;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::harness::caller::{message, request};
 use crate::harness::mesh::Mesh;
-use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session};
+use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session, held};
 use crate::harness::{eventually, within};
 
 async fn listed(mesh: &Mesh) -> Listed {
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
     list.upstreams.into_iter().next().expect("an upstream")
-}
-
-/// An upstream that answers once it is let.
-async fn held() -> (Upstream, watch::Sender<bool>) {
-    let (release, released) = watch::channel(false);
-    let upstream = Upstream::start(move |call| {
-        let mut released = released.clone();
-        async move {
-            let _ = released.wait_for(|released| *released).await;
-            call.answer(b"ok").await;
-        }
-    })
-    .await;
-    (upstream, release)
 }
 
 #[tokio::test(flavor = "multi_thread")]

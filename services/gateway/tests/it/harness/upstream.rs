@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::caller::{Answer, message};
@@ -217,4 +218,18 @@ pub(crate) const UNSAFE: &str = "/shoal.session.v1.SessionService/CreateSession"
 /// What [`Call::answer`] sends.
 pub(crate) fn payload(answer: &Answer) -> &[u8] {
     answer.data.get(5..).unwrap_or_default()
+}
+
+/// An upstream that answers once it is let.
+pub(crate) async fn held() -> (Upstream, watch::Sender<bool>) {
+    let (release, released) = watch::channel(false);
+    let upstream = Upstream::start(move |call| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            call.answer(b"ok").await;
+        }
+    })
+    .await;
+    (upstream, release)
 }
