@@ -17,6 +17,7 @@ mod readme;
 mod rolling;
 mod serve;
 mod sessions;
+mod settings;
 mod tidy;
 mod top;
 mod trace;

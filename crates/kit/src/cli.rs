@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, FromArgMatches as _};
 use serde::Serialize;
 
 use crate::logs::LogFormat;
@@ -32,7 +32,7 @@ pub struct CommonArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
-    /// Clones of each service in `up`: a number, or ROLE=N,ROLE=N  [default: 2]
+    /// Clones of each service: a number, or ROLE=N,ROLE=N  [default: 2]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clones: Option<String>,
@@ -56,7 +56,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<String>,
-    /// For `serve`, where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; repeat with `;`
+    /// Where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; repeat with `;`
     #[arg(long, value_name = "ROLE=SOURCE;...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
@@ -80,11 +80,20 @@ pub fn serve_defaults() -> Defaults {
     Defaults { listen: ([127, 0, 0, 1], 7000).into(), admin: ([127, 0, 0, 1], 7001).into(), log: "info" }
 }
 
-#[derive(Parser)]
-#[command(version, about = "One clone of one Shoal service")]
-struct Single {
-    #[command(flatten)]
-    common: CommonArgs,
+/// Hides the flags that mean nothing to a process that runs one clone.
+#[must_use]
+pub fn of_one(command: clap::Command) -> clap::Command {
+    command.mut_arg("clones", |arg| arg.hide(true))
+}
+
+/// The settings of a service's thin binary, whose `--help` begins with `about`.
+///
+/// # Errors
+/// As [`Settings::load_one`].
+pub fn settings_of_one(about: &'static str) -> anyhow::Result<Settings> {
+    let command = CommonArgs::augment_args(clap::Command::new("shoal")).about(about);
+    let matches = of_one(command.version(env!("CARGO_PKG_VERSION"))).get_matches();
+    Settings::load_one(&CommonArgs::from_arg_matches(&matches)?, serve_defaults())
 }
 
 /// The `main` of a service's thin binary: parses flags and runs one clone.
@@ -96,8 +105,7 @@ where
     F: FnOnce(Settings) -> Fut,
     Fut: Future<Output = anyhow::Result<Service>>,
 {
-    let args = Single::parse();
-    let settings = Settings::load(&args.common, serve_defaults())?;
+    let settings = settings_of_one("One clone of one Shoal service")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run_one(role, settings, build))
 }

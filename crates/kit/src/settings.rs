@@ -1,40 +1,31 @@
 //! Configuration: flags beat the environment (`SHOAL_*`), which beats the TOML file, which beats the defaults. Read once
 //! at start; nothing reads the environment later.
 
+mod given;
+mod key;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
+use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
-use figment::{Figment, Provider as _};
+use figment::value::Value;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::cli::CommonArgs;
 use crate::logs::LogFormat;
 use crate::role::Role;
 use crate::serve::Drain;
 use crate::telemetry::TelemetryConfig;
+use given::given;
+use key::{KEYS, Key};
 
-/// Keys at the top of the file that are not a role's section.
-const KEYS: [&str; 14] = [
-    "listen",
-    "admin",
-    "insecure",
-    "clones",
-    "data_dir",
-    "ephemeral",
-    "redis",
-    "cassandra",
-    "otlp",
-    "trace_ratio",
-    "log_format",
-    "log",
-    "drain",
-    "peer",
-];
+/// More clones in one process than this help nobody.
+const CLONES_MAX: usize = 64;
 
 /// Settings of a process.
 #[derive(Debug, Clone)]
@@ -60,60 +51,6 @@ pub struct Settings {
     figment: Figment,
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    listen: Option<SocketAddr>,
-    admin: Option<SocketAddr>,
-    #[serde(default)]
-    insecure: bool,
-    clones: Option<Clones>,
-    data_dir: Option<PathBuf>,
-    #[serde(default)]
-    ephemeral: bool,
-    redis: Option<String>,
-    cassandra: Option<OneOrMany>,
-    otlp: Option<String>,
-    trace_ratio: Option<f64>,
-    #[serde(default)]
-    log_format: LogFormat,
-    log: Option<String>,
-    #[serde(default, with = "humantime_serde::option")]
-    drain: Option<Duration>,
-    #[serde(default)]
-    peer: Peers,
-}
-
-/// `"a,b"` or `["a", "b"]`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// `2`, `"session=3,jobs=1"` or a table.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Clones {
-    All(usize),
-    Text(String),
-    Table(BTreeMap<String, usize>),
-}
-
-/// `"session=ADDR;cache=dns:cache:7000"` or a table.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Peers {
-    Text(String),
-    Table(BTreeMap<String, String>),
-}
-
-impl Default for Peers {
-    fn default() -> Self {
-        Peers::Table(BTreeMap::new())
-    }
-}
-
 /// Used when nothing else is given.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Defaults {
@@ -129,52 +66,66 @@ impl Settings {
     /// Reads flags, environment and file.
     ///
     /// # Errors
-    /// With the place and the reason, when any of them is not valid.
+    /// When any of them is not valid: naming the flag, the variable or the key, its value unless that is a secret, and
+    /// what it takes.
     pub fn load(args: &CommonArgs, defaults: Defaults) -> anyhow::Result<Self> {
         let mut figment = Figment::new();
         if let Some(path) = &args.config {
-            ensure!(path.is_file(), "configuration file {} does not exist", path.display());
-            figment = figment.merge(Toml::file_exact(path));
+            ensure!(path.exists(), "configuration file {} does not exist", path.display());
+            ensure!(path.is_file(), "configuration file {} is no file", path.display());
+            let toml = Figment::from(Toml::file_exact(path));
+            // Its own error has the line, and not the file.
+            toml.find_value("").map_err(|error| anyhow!("{}: {}", path.display(), error.kind))?;
+            figment = figment.merge(toml);
         }
         let figment = figment.merge(environment()).merge(Serialized::defaults(args));
         Self::from_figment(figment, defaults)
     }
 
-    fn from_figment(figment: Figment, defaults: Defaults) -> anyhow::Result<Self> {
-        refuse_unknown_keys(&figment)?;
-        let raw: Raw = figment.extract().context("configuration")?;
-        let listen = raw.listen.unwrap_or(defaults.listen);
-        let admin = raw.admin.unwrap_or(defaults.admin);
-        for (flag, address) in [("--listen", listen), ("--admin", admin)] {
-            ensure!(
-                raw.insecure || address.ip().is_loopback(),
-                "{flag} {address} is not a loopback address and the connection would be plaintext; put it behind TLS \
-                 of your own and say --insecure, or listen on 127.0.0.1"
+    /// The same, of a process that runs one clone.
+    ///
+    /// # Errors
+    /// As [`Settings::load`], and when clones are asked for.
+    pub fn load_one(args: &CommonArgs, defaults: Defaults) -> anyhow::Result<Self> {
+        if let Some(clones) = &args.clones {
+            let clones = clones.escape_debug();
+            bail!(
+                "--clones {clones}: this process runs one clone; start it once for each, or `shoal up` runs several"
             );
         }
-        let trace_ratio = raw.trace_ratio.unwrap_or(1.0);
-        ensure!((0.0..=1.0).contains(&trace_ratio), "trace_ratio must be between 0 and 1, not {trace_ratio}");
+        Self::load(args, defaults)
+    }
+
+    fn from_figment(figment: Figment, defaults: Defaults) -> anyhow::Result<Self> {
+        key::refuse_unknown(&figment)?;
+        let read = Read(&figment);
+        let insecure = read.get(key::INSECURE)?.unwrap_or(false);
+        let listen = read.address(key::LISTEN, defaults.listen, insecure)?;
+        let admin = read.address(key::ADMIN, defaults.admin, insecure)?;
+        let trace_ratio = read.get(key::TRACE_RATIO)?.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&trace_ratio) {
+            return Err(read.refuse(&key::TRACE_RATIO, "not a share"));
+        }
+        let data_dir = read.get(key::DATA_DIR)?.unwrap_or_else(|| PathBuf::from("./.shoal"));
+        let drain: Option<humantime_serde::Serde<Duration>> = read.get(key::DRAIN)?;
         Ok(Self {
             listen,
             admin,
-            data_dir: (!raw.ephemeral).then(|| raw.data_dir.unwrap_or_else(|| PathBuf::from("./.shoal"))),
-            redis: raw.redis,
-            cassandra: match raw.cassandra {
-                None => Vec::new(),
-                Some(OneOrMany::Many(list)) => list,
-                Some(OneOrMany::One(text)) => {
-                    text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
-                }
-            },
+            data_dir: (!read.get(key::EPHEMERAL)?.unwrap_or(false)).then_some(data_dir),
+            redis: read.get(key::REDIS)?,
+            cassandra: read.list(key::CASSANDRA)?,
             telemetry: TelemetryConfig {
-                otlp: raw.otlp,
+                otlp: read.otlp()?,
                 sample_ratio: trace_ratio,
-                log_format: raw.log_format,
-                log_filter: raw.log.unwrap_or_else(|| defaults.log.to_owned()),
+                log_format: read.get::<LogFormat>(key::LOG_FORMAT)?.unwrap_or_default(),
+                log_filter: read.get(key::LOG)?.unwrap_or_else(|| defaults.log.to_owned()),
             },
-            drain: Drain { grace: raw.drain.unwrap_or(Drain::default().grace), ..Drain::default() },
-            clones: clones(raw.clones)?,
-            peers: peers(raw.peer)?,
+            drain: Drain {
+                grace: drain.map_or(Drain::default().grace, humantime_serde::Serde::into_inner),
+                ..Drain::default()
+            },
+            clones: read.clones()?,
+            peers: read.peers()?,
             figment,
         })
     }
@@ -182,12 +133,34 @@ impl Settings {
     /// A section of the file, such as `session` or `gateway.upstream`; its default when there is none.
     ///
     /// # Errors
-    /// With the key, when a value is not valid or a key is unknown.
+    /// When a value is not valid or a key is unknown: as [`Settings::load`].
     pub fn section<T: DeserializeOwned + Default>(&self, path: &str) -> anyhow::Result<T> {
         if self.figment.find_value(path).is_err() {
             return Ok(T::default());
         }
-        self.figment.extract_inner(path).with_context(|| format!("configuration, section [{path}]"))
+        self.figment.extract_inner(path).map_err(|error| given::wrong(&self.figment, path, &error))
+    }
+
+    /// Where the value of a key was given and what it is, for a message about it: `SHOAL_LISTEN=127.0.0.1:7000`. None if
+    /// it was not given.
+    #[must_use]
+    pub fn given(&self, path: &str) -> Option<String> {
+        self.figment.find_value(path).ok()?;
+        Some(given(&self.figment, &path.split('.').collect::<Vec<_>>()))
+    }
+
+    /// Where the Redis of a role was given; not its URL, which may hold a password.
+    #[must_use]
+    pub fn redis_given(&self, role: Role) -> String {
+        let own = format!("{role}.redis");
+        self.given(&own).or_else(|| self.given("redis")).unwrap_or(own)
+    }
+
+    /// Where the peers of a role were given.
+    #[must_use]
+    pub fn peer_given(&self, role: Role) -> String {
+        let own = format!("peer.{role}");
+        self.given(&own).or_else(|| self.given("peer")).unwrap_or(own)
     }
 
     /// What tells a clone that has a process of its own from its siblings, in logs, spans and metrics: its host and port.
@@ -211,77 +184,161 @@ fn environment() -> Env {
             let key = key.as_str().to_ascii_lowercase();
             match key.split_once("__") {
                 Some((section, _)) => Role::parse(section).is_some() || ["peer", "clones"].contains(&section),
-                None => key == "data" || KEYS.contains(&key.as_str()),
+                None => key == "data" || KEYS.iter().any(|known| known.name == key),
             }
         })
         .map(|key| if key == "data" { "data_dir".into() } else { key.into() })
         .split("__")
 }
 
-fn refuse_unknown_keys(figment: &Figment) -> anyhow::Result<()> {
-    let data = figment.data().context("configuration")?;
-    for key in data.get(&figment::Profile::Default).into_iter().flat_map(|dict| dict.keys()) {
-        if !KEYS.contains(&key.as_str()) && Role::parse(key).is_none() {
-            let source = figment.find_metadata(key).map(|m| m.name.to_string()).unwrap_or_default();
-            bail!(
-                "unknown key `{key}` ({source}); keys are {} and the sections of each role",
-                KEYS.join(", ")
-            );
+/// Reads the keys at the top.
+struct Read<'f>(&'f Figment);
+
+impl Read<'_> {
+    /// The value of a key, if it was given.
+    fn get<T: DeserializeOwned>(&self, key: Key) -> anyhow::Result<Option<T>> {
+        if self.0.find_value(key.name).is_err() {
+            return Ok(None);
+        }
+        self.0.extract_inner(key.name).map(Some).map_err(|_| self.refuse(&key, "not valid"))
+    }
+
+    fn refuse(&self, key: &Key, problem: &str) -> anyhow::Error {
+        self.refuse_at(&[key.name], key, problem)
+    }
+
+    /// Refuses a value at or below a key.
+    fn refuse_at(&self, path: &[&str], key: &Key, problem: &str) -> anyhow::Error {
+        anyhow!("{}: {problem}; {} takes {}", given(self.0, path), key.name, key.takes)
+    }
+
+    /// One that listens.
+    fn address(&self, key: Key, default: SocketAddr, insecure: bool) -> anyhow::Result<SocketAddr> {
+        let name = key.name;
+        let address = self.get(key)?.unwrap_or(default);
+        ensure!(
+            insecure || address.ip().is_loopback(),
+            "{}: not a loopback address, and connections to it would be plaintext; put TLS of your own in front and \
+             say --insecure, or listen on 127.0.0.1",
+            given(self.0, &[name])
+        );
+        Ok(address)
+    }
+
+    /// `"a,b"` or `["a", "b"]`.
+    fn list(&self, key: Key) -> anyhow::Result<Vec<String>> {
+        let list: Vec<String> = match self.0.find_value(key.name) {
+            Err(_) => return Ok(Vec::new()),
+            Ok(Value::String(_, text)) => {
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+            }
+            Ok(_) => self.get(Key { ..key })?.unwrap_or_default(),
+        };
+        if list.is_empty() { Err(self.refuse(&key, "nothing is named")) } else { Ok(list) }
+    }
+
+    /// Checked here: the exporter's own errors are for people who build it.
+    fn otlp(&self) -> anyhow::Result<Option<String>> {
+        let Some(endpoint) = self.get::<String>(key::OTLP)? else { return Ok(None) };
+        let uri = endpoint.parse::<http::Uri>().unwrap_or_default();
+        match uri.scheme_str() {
+            Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Some(endpoint)),
+            Some("https") => Err(self.refuse(&key::OTLP, "spans are sent in plaintext only")),
+            _ => Err(self.refuse(&key::OTLP, "not a URL of this kind")),
         }
     }
-    Ok(())
-}
 
-fn clones(raw: Option<Clones>) -> anyhow::Result<BTreeMap<Role, usize>> {
-    /// More clones in one process than this help nobody.
-    const CLONES_MAX: usize = 64;
-    let services = || Role::ALL.into_iter().filter(|role| *role != Role::Gateway);
-    let mut counts: BTreeMap<Role, usize> = services().map(|role| (role, 2)).collect();
-    let given: Vec<(String, usize)> = match raw {
-        None => Vec::new(),
-        Some(Clones::All(n)) => services().map(|role| (role.name().to_owned(), n)).collect(),
-        Some(Clones::Table(table)) => table.into_iter().collect(),
-        Some(Clones::Text(text)) => match text.trim().parse::<usize>() {
-            Ok(n) => services().map(|role| (role.name().to_owned(), n)).collect(),
-            Err(_) => text
-                .split(',')
-                .map(|part| {
-                    let (role, n) = part.split_once('=').unwrap_or((part, ""));
-                    let n = n.trim().parse().with_context(|| format!("clones: `{part}` is not ROLE=N"))?;
-                    Ok((role.trim().to_owned(), n))
-                })
-                .collect::<anyhow::Result<_>>()?,
-        },
-    };
-    for (name, n) in given {
-        let role = Role::parse(&name).filter(|role| *role != Role::Gateway);
-        let Some(role) = role else { bail!("clones: `{name}` is not session, cache, data or jobs") };
-        ensure!((1..=CLONES_MAX).contains(&n), "clones: {role}={n} is not between 1 and {CLONES_MAX}");
-        counts.insert(role, n);
+    /// `2`, `"session=3,jobs=1"` or a table.
+    fn clones(&self) -> anyhow::Result<BTreeMap<Role, usize>> {
+        let key = key::CLONES;
+        let services = || Role::ALL.into_iter().filter(|role| *role != Role::Gateway);
+        let mut counts: BTreeMap<Role, usize> = services().map(|role| (role, 2)).collect();
+        let mut set = |path: &[&str], name: &str, n: Option<usize>| {
+            let Some(role) = Role::parse(name).filter(|role| *role != Role::Gateway) else {
+                return Err(self.refuse_at(
+                    path,
+                    &key,
+                    &format!("`{name}` is not session, cache, data or jobs"),
+                ));
+            };
+            let Some(n) = n.filter(|n| (1..=CLONES_MAX).contains(n)) else {
+                let problem = format!("the number of {role} is not between 1 and {CLONES_MAX}");
+                return Err(self.refuse_at(path, &key, &problem));
+            };
+            counts.insert(role, n);
+            Ok(())
+        };
+        match self.0.find_value(key.name).ok() {
+            None => {}
+            Some(Value::Dict(_, table)) => {
+                for (name, value) in &table {
+                    set(&[key.name, name], name, number(value))?;
+                }
+            }
+            Some(Value::String(_, text)) if text.trim().parse::<usize>().is_err() => {
+                for part in text.split(',') {
+                    let Some((name, n)) = part.split_once('=') else {
+                        return Err(self.refuse(&key, &format!("`{}` is not ROLE=N", part.escape_debug())));
+                    };
+                    set(&[key.name], name.trim(), n.trim().parse().ok())?;
+                }
+            }
+            Some(value) => {
+                let n = number(&value);
+                services().try_for_each(|role| set(&[key.name], role.name(), n))?;
+            }
+        }
+        Ok(counts)
     }
-    Ok(counts)
+
+    /// `"session=ADDR;cache=dns:cache:7000"` or a table.
+    fn peers(&self) -> anyhow::Result<BTreeMap<Role, String>> {
+        let key = key::PEER;
+        let mut peers = BTreeMap::new();
+        let mut set = |path: &[&str], name: &str, source: &str| {
+            let Some(role) = Role::parse(name) else {
+                let meant = key::nearest(name, Role::ALL.into_iter().map(Role::name))
+                    .map_or(String::new(), |role| format!("; did you mean `{role}`?"));
+                return Err(self.refuse_at(path, &key, &format!("`{name}` is no role{meant}")));
+            };
+            peers.insert(role, source.to_owned());
+            Ok(())
+        };
+        match self.0.find_value(key.name).ok() {
+            None => {}
+            Some(Value::String(_, text)) => {
+                for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+                    let Some((name, source)) = part.split_once('=') else {
+                        return Err(
+                            self.refuse(&key, &format!("`{}` is not ROLE=SOURCE", part.escape_debug()))
+                        );
+                    };
+                    set(&[key.name], name.trim(), source.trim())?;
+                }
+            }
+            Some(Value::Dict(_, table)) => {
+                for (name, value) in &table {
+                    let Some(source) = value.as_str() else {
+                        return Err(self.refuse_at(&[key.name, name], &key, "not a text"));
+                    };
+                    set(&[key.name, name], name, source)?;
+                }
+            }
+            Some(_) => return Err(self.refuse(&key, "not valid")),
+        }
+        Ok(peers)
+    }
 }
 
-fn peers(raw: Peers) -> anyhow::Result<BTreeMap<Role, String>> {
-    let given: Vec<(String, String)> = match raw {
-        Peers::Table(table) => table.into_iter().collect(),
-        Peers::Text(text) => text
-            .split(';')
-            .filter(|part| !part.trim().is_empty())
-            .map(|part| {
-                let (role, source) =
-                    part.split_once('=').with_context(|| format!("peer `{part}` is not ROLE=ADDRESSES"))?;
-                Ok((role.trim().to_owned(), source.trim().to_owned()))
-            })
-            .collect::<anyhow::Result<_>>()?,
-    };
-    given
-        .into_iter()
-        .map(|(name, source)| {
-            let role = Role::parse(&name).with_context(|| format!("peer: `{name}` is not a role"))?;
-            Ok((role, source))
-        })
-        .collect()
+fn number(value: &Value) -> Option<usize> {
+    match value {
+        Value::String(_, text) => text.trim().parse().ok(),
+        // TOML's numbers are signed, the environment's are not.
+        value => match (value.to_i128(), value.to_u128()) {
+            (Some(n), _) => n.try_into().ok(),
+            (None, n) => n.and_then(|n| n.try_into().ok()),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -322,17 +379,96 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_refused_with_their_name() {
-        for (toml, part) in [
-            ("listne = 'x'", "listne"),
-            ("clones = 0", "not between"),
-            ("clones = 'gateway=2'", "gateway"),
-            ("listen = '0.0.0.0:7000'", "--insecure"),
-            ("trace_ratio = 2", "trace_ratio"),
-            ("[peer]\nsessions = 'a'", "sessions"),
+    fn bad_settings_are_refused_with_their_name_and_what_they_take() {
+        for (toml, parts) in [
+            ("listne = 'x'", ["listne = \"x\"", "did you mean `listen`?"]),
+            ("listen = 'foo'", ["listen = \"foo\"", "127.0.0.1:7000"]),
+            ("data = './d'", ["data = \"./d\"", "`data_dir`"]),
+            ("session = 5", ["session = 5", "[session]"]),
+            ("clones = 0", ["clones = 0", "not between 1 and 64"]),
+            ("clones = 'gateway=2'", ["gateway", "session=3,jobs=1"]),
+            ("[clones]\nsession = 'x'", ["clones.session = \"x\"", "not between"]),
+            ("listen = '0.0.0.0:7000'", ["listen = \"0.0.0.0:7000\"", "--insecure"]),
+            ("trace_ratio = 2", ["trace_ratio = 2", "from 0 to 1"]),
+            ("trace_ratio = 'x'", ["trace_ratio = \"x\"", "from 0 to 1"]),
+            ("drain = 10", ["drain = 10", "such as 10s"]),
+            ("ephemeral = 1", ["ephemeral = 1", "true or false"]),
+            ("otlp = 'foo'", ["otlp = \"foo\"", "http://127.0.0.1:4317"]),
+            ("otlp = 'https://a:1'", ["plaintext only", "http://HOST:PORT"]),
+            ("cassandra = ','", ["cassandra = \",\"", "HOST:PORT"]),
+            ("peer = 'cache'", ["`cache` is not ROLE=SOURCE", "dns:HOST:PORT"]),
+            ("[peer]\nsessions = 'a'", ["peer.sessions = \"a\"", "did you mean `session`?"]),
+            ("log_format = 'xml'", ["log_format = \"xml\"", "pretty or json"]),
         ] {
-            let error = check(toml, &CommonArgs::default()).expect_err(toml);
-            assert!(format!("{error:#}").contains(part), "{toml}: {error:#}");
+            let error = check(toml, &CommonArgs::default()).expect_err(toml).to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_named_as_it_was_written() {
+        for (flags, written) in [
+            (CommonArgs { listen: Some("foo".into()), ..CommonArgs::default() }, "--listen foo:"),
+            (CommonArgs { clones: Some("9a".into()), ..CommonArgs::default() }, "--clones 9a:"),
+            (CommonArgs { otlp: Some("u:p@foo".into()), ..CommonArgs::default() }, "--otlp …@foo:"),
+        ] {
+            let error = check("", &flags).expect_err(written).to_string();
+            assert!(error.starts_with(written), "{error}");
+        }
+        let flags = CommonArgs { clones: Some("2".into()), ..CommonArgs::default() };
+        let error = Settings::load_one(&flags, crate::cli::serve_defaults()).expect_err("one").to_string();
+        assert!(error.starts_with("--clones 2: this process runs one clone"), "{error}");
+    }
+
+    /// A section of a service.
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Section {
+        #[serde(with = "humantime_serde")]
+        idle_ttl: Duration,
+        attempts: u32,
+        redis: Option<String>,
+        keys: Keys,
+    }
+
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Keys {
+        check: Option<String>,
+    }
+
+    #[test]
+    fn a_bad_value_of_a_section_is_named_with_its_whole_key() {
+        for (toml, whole) in [
+            (
+                "idle_ttl = 5",
+                "configuration: session.idle_ttl = 5: it takes a duration, such as 10s or 500ms",
+            ),
+            (
+                "idle_ttl = 'x'",
+                "configuration: session.idle_ttl = \"x\": it takes a duration, such as 10s or 500ms",
+            ),
+            (
+                "attempts = -1",
+                "configuration: session.attempts = -1: it takes a whole number that is not negative",
+            ),
+            (
+                "idle_tlt = 5",
+                "configuration: session.idle_tlt = 5: there is no key `idle_tlt`, did you mean `idle_ttl`? The keys of \
+                 [session] are idle_ttl, attempts, redis, keys",
+            ),
+            (
+                "keys = { chekc = '1:SECRET' }",
+                "configuration: session.keys.chekc: there is no key `chekc`, did you mean `check`? The keys of \
+                 [session.keys] are check",
+            ),
+            ("keys = '1:SECRET'", "configuration: session.keys: it takes a section with keys of its own"),
+            ("keys = { check = 5 }", "configuration: session.keys.check: it takes a string"),
+            ("redis = ['redis://:SECRET@a']", "configuration: session.redis: it takes a string"),
+        ] {
+            let settings = check(&format!("[session]\n{toml}"), &CommonArgs::default()).expect("known keys");
+            let error = settings.section::<Section>("session").expect_err(toml).to_string();
+            assert_eq!(error, whole);
         }
     }
 }

@@ -5,7 +5,7 @@ mod report;
 mod serve;
 mod up;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,13 +44,21 @@ enum Command {
     Bench(shoal_bench::Bench),
 }
 
+/// What was asked for; each command's `--help` offers only what means something to it.
+fn parse() -> Cli {
+    let command = Cli::command()
+        .mut_subcommand("serve", shoal_kit::cli::of_one)
+        .mut_subcommand("up", |up| up.mut_arg("peer", |arg| arg.hide(true)));
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> std::process::ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report::failed(&anyhow::anyhow!(error)),
     };
     let code = runtime.block_on(async {
-        match Cli::parse().command {
+        match parse().command {
             Command::Up(args) => report::done(up::run(args).await),
             Command::Serve(args) => report::done(serve::run(args).await),
             Command::Health(args) => health::run(args).await,

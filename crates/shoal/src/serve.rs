@@ -22,7 +22,7 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let settings = Settings::load(&args.common, serve_defaults())?;
+    let settings = Settings::load_one(&args.common, serve_defaults())?;
     match args.role {
         Role::Gateway => shoal_gateway::run_process(settings).await,
         role => run_one(role, settings, |settings| clone_of(role, settings)).await,

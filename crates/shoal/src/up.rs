@@ -52,6 +52,12 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     // People read this terminal: the table says what a log line would.
     let defaults = Defaults { log: "warn", ..serve_defaults() };
     let mut settings = Settings::load(&args.common, defaults)?;
+    if let Some(peer) = settings.given("peer") {
+        anyhow::bail!(
+            "{peer}: `up` runs the clones of every role itself and knows where they are; \
+             `shoal serve gateway --peer …` is a gateway before clones that run elsewhere"
+        );
+    }
     let telemetry = telemetry::install(&settings.telemetry)?;
     let metrics = metric::install()?;
     let signal = shutdown::on_signal()?;

@@ -39,7 +39,7 @@ impl Engine {
                 let store = MemoryStore::new(config.memory_bytes_max, config.value_bytes_max());
                 Kind::Memory(Arc::new(store))
             }
-            Some(url) => redis(&url, config).await?,
+            Some(url) => redis(&url, config).await.with_context(|| settings.redis_given(Role::Cache))?,
         };
         Ok(Engine { kind })
     }

@@ -74,7 +74,8 @@ fn kinds(settings: &Settings, config: &Config, background: &Background) -> anyho
     let tables = match settings.peers.get(&Role::Data) {
         None => None,
         Some(source) => {
-            let channel = connect(source, Role::Data.name()).context("peer `data`")?;
+            let channel =
+                connect(source, Role::Data.name()).with_context(|| settings.peer_given(Role::Data))?;
             let tables = Tables::new(channel);
             let rows: TableLoader =
                 Box::new(move |table, timeout| Arc::new(tables.rows(table, timeout)) as Arc<dyn Loader>);

@@ -331,7 +331,17 @@ impl UpstreamConfig {
             ([], None, Some(name), None) => format!("srv:{name}"),
             ([], None, None, Some(path)) => format!("file:{}", path.display()),
             ([_, ..], None, None, None) => self.endpoints.join(","),
-            _ => bail!("needs one of endpoints, dns, srv or file"),
+            ([], None, None, None) => bail!("needs one of endpoints, dns, srv and file"),
+            (endpoints, dns, srv, file) => {
+                let given = [
+                    (!endpoints.is_empty(), "endpoints"),
+                    (dns.is_some(), "dns"),
+                    (srv.is_some(), "srv"),
+                    (file.is_some(), "file"),
+                ];
+                let given = given.iter().filter(|(given, _)| *given).map(|(_, name)| *name);
+                bail!("has {}; its clones are found in one way only", given.collect::<Vec<_>>().join(" and "))
+            }
         };
         Ok(Source::from_str(&text)?)
     }

@@ -149,7 +149,7 @@ fn entries(
         if *role == Role::Gateway {
             continue;
         }
-        let source = Source::from_str(source).with_context(|| format!("peer.{role}"))?;
+        let source = Source::from_str(source).with_context(|| settings.peer_given(*role))?;
         let upstream = Upstream::start(role.name(), Some(*role), source, config, cores);
         entries.push(catalog.of_role(*role, upstream));
     }

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
@@ -54,7 +55,8 @@ impl Engine {
     pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let config = config(settings)?;
         if let Some(url) = settings.redis_of(Role::Jobs) {
-            return Self::redis(url, &config).await;
+            let redis = Self::redis(url, &config).await;
+            return redis.with_context(|| settings.redis_given(Role::Jobs));
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Jobs.name()));
         // Opening replays a journal: not on a thread that serves.

@@ -37,7 +37,8 @@ impl Engine {
         config.validate()?;
         let keyring = keyfile::configured(&config)?;
         if let Some(url) = settings.redis_of(Role::Session) {
-            return Self::redis(&url, &config, keyring);
+            let redis = Self::redis(&url, &config, keyring);
+            return redis.with_context(|| settings.redis_given(Role::Session));
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Session.name()));
         // Opening replays a journal.

@@ -1,0 +1,138 @@
+//! Where a value of the configuration was given and what it was, for messages; never a secret.
+
+use figment::error::Kind;
+use figment::value::Value;
+use figment::{Error, Figment, Source};
+
+use super::key::{DATA_DIR, flag, unknown};
+
+/// Values under these keys are shown to nobody.
+const SECRETS: [&str; 5] = ["redis", "keys", "pepper", "password", "key_sha256"];
+
+/// The most of a value that is shown.
+const SHOWN_MAX: usize = 80;
+
+/// Who gave a value.
+#[derive(PartialEq, Eq)]
+enum Giver {
+    Flag,
+    Variable,
+    File(String),
+}
+
+/// A value as whoever gave it wrote it: `--listen foo`, `SHOAL_LISTEN=foo`, `shoal.toml: listen = "foo"`. Of a secret the
+/// name only.
+pub(super) fn given(figment: &Figment, path: &[&str]) -> String {
+    let value = figment.find_value(&path.join(".")).ok();
+    let shown = value.as_ref().and_then(|value| shown(path, value));
+    match giver(figment, value.as_ref()) {
+        Giver::Flag => {
+            [Some(flag(&path.join("."))), shown].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        }
+        Giver::Variable => {
+            let name = match path {
+                [key] if *key == DATA_DIR.name => "SHOAL_DATA".to_owned(),
+                path => format!("SHOAL_{}", path.join("__").to_ascii_uppercase()),
+            };
+            shown.map_or_else(|| name.clone(), |shown| format!("{name}={shown}"))
+        }
+        Giver::File(file) => {
+            let value = match (&value, shown) {
+                (Some(Value::String(..)), Some(shown)) => format!(" = \"{shown}\""),
+                (_, Some(shown)) => format!(" = {shown}"),
+                (_, None) => String::new(),
+            };
+            format!("{file}: {}{value}", path.join("."))
+        }
+    }
+}
+
+/// What is wrong in a section, in its own words and in ours.
+pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::Error {
+    // figment puts the section's own path behind that of the value.
+    let within = error.path.len().saturating_sub(section.split('.').count());
+    let inner = error.path[..within].iter().map(String::as_str);
+    let path: Vec<&str> = section.split('.').chain(inner).collect();
+    let problem = match &error.kind {
+        Kind::UnknownField(name, known) => {
+            let of: Vec<&str> = path.iter().copied().filter(|part| part != name).collect();
+            unknown(name, known, &format!("[{}]", of.join(".")))
+        }
+        Kind::Message(_) if is_secret(&path) => "it is not valid".to_owned(),
+        Kind::Message(message) => message.clone(),
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
+            let value = figment.find_value(&path.join(".")).ok();
+            let quoted = match giver(figment, value.as_ref()) {
+                // Of a variable the type is guessed: what is only digits is a number.
+                Giver::Variable if expected.contains("string") => {
+                    "; put a value that looks like a number or a list into double quotes, within the variable"
+                }
+                _ => "",
+            };
+            format!("it takes {}{quoted}", takes(expected))
+        }
+        Kind::UnknownVariant(_, known) => format!("it takes one of {}", known.join(", ")),
+        Kind::MissingField(name) => format!("`{name}` is missing"),
+        _ if is_secret(&path) => "it is not valid".to_owned(),
+        kind => kind.to_string(),
+    };
+    anyhow::anyhow!("{}: {problem}", given(figment, &path))
+}
+
+/// What serde expected, in words of people who have no code before them.
+fn takes(expected: &str) -> String {
+    match expected {
+        "a duration" => "a duration, such as 10s or 500ms".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "f64" => "a number".to_owned(),
+        "a sequence" => "a list, such as [\"a\", \"b\"]".to_owned(),
+        "a map" => "a section with keys of its own".to_owned(),
+        _ if expected.starts_with("struct ") => "a section with keys of its own".to_owned(),
+        _ if expected == "usize" || expected.strip_prefix('u').is_some_and(is_digits) => {
+            "a whole number that is not negative".to_owned()
+        }
+        other => other.to_owned(),
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn giver(figment: &Figment, value: Option<&Value>) -> Giver {
+    let Some(metadata) = value.and_then(|value| figment.get_metadata(value.tag())) else {
+        return Giver::File("configuration".to_owned());
+    };
+    match &metadata.source {
+        Some(Source::File(path)) => Giver::File(path.display().to_string()),
+        _ if metadata.name.contains("environment") => Giver::Variable,
+        _ if metadata.name.starts_with("TOML") => Giver::File("configuration".to_owned()),
+        _ => Giver::Flag,
+    }
+}
+
+fn is_secret(path: &[&str]) -> bool {
+    path.iter().any(|part| SECRETS.contains(part))
+}
+
+/// A single value that may be seen.
+fn shown(path: &[&str], value: &Value) -> Option<String> {
+    if is_secret(path) {
+        return None;
+    }
+    match value {
+        Value::String(_, text) => {
+            // What stands before an `@` may be somebody's name and password.
+            let text = text.rsplit_once('@').map_or_else(|| text.clone(), |(_, rest)| format!("…@{rest}"));
+            let shown: String = text.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect();
+            Some(if text.chars().nth(SHOWN_MAX).is_some() { format!("{shown}…") } else { shown })
+        }
+        Value::Bool(_, bool) => Some(bool.to_string()),
+        Value::Num(_, num) => {
+            let whole = num.to_i128().map(|num| num.to_string()).or(num.to_u128().map(|num| num.to_string()));
+            whole.or(num.to_f64().map(|num| num.to_string()))
+        }
+        Value::Char(_, char) => Some(char.to_string()),
+        Value::Empty(..) | Value::Dict(..) | Value::Array(..) => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! The keys at the top of a configuration: their names as flags, variables and in the file, what each takes, and which one
+//! was meant by a name that is none.
+
+use anyhow::bail;
+use figment::value::Value;
+use figment::{Figment, Provider as _};
+
+use super::given::given;
+use crate::role::Role;
+
+/// A key that is not a role's section.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// What a value of it looks like.
+    pub(super) takes: &'static str,
+}
+
+pub(super) const LISTEN: Key = Key { name: "listen", takes: "IP:PORT, such as 127.0.0.1:7000" };
+pub(super) const ADMIN: Key = Key { name: "admin", takes: "IP:PORT, such as 127.0.0.1:7001" };
+pub(super) const INSECURE: Key = Key { name: "insecure", takes: "true or false" };
+pub(super) const CLONES: Key = Key {
+    name: "clones",
+    takes: "a number from 1 to 64, or ROLE=N,ROLE=N of session, cache, data and jobs, such as session=3,jobs=1",
+};
+pub(super) const DATA_DIR: Key = Key { name: "data_dir", takes: "a folder, such as ./.shoal" };
+pub(super) const EPHEMERAL: Key = Key { name: "ephemeral", takes: "true or false" };
+pub(super) const REDIS: Key =
+    Key { name: "redis", takes: "redis://HOST:PORT, several separated by commas for a Cluster" };
+pub(super) const CASSANDRA: Key =
+    Key { name: "cassandra", takes: "HOST:PORT, several separated by commas, such as 127.0.0.1:9042" };
+pub(super) const OTLP: Key =
+    Key { name: "otlp", takes: "http://HOST:PORT of an OTLP gRPC endpoint, such as http://127.0.0.1:4317" };
+pub(super) const TRACE_RATIO: Key = Key { name: "trace_ratio", takes: "a share from 0 to 1, such as 0.1" };
+pub(super) const LOG_FORMAT: Key = Key { name: "log_format", takes: "pretty or json" };
+pub(super) const LOG: Key = Key { name: "log", takes: "a filter, such as info,shoal_gateway=debug" };
+pub(super) const DRAIN: Key = Key { name: "drain", takes: "a duration, such as 10s or 500ms" };
+pub(super) const PEER: Key = Key {
+    name: "peer",
+    takes: "ROLE=SOURCE, several separated by `;`, where SOURCE is IP:PORT,IP:PORT or dns:HOST:PORT or srv:NAME or \
+            file:PATH, such as session=127.0.0.1:7101,127.0.0.1:7102;cache=dns:cache:7000",
+};
+
+pub(super) const KEYS: [Key; 14] = [
+    LISTEN,
+    ADMIN,
+    INSECURE,
+    CLONES,
+    DATA_DIR,
+    EPHEMERAL,
+    REDIS,
+    CASSANDRA,
+    OTLP,
+    TRACE_RATIO,
+    LOG_FORMAT,
+    LOG,
+    DRAIN,
+    PEER,
+];
+
+/// The key's flag: `--log-format`.
+pub(super) fn flag(key: &str) -> String {
+    if key == DATA_DIR.name { "--data".to_owned() } else { format!("--{}", key.replace('_', "-")) }
+}
+
+/// Refuses what is neither a key nor the section of a role, and a section that is no table.
+pub(super) fn refuse_unknown(figment: &Figment) -> anyhow::Result<()> {
+    let data = figment.data()?;
+    for (key, value) in data.get(&figment::Profile::Default).into_iter().flatten() {
+        let known = || KEYS.iter().map(|key| key.name);
+        if Role::parse(key).is_some() {
+            if !matches!(value, Value::Dict(..)) {
+                let instead =
+                    nearest(key, known()).map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+                bail!(
+                    "{}: `{key}` is a section, [{key}], with keys of its own{instead}",
+                    given(figment, &[key])
+                );
+            }
+        } else if !known().any(|name| name == key) {
+            let names: Vec<&str> = known().chain(Role::ALL.map(Role::name)).collect();
+            bail!("{}: {}", given(figment, &[key]), unknown(key, &names, "a configuration"));
+        }
+    }
+    Ok(())
+}
+
+/// Says that `key` is none, which one it is nearest to, and which ones `whole` has.
+pub(super) fn unknown(key: &str, known: &[&str], whole: &str) -> String {
+    let meant = nearest(key, known.iter().copied())
+        .map_or(String::new(), |meant| format!(", did you mean `{meant}`"));
+    format!("there is no key `{key}`{meant}? The keys of {whole} are {}", known.join(", "))
+}
+
+/// The known name that a mistaken one is most like, if it is like one.
+pub(super) fn nearest<'k>(mistaken: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let mistaken = mistaken.to_ascii_lowercase().replace('-', "_");
+    let distance = |known: &str| {
+        // `data` for `data_dir`: a part of the name is nearer than the letters that are missing tell.
+        let part = mistaken.len() > 2 && (known.starts_with(&mistaken) || mistaken.starts_with(known));
+        if part && known != mistaken { 1 } else { strsim::damerau_levenshtein(&mistaken, known) }
+    };
+    let (distance, name) = known.map(|name| (distance(name), name)).min()?;
+    (distance * 2 <= mistaken.len().max(name.len())).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistaken_name_finds_the_one_that_was_meant() {
+        for (mistaken, meant) in [
+            ("listne", Some("listen")),
+            ("data", Some("data_dir")),
+            ("log-format", Some("log_format")),
+            ("peers", Some("peer")),
+            ("Redis", Some("redis")),
+            ("zzz", None),
+        ] {
+            assert_eq!(nearest(mistaken, KEYS.iter().map(|key| key.name)), meant, "{mistaken}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_spelled_as_in_the_help() {
+        use clap::Args as _;
+        let command = crate::cli::CommonArgs::augment_args(clap::Command::new("x"));
+        for key in KEYS {
+            let flag = flag(key.name);
+            let known = command.get_arguments().any(|arg| arg.get_long() == flag.strip_prefix("--"));
+            assert!(known || key.name == TRACE_RATIO.name, "{flag}");
+        }
+    }
+}
