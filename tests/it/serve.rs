@@ -115,21 +115,29 @@ async fn flags_beat_the_environment_which_beats_the_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_says_it_with_its_exit_code() {
     let clone = Clone::start("session", &["--ephemeral"]).await;
-    let code = async |arguments: &[&str]| {
-        let status = Command::new(shoal_binary())
-            .args(["health", "--addr"])
-            .args(arguments)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .status()
-            .await
-            .expect("it runs");
-        status.code()
+    let ask = async |arguments: &[&str]| {
+        let output = Command::new(shoal_binary()).args(["health", "--addr"]).args(arguments).output();
+        let output = output.await.expect("it runs");
+        (output.status.code().expect("an exit code"), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    assert_eq!(code(&[&clone.address]).await, Some(0));
-    assert_eq!(code(&[&clone.address, "--service", "shoal.session.v1.SessionService"]).await, Some(0));
-    assert_ne!(code(&[&clone.address, "--service", "shoal.nothing.v1.Nothing"]).await, Some(0));
-    assert_eq!(code(&[&format!("127.0.0.1:{}", free_port())]).await, Some(2));
+    assert_eq!(ask(&[&clone.address]).await.0, 0);
+    assert_eq!(ask(&[&format!("http://{}", clone.address)]).await.0, 0);
+    assert_eq!(ask(&[&clone.address, "--service", "shoal.session.v1.SessionService"]).await.0, 0);
+
+    // Whatever else it is, it says what was tried and what to look at.
+    let output = clone.process.output();
+    let (_, admin) = output.split_once("admin=").expect("it says its admin port");
+    let admin = admin.split_whitespace().next().expect("an address");
+    let nobody = format!("127.0.0.1:{}", free_port());
+    for (arguments, said) in [
+        (&[clone.address.as_str(), "--service", "shoal.nothing.v1.Nothing"][..], "SessionService"),
+        (&[&nobody], "does it listen there"),
+        (&[&format!("https://{}", clone.address)], "without a scheme"),
+        (&[admin], "is an admin port"),
+    ] {
+        let (code, text) = ask(arguments).await;
+        assert!(code == 2 && text.contains(said) && !text.contains("transport"), "{arguments:?}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoal_proto::session::v1 as session;
 use tokio::process::Command;
 
+use crate::harness::clone::Clone;
 use crate::harness::process::{Process, shoal_binary};
 use crate::harness::up::Up;
 
@@ -53,4 +54,7 @@ async fn it_prints_a_line_for_every_clone_and_what_became_of_the_calls() {
 async fn a_gateway_that_is_not_there_is_named() {
     let (ended, text) = top(&["--once", "--addr", "127.0.0.1:1"]).await;
     assert!(!ended && text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
+    let clone = Clone::start("session", &["--ephemeral"]).await;
+    let (ended, text) = top(&["--once", "--addr", &clone.address]).await;
+    assert!(!ended && text.contains("which only a gateway has"), "{text}");
 }

@@ -232,7 +232,7 @@ impl Read<'_> {
             Ok(Value::String(_, text)) => {
                 text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
             }
-            Ok(_) => self.get(Key { ..key })?.unwrap_or_default(),
+            Ok(_) => self.get(key)?.unwrap_or_default(),
         };
         if list.is_empty() { Err(self.refuse(&key, "nothing is named")) } else { Ok(list) }
     }

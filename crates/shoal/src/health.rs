@@ -4,10 +4,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use tonic::transport::Endpoint;
+use futures::StreamExt as _;
+use shoal_top::dial;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::report;
 
@@ -49,23 +56,46 @@ pub(crate) async fn run(args: HealthArgs) -> ExitCode {
             ExitCode::from(2)
         }
         Err(_) => {
-            report::failed(&anyhow::anyhow!("{} did not answer within {WITHIN:?}", args.addr));
+            report::failed(&anyhow::anyhow!(
+                "{} did not answer within {WITHIN:?}: something listens there and is stuck, or is no gRPC server, or a \
+                 firewall is in between",
+                args.addr
+            ));
             ExitCode::from(2)
         }
     }
 }
 
 async fn check(args: &HealthArgs) -> anyhow::Result<ServingStatus> {
-    let channel = Endpoint::from_shared(format!("http://{}", args.addr))?
-        .connect()
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot connect to {}: {error}", args.addr))?;
+    let channel = dial::connect(&args.addr, WITHIN).await?;
     let request = HealthCheckRequest { service: args.service.clone() };
-    match HealthClient::new(channel).check(request).await {
+    match HealthClient::new(channel.clone()).check(request).await {
         Ok(response) => Ok(response.into_inner().status()),
-        Err(status) if status.code() == tonic::Code::NotFound => {
-            anyhow::bail!("{} does not know a service `{}`", args.addr, args.service)
+        Err(status) if status.code() == Code::NotFound => {
+            let known = services(channel).await.map_or_else(
+                |_| "; it does not say which it has".to_owned(),
+                |known| format!("; it has: {}", known.join(", ")),
+            );
+            anyhow::bail!("{} does not know a service `{}`{known}", args.addr, args.service)
         }
-        Err(status) => anyhow::bail!("{}: {}", args.addr, status.message()),
+        Err(status) => Err(dial::explain(&args.addr, "grpc.health.v1.Health", &status).await),
+    }
+}
+
+/// The services a server has, if its reflection says them.
+async fn services(channel: Channel) -> Result<Vec<String>, Status> {
+    let question = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    // Held open until the answer is here.
+    let questions = futures::stream::once(std::future::ready(question)).chain(futures::stream::pending());
+    let mut answers =
+        ServerReflectionClient::new(channel).server_reflection_info(questions).await?.into_inner();
+    match answers.message().await?.and_then(|answer| answer.message_response) {
+        Some(MessageResponse::ListServicesResponse(list)) => {
+            Ok(list.service.into_iter().map(|service| service.name).collect())
+        }
+        _ => Err(Status::unimplemented("no list")),
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::row::Column;
 
 const EXAMPLES: &str = "Keys: q quits, s sorts by the next column, r reverses, / filters (Enter keeps, Esc clears), up and \
-down scroll. Where the output is no terminal, and with --once, it prints one table and ends.
+down scroll. An address where no gateway answers three times is given up; one that answered is waited for. Where the output is no terminal, and with --once, it prints one table and ends.
 
 SUCCESS and RPS are of the last interval; P50, P95 and P99 (to the first byte of an answer) of the last 15 to 30 seconds.
 

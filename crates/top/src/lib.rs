@@ -1,7 +1,9 @@
 //! `shoal top`: what a gateway sees of every clone behind it, live in the terminal or once as text. Asks
-//! `shoal.gateway.v1.GatewayService` and shows the answer; knows nothing else of the mesh.
+//! `shoal.gateway.v1.GatewayService` and shows the answer; knows nothing else of the mesh. `dial` connects the other commands
+//! that ask a server too.
 
 mod args;
+pub mod dial;
 mod keys;
 mod once;
 mod row;
@@ -16,7 +18,7 @@ pub use args::TopArgs;
 /// Shows it: live when somebody looks on, else once.
 ///
 /// # Errors
-/// When the gateway cannot be asked (once), or the terminal cannot be drawn on.
+/// When the gateway cannot be asked at the start, or the terminal cannot be drawn on.
 pub async fn run(args: TopArgs) -> anyhow::Result<()> {
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     if args.once || !terminal {

@@ -12,9 +12,9 @@ use crate::watch;
 /// Looks twice, so that there is a rate, and prints what it saw.
 pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
     let mut client = watch::connect(&args.addr).await?;
-    let (before, begun) = (watch::list(&mut client).await?, Instant::now());
+    let (before, begun) = (watch::list(&args.addr, &mut client).await?, Instant::now());
     sleep(args.interval).await;
-    let now = watch::list(&mut client).await?;
+    let now = watch::list(&args.addr, &mut client).await?;
     let text = text(args, &now, Some((&before, begun.elapsed())));
     // A closed pipe is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -24,13 +24,13 @@ pub(crate) async fn run(args: &TopArgs, terminal: &mut DefaultTerminal) -> anyho
 async fn draw(args: &TopArgs, terminal: &mut DefaultTerminal, keys: &mut Keys) -> anyhow::Result<()> {
     let mut view = View::new(&args.addr, args.sort, &args.filter);
     let (to, mut updates) = mpsc::channel(UPDATES_MAX);
-    let mut follow = pin!(watch::follow(&args.addr, args.interval, to));
+    let mut follow = pin!(watch::follow(&args.addr, args.interval, watch::AGAIN_AFTER, to));
     let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         terminal.draw(|frame| view.draw(frame))?;
         tokio::select! {
-            () = &mut follow => anyhow::bail!("nothing is followed any more"),
+            ended = &mut follow => return ended,
             Some(update) = updates.recv() => view.update(update, Instant::now()),
             _ = ticks.tick() => view.quiet(Instant::now(), args.interval),
             key = keys.keys.recv() => match key {

@@ -9,6 +9,7 @@ use super::given::given;
 use crate::role::Role;
 
 /// A key that is not a role's section.
+#[derive(Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
     /// What a value of it looks like.
