@@ -8,8 +8,11 @@ use shoal_proto::session::v1 as session;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tonic_types::StatusExt as _;
 
-use crate::harness::process::{Process, shoal_binary};
+use crate::harness::engines::need;
+use crate::harness::process::{Process, free_port, shoal_binary};
+use crate::harness::redis_server::RedisServer;
 use crate::harness::up::Up;
 
 async fn http_get(address: &str, path: &str) -> String {
@@ -111,4 +114,55 @@ async fn what_keeps_it_from_starting_is_said() {
         .await;
         assert!(output.contains(part), "{arguments:?}: {output}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_watch_with_when_to_come_back_and_does_not_wait_for_it() {
+    // Longer than the patience of this test: a drain that waits for the watchers fails it.
+    let mut up = Up::start(&["--ephemeral", "--drain", "5m"]).await;
+    let mut sessions = shoal_client::session(up.channel());
+    let watch = sessions
+        .watch_sessions(session::WatchSessionsRequest { user_id: "ada".into(), ..Default::default() });
+    let mut watched = watch.await.expect("a watch").into_inner();
+    let mut queue = shoal_client::jobs(up.channel());
+    let enqueue = jobs::EnqueueRequest { queue: "q".into(), kind: "k".into(), ..Default::default() };
+    let id = queue.enqueue(enqueue).await.expect("a job").into_inner().job.expect("a job").id;
+    let watch = queue.watch_job(jobs::WatchJobRequest { id, ..Default::default() });
+    let mut job = watch.await.expect("a watch").into_inner();
+    job.message().await.expect("its state").expect("its state");
+
+    up.process.signal("INT");
+    let ends = async { [watched.message().await.map(|_| ()), job.message().await.map(|_| ())] };
+    for end in tokio::time::timeout(Duration::from_secs(60), ends).await.expect("both end") {
+        let status = end.expect_err("the watch ends with an error");
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().expect("ErrorInfo").reason, "DRAINING");
+        assert!(details.retry_info().is_some_and(|info| info.retry_delay.is_some()), "{status:?}");
+    }
+    drop((watched, job));
+    assert!(up.process.ended(Duration::from_secs(60)).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ready_line_says_which_engine_is_away_and_a_line_when_it_is_there() {
+    let server = need!("SHOAL_TEST_REDIS_SERVER");
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let url = format!("redis://{address}");
+    let mut up = Up::start(&["--ephemeral", "--redis", &url]).await;
+    let output = up.process.output();
+    let ready = output.lines().find(|line| line.starts_with("ready in")).expect("a ready line");
+    assert!(
+        ready.contains(&format!("not reachable yet: redis {address} for session, cache, jobs (")),
+        "{ready}"
+    );
+    assert!(!output.contains("reachable: redis"), "{output}");
+
+    let _redis = RedisServer::start_at(&server, port).await;
+    up.process
+        .printed(&format!("\nreachable: redis {address} for session, cache, jobs"), Duration::from_secs(40))
+        .await;
+    let create = session::CreateSessionRequest { user_id: "ada".into(), ..Default::default() };
+    shoal_client::session(up.channel()).create_session(create).await.expect("a session");
 }

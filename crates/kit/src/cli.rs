@@ -64,7 +64,7 @@ pub struct CommonArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// Log filter, e.g. info,shoal_gateway=debug  [default: info; warn in `up`]
+    /// Log filter, e.g. info,shoal_gateway=debug  [default: info; warn,scylla=off in `up`]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,

@@ -92,6 +92,12 @@ impl Service {
         self
     }
 
+    /// Cancelled when the clone begins to drain; who cancels it ends its endless streams ahead of that.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.background.draining.clone()
+    }
+
     /// The check `/readyz` asks.
     #[must_use]
     pub fn ready_check(&self) -> ReadyCheck {

@@ -1,5 +1,6 @@
 //! The `shoal` binary: one command for the whole mesh, one for a single clone, one for health checks.
 
+mod engines;
 mod health;
 mod report;
 mod serve;

@@ -19,10 +19,13 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::engines::Engines;
 use crate::report;
 
 /// Clones that have not answered by then are said to be missing.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// So long is an engine waited for before people are told that it is not there.
+const ENGINES_WITHIN: Duration = Duration::from_secs(2);
 /// The services behind the gateway, in the order they start.
 const SERVICES: [Role; 4] = [Role::Session, Role::Data, Role::Cache, Role::Jobs];
 
@@ -50,7 +53,8 @@ struct Bound {
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
     // People read this terminal: the table says what a log line would.
-    let defaults = Defaults { log: "warn", ..serve_defaults() };
+    // A driver that cannot connect fills it with its attempts, of which our own line says what matters.
+    let defaults = Defaults { log: "warn,scylla=off", ..serve_defaults() };
     let mut settings = Settings::load(&args.common, defaults)?;
     if let Some(peer) = settings.given("peer") {
         anyhow::bail!(
@@ -74,9 +78,11 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let mut clones = JoinSet::new();
     let stop_clones = CancellationToken::new();
     let expected: Vec<(String, SocketAddr)> = bound.iter().map(|b| (b.name.clone(), b.address)).collect();
-    let built = build(&settings, bound, &mut rows).await?;
+    let (mut engines, mut watches) = (Engines::default(), Vec::new());
+    let built = build(&settings, bound, &mut rows, &mut engines).await?;
     for (clone, service) in built {
         checks.push((clone.name, service.ready_check()));
+        watches.push(service.draining());
         clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
     }
     let admin = tokio::spawn(admin::serve(
@@ -98,6 +104,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
                 answers(*address).await.with_context(|| format!("{name} at {address}"))?;
             }
             mesh.ready().await;
+            // A mesh without an engine is ready all the same: it says so to whoever calls.
+            let _ = tokio::time::timeout(ENGINES_WITHIN, engines.reachable()).await;
             anyhow::Ok(())
         }) => {
             ready.with_context(|| format!("not every clone answered within {READY_WITHIN:?}"))??;
@@ -105,10 +113,11 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         }
     };
     if !interrupted {
-        announce(&rows, address, admin_address, begun.elapsed());
+        announce(&rows, address, admin_address, begun.elapsed(), engines.away());
         // A clone or the gateway that ends by itself has failed.
         tokio::select! {
             () = signal.cancelled() => {}
+            never = engines.follow() => match never {},
             ended = &mut gateway => return ended.context("the gateway panicked")?.context("the gateway stopped"),
             Some(ended) = clones.join_next() => {
                 ended.context("a clone panicked")?.context("a clone stopped")?;
@@ -117,6 +126,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         }
     }
     report::line(format_args!("draining: calls in flight have {:?}", settings.drain.grace));
+    // They have no end of their own, and no other clone to go on at: a watcher is told, instead of being cut off later.
+    watches.iter().for_each(CancellationToken::cancel);
     drain(gateway, &stop_gateway, clones, &stop_clones, settings.drain).await?;
     admin.abort();
     telemetry.flush().await;
@@ -145,6 +156,7 @@ async fn build(
     settings: &Settings,
     bound: Vec<Bound>,
     rows: &mut Vec<[String; 4]>,
+    engines: &mut Engines,
 ) -> anyhow::Result<Vec<(Bound, Service)>> {
     let mut built = Vec::new();
     let mut bound = bound.into_iter().peekable();
@@ -157,6 +169,7 @@ async fn build(
                 let engine = engine.for_clone(settings).await?;
                 let service = $service::service(settings, engine, clone.name.clone()).await?;
                 addresses.push(clone.address.to_string());
+                engines.add(&description, $role, service.ready_check());
                 built.push((clone, service));
             }
             rows.push([$role.to_string(), addresses.len().to_string(), addresses.join(" "), description]);
@@ -177,10 +190,17 @@ async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn announce(rows: &[[String; 4]], gateway: SocketAddr, admin: SocketAddr, took: Duration) {
+fn announce(
+    rows: &[[String; 4]],
+    gateway: SocketAddr,
+    admin: SocketAddr,
+    took: Duration,
+    away: Option<String>,
+) {
     report::line(report::table(["SERVICE", "CLONES", "ADDRESS", "ENGINE"], rows));
     report::line(format_args!("  admin     http://{admin}/metrics /livez /readyz\n"));
-    report::line(format_args!("ready in {} ms. Try:\n", took.as_millis()));
+    let away = away.map_or(String::new(), |away| format!("; {away}"));
+    report::line(format_args!("ready in {} ms{away}. Try:\n", took.as_millis()));
     report::line(format_args!("  grpcurl -plaintext {gateway} list"));
     report::line(format_args!(
         "  grpcurl -plaintext -d '{{\"user_id\":\"ada\"}}' {gateway} shoal.session.v1.SessionService/CreateSession"

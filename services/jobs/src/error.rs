@@ -115,6 +115,9 @@ pub(crate) enum Error {
     Internal(String),
 }
 
+/// When to come back for what ended with a clone that drains: another one, if there is one, is there already.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
+
 impl Error {
     /// A field that is not acceptable.
     pub(crate) fn invalid(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
@@ -178,7 +181,9 @@ impl From<Error> for Fault {
             )
             .meta("engine", engine)
             .retry_after(Duration::from_millis(500)),
-            Error::Draining => Fault::new(Code::Unavailable, "DRAINING", message),
+            Error::Draining => {
+                Fault::new(Code::Unavailable, "DRAINING", message).retry_after(DRAINING_RETRY_AFTER)
+            }
             Error::Internal(detail) => Fault::internal(detail),
         }
     }

@@ -57,6 +57,9 @@ pub(crate) enum Error {
 /// The longest a caller should wait before it tries again what failed for a full user or clone.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// When to come back for what ended with a clone that drains: another one, if there is one, is there already.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
+
 impl Error {
     pub(crate) fn invalid(field: &'static str, reason: &'static str, problem: impl Into<String>) -> Self {
         Error::Invalid { field, reason, problem: problem.into() }
@@ -138,7 +141,8 @@ impl From<Error> for Fault {
                 Code::Unavailable,
                 "DRAINING",
                 "this clone is shutting down; call again with the last resume_token, any clone goes on",
-            ),
+            )
+            .retry_after(DRAINING_RETRY_AFTER),
             Error::Unavailable { engine, detail } => {
                 tracing::debug!(engine, detail, "engine not reachable");
                 Fault::engine_unavailable(engine, "nothing was done")

@@ -18,7 +18,11 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts `binary` on a free port, without persistence.
     pub(crate) async fn start(binary: &str) -> Self {
-        let port = free_port();
+        Self::start_at(binary, free_port()).await
+    }
+
+    /// The same on a given port, for one that comes later.
+    pub(crate) async fn start_at(binary: &str, port: u16) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary);
         command

@@ -1,0 +1,103 @@
+//! Which engines behind `shoal up` can be reached, for its terminal. Asks the clones' own checks, the ones `/readyz` asks;
+//! nothing waits for an engine but the word that it is there.
+
+use std::time::Duration;
+
+use shoal_kit::role::Role;
+use shoal_kit::service::ReadyCheck;
+
+use crate::report;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Of why an engine is away, as much as a line has room for; the log has it whole.
+const WHY_CHARS_MAX: usize = 120;
+
+/// The engines of a mesh.
+#[derive(Default)]
+pub(crate) struct Engines(Vec<Engine>);
+
+/// One, and who stands on it.
+struct Engine {
+    /// `redis 127.0.0.1:6379`
+    name: String,
+    clones: Vec<(Role, ReadyCheck)>,
+    /// Whether people were told that it is away.
+    told_away: bool,
+}
+
+impl Engines {
+    /// Says that a clone stands on the engine of this name.
+    pub(crate) fn add(&mut self, name: &str, role: Role, check: ReadyCheck) {
+        match self.0.iter_mut().find(|engine| engine.name == name) {
+            Some(engine) => engine.clones.push((role, check)),
+            None => {
+                self.0.push(Engine { name: name.to_owned(), clones: vec![(role, check)], told_away: false });
+            }
+        }
+    }
+
+    /// Resolves when every engine can be reached.
+    pub(crate) async fn reachable(&self) {
+        while self.0.iter().any(|engine| engine.away().is_some()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// A sentence on those that cannot be reached; none, if all can.
+    pub(crate) fn away(&mut self) -> Option<String> {
+        let mut away = Vec::new();
+        for engine in &mut self.0 {
+            let why = engine.away();
+            engine.told_away = why.is_some();
+            if let Some(why) = why {
+                away.push(format!("{} for {} ({why})", engine.name, engine.roles()));
+            }
+        }
+        (!away.is_empty())
+            .then(|| format!("not reachable yet: {}; until then calls answer UNAVAILABLE", away.join(", ")))
+    }
+
+    /// Says when an engine can be reached again, or no longer. Never ends.
+    pub(crate) async fn follow(&mut self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            for line in self.changes() {
+                report::line(line);
+            }
+        }
+    }
+
+    /// What is to be said of those that are other than people were told.
+    fn changes(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for engine in &mut self.0 {
+            let why = engine.away();
+            if why.is_some() == engine.told_away {
+                continue;
+            }
+            engine.told_away = why.is_some();
+            let roles = engine.roles();
+            lines.push(match why {
+                None => format!("reachable: {} for {roles}", engine.name),
+                Some(why) => format!("no longer reachable: {} for {roles} ({why})", engine.name),
+            });
+        }
+        lines
+    }
+}
+
+impl Engine {
+    /// Why a clone cannot reach it, if one cannot.
+    fn away(&self) -> Option<String> {
+        let why = self.clones.iter().find_map(|(_, check)| check().err())?;
+        let cut = why.char_indices().nth(WHY_CHARS_MAX).map(|(at, _)| at);
+        Some(cut.map_or_else(|| why.clone(), |at| format!("{}…", &why[..at])))
+    }
+
+    fn roles(&self) -> String {
+        let mut names: Vec<&str> = self.clones.iter().map(|(role, _)| role.name()).collect();
+        names.dedup();
+        names.join(", ")
+    }
+}
