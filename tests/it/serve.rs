@@ -149,3 +149,53 @@ async fn log_lines_can_be_json() {
     assert_eq!(line["level"], "INFO");
     assert_eq!(line["message"], "serving");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_warns_of_what_cannot_be_meant_at_the_start_and_after_a_reload() {
+    const SOON: Duration = Duration::from_secs(20);
+    let routes = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    std::fs::write(routes.path(), "").expect("written");
+    let mut command = Command::new(shoal_binary());
+    command
+        .args(["serve", "gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .env("SHOAL_GATEWAY__ROUTES", routes.path());
+    let mut process = Process::spawn(command);
+    process.printed("nothing stands behind this gateway: say where clones are, with --peer", SOON).await;
+    drop(process);
+
+    let route = |method: &str| {
+        format!("[[route]]\nmethod = 'shoal.session.v1.SessionService/{method}'\nhedge = {{}}\n")
+    };
+    std::fs::write(routes.path(), route("CreateSession")).expect("written");
+    let mut command = Command::new(shoal_binary());
+    command
+        .args(["serve", "gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--peer", "session=127.0.0.1:1"])
+        .env("SHOAL_GATEWAY__ROUTES", routes.path());
+    let mut process = Process::spawn(command);
+    process.printed("gateway.routes, line 1: hedge: no call is hedged", SOON).await;
+    // The file is read once more when it begins to be followed: what was told is not told again.
+    process.printed("routes read", SOON).await;
+    std::fs::write(routes.path(), format!("# one more line\n{}", route("NoSuchMethod"))).expect("written");
+    process.printed("gateway.routes, line 2: no call comes here", SOON).await;
+    let output = process.output();
+    assert!(!output.contains("nothing stands behind"), "{output}");
+    assert_eq!(output.matches("no call is hedged").count(), 1, "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_clones_that_is_missing_says_whether_there_was_one_before() {
+    const SOON: Duration = Duration::from_secs(20);
+    let dir = tempfile::tempdir().expect("a folder");
+    let list = dir.path().join("session.targets");
+    let mut command = Command::new(shoal_binary());
+    command
+        .args(["serve", "gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--peer", &format!("session=file:{}", list.display())]);
+    let mut process = Process::spawn(command);
+    process.printed("there is no list yet, so no clone is known", SOON).await;
+    std::fs::write(&list, "127.0.0.1:1\n").expect("written");
+    process.printed("targets read", SOON).await;
+    std::fs::remove_file(&list).expect("removed");
+    process.printed("the list before it stays", SOON).await;
+}

@@ -50,6 +50,8 @@ pub(crate) struct Catalog {
 struct Sources {
     entries: Vec<Entry>,
     rules: Rules,
+    /// What was told already.
+    doubts: Vec<String>,
 }
 
 impl Catalog {
@@ -72,7 +74,7 @@ impl Catalog {
             table: ArcSwap::default(),
             ours,
             config: Arc::new(config),
-            sources: Mutex::new(Sources { entries: Vec::new(), rules }),
+            sources: Mutex::new(Sources { entries: Vec::new(), rules, doubts: Vec::new() }),
             set: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         })
@@ -242,7 +244,7 @@ impl Catalog {
     }
 
     fn rebuild(&self) {
-        let sources = self.sources();
+        let mut sources = self.sources();
         let table = Table::build(Plan {
             local: &service::LOCAL,
             ours: self.ours.clone(),
@@ -250,6 +252,10 @@ impl Catalog {
             rules: &sources.rules,
             config: &self.config,
         });
+        for doubt in table.doubts.iter().filter(|doubt| !sources.doubts.contains(doubt)) {
+            tracing::warn!("{doubt}");
+        }
+        sources.doubts.clone_from(&table.doubts);
         // Under the lock: of two changes at once the later table must be the one that stays.
         self.table.store(Arc::new(table));
         drop(sources);
@@ -261,14 +267,9 @@ impl Catalog {
     }
 }
 
-/// The upstreams a rule may name: those configured, and the Shoal roles, whose clones are found elsewhere.
+/// Whether the clones of a Shoal role are there is not known when the file is read: [`crate::doubt`] tells of it later.
 fn rules_of(config: &Config, text: &str) -> Result<Rules, RuleError> {
-    let mut names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
-    for role in Role::ALL {
-        if role != Role::Gateway {
-            names.push(role.name());
-        }
-    }
+    let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
     Rules::read(text, &names)
 }
 

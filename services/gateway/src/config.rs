@@ -340,7 +340,10 @@ impl UpstreamConfig {
                     (file.is_some(), "file"),
                 ];
                 let given = given.iter().filter(|(given, _)| *given).map(|(_, name)| *name);
-                bail!("has {}; its clones are found in one way only", given.collect::<Vec<_>>().join(" and "))
+                bail!(
+                    "has {}; it needs one of endpoints, dns, srv and file, and no more",
+                    given.collect::<Vec<_>>().join(" and ")
+                )
             }
         };
         Ok(Source::from_str(&text)?)

@@ -79,7 +79,14 @@ impl Gateway {
             threads.push(Thread::spawn(index, listener).await?);
         }
         let handles: Vec<Handle> = threads.iter().map(|thread| thread.handle.clone()).collect();
-        catalog.set(entries(&config, settings, &catalog, &handles)?);
+        let entries = entries(&config, settings, &catalog, &handles)?;
+        if entries.is_empty() {
+            tracing::warn!(
+                "nothing stands behind this gateway: say where clones are, with --peer 'session=HOST:PORT,…' or in \
+                 [gateway.upstream.NAME]; until then every call is answered UNIMPLEMENTED"
+            );
+        }
+        catalog.set(entries);
 
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);

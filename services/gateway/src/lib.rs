@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod core;
 mod descriptors;
+mod doubt;
 mod download;
 mod error;
 mod exchange;

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use shoal_kit::role::Role;
 use toml::Spanned;
 
 use crate::config::{Config, Deadline, Retry};
@@ -38,6 +39,8 @@ pub(crate) struct Rules(pub(crate) Vec<Rule>);
 /// One `[[route]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
+    /// Where it begins in its file.
+    pub(crate) line: usize,
     pub(crate) of: Of,
     pub(crate) headers: Headers,
     pub(crate) deadline: Option<Deadline>,
@@ -114,12 +117,13 @@ struct RawRule {
 }
 
 impl Rules {
-    /// Reads a route file; `upstreams` are the names a split may use.
+    /// Reads a route file; `upstreams` are the names a split may use beside those of the Shoal roles.
     pub(crate) fn read(text: &str, upstreams: &[&str]) -> Result<Rules, RuleError> {
-        let at = |span: Range<usize>, reason: String| {
+        let line = |span: &Range<usize>| {
             let before = text.get(..span.start).unwrap_or_default();
-            RuleError { line: before.matches('\n').count() + 1, reason }
+            before.matches('\n').count() + 1
         };
+        let at = |span: Range<usize>, reason: String| RuleError { line: line(&span), reason };
         let file: RawFile = toml::from_str(text)
             .map_err(|error| at(error.span().unwrap_or(0..0), error.message().to_owned()))?;
         if let Some(one_too_many) = file.route.get(RULES_MAX) {
@@ -128,7 +132,7 @@ impl Rules {
         let mut rules = Vec::with_capacity(file.route.len());
         for raw in file.route {
             let whole = raw.span();
-            let raw = raw.into_inner();
+            let (line, raw) = (line(&whole), raw.into_inner());
             let of = of(raw.service, raw.method, whole).map_err(|(span, reason)| at(span, reason))?;
             let headers = headers(raw.headers).map_err(|(span, reason)| at(span, reason))?;
             let retry = raw.retry.map_or(Ok(RetryRule::default()), |retry| {
@@ -143,6 +147,7 @@ impl Rules {
                     .ok_or((span, "in_flight must be at least 1".to_owned()))
             });
             rules.push(Rule {
+                line,
                 of,
                 headers,
                 deadline: raw.deadline,
@@ -173,6 +178,15 @@ impl Rules {
 }
 
 impl Rule {
+    /// Whether every call that fits the other, later rule fits this one.
+    pub(crate) fn hides(&self, later: &Rule) -> bool {
+        let of = match (&self.of, &later.of) {
+            (Of::Service(service), _) => service == later.of.service(),
+            (of, later) => of == later,
+        };
+        of && self.headers.implied_by(&later.headers)
+    }
+
     fn most_in_flight(&self) -> Option<usize> {
         self.gate.as_ref().map(|gate| gate.most)
     }
@@ -232,9 +246,16 @@ fn split(raw: BTreeMap<String, Spanned<u32>>, upstreams: &[&str]) -> Result<Vec<
     let mut last = 0..0;
     for (name, weight) in raw {
         last = weight.span();
-        if !upstreams.contains(&name.as_str()) {
-            let known = upstreams.join(", ");
-            return Err((last, format!("split: no upstream `{name}` is configured; there are: {known}")));
+        let role = Role::parse(&name).filter(|role| *role != Role::Gateway);
+        if role.is_none() && !upstreams.contains(&name.as_str()) {
+            let configured = match upstreams {
+                [] => "none is configured".to_owned(),
+                upstreams => format!("configured are {}", upstreams.join(", ")),
+            };
+            let reason = format!(
+                "split: `{name}` is no upstream: {configured}, and there may be clones of session, cache, data and jobs"
+            );
+            return Err((last, reason));
         }
         if *weight.get_ref() > WEIGHT_MAX {
             return Err((last, format!("split: a weight is at most {WEIGHT_MAX}")));
@@ -269,6 +290,13 @@ impl Headers {
     /// Whether nothing is asked for.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a call that has the others has these.
+    fn implied_by(&self, others: &Headers) -> bool {
+        self.0.iter().all(|(name, wanted)| {
+            others.0.iter().any(|(other, value)| other == name && (wanted.is_none() || wanted == value))
+        })
     }
 
     /// Whether a call has them all.
@@ -330,7 +358,12 @@ mod tests {
         refused("\n\n[[route]]\ndeadline = { max = '1s' }\n", 3, "of a service or of a method");
         refused("[[route]]\nservice = 'a.B'\nmethod = 'a.B/C'\n", 1, "of a service or of a method");
         refused("[[route]]\nmethod = 'a.B'\n", 2, "`a.B`");
-        refused("[[route]]\nservice = 'a.B'\nsplit = { cash = 1 }\n", 3, "`cash`");
+        refused(
+            "[[route]]\nservice = 'a.B'\nsplit = { cash = 1 }\n",
+            3,
+            "`cash` is no upstream: configured are cache, canary,",
+        );
+        refused("[[route]]\nservice = 'a.B'\nsplit = { gateway = 1 }\n", 3, "`gateway` is no upstream");
         refused("[[route]]\nservice = 'a.B'\nsplit = { cache = 0 }\n", 3, "weight");
         refused("[[route]]\nservice = 'a.B'\nretry = { attempts = 0 }\n", 3, "attempts");
         refused("[[route]]\nservice = 'a.B'\nin_flight = 0\n", 3, "in_flight");

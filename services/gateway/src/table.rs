@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::config::{Config, Deadline, Retry};
 use crate::descriptors::{Descriptors, Files, Service};
+use crate::doubt::Look;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::rules::{Headers, Hedge, Of, Rule, Rules};
@@ -53,7 +54,8 @@ impl Entry {
         }
     }
 
-    fn service(&self, name: &str) -> Option<&Service> {
+    /// What it says of one.
+    pub(crate) fn service(&self, name: &str) -> Option<&Service> {
         match &self.described {
             Described::Known { files, .. } => files.services().find(|service| service.name == name),
             Described::Pending(_) => None,
@@ -121,6 +123,8 @@ pub(crate) struct Table {
     services: HashMap<Box<str>, Arc<Route>>,
     default: Option<Arc<Route>>,
     local: BTreeSet<&'static str>,
+    /// What of the configuration cannot be meant, as far as that is known.
+    pub(crate) doubts: Vec<String>,
 }
 
 /// What a table is made of.
@@ -171,7 +175,10 @@ impl Table {
             descriptors.add(files, owned.map(|(service, _)| (*service).to_owned()));
         }
 
+        let look =
+            Look { config: plan.config, rules: &plan.rules.0, entries, owners: &owners, local: plan.local };
         let mut table = Table {
+            doubts: look.doubts(),
             descriptors: Arc::new(descriptors),
             local: plan.local.iter().copied().collect(),
             ..Table::default()

@@ -58,7 +58,12 @@ impl Watched {
                     tracing::info!(%path, count, "targets read");
                 }
             }
-            Err(error) => tracing::warn!(%path, error, "target file refused; the old list stays"),
+            Err(error) => match sender.borrow().len() {
+                0 => {
+                    tracing::warn!(%path, error, "target file refused; there is no list yet, so no clone is known")
+                }
+                stay => tracing::warn!(%path, error, stay, "target file refused; the list before it stays"),
+            },
         }
         self.seen = Some(now);
     }
