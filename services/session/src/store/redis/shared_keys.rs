@@ -25,6 +25,12 @@ struct Known {
     keyring: Arc<Keyring>,
 }
 
+impl Known {
+    fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keyring)
+    }
+}
+
 impl std::fmt::Debug for SharedKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SharedKeys(..)")
@@ -37,10 +43,11 @@ impl SharedKeys {
     }
 
     pub(super) async fn keyring(&self, link: &Link) -> Result<Arc<Keyring>, Error> {
-        if let Some(known) = self.known() {
-            return Ok(known.keyring);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Known::keyring);
+        match known {
+            Some(keyring) => Ok(keyring),
+            None => self.refresh(link).await,
         }
-        self.refresh(link).await
     }
 
     /// Takes the keys that are there. If there are none it puts those it knows, or new ones; when two clones do so at
