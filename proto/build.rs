@@ -17,7 +17,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("shoal.bin"), set.encode_to_vec())?;
 
-    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    // Maps of sessions are in order here as they are in the service: nothing is hashed on the way out.
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".shoal.session.v1")
+        .codec_path("crate::codec::Codec")
+        .compile_fds(set)?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
-//! Bindings and the descriptor set of every Shoal service. Generated code and its module tree only: no logic.
+//! Bindings and the descriptor set of every Shoal service. Generated code, its module tree and its codec: no logic.
 #![allow(missing_docs, clippy::all, unreachable_pub)]
+
+pub mod codec;
 
 /// One `FileDescriptorSet` of all Shoal services, with comments and imports: what reflection serves.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shoal.bin"));

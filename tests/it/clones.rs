@@ -67,7 +67,7 @@ async fn sessions(clones: &Clones) {
     for writer in &clones.channels {
         let request = session::CreateSessionRequest {
             user_id: "ada".into(),
-            attributes: HashMap::from([("n".into(), int(7))]),
+            attributes: [("n".into(), int(7))].into(),
             ..Default::default()
         };
         let created = shoal_client::session(writer.clone())

@@ -1,7 +1,7 @@
 //! kill -9 of a session clone in the middle of its work: what it answered is in the store, what it did not answer is
 //! there whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn text(n: u64) -> Value {
 }
 
 /// Two attributes that are only ever written together, with the same value.
-fn pair(n: u64) -> HashMap<String, Value> {
+fn pair(n: u64) -> BTreeMap<String, Value> {
     [("a".to_owned(), text(n)), ("b".to_owned(), text(n))].into()
 }
 

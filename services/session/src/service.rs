@@ -1,6 +1,6 @@
 //! The gRPC face: decode, call, encode. The only file that names tonic and the bindings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl<S: Store> SessionService for Server<S> {
         let create = Create {
             user: request.user_id,
             attributes: attributes("attributes", request.attributes)?,
-            metadata: request.metadata.into_iter().collect(),
+            metadata: request.metadata,
             idle_ttl: duration("idle_ttl", request.idle_ttl)?,
             absolute_ttl: duration("absolute_ttl", request.absolute_ttl)?,
             request_id: request.request_id,
@@ -206,7 +206,7 @@ impl From<Kind> for SessionEventType {
 impl From<Session> for proto::Session {
     fn from(session: Session) -> Self {
         Self {
-            id: session.id.to_string(),
+            id: session.id.hex(),
             version: session.version,
             create_time: Some(timestamp(session.created)),
             access_time: Some(timestamp(session.accessed())),
@@ -214,7 +214,7 @@ impl From<Session> for proto::Session {
             absolute_expire_time: Some(timestamp(session.absolute_expire)),
             user_id: session.user,
             attributes: session.attributes.into_iter().map(|(name, value)| (name, value.into())).collect(),
-            metadata: session.metadata.into_iter().collect(),
+            metadata: session.metadata,
         }
     }
 }
@@ -233,7 +233,7 @@ impl From<Value> for proto_type::Value {
     }
 }
 
-fn attributes(field: &'static str, values: HashMap<String, proto_type::Value>) -> Result<Attributes, Error> {
+fn attributes(field: &'static str, values: BTreeMap<String, proto_type::Value>) -> Result<Attributes, Error> {
     let value = |(name, value): (String, proto_type::Value)| {
         let value = match value.kind {
             Some(ProtoKind::StringValue(text)) => Value::Text(text),
