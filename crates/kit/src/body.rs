@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
@@ -100,7 +100,10 @@ impl<F: Finish> Drop for RpcBody<F> {
     }
 }
 
+/// Looked up for every call: written out, it would be parsed each time.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The code in a set of headers or trailers.
 pub(crate) fn code_of(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(&GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod metric;
 mod preface;
 pub mod role;
+mod routes;
 mod rpc;
 pub mod sampling;
 pub mod serve;

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
+use hyper::body::Incoming;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tonic::{Code, Status};
-use tower::Service as _;
 use tracing::Instrument as _;
 
 use crate::body::{Cut, Finish, RpcBody, code_of};
 use crate::fault::Fault;
 use crate::metric::{Method, Methods};
 use crate::role::Role;
+use crate::routes::Routes;
 use crate::telemetry;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,6 @@ pub(crate) struct Rpc {
     pub(crate) role: Role,
     pub(crate) clone: String,
     pub(crate) routes: Routes,
-    pub(crate) services: Vec<&'static str>,
     pub(crate) methods: Methods,
     pub(crate) draining: CancellationToken,
 }
@@ -30,45 +29,46 @@ pub(crate) struct Rpc {
 /// Streams of these never end by themselves, and their callers simply come back.
 const ENDLESS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
+/// Calls of services that are not here are counted under this: their names are the callers' to choose.
+const UNKNOWN: &str = "unknown";
+
 impl Rpc {
     /// Answers one call; every failure is a gRPC status.
-    pub(crate) async fn call<B>(self: Arc<Self>, request: Request<B>) -> Response<RpcBody<Finished>>
-    where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-        B::Error: Into<tonic::codegen::StdError>,
-    {
+    pub(crate) async fn call(self: Arc<Self>, request: Request<Incoming>) -> Response<RpcBody<Finished>> {
         let started = Instant::now();
-        let path = request.uri().path().to_owned();
-        let (service, method) = split(&path);
-        if !self.services.contains(&service) {
-            return self.refuse(self.unknown(service), "unknown", started);
-        }
+        let path = request.uri().path();
+        let (service, name) = split(path);
+        let Some(server) = self.routes.of(service) else {
+            return self.refuse(self.unknown(service), UNKNOWN, started);
+        };
+        let method = self.methods.of(path);
         let deadline = match timeout_of(request.headers()) {
             Ok(timeout) => timeout.map(|t| started + t),
-            Err(fault) => return self.refuse(fault, &path, started),
+            Err(fault) => return response_of(fault.into(), Finished::without_span(method, started)),
         };
-        let span = telemetry::server_span(self.role, &self.clone, service, method, request.headers());
-        let finish =
-            Finished { method: self.methods.of(&path), started, span: span.clone(), path: path.clone() };
+        let span = telemetry::server_span(self.role, &self.clone, service, name, request.headers());
+        let finish = Finished { method, started, span: span.clone() };
 
-        let mut routes = self.routes.clone();
-        let answer = async move { routes.call(request).await }.instrument(span);
+        let answer = span.in_scope(|| server.handle(request)).instrument(span.clone());
         let response = match deadline {
             None => answer.await,
             Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
                 Ok(response) => response,
-                Err(_) => return response_of(deadline_exceeded(&path).into(), finish),
+                Err(_) => {
+                    let fault = deadline_exceeded(finish.method.path());
+                    return response_of(fault.into(), finish);
+                }
             },
         };
         let response = match response {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if let Some(status) = framework_error(response.headers()) {
+        let ended = code_of(response.headers());
+        if let Some(status) = ended.and_then(|code| framework_error(code, response.headers())) {
             return response_of(status, finish);
         }
-        let cut = self.cut(&path, deadline);
-        let ended = code_of(response.headers());
+        let cut = self.cut(&finish.method, deadline);
         response.map(|body| {
             let mut body = RpcBody::new(body, cut, finish);
             if let Some(code) = ended {
@@ -79,13 +79,13 @@ impl Rpc {
     }
 
     /// When a stream is cut before its own end: at its deadline; endless ones also when the drain begins.
-    fn cut(&self, path: &str, deadline: Option<Instant>) -> Option<Cut> {
-        let endless = ENDLESS.iter().any(|prefix| path.starts_with(prefix));
+    fn cut(&self, method: &Arc<Method>, deadline: Option<Instant>) -> Option<Cut> {
+        let endless = ENDLESS.iter().any(|prefix| method.path().starts_with(prefix));
         if deadline.is_none() && !endless {
             return None;
         }
         let draining = endless.then(|| self.draining.clone());
-        let path = path.to_owned();
+        let method = method.clone();
         Some(Box::pin(async move {
             let expire = async {
                 match deadline {
@@ -100,14 +100,14 @@ impl Rpc {
                 }
             };
             tokio::select! {
-                () = expire => deadline_exceeded(&path).into(),
+                () = expire => deadline_exceeded(method.path()).into(),
                 () = drain => Fault::new(Code::Unavailable, "DRAINING", "this clone is shutting down; call again").into(),
             }
         }))
     }
 
     fn unknown(&self, service: &str) -> Fault {
-        let services = self.services.join(", ");
+        let services = self.routes.names().collect::<Vec<_>>().join(", ");
         Fault::new(
             Code::Unimplemented,
             "UNKNOWN_SERVICE",
@@ -118,13 +118,7 @@ impl Rpc {
     }
 
     fn refuse(&self, fault: Fault, path: &str, started: Instant) -> Response<RpcBody<Finished>> {
-        let finish = Finished {
-            method: self.methods.of(path),
-            started,
-            span: tracing::Span::none(),
-            path: path.to_owned(),
-        };
-        response_of(fault.into(), finish)
+        response_of(fault.into(), Finished::without_span(self.methods.of(path), started))
     }
 }
 
@@ -147,8 +141,7 @@ fn deadline_exceeded(path: &str) -> Fault {
 }
 
 /// The framework's own errors, which come without `ErrorInfo` and with other codes than our contract's.
-fn framework_error(headers: &HeaderMap) -> Option<Status> {
-    let code = code_of(headers)?;
+fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status> {
     if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
         return None;
     }
@@ -179,9 +172,12 @@ fn split(path: &str) -> (&str, &str) {
     path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).unwrap_or(("", ""))
 }
 
+/// Looked up for every call: written out, it would be parsed each time.
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// The caller's `grpc-timeout`, if any.
 fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     let parsed = value.to_str().ok().and_then(parse_timeout);
     match parsed {
         Some(timeout) => Ok(Some(timeout)),
@@ -216,7 +212,12 @@ pub(crate) struct Finished {
     method: Arc<Method>,
     started: Instant,
     span: tracing::Span,
-    path: String,
+}
+
+impl Finished {
+    fn without_span(method: Arc<Method>, started: Instant) -> Self {
+        Self { method, started, span: tracing::Span::none() }
+    }
 }
 
 impl Finish for Finished {
@@ -228,7 +229,7 @@ impl Finish for Finished {
             self.span.record("otel.status_code", "ERROR");
         }
         let _entered = self.span.enter();
-        tracing::debug!(path = self.path, ?code, ?elapsed, "call");
+        tracing::debug!(path = self.method.path(), ?code, ?elapsed, "call");
     }
 }
 

@@ -11,12 +11,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::metric::Methods;
 use crate::preface::{Preface, read_preface, refuse_http1};
+use crate::routes::Routes;
 use crate::rpc::Rpc;
 use crate::service::Service;
 
@@ -57,25 +57,18 @@ pub async fn serve(
     drain: Drain,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Service { role, clone, routes, grpc_services, descriptors, background, .. } = service;
+    let Service { role, clone, mut routes, descriptors, background, .. } = service;
     let health = HealthReporter::new();
-    let mut names = grpc_services;
-    for name in &names {
+    let served: Vec<_> = routes.names().collect();
+    for name in &served {
         health.set_service_status(*name, ServingStatus::Serving).await;
     }
-    let routes = with_health_and_reflection(routes, &health, &names, descriptors)?;
-    let served = names.clone();
-    names.extend([
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    ]);
+    add_health_and_reflection(&mut routes, &health, &served, descriptors)?;
     let rpc = Arc::new(Rpc {
         role,
         methods: Methods::new(role.name(), clone.clone()),
         clone,
-        routes: routes.prepare(),
-        services: names,
+        routes,
         draining: background.draining.clone(),
     });
 
@@ -165,12 +158,12 @@ async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::serve
     }
 }
 
-fn with_health_and_reflection(
-    routes: Routes,
+fn add_health_and_reflection(
+    routes: &mut Routes,
     health: &HealthReporter,
     names: &[&'static str],
     descriptors: &'static [u8],
-) -> anyhow::Result<Routes> {
+) -> anyhow::Result<()> {
     use tonic_health::pb::health_server::HealthServer;
     use tonic_health::server::HealthService;
     let reflection = || {
@@ -189,10 +182,10 @@ fn with_health_and_reflection(
         }
         builder
     };
-    Ok(routes
-        .add_service(HealthServer::new(HealthService::from_health_reporter(health.clone())))
-        .add_service(reflection().build_v1().context("reflection v1")?)
-        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?))
+    routes.add(HealthServer::new(HealthService::from_health_reporter(health.clone())));
+    routes.add(reflection().build_v1().context("reflection v1")?);
+    routes.add(reflection().build_v1alpha().context("reflection v1alpha")?);
+    Ok(())
 }
 
 /// Binds a listener, or says what to do about it.
@@ -206,4 +199,55 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         ),
         _ => anyhow::anyhow!("cannot listen on {address}: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+    use tonic::{Code, Request, Status};
+    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+    use tonic_prost::ProstCodec;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+    use crate::role::Role;
+    use crate::service::Background;
+
+    #[tokio::test]
+    async fn a_call_goes_to_its_service_and_what_is_not_here_is_said_so() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+        let channel = Endpoint::from_shared(format!("http://{}", listener.local_addr().expect("bound")))
+            .expect("an address")
+            .connect_lazy();
+        let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
+        let service = Service::new(Role::Session, "clone", descriptors, Background::default());
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
+
+        let call = async |path: &'static str| -> Result<HealthCheckResponse, Status> {
+            let mut client = tonic::client::Grpc::new(channel.clone());
+            client.ready().await.expect("connects");
+            let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+            let path = http::uri::PathAndQuery::from_static(path);
+            client
+                .unary(Request::new(HealthCheckRequest::default()), path, codec)
+                .await
+                .map(|r| r.into_inner())
+        };
+        let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
+        assert_eq!(call("/grpc.health.v1.Health/Check").await.expect("here").status(), serving);
+        for (path, reason) in [
+            ("/grpc.health.v1.Health/Nonsense", "UNKNOWN_METHOD"),
+            ("/grpc.health.v1.Health/", "UNKNOWN_METHOD"),
+            ("/grpc.health.v1.Healthy/Check", "UNKNOWN_SERVICE"),
+            ("/more/grpc.health.v1.Health/Check", "UNKNOWN_SERVICE"),
+            ("/", "UNKNOWN_SERVICE"),
+        ] {
+            let status = call(path).await.expect_err(path);
+            let info = status.get_details_error_info().expect("ErrorInfo");
+            assert_eq!((status.code(), info.reason.as_str()), (Code::Unimplemented, reason), "{path}");
+        }
+        shutdown.cancel();
+        served.await.expect("no panic").expect("drained");
+    }
 }

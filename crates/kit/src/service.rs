@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
-use tonic::service::Routes;
 
 use crate::role::Role;
+use crate::routes::Routes;
 
 /// Says whether a clone's engines can be reached, for `/readyz`.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -17,7 +18,6 @@ pub struct Service {
     pub(crate) role: Role,
     pub(crate) clone: String,
     pub(crate) routes: Routes,
-    pub(crate) grpc_services: Vec<&'static str>,
     pub(crate) descriptors: &'static [u8],
     pub(crate) ready: ReadyCheck,
     pub(crate) background: Background,
@@ -60,7 +60,6 @@ impl Service {
             role,
             clone: clone.into(),
             routes: Routes::default(),
-            grpc_services: Vec::new(),
             descriptors,
             ready: Arc::new(|| Ok(())),
             background,
@@ -71,17 +70,18 @@ impl Service {
     #[must_use]
     pub fn with<S>(mut self, server: S) -> Self
     where
-        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
-            + NamedService
+        S: tower::Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+                Future = BoxFuture<http::Response<tonic::body::Body>, std::convert::Infallible>,
+            > + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
     {
-        self.grpc_services.push(S::NAME);
-        self.routes = self.routes.add_service(server);
+        self.routes.add(server);
         self
     }
 
