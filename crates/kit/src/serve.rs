@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use shoal_gather::Gather;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -133,15 +134,28 @@ async fn accept_until(
     }
 }
 
+/// Who holds the count of a connection's calls besides them: the connection and what reads it.
+const HOLDERS: usize = 2;
+
 async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
     match read_preface(&stream).await {
         Preface::Http2 => {}
         Preface::Http1 => return refuse_http1(stream).await,
         Preface::Other => return,
     }
+    // Held by every call until it has an answer, so that its count is theirs.
+    let calls = Arc::new(());
+    let busy = {
+        let calls = Arc::clone(&calls);
+        move || Arc::strong_count(&calls) > HOLDERS
+    };
     let handler = hyper::service::service_fn(move |request| {
-        let rpc = rpc.clone();
-        async move { Ok::<_, std::convert::Infallible>(rpc.call(request).await) }
+        let (rpc, call) = (rpc.clone(), Arc::clone(&calls));
+        async move {
+            let response = rpc.call(request).await;
+            drop(call);
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -153,7 +167,8 @@ async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::serve
         .keep_alive_interval(Duration::from_secs(30))
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), handler);
-    if let Err(error) = watcher.watch(connection).await {
+    // While other calls are under way their answers may be ready as well, and go out together.
+    if let Err(error) = Gather::new(watcher.watch(connection), busy).await {
         tracing::debug!(%error, "connection ended");
     }
 }

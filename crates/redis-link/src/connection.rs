@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, Value};
+use shoal_gather::Gather;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ pub(crate) struct Connection {
     /// The same, for calls: asking the token takes a lock.
     ended: Arc<AtomicBool>,
     /// Calls that wait for a reply.
-    pub(crate) in_flight: AtomicUsize,
+    pub(crate) in_flight: Arc<AtomicUsize>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -104,12 +105,16 @@ impl Connection {
         let ended = Arc::new(AtomicBool::new(false));
         // Dropped with the task, so it also tells of an abort.
         let end = End { ended: Arc::clone(&ended), closed: closed.clone() };
+        let in_flight = Arc::new(AtomicUsize::new(0));
+        let calls = Arc::clone(&in_flight);
+        let busy = move || calls.load(Ordering::Relaxed) > 1;
         let driver = tokio::spawn(async move {
             let _end = end;
-            driver.await;
+            // Calls that are made at once are sent at once.
+            Gather::new(driver, busy).await;
         });
         let driver = AbortOnDropHandle::new(driver);
-        Ok(Connection { requests, closed, ended, in_flight: AtomicUsize::new(0), _driver: driver })
+        Ok(Connection { requests, closed, ended, in_flight, _driver: driver })
     }
 
     /// Whether it may still carry calls.
