@@ -1,0 +1,113 @@
+//! The side that connects: one connection, and the handle requests are sent on.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::Config;
+use crate::core::{Core, Role};
+use crate::error::Error;
+use crate::handle::{Handle, ResponseFuture, SendStream};
+use crate::io::{Io, Moved, Shared};
+use crate::send::SendError;
+use crate::stream::register;
+
+/// A connection: a future that moves its bytes and ends with it. Dropped, it is cut. It is over when the peer has ended it,
+/// and, once [retired](Connection::retire) or after the peer's GOAWAY, with its last stream.
+#[derive(Debug)]
+pub struct Connection<T>(Io<T>);
+
+/// Sends requests. A cheap handle.
+#[derive(Clone, Debug)]
+pub struct SendRequest(Arc<Shared>);
+
+/// Asks the peer whether it is there.
+#[derive(Debug)]
+pub struct Pings(Arc<Shared>);
+
+/// Speaks HTTP/2 on `socket`. Nothing is waited for: requests may be sent before the peer has said anything.
+pub fn connect<T>(socket: T, config: Config) -> (SendRequest, Pings, Connection<T>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let io = Io::new(socket, Core::new(Role::Client, config));
+    let shared = &io.shared;
+    (SendRequest(shared.clone()), Pings(shared.clone()), Connection(io))
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    /// Sends no more requests; the connection ends with the last answer.
+    pub fn retire(&mut self) {
+        self.0.shared.lock().retired = true;
+    }
+
+    /// What the peer said when it told us to go elsewhere, if it did.
+    pub fn left_by_peer(&self) -> Option<Error> {
+        self.0.shared.lock().peer_leaves.clone()
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Connection<T> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match self.0.poll(cx) {
+            // There are none for a client.
+            Poll::Ready(Ok(Moved::Over | Moved::Request)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl SendRequest {
+    /// Opens a stream for a request with an absolute URI; with `end` its headers are all of it. Waits for nothing: a stream
+    /// the peer does not allow yet is opened when it does.
+    ///
+    /// # Errors
+    /// When the connection takes no more requests, or no peer would take this one.
+    pub fn send_request(
+        &self,
+        request: Request<()>,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream), SendError> {
+        let key = self.0.lock().send_request(request, end)?;
+        let handle = Handle::new(self.0.clone(), key);
+        Ok((ResponseFuture(handle.clone()), SendStream(handle)))
+    }
+
+    /// How many streams the peer allows; `u32::MAX` as long as it has not said.
+    pub fn streams_max(&self) -> usize {
+        usize::try_from(self.0.lock().peer.streams_max).unwrap_or(usize::MAX)
+    }
+}
+
+impl Pings {
+    /// Sends a PING and waits for its answer. One at a time.
+    ///
+    /// # Errors
+    /// When the connection is over first.
+    pub async fn ping(&mut self) -> Result<(), Error> {
+        let before = {
+            let mut core = self.0.lock();
+            core.send_ping();
+            core.ping.answers
+        };
+        poll_fn(|cx| {
+            let mut core = self.0.lock();
+            if core.ping.answers > before {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = &core.over {
+                return Poll::Ready(Err(error.clone()));
+            }
+            register(&mut core.ping.waker, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}

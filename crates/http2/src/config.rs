@@ -1,0 +1,34 @@
+//! What one side of a connection allows the other.
+
+/// Limits of one connection.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes a peer may send on a stream before they are read.
+    pub stream_window: u32,
+    /// The same for all streams together.
+    pub connection_window: u32,
+    /// Streams a client may have open at once. Of no meaning for a client.
+    pub streams_max: u32,
+    /// Bytes of a header list, counted as RFC 9113 §6.5.2 does: names, values, and 32 for each field.
+    pub header_list_max: u32,
+    /// Bytes of DATA that wait for the socket, of all streams together. What does not fit waits where it comes from.
+    pub send_buffer: usize,
+    /// Streams reset by a client before they were looked at; more at once, and the connection is ended (CVE-2023-44487).
+    pub unseen_resets_max: usize,
+    /// Streams we have reset and remember, so that frames still under way on them are no error.
+    pub resets_remembered: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            stream_window: 1 << 20,
+            connection_window: 8 << 20,
+            streams_max: 1_000,
+            header_list_max: 64 << 10,
+            send_buffer: 256 << 10,
+            unseen_resets_max: 1_024,
+            resets_remembered: 1_024,
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The state of one connection, without its socket: what is known of its streams, its windows and its end. What the peer
+//! sends goes in by [`receive`](Core::receive), what is to be sent comes out by the outbox.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::task::Waker;
+
+use http::Request;
+use slab::Slab;
+
+use crate::config::Config;
+use crate::error::{By, Error, Reason};
+use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
+use crate::hpack::{Decoder, Encoder};
+use crate::message::{Addresses, Targets};
+use crate::outbox::Outbox;
+use crate::receive::Block;
+use crate::stream::{Received, Receiving, Sending, Stream};
+
+/// SETTINGS_HEADER_TABLE_SIZE, both ways: the default, which every peer knows.
+pub(crate) const TABLE_BYTES: usize = 4096;
+
+/// Streams we may have to reset because of what the peer sent on them; more, and the connection is ended (CVE-2025-8671).
+const FAULTS_MAX: u32 = 1_024;
+
+/// The PING that asks whether a peer has seen that we are leaving.
+const LEAVING: [u8; 8] = *b"leaving!";
+/// The PING that asks whether the peer is there.
+const ALIVE: [u8; 8] = *b"alive???";
+
+/// Which side of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+/// What the peer has told of itself.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its first frame was there.
+    pub(crate) settled: bool,
+    pub(crate) streams_max: u32,
+    pub(crate) window: u32,
+    pub(crate) payload_max: usize,
+    /// It has seen what we told of us.
+    pub(crate) knows_us: bool,
+}
+
+/// How far a server is with leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The peer was told, and the streams it opens meanwhile are served.
+    Told,
+    /// Streams above this one are not served.
+    Last(u32),
+}
+
+/// Asks whether the peer is there.
+#[derive(Debug, Default)]
+pub(crate) struct Ping {
+    /// How many answers came.
+    pub(crate) answers: u64,
+    pub(crate) waker: Option<Waker>,
+}
+
+/// See the [module](self).
+pub(crate) struct Core {
+    pub(crate) role: Role,
+    pub(crate) config: Config,
+    pub(crate) out: Outbox,
+    /// The task that moves the bytes, when it sleeps.
+    pub(crate) driver: Option<Waker>,
+    pub(crate) peer: Peer,
+    /// Bytes of the preface still to come.
+    pub(crate) preface: &'static [u8],
+    pub(crate) decoder: Decoder,
+    pub(crate) encoder: Encoder,
+    pub(crate) addresses: Addresses,
+    pub(crate) targets: Targets,
+    /// A header block that is not complete.
+    pub(crate) block: Option<Block>,
+    pub(crate) streams: Slab<Stream>,
+    pub(crate) keys: HashMap<u32, usize, BuildHasherDefault<NumberHasher>>,
+    /// Streams that are open.
+    pub(crate) open: u32,
+    /// The last stream opened: by the peer of a server, by a client itself.
+    pub(crate) last_id: u32,
+    /// Requests that wait for a stream.
+    pub(crate) queued: VecDeque<usize>,
+    /// Requests that came and were not looked at.
+    pub(crate) accept: VecDeque<(Request<()>, usize)>,
+    /// How many of them are reset already.
+    pub(crate) unseen_resets: usize,
+    pub(crate) resets: Resets,
+    pub(crate) send_window: i64,
+    pub(crate) receive_window: i64,
+    pub(crate) released: u32,
+    /// Streams with something to send for which the connection had no room.
+    pub(crate) waiting: VecDeque<usize>,
+    /// Frames in the outbox that answer the peer's. While there are many, no more is read.
+    pub(crate) replies: usize,
+    pub(crate) faults: u32,
+    /// Empty DATA frames one after the other.
+    pub(crate) empty_frames: u32,
+    leaving: Leaving,
+    /// The peer opens, and lets us open, no more streams.
+    pub(crate) peer_leaves: Option<Error>,
+    pub(crate) ping: Ping,
+    /// A client opens no more streams.
+    pub(crate) retired: bool,
+    /// It is over, and this is why.
+    pub(crate) over: Option<Error>,
+}
+
+impl Core {
+    pub(crate) fn new(role: Role, config: Config) -> Core {
+        let mut settings = vec![
+            (frame::SETTING_WINDOW, config.stream_window),
+            (frame::SETTING_HEADER_LIST, config.header_list_max),
+        ];
+        let mut out = Outbox::default();
+        match role {
+            Role::Client => {
+                out.frames().extend_from_slice(PREFACE);
+                settings.push((frame::SETTING_PUSH, 0));
+            }
+            Role::Server => settings.push((frame::SETTING_STREAMS, config.streams_max)),
+        }
+        frame::write_settings(out.frames(), &settings);
+        let more = config.connection_window.saturating_sub(WINDOW_DEFAULT);
+        if more > 0 {
+            frame::write_window_update(out.frames(), 0, more);
+        }
+        Core {
+            role,
+            out,
+            driver: None,
+            peer: Peer {
+                settled: false,
+                streams_max: u32::MAX,
+                window: WINDOW_DEFAULT,
+                payload_max: frame::PAYLOAD_BYTES_MAX,
+                knows_us: false,
+            },
+            preface: if role == Role::Server { PREFACE } else { &[] },
+            decoder: Decoder::new(TABLE_BYTES),
+            encoder: Encoder::new(),
+            addresses: Addresses::default(),
+            targets: Targets::default(),
+            block: None,
+            streams: Slab::new(),
+            keys: HashMap::default(),
+            open: 0,
+            last_id: 0,
+            queued: VecDeque::new(),
+            accept: VecDeque::new(),
+            unseen_resets: 0,
+            resets: Resets::new(config.resets_remembered),
+            send_window: i64::from(WINDOW_DEFAULT),
+            receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
+            released: 0,
+            waiting: VecDeque::new(),
+            replies: 0,
+            faults: 0,
+            empty_frames: 0,
+            leaving: Leaving::No,
+            peer_leaves: None,
+            ping: Ping::default(),
+            retired: false,
+            over: None,
+            config,
+        }
+    }
+
+    /// Makes the driver look: something is to be sent, or to be ended.
+    pub(crate) fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// The stream of that number, if it is not over.
+    pub(crate) fn key(&self, id: u32) -> Option<usize> {
+        self.keys.get(&id).copied()
+    }
+
+    /// Whether such a stream was never opened.
+    pub(crate) fn is_idle(&self, id: u32) -> bool {
+        // Only clients open streams here: theirs are odd.
+        id.is_multiple_of(2) || (id > self.last_id && !self.is_too_late(id))
+    }
+
+    /// The window a stream's peer has at its beginning. It may use what the protocol gives it until it knows ours.
+    pub(crate) fn first_receive_window(&self) -> i64 {
+        let window = self.config.stream_window;
+        i64::from(if self.peer.knows_us { window } else { window.max(WINDOW_DEFAULT) })
+    }
+
+    /// After a half of a stream has ended: forgets its number when both have, and its place when nobody holds it.
+    pub(crate) fn settle(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        if !stream.is_over() {
+            return;
+        }
+        if std::mem::take(&mut stream.counted) {
+            self.open -= 1;
+        }
+        let (id, handles) = (stream.id, stream.handles);
+        if id != 0 {
+            self.keys.remove(&id);
+        }
+        if handles == 0 {
+            self.forget(key);
+        }
+        self.open_queued();
+        if self.open == 0 && (self.leaving != Leaving::No || self.retired || self.peer_leaves.is_some()) {
+            self.wake_driver();
+        }
+    }
+
+    fn forget(&mut self, key: usize) {
+        let stream = self.streams.remove(key);
+        if stream.waiting {
+            self.waiting.retain(|waiting| *waiting != key);
+            // If it was woken, then for room that is another's now.
+            self.share_room();
+        }
+        if stream.id == 0 {
+            self.queued.retain(|queued| *queued != key);
+        }
+        self.release_connection(stream.unreleased);
+    }
+
+    /// Ends a stream: with a frame if the peer knows of it.
+    pub(crate) fn reset(&mut self, key: usize, reason: Reason, by: By) {
+        let stream = &mut self.streams[key];
+        if stream.is_over() {
+            return;
+        }
+        stream.error = Some(Error::reset(reason, by));
+        stream.sending = Sending::Closed;
+        stream.wake();
+        let id = stream.id;
+        if by == By::Us && id != 0 {
+            frame::write_reset(self.out.frames(), id, reason);
+            self.resets.remember(id);
+            self.wake_driver();
+        }
+        self.settle(key);
+    }
+
+    /// The peer did what it must not on a stream.
+    ///
+    /// # Errors
+    /// When it has done so too often.
+    pub(crate) fn fault(&mut self, id: u32, reason: Reason) -> Result<(), Error> {
+        self.faults += 1;
+        if self.faults > FAULTS_MAX {
+            return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "too many streams broke"));
+        }
+        match self.key(id) {
+            Some(key) => self.reset(key, reason, By::Us),
+            None => {
+                frame::write_reset(self.out.frames(), id, reason);
+                self.replies += 1;
+                self.resets.remember(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a connection that the peer has broken.
+    pub(crate) fn broken(&self, reason: Reason, why: &str) -> Error {
+        Error::go_away(reason, By::Us, why)
+    }
+
+    /// Ends the connection and all its streams. The peer is told, if that is of use.
+    pub(crate) fn end(&mut self, error: &Error) {
+        if self.over.is_some() {
+            return;
+        }
+        if error.is_go_away() && !error.is_remote() {
+            let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
+            let last = if self.role == Role::Server { self.last_id } else { 0 };
+            frame::write_goaway(self.out.frames(), last, reason, error.why());
+        }
+        self.over = Some(error.clone());
+        self.queued.clear();
+        let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.lose(key, error);
+        }
+        self.accept.clear();
+        self.wake_pinger();
+        self.wake_driver();
+    }
+
+    /// A stream is over because the connection is.
+    fn lose(&mut self, key: usize, error: &Error) {
+        let stream = &mut self.streams[key];
+        if !stream.is_over() {
+            stream.error = Some(error.clone());
+            stream.sending = Sending::Closed;
+            stream.wake();
+            self.settle(key);
+        }
+    }
+
+    /// The peer will not look at streams above `last`, and wants no new ones.
+    pub(crate) fn left_by_peer(&mut self, last: u32, reason: Reason, why: &str) {
+        let error = Error::go_away(reason, By::Peer, why);
+        if self.role == Role::Client {
+            let above = |stream: &Stream| stream.id == 0 || stream.id > last;
+            let keys: Vec<usize> =
+                self.streams.iter().filter(|(_, stream)| above(stream)).map(|(key, _)| key).collect();
+            self.queued.clear();
+            for key in keys {
+                self.lose(key, &error);
+            }
+        }
+        self.peer_leaves = Some(error);
+        self.wake_driver();
+    }
+
+    /// A server tells its peer that it is leaving: now, and which stream is the last one when the peer has seen that
+    /// (RFC 9113 §6.8).
+    pub(crate) fn leave(&mut self) {
+        if self.leaving == Leaving::No && self.over.is_none() {
+            self.leaving = Leaving::Told;
+            frame::write_goaway(self.out.frames(), STREAM_MAX, Reason::NO_ERROR, "");
+            frame::write_ping(self.out.frames(), false, LEAVING);
+            self.wake_driver();
+        }
+    }
+
+    /// Whether streams of that number come too late to be served.
+    pub(crate) fn is_too_late(&self, id: u32) -> bool {
+        matches!(self.leaving, Leaving::Last(last) if id > last)
+    }
+
+    /// Whether nothing is left to be done.
+    pub(crate) fn is_done(&self) -> bool {
+        let leaves = match self.role {
+            Role::Server => matches!(self.leaving, Leaving::Last(_)),
+            Role::Client => self.retired || self.peer_leaves.is_some(),
+        };
+        leaves && self.open == 0 && self.queued.is_empty() && self.accept.is_empty() && self.out.is_empty()
+    }
+
+    /// Asks the peer whether it is there.
+    pub(crate) fn send_ping(&mut self) {
+        frame::write_ping(self.out.frames(), false, ALIVE);
+        self.wake_driver();
+    }
+
+    pub(crate) fn pinged(&mut self, payload: [u8; 8]) {
+        match payload {
+            ALIVE => {
+                self.ping.answers += 1;
+                self.wake_pinger();
+            }
+            LEAVING if self.leaving == Leaving::Told => {
+                self.leaving = Leaving::Last(self.last_id);
+                frame::write_goaway(self.out.frames(), self.last_id, Reason::NO_ERROR, "");
+            }
+            _ => {}
+        }
+    }
+
+    fn wake_pinger(&mut self) {
+        if let Some(waker) = self.ping.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// A handle of a stream is gone. With that of its reader goes what nobody will read; with the last one what is left of
+    /// it is reset and forgotten.
+    pub(crate) fn dropped(&mut self, key: usize, reader: bool) {
+        let stream = &mut self.streams[key];
+        stream.handles -= 1;
+        if stream.handles > 0 {
+            if reader && !(stream.receiving == Receiving::Closed && stream.received.is_empty()) {
+                stream.unread = true;
+                stream.received = Received::default();
+                let left = stream.unreleased;
+                self.release(key, left, left);
+            }
+            return;
+        }
+        if stream.is_over() {
+            return self.forget(key);
+        }
+        // The answer is complete, and the rest of the request is of no interest (§8.1).
+        let answered = self.role == Role::Server
+            && matches!(stream.sending, Sending::Closed)
+            && stream.receiving != Receiving::Closed;
+        self.reset(key, if answered { Reason::NO_ERROR } else { Reason::CANCEL }, By::Us);
+    }
+}
+
+/// Streams we have reset, as many as were said: the peer may not have known yet when it sent more on them.
+#[derive(Debug)]
+pub(crate) struct Resets {
+    ids: HashSet<u32, BuildHasherDefault<NumberHasher>>,
+    order: VecDeque<u32>,
+    most: usize,
+}
+
+impl Resets {
+    fn new(most: usize) -> Resets {
+        Resets { ids: HashSet::default(), order: VecDeque::new(), most }
+    }
+
+    pub(crate) fn remember(&mut self, id: u32) {
+        if self.most == 0 {
+            return;
+        }
+        if self.order.len() == self.most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+    }
+
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.ids.contains(&id)
+    }
+}
+
+/// Stream numbers are spread well enough by one multiplication. A peer that chooses them badly makes its own connection
+/// slower, by what its open streams allow.
+#[derive(Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}

@@ -1,0 +1,241 @@
+//! What the owner of a stream holds: its two halves. When the last handle is dropped the stream is reset, if it is not over.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+
+use crate::error::{By, Error, Reason};
+use crate::io::Shared;
+use crate::stream::{Receiving, register};
+
+/// One handle of a stream.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    shared: Arc<Shared>,
+    key: usize,
+    /// It is the one that reads.
+    reader: bool,
+}
+
+impl Handle {
+    /// One that the stream counts already.
+    pub(crate) fn new(shared: Arc<Shared>, key: usize) -> Handle {
+        Handle { shared, key, reader: false }
+    }
+
+    /// The same, for who reads the body.
+    pub(crate) fn reading(self) -> RecvStream {
+        let mut handle = self;
+        handle.reader = true;
+        RecvStream(handle)
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Error> {
+        let mut core = self.shared.lock();
+        let stream = &mut core.streams[self.key];
+        match &stream.error {
+            Some(error) => Poll::Ready(error.clone()),
+            None => {
+                register(&mut stream.writer, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn reset(&self, reason: Reason) {
+        self.shared.lock().reset(self.key, reason, By::Us);
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Handle {
+        self.shared.lock().streams[self.key].handles += 1;
+        Handle { shared: self.shared.clone(), key: self.key, reader: false }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.lock().dropped(self.key, self.reader);
+    }
+}
+
+/// Our half of a stream, once its headers are sent.
+#[derive(Debug)]
+pub struct SendStream(pub(crate) Handle);
+
+impl SendStream {
+    /// Sends of `data` what the peer's windows and the socket have room for, and takes it off. Ready with how much that was,
+    /// never with nothing unless `data` is empty. With `end`, the last byte ends our half; so does empty `data`.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+        end: bool,
+    ) -> Poll<Result<usize, Error>> {
+        self.0.shared.lock().poll_send(self.0.key, cx, data, end)
+    }
+
+    /// Sends all of `data`, waiting for room.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub async fn send(&mut self, mut data: Bytes, end: bool) -> Result<(), Error> {
+        loop {
+            poll_fn(|cx| self.poll_send(cx, &mut data, end)).await?;
+            if data.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends our half without trailers. Waits for nothing.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match self.poll_send(&mut context, &mut Bytes::new(), true) {
+            Poll::Ready(sent) => sent.map(|_| ()),
+            // Nothing needs no room.
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Ends our half with trailers.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Error> {
+        self.0.shared.lock().send_trailers(self.0.key, trailers)
+    }
+
+    /// Ends the stream, both halves.
+    pub fn send_reset(&mut self, reason: Reason) {
+        self.0.reset(reason);
+    }
+
+    /// Ready when the stream has ended before its time: reset by the peer, or lost with its connection.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.0.poll_reset(cx)
+    }
+}
+
+/// The peer's half of a stream, once its headers are here.
+#[derive(Debug)]
+pub struct RecvStream(Handle);
+
+impl RecvStream {
+    /// The next of the body; several small frames come as one. None when there is no more. What is read must be
+    /// [released](RecvStream::release), or the peer stops sending.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        let mut core = self.0.shared.lock();
+        let stream = &mut core.streams[self.0.key];
+        if let Some(data) = stream.received.pop() {
+            return Poll::Ready(Some(Ok(data)));
+        }
+        if stream.receiving == Receiving::Closed || stream.trailers.is_some() {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Some(Err(error.clone())));
+        }
+        register(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// [`poll_data`](RecvStream::poll_data), waited for.
+    pub async fn data(&mut self) -> Option<Result<Bytes, Error>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// The trailers, when the body has been read.
+    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Error>> {
+        let mut core = self.0.shared.lock();
+        let stream = &mut core.streams[self.0.key];
+        if stream.receiving == Receiving::Closed {
+            return Poll::Ready(Ok(stream.trailers.take()));
+        }
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        register(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// [`poll_trailers`](RecvStream::poll_trailers), waited for.
+    ///
+    /// # Errors
+    /// When the stream was reset first.
+    pub async fn trailers(&mut self) -> Result<Option<HeaderMap>, Error> {
+        poll_fn(|cx| self.poll_trailers(cx)).await
+    }
+
+    /// Whether there is nothing left to read, neither data nor trailers.
+    pub fn is_end_stream(&self) -> bool {
+        self.0.shared.lock().streams[self.0.key].is_read()
+    }
+
+    /// So much of what was read is done with: the peer may send as much again.
+    pub fn release(&mut self, bytes: usize) {
+        if bytes > 0 {
+            let mut core = self.0.shared.lock();
+            let bytes = core.streams[self.0.key].unreleased.min(u32::try_from(bytes).unwrap_or(u32::MAX));
+            core.release(self.0.key, bytes, bytes);
+        }
+    }
+}
+
+/// A request's answer, to come.
+#[derive(Debug)]
+pub struct ResponseFuture(pub(crate) Handle);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<RecvStream>, Error>;
+
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut core = self.0.shared.lock();
+        let stream = &mut core.streams[self.0.key];
+        if let Some(response) = stream.response.take() {
+            stream.handles += 1;
+            let handle = Handle::new(self.0.shared.clone(), self.0.key);
+            return Poll::Ready(Ok(response.map(|()| handle.reading())));
+        }
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        register(&mut stream.reader, cx);
+        Poll::Pending
+    }
+}
+
+/// Answers a request.
+#[derive(Debug)]
+pub struct SendResponse(pub(crate) Handle);
+
+impl SendResponse {
+    /// Sends response headers; with `end` they are the whole answer.
+    ///
+    /// # Errors
+    /// When the stream is over, or answered already.
+    pub fn send_response(&mut self, response: &Response<()>, end: bool) -> Result<SendStream, Error> {
+        self.0.shared.lock().send_response(self.0.key, response, end)?;
+        Ok(SendStream(self.0.clone()))
+    }
+
+    /// Ends the stream, both halves.
+    pub fn send_reset(&mut self, reason: Reason) {
+        self.0.reset(reason);
+    }
+
+    /// Ready when the stream has ended before its time: reset by the peer, or lost with its connection.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.0.poll_reset(cx)
+    }
+}

@@ -1,0 +1,20 @@
+//! HPACK (RFC 7541): a header block's bytes to fields and back.
+//!
+//! Both directions keep what they know parsed: a field the tables hold costs a lookup and two reference counts, no
+//! parsing and no copy. What a message may consist of (which pseudo-headers, in which order, how many bytes) is not
+//! judged here; only a field that no message may hold is marked ([`Name::Malformed`]).
+
+mod decoder;
+mod dictionary;
+mod encoder;
+mod field;
+mod huffman;
+mod integer;
+mod static_table;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use decoder::{DecodeError, Decoder};
+pub use encoder::{Encoder, Index, TABLE_BYTES_MAX};
+pub use field::{Field, Name};

@@ -1,0 +1,162 @@
+//! A header block to its fields (§3, §6).
+
+use std::fmt;
+
+use http::header::HeaderValue;
+
+use super::field::{ENTRY_OVERHEAD, known_value};
+use super::table::{Entry, Table};
+use super::{Field, Name, TABLE_BYTES_MAX, huffman, integer};
+
+/// Room for a decoded string that is kept between blocks. More, which only a long value needs, is given back.
+const SCRATCH_BYTES_KEPT: usize = 4096;
+
+/// Why a block is not HPACK. The peer's tables and ours have parted then: the connection ends with COMPRESSION_ERROR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The block ends within a field.
+    Truncated,
+    /// An integer is longer than five octets or above `u32::MAX`.
+    Integer,
+    /// A Huffman-coded string holds EOS, or padding that is not the beginning of EOS or is an octet or longer.
+    Huffman,
+    /// An index is 0 or beyond the tables.
+    Index,
+    /// A table size update stands behind a field, or is more than we allow.
+    SizeUpdate,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DecodeError::Truncated => "the header block ends within a field",
+            DecodeError::Integer => "the header block holds an integer above 2^32",
+            DecodeError::Huffman => "the header block holds a string that is not Huffman code",
+            DecodeError::Index => "the header block refers to an entry the tables do not have",
+            DecodeError::SizeUpdate => {
+                "the header block changes the table's size too late or to more than allowed"
+            }
+        })
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// The receiving side of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    table: Table,
+    /// What a size update may ask for at most.
+    table_max: usize,
+    /// Where Huffman-coded strings are spelled out; empty between strings.
+    scratch: Vec<u8>,
+}
+
+impl Decoder {
+    /// `table_max` is the SETTINGS_HEADER_TABLE_SIZE we announce. Until the peer has read that setting it goes by the
+    /// default of 4096 (§4.2): announce less only to a peer that is known to start small.
+    pub fn new(table_max: usize) -> Decoder {
+        // A peer that may use more says when it begins to (§4.3).
+        Decoder { table: Table::new(table_max.min(TABLE_BYTES_MAX)), table_max, scratch: Vec::new() }
+    }
+
+    /// Decodes one whole header block: the fragments of HEADERS and its CONTINUATIONs joined. `each` is given every
+    /// field in order, those before an error too. After an error the decoder is of no more use.
+    ///
+    /// What it costs is bounded by the block, with one exception: a reference of one octet yields a field as large as
+    /// the table. No octet of it is copied, but `each` must count [`Field::size`].
+    pub fn decode(&mut self, block: &[u8], mut each: impl FnMut(Field)) -> Result<(), DecodeError> {
+        let mut rest = block;
+        while is_size_update(rest) {
+            self.size_update(&mut rest)?;
+        }
+        while let Some((&first, tail)) = rest.split_first() {
+            if first & 0x80 == 0 {
+                each(self.literal(&mut rest, first)?);
+                continue;
+            }
+            // An indexed field (§6.1), nearly always below 127: the whole of it is this octet.
+            let index = match usize::from(first & 0x7f) {
+                0x7f => integer::decode(&mut rest, 7)?,
+                index => {
+                    rest = tail;
+                    index
+                }
+            };
+            each(self.table.field(index)?.clone());
+        }
+        Ok(())
+    }
+
+    /// Follows a size update, which stands only at a block's beginning (§4.2, §6.3).
+    #[cold]
+    fn size_update(&mut self, rest: &mut &[u8]) -> Result<(), DecodeError> {
+        let size = integer::decode(rest, 5)?;
+        if size > self.table_max {
+            return Err(DecodeError::SizeUpdate);
+        }
+        self.table.resize(size);
+        Ok(())
+    }
+
+    /// Takes a literal field off the front of `rest` (§6.2).
+    fn literal(&mut self, rest: &mut &[u8], first: u8) -> Result<Field, DecodeError> {
+        let (indexed, prefix) = match first {
+            0x40.. => (true, 6),
+            0x20..0x40 => return Err(DecodeError::SizeUpdate),
+            _ => (false, 4),
+        };
+        let (name, name_len) = match integer::decode(rest, prefix)? {
+            0 => {
+                let wire = string(rest, &mut self.scratch)?;
+                (Name::parse(wire), wire.len())
+            }
+            index => self.table.name(index)?,
+        };
+        let wire = string(rest, &mut self.scratch)?;
+        let size = name_len + wire.len() + ENTRY_OVERHEAD;
+        let value = if indexed { known_value(wire) } else { None };
+        let value = value.or_else(|| HeaderValue::from_bytes(wire).ok());
+        let (mut field, name) = match value {
+            Some(value) if name != Name::Malformed => (Field { name, value }, None),
+            _ => (Field::malformed(), Some(name)),
+        };
+        if first & 0xf0 == 0x10 {
+            field.value.set_sensitive(true);
+        }
+        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            self.scratch = Vec::new();
+        }
+        if indexed {
+            self.table.insert(Entry { field: field.clone(), name, name_len, size });
+        }
+        Ok(field)
+    }
+
+    /// Octets and entries of the dynamic table.
+    #[cfg(test)]
+    pub(super) fn extent(&self) -> (usize, usize) {
+        self.table.extent()
+    }
+}
+
+fn is_size_update(rest: &[u8]) -> bool {
+    rest.first().is_some_and(|first| first & 0xe0 == 0x20)
+}
+
+/// Takes a string off the front of `rest` (§5.2). It lies in the block, or in `scratch` if it was coded.
+fn string<'a, 'block: 'a>(
+    rest: &mut &'block [u8],
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], DecodeError> {
+    let coded = rest.first().is_some_and(|first| first & 0x80 != 0);
+    let len = integer::decode(rest, 7)?;
+    let (octets, tail) = rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
+    *rest = tail;
+    if !coded {
+        return Ok(octets);
+    }
+    scratch.clear();
+    huffman::decode(octets, scratch)?;
+    Ok(scratch)
+}

@@ -1,0 +1,268 @@
+//! The encoder's dynamic table, found by content.
+//!
+//! A field is recognized by where its strings lie, if they are the very ones an entry keeps (a call's fields are most
+//! often clones of the call's before), and otherwise by what they are.
+//!
+//! Two sets of hash chains lead through the entries: one by name and value, one by name. A chain goes from the newest
+//! entry to older ones. Since only the oldest entry of all is ever evicted, it is the last of its chains, and nothing
+//! has to be unlinked: a number below the oldest one's ends a chain.
+
+use std::collections::VecDeque;
+
+use http::header::HeaderValue;
+
+use super::Name;
+use super::static_table::STATIC_LEN;
+
+/// Chains of each set. A full table of usual fields has some sixty entries.
+const CHAINS: usize = 128;
+
+/// Pairs of places where fields were seen. A call has some ten fields; two may meet in a pair, three rarely do.
+const PLACE_PAIRS: usize = 64;
+
+/// Octets of a string that its two ends hold.
+const ENDS_LEN: usize = 16;
+
+/// What is searched for: a field, and what finds it. The ends and lengths of short strings are all there is to them,
+/// so that equal ones need no further comparison.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key<'a> {
+    name: &'a [u8],
+    value: &'a [u8],
+    shape: Shape,
+    /// Of name and value. Not secret: a caller who makes entries collide makes chains as long as the table, which has
+    /// 128 entries at most.
+    hash: u64,
+}
+
+/// The ends and lengths of name and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    name: (u64, u64, usize),
+    value: (u64, u64, usize),
+}
+
+impl<'a> Key<'a> {
+    #[inline(always)]
+    pub(super) fn new(name: &'a [u8], value: &'a [u8]) -> Key<'a> {
+        let shape = Shape { name: ends(name), value: ends(value) };
+        let mut hash = hash(shape.name) ^ hash(shape.value).rotate_left(32);
+        if value.len() > ENDS_LEN {
+            // Of a value everything counts: paths of one service differ in the middle.
+            let (words, _) = value.as_chunks::<8>();
+            hash = words.iter().fold(hash, |hash, word| {
+                (hash.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(SPREAD)
+            });
+        }
+        Key { name, value, shape, hash }
+    }
+
+    /// [`hash_name`] of the name.
+    pub(super) fn name_hash(&self) -> u64 {
+        hash(self.shape.name)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Name,
+    value: HeaderValue,
+    shape: Shape,
+    size: usize,
+    /// The next older entry of the chain by name and value, and of the chain by name.
+    older: u64,
+    older_named: u64,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn is(&self, key: &Key<'_>) -> bool {
+        self.shape == key.shape
+            && (key.value.len() <= ENDS_LEN || same(self.value.as_bytes(), key.value))
+            && (key.name.len() <= ENDS_LEN || same(self.name.as_str().as_bytes(), key.name))
+    }
+
+    fn is_named(&self, key: &Key<'_>) -> bool {
+        self.shape.name == key.shape.name
+            && (key.name.len() <= ENDS_LEN || same(self.name.as_str().as_bytes(), key.name))
+    }
+}
+
+/// Where name and value of an entry lie. As long as the entry is in the table it keeps them alive, so that nothing else
+/// can lie there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    name: usize,
+    value: usize,
+    /// Of the name in the upper half, of the value in the lower: neither is longer than the table.
+    lens: u64,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of(name: &[u8], value: &[u8]) -> Place {
+        let lens = (name.len() as u64) << 32 | value.len() as u64;
+        Place { name: name.as_ptr().addr(), value: value.as_ptr().addr(), lens }
+    }
+
+    #[inline(always)]
+    fn pair(self) -> usize {
+        let hash = (self.name.rotate_left(31) ^ self.value) as u64;
+        (hash.wrapping_mul(SPREAD) >> (u64::BITS - PLACE_PAIRS.trailing_zeros())) as usize
+    }
+}
+
+/// The dynamic table.
+#[derive(Debug)]
+pub(super) struct Dictionary {
+    /// The oldest first.
+    entries: VecDeque<Entry>,
+    /// Entries are numbered as they come, from 1: the number of the oldest one here, and that of the next to come.
+    oldest: u64,
+    next: u64,
+    size: usize,
+    size_max: usize,
+    /// Numbers of the newest entries of the chains.
+    by_field: Box<[u64; CHAINS]>,
+    by_name: Box<[u64; CHAINS]>,
+    /// Numbers of entries by where they lie, the later found of a pair first.
+    by_place: Box<[[(Place, u64); 2]; PLACE_PAIRS]>,
+}
+
+impl Dictionary {
+    pub(super) fn new(size_max: usize) -> Dictionary {
+        Dictionary {
+            entries: VecDeque::new(),
+            oldest: 1,
+            next: 1,
+            size: 0,
+            size_max,
+            by_field: Box::new([0; CHAINS]),
+            by_name: Box::new([0; CHAINS]),
+            by_place: Box::new([[(Place::default(), 0); 2]; PLACE_PAIRS]),
+        }
+    }
+
+    pub(super) fn size_max(&self) -> usize {
+        self.size_max
+    }
+
+    /// The wire's index of the field whose strings are those of an entry that was found before.
+    #[inline(always)]
+    pub(super) fn recognize(&self, name: &[u8], value: &[u8]) -> Option<usize> {
+        let place = Place::of(name, value);
+        let [later, earlier] = &self.by_place[place.pair()];
+        let (known, number) = if later.0 == place { later } else { earlier };
+        (*known == place && *number >= self.oldest).then(|| self.index(*number))
+    }
+
+    /// The wire's index of the field.
+    #[inline(always)]
+    pub(super) fn find(&mut self, key: &Key<'_>) -> Option<usize> {
+        let mut number = self.by_field[chain(key.hash)];
+        while let Some(entry) = self.get(number) {
+            if entry.is(key) {
+                let place = Place::of(key.name, key.value);
+                // Not if it is a copy, which may end before the entry.
+                if place == Place::of(entry.name.as_str().as_bytes(), entry.value.as_bytes()) {
+                    let pair = &mut self.by_place[place.pair()];
+                    *pair = [(place, number), pair[0]];
+                }
+                return Some(self.index(number));
+            }
+            number = entry.older;
+        }
+        None
+    }
+
+    /// The wire's index of the newest entry with this name.
+    pub(super) fn find_name(&self, key: &Key<'_>) -> Option<usize> {
+        let mut number = self.by_name[chain(key.name_hash())];
+        while let Some(entry) = self.get(number) {
+            if entry.is_named(key) {
+                return Some(self.index(number));
+            }
+            number = entry.older_named;
+        }
+        None
+    }
+
+    /// Adds a field of `size`, which is not more than the table's, after the oldest ones made room.
+    pub(super) fn insert(&mut self, key: &Key<'_>, name: Name, value: HeaderValue, size: usize) {
+        self.evict_to(self.size_max - size);
+        let number = self.next;
+        self.next += 1;
+        let older = std::mem::replace(&mut self.by_field[chain(key.hash)], number);
+        let older_named = std::mem::replace(&mut self.by_name[chain(key.name_hash())], number);
+        self.size += size;
+        self.entries.push_back(Entry { name, value, shape: key.shape, size, older, older_named });
+    }
+
+    /// The entry of this number, unless it was evicted (or never was: numbers begin at 1).
+    #[inline(always)]
+    fn get(&self, number: u64) -> Option<&Entry> {
+        // Of an older one the difference wraps around, and there are never so many entries.
+        self.entries.get(number.wrapping_sub(self.oldest) as usize)
+    }
+
+    pub(super) fn resize(&mut self, size_max: usize) {
+        self.size_max = size_max;
+        self.evict_to(size_max);
+    }
+
+    fn evict_to(&mut self, size: usize) {
+        while self.size > size {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.size -= entry.size;
+            self.oldest += 1;
+        }
+    }
+
+    /// The newest entry follows the static table (§2.3.3).
+    #[inline(always)]
+    fn index(&self, number: u64) -> usize {
+        STATIC_LEN + (self.next - number) as usize
+    }
+
+    /// Octets in use and entries.
+    #[cfg(test)]
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.size, self.entries.len())
+    }
+}
+
+/// Most often it is the very same string, passed on from call to call.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    std::ptr::eq(a, b) || a == b
+}
+
+fn chain(hash: u64) -> usize {
+    (hash >> (u64::BITS - CHAINS.trailing_zeros())) as usize
+}
+
+/// An odd number with its bits well spread (from 2^64 over the golden ratio).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The hash of a name alone.
+pub(super) fn hash_name(name: &[u8]) -> u64 {
+    hash(ends(name))
+}
+
+#[inline(always)]
+fn hash((first, last, len): (u64, u64, usize)) -> u64 {
+    (first ^ last.rotate_left(31) ^ len as u64).wrapping_mul(SPREAD)
+}
+
+/// The first and the last eight octets, and the length. Up to [`ENDS_LEN`] octets, this is the whole string.
+#[inline(always)]
+fn ends(octets: &[u8]) -> (u64, u64, usize) {
+    let len = octets.len();
+    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
+        (u64::from_le_bytes(*first), u64::from_le_bytes(*last), len)
+    } else if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
+        (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into(), len)
+    } else {
+        (octets.iter().fold(0, |all, &octet| all << 8 | u64::from(octet)), 0, len)
+    }
+}

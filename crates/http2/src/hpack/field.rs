@@ -1,0 +1,117 @@
+//! One field: a name an HTTP/2 message may use, and its value.
+
+use http::header::{HeaderName, HeaderValue};
+
+/// What §4.1 adds to the octets of name and value for an entry's bookkeeping.
+pub(super) const ENTRY_OVERHEAD: usize = 32;
+
+/// Names outside the static table that nearly every gRPC call carries. Kept as statics, a clone of them touches no
+/// reference count, and their address is the same whichever connection they came from.
+static KNOWN_NAMES: [HeaderName; 9] = [
+    HeaderName::from_static("te"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// Values that nearly every gRPC call carries, for the same reason.
+static KNOWN_VALUES: [HeaderValue; 10] = [
+    HeaderValue::from_static(""),
+    HeaderValue::from_static("0"),
+    HeaderValue::from_static("200"),
+    HeaderValue::from_static("POST"),
+    HeaderValue::from_static("http"),
+    HeaderValue::from_static("gzip"),
+    HeaderValue::from_static("https"),
+    HeaderValue::from_static("identity"),
+    HeaderValue::from_static("trailers"),
+    HeaderValue::from_static("application/grpc"),
+];
+
+/// What a field is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// `:method`
+    Method,
+    /// `:scheme`
+    Scheme,
+    /// `:authority`
+    Authority,
+    /// `:path`
+    Path,
+    /// `:status`
+    Status,
+    /// `:protocol` (RFC 8441)
+    Protocol,
+    /// An ordinary field.
+    Header(HeaderName),
+    /// Not a name or value HTTP/2 allows: an upper-case letter, an unknown pseudo-header, a control character in the
+    /// value (RFC 9113 §8.2.1). The block is well-formed HPACK, the message it belongs to is malformed.
+    Malformed,
+}
+
+impl Name {
+    /// The name as it travels; empty for [`Name::Malformed`].
+    pub fn as_str(&self) -> &str {
+        match self {
+            Name::Method => ":method",
+            Name::Scheme => ":scheme",
+            Name::Authority => ":authority",
+            Name::Path => ":path",
+            Name::Status => ":status",
+            Name::Protocol => ":protocol",
+            Name::Header(name) => name.as_str(),
+            Name::Malformed => "",
+        }
+    }
+
+    /// What a literal name means.
+    pub(super) fn parse(wire: &[u8]) -> Name {
+        match wire {
+            b":method" => Name::Method,
+            b":scheme" => Name::Scheme,
+            b":authority" => Name::Authority,
+            b":path" => Name::Path,
+            b":status" => Name::Status,
+            b":protocol" => Name::Protocol,
+            _ => match KNOWN_NAMES.iter().find(|known| known.as_str().as_bytes() == wire) {
+                Some(known) => Name::Header(known.clone()),
+                // The http crate takes the quotation mark, which is no token character (RFC 9110 §5.6.2).
+                None if wire.contains(&b'"') => Name::Malformed,
+                None => HeaderName::from_lowercase(wire).map_or(Name::Malformed, Name::Header),
+            },
+        }
+    }
+}
+
+/// A field of a header block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// What it is called.
+    pub name: Name,
+    /// Its value; a clone counts a reference. `is_sensitive()` for a field that travels "never indexed" (§6.2.3).
+    /// Empty if the name is [`Name::Malformed`].
+    pub value: HeaderValue,
+}
+
+impl Field {
+    /// What the field counts in a table and in SETTINGS_MAX_HEADER_LIST_SIZE: name, value and 32 octets (§4.1).
+    pub fn size(&self) -> usize {
+        self.name.as_str().len() + self.value.len() + ENTRY_OVERHEAD
+    }
+
+    /// The field of a message that cannot be one.
+    pub(super) fn malformed() -> Field {
+        Field { name: Name::Malformed, value: const { HeaderValue::from_static("") } }
+    }
+}
+
+/// The value of every call that these octets are, if they are one.
+pub(super) fn known_value(wire: &[u8]) -> Option<HeaderValue> {
+    KNOWN_VALUES.iter().find(|known| known.as_bytes() == wire).cloned()
+}

@@ -1,0 +1,86 @@
+//! The decoder's dynamic table (§2.3.2, §4): ready fields, the newest first.
+
+use std::collections::VecDeque;
+
+use super::static_table::{STATIC_LEN, STATIC_TABLE};
+use super::{DecodeError, Field, Name};
+
+/// A field as the table keeps it. One that no message may hold is kept too: later references count it, and may use
+/// the half of it that is right.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// What a reference to it yields.
+    pub(super) field: Field,
+    /// Its name, if only its value made the field [`Name::Malformed`].
+    pub(super) name: Option<Name>,
+    /// Octets of the name as received, which a malformed one no longer knows.
+    pub(super) name_len: usize,
+    /// Its size as received (§4.1).
+    pub(super) size: usize,
+}
+
+/// The dynamic table, and the static one below its indices.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The newest first, as the wire counts. Each entry counts 32 octets at least, so that `size_max` bounds them.
+    entries: VecDeque<Entry>,
+    size: usize,
+    size_max: usize,
+}
+
+impl Table {
+    pub(super) fn new(size_max: usize) -> Table {
+        Table { entries: VecDeque::new(), size: 0, size_max }
+    }
+
+    /// The field at an index of the wire.
+    #[inline]
+    pub(super) fn field(&self, index: usize) -> Result<&Field, DecodeError> {
+        // Index 0 wraps around and is in neither table (§6.1).
+        let at = index.wrapping_sub(1);
+        if let Some(field) = STATIC_TABLE.get(at) {
+            return Ok(field);
+        }
+        match self.entries.get(at.wrapping_sub(STATIC_LEN)) {
+            Some(entry) => Ok(&entry.field),
+            None => Err(DecodeError::Index),
+        }
+    }
+
+    /// The name at an index of the wire, and its octets.
+    pub(super) fn name(&self, index: usize) -> Result<(Name, usize), DecodeError> {
+        let at = index.wrapping_sub(1);
+        if let Some(field) = STATIC_TABLE.get(at) {
+            return Ok((field.name.clone(), field.name.as_str().len()));
+        }
+        let entry = self.entries.get(at.wrapping_sub(STATIC_LEN)).ok_or(DecodeError::Index)?;
+        Ok((entry.name.as_ref().unwrap_or(&entry.field.name).clone(), entry.name_len))
+    }
+
+    /// Adds an entry after the oldest ones made room. One larger than the table leaves it empty (§4.4).
+    pub(super) fn insert(&mut self, entry: Entry) {
+        self.evict_to(self.size_max.saturating_sub(entry.size));
+        if entry.size <= self.size_max {
+            self.size += entry.size;
+            self.entries.push_front(entry);
+        }
+    }
+
+    pub(super) fn resize(&mut self, size_max: usize) {
+        self.size_max = size_max;
+        self.evict_to(size_max);
+    }
+
+    fn evict_to(&mut self, size: usize) {
+        while self.size > size {
+            let Some(oldest) = self.entries.pop_back() else { break };
+            self.size -= oldest.size;
+        }
+    }
+
+    /// Octets in use and entries.
+    #[cfg(test)]
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.size, self.entries.len())
+    }
+}

@@ -1,0 +1,185 @@
+//! Moves bytes between a [`Core`] and its socket.
+
+use std::fmt;
+use std::future::Future as _;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+use crate::core::Core;
+use crate::error::Error;
+
+/// What is read at once: little, until a peer has filled it.
+const READ_BYTES_MIN: usize = 16 << 10;
+const READ_BYTES_MAX: usize = 32 << 10;
+
+/// A connection's state, shared with the handles of its streams.
+pub(crate) struct Shared(Mutex<Core>);
+
+impl fmt::Debug for Shared {
+    /// Says nothing of what lies in it, which is other callers' too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(core: Core) -> Arc<Shared> {
+        Arc::new(Shared(Mutex::new(core)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        // Nothing in here panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket and the state of what is spoken on it.
+#[derive(Debug)]
+pub(crate) struct Io<T> {
+    socket: T,
+    pub(crate) shared: Arc<Shared>,
+    received: BytesMut,
+    read_bytes: usize,
+    /// Frames lie in `received` that were not looked at, because of the answers they would have taken.
+    behind: bool,
+    shut: bool,
+}
+
+/// Why moving bytes came to a stop.
+pub(crate) enum Moved {
+    /// A request came.
+    Request,
+    /// The connection is over as it should.
+    Over,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
+    pub(crate) fn new(socket: T, core: Core) -> Io<T> {
+        Io {
+            socket,
+            shared: Shared::new(core),
+            received: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
+            behind: false,
+            shut: false,
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Moved, Error>> {
+        let Io { socket, shared, received, read_bytes, behind, shut } = self;
+        loop {
+            let mut core = shared.lock();
+            let flushed = match core.out.poll_flush(cx, socket) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(error)) => {
+                    core.end(&lost(&error));
+                    return Poll::Ready(Err(core.over.clone().unwrap_or_else(|| lost(&error))));
+                }
+                Poll::Pending => false,
+            };
+            if !core.waiting.is_empty() {
+                core.share_room();
+            }
+            if flushed {
+                core.replies = 0;
+                if core.over.is_some() || core.is_done() {
+                    return close(&mut core, socket, shut, cx);
+                }
+            } else if core.over.is_some() || core.is_stuffed() {
+                core.driver = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if !core.accept.is_empty() {
+                return Poll::Ready(Ok(Moved::Request));
+            }
+            if std::mem::take(behind) {
+                *behind = take(&mut core, received);
+                continue;
+            }
+            drop(core);
+            if received.capacity() - received.len() < READ_BYTES_MIN / 4 {
+                received.reserve(*read_bytes);
+            }
+            let room = received.capacity() - received.len();
+            let read = pin!(socket.read_buf(received)).poll(cx);
+            let mut core = shared.lock();
+            match read {
+                Poll::Ready(Ok(0)) => {
+                    let error = Error::io("the peer closed the connection");
+                    let quiet = core.open == 0 && core.queued.is_empty();
+                    core.end(&error);
+                    return Poll::Ready(if quiet { Ok(Moved::Over) } else { Err(error) });
+                }
+                Poll::Ready(Ok(read)) => {
+                    if read == room {
+                        *read_bytes = READ_BYTES_MAX;
+                    }
+                    *behind = take(&mut core, received);
+                }
+                Poll::Ready(Err(error)) => {
+                    core.end(&lost(&error));
+                    return Poll::Ready(Err(lost(&error)));
+                }
+                Poll::Pending => {
+                    // Another thread may have come between.
+                    if flushed && (!core.out.is_empty() || core.over.is_some() || core.is_done()) {
+                        continue;
+                    }
+                    if received.is_empty() {
+                        *received = BytesMut::new();
+                        *read_bytes = READ_BYTES_MIN;
+                    }
+                    core.driver = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Takes what was received. Says whether some of it is left although it is complete.
+fn take(core: &mut Core, received: &mut BytesMut) -> bool {
+    if let Err(error) = core.receive(received) {
+        core.end(&error);
+    }
+    core.is_stuffed()
+}
+
+/// Says goodbye to the socket, all being said.
+fn close<T: AsyncWrite + Unpin>(
+    core: &mut Core,
+    socket: &mut T,
+    shut: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Moved, Error>> {
+    if !*shut {
+        match Pin::new(socket).poll_shutdown(cx) {
+            Poll::Pending => return Poll::Pending,
+            // It is gone already, or not.
+            Poll::Ready(_) => *shut = true,
+        }
+    }
+    match &core.over {
+        Some(error) => Poll::Ready(Err(error.clone())),
+        None => {
+            core.end(&Error::io("the connection was ended"));
+            Poll::Ready(Ok(Moved::Over))
+        }
+    }
+}
+
+fn lost(error: &io::Error) -> Error {
+    Error::io(&error.to_string())
+}
+
+impl<T> Drop for Io<T> {
+    fn drop(&mut self) {
+        self.shared.lock().end(&Error::io("the connection was cut"));
+    }
+}

@@ -1,0 +1,27 @@
+//! HTTP/2 (RFC 9113) as a proxy needs it: frames in, frames out, with as little in between as the protocol allows.
+//!
+//! A connection is a state machine without a socket ([`core`]), something that moves its bytes ([`io`]), and handles for the
+//! owners of its streams ([`handle`]). It knows nothing of gRPC and nothing of balancing. What it leaves out: push,
+//! priorities, CONNECT, and informational responses.
+
+mod client;
+mod config;
+mod core;
+mod error;
+mod frame;
+mod handle;
+pub mod hpack;
+mod io;
+mod message;
+mod outbox;
+mod receive;
+mod send;
+mod server;
+mod stream;
+
+pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};
+pub use config::Config;
+pub use error::{Error, Reason};
+pub use handle::{RecvStream, ResponseFuture, SendResponse, SendStream};
+pub use send::SendError;
+pub use server::{Accepted, Connection as ServerConnection, handshake};

@@ -1,0 +1,359 @@
+//! Between header fields and the messages of HTTP: what makes a message malformed (RFC 9113 §8), and in what order a
+//! message's fields are written.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+
+use crate::hpack::{Encoder, Field, Index, Name};
+
+/// Of a usual call: more would be copied on the way, fewer would cost memory for nothing.
+const FIELDS_USUAL: usize = 16;
+
+/// Addresses remembered by a connection, so that the same one is not parsed for each call.
+const ADDRESSES: usize = 16;
+
+/// A longer one is not remembered: sixteen of the longest would be megabytes.
+const ADDRESS_BYTES_MAX: usize = 256;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that differ from call to call: in the peer's table they would only drive out those that do not.
+const CHANGING: [HeaderName; 8] = [
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static("grpc-previous-rpc-attempts"),
+    CONTENT_LENGTH,
+    http::header::AUTHORIZATION,
+];
+
+/// What a message must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+/// A header list as it is read, field by field.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    method: Option<HeaderValue>,
+    scheme: Option<HeaderValue>,
+    authority: Option<HeaderValue>,
+    path: Option<HeaderValue>,
+    status: Option<HeaderValue>,
+    headers: HeaderMap,
+    size: usize,
+    size_max: usize,
+    malformed: bool,
+}
+
+impl Fields {
+    /// `size_max`: fields beyond it are counted and not kept.
+    pub(crate) fn new(size_max: usize) -> Fields {
+        Fields {
+            method: None,
+            scheme: None,
+            authority: None,
+            path: None,
+            status: None,
+            headers: HeaderMap::new(),
+            size: 0,
+            size_max,
+            malformed: false,
+        }
+    }
+
+    /// The next field, in order.
+    pub(crate) fn push(&mut self, field: Field) {
+        self.size += field.size();
+        if self.size > self.size_max {
+            return;
+        }
+        let Field { name, value } = field;
+        let pseudo = match name {
+            Name::Header(name) => return self.header(name, value),
+            Name::Method => &mut self.method,
+            Name::Scheme => &mut self.scheme,
+            Name::Authority => &mut self.authority,
+            Name::Path => &mut self.path,
+            Name::Status => &mut self.status,
+            // We have not announced that we know extended CONNECT (RFC 8441 §4).
+            Name::Protocol | Name::Malformed => return self.malformed = true,
+        };
+        // Each at most once, and before all others (§8.3).
+        let twice = pseudo.replace(value).is_some();
+        self.malformed |= twice || !self.headers.is_empty();
+    }
+
+    fn header(&mut self, name: HeaderName, value: HeaderValue) {
+        if is_of_connection(&name) || (name == TE && value != "trailers") {
+            self.malformed = true;
+            return;
+        }
+        if self.headers.capacity() == 0 {
+            self.headers.reserve(FIELDS_USUAL);
+        }
+        // Fails for more than thirty thousand names, which no list within its limit has.
+        self.malformed |= self.headers.try_append(name, value).is_err();
+    }
+
+    /// Something else is wrong with the message.
+    pub(crate) fn spoil(&mut self) {
+        self.malformed = true;
+    }
+
+    /// Whether it is longer than allowed.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.size > self.size_max
+    }
+
+    /// What `content-length` says, if it is there.
+    pub(crate) fn content_length(&self) -> Result<Option<u64>, Malformed> {
+        let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
+        let Some(first) = lengths.next() else { return Ok(None) };
+        if lengths.any(|length| length != first) {
+            return Err(Malformed);
+        }
+        let digits = first.to_str().ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse().ok()).map(Some).ok_or(Malformed)
+    }
+
+    /// As a request (§8.3.1).
+    pub(crate) fn into_request(self, addresses: &mut Addresses) -> Result<Request<()>, Malformed> {
+        if self.malformed || self.status.is_some() {
+            return Err(Malformed);
+        }
+        let method = self.method.ok_or(Malformed)?;
+        let method = match method.as_bytes() {
+            b"POST" => Method::POST,
+            other => Method::from_bytes(other).map_err(|_| Malformed)?,
+        };
+        let uri = if method == Method::CONNECT {
+            // An authority, and neither scheme nor path (§8.5).
+            if self.scheme.is_some() || self.path.is_some() {
+                return Err(Malformed);
+            }
+            let authority = self.authority.ok_or(Malformed)?;
+            Uri::from(Authority::try_from(authority.as_bytes()).map_err(|_| Malformed)?)
+        } else {
+            let scheme = self.scheme.ok_or(Malformed)?;
+            addresses.uri(&scheme, self.authority, self.path.ok_or(Malformed)?)?
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = self.headers;
+        Ok(request)
+    }
+
+    /// As a response (§8.3.2).
+    pub(crate) fn into_response(self) -> Result<Response<()>, Malformed> {
+        let requests = [&self.method, &self.scheme, &self.authority, &self.path];
+        if self.malformed || requests.iter().any(|pseudo| pseudo.is_some()) {
+            return Err(Malformed);
+        }
+        let status = self.status.ok_or(Malformed)?;
+        let status = match status.as_bytes() {
+            b"200" => StatusCode::OK,
+            other => StatusCode::from_bytes(other).map_err(|_| Malformed)?,
+        };
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = Version::HTTP_2;
+        *response.headers_mut() = self.headers;
+        Ok(response)
+    }
+
+    /// As trailers, which have no pseudo-fields (§8.1).
+    pub(crate) fn into_trailers(self) -> Result<HeaderMap, Malformed> {
+        let pseudo = [&self.method, &self.scheme, &self.authority, &self.path, &self.status];
+        if self.malformed || pseudo.iter().any(|pseudo| pseudo.is_some()) {
+            return Err(Malformed);
+        }
+        Ok(self.headers)
+    }
+}
+
+/// Fields that speak of one connection and must not be in HTTP/2 (§8.2.2).
+fn is_of_connection(name: &HeaderName) -> bool {
+    name == CONNECTION
+        || name == TRANSFER_ENCODING
+        || name == UPGRADE
+        || name == KEEP_ALIVE
+        || name == PROXY_CONNECTION
+}
+
+/// The addresses a connection's last calls went to.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    known: Vec<Known>,
+    /// The one to be forgotten next.
+    next: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    authority: Option<HeaderValue>,
+    path: HeaderValue,
+    uri: Uri,
+}
+
+impl Addresses {
+    fn uri(
+        &mut self,
+        scheme: &HeaderValue,
+        authority: Option<HeaderValue>,
+        path: HeaderValue,
+    ) -> Result<Uri, Malformed> {
+        let plain = *scheme == "http";
+        let known = self.known.iter().find(|known| known.path == path && known.authority == authority);
+        if let Some(known) = known.filter(|_| plain) {
+            return Ok(known.uri.clone());
+        }
+        let uri = parse(scheme, authority.as_ref(), &path)?;
+        let short = path.len() + authority.as_ref().map_or(0, HeaderValue::len) <= ADDRESS_BYTES_MAX;
+        if plain && short {
+            let known = Known { authority, path, uri: uri.clone() };
+            if self.known.len() < ADDRESSES {
+                self.known.push(known);
+            } else {
+                self.known[self.next] = known;
+                self.next = (self.next + 1) % ADDRESSES;
+            }
+        }
+        Ok(uri)
+    }
+}
+
+fn parse(
+    scheme: &HeaderValue,
+    authority: Option<&HeaderValue>,
+    path: &HeaderValue,
+) -> Result<Uri, Malformed> {
+    // `*` is for OPTIONS; a path is never empty.
+    if path.is_empty() {
+        return Err(Malformed);
+    }
+    let mut parts = http::uri::Parts::default();
+    let scheme = Scheme::try_from(scheme.as_bytes()).map_err(|_| Malformed)?;
+    parts.path_and_query = Some(PathAndQuery::try_from(path.as_bytes()).map_err(|_| Malformed)?);
+    if let Some(authority) = authority {
+        parts.authority = Some(Authority::try_from(authority.as_bytes()).map_err(|_| Malformed)?);
+        // A URI of a scheme and a path alone cannot be said.
+        parts.scheme = Some(scheme);
+    }
+    Uri::from_parts(parts).map_err(|_| Malformed)
+}
+
+/// Whether a request can be sent at all, and why not.
+pub(crate) fn check_request(request: &Request<()>) -> Result<(), &'static str> {
+    let uri = request.uri();
+    if uri.scheme().is_none() || uri.authority().is_none() {
+        return Err("its URI has no scheme or no authority");
+    }
+    check_headers(request.headers())
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
+    let forbidden = |(name, value): (&HeaderName, &HeaderValue)| {
+        is_of_connection(name) || (name == TE && value != "trailers")
+    };
+    if headers.iter().any(forbidden) {
+        return Err("it has a header that HTTP/2 forbids: it speaks of one connection");
+    }
+    Ok(())
+}
+
+/// Where a connection's last requests went, as fields.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    known: Vec<Target>,
+    /// The one to be forgotten next.
+    next: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    authority: HeaderValue,
+    path: HeaderValue,
+}
+
+impl Targets {
+    /// The fields of `uri`, remembered or made.
+    fn of(&mut self, uri: &Uri) -> Option<Target> {
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let known = self.known.iter().find(|known| known.path == path && known.authority == authority);
+        if let Some(known) = known {
+            return Some(known.clone());
+        }
+        // Fails for no authority and no path that `http` has let through.
+        let target = Target {
+            authority: HeaderValue::from_str(authority).ok()?,
+            path: HeaderValue::from_str(path).ok()?,
+        };
+        if path.len() + authority.len() <= ADDRESS_BYTES_MAX {
+            if self.known.len() < ADDRESSES {
+                self.known.push(target.clone());
+            } else {
+                self.known[self.next] = target.clone();
+                self.next = (self.next + 1) % ADDRESSES;
+            }
+        }
+        Some(target)
+    }
+}
+
+/// Writes the block of a request that was [checked](check_request).
+pub(crate) fn encode_request(
+    request: &Request<()>,
+    targets: &mut Targets,
+    encoder: &mut Encoder,
+    out: &mut Vec<u8>,
+) {
+    const POST: HeaderValue = HeaderValue::from_static("POST");
+    const HTTP: HeaderValue = HeaderValue::from_static("http");
+    encoder.begin(out);
+    let method = match request.method() {
+        &Method::POST => POST,
+        // A method is a token.
+        other => HeaderValue::from_str(other.as_str()).unwrap_or(POST),
+    };
+    encoder.field(&Name::Method, &method, Index::Yes, out);
+    let scheme = match request.uri().scheme_str() {
+        Some("https") => HeaderValue::from_static("https"),
+        _ => HTTP,
+    };
+    encoder.field(&Name::Scheme, &scheme, Index::Yes, out);
+    if let Some(target) = targets.of(request.uri()) {
+        encoder.field(&Name::Authority, &target.authority, Index::Yes, out);
+        encoder.field(&Name::Path, &target.path, Index::Yes, out);
+    }
+    encode_headers(request.headers(), encoder, out);
+}
+
+/// Writes the block of a response.
+pub(crate) fn encode_response(response: &Response<()>, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    const OK: HeaderValue = HeaderValue::from_static("200");
+    encoder.begin(out);
+    let status = response.status();
+    let status = if status == StatusCode::OK { OK } else { HeaderValue::from(status.as_u16()) };
+    encoder.field(&Name::Status, &status, Index::Yes, out);
+    encode_headers(response.headers(), encoder, out);
+}
+
+/// Writes the block of trailers.
+pub(crate) fn encode_trailers(trailers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    encoder.begin(out);
+    encode_headers(trailers, encoder, out);
+}
+
+fn encode_headers(headers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        let index = if CHANGING.contains(name) { Index::No } else { Index::Yes };
+        encoder.header(name, value, index, out);
+    }
+}

@@ -1,0 +1,124 @@
+//! Bytes on their way to the socket: small frames copied together, large payloads left where they are.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+
+use crate::frame::{DATA, END_STREAM, Head};
+
+/// A payload up to this is copied: cheaper than a piece of its own for the system call.
+const COPIED_BYTES_MAX: usize = 2 << 10;
+
+/// Pieces handed to one system call.
+const PIECES_MAX: usize = 32;
+
+/// Written bytes that may lie before those that are not.
+const WRITTEN_BYTES_MAX: usize = 16 << 10;
+
+/// A buffer larger than this is given back when it is empty.
+const KEPT_BYTES_MAX: usize = 4 << 10;
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pieces: VecDeque<Bytes>,
+    tail: Vec<u8>,
+    /// How much of `tail` is written.
+    written: usize,
+    /// Bytes of `pieces`.
+    in_pieces: usize,
+}
+
+impl Outbox {
+    /// Where frames that are not DATA are written.
+    pub(crate) fn frames(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Adds a DATA frame.
+    pub(crate) fn data(&mut self, stream: u32, payload: Bytes, end: bool) {
+        let flags = if end { END_STREAM } else { 0 };
+        let len = payload.len();
+        self.tail.extend_from_slice(&Head { len, kind: DATA, flags, stream }.bytes());
+        if len <= COPIED_BYTES_MAX {
+            self.tail.extend_from_slice(&payload);
+            return;
+        }
+        let mut before = Bytes::from(std::mem::take(&mut self.tail));
+        before.advance(std::mem::take(&mut self.written));
+        self.in_pieces += before.len() + payload.len();
+        self.pieces.push_back(before);
+        self.pieces.push_back(payload);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.tail.len() == self.written
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.in_pieces + self.tail.len() - self.written
+    }
+
+    /// Writes until all is written or the socket takes no more.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(crate) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let written = if self.pieces.is_empty() {
+                ready!(Pin::new(&mut *socket).poll_write(cx, &self.tail[self.written..]))?
+            } else {
+                let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+                let mut used = 0;
+                let tail = &self.tail[self.written..];
+                for (slot, piece) in
+                    slices.iter_mut().zip(self.pieces.iter().map(|piece| &piece[..]).chain([tail]))
+                {
+                    *slot = IoSlice::new(piece);
+                    used += 1;
+                }
+                ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..used]))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            let taken = written.min(piece.len());
+            piece.advance(taken);
+            self.in_pieces -= taken;
+            written -= taken;
+            if !piece.is_empty() {
+                return;
+            }
+            self.pieces.pop_front();
+        }
+        self.written += written;
+        if self.written == self.tail.len() {
+            self.written = 0;
+            if self.tail.capacity() > KEPT_BYTES_MAX {
+                self.tail = Vec::new();
+            } else {
+                self.tail.clear();
+            }
+        } else if self.written >= WRITTEN_BYTES_MAX && self.written * 2 >= self.tail.len() {
+            // A peer that is always a little behind must not make it grow.
+            self.tail.drain(..self.written);
+            self.written = 0;
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! What the peer sends: each frame as RFC 9113 §6 wants it handled, and what is done with one that breaks a rule.
+//!
+//! An error ends the connection (§5.4.1). What breaks but a stream (§5.4.2) resets it, and is counted.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::core::{Core, Role};
+use crate::error::{By, Error, Reason};
+use crate::frame::{self, Head, WINDOW_MAX};
+use crate::message::{Fields, Malformed};
+use crate::stream::{COPIED_BYTES_MAX, Receiving, Sending, Stream};
+
+/// Answers that wait for the socket, beyond which nothing more is read: a peer that makes us answer and does not listen.
+const REPLIES_MAX: usize = 1_024;
+
+/// Bytes of answers, beside those of DATA, that wait for the socket before nothing more is read.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// Frames of a header block beside those its size explains; more are an attack (CVE-2024-27316).
+const CONTINUATIONS_MAX: usize = 8;
+
+/// Empty DATA frames in a row: they do nothing, and cost nothing to send (CVE-2019-9518).
+const EMPTY_FRAMES_MAX: u32 = 1_000;
+
+/// A header block of which more is to come.
+pub(crate) struct Block {
+    head: Head,
+    depends_on_itself: bool,
+    bytes: Vec<u8>,
+    frames: usize,
+}
+
+impl Core {
+    /// Takes the frames that are complete out of `bytes`.
+    ///
+    /// # Errors
+    /// When the connection is to be ended.
+    pub(crate) fn receive(&mut self, bytes: &mut BytesMut) -> Result<(), Error> {
+        if !self.preface.is_empty() && !self.receive_preface(bytes)? {
+            return Ok(());
+        }
+        while !self.is_stuffed() {
+            let Some(head) = Head::read(bytes) else { break };
+            if head.len > frame::PAYLOAD_BYTES_MAX {
+                return Err(self.broken(Reason::FRAME_SIZE_ERROR, "a frame is too long"));
+            }
+            let whole = frame::HEAD_BYTES + head.len;
+            if bytes.len() < whole {
+                break;
+            }
+            if head.kind == frame::DATA && self.block.is_none() && self.peer.settled {
+                self.receive_data(head, bytes)?;
+            } else {
+                self.receive_frame(head, &bytes[frame::HEAD_BYTES..whole])?;
+                bytes.advance(whole);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing more is read until what is to be sent is sent. A server's peer that asks and asks, and reads no
+    /// answer, is held up; a client goes on reading, or two sides might wait for each other.
+    pub(crate) fn is_stuffed(&self) -> bool {
+        self.replies >= REPLIES_MAX
+            || (self.role == Role::Server && self.out.bytes() >= self.config.send_buffer + ANSWER_BYTES_MAX)
+    }
+
+    fn receive_preface(&mut self, bytes: &mut BytesMut) -> Result<bool, Error> {
+        let here = bytes.len().min(self.preface.len());
+        if bytes[..here] != self.preface[..here] {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "no HTTP/2 preface"));
+        }
+        bytes.advance(here);
+        self.preface = &self.preface[here..];
+        Ok(self.preface.is_empty())
+    }
+
+    fn receive_frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        if self.block.is_some() && head.kind != frame::CONTINUATION {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "a frame inside a header block"));
+        }
+        if !self.peer.settled && head.kind != frame::SETTINGS {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "the first frame is not SETTINGS"));
+        }
+        let of_stream = match head.kind {
+            frame::SETTINGS | frame::PING | frame::GOAWAY => Some(false),
+            frame::HEADERS | frame::PRIORITY | frame::RST_STREAM | frame::CONTINUATION | frame::DATA => {
+                Some(true)
+            }
+            _ => None,
+        };
+        if of_stream.is_some_and(|of_stream| of_stream != (head.stream != 0)) {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "a frame for the wrong sort of stream"));
+        }
+        match head.kind {
+            frame::HEADERS => self.receive_headers(head, payload),
+            frame::CONTINUATION => self.receive_continuation(head, payload),
+            frame::PRIORITY => self.receive_priority(head, payload),
+            frame::RST_STREAM => self.receive_reset(head, payload),
+            frame::SETTINGS => self.receive_settings(head, payload),
+            frame::PING => self.receive_ping(head, payload),
+            frame::GOAWAY => self.receive_goaway(payload),
+            frame::WINDOW_UPDATE => self.receive_window_update(head, payload),
+            // We never push, and have said that we want none.
+            frame::PUSH_PROMISE => Err(self.broken(Reason::PROTOCOL_ERROR, "PUSH_PROMISE")),
+            // Unknown kinds are passed over (§4.1).
+            _ => Ok(()),
+        }
+    }
+
+    fn receive_headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        let (mut from, to) =
+            frame::unpadded(head, payload).map_err(|reason| self.broken(reason, "the padding of HEADERS"))?;
+        let mut depends_on_itself = false;
+        if head.has(frame::WITH_PRIORITY) {
+            if to < from + 5 {
+                return Err(self.broken(Reason::FRAME_SIZE_ERROR, "HEADERS is too short for its priority"));
+            }
+            depends_on_itself = frame::number(payload, from) & frame::STREAM_MAX == head.stream;
+            from += 5;
+        }
+        let block = &payload[from..to];
+        if !head.has(frame::END_HEADERS) {
+            self.block = Some(Block { head, depends_on_itself, bytes: block.to_vec(), frames: 1 });
+            return Ok(());
+        }
+        self.receive_block(head, depends_on_itself, block)
+    }
+
+    fn receive_continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        let Some(mut block) = self.block.take().filter(|block| block.head.stream == head.stream) else {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "CONTINUATION of nothing"));
+        };
+        block.frames += 1;
+        block.bytes.extend_from_slice(payload);
+        let bytes_max = self.config.header_list_max as usize + frame::PAYLOAD_BYTES_MAX;
+        let frames_max = CONTINUATIONS_MAX + block.bytes.len() / 1_024;
+        if block.bytes.len() > bytes_max || block.frames > frames_max {
+            return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "a header block without end"));
+        }
+        if head.has(frame::END_HEADERS) {
+            return self.receive_block(block.head, block.depends_on_itself, &block.bytes);
+        }
+        self.block = Some(block);
+        Ok(())
+    }
+
+    /// The fields of a block. Must be read whatever becomes of them (§4.3).
+    fn decode(&mut self, block: &[u8]) -> Result<Fields, Error> {
+        let mut fields = Fields::new(self.config.header_list_max as usize);
+        let decoded = self.decoder.decode(block, |field| fields.push(field));
+        decoded.map_err(|error| self.broken(Reason::COMPRESSION_ERROR, &error.to_string()))?;
+        Ok(fields)
+    }
+
+    fn receive_block(&mut self, head: Head, depends_on_itself: bool, block: &[u8]) -> Result<(), Error> {
+        let mut fields = self.decode(block)?;
+        if depends_on_itself {
+            fields.spoil();
+        }
+        let end = head.has(frame::END_STREAM);
+        if let Some(key) = self.key(head.stream) {
+            return match self.streams[key].receiving {
+                Receiving::Head => self.receive_response(key, fields, end),
+                Receiving::Body => self.receive_trailers(key, fields, end),
+                Receiving::Closed => self.fault(head.stream, Reason::STREAM_CLOSED),
+            };
+        }
+        if self.is_idle(head.stream) {
+            return match self.role {
+                Role::Server => self.receive_request(head.stream, fields, end),
+                Role::Client => Err(self.broken(Reason::PROTOCOL_ERROR, "HEADERS on a stream never opened")),
+            };
+        }
+        // On a stream that is over. A server's answer may have crossed our reset, a client's request our GOAWAY.
+        let id = head.stream;
+        if self.role == Role::Client || self.resets.contains(id) || self.is_too_late(id) {
+            return Ok(());
+        }
+        Err(self.broken(Reason::STREAM_CLOSED, "HEADERS on a stream that is closed"))
+    }
+
+    fn receive_request(&mut self, id: u32, fields: Fields, end: bool) -> Result<(), Error> {
+        if id.is_multiple_of(2) {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "a client's stream has an even number"));
+        }
+        self.last_id = id;
+        if self.open >= self.config.streams_max {
+            frame::write_reset(self.out.frames(), id, Reason::REFUSED_STREAM);
+            self.replies += 1;
+            self.resets.remember(id);
+            return Ok(());
+        }
+        if fields.is_too_long() {
+            return self.refuse_too_long(id, end);
+        }
+        let Ok(length) = fields.content_length() else { return self.fault(id, Reason::PROTOCOL_ERROR) };
+        let Ok(request) = fields.into_request(&mut self.addresses) else {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
+        };
+        if end && length.is_some_and(|length| length > 0) {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
+        }
+        let receiving = if end { Receiving::Closed } else { Receiving::Body };
+        let windows = (self.first_receive_window(), i64::from(self.peer.window));
+        let mut stream = Stream::new(Sending::Head, receiving, windows.0, windows.1);
+        stream.id = id;
+        stream.length_left = length;
+        stream.counted = true;
+        stream.accepted = false;
+        self.open += 1;
+        let key = self.streams.insert(stream);
+        self.keys.insert(id, key);
+        self.accept.push_back((request, key));
+        Ok(())
+    }
+
+    /// 431, and the rest of the request is of no interest.
+    fn refuse_too_long(&mut self, id: u32, end: bool) -> Result<(), Error> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let mut block = Vec::new();
+        crate::message::encode_response(&response, &mut self.encoder, &mut block);
+        self.write_block(id, &block, true);
+        self.replies += 1;
+        if end { Ok(()) } else { self.fault(id, Reason::NO_ERROR) }
+    }
+
+    fn receive_response(&mut self, key: usize, fields: Fields, end: bool) -> Result<(), Error> {
+        let id = self.streams[key].id;
+        if fields.is_too_long() {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
+        }
+        let length = fields.content_length();
+        let (Ok(length), Ok(response)) = (length, fields.into_response()) else {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
+        };
+        if response.status().is_informational() {
+            // Something comes before the answer; it is never its end (§8.1).
+            return if end { self.fault(id, Reason::PROTOCOL_ERROR) } else { Ok(()) };
+        }
+        let stream = &mut self.streams[key];
+        stream.response = Some(response);
+        if !end {
+            stream.length_left = length;
+        }
+        stream.receiving = if end { Receiving::Closed } else { Receiving::Body };
+        stream.wake_reader();
+        self.settle(key);
+        Ok(())
+    }
+
+    fn receive_trailers(&mut self, key: usize, fields: Fields, end: bool) -> Result<(), Error> {
+        let stream = &self.streams[key];
+        let (id, complete) = (stream.id, stream.length_left.is_none_or(|left| left == 0));
+        let trailers = if fields.is_too_long() { Err(Malformed) } else { fields.into_trailers() };
+        let (true, true, Ok(trailers)) = (end, complete, trailers) else {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
+        };
+        let stream = &mut self.streams[key];
+        stream.trailers = Some(trailers);
+        self.received_all(key);
+        Ok(())
+    }
+
+    /// The peer's half has ended as it should.
+    fn received_all(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        stream.receiving = Receiving::Closed;
+        stream.wake_reader();
+        self.settle(key);
+    }
+
+    fn receive_data(&mut self, head: Head, bytes: &mut BytesMut) -> Result<(), Error> {
+        if head.stream == 0 {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, "DATA without a stream"));
+        }
+        let payload = &bytes[frame::HEAD_BYTES..frame::HEAD_BYTES + head.len];
+        let (from, to) =
+            frame::unpadded(head, payload).map_err(|reason| self.broken(reason, "the padding of DATA"))?;
+        // The whole payload counts against the windows, padding too (§6.9.1).
+        let taken = head.len as i64;
+        self.receive_window -= taken;
+        if self.receive_window < 0 {
+            return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "more DATA than the connection's window"));
+        }
+        let (from, to) = (from + frame::HEAD_BYTES, to + frame::HEAD_BYTES);
+        let end = head.has(frame::END_STREAM);
+        let checked = self.check_data(head, to - from, end);
+        let key = match checked {
+            Ok(Some(key)) => key,
+            other => {
+                bytes.advance(frame::HEAD_BYTES + head.len);
+                self.release_connection(head.len as u32);
+                return other.map(|_| ());
+            }
+        };
+        let stream = &mut self.streams[key];
+        stream.receive_window -= taken;
+        stream.unreleased += (to - from) as u32;
+        let unread = stream.unread;
+        if unread {
+            bytes.advance(frame::HEAD_BYTES + head.len);
+        } else if to - from < COPIED_BYTES_MAX {
+            stream.received.push_copied(&bytes[from..to]);
+            bytes.advance(frame::HEAD_BYTES + head.len);
+        } else {
+            let mut frame: Bytes = bytes.split_to(frame::HEAD_BYTES + head.len).freeze();
+            frame.truncate(to);
+            frame.advance(from);
+            stream.received.push(frame);
+        }
+        if end {
+            self.received_all(key);
+        } else if to > from {
+            self.streams[key].wake_reader();
+        }
+        let padding = (head.len - (to - from)) as u32;
+        if unread {
+            let len = (to - from) as u32;
+            self.release(key, len + padding, len);
+        } else if padding > 0 {
+            self.release(key, padding, 0);
+        }
+        Ok(())
+    }
+
+    /// The stream that `len` bytes of DATA are for; none if they are for nobody.
+    fn check_data(&mut self, head: Head, len: usize, end: bool) -> Result<Option<usize>, Error> {
+        let Some(key) = self.key(head.stream) else {
+            if self.is_idle(head.stream) {
+                return Err(self.broken(Reason::PROTOCOL_ERROR, "DATA on a stream never opened"));
+            }
+            // What a server sends may have crossed a reset that is forgotten meanwhile.
+            let id = head.stream;
+            if self.role == Role::Client || self.resets.contains(id) || self.is_too_late(id) {
+                return Ok(None);
+            }
+            return self.fault(head.stream, Reason::STREAM_CLOSED).map(|()| None);
+        };
+        let stream = &mut self.streams[key];
+        if stream.receiving == Receiving::Closed {
+            return self.fault(head.stream, Reason::STREAM_CLOSED).map(|()| None);
+        }
+        if stream.receiving == Receiving::Head {
+            return self.fault(head.stream, Reason::PROTOCOL_ERROR).map(|()| None);
+        }
+        if (head.len as i64) > stream.receive_window {
+            return self.fault(head.stream, Reason::FLOW_CONTROL_ERROR).map(|()| None);
+        }
+        if let Some(left) = &mut stream.length_left {
+            let now = left.checked_sub(len as u64).filter(|now| !end || *now == 0);
+            let Some(now) = now else {
+                return self.fault(head.stream, Reason::PROTOCOL_ERROR).map(|()| None);
+            };
+            *left = now;
+        }
+        if len == 0 && !end {
+            self.empty_frames += 1;
+            if self.empty_frames > EMPTY_FRAMES_MAX {
+                return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "nothing but empty DATA frames"));
+            }
+        } else {
+            self.empty_frames = 0;
+        }
+        Ok(Some(key))
+    }
+
+    fn receive_priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        let reason = if payload.len() != 5 {
+            Reason::FRAME_SIZE_ERROR
+        } else if frame::number(payload, 0) & frame::STREAM_MAX == head.stream {
+            Reason::PROTOCOL_ERROR
+        } else {
+            // Priorities were given up by RFC 9113 (§5.3.2).
+            return Ok(());
+        };
+        if self.is_idle(head.stream) {
+            // A stream that was never opened cannot be reset.
+            return Err(self.broken(reason, "PRIORITY"));
+        }
+        self.fault(head.stream, reason)
+    }
+
+    fn receive_reset(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        if payload.len() != 4 {
+            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "RST_STREAM is not of four bytes"));
+        }
+        let Some(key) = self.key(head.stream) else {
+            if self.is_idle(head.stream) {
+                return Err(self.broken(Reason::PROTOCOL_ERROR, "RST_STREAM on a stream never opened"));
+            }
+            return Ok(());
+        };
+        if !self.streams[key].accepted {
+            self.unseen_resets += 1;
+            if self.unseen_resets > self.config.unseen_resets_max {
+                return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "too many streams reset at once"));
+            }
+        }
+        self.reset(key, Reason::new(frame::number(payload, 0)), By::Peer);
+        Ok(())
+    }
+
+    fn receive_settings(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        if head.has(frame::ACK) {
+            if !payload.is_empty() {
+                return Err(self.broken(Reason::FRAME_SIZE_ERROR, "SETTINGS that acknowledge and say more"));
+            }
+            self.peer.knows_us = true;
+            return Ok(());
+        }
+        if !payload.len().is_multiple_of(6) {
+            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "SETTINGS of a part"));
+        }
+        // Before whatever follows from them.
+        frame::write_settings_ack(self.out.frames());
+        self.replies += 1;
+        let mut window = self.peer.window;
+        for setting in payload.chunks_exact(6) {
+            let name = u16::from_be_bytes([setting[0], setting[1]]);
+            let value = frame::number(setting, 2);
+            match name {
+                // Once for all that is said of it: it concerns every stream.
+                frame::SETTING_WINDOW if i64::from(value) <= WINDOW_MAX => window = value,
+                _ => self.receive_setting(name, value)?,
+            }
+        }
+        if window != self.peer.window {
+            self.resize_windows(window)?;
+        }
+        self.peer.settled = true;
+        Ok(())
+    }
+
+    fn receive_setting(&mut self, name: u16, value: u32) -> Result<(), Error> {
+        match name {
+            frame::SETTING_TABLE => self.encoder.set_table_max(value as usize),
+            frame::SETTING_PUSH if value > 1 || (value == 1 && self.role == Role::Client) => {
+                return Err(self.broken(Reason::PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH"));
+            }
+            frame::SETTING_STREAMS => {
+                self.peer.streams_max = value;
+                self.open_queued();
+            }
+            frame::SETTING_WINDOW => {
+                return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE"));
+            }
+            frame::SETTING_FRAME => {
+                let allowed = frame::PAYLOAD_BYTES_MAX..1 << 24;
+                if !allowed.contains(&(value as usize)) {
+                    return Err(self.broken(Reason::PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE"));
+                }
+                self.peer.payload_max = value as usize;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The change of SETTINGS_INITIAL_WINDOW_SIZE holds for the streams that are open too (§6.9.2).
+    fn resize_windows(&mut self, window: u32) -> Result<(), Error> {
+        let change = i64::from(window) - i64::from(self.peer.window);
+        self.peer.window = window;
+        let mut overflown = false;
+        for (_, stream) in &mut self.streams {
+            if stream.is_over() {
+                continue;
+            }
+            stream.send_window += change;
+            overflown |= stream.send_window > WINDOW_MAX;
+            if change > 0 {
+                stream.wake_writer();
+            }
+        }
+        if overflown {
+            return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "a stream's window is too large"));
+        }
+        Ok(())
+    }
+
+    fn receive_ping(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        let Ok(payload) = <[u8; 8]>::try_from(payload) else {
+            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "PING is not of eight bytes"));
+        };
+        if head.has(frame::ACK) {
+            self.pinged(payload);
+        } else {
+            frame::write_ping(self.out.frames(), true, payload);
+            self.replies += 1;
+        }
+        Ok(())
+    }
+
+    fn receive_goaway(&mut self, payload: &[u8]) -> Result<(), Error> {
+        if payload.len() < 8 {
+            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "GOAWAY is too short"));
+        }
+        let last = frame::number(payload, 0) & frame::STREAM_MAX;
+        let why: String = String::from_utf8_lossy(&payload[8..]).escape_debug().take(128).collect();
+        self.left_by_peer(last, Reason::new(frame::number(payload, 4)), &why);
+        Ok(())
+    }
+
+    fn receive_window_update(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
+        if payload.len() != 4 {
+            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "WINDOW_UPDATE is not of four bytes"));
+        }
+        let more = i64::from(frame::number(payload, 0) & frame::STREAM_MAX);
+        if head.stream == 0 {
+            if more == 0 {
+                return Err(self.broken(Reason::PROTOCOL_ERROR, "WINDOW_UPDATE of nothing"));
+            }
+            self.send_window += more;
+            if self.send_window > WINDOW_MAX {
+                return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "the connection's window is too large"));
+            }
+            self.share_room();
+            return Ok(());
+        }
+        let Some(key) = self.key(head.stream) else {
+            if self.is_idle(head.stream) {
+                return Err(self.broken(Reason::PROTOCOL_ERROR, "WINDOW_UPDATE on a stream never opened"));
+            }
+            return Ok(());
+        };
+        if more == 0 {
+            return self.fault(head.stream, Reason::PROTOCOL_ERROR);
+        }
+        let stream = &mut self.streams[key];
+        stream.send_window += more;
+        if stream.send_window > WINDOW_MAX {
+            return self.fault(head.stream, Reason::FLOW_CONTROL_ERROR);
+        }
+        stream.wake_writer();
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! What we send: header blocks at once, DATA as far as the windows and the socket have room, and the windows we give.
+//!
+//! DATA waits where it comes from. Streams that found no room on the connection stand in a queue, are woken in its order, and
+//! go to its end when they have sent: while others wait, each takes a part.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+
+use crate::core::Core;
+use crate::error::{Error, Reason};
+use crate::frame::{self, Head};
+use crate::message;
+use crate::stream::{Queued, Receiving, Sending, Stream, register};
+
+/// What one stream may send while others wait for the connection.
+const TURN_BYTES: usize = 16 << 10;
+
+/// So many streams are woken at least when there is room: one may have found that it wants nothing any more, and the others
+/// are not to wait for it.
+const WOKEN_MIN: usize = 8;
+
+/// Why a request was not sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SendError {
+    /// The connection takes no more: the peer is leaving, or it is over.
+    #[error("{0}")]
+    Closed(Error),
+    /// No peer would take it.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+impl Core {
+    /// Opens a stream, at once or when the peer allows one more.
+    pub(crate) fn send_request(&mut self, request: Request<()>, end: bool) -> Result<usize, SendError> {
+        if let Some(error) = self.over.as_ref().or(self.peer_leaves.as_ref()) {
+            return Err(SendError::Closed(error.clone()));
+        }
+        if self.retired {
+            return Err(SendError::Closed(Error::io("the connection is no longer used")));
+        }
+        if self.last_id >= frame::STREAM_MAX - 2 {
+            // As if the peer had said so: a new connection is wanted (RFC 9113 §5.1.1).
+            let error = Error::go_away(Reason::NO_ERROR, crate::error::By::Us, "all its streams are used");
+            self.peer_leaves = Some(error.clone());
+            self.wake_driver();
+            return Err(SendError::Closed(error));
+        }
+        message::check_request(&request).map_err(SendError::Invalid)?;
+        let windows = (self.first_receive_window(), i64::from(self.peer.window));
+        let at_once = self.open < self.peer.streams_max && self.queued.is_empty();
+        let mut stream = Stream::new(Sending::Body, Receiving::Head, windows.0, windows.1);
+        if at_once {
+            let key = self.streams.insert(stream);
+            self.open(key, &request, end);
+            return Ok(key);
+        }
+        stream.sending = Sending::Queued(Box::new(Queued { request, end, trailers: None }));
+        let key = self.streams.insert(stream);
+        self.queued.push_back(key);
+        Ok(key)
+    }
+
+    /// Gives a stream its number and sends its headers.
+    fn open(&mut self, key: usize, request: &Request<()>, end: bool) {
+        let id = if self.last_id == 0 { 1 } else { self.last_id + 2 };
+        self.last_id = id;
+        self.open += 1;
+        self.keys.insert(id, key);
+        let stream = &mut self.streams[key];
+        stream.id = id;
+        stream.counted = true;
+        stream.sending = if end { Sending::Closed } else { Sending::Body };
+        // What the peer's window is may have changed while it was queued.
+        stream.send_window = i64::from(self.peer.window);
+        let mut targets = std::mem::take(&mut self.targets);
+        self.write_message(id, end, |encoder, block| {
+            message::encode_request(request, &mut targets, encoder, block);
+        });
+        self.targets = targets;
+    }
+
+    /// Opens streams that wait, as far as the peer allows.
+    pub(crate) fn open_queued(&mut self) {
+        while self.open < self.peer.streams_max && self.peer_leaves.is_none() && self.over.is_none() {
+            let Some(key) = self.queued.pop_front() else { return };
+            let sending = &mut self.streams[key].sending;
+            // It may have been reset meanwhile.
+            if !matches!(sending, Sending::Queued(_)) {
+                continue;
+            }
+            let Sending::Queued(queued) = std::mem::replace(sending, Sending::Body) else { continue };
+            let Queued { request, end, trailers } = *queued;
+            self.open(key, &request, end);
+            if let Some(trailers) = trailers {
+                self.write_trailers(key, &trailers);
+            }
+            self.streams[key].wake_writer();
+        }
+    }
+
+    /// Sends response headers.
+    pub(crate) fn send_response(
+        &mut self,
+        key: usize,
+        response: &Response<()>,
+        end: bool,
+    ) -> Result<(), Error> {
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Err(error.clone());
+        }
+        if !matches!(stream.sending, Sending::Head) {
+            return Err(Error::reset(Reason::INTERNAL_ERROR, crate::error::By::Us));
+        }
+        stream.sending = if end { Sending::Closed } else { Sending::Body };
+        let id = stream.id;
+        self.write_message(id, end, |encoder, block| message::encode_response(response, encoder, block));
+        if end {
+            self.settle(key);
+        }
+        Ok(())
+    }
+
+    /// Ends our half with trailers.
+    pub(crate) fn send_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Err(error.clone());
+        }
+        match &mut stream.sending {
+            Sending::Queued(queued) => queued.trailers = Some(trailers),
+            Sending::Body => self.write_trailers(key, &trailers),
+            Sending::Head | Sending::Closed => {
+                return Err(Error::reset(Reason::STREAM_CLOSED, crate::error::By::Us));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_trailers(&mut self, key: usize, trailers: &HeaderMap) {
+        let stream = &mut self.streams[key];
+        stream.sending = Sending::Closed;
+        let id = stream.id;
+        self.write_message(id, true, |encoder, block| message::encode_trailers(trailers, encoder, block));
+        self.settle(key);
+    }
+
+    fn write_message(
+        &mut self,
+        id: u32,
+        end: bool,
+        encode: impl FnOnce(&mut crate::hpack::Encoder, &mut Vec<u8>),
+    ) {
+        let out = self.out.frames();
+        let at = out.len();
+        let flags = frame::END_HEADERS | if end { frame::END_STREAM } else { 0 };
+        out.extend_from_slice(&[0; frame::HEAD_BYTES]);
+        encode(&mut self.encoder, out);
+        let len = out.len() - at - frame::HEAD_BYTES;
+        if len <= self.peer.payload_max {
+            let head = Head { len, kind: frame::HEADERS, flags, stream: id };
+            out[at..at + frame::HEAD_BYTES].copy_from_slice(&head.bytes());
+        } else {
+            let block = out.split_off(at + frame::HEAD_BYTES);
+            out.truncate(at);
+            self.write_block(id, &block, end);
+        }
+        self.wake_driver();
+    }
+
+    /// Writes a header block in as many frames as it takes.
+    pub(crate) fn write_block(&mut self, id: u32, block: &[u8], end: bool) {
+        let out = self.out.frames();
+        let mut rest = block;
+        let mut kind = frame::HEADERS;
+        loop {
+            let (part, after) = rest.split_at(rest.len().min(self.peer.payload_max));
+            rest = after;
+            let mut flags = 0;
+            if end && kind == frame::HEADERS {
+                flags |= frame::END_STREAM;
+            }
+            if rest.is_empty() {
+                flags |= frame::END_HEADERS;
+            }
+            out.extend_from_slice(&Head { len: part.len(), kind, flags, stream: id }.bytes());
+            out.extend_from_slice(part);
+            if rest.is_empty() {
+                return;
+            }
+            kind = frame::CONTINUATION;
+        }
+    }
+
+    /// Sends of `data` what there is room for; ready when that is something, or all of nothing. With `end` the last of it
+    /// ends our half.
+    pub(crate) fn poll_send(
+        &mut self,
+        key: usize,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+        end: bool,
+    ) -> Poll<Result<usize, Error>> {
+        let connection = self.room();
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        match &mut stream.sending {
+            Sending::Body => {}
+            Sending::Queued(queued) if data.is_empty() => {
+                queued.end |= end;
+                return Poll::Ready(Ok(0));
+            }
+            Sending::Queued(_) => {
+                register(&mut stream.writer, cx);
+                return Poll::Pending;
+            }
+            Sending::Head | Sending::Closed => {
+                return Poll::Ready(Err(Error::reset(Reason::STREAM_CLOSED, crate::error::By::Us)));
+            }
+        }
+        if data.is_empty() {
+            if end {
+                self.write_data(key, Bytes::new(), true);
+            }
+            return Poll::Ready(Ok(0));
+        }
+        let own = usize::try_from(stream.send_window).unwrap_or(0);
+        // Who comes when others wait goes behind them.
+        let has_turn = stream.waiting || self.waiting.is_empty();
+        if own == 0 || connection == 0 || !has_turn {
+            register(&mut stream.writer, cx);
+            if own == 0 {
+                self.wait_no_more(key);
+            } else if !stream.waiting {
+                stream.waiting = true;
+                self.waiting.push_back(key);
+            }
+            self.share_room();
+            return Poll::Pending;
+        }
+        let turn = if self.waiting.is_empty() { usize::MAX } else { TURN_BYTES };
+        let room = own.min(connection).min(turn);
+        let part = if data.len() <= room { std::mem::take(data) } else { data.split_to(room) };
+        let sent = part.len();
+        self.wait_no_more(key);
+        self.write_data(key, part, end && data.is_empty());
+        self.share_room();
+        Poll::Ready(Ok(sent))
+    }
+
+    /// Takes a stream out of the queue.
+    fn wait_no_more(&mut self, key: usize) {
+        if !std::mem::take(&mut self.streams[key].waiting) {
+            return;
+        }
+        if self.waiting.front() == Some(&key) {
+            self.waiting.pop_front();
+        } else {
+            self.waiting.retain(|waiting| *waiting != key);
+        }
+    }
+
+    /// How much of any stream's DATA the connection takes now. None while its peer is being answered: what it asked for
+    /// comes first.
+    fn room(&self) -> usize {
+        if self.is_stuffed() {
+            return 0;
+        }
+        let outbox = self.config.send_buffer.saturating_sub(self.out.bytes());
+        usize::try_from(self.send_window).unwrap_or(0).min(outbox)
+    }
+
+    /// Sends what there is room for.
+    fn write_data(&mut self, key: usize, mut data: Bytes, end: bool) {
+        let stream = &mut self.streams[key];
+        let id = stream.id;
+        stream.send_window -= data.len() as i64;
+        self.send_window -= data.len() as i64;
+        let payload_max = self.peer.payload_max.min(frame::PAYLOAD_BYTES_MAX);
+        while data.len() > payload_max {
+            self.out.data(id, data.split_to(payload_max), false);
+        }
+        self.out.data(id, data, end);
+        self.wake_driver();
+        if end {
+            self.streams[key].sending = Sending::Closed;
+            self.settle(key);
+        }
+    }
+
+    /// Wakes streams that wait for the connection, those first that have waited longest. They leave the queue when they send.
+    pub(crate) fn share_room(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let room = self.room();
+        if room == 0 {
+            return;
+        }
+        let woken = WOKEN_MIN + room / TURN_BYTES;
+        for key in self.waiting.iter().take(woken) {
+            self.streams[*key].wake_writer();
+        }
+    }
+
+    /// The owner of a stream has read so much of it: the peer may send as much again, once it is worth a frame.
+    pub(crate) fn release(&mut self, key: usize, bytes: u32, unreleased: u32) {
+        let window = self.config.stream_window;
+        let stream = &mut self.streams[key];
+        stream.unreleased -= unreleased;
+        if stream.receiving == Receiving::Body && stream.error.is_none() {
+            stream.released += bytes;
+            if stream.released >= window / 2 {
+                let more = std::mem::take(&mut stream.released);
+                stream.receive_window += i64::from(more);
+                frame::write_window_update(self.out.frames(), stream.id, more);
+                self.wake_driver();
+            }
+        }
+        self.release_connection(bytes);
+    }
+
+    pub(crate) fn release_connection(&mut self, bytes: u32) {
+        self.released += bytes;
+        // Of what the peer has left, or streams that nobody reads would make the others wait for good.
+        if self.released > 0 && i64::from(self.released) >= self.receive_window / 2 {
+            let more = std::mem::take(&mut self.released);
+            self.receive_window += i64::from(more);
+            frame::write_window_update(self.out.frames(), 0, more);
+            self.wake_driver();
+        }
+    }
+}

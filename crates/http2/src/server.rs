@@ -1,0 +1,90 @@
+//! The side that is connected to: one connection, and the requests that come on it.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::Config;
+use crate::core::{Core, Role};
+use crate::error::{By, Error, Reason};
+use crate::handle::{Handle, RecvStream, SendResponse};
+use crate::io::{Io, Moved};
+
+/// A connection. Moves its bytes only while it is polled; dropped, it is cut.
+#[derive(Debug)]
+pub struct Connection<T>(Io<T>);
+
+/// A request, and what answers it.
+pub type Accepted = (Request<RecvStream>, SendResponse);
+
+/// Serves what is connected on `socket`: resolves when the client has said its preface and its SETTINGS.
+///
+/// # Errors
+/// When it says something else, or leaves.
+pub async fn handshake<T>(socket: T, config: Config) -> Result<Connection<T>, Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut io = Io::new(socket, Core::new(Role::Server, config));
+    poll_fn(|cx| match io.poll(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Ready(Ok(Moved::Over)) => {
+            Poll::Ready(Err(Error::io("the client left before it had said a word")))
+        }
+        Poll::Ready(Ok(Moved::Request)) => Poll::Ready(Ok(())),
+        Poll::Pending if io.shared.lock().peer.settled => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await?;
+    Ok(Connection(io))
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    /// Moves bytes, and is ready with the next request, or with none when the connection has ended as it should.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Accepted, Error>>> {
+        loop {
+            let accepted = self.0.shared.lock().next_request();
+            if let Some((request, key)) = accepted {
+                let handle = Handle::new(self.0.shared.clone(), key);
+                let respond = SendResponse(handle.clone());
+                return Poll::Ready(Some(Ok((request.map(|()| handle.reading()), respond))));
+            }
+            match self.0.poll(cx) {
+                Poll::Ready(Ok(Moved::Request)) => {}
+                Poll::Ready(Ok(Moved::Over)) => return Poll::Ready(None),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Tells the client to go elsewhere; what it has asked until it knows is still answered. The connection ends with
+    /// the last answer.
+    pub fn graceful_shutdown(&mut self) {
+        self.0.shared.lock().leave();
+    }
+
+    /// Ends the connection and every stream of it.
+    pub fn abrupt_shutdown(&mut self, reason: Reason) {
+        self.0.shared.lock().end(&Error::go_away(reason, By::Us, ""));
+    }
+
+    /// Whether requests are unanswered.
+    pub fn has_streams(&self) -> bool {
+        self.0.shared.lock().open > 0
+    }
+}
+
+impl Core {
+    fn next_request(&mut self) -> Option<(Request<()>, usize)> {
+        let (request, key) = self.accept.pop_front()?;
+        let stream = &mut self.streams[key];
+        stream.accepted = true;
+        if stream.error.is_some() {
+            self.unseen_resets = self.unseen_resets.saturating_sub(1);
+        }
+        Some((request, key))
+    }
+}

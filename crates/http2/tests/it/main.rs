@@ -1,0 +1,3 @@
+//! Both sides against the `h2` crate, over a socket in memory.
+
+mod foreign;
