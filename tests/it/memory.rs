@@ -24,11 +24,11 @@ const CONNECTIONS_DEFAULT: u64 = 1_000;
 const READERS: &str = "SHOAL_TEST_READERS";
 const READERS_DEFAULT: u64 = 100;
 
-/// What an idle connection may cost: h2's buffers of 24 KiB, and a task.
+/// What an idle connection may cost: the tables of HPACK, and a task.
 const CONNECTION_KIB_MAX: u64 = 48;
 
 /// What a reader that has stopped may cost: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), what
-/// h2 has read past them (a frame of 16 KiB each way), and the connection.
+/// was read past them (a frame of 16 KiB each way), and the connection.
 const READER_KIB_MAX: u64 = 256 + 64 + 2 * 16 + CONNECTION_KIB_MAX;
 
 /// What the gateway's memory may grow by for other reasons meanwhile.

@@ -53,7 +53,7 @@ impl Attempt {
     }
 
     /// The stream broke. Returns the status for the caller.
-    pub(crate) fn end_with_error(&mut self, error: &h2::Error) -> Status {
+    pub(crate) fn end_with_error(&mut self, error: &shoal_http2::Error) -> Status {
         let status = status_of(error, self.balancer.name(), self.address());
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
             return self.end_late();
@@ -106,8 +106,8 @@ impl Drop for Attempt {
 }
 
 /// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
-pub(crate) fn status_of(error: &h2::Error, upstream: &str, address: SocketAddr) -> Status {
-    use h2::Reason;
+pub(crate) fn status_of(error: &shoal_http2::Error, upstream: &str, address: SocketAddr) -> Status {
+    use shoal_http2::Reason;
     let lost =
         || Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
     if refused(error) || error.is_io() || !error.is_reset() {
@@ -123,7 +123,7 @@ pub(crate) fn status_of(error: &h2::Error, upstream: &str, address: SocketAddr) 
 }
 
 /// What a broken stream says of the endpoint; `code` is what it says to the caller.
-fn outcome_of(error: &h2::Error, code: Code) -> Outcome {
+fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
     if refused(error) {
         // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
         return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };

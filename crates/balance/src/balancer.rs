@@ -78,7 +78,7 @@ impl Balancer {
 
     /// Picks an endpoint that takes calls and is not in `exclude`: the cheaper of two drawn at random by weight. Never waits
     /// and never connects; with all streams of all endpoints in use it fails if a further connection is being made, else the
-    /// call will wait inside h2 for a stream. The call counts as in flight from here until the pick is dropped.
+    /// call will wait on its connection for a stream. The call counts as in flight from here until the pick is dropped.
     pub fn pick(&self, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
         self.choose(exclude, false)
     }
@@ -92,7 +92,7 @@ impl Balancer {
         };
         let Choice { member, probe, room } = choice;
         if !room {
-            // With a further connection to be had, a call must not wait in h2 for one of the others.
+            // With a further connection to be had, a call must not wait for one of the others.
             let crowd = &member.load.crowd;
             if crowd.can_grow() && !queue {
                 crowd.want();
@@ -128,7 +128,7 @@ impl Balancer {
                 }
             };
             if !matches!(timeout_at(deadline, news).await, Ok(Ok(()))) {
-                // Rather wait inside h2 than fail.
+                // Rather wait for a stream than fail.
                 return self.choose(exclude, true);
             }
         }

@@ -1,15 +1,15 @@
-//! Bodies between `http_body` and h2, both ways, with HTTP/2's own flow control: nothing is read from a body before the
+//! Bodies between `http_body` and HTTP/2, both ways, with HTTP/2's own flow control: nothing is read from a body before the
 //! peer has room for it, and the peer gets room back when the caller takes a frame.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use shoal_http2::{Reason, RecvStream, SendStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
@@ -71,15 +71,23 @@ impl Outgoing {
     }
 
     /// Sends it on `stream`: at once if all of it is here, else from a task that lives as long as the returned handle.
-    pub(crate) fn send(&mut self, mut stream: SendStream<Bytes>) -> Option<Pump> {
+    pub(crate) fn send(&mut self, mut stream: SendStream) -> Option<Pump> {
         match self {
             Outgoing::Whole(data) => {
-                if !data.is_empty() {
-                    // It is in memory already; h2 cuts it to the peer's window. Should the stream be gone, its response
-                    // says why.
-                    let _ = stream.send_data(data.clone(), true);
+                if data.is_empty() {
+                    return None;
                 }
-                None
+                let mut left = data.clone();
+                let mut context = Context::from_waker(Waker::noop());
+                // Should the stream be gone, its response says why.
+                let sent = stream.poll_send(&mut context, &mut left, true);
+                if left.is_empty() || matches!(sent, Poll::Ready(Err(_))) {
+                    return None;
+                }
+                // The rest as the peer has room for it.
+                Some(Pump(tokio::spawn(async move {
+                    let _ = stream.send(left, true).await;
+                })))
             }
             Outgoing::Streamed(streamed) => {
                 let streamed = streamed.take()?;
@@ -101,7 +109,7 @@ impl Drop for Pump {
     }
 }
 
-async fn pump(streamed: Streamed, mut stream: SendStream<Bytes>) {
+async fn pump(streamed: Streamed, mut stream: SendStream) {
     let Streamed { queued, mut body } = streamed;
     let mut queued = queued.into_iter().flatten();
     loop {
@@ -123,13 +131,13 @@ async fn pump(streamed: Streamed, mut stream: SendStream<Bytes>) {
         };
         match frame {
             None => {
-                let _ = stream.send_data(Bytes::new(), true);
+                let _ = stream.finish();
                 return;
             }
-            Some(Err(_)) => return stream.send_reset(h2::Reason::CANCEL),
+            Some(Err(_)) => return stream.send_reset(Reason::CANCEL),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    if send_within_window(&mut stream, data).await.is_none() {
+                    if stream.send(data, false).await.is_err() {
                         return;
                     }
                 }
@@ -140,20 +148,6 @@ async fn pump(streamed: Streamed, mut stream: SendStream<Bytes>) {
             },
         }
     }
-}
-
-/// Sends `data` piece by piece as the peer's window allows. `None`: the stream is over.
-async fn send_within_window(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Option<()> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let room = poll_fn(|cx| match stream.capacity() {
-            0 => stream.poll_capacity(cx),
-            room => Poll::Ready(Some(Ok(room))),
-        });
-        let room = room.await?.ok()?;
-        stream.send_data(data.split_to(room.min(data.len())), false).ok()?;
-    }
-    Some(())
 }
 
 /// A call that goes on for so long after its first answer is a long stream: a worker's, a watch.
@@ -197,7 +191,7 @@ impl Incoming {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // The caller has it: the peer may send as much again.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.stream.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.broke(&error)))),
@@ -222,7 +216,7 @@ impl Incoming {
         Poll::Ready(None)
     }
 
-    fn broke(&mut self, error: &h2::Error) -> Status {
+    fn broke(&mut self, error: &shoal_http2::Error) -> Status {
         self.state = State::Ended;
         match self.attempt.take() {
             Some(mut attempt) => attempt.end_with_error(error),

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::RecvStream;
-use h2::client::ResponseFuture;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
+use shoal_http2::{RecvStream, ResponseFuture};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
@@ -196,7 +195,7 @@ impl Call<'_> {
         let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
         let request = self.request(&pick, &span)?;
         let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
-        let (response, stream) = match attempt.pick().send(request, body.is_empty()).await {
+        let (response, stream) = match attempt.pick().send(request, body.is_empty()) {
             Ok(streams) => streams,
             Err(error @ SendError::Invalid(_)) => {
                 attempt.end_unsent(Code::Internal);
@@ -268,7 +267,7 @@ impl Call<'_> {
 async fn answer(
     mut response: ResponseFuture,
     attempt: &mut Attempt,
-) -> Result<Response<RecvStream>, h2::Error> {
+) -> Result<Response<RecvStream>, shoal_http2::Error> {
     if attempt.pick().expects_stream() {
         if let Ok(response) = timeout(STREAM_AFTER, &mut response).await {
             return response;

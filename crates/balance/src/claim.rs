@@ -26,7 +26,7 @@ pub(crate) struct Claim {
     /// Its answer may come when something happens, with its headers: nothing follows from waiting for it.
     may_stream: bool,
     stream: bool,
-    /// It had to wait for a stream inside h2 first, for how long is not known.
+    /// It had to wait for a stream first, for how long is not known.
     queued: bool,
     /// It decides whether an ejected endpoint comes back, and has not decided yet.
     probe: bool,

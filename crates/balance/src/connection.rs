@@ -9,9 +9,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{self, SendRequest};
 use http::uri::Authority;
+use shoal_http2::{ClientConnection, Config, Error, Pings, Reason, SendRequest};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -23,14 +22,9 @@ use crate::load::Load;
 use crate::options::Options;
 use crate::streams::Streams;
 
-/// Streams we reset and remember for a second, so that frames still under way on them are no error. More than a
-/// disconnect storm of a thousand callers; about 300 bytes each.
+/// Streams we have reset and remember, so that frames still under way on them are no error. More than a disconnect storm
+/// of a thousand callers; a few dozen bytes each.
 const RESET_STREAMS_MAX: usize = 4_096;
-
-/// What unread small DATA frames may cost beside their payload before h2 takes the peer for hostile. Its default, half
-/// the connection window, is used up by three slow readers of 100-byte messages; this lets such messages fill the whole
-/// window.
-const DATA_FRAME_BUDGET: usize = 32 * 1024 * 1024;
 
 /// The kernel's own keepalive, under the pings: finds a host that is gone even when pings are spared.
 const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
@@ -41,9 +35,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection just made, its parts not yet put to work.
 pub(crate) struct Connected {
-    pub(crate) connection: client::Connection<TcpStream, Bytes>,
-    pub(crate) sender: SendRequest<Bytes>,
-    pub(crate) pings: h2::PingPong,
+    pub(crate) connection: ClientConnection<TcpStream>,
+    pub(crate) sender: SendRequest,
+    pub(crate) pings: Pings,
 }
 
 /// Why no connection was made.
@@ -51,12 +45,8 @@ pub(crate) struct Connected {
 pub(crate) enum ConnectError {
     #[error("{0}")]
     Tcp(std::io::Error),
-    #[error("HTTP/2: {0}")]
-    Http2(h2::Error),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
-    #[error("its pings are taken")]
-    Pings,
 }
 
 /// Connects: TCP without Nagle's delay, HTTP/2 with fixed windows. Bounded by `connect_timeout`.
@@ -76,19 +66,15 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT)).map_err(ConnectError::Tcp)?;
 
-    let (sender, mut connection) = client::Builder::new()
-        .initial_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
-        .max_send_buffer_size(options.send_buffer)
-        .max_header_list_size(options.header_list_max)
-        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
-        .data_frame_budget(DATA_FRAME_BUDGET)
-        .enable_push(false)
-        .handshake(stream)
-        .await
-        .map_err(ConnectError::Http2)?;
-    // `None` only the second time it is asked.
-    let pings = connection.ping_pong().ok_or(ConnectError::Pings)?;
+    let config = Config {
+        stream_window: options.stream_window,
+        connection_window: options.connection_window,
+        header_list_max: options.header_list_max,
+        send_buffer: options.send_buffer,
+        resets_remembered: RESET_STREAMS_MAX,
+        ..Config::default()
+    };
+    let (sender, pings, connection) = shoal_http2::connect(stream, config);
     Ok(Connected { connection, sender, pings })
 }
 
@@ -104,7 +90,7 @@ pub(crate) struct Link {
     /// Its calls that were answered: a sign of life.
     answers: AtomicU64,
     shared: Weak<Shared>,
-    sender: SendRequest<Bytes>,
+    sender: SendRequest,
     gone: CancellationToken,
     down: OnceLock<Down>,
 }
@@ -129,7 +115,7 @@ pub(crate) enum Farewell {
 impl Link {
     pub(crate) fn new(
         address: SocketAddr,
-        sender: SendRequest<Bytes>,
+        sender: SendRequest,
         load: Arc<Load>,
         shared: &Arc<Shared>,
     ) -> Link {
@@ -146,9 +132,9 @@ impl Link {
         }
     }
 
-    /// A sender of its own: clones do not wait for each other's streams to be opened.
-    pub(crate) fn sender(&self) -> SendRequest<Bytes> {
-        self.sender.clone()
+    /// What calls are sent on.
+    pub(crate) fn sender(&self) -> &SendRequest {
+        &self.sender
     }
 
     /// Whether it takes no more calls. Set in the very poll of the connection that learnt of it.
@@ -188,7 +174,7 @@ impl Link {
 
     /// Learns how many streams the peer allows.
     pub(crate) fn look_at_limit(&self) {
-        self.streams.set_limit(self.sender.current_max_send_streams());
+        self.streams.set_limit(self.sender.streams_max());
     }
 
     /// Resolves when it takes no more calls.
@@ -208,10 +194,9 @@ impl fmt::Debug for Link {
 
 /// Moves the bytes of one connection until it ends, or until its last call does once it takes no new ones.
 pub(crate) struct Driver<F: FnOnce(String)> {
-    connection: client::Connection<TcpStream, Bytes>,
+    connection: ClientConnection<TcpStream>,
+    /// While it takes new calls.
     link: Option<Arc<Link>>,
-    /// Its `poll_ready` is where h2 shows a GOAWAY: the connection itself goes on for the calls under way.
-    probe: Option<SendRequest<Bytes>>,
     retired: oneshot::Receiver<()>,
     on_down: Option<F>,
     drain: Duration,
@@ -222,25 +207,16 @@ impl<F: FnOnce(String)> Driver<F> {
     /// `on_down` is called once, in the poll that learns that no more calls are taken. `retired` resolves when none
     /// shall be sent any more; after that, and after a GOAWAY, calls have `drain` to finish.
     pub(crate) fn new(
-        connection: client::Connection<TcpStream, Bytes>,
+        connection: ClientConnection<TcpStream>,
         link: Arc<Link>,
         retired: oneshot::Receiver<()>,
         drain: Duration,
         on_down: F,
     ) -> Driver<F> {
-        Driver {
-            connection,
-            probe: Some(link.sender()),
-            link: Some(link),
-            retired,
-            on_down: Some(on_down),
-            drain,
-            drain_timer: None,
-        }
+        Driver { connection, link: Some(link), retired, on_down: Some(on_down), drain, drain_timer: None }
     }
 
     fn down(&mut self, reason: String, farewell: Farewell) {
-        self.probe = None;
         if let Some(link) = self.link.take() {
             link.set_down(reason.clone(), farewell);
         }
@@ -256,57 +232,52 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.connection).poll(cx);
-        match &polled {
-            Poll::Ready(Ok(())) => {
-                // Whether with a GOAWAY or without is not said by the connection but by what it left for its senders.
-                let left = this.probe.as_mut().map(|probe| probe.poll_ready(cx));
-                let farewell = match left {
-                    Some(Poll::Ready(Err(error))) => farewell_of(&error),
-                    _ => Farewell::None,
-                };
-                this.down("closed by the peer".into(), farewell);
-            }
-            Poll::Ready(Err(error)) => this.down(error.to_string(), farewell_of(error)),
-            Poll::Pending => {
-                if let Some(probe) = &mut this.probe
-                    && let Poll::Ready(Err(error)) = probe.poll_ready(cx)
-                {
-                    this.down(error.to_string(), farewell_of(&error));
-                } else if let Some(link) = &this.link {
-                    // SETTINGS may come at any time, and nothing but the connection tells of them.
-                    link.look_at_limit();
-                }
+        let Some(link) = &this.link else {
+            return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
+        };
+        // The peer's GOAWAY says more than what came after it; the connection goes on for the calls under way.
+        if let Some(error) = this.connection.left_by_peer() {
+            this.down(error.to_string(), farewell_of(&error));
+        } else {
+            match &polled {
+                Poll::Ready(Ok(())) => this.down("closed by the peer".into(), Farewell::None),
+                Poll::Ready(Err(error)) => this.down(error.to_string(), Farewell::None),
+                // SETTINGS may come at any time, and nothing but the connection tells of them.
+                Poll::Pending => link.look_at_limit(),
             }
         }
         if polled.is_ready() {
             return Poll::Ready(());
         }
-        if this.probe.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
+        if this.link.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
             this.down("no longer used".into(), Farewell::None);
-            // Our sender may have been the last thing that kept the connection open.
+            this.connection.retire();
+            // There may be no call left to wait for.
             cx.waker().wake_by_ref();
         }
-        if this.probe.is_some() {
-            return Poll::Pending;
-        }
-        let drain = this.drain;
-        this.drain_timer.get_or_insert_with(|| Box::pin(sleep(drain))).as_mut().poll(cx)
+        if this.link.is_some() { Poll::Pending } else { this.poll_drained(cx) }
+    }
+}
+
+impl<F: FnOnce(String)> Driver<F> {
+    /// Ready when calls have had their time to finish.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let drain = self.drain;
+        self.drain_timer.get_or_insert_with(|| Box::pin(sleep(drain))).as_mut().poll(cx)
     }
 }
 
 impl<F: FnOnce(String)> Drop for Driver<F> {
     fn drop(&mut self) {
         // Cut from outside, or its runtime is going away.
-        if self.probe.is_some() {
-            self.down("cut".into(), Farewell::None);
-        }
+        self.down("cut".into(), Farewell::None);
     }
 }
 
-fn farewell_of(error: &h2::Error) -> Farewell {
+fn farewell_of(error: &Error) -> Farewell {
     match error.reason() {
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Farewell::Polite,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_go_away() && error.is_remote() => Farewell::Calm,
+        Some(Reason::NO_ERROR) => Farewell::Polite,
+        Some(Reason::ENHANCE_YOUR_CALM) => Farewell::Calm,
         _ => Farewell::None,
     }
 }

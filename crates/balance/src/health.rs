@@ -201,11 +201,14 @@ impl tower::Service<Request<tonic::body::Body>> for Lone {
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let Lone { link, upstream } = self.clone();
         Box::pin(async move {
-            let broke = |error: h2::Error| status_of(&error, &upstream, link.address);
+            let broke = |error: shoal_http2::Error| status_of(&error, &upstream, link.address);
             let (head, body) = request.into_parts();
             let mut body = Outgoing::begin(body).await?;
             let request = Request::from_parts(head, ());
-            let (response, stream) = link.sender().send_request(request, body.is_empty()).map_err(broke)?;
+            let (response, stream) = link
+                .sender()
+                .send_request(request, body.is_empty())
+                .map_err(|error| Status::unavailable(format!("`{upstream}` ({}): {error}", link.address)))?;
             let pump = body.send(stream);
             let (head, stream) = response.await.map_err(broke)?.into_parts();
             if stream.is_end_stream() {

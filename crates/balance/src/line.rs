@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use shoal_http2::Pings;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -16,7 +17,7 @@ pub(crate) struct Fresh {
     pub(crate) link: Arc<Link>,
     /// Dropped, the connection is cut.
     pub(crate) driver: AbortOnDropHandle<()>,
-    pings: h2::PingPong,
+    pings: Pings,
     retire: oneshot::Sender<()>,
 }
 
@@ -25,7 +26,7 @@ pub(crate) struct Line {
     endpoint: Arc<Endpoint>,
     shared: Arc<Shared>,
     link: Arc<Link>,
-    pings: h2::PingPong,
+    pings: Pings,
     keepalive: Keepalive,
     _retire: oneshot::Sender<()>,
 }
@@ -70,8 +71,8 @@ pub(crate) async fn dial(endpoint: Arc<Endpoint>, shared: Arc<Shared>) -> Result
     };
     let driver = Driver::new(connection, link.clone(), retired, options.drain, down);
     let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-    match timeout(options.connect_timeout, pings.ping(h2::Ping::opaque())).await {
-        Ok(Ok(_)) => {
+    match timeout(options.connect_timeout, pings.ping()).await {
+        Ok(Ok(())) => {
             link.look_at_limit();
             Ok(Fresh { link, driver, pings, retire })
         }
@@ -116,12 +117,7 @@ impl Line {
 }
 
 /// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
-async fn keep_alive(
-    keepalive: &mut Keepalive,
-    pings: &mut h2::PingPong,
-    link: &Link,
-    shared: &Shared,
-) -> String {
+async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, shared: &Shared) -> String {
     let options = &shared.options;
     let mut answers = link.answers();
     loop {
@@ -135,8 +131,8 @@ async fn keep_alive(
         if !keepalive.due(link.streams.calls() > 0) {
             continue;
         }
-        match timeout(options.keepalive_timeout, pings.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
+        match timeout(options.keepalive_timeout, pings.ping()).await {
+            Ok(Ok(())) => {}
             // The connection is over; its driver knows why.
             Ok(Err(_)) => std::future::pending().await,
             Err(_) => return format!("no answer to a ping within {:?}", options.keepalive_timeout),

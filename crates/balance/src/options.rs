@@ -13,7 +13,7 @@ pub struct Options {
     pub stream_window: u32,
     /// The receive window of a connection in bytes, fixed. Default 8 MiB: eight stalled readers do not stop the others.
     pub connection_window: u32,
-    /// How many bytes one stream may have queued for sending before its writer waits. Default 1 MiB.
+    /// How many bytes may wait for a connection's socket before those who send wait. Default 256 KiB.
     pub send_buffer: usize,
     /// The longest header block accepted from an endpoint, in bytes. Default 64 KiB.
     pub header_list_max: u32,
@@ -134,7 +134,7 @@ impl Options {
             role,
             stream_window: 1024 * 1024,
             connection_window: 8 * 1024 * 1024,
-            send_buffer: 1024 * 1024,
+            send_buffer: 256 * 1024,
             header_list_max: 64 * 1024,
             connect_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(20),

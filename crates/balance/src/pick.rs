@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::ResponseFuture;
 use http::Request;
+use shoal_http2::{ResponseFuture, SendStream};
 use tokio::time::Instant;
 
 use crate::claim::{Claim, Verdict};
@@ -56,12 +54,12 @@ impl Pick {
     }
 
     /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait for the
-    /// peer's stream limit: h2 opens the stream when it can.
-    pub async fn send(
+    /// peer's stream limit: the stream is opened when there is room for it.
+    pub fn send(
         &mut self,
         request: Request<()>,
         end_of_stream: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), SendError> {
+    ) -> Result<(ResponseFuture, SendStream), SendError> {
         if self.link.is_down() {
             return Err(self.not_sent(Some(Box::new(request))));
         }
@@ -70,9 +68,12 @@ impl Pick {
                 self.sent = true;
                 Ok(streams)
             }
-            // h2 refuses what no peer would take; everything else is the connection's fault.
-            Err(error) if error.reason().is_none() && !error.is_io() => Err(SendError::Invalid(error)),
-            Err(_) => Err(self.not_sent(None)),
+            Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
+            Err(shoal_http2::SendError::Closed(why)) => {
+                // Its driver is about to learn of it.
+                let reason = if self.link.is_down() { self.link.down_reason() } else { why.to_string() };
+                Err(SendError::NotSent { address: self.link.address, reason, request: None })
+            }
         }
     }
 
@@ -160,12 +161,12 @@ pub enum SendError {
         address: SocketAddr,
         /// Why its connection ended.
         reason: String,
-        /// The request, unless h2 has swallowed it.
+        /// The request, unless the connection has swallowed it.
         request: Option<Box<Request<()>>>,
     },
     /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]
-    Invalid(#[source] h2::Error),
+    Invalid(&'static str),
 }
 
 impl SendError {
@@ -187,7 +188,8 @@ impl SendError {
 /// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
 ///
 /// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
-pub fn refused(error: &h2::Error) -> bool {
+pub fn refused(error: &shoal_http2::Error) -> bool {
     error.is_remote()
-        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+        && (error.is_go_away()
+            || (error.is_reset() && error.reason() == Some(shoal_http2::Reason::REFUSED_STREAM)))
 }

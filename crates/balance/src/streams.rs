@@ -1,6 +1,6 @@
 //! The streams of one connection beside the limit its peer set, and which of several connections takes the next call. Pure.
 //!
-//! A call over the limit would wait inside h2, unseen, while another connection could take it (the peer's
+//! A call over the limit would wait on its connection, unseen, while another connection could take it (the peer's
 //! SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 §5.1.2). So connections are filled one after the other to four fifths; past
 //! that a further one is wanted, and is there before the last fifth is used up.
 

@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use shoal_http2::{RecvStream, SendResponse};
 use shoal_kit::Fault;
 use tokio::time::timeout;
 use tonic::Status;
 
 use crate::error::Error;
 use crate::pushback::PUSHBACK;
+use crate::request::Kind;
 
 /// The longest `grpc-message` the gateway writes: with its details it must fit a client's default header list of 8 KiB.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -58,11 +58,11 @@ fn status(error: Error) -> HeaderMap {
 }
 
 /// A gRPC error before anything was sent. Nothing to do if the caller is gone.
-pub(crate) fn refuse(respond: &mut SendResponse<Bytes>, error: Error) {
+pub(crate) fn refuse(respond: &mut SendResponse, error: Error) {
     let mut response = Response::new(());
     *response.headers_mut() = trailers(error);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let _ = respond.send_response(response, true);
+    let _ = respond.send_response(&response, true);
 }
 
 /// Reads a request that is no call to its end, so that no answer overtakes what is wrong with it: a reset, or frames that
@@ -75,46 +75,34 @@ pub(crate) async fn heard(mut body: RecvStream) -> bool {
         {
             let Ok(chunk) = chunk else { return false };
             read += chunk.len();
-            // Fails only if more is released than was received.
-            let _ = body.flow_control().release_capacity(chunk.len());
+            body.release(chunk.len());
         }
         read >= UNWANTED_BYTES_MAX || body.trailers().await.is_ok()
     };
     timeout(UNWANTED_WITHIN, read).await.unwrap_or(true)
 }
 
-/// `GET /`.
-pub(crate) fn page(respond: &mut SendResponse<Bytes>) {
-    plain(respond, StatusCode::OK, PAGE, None);
-}
-
-/// gRPC is POST only.
-pub(crate) fn wrong_method(respond: &mut SendResponse<Bytes>) {
-    const BODY: &str = "gRPC calls are POST requests.\n";
-    plain(respond, StatusCode::METHOD_NOT_ALLOWED, BODY, Some("POST"));
-}
-
-/// Not gRPC by its content type.
-pub(crate) fn wrong_content(respond: &mut SendResponse<Bytes>) {
-    const BODY: &str = "gRPC calls have the content type application/grpc.\n";
-    plain(respond, StatusCode::UNSUPPORTED_MEDIA_TYPE, BODY, None);
-}
-
-fn plain(
-    respond: &mut SendResponse<Bytes>,
-    status: StatusCode,
-    body: &'static str,
-    allow: Option<&'static str>,
-) {
+/// Answers what is no call: a page for people, or what was wrong with the method or the content type.
+pub(crate) async fn plain(respond: &mut SendResponse, kind: Kind) {
+    let (status, body, allow) = match kind {
+        Kind::Page => (StatusCode::OK, PAGE, None),
+        Kind::WrongMethod => {
+            (StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests.\n", Some("POST"))
+        }
+        Kind::Grpc | Kind::WrongContent => {
+            let body = "gRPC calls have the content type application/grpc.\n";
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, body, None)
+        }
+    };
     let mut response = Response::new(());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
-    // A body of a few dozen bytes: buffered by h2 until the peer's window lets it go.
-    if let Ok(mut stream) = respond.send_response(response, false) {
-        let _ = stream.send_data(Bytes::from_static(body.as_bytes()), true);
+    if let Ok(mut stream) = respond.send_response(&response, false) {
+        // Ends with the connection if the peer never has room for it.
+        let _ = stream.send(Bytes::from_static(body.as_bytes()), true).await;
     }
 }
 

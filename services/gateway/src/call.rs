@@ -7,13 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastrand::Rng;
-use h2::client::ResponseFuture;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, inject, refused};
+use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendResponse};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Code;
 use tracing::Span;
@@ -44,21 +41,19 @@ pub(crate) async fn serve(
     core: Arc<Core>,
     client: Arc<Client>,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse,
 ) {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let plain = match kind(&parts) {
-        Kind::Grpc => None,
-        Kind::Page => Some(answer::page as fn(&mut SendResponse<Bytes>)),
-        Kind::WrongMethod => Some(answer::wrong_method as _),
-        Kind::WrongContent => Some(answer::wrong_content as _),
-    };
-    if let Some(plain) = plain {
-        if answer::heard(body).await {
-            plain(&mut respond);
-        }
-        return;
+    let kind = kind(&parts);
+    if kind != Kind::Grpc {
+        // Boxed: it is seldom.
+        return Box::pin(async move {
+            if answer::heard(body).await {
+                answer::plain(&mut respond, kind).await;
+            }
+        })
+        .await;
     }
     let mut caller = Caller::new(respond);
     if caller.is_gone() {
@@ -330,7 +325,7 @@ impl Call<'_> {
         };
         let withhold = self.route.idempotent && self.upload.replayable();
         let hedging = self.hedging(number);
-        let (attempt, response) = match sending.send(pick, number, ended).await {
+        let (attempt, response) = match sending.send(pick, number, ended) {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
             Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
@@ -342,7 +337,7 @@ impl Call<'_> {
             Some(after) => match timeout(after, exchange.run()).await {
                 Ok(exchanged) => exchanged,
                 Err(_) => {
-                    hedge(&mut exchange, sending, self.lane, &mut self.attempts).await;
+                    hedge(&mut exchange, sending, self.lane, &mut self.attempts);
                     exchange.run().await
                 }
             },
@@ -385,7 +380,7 @@ impl Call<'_> {
     }
 
     /// The endpoint's stream ended before its answer did.
-    fn broken(&mut self, endpoint: SocketAddr, error: &h2::Error) -> (Outcome, Result<End, Retryable>) {
+    fn broken(&mut self, endpoint: SocketAddr, error: &Broken) -> (Outcome, Result<End, Retryable>) {
         let outcome = outcome_of_error(error);
         if refused(error) {
             return (outcome, Err(failed(Failure::Refused, endpoint, error.to_string())));
@@ -394,7 +389,7 @@ impl Call<'_> {
             return (outcome, Err(failed(Failure::Lost, endpoint, error.to_string())));
         }
         if !error.is_remote() {
-            // h2 found the answer malformed and has reset the stream itself.
+            // The answer was malformed, and its stream was reset for it.
             let (upstream, detail) = (self.upstream.name.clone(), error.to_string());
             return (outcome, Ok(End::Failed(Error::Broken { upstream, address: endpoint, detail })));
         }
@@ -436,7 +431,7 @@ impl Call<'_> {
     fn give_up(&mut self, failed: Retryable, stopped: &'static str) -> End {
         if let Some(answer) = failed.answer {
             // The endpoint's own words say more than ours.
-            return match self.caller.head(*answer, true) {
+            return match self.caller.head(&answer, true) {
                 Ok(()) => End::Handed(Code::Unavailable),
                 Err(_) => End::CallerGone,
             };
@@ -477,12 +472,7 @@ impl End {
 }
 
 impl Sending<'_> {
-    async fn send(
-        self,
-        mut pick: Pick,
-        number: u32,
-        ended: bool,
-    ) -> Result<(Attempt, ResponseFuture), Unsent> {
+    fn send(self, mut pick: Pick, number: u32, ended: bool) -> Result<(Attempt, ResponseFuture), Unsent> {
         let endpoint = pick.address();
         if self.streaming {
             pick.expect_stream();
@@ -492,7 +482,7 @@ impl Sending<'_> {
         if !span.is_disabled() {
             span.in_scope(|| inject(request.headers_mut()));
         }
-        match pick.send(request, ended).await {
+        match pick.send(request, ended) {
             Ok((response, stream)) => {
                 let deadline = self.head.deadline.map(|(_, deadline)| deadline);
                 Ok((Attempt::new(pick, span, stream, deadline), response))
@@ -510,7 +500,7 @@ impl Sending<'_> {
 }
 
 /// Sends a call that is slow to another endpoint too, if there is one and the upstream's calls have earned it.
-async fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
+fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
     if !exchange.may_have_a_rival() {
         return;
     }
@@ -524,7 +514,7 @@ async fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, a
         return;
     }
     let number = attempts.begin();
-    match sending.send(pick, number, exchange.is_bodiless()).await {
+    match sending.send(pick, number, exchange.is_bodiless()) {
         Ok((attempt, response)) => {
             lane.meter.event(Event::Hedge);
             exchange.join(attempt, response);

@@ -2,19 +2,17 @@
 
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, SendStream};
 use http::Response;
+use shoal_http2::{Error as Broken, Reason, SendResponse, SendStream};
 
 use crate::answer;
 use crate::error::Error;
 
 /// A caller's stream.
 pub(crate) struct Caller {
-    respond: SendResponse<Bytes>,
+    respond: SendResponse,
     /// Once response headers are sent.
-    stream: Option<SendStream<Bytes>>,
+    stream: Option<SendStream>,
 }
 
 /// What an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
@@ -34,7 +32,7 @@ pub(crate) fn handed_on(reason: Reason) -> Reason {
 }
 
 impl Caller {
-    pub(crate) fn new(respond: SendResponse<Bytes>) -> Caller {
+    pub(crate) fn new(respond: SendResponse) -> Caller {
         Caller { respond, stream: None }
     }
 
@@ -44,7 +42,7 @@ impl Caller {
             None => self.respond.poll_reset(cx),
             Some(stream) => stream.poll_reset(cx),
         };
-        reset.map(|reason| reason.map_or(Reason::CANCEL, handed_on))
+        reset.map(|error| error.reason().filter(|_| error.is_reset()).map_or(Reason::CANCEL, handed_on))
     }
 
     /// Whether it is gone already.
@@ -58,13 +56,13 @@ impl Caller {
     }
 
     /// Sends response headers; `end` if nothing follows. Fails when the caller is gone.
-    pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), h2::Error> {
+    pub(crate) fn head(&mut self, response: &Response<()>, end: bool) -> Result<(), Broken> {
         self.stream = Some(self.respond.send_response(response, end)?);
         Ok(())
     }
 
     /// Where the body goes, once headers are sent.
-    pub(crate) fn body(&mut self) -> Option<&mut SendStream<Bytes>> {
+    pub(crate) fn body(&mut self) -> Option<&mut SendStream> {
         self.stream.as_mut()
     }
 

@@ -86,7 +86,7 @@ pub struct Limits {
     /// Bytes an upstream may send on a call before its client takes them. With `send_buffer` this is what a client that
     /// reads nothing costs.
     pub answer_window: u32,
-    /// Bytes of an answer that a client's window lets out and its socket does not take yet, a call.
+    /// Bytes of answers that a client's windows let out and its socket does not take yet, a connection.
     pub send_buffer: usize,
 }
 

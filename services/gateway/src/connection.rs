@@ -8,10 +8,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastrand::Rng;
-use h2::Reason;
-use h2::server::{self, Connection};
+use shoal_http2::{Config, Reason, ServerConnection};
 use shoal_kit::{Preface, read_preface, refuse_http1};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -29,11 +27,11 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// a thousand calls is no attack.
 const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
 
-/// Streams we reset and remember for a second, so that frames still under way on them are no error.
+/// Streams we have reset and remember, so that frames still under way on them are no error. A few dozen bytes each.
 const RESET_STREAMS_MAX: usize = 1024;
 
-/// What unread small DATA frames may cost beside their payload before h2 takes the client for hostile.
-const DATA_FRAME_BUDGET: usize = 16 << 20;
+/// Calls taken off a connection before they, and other connections, have their turn.
+const TURN_CALLS: u32 = 64;
 
 /// Finds a client whose host is gone.
 const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -62,17 +60,16 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) 
         Preface::Other => return leave(&stream),
     }
     let limits = &core.config.limits;
-    let handshake = server::Builder::new()
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(limits.header_bytes)
-        .max_send_buffer_size(limits.send_buffer)
-        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
-        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
-        .data_frame_budget(DATA_FRAME_BUDGET)
-        .handshake(stream);
-    let connection = match timeout(HANDSHAKE_WITHIN, handshake).await {
+    let config = Config {
+        stream_window: limits.stream_window,
+        connection_window: limits.connection_window,
+        streams_max: limits.streams,
+        header_list_max: limits.header_bytes,
+        send_buffer: limits.send_buffer,
+        unseen_resets_max: PENDING_ACCEPT_RESETS_MAX,
+        resets_remembered: RESET_STREAMS_MAX,
+    };
+    let connection = match timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
         Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
@@ -100,7 +97,7 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 /// Moves the bytes of a connection and starts its calls.
 struct Driver<'c, S> {
     core: &'c Arc<Core>,
-    connection: Connection<TcpStream, Bytes>,
+    connection: ServerConnection<TcpStream>,
     client: Arc<Client>,
     lifetime: Lifetime,
     /// Wakes this task when the connection is to be looked at.
@@ -117,9 +114,15 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        let mut accepted = 0;
         loop {
+            if accepted == TURN_CALLS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match this.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    accepted += 1;
                     if !this.client.resets.opened() {
                         tracing::info!("connection ended: most of its calls were reset at once");
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);

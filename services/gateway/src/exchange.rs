@@ -10,11 +10,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 use shoal_balance::{Outcome, Pick, refused};
+use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::{Code, Status};
 use tracing::Span;
@@ -42,7 +40,7 @@ const STREAM_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Attempt {
     pick: Pick,
     span: Span,
-    stream: SendStream<Bytes>,
+    stream: SendStream,
     opened: Instant,
     deadline: Option<Instant>,
     ended: bool,
@@ -113,7 +111,7 @@ pub(crate) enum Exchanged {
     /// The endpoint gave up because the caller's time was up.
     Late,
     /// The endpoint's stream broke.
-    Broken(h2::Error),
+    Broken(Broken),
     /// The caller went away, and the endpoint was told.
     CallerGone,
 }
@@ -137,12 +135,7 @@ struct CallerGone(Reason);
 const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
 
 impl Attempt {
-    pub(crate) fn new(
-        pick: Pick,
-        span: Span,
-        stream: SendStream<Bytes>,
-        deadline: Option<Instant>,
-    ) -> Attempt {
+    pub(crate) fn new(pick: Pick, span: Span, stream: SendStream, deadline: Option<Instant>) -> Attempt {
         Attempt { pick, span, stream, opened: Instant::now(), deadline, ended: false }
     }
 
@@ -328,7 +321,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Ready with the rival's answer, which it then is all about; with none when the rival has failed.
-    fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<h2::RecvStream>>> {
+    fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<RecvStream>>> {
         let Some(rival) = &mut self.rival else { return Poll::Pending };
         replay(&mut rival.replay, &mut rival.attempt.stream, cx);
         let response = ready!(Pin::new(&mut rival.response).poll(cx));
@@ -351,7 +344,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Whether the first attempt has failed while there is a rival, which then takes its place.
-    fn falls(&mut self, response: &Result<Response<h2::RecvStream>, h2::Error>) -> bool {
+    fn falls(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
         if response.as_ref().is_ok_and(|response| !is_unavailable(response)) {
             return false;
         }
@@ -393,7 +386,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Response headers are here. Says how the attempt ended, if it did.
-    fn answered(&mut self, response: Response<h2::RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
+    fn answered(&mut self, response: Response<RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
         if let Some(rival) = self.rival.take() {
             self.lose(rival.attempt);
         }
@@ -413,7 +406,7 @@ impl<'a> Exchange<'a> {
             if let Some(permit) = self.permit.take() {
                 permit.answered(latency);
             }
-            self.caller.head(response, false).map_err(|_| CANCELLED)?;
+            self.caller.head(&response, false).map_err(|_| CANCELLED)?;
             self.answer = Answer::Coming(Download::new(body));
             self.stream_at = Some(now + STREAM_AFTER);
             return Ok(None);
@@ -425,7 +418,7 @@ impl<'a> Exchange<'a> {
         if code == Code::Unavailable && self.withhold {
             return Ok(Some(Exchanged::Withheld(response)));
         }
-        self.caller.head(response, true).map_err(|_| CANCELLED)?;
+        self.caller.head(&response, true).map_err(|_| CANCELLED)?;
         Ok(Some(Exchanged::Answered(code)))
     }
 
@@ -446,7 +439,7 @@ impl<'a> Exchange<'a> {
         let to = self.caller.body().ok_or(CANCELLED)?;
         let sent = match trailers {
             Some(trailers) => to.send_trailers(trailers),
-            None => to.send_data(Bytes::new(), true),
+            None => to.finish(),
         };
         sent.map_err(|_| CANCELLED)?;
         Ok(Exchanged::Answered(code))
@@ -464,7 +457,7 @@ impl<'a> Exchange<'a> {
 }
 
 /// Moves what can be moved; done or not wanted, there is nothing left to send.
-fn replay(left: &mut Option<Replay>, to: &mut SendStream<Bytes>, cx: &mut Context<'_>) {
+fn replay(left: &mut Option<Replay>, to: &mut SendStream, cx: &mut Context<'_>) {
     if let Some(replay) = left
         && replay.poll(cx, to).is_ready()
     {
@@ -473,7 +466,7 @@ fn replay(left: &mut Option<Replay>, to: &mut SendStream<Bytes>, cx: &mut Contex
 }
 
 /// Ends an attempt that failed while another one goes on.
-fn fall(attempt: &mut Attempt, response: &Result<Response<h2::RecvStream>, h2::Error>) -> Fallen {
+fn fall(attempt: &mut Attempt, response: &Result<Response<RecvStream>, Broken>) -> Fallen {
     let outcome = match response {
         Ok(response) => Outcome::of_answer(Code::Unavailable, response.headers()),
         Err(error) => outcome_of_error(error),
@@ -484,12 +477,12 @@ fn fall(attempt: &mut Attempt, response: &Result<Response<h2::RecvStream>, h2::E
 }
 
 /// An answer that is UNAVAILABLE and nothing else: no answer that another endpoint could not better.
-fn is_unavailable(response: &Response<h2::RecvStream>) -> bool {
+fn is_unavailable(response: &Response<RecvStream>) -> bool {
     response.body().is_end_stream() && code_of(response.headers()) == Code::Unavailable
 }
 
 /// What a broken stream says of its endpoint.
-pub(crate) fn outcome_of_error(error: &h2::Error) -> Outcome {
+pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
     if !error.is_reset() {
         // Above the last stream of a GOAWAY: the endpoint never had it.
         return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
@@ -498,7 +491,7 @@ pub(crate) fn outcome_of_error(error: &h2::Error) -> Outcome {
         Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
         Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,
         _ if error.is_remote() => Outcome::ServerError,
-        // h2 found the answer malformed.
+        // The answer was malformed.
         _ => Outcome::EndpointFault,
     }
 }

@@ -4,9 +4,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
+use shoal_http2::{Error as Broken, Reason, RecvStream};
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
 use tower::Service as _;
@@ -17,7 +17,6 @@ use crate::caller::Caller;
 use crate::core::Core;
 use crate::error::Error;
 use crate::exchange::code_of;
-use crate::pace::Pace;
 use crate::request::Head;
 use crate::service;
 
@@ -45,7 +44,7 @@ pub(crate) async fn serve(
     if ended && code == Code::Unimplemented && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return fail(caller, Error::UnknownMethod { path });
     }
-    if caller.head(response, ended).is_err() {
+    if caller.head(&response, ended).is_err() {
         return Ended::CallerGone;
     }
     if ended {
@@ -99,7 +98,7 @@ fn late_at(path: String, deadline: Option<(std::time::Duration, tokio::time::Ins
     }
 }
 
-async fn caller_gone(caller: &mut Caller) -> h2::Reason {
+async fn caller_gone(caller: &mut Caller) -> Reason {
     caller.gone().await
 }
 
@@ -112,7 +111,6 @@ fn fail(caller: &mut Caller, error: Error) -> Ended {
 /// Moves the answer's body to the caller, at the caller's pace.
 async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Ended {
     let mut chunk = Bytes::new();
-    let mut pace = Pace::default();
     std::future::poll_fn(|cx| {
         loop {
             if caller.poll_gone(cx).is_ready() {
@@ -120,10 +118,7 @@ async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Ended {
             }
             let Some(to) = caller.body() else { return Poll::Ready(Ended::CallerGone) };
             if !chunk.is_empty() {
-                let Some(window) = ready!(pace.poll_window(cx, to, chunk.len())) else {
-                    return Poll::Ready(Ended::CallerGone);
-                };
-                if to.send_data(chunk.split_to(window), false).is_err() {
+                if ready!(to.poll_send(cx, &mut chunk, false)).is_err() {
                     return Poll::Ready(Ended::CallerGone);
                 }
                 continue;
@@ -159,16 +154,16 @@ struct Incoming(RecvStream);
 
 impl http_body::Body for Incoming {
     type Data = Bytes;
-    type Error = h2::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match ready!(self.0.poll_data(cx)) {
             Some(Ok(data)) => {
                 // What tonic has taken counts as read: it buffers one message, whose size it limits.
-                let _ = self.0.flow_control().release_capacity(data.len());
+                self.0.release(data.len());
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),

@@ -1,6 +1,6 @@
 //! The head of a call: what is accepted, until when it may take, and what of it is sent on.
 //!
-//! Connection-specific headers need no removing here: h2 refuses a request that carries one (RFC 9113 §8.2.2).
+//! Connection-specific headers need no removing here: a request that carries one is refused (RFC 9113 §8.2.2).
 
 use std::net::SocketAddr;
 use std::time::Duration;

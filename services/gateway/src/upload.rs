@@ -5,11 +5,9 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
+use shoal_http2::{RecvStream, SendStream};
 
-use crate::gather::{self, Backlog};
-use crate::pace::Pace;
 use crate::replay::Replay;
 
 /// Most frames kept for a replay, beside the limit on their bytes: each costs a few dozen bytes of its own.
@@ -20,8 +18,6 @@ pub(crate) struct Upload {
     from: RecvStream,
     /// The frame that waits for the endpoint's window.
     chunk: Bytes,
-    /// What came after it.
-    backlog: Backlog,
     /// Of `chunk`, what the caller has not been given back as window.
     unreleased: usize,
     trailers: Option<HeaderMap>,
@@ -32,7 +28,6 @@ pub(crate) struct Upload {
     kept: Kept,
     /// The next kept frame to send on this attempt.
     next: usize,
-    pace: Pace,
 }
 
 /// How an upload ended.
@@ -43,7 +38,7 @@ pub(crate) enum Uploaded {
     /// The endpoint takes no more. Why is told by the other half of the call.
     NotWanted,
     /// The caller's stream broke.
-    CallerGone(h2::Error),
+    CallerGone(shoal_http2::Error),
 }
 
 impl Upload {
@@ -53,14 +48,12 @@ impl Upload {
         Upload {
             from,
             chunk: Bytes::new(),
-            backlog: Backlog::default(),
             unreleased: 0,
             trailers: None,
             ended,
             finished: false,
             kept: Kept { first: None, rest: Vec::new(), bytes: 0, bytes_max: keep_bytes, whole: true },
             next: 0,
-            pace: Pace::default(),
         }
     }
 
@@ -81,7 +74,6 @@ impl Upload {
         self.chunk = Bytes::new();
         self.next = 0;
         self.finished = false;
-        self.pace = Pace::default();
     }
 
     /// Whether the whole request is here and at hand.
@@ -107,24 +99,15 @@ impl Upload {
     }
 
     /// Moves what can be moved. `NotWanted` and `All` are said once; after that there is nothing to poll.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Uploaded> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream) -> Poll<Uploaded> {
         loop {
             if !self.chunk.is_empty() {
-                let window = match self.pace.poll_window(cx, to, self.chunk.len()) {
-                    Poll::Ready(Some(window)) => window,
-                    Poll::Ready(None) => return Poll::Ready(Uploaded::NotWanted),
-                    Poll::Pending => {
-                        self.backlog.fill(&mut self.from, cx);
-                        return Poll::Pending;
-                    }
-                };
-                let part = self.chunk.split_to(window);
-                let sent = part.len();
-                self.finished = self.chunk.is_empty() && self.at_end();
-                if to.send_data(part, self.finished).is_err() {
+                let end = self.at_end();
+                let Ok(sent) = ready!(to.poll_send(cx, &mut self.chunk, end)) else {
                     return Poll::Ready(Uploaded::NotWanted);
-                }
+                };
                 self.release(sent.min(self.unreleased));
+                self.finished = end && self.chunk.is_empty();
                 if self.finished {
                     return Poll::Ready(Uploaded::All);
                 }
@@ -135,14 +118,10 @@ impl Upload {
                 self.next += 1;
                 continue;
             }
-            if let Some(chunk) = self.backlog.next() {
-                self.received(chunk);
-                continue;
-            }
             if self.ended {
                 return Poll::Ready(self.finish(to));
             }
-            match ready!(gather::poll_data(&mut self.from, cx)) {
+            match ready!(self.from.poll_data(cx)) {
                 Some(Ok(chunk)) => self.received(chunk),
                 Some(Err(error)) => return Poll::Ready(Uploaded::CallerGone(error)),
                 None => match ready!(self.from.poll_trailers(cx)) {
@@ -162,7 +141,7 @@ impl Upload {
     }
 
     fn received(&mut self, chunk: Bytes) {
-        self.ended = self.backlog.is_empty() && self.from.is_end_stream();
+        self.ended = self.from.is_end_stream();
         if chunk.is_empty() {
             return;
         }
@@ -174,22 +153,19 @@ impl Upload {
         self.chunk = chunk;
     }
 
-    fn finish(&mut self, to: &mut SendStream<Bytes>) -> Uploaded {
+    fn finish(&mut self, to: &mut SendStream) -> Uploaded {
         self.finished = true;
         // Kept for a replay; no gRPC client sends trailers, so the clone is never seen.
         let sent = match &self.trailers {
             Some(trailers) => to.send_trailers(trailers.clone()),
-            None => to.send_data(Bytes::new(), true),
+            None => to.finish(),
         };
         if sent.is_ok() { Uploaded::All } else { Uploaded::NotWanted }
     }
 
     fn release(&mut self, bytes: usize) {
         self.unreleased -= bytes;
-        if bytes > 0 {
-            // Fails only if more is released than was received.
-            let _ = self.from.flow_control().release_capacity(bytes);
-        }
+        self.from.release(bytes);
     }
 }
 

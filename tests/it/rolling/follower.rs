@@ -37,7 +37,7 @@ impl Follower {
             let Some(sender) = self.sender().await else { continue };
             match exchange(sender, path, message).await {
                 Ok(answer) => return answer,
-                Err(error) if shoal_balance::refused(&error) => why = error.to_string(),
+                Err(error) if refused(&error) => why = error.to_string(),
                 Err(error) => return Err(Status::unavailable(format!("cut off: {error}"))),
             }
             self.sender = None;
@@ -65,6 +65,12 @@ impl Follower {
         self.sender = Some(ready.clone());
         Some(ready)
     }
+}
+
+/// The gateway has said that it did not process the call (RFC 9113 §8.7).
+fn refused(error: &h2::Error) -> bool {
+    let reset = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || reset)
 }
 
 async fn exchange<R: Message + Default>(

@@ -60,7 +60,7 @@ impl Watched {
             }
             Err(error) => match sender.borrow().len() {
                 0 => {
-                    tracing::warn!(%path, error, "target file refused; there is no list yet, so no clone is known")
+                    tracing::warn!(%path, error, "target file refused; there is no list yet, so no clone is known");
                 }
                 stay => tracing::warn!(%path, error, stay, "target file refused; the list before it stays"),
             },

@@ -91,14 +91,14 @@ impl Narrow {
 
 /// A call under way.
 struct Call {
-    response: h2::client::ResponseFuture,
+    response: shoal_http2::ResponseFuture,
     pick: Pick,
 }
 
 async fn call(upstream: &Upstream) -> Call {
     let mut pick = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
-    let (response, _) = pick.send(request, true).await.unwrap();
+    let (response, _) = pick.send(request, true).unwrap();
     Call { response, pick }
 }
 
