@@ -9,6 +9,7 @@ use shoal_client::Channel;
 use shoal_proto::session::v1 as session;
 use shoal_proto::session::v1::session_service_client::SessionServiceClient;
 use shoal_proto::r#type::v1::{Value, value::Kind};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::clone::Clone;
 use crate::harness::engines::need;
@@ -110,5 +111,53 @@ async fn what_a_killed_clone_answered_is_there_and_the_rest_is_whole_or_absent()
         }
         assert!(listed >= answered.len(), "{listed} listed, {} answered", answered.len());
         assert!(listed <= answered.len() + WRITERS, "{listed} listed, {} answered", answered.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_with_other_keys_than_the_store_was_written_under_says_so() {
+    let server = need!("SHOAL_TEST_REDIS_SERVER");
+    let redis = RedisServer::start(&server).await;
+    let soon = Duration::from_secs(20);
+    let files = tempfile::tempdir().expect("a folder");
+    let start = async |name: &str, check: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        // 32 bytes that are no secret.
+        let key = |byte: &str| format!("{}=", byte.repeat(43));
+        let path = files.path().join(name);
+        let check = check.split(',').map(|id| format!("{id}:{}", key(id))).collect::<Vec<_>>().join(",");
+        let text = format!("bucket = '1:{0}'\nderive = '1:{0}'\ncheck = '{check}'\n", key("A"));
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
+        let config = files.path().join(format!("{name}.toml"));
+        std::fs::write(&config, format!("[session]\nkeys_file = '{}'\n", path.display())).expect("written");
+        Clone::start("session", &["--redis", &redis.url, "--config", config.to_str().expect("UTF-8")]).await
+    };
+    let noted = async |key: &str| {
+        eventually(&format!("{key} noted"), soon, async || {
+            let client =
+                tokio::net::TcpStream::connect(redis.url.trim_start_matches("redis://")).await.ok()?;
+            let mut client = tokio::io::BufReader::new(client);
+            client.write_all(b"HKEYS session:marks\r\nQUIT\r\n").await.ok()?;
+            let mut said = String::new();
+            client.read_to_string(&mut said).await.ok()?;
+            said.lines().any(|line| line.starts_with("check:") && line.ends_with(key)).then_some(())
+        })
+        .await;
+    };
+    // The steps of a rotation from A to Q, in their order.
+    let mut clones = Vec::new();
+    for (at, (check, used)) in [("A", ":A"), ("A,Q", ":A"), ("Q,A", ":Q")].into_iter().enumerate() {
+        clones.push(start(&format!("step-{at}"), check).await);
+        noted(used).await;
+    }
+    let mut stranger = start("stranger", "g").await;
+    for key in ["A", "Q"] {
+        let said =
+            format!("session keys differ: sessions in this store were made with a `check` key `{key}`");
+        stranger.process.printed(&said, soon).await;
+    }
+    for clone in &clones {
+        assert!(!clone.process.output().contains("session keys differ"), "{}", clone.process.output());
     }
 }

@@ -16,12 +16,14 @@ pub(crate) const FILE: &str = "keys.toml";
 
 /// The keys that the configuration names, if it names any.
 pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>> {
-    let text = match &config.keys_file {
-        _ if !config.keys.is_empty() => config.keys.clone(),
+    let keyring = match &config.keys_file {
+        _ if !config.keys.is_empty() => Keyring::parse(&config.keys)?,
         None => return Ok(None),
-        Some(path) => read(path)?,
+        Some(path) => {
+            Keyring::parse(&read(path)?).with_context(|| format!("keys_file {}", path.display()))?
+        }
     };
-    Ok(Some(Arc::new(Keyring::parse(&text)?)))
+    Ok(Some(Arc::new(keyring)))
 }
 
 /// The keys in `path`, made if there are none.

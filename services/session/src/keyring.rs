@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::mark::{Mark, PRINT_BYTES, Purpose};
 use crate::token::{CHECK_BYTES, Secret, SessionId};
 
 /// Keys a purpose may have at once: the new, the old, and two to spare. Each is tried.
@@ -107,6 +108,19 @@ impl Keyring {
         Ok(Self { bucket: bucket.remove(0), check, derive, pepper })
     }
 
+    /// All keys, each with whether it makes what is new.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = (Mark, bool)> {
+        let purposes = [
+            (Purpose::Bucket, std::slice::from_ref(&self.bucket)),
+            (Purpose::Check, &self.check),
+            (Purpose::Derive, &self.derive),
+            (Purpose::Pepper, &self.pepper),
+        ];
+        purposes.into_iter().flat_map(|(purpose, keys)| {
+            keys.iter().enumerate().map(move |(at, key)| (key.mark(purpose), at == 0))
+        })
+    }
+
     /// Where a user's sessions live.
     pub(crate) fn bucket_of(&self, user: &str) -> u8 {
         self.bucket.mac("bucket", &[user.as_bytes()])[0]
@@ -153,6 +167,12 @@ impl Key {
         mac.finalize().into_bytes().into()
     }
 
+    fn mark(&self, purpose: Purpose) -> Mark {
+        let mut print = [0; PRINT_BYTES];
+        print.copy_from_slice(&self.mac("mark", &[purpose.name().as_bytes()])[..PRINT_BYTES]);
+        Mark { purpose, print, id: self.id.clone() }
+    }
+
     fn check(&self, body: &[u8]) -> [u8; CHECK_BYTES] {
         let mut check = [0; CHECK_BYTES];
         check.copy_from_slice(&self.mac("check", &[body])[..CHECK_BYTES]);
@@ -162,6 +182,14 @@ impl Key {
 
 fn parse_keys(purpose: &'static str, text: &str, max: usize) -> Result<Vec<Key>, KeysError> {
     let wrong = |problem: String| KeysError { purpose, problem };
+    if text.trim().is_empty() {
+        return Err(wrong(format!(
+            "it is missing: `bucket`, `check` and `derive` are all needed once one of them is given. Write it as \
+             ID:BASE64 of {KEY_BYTES} random bytes (head -c {KEY_BYTES} /dev/urandom | base64), in keys_file or as \
+             SHOAL_SESSION__KEYS__{}",
+            purpose.to_ascii_uppercase()
+        )));
+    }
     let mut ids = HashSet::new();
     let mut keys = Vec::new();
     for part in text.split(',').map(str::trim) {
@@ -224,7 +252,8 @@ mod tests {
     fn wrong_keys_are_refused_without_repeating_them() {
         let good = KeysText::generate();
         for (text, problem) in [
-            (KeysText { bucket: String::new(), ..good.clone() }, "`bucket`: write each key"),
+            (KeysText { bucket: String::new(), ..good.clone() }, "`bucket`: it is missing"),
+            (KeysText { check: "c2hvcnQ=".into(), ..good.clone() }, "`check`: write each key"),
             (KeysText { check: "1:c2hvcnQ=".into(), ..good.clone() }, "32 random bytes"),
             (KeysText { derive: format!("{0},{0}", good.derive), ..good.clone() }, "id of its own"),
             (KeysText { bucket: rotated(&good.bucket), ..good.clone() }, "at most 1"),

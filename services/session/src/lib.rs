@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod keyfile;
 mod keyring;
+mod mark;
 mod rotation;
 mod service;
 mod session;
@@ -28,6 +29,7 @@ use shoal_kit::{Service, Settings};
 use shoal_proto::session::v1::session_service_server::SessionServiceServer;
 
 use crate::engine::Backend;
+use crate::mark::Lives;
 use crate::service::Server;
 use crate::sessions::Sessions;
 use crate::store::Store;
@@ -56,6 +58,8 @@ pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyh
 fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
     let background = Background::default();
     background.spawn(sweeper::run(store.clone(), config.sweep_interval));
+    let lives = Lives { sessions: config.absolute_ttl_max, requests: config.request_kept };
+    background.spawn(mark::run(store.clone(), lives));
     let ready = store.clone();
     let sessions = Sessions { store, config: Arc::new(config) };
     let server = SessionServiceServer::new(Server::new(sessions, background.clone()))

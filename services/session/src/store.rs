@@ -18,9 +18,11 @@ mod conformance;
 use std::sync::Arc;
 
 use crate::attribute::Change;
+use crate::clock::Time;
 use crate::error::Error;
 use crate::event::{Cursor, Event, Place};
 use crate::keyring::{Hash, Keyring};
+use crate::mark::{Mark, Noted};
 use crate::session::{Created, NewSession, Record, Session};
 use crate::token::SessionId;
 
@@ -31,6 +33,10 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     /// The keys of the mesh, the same on every clone.
     fn keyring(&self) -> impl Future<Output = Result<Arc<Keyring>, Error>> + Send;
+
+    /// Notes that keys are in use, and answers all that any clone has noted (the newest of many), each with when, and what
+    /// time it is. A hint: by the clones' clocks, and lost where the rest of the store is.
+    fn note_keys(&self, used: Vec<Mark>) -> impl Future<Output = Result<(Vec<Noted>, Time), Error>> + Send;
 
     /// Makes a session, its index entries and its event, under the policy's limit for the user. With a request key a
     /// repeat answers what the first call made, and makes nothing.

@@ -12,10 +12,11 @@ use self::record::{Kept, decode_event, event_key, id_at_end, user_prefix};
 use self::txn::Txn;
 use super::{Heard, History, ListPlace, Listen, Store};
 use crate::attribute::Change;
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::error::Error;
 use crate::event::{Cursor, Kind, Place};
 use crate::keyring::{Hash, Keyring};
+use crate::mark::{Mark, Noted, surplus};
 use crate::rotation::Standing;
 use crate::session::{Created, NewSession, Policy, Record, Session};
 use crate::token::SessionId;
@@ -52,6 +53,8 @@ struct Spaces {
     events: Keyspace,
     /// Bucket → how far its events go.
     heads: Keyspace,
+    /// Mark of a key → when it was last in use.
+    marks: Keyspace,
 }
 
 impl EmbeddedStore {
@@ -68,6 +71,7 @@ impl EmbeddedStore {
             requests: db.keyspace("requests")?,
             events: db.keyspace("events")?,
             heads: db.keyspace("heads")?,
+            marks: db.keyspace("marks")?,
         };
         Ok(Self { db, spaces, keyring, policy, clock, happened: broadcast::channel(HEARD_MAX).0 })
     }
@@ -137,6 +141,28 @@ impl Store for EmbeddedStore {
 
     async fn keyring(&self) -> Result<Arc<Keyring>, Error> {
         Ok(Arc::clone(&self.keyring))
+    }
+
+    async fn note_keys(&self, used: Vec<Mark>) -> Result<(Vec<Noted>, Time), Error> {
+        let (marks, now) = (self.spaces.marks.clone(), self.clock.now());
+        let noted = self.db.write(move |tx| {
+            for mark in &used {
+                tx.put(&marks, mark.encode().into_bytes(), now.millis().to_be_bytes());
+            }
+            let mut noted = Vec::new();
+            for entry in tx.prefix(&marks, "") {
+                let (mark, last) = entry?;
+                let mark = std::str::from_utf8(&mark).ok().and_then(Mark::decode);
+                if let (Some(mark), Ok(last)) = (mark, <[u8; 8]>::try_from(&*last)) {
+                    noted.push(Noted { mark, last: Time::from_millis(i64::from_be_bytes(last)) });
+                }
+            }
+            for mark in surplus(&noted) {
+                tx.delete(&marks, mark.encode().into_bytes());
+            }
+            Ok::<_, Error>(noted)
+        });
+        Ok((noted.await??, now))
     }
 
     async fn create(&self, new: NewSession) -> Result<Created, Error> {

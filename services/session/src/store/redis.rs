@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::event::{Cursor, Place};
 use crate::keyring::{Hash, Keyring};
+use crate::mark::{Mark, Noted, surplus};
 use crate::rotation::Standing;
 use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
 use crate::token::{SessionId, hex, push_hex};
@@ -87,6 +88,10 @@ impl Names {
 
     fn events(&self, bucket: u8) -> String {
         format!("{}v", self.base(bucket))
+    }
+
+    fn marks(&self) -> String {
+        format!("{}marks", self.prefix)
     }
 
     fn sweeper_lease(&self) -> String {
@@ -288,6 +293,29 @@ impl Store for RedisStore {
             Keys::Given(keyring) => Ok(Arc::clone(keyring)),
             Keys::Shared(shared) => shared.keyring(&self.link).await,
         }
+    }
+
+    async fn note_keys(&self, used: Vec<Mark>) -> Result<(Vec<Noted>, Time), Error> {
+        let (marks, now) = (self.names.marks(), self.clock.now());
+        let mut note = redis::pipe();
+        for mark in &used {
+            note.cmd("HSET").arg(&marks).arg(mark.encode()).arg(now.millis()).ignore();
+        }
+        note.cmd("HGETALL").arg(&marks);
+        let (noted,) = self.link.pipeline::<(Vec<(String, i64)>,)>(&note).await.map_err(from_write)?;
+        let noted: Vec<Noted> = noted
+            .into_iter()
+            .filter_map(|(mark, last)| {
+                Some(Noted { mark: Mark::decode(&mark)?, last: Time::from_millis(last) })
+            })
+            .collect();
+        let surplus: Vec<String> = surplus(&noted).iter().map(Mark::encode).collect();
+        if !surplus.is_empty() {
+            let mut forget = redis::cmd("HDEL");
+            forget.arg(&marks).arg(&surplus);
+            self.link.query::<()>(&forget).await.map_err(from_write)?;
+        }
+        Ok((noted, now))
     }
 
     async fn create(&self, new: NewSession) -> Result<Created, Error> {

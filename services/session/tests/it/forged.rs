@@ -42,8 +42,8 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
         .await;
     let mut after = redis.command_counts();
     after.retain(|command, count| before.get(command) != Some(count));
-    // The watchdog's, and this test's own.
-    after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
+    // The watchdog's, this test's own, and what a clone notes of its keys every minute.
+    after.retain(|command, _| !["ping", "info", "hset", "hgetall"].contains(&command.as_str()));
     assert!(after.is_empty(), "{after:?}");
     get(&clone.client, &good).await.unwrap();
     assert_ne!(redis.command_counts().get("get"), before.get("get"), "the count counts");

@@ -2,10 +2,13 @@
 
 use super::world::{Make, World};
 use crate::attribute::Change;
+use crate::clock::Time;
 use crate::config::Config;
 use crate::error::Error;
 use crate::keyring::{Keyring, KeysText};
+use crate::mark::{MARKS_MAX, Mark, Noted};
 use crate::sessions::Create;
+use crate::store::Store as _;
 
 /// Puts a new key in front of each purpose's list.
 fn rotated(keys: &KeysText) -> KeysText {
@@ -93,7 +96,39 @@ async fn a_derivation_key_removed_too_early_is_said<M: Make>(make: M) {
     after.get(&after.rotate(&successor).await).await.unwrap();
 }
 
+async fn a_key_that_was_in_use_is_remembered_for_clones_that_lack_it<M: Make>(make: M) {
+    let (ours, theirs) = (KeysText::generate(), KeysText::generate());
+    let world = world(&make, &ours).await;
+    let used = |keys: &KeysText| -> Vec<Mark> {
+        Keyring::parse(keys).unwrap().marks().filter(|(_, used)| *used).map(|(mark, _)| mark).collect()
+    };
+    let sorted = |noted: Vec<Noted>| {
+        let mut marks: Vec<String> = noted.iter().map(|noted| noted.mark.encode()).collect();
+        marks.sort();
+        marks
+    };
+    let both: Vec<Noted> = used(&ours)
+        .into_iter()
+        .chain(used(&theirs))
+        .map(|mark| Noted { mark, last: Time::default() })
+        .collect();
+    let (first, now) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
+    assert!(first.iter().all(|noted| noted.last == now) && first.len() == 3, "{first:?}");
+    world.tick().await;
+    world.other.store.note_keys(used(&theirs)).await.unwrap();
+    let (noted, _) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
+    assert_eq!(sorted(noted), sorted(both));
+
+    // As many as anybody notes, they stay few.
+    for _ in 0..MARKS_MAX {
+        world.other.store.note_keys(used(&KeysText::generate())).await.unwrap();
+    }
+    let (noted, _) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
+    assert!((MARKS_MAX..=MARKS_MAX + 3).contains(&noted.len()), "{}", noted.len());
+}
+
 super::conformance!(
+    a_key_that_was_in_use_is_remembered_for_clones_that_lack_it,
     sessions_survive_a_rotation_of_every_key,
     a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used,
     a_check_key_that_is_gone_makes_its_tokens_none_of_ours,
