@@ -9,6 +9,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use shoal_gather::Gather;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -134,15 +135,23 @@ async fn accept_until(
     }
 }
 
-/// Who holds the count of a connection's calls besides them: the connection and what reads it.
-const HOLDERS: usize = 2;
-
 async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
     match read_preface(&stream).await {
         Preface::Http2 => {}
         Preface::Http1 => return refuse_http1(stream).await,
         Preface::Other => return,
     }
+    http2(stream, rpc, watcher).await;
+}
+
+/// Who holds the count of a connection's calls besides them: the connection and what reads it.
+const HOLDERS: usize = 2;
+
+async fn http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    rpc: Arc<Rpc>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
     // Held by every call until it has an answer, so that its count is theirs.
     let calls = Arc::new(());
     let busy = {
@@ -217,52 +226,4 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tonic::transport::Endpoint;
-    use tonic::{Code, Request, Status};
-    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
-    use tonic_prost::ProstCodec;
-    use tonic_types::StatusExt as _;
-
-    use super::*;
-    use crate::role::Role;
-    use crate::service::Background;
-
-    #[tokio::test]
-    async fn a_call_goes_to_its_service_and_what_is_not_here_is_said_so() {
-        let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
-        let channel = Endpoint::from_shared(format!("http://{}", listener.local_addr().expect("bound")))
-            .expect("an address")
-            .connect_lazy();
-        let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
-        let service = Service::new(Role::Session, "clone", descriptors, Background::default());
-        let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
-
-        let call = async |path: &'static str| -> Result<HealthCheckResponse, Status> {
-            let mut client = tonic::client::Grpc::new(channel.clone());
-            client.ready().await.expect("connects");
-            let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
-            let path = http::uri::PathAndQuery::from_static(path);
-            client
-                .unary(Request::new(HealthCheckRequest::default()), path, codec)
-                .await
-                .map(|r| r.into_inner())
-        };
-        let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
-        assert_eq!(call("/grpc.health.v1.Health/Check").await.expect("here").status(), serving);
-        for (path, reason) in [
-            ("/grpc.health.v1.Health/Nonsense", "UNKNOWN_METHOD"),
-            ("/grpc.health.v1.Health/", "UNKNOWN_METHOD"),
-            ("/grpc.health.v1.Healthy/Check", "UNKNOWN_SERVICE"),
-            ("/more/grpc.health.v1.Health/Check", "UNKNOWN_SERVICE"),
-            ("/", "UNKNOWN_SERVICE"),
-        ] {
-            let status = call(path).await.expect_err(path);
-            let info = status.get_details_error_info().expect("ErrorInfo");
-            assert_eq!((status.code(), info.reason.as_str()), (Code::Unimplemented, reason), "{path}");
-        }
-        shutdown.cancel();
-        served.await.expect("no panic").expect("drained");
-    }
-}
+mod tests;

@@ -51,6 +51,33 @@ async fn calls_share_a_connection_until_many_wait_for_it() {
     }
 }
 
+/// One worker: nothing else takes a task that is to run next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn calls_made_at_once_are_sent_at_once() {
+    const CALLS: usize = 50;
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    server.settled().await;
+    let reads = async || {
+        let mut info = redis::cmd("INFO");
+        info.arg("stats");
+        let stats: redis::InfoDict = link.query(&info).await.unwrap();
+        stats.get::<usize>("total_reads_processed").unwrap()
+    };
+    let before = reads().await;
+    let caller = link.clone();
+    let calls = async move {
+        let call = |link: Link| async move { link.query::<String>(&redis::cmd("PING")).await };
+        join_all((0..CALLS).map(|_| tokio::spawn(call(caller.clone())))).await
+    };
+    for answer in tokio::spawn(calls).await.unwrap() {
+        assert_eq!(answer.unwrap().unwrap(), "PONG");
+    }
+    // The first one, the others, INFO, and what a watchdog or tokio had to see to meanwhile.
+    let reads = reads().await - before;
+    assert!(reads < CALLS / 4, "{reads} reads for {CALLS} calls");
+}
+
 #[tokio::test]
 async fn errors_of_redis_keep_their_code() {
     let Some(server) = Server::start().await else { return };
