@@ -13,7 +13,13 @@ async fn refusal(arguments: &[&str], variables: &[(&str, &str)], toml: &str) -> 
     let file = tempfile::Builder::new().prefix("shoal-").suffix(".toml").tempfile().expect("a file");
     std::fs::write(file.path(), toml).expect("written");
     let mut command = Command::new(shoal_binary());
-    command.args(arguments).arg("--config").arg(file.path()).envs(variables.iter().copied());
+    // What is refused only after the sockets are there must not find the usual ports in use.
+    if arguments[0] == "serve" {
+        command.args(arguments).args(PORTS);
+    } else {
+        command.args(arguments);
+    }
+    command.arg("--config").arg(file.path()).envs(variables.iter().copied());
     let output = tokio::time::timeout(SOON, command.kill_on_drop(true).output()).await;
     let output = output.unwrap_or_else(|_| panic!("{arguments:?} was not refused")).expect("run");
     let text = String::from_utf8_lossy(&output.stderr).replace(&file.path().display().to_string(), "FILE");
@@ -45,6 +51,10 @@ async fn a_bad_setting_is_named_as_it_was_given_with_what_it_takes() {
         (
             refusal(&["serve", "session"], &[("SHOAL_SESSION__IDLE_TTL", "5")], "").await,
             &["SHOAL_SESSION__IDLE_TTL=5: ", "a duration, such as 10s"],
+        ),
+        (
+            refusal(&["serve", "session"], &[("SHOAL_SESSION__IDLE_TTL", "100d")], "").await,
+            &["SHOAL_SESSION__IDLE_TTL=100d: ", "idle_ttl_max"],
         ),
         (up("[jobs]\ntend_intervl = '1h'").await, &["FILE: jobs.tend_intervl", "did you mean `"]),
         (refusal(&["serve", "session"], &[], "data = 'x'").await, &["FILE: data = \"x\"", "`data_dir`"]),

@@ -72,7 +72,7 @@ impl Settings {
         let mut figment = Figment::new();
         if let Some(path) = &args.config {
             ensure!(path.exists(), "configuration file {} does not exist", path.display());
-            ensure!(path.is_file(), "configuration file {} is no file", path.display());
+            ensure!(!path.is_dir(), "configuration file {} is a folder", path.display());
             let toml = Figment::from(Toml::file_exact(path));
             // Its own error has the line, and not the file.
             toml.find_value("").map_err(|error| anyhow!("{}: {}", path.display(), error.kind))?;
@@ -139,6 +139,25 @@ impl Settings {
             return Ok(T::default());
         }
         self.figment.extract_inner(path).map_err(|error| given::wrong(&self.figment, path, &error))
+    }
+
+    /// The same, checked by `validate`, whose error then begins with where each value it names was given.
+    ///
+    /// # Errors
+    /// As [`Settings::section`], and those of `validate`.
+    pub fn valid_section<T: DeserializeOwned + Default>(
+        &self,
+        path: &str,
+        validate: impl FnOnce(&T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<T> {
+        let section = self.section(path)?;
+        validate(&section).map_err(|error| {
+            match given::named_in(&self.figment, path, &format!("{error:#}")) {
+                named if named.is_empty() => error,
+                named => error.context(named.join(", ")),
+            }
+        })?;
+        Ok(section)
     }
 
     /// Where the value of a key was given and what it is, for a message about it: `SHOAL_LISTEN=127.0.0.1:7000`. None if
@@ -418,6 +437,33 @@ mod tests {
         let flags = CommonArgs { clones: Some("2".into()), ..CommonArgs::default() };
         let error = Settings::load_one(&flags, crate::cli::serve_defaults()).expect_err("one").to_string();
         assert!(error.starts_with("--clones 2: this process runs one clone"), "{error}");
+    }
+
+    #[test]
+    fn a_section_that_does_not_hold_together_names_what_was_given_of_it() {
+        let toml = "[session]\nattempts = 7\nidle_ttl = '5s'\n[session.keys]\ncheck = '1:SECRET'";
+        let settings = check(toml, &CommonArgs::default()).expect("known keys");
+        for (problem, whole) in [
+            ("attempts must be 1", "configuration: session.attempts = 7: attempts must be 1"),
+            ("redis is wrong", "redis is wrong"),
+            ("check is wrong", "check is wrong"),
+            (
+                "idle_ttl and keys.check do not fit",
+                "configuration: session.idle_ttl = \"5s\", configuration: session.keys.check: idle_ttl and keys.check do \
+                 not fit",
+            ),
+        ] {
+            let refused = settings.valid_section::<Section>("session", |_| Err(anyhow!(problem)));
+            assert_eq!(format!("{:#}", refused.expect_err("refused")), whole);
+        }
+        assert!(
+            settings
+                .valid_section::<Section>("session", |section| {
+                    ensure!(section.attempts == 7, "read before");
+                    Ok(())
+                })
+                .is_ok()
+        );
     }
 
     /// A section of a service.

@@ -32,8 +32,7 @@ impl Engine {
     /// # Errors
     /// When the configuration is not valid.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
-        let config: Config = settings.section(Role::Cache.name())?;
-        config.validate()?;
+        let config = settings.valid_section(Role::Cache.name(), Config::validate)?;
         let kind = match settings.redis_of(Role::Cache) {
             None => {
                 let store = MemoryStore::new(config.memory_bytes_max, config.value_bytes_max());

@@ -47,8 +47,7 @@ pub async fn service(
     engine: Engine,
     clone: String,
 ) -> anyhow::Result<shoal_kit::Service> {
-    let config: Config = settings.section(Role::Cache.name())?;
-    config.validate()?;
+    let config = settings.valid_section(Role::Cache.name(), Config::validate)?;
     let background = Background::default();
     let spaces = Arc::new(Spaces::new(&clone, &config)?);
     let objects = Objects::new(

@@ -25,8 +25,7 @@ impl Engine {
     /// # Errors
     /// When the configuration is not valid or the embedded database cannot be opened.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
-        let config: Config = settings.section("data")?;
-        config.check()?;
+        let config = settings.valid_section("data", Config::check)?;
         if !settings.cassandra.is_empty() {
             return Ok(Engine(Kind::Cassandra { config, contact_points: settings.cassandra.clone() }));
         }

@@ -127,9 +127,7 @@ pub async fn service(
 }
 
 fn config(settings: &Settings) -> anyhow::Result<Config> {
-    let config: Config = settings.section(Role::Jobs.name())?;
-    config.validate()?;
-    Ok(config)
+    settings.valid_section(Role::Jobs.name(), Config::validate)
 }
 
 /// The addresses of a Redis URL, without the password it may hold.

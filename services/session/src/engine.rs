@@ -33,8 +33,7 @@ impl Engine {
     /// # Errors
     /// When the configuration, the keys or the database's folder cannot be used.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
-        let config: Config = settings.section(Role::Session.name())?;
-        config.validate()?;
+        let config = settings.valid_section(Role::Session.name(), Config::validate)?;
         let keyring = keyfile::configured(&config)?;
         if let Some(url) = settings.redis_of(Role::Session) {
             let redis = Self::redis(&url, &config, keyring);

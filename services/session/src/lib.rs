@@ -47,8 +47,7 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// # Errors
 /// When the configuration cannot be used.
 pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
-    let config: Config = settings.section(Role::Session.name())?;
-    config.validate()?;
+    let config = settings.valid_section(Role::Session.name(), Config::validate)?;
     Ok(match engine.store {
         Backend::Redis(store) => build(config, store, clone),
         Backend::Embedded(store) => build(config, store, clone),

@@ -79,6 +79,29 @@ pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::
     anyhow::anyhow!("{}: {problem}", given(figment, &path))
 }
 
+/// The values of a section that a message names, as they were given: each whose key, and whatever table it is in, is a
+/// word of the message.
+pub(super) fn named_in(figment: &Figment, section: &str, message: &str) -> Vec<String> {
+    let words: Vec<&str> = message.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')).collect();
+    let mut found = Vec::new();
+    if let Ok(value) = figment.find_value(section) {
+        let mut path: Vec<String> = section.split('.').map(str::to_owned).collect();
+        leaves(&value, &mut path, &words, &mut found);
+    }
+    let given = |path: &Vec<String>| given(figment, &path.iter().map(String::as_str).collect::<Vec<_>>());
+    found.iter().map(given).collect()
+}
+
+/// Adds the paths of single values below one whose keys are all among the words.
+fn leaves(value: &Value, path: &mut Vec<String>, words: &[&str], found: &mut Vec<Vec<String>>) {
+    let Value::Dict(_, table) = value else { return found.push(path.clone()) };
+    for (key, value) in table.iter().filter(|(key, _)| words.contains(&key.as_str())) {
+        path.push(key.clone());
+        leaves(value, path, words, found);
+        path.pop();
+    }
+}
+
 /// What serde expected, in words of people who have no code before them.
 fn takes(expected: &str) -> String {
     match expected {

@@ -27,8 +27,10 @@ pub(super) const DATA_DIR: Key = Key { name: "data_dir", takes: "a folder, such 
 pub(super) const EPHEMERAL: Key = Key { name: "ephemeral", takes: "true or false" };
 pub(super) const REDIS: Key =
     Key { name: "redis", takes: "redis://HOST:PORT, several separated by commas for a Cluster" };
-pub(super) const CASSANDRA: Key =
-    Key { name: "cassandra", takes: "HOST:PORT, several separated by commas, such as 127.0.0.1:9042" };
+pub(super) const CASSANDRA: Key = Key {
+    name: "cassandra",
+    takes: "HOST:PORT (9042 if there is none), several separated by commas, such as 127.0.0.1:9042",
+};
 pub(super) const OTLP: Key =
     Key { name: "otlp", takes: "http://HOST:PORT of an OTLP gRPC endpoint, such as http://127.0.0.1:4317" };
 pub(super) const TRACE_RATIO: Key = Key { name: "trace_ratio", takes: "a share from 0 to 1, such as 0.1" };
