@@ -195,7 +195,7 @@ impl Call<'_> {
         let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
         let request = self.request(&pick, &span)?;
         let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
-        let (response, stream) = match attempt.pick().send(request, body.is_empty()) {
+        let (response, stream) = match attempt.pick().send(&request, body.is_empty()) {
             Ok(streams) => streams,
             Err(error @ SendError::Invalid(_)) => {
                 attempt.end_unsent(Code::Internal);

@@ -207,7 +207,7 @@ impl tower::Service<Request<tonic::body::Body>> for Lone {
             let request = Request::from_parts(head, ());
             let (response, stream) = link
                 .sender()
-                .send_request(request, body.is_empty())
+                .send_request(&request, body.is_empty())
                 .map_err(|error| Status::unavailable(format!("`{upstream}` ({}): {error}", link.address)))?;
             let pump = body.send(stream);
             let (head, stream) = response.await.map_err(broke)?.into_parts();

@@ -57,11 +57,11 @@ impl Pick {
     /// peer's stream limit: the stream is opened when there is room for it.
     pub fn send(
         &mut self,
-        request: Request<()>,
+        request: &Request<()>,
         end_of_stream: bool,
     ) -> Result<(ResponseFuture, SendStream), SendError> {
         if self.link.is_down() {
-            return Err(self.not_sent(Some(Box::new(request))));
+            return Err(self.not_sent(self.link.down_reason()));
         }
         match self.link.sender().send_request(request, end_of_stream) {
             Ok(streams) => {
@@ -72,7 +72,7 @@ impl Pick {
             Err(shoal_http2::SendError::Closed(why)) => {
                 // Its driver is about to learn of it.
                 let reason = if self.link.is_down() { self.link.down_reason() } else { why.to_string() };
-                Err(SendError::NotSent { address: self.link.address, reason, request: None })
+                Err(self.not_sent(reason))
             }
         }
     }
@@ -135,8 +135,8 @@ impl Pick {
         &self.link
     }
 
-    fn not_sent(&self, request: Option<Box<Request<()>>>) -> SendError {
-        SendError::NotSent { address: self.link.address, reason: self.link.down_reason(), request }
+    fn not_sent(&self, reason: String) -> SendError {
+        SendError::NotSent { address: self.link.address, reason }
     }
 }
 
@@ -161,8 +161,6 @@ pub enum SendError {
         address: SocketAddr,
         /// Why its connection ended.
         reason: String,
-        /// The request, unless the connection has swallowed it.
-        request: Option<Box<Request<()>>>,
     },
     /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]
@@ -173,14 +171,6 @@ impl SendError {
     /// Whether the same request may be tried at another endpoint: it never left, and it could.
     pub fn never_sent(&self) -> bool {
         matches!(self, SendError::NotSent { .. })
-    }
-
-    /// The request, to be sent elsewhere.
-    pub fn into_request(self) -> Option<Request<()>> {
-        match self {
-            SendError::NotSent { request, .. } => request.map(|request| *request),
-            SendError::Invalid(_) => None,
-        }
     }
 }
 

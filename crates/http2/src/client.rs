@@ -72,7 +72,7 @@ impl SendRequest {
     /// When the connection takes no more requests, or no peer would take this one.
     pub fn send_request(
         &self,
-        request: Request<()>,
+        request: &Request<()>,
         end: bool,
     ) -> Result<(ResponseFuture, SendStream), SendError> {
         let key = self.0.lock().send_request(request, end)?;

@@ -2,6 +2,7 @@
 //! sends goes in by [`receive`](Core::receive), what is to be sent comes out by the outbox.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::task::Waker;
 
@@ -112,6 +113,28 @@ pub(crate) struct Core {
     pub(crate) retired: bool,
     /// It is over, and this is why.
     pub(crate) over: Option<Error>,
+}
+
+impl fmt::Debug for Core {
+    /// How things stand, in numbers, and nothing of what callers say.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("role", &self.role)
+            .field("streams", &self.streams.len())
+            .field("numbered", &self.keys.len())
+            .field("open", &self.open)
+            .field("last_id", &self.last_id)
+            .field("queued", &self.queued.len())
+            .field("accept", &self.accept.len())
+            .field("waiting", &self.waiting.len())
+            .field("unseen_resets", &self.unseen_resets)
+            .field("faults", &self.faults)
+            .field("send_window", &self.send_window)
+            .field("receive_window", &self.receive_window)
+            .field("released", &self.released)
+            .field("unsent", &self.out.bytes())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Core {

@@ -1,6 +1,5 @@
 //! Moves bytes between a [`Core`] and its socket.
 
-use std::fmt;
 use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
@@ -14,18 +13,12 @@ use crate::core::Core;
 use crate::error::Error;
 
 /// What is read at once: little, until a peer has filled it.
-const READ_BYTES_MIN: usize = 16 << 10;
-const READ_BYTES_MAX: usize = 32 << 10;
+const READ_BYTES_MIN: usize = 20 << 10;
+const READ_BYTES_MAX: usize = 40 << 10;
 
 /// A connection's state, shared with the handles of its streams.
+#[derive(Debug)]
 pub(crate) struct Shared(Mutex<Core>);
-
-impl fmt::Debug for Shared {
-    /// Says nothing of what lies in it, which is other callers' too.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
-    }
-}
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Arc<Shared> {
@@ -47,6 +40,8 @@ pub(crate) struct Io<T> {
     read_bytes: usize,
     /// Frames lie in `received` that were not looked at, because of the answers they would have taken.
     behind: bool,
+    /// There was room, when the connection was last polled, that those who were woken for it may not want.
+    left: bool,
     shut: bool,
 }
 
@@ -66,13 +61,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             received: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             behind: false,
+            left: false,
             shut: false,
         }
     }
 
     /// Moves what can be moved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Moved, Error>> {
-        let Io { socket, shared, received, read_bytes, behind, shut } = self;
+        let Io { socket, shared, received, read_bytes, behind, left, shut } = self;
+        if std::mem::take(left) {
+            shared.lock().share_room_left();
+        }
         loop {
             let mut core = shared.lock();
             let flushed = match core.out.poll_flush(cx, socket) {
@@ -134,6 +133,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                     if received.is_empty() {
                         *received = BytesMut::new();
                         *read_bytes = READ_BYTES_MIN;
+                    }
+                    if core.has_room_left() {
+                        // To be polled again, after those who were woken.
+                        *left = true;
+                        cx.waker().wake_by_ref();
                     }
                     core.driver = Some(cx.waker().clone());
                     return Poll::Pending;

@@ -7,8 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 
 use crate::hpack::{Encoder, Field, Index, Name};
 
-/// Of a usual call: more would be copied on the way, fewer would cost memory for nothing.
-const FIELDS_USUAL: usize = 16;
+/// Of a usual call. A table for more of them is larger than what allocators give out at once (a kilobyte), and there are
+/// three in a call.
+const FIELDS_USUAL: usize = 6;
 
 /// Addresses remembered by a connection, so that the same one is not parsed for each call.
 const ADDRESSES: usize = 16;

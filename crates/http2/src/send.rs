@@ -34,7 +34,7 @@ pub enum SendError {
 
 impl Core {
     /// Opens a stream, at once or when the peer allows one more.
-    pub(crate) fn send_request(&mut self, request: Request<()>, end: bool) -> Result<usize, SendError> {
+    pub(crate) fn send_request(&mut self, request: &Request<()>, end: bool) -> Result<usize, SendError> {
         if let Some(error) = self.over.as_ref().or(self.peer_leaves.as_ref()) {
             return Err(SendError::Closed(error.clone()));
         }
@@ -48,16 +48,16 @@ impl Core {
             self.wake_driver();
             return Err(SendError::Closed(error));
         }
-        message::check_request(&request).map_err(SendError::Invalid)?;
+        message::check_request(request).map_err(SendError::Invalid)?;
         let windows = (self.first_receive_window(), i64::from(self.peer.window));
         let at_once = self.open < self.peer.streams_max && self.queued.is_empty();
         let mut stream = Stream::new(Sending::Body, Receiving::Head, windows.0, windows.1);
         if at_once {
             let key = self.streams.insert(stream);
-            self.open(key, &request, end);
+            self.open(key, request, end);
             return Ok(key);
         }
-        stream.sending = Sending::Queued(Box::new(Queued { request, end, trailers: None }));
+        stream.sending = Sending::Queued(Box::new(Queued { request: request.clone(), end, trailers: None }));
         let key = self.streams.insert(stream);
         self.queued.push_back(key);
         Ok(key)
@@ -131,9 +131,9 @@ impl Core {
             return Err(error.clone());
         }
         match &mut stream.sending {
-            Sending::Queued(queued) => queued.trailers = Some(trailers),
+            Sending::Queued(queued) if !queued.is_whole() => queued.trailers = Some(trailers),
             Sending::Body => self.write_trailers(key, &trailers),
-            Sending::Head | Sending::Closed => {
+            Sending::Queued(_) | Sending::Head | Sending::Closed => {
                 return Err(Error::reset(Reason::STREAM_CLOSED, crate::error::By::Us));
             }
         }
@@ -211,6 +211,9 @@ impl Core {
         }
         match &mut stream.sending {
             Sending::Body => {}
+            Sending::Queued(queued) if queued.is_whole() => {
+                return Poll::Ready(Err(Error::reset(Reason::STREAM_CLOSED, crate::error::By::Us)));
+            }
             Sending::Queued(queued) if data.is_empty() => {
                 queued.end |= end;
                 return Poll::Ready(Ok(0));
@@ -305,6 +308,30 @@ impl Core {
         let woken = WOKEN_MIN + room / TURN_BYTES;
         for key in self.waiting.iter().take(woken) {
             self.streams[*key].wake_writer();
+        }
+    }
+
+    /// Whether there is room, and streams wait for it that were not woken: those who were may want nothing any more.
+    pub(crate) fn has_room_left(&self) -> bool {
+        let asleep = |key: &usize| self.streams[*key].writer.is_some();
+        !self.waiting.is_empty() && self.room() > 0 && self.waiting.iter().any(asleep)
+    }
+
+    /// Wakes those who come next, when those who were woken have had their turn and left room. They keep their places.
+    pub(crate) fn share_room_left(&mut self) {
+        if self.room() == 0 {
+            return;
+        }
+        let mut woken = 0;
+        for key in &self.waiting {
+            let stream = &mut self.streams[*key];
+            if stream.writer.is_some() {
+                stream.wake_writer();
+                woken += 1;
+            }
+            if woken == WOKEN_MIN {
+                return;
+            }
         }
     }
 

@@ -33,6 +33,13 @@ pub(crate) struct Queued {
     pub(crate) trailers: Option<HeaderMap>,
 }
 
+impl Queued {
+    /// Whether it takes no more: its end was said.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.end || self.trailers.is_some()
+    }
+}
+
 /// The peer's half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receiving {

@@ -20,6 +20,7 @@ use crate::client::Client;
 use crate::core::Core;
 use crate::error::Error;
 use crate::exchange::{Attempt, Exchange, Exchanged, Rest, Sides, outcome_of_error};
+use crate::gate::Inside;
 use crate::hedge::Method;
 use crate::limiter::{Full, Permit};
 use crate::meter::{Event, Meter};
@@ -36,10 +37,10 @@ use crate::{answer, local, span};
 /// that restarts, short enough that a caller is not kept waiting for nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Answers one request.
-pub(crate) async fn serve(
-    core: Arc<Core>,
-    client: Arc<Client>,
+/// Answers one request: at once if it is to be refused, else in a task of its own.
+pub(crate) fn serve(
+    core: &Arc<Core>,
+    client: &Arc<Client>,
     request: Request<RecvStream>,
     mut respond: SendResponse,
 ) {
@@ -47,13 +48,12 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     let kind = kind(&parts);
     if kind != Kind::Grpc {
-        // Boxed: it is seldom.
-        return Box::pin(async move {
+        tokio::spawn(async move {
             if answer::heard(body).await {
                 answer::plain(&mut respond, kind).await;
             }
-        })
-        .await;
+        });
+        return;
     }
     let mut caller = Caller::new(respond);
     if caller.is_gone() {
@@ -75,50 +75,84 @@ pub(crate) async fn serve(
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
     let span = span::call(core.sampling, &mut head);
-    let upstream;
-    let (end, meter) = match &route {
-        // Boxed: it is seldom, and would make the future of every call three times as large.
-        None => (Box::pin(local::serve(&core, head, body, &mut caller, &span)).await, &core.meter),
-        Some(route) => {
-            upstream = route.upstream().clone();
-            let lane = upstream.lane(core.index);
-            let admitted =
-                core.callers.as_ref().map(|callers| callers.admit(&client.known, head.headers(), started));
-            let _admitted = match admitted.transpose() {
-                Ok(admitted) => admitted,
-                Err(error) => {
-                    span::end_call(&span, error.code());
-                    return refuse(&lane.meter, &mut caller, error, started);
-                }
-            };
-            let _inside = match route.gate.as_ref().map(|gate| gate.enter().ok_or(gate.most)).transpose() {
-                Ok(inside) => inside,
-                Err(most) => {
-                    let error = Error::Crowded { path: head.path().to_owned(), most };
-                    span::end_call(&span, error.code());
-                    return refuse(&lane.meter, &mut caller, error, started);
-                }
-            };
-            let call = Call {
-                route,
-                upstream: &upstream,
-                lane,
-                upload: Upload::new(body, route.retry.body_bytes),
-                attempts: Attempts::new(route.retry),
-                permit: None,
-                head,
-                caller,
-                span: &span,
-                at: None,
-            };
-            (call.run().await, &lane.meter)
+    let Some(route) = route else {
+        let (core, client) = (core.clone(), client.clone());
+        tokio::spawn(Box::pin(async move {
+            let end = local::serve(&core, head, body, &mut caller, &span).await;
+            ended(&end, &span, &core.meter, started, &client);
+        }));
+        return;
+    };
+    let inside = match admit(core, client, &route, &head, started) {
+        Ok(inside) => inside,
+        Err(error) => {
+            span::end_call(&span, error.code());
+            let meter = &route.upstream().lane(core.index).meter;
+            return refuse(meter, &mut caller, error, started);
         }
     };
+    let forwarded = forward(core.clone(), client.clone(), route, head, body, caller, span, inside);
+    // Boxed: a task moves what it is given half a dozen times, and this is kilobytes.
+    tokio::spawn(Box::pin(forwarded));
+}
+
+/// What a call counts as while it goes on.
+type Admitted = [Option<Inside>; 2];
+
+/// Lets a call in that is within its caller's limits and its route's.
+fn admit(
+    core: &Core,
+    client: &Client,
+    route: &Route,
+    head: &Head,
+    started: Instant,
+) -> Result<Admitted, Error> {
+    let callers = core.callers.as_ref();
+    let admitted =
+        callers.map(|callers| callers.admit(&client.known, head.headers(), started)).transpose()?;
+    let crowded = |most| Error::Crowded { path: head.path().to_owned(), most };
+    let entered = route.gate.as_ref().map(|gate| gate.enter().ok_or_else(|| crowded(gate.most)));
+    Ok([admitted.flatten(), entered.transpose()?])
+}
+
+/// Answers a call by an upstream.
+#[allow(clippy::too_many_arguments, reason = "each is moved into the future of every call, once")]
+async fn forward(
+    core: Arc<Core>,
+    client: Arc<Client>,
+    route: Arc<Route>,
+    head: Head,
+    body: RecvStream,
+    caller: Caller,
+    span: Span,
+    _inside: Admitted,
+) {
+    let started = head.started();
+    let upstream = route.upstream();
+    let lane = upstream.lane(core.index);
+    let mut call = Call {
+        route: &route,
+        upstream,
+        lane,
+        upload: Upload::new(body, route.retry.body_bytes),
+        attempts: Attempts::new(route.retry),
+        permit: None,
+        head,
+        caller,
+        span: &span,
+        at: None,
+    };
+    let end = call.run().await;
+    ended(&end, &span, &lane.meter, started, &client);
+}
+
+/// Counts a call that is over.
+fn ended(end: &Ended, span: &Span, meter: &Meter, started: Instant, client: &Client) {
     let (code, caller_gone) = match end {
-        Ended::With(code) => (code, false),
+        Ended::With(code) => (*code, false),
         Ended::CallerGone => (Code::Cancelled, true),
     };
-    span::end_call(&span, code);
+    span::end_call(span, code);
     let took = started.elapsed();
     meter.call(code, took);
     if caller_gone && took < PREMATURE {
@@ -173,9 +207,8 @@ struct Hedging {
 }
 
 /// What every attempt of a call is sent with.
-#[derive(Clone, Copy)]
 struct Sending<'c> {
-    head: &'c Head,
+    head: &'c mut Head,
     upstream: &'c str,
     span: &'c Span,
     /// Whether the method is known to stream.
@@ -200,7 +233,7 @@ struct Retryable {
 }
 
 impl Call<'_> {
-    async fn run(mut self) -> Ended {
+    async fn run(&mut self) -> Ended {
         self.lane.budget().call(self.head.started());
         let end = match self.head.deadline {
             None => self.attempts().await,
@@ -317,14 +350,14 @@ impl Call<'_> {
         self.at = Some(endpoint);
         let number = self.attempts.begin();
         let ended = self.upload.is_empty();
-        let sending = Sending {
-            head: &self.head,
+        let hedging = self.hedging(number);
+        let mut sending = Sending {
+            head: &mut self.head,
             upstream: &self.upstream.name,
             span: self.span,
             streaming: self.route.streaming,
         };
         let withhold = self.route.idempotent && self.upload.replayable();
-        let hedging = self.hedging(number);
         let (attempt, response) = match sending.send(pick, number, ended) {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
@@ -337,7 +370,7 @@ impl Call<'_> {
             Some(after) => match timeout(after, exchange.run()).await {
                 Ok(exchanged) => exchanged,
                 Err(_) => {
-                    hedge(&mut exchange, sending, self.lane, &mut self.attempts);
+                    hedge(&mut exchange, &mut sending, self.lane, &mut self.attempts);
                     exchange.run().await
                 }
             },
@@ -472,17 +505,22 @@ impl End {
 }
 
 impl Sending<'_> {
-    fn send(self, mut pick: Pick, number: u32, ended: bool) -> Result<(Attempt, ResponseFuture), Unsent> {
+    fn send(
+        &mut self,
+        mut pick: Pick,
+        number: u32,
+        ended: bool,
+    ) -> Result<(Attempt, ResponseFuture), Unsent> {
         let endpoint = pick.address();
         if self.streaming {
             pick.expect_stream();
         }
         let span = span::attempt(self.span, self.head.path(), endpoint, self.upstream, number);
-        let mut request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?;
+        let request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?;
         if !span.is_disabled() {
             span.in_scope(|| inject(request.headers_mut()));
         }
-        match pick.send(request, ended) {
+        match pick.send(&*request, ended) {
             Ok((response, stream)) => {
                 let deadline = self.head.deadline.map(|(_, deadline)| deadline);
                 Ok((Attempt::new(pick, span, stream, deadline), response))
@@ -500,7 +538,7 @@ impl Sending<'_> {
 }
 
 /// Sends a call that is slow to another endpoint too, if there is one and the upstream's calls have earned it.
-fn hedge(exchange: &mut Exchange<'_>, sending: Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
+fn hedge(exchange: &mut Exchange<'_>, sending: &mut Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
     if !exchange.may_have_a_rival() {
         return;
     }

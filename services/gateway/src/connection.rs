@@ -128,9 +128,7 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;
                     }
-                    let call = call::serve(this.core.clone(), this.client.clone(), request, respond);
-                    // Boxed: a task moves what it is given half a dozen times, and this is kilobytes.
-                    tokio::spawn(Box::pin(call));
+                    call::serve(this.core, &this.client, request, respond);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");

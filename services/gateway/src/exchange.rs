@@ -64,16 +64,16 @@ pub(crate) struct Exchange<'a> {
     answer: Answer,
     uploading: bool,
     /// What a rival that has taken over has not been sent yet.
-    replay: Option<Replay>,
+    replay: Option<Box<Replay>>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
     /// When the call is a long stream.
     stream_at: Option<Instant>,
     /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
     streaming: Option<Pin<Box<Sleep>>>,
-    rival: Option<Rival>,
+    rival: Option<Box<Rival>>,
     /// A stream that is to be reset, but not yet.
-    loser: Option<(Pin<Box<Sleep>>, Attempt)>,
+    loser: Option<Box<Loser>>,
     fallen: Option<Fallen>,
     /// When the first attempt was opened.
     began: Instant,
@@ -86,7 +86,13 @@ pub(crate) struct Exchange<'a> {
 struct Rival {
     attempt: Attempt,
     response: ResponseFuture,
-    replay: Option<Replay>,
+    replay: Option<Box<Replay>>,
+}
+
+/// The one that was too slow, until it may be reset.
+struct Loser {
+    timer: Pin<Box<Sleep>>,
+    attempt: Attempt,
 }
 
 /// An attempt that failed while another one went on.
@@ -213,23 +219,27 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn run(&mut self) -> Exchanged {
         let ended = match std::future::poll_fn(|cx| self.poll(cx)).await {
             Ok(exchanged) => exchanged,
-            Err(CallerGone(reason)) => {
-                self.attempt.reset(reason).await;
-                if let Some(mut rival) = self.rival.take() {
-                    rival.attempt.reset(reason).await;
-                    rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
-                }
-                Exchanged::CallerGone
-            }
+            // Boxed: it is seldom, and would make every call's future larger.
+            Err(CallerGone(reason)) => Box::pin(self.leave(reason)).await,
         };
         // The call is over: its outcome must not wait for what is left of its loser, a few milliseconds.
-        if let Some((timer, mut loser)) = self.loser.take() {
+        if let Some(mut loser) = self.loser.take() {
             tokio::spawn(async move {
-                timer.await;
-                loser.stream.send_reset(Reason::CANCEL);
+                loser.timer.as_mut().await;
+                loser.attempt.stream.send_reset(Reason::CANCEL);
             });
         }
         ended
+    }
+
+    /// The caller is gone: so are we.
+    async fn leave(&mut self, reason: Reason) -> Exchanged {
+        self.attempt.reset(reason).await;
+        if let Some(mut rival) = self.rival.take() {
+            rival.attempt.reset(reason).await;
+            rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
+        }
+        Exchanged::CallerGone
     }
 
     /// What is left when it has run.
@@ -260,8 +270,8 @@ impl<'a> Exchange<'a> {
 
     /// Sends the same to a rival. Only if it [may have one](Exchange::may_have_a_rival).
     pub(crate) fn join(&mut self, attempt: Attempt, response: ResponseFuture) {
-        let replay = (!self.upload.is_empty()).then(|| self.upload.replay());
-        self.rival = Some(Rival { attempt, response, replay });
+        let replay = (!self.upload.is_empty()).then(|| Box::new(self.upload.replay()));
+        self.rival = Some(Box::new(Rival { attempt, response, replay }));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
@@ -362,15 +372,17 @@ impl<'a> Exchange<'a> {
         loser.end(Outcome::CallerGone, Code::Cancelled);
         match RESET_AFTER.checked_sub(loser.opened.elapsed()) {
             None => loser.stream.send_reset(Reason::CANCEL),
-            Some(left) => self.loser = Some((Box::pin(sleep(left)), loser)),
+            Some(left) => {
+                self.loser = Some(Box::new(Loser { timer: Box::pin(sleep(left)), attempt: loser }));
+            }
         }
     }
 
     fn reset_loser(&mut self, cx: &mut Context<'_>) {
-        if let Some((timer, loser)) = &mut self.loser
-            && timer.as_mut().poll(cx).is_ready()
+        if let Some(loser) = &mut self.loser
+            && loser.timer.as_mut().poll(cx).is_ready()
         {
-            loser.stream.send_reset(Reason::CANCEL);
+            loser.attempt.stream.send_reset(Reason::CANCEL);
             self.loser = None;
         }
     }
@@ -457,7 +469,7 @@ impl<'a> Exchange<'a> {
 }
 
 /// Moves what can be moved; done or not wanted, there is nothing left to send.
-fn replay(left: &mut Option<Replay>, to: &mut SendStream, cx: &mut Context<'_>) {
+fn replay(left: &mut Option<Box<Replay>>, to: &mut SendStream, cx: &mut Context<'_>) {
     if let Some(replay) = left
         && replay.poll(cx, to).is_ready()
     {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HOST, TE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use shoal_balance::{format_timeout, parse_timeout};
 use shoal_kit::sampling::TRACEPARENT;
 use tokio::time::Instant;
@@ -49,8 +49,9 @@ pub(crate) fn kind(parts: &Parts) -> Kind {
 
 /// The head of a gRPC call.
 pub(crate) struct Head {
-    uri: Uri,
-    headers: HeaderMap,
+    request: Request<()>,
+    /// It names whom it is for; if not, each attempt says it of its endpoint.
+    is_absolute: bool,
     started: Instant,
     /// How long the call may take and when that is over.
     pub(crate) deadline: Option<(Duration, Instant)>,
@@ -59,7 +60,9 @@ pub(crate) struct Head {
 impl Head {
     /// Reads the caller's deadline, within the configured bounds.
     pub(crate) fn read(parts: Parts, started: Instant, bounds: &Deadline) -> Result<Head, Error> {
-        let Parts { uri, mut headers, .. } = parts;
+        let mut request = Request::from_parts(parts, ());
+        let is_absolute = request.uri().authority().is_some() && request.uri().scheme().is_some();
+        let headers = request.headers_mut();
         let asked = match headers.get(GRPC_TIMEOUT) {
             None => None,
             Some(value) => Some(parse_timeout(value).ok_or_else(|| Error::MalformedTimeout {
@@ -78,24 +81,25 @@ impl Head {
         }
         // Some proxies before us take it off; servers ask for it before they send trailers.
         headers.entry(TE).or_insert(HeaderValue::from_static("trailers"));
-        Ok(Head { uri, headers, started, deadline })
+        Ok(Head { request, is_absolute, started, deadline })
     }
 
     /// `/package.Service/Method`.
     pub(crate) fn path(&self) -> &str {
-        self.uri.path()
+        self.request.uri().path()
     }
 
     /// The caller's headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
-        &self.headers
+        self.request.headers()
     }
 
     /// Puts the call into a trace of its own.
     pub(crate) fn set_trace(&mut self, parent: HeaderValue) {
-        self.headers.insert(TRACEPARENT, parent);
+        let headers = self.request.headers_mut();
+        headers.insert(TRACEPARENT, parent);
         // The state of another trace does not belong to this one.
-        self.headers.remove(TRACESTATE);
+        headers.remove(TRACESTATE);
     }
 
     /// When the call arrived.
@@ -104,13 +108,11 @@ impl Head {
     }
 
     /// The request as attempt number `attempt` (from 1) sends it to `endpoint`: with the time that remains.
-    pub(crate) fn attempt(&self, attempt: u32, endpoint: SocketAddr) -> Result<Request<()>, Error> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = self.absolute(endpoint)?;
-        *request.headers_mut() = self.headers.clone();
-        let headers = request.headers_mut();
+    pub(crate) fn attempt(&mut self, attempt: u32, endpoint: SocketAddr) -> Result<&mut Request<()>, Error> {
+        if !self.is_absolute {
+            *self.request.uri_mut() = self.absolute(endpoint)?;
+        }
+        let headers = self.request.headers_mut();
         if let Some((_, deadline)) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             headers.insert(GRPC_TIMEOUT, format_timeout(left));
@@ -118,26 +120,18 @@ impl Head {
         if attempt > 1 {
             headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
         }
-        Ok(request)
+        Ok(&mut self.request)
     }
 
     /// The request for the gateway's own services.
     pub(crate) fn into_request(self) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
+        self.request
     }
 
     /// The caller's `:authority` is kept; a caller that sends none gets its `host`, or the endpoint's address.
     fn absolute(&self, endpoint: SocketAddr) -> Result<Uri, Error> {
-        if self.uri.authority().is_some() && self.uri.scheme().is_some() {
-            return Ok(self.uri.clone());
-        }
-        let host = self.headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        let mut parts = self.uri.clone().into_parts();
+        let host = self.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let mut parts = self.request.uri().clone().into_parts();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = match host {
             Some(host) => Some(host),
@@ -191,7 +185,7 @@ mod tests {
         let waited = Duration::from_millis(400);
         let arrived = Instant::now().checked_sub(waited).expect("a clock that runs");
         let parts = parts(Method::POST, "http://mesh/a.B/C", &[("grpc-timeout", "1S")]);
-        let head = Head::read(parts, arrived, &Deadline::default()).expect("valid");
+        let mut head = Head::read(parts, arrived, &Deadline::default()).expect("valid");
         let request = head.attempt(1, ENDPOINT).expect("valid");
         let left = parse_timeout(&request.headers()["grpc-timeout"]).expect("a timeout");
         assert!(left <= Duration::from_millis(600) && left > Duration::from_millis(500), "{left:?}");
@@ -213,7 +207,7 @@ mod tests {
 
     #[test]
     fn headers_pass_as_they_are_and_trailers_are_asked_for() {
-        let head = head(&[("x-a", "1"), ("x-a", "2"), ("user-agent", "t")], Deadline::default());
+        let mut head = head(&[("x-a", "1"), ("x-a", "2"), ("user-agent", "t")], Deadline::default());
         let request = head.attempt(1, ENDPOINT).expect("valid");
         assert_eq!(request.headers().get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(request.headers()["te"], "trailers");
@@ -235,7 +229,7 @@ mod tests {
     #[test]
     fn what_no_other_call_has_is_not_remembered_by_hpack() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        let head = head(&[("traceparent", parent), ("grpc-timeout", "1S")], Deadline::default());
+        let mut head = head(&[("traceparent", parent), ("grpc-timeout", "1S")], Deadline::default());
         let request = head.attempt(1, ENDPOINT).expect("valid");
         for (name, sensitive) in [("traceparent", true), ("grpc-timeout", true), ("te", false)] {
             assert_eq!(request.headers()[name].is_sensitive(), sensitive, "{name}");
@@ -250,7 +244,8 @@ mod tests {
             ("/a.B/C", &[], "127.0.0.1:9"),
         ] {
             let head = Head::read(parts(Method::POST, uri, headers), Instant::now(), &Deadline::default());
-            let request = head.expect("valid").attempt(1, ENDPOINT).expect("valid");
+            let mut head = head.expect("valid");
+            let request = head.attempt(1, ENDPOINT).expect("valid");
             assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected), "{uri} {headers:?}");
         }
     }

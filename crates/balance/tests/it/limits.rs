@@ -98,7 +98,7 @@ struct Call {
 async fn call(upstream: &Upstream) -> Call {
     let mut pick = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
-    let (response, _) = pick.send(request, true).unwrap();
+    let (response, _) = pick.send(&request, true).unwrap();
     Call { response, pick }
 }
 

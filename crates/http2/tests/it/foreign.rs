@@ -83,7 +83,7 @@ async fn a_client_of_ours_is_understood_by_h2() {
         let calls = (0..20).map(|call: usize| {
             let sender = sender.clone();
             tokio::spawn(async move {
-                let (response, mut send) = sender.send_request(request(), false).expect("open");
+                let (response, mut send) = sender.send_request(&request(), false).expect("open");
                 let body = Bytes::from(vec![call as u8; BODY_BYTES / 20 + call]);
                 let sent = tokio::spawn({
                     let body = body.clone();
@@ -142,7 +142,7 @@ async fn both_sides_of_ours_understand_each_other() {
     let (sender, _, connection) = shoal_http2::connect(near, tight());
     tokio::spawn(connection);
     for call in 0..200_usize {
-        let (response, mut send) = sender.send_request(request(), false).expect("open");
+        let (response, mut send) = sender.send_request(&request(), false).expect("open");
         let body = Bytes::from(vec![1; call * 50]);
         send.send(body.clone(), true).await.expect("room");
         let (back, trailers) = read(response.await.expect("an answer").into_body()).await;

@@ -1,3 +1,16 @@
-//! Both sides against the `h2` crate, over a socket in memory.
+//! Our HTTP/2 by its public face: against frames made by hand, against the `h2` crate, and against itself, over sockets in
+//! memory.
 
+mod cuts;
+mod defence;
+mod executor;
+mod fairness;
 mod foreign;
+mod frames;
+mod goodbye;
+mod harness;
+mod malformed;
+mod simulation;
+mod streams;
+mod threads;
+mod window;

@@ -1,0 +1,285 @@
+//! Peers that ask for more than they are worth: what each attack is cut off by, and that an honest peer that does the same
+//! in measure is not.
+
+use shoal_http2::Config;
+
+use super::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, frame, indexed, literal,
+    request_block, request_with,
+};
+use super::harness::{Client, Server, send};
+
+#[test]
+fn a_header_block_in_too_many_frames_ends_the_connection() {
+    let mut server = Server::new(Config::default());
+    server.wire.send(HEADERS, END_STREAM, 1, &request_block());
+    for _ in 0..7 {
+        server.wire.send(CONTINUATION, 0, 1, &[]);
+    }
+    assert_eq!(server.says(), [""; 0], "a few are let pass");
+    server.wire.send(CONTINUATION, 0, 1, &[]);
+    assert_eq!(server.says(), ["GOAWAY 0 ENHANCE_YOUR_CALM"]);
+}
+
+#[test]
+fn a_header_block_without_end_ends_the_connection() {
+    let config = Config { header_list_max: 10_000, ..Config::default() };
+    let mut server = Server::new(config);
+    server.wire.send(HEADERS, END_STREAM, 1, &request_block());
+    let mut sent = 0;
+    while server.end.is_none() {
+        server.wire.send(CONTINUATION, 0, 1, &[0; 5_000]);
+        sent += 5_000;
+        server.run();
+        assert!(sent < 100_000);
+    }
+    assert!(sent > 10_000, "{sent}: one that is a little too long is answered 431");
+    assert_eq!(server.says(), ["GOAWAY 0 ENHANCE_YOUR_CALM"]);
+}
+
+#[test]
+fn an_honest_block_in_small_frames_is_taken() {
+    let mut server = Server::new(Config::default());
+    let block = request_with(&[("x", &"y".repeat(50_000))]);
+    let parts: Vec<&[u8]> = block.chunks(1_200).collect();
+    for (at, part) in parts.iter().enumerate() {
+        let kind = if at == 0 { HEADERS } else { CONTINUATION };
+        let flags = if at + 1 == parts.len() { END_HEADERS } else { 0 };
+        server.wire.send(kind, flags, 1, part);
+    }
+    assert_eq!(server.take().head.headers()["x"].len(), 50_000);
+}
+
+#[test]
+fn a_list_made_long_by_references_is_counted_and_not_kept() {
+    let mut server = Server::new(Config::default());
+    let mut block = request_block();
+    block.extend(indexed("x", &"y".repeat(4_000)));
+    // Each octet stands for four thousand.
+    block.extend([0xbe; 16_000 - 4_100]);
+    server.wire.headers(1, &block, true);
+    assert_eq!(server.says(), ["HEADERS 1 END"], "431");
+    assert!(server.accepted.is_empty());
+    let mut block = request_block();
+    block.extend([0xbe; 10]);
+    server.wire.headers(3, &block, true);
+    assert_eq!(server.take().head.headers().get_all("x").iter().count(), 10, "the table is in step");
+}
+
+/// Sends a frame again and again without reading an answer; says how many bytes were taken.
+fn unread(server: &mut Server, frame: &[u8]) -> usize {
+    let mut sent = 0;
+    loop {
+        let mut taken = 0;
+        while taken < frame.len() {
+            let more = server.wire.offer(&frame[taken..]);
+            taken += more;
+            server.run();
+            if more == 0 {
+                return sent + taken;
+            }
+        }
+        sent += taken;
+        assert!(sent < 64 << 20, "it reads for ever");
+    }
+}
+
+#[test]
+fn who_asks_and_does_not_listen_is_not_read_from_and_then_answered() {
+    for (what, frame) in [("pings", frame(PING, 0, 0, b"01234567")), ("settings", frame(SETTINGS, 0, 0, &[]))]
+    {
+        let mut server = Server::silent(Config::default(), 1_000);
+        server.greet();
+        server.run();
+        let sent = unread(&mut server, &frame);
+        // What lies in the socket and in the read buffer, and the answers that wait.
+        assert!(sent < 128 << 10, "{sent} bytes of {what}");
+        let unsent = server.state().number("unsent");
+        assert!(unsent < 80 << 10, "{unsent} bytes for {what}");
+        let whole = sent / frame.len();
+        let mut answers = 0;
+        for _ in 0..1_000 {
+            answers += server.says().iter().filter(|line| line.ends_with("ACK")).count();
+        }
+        assert!(answers >= whole, "{answers} of {whole} {what}");
+    }
+}
+
+#[test]
+fn a_server_that_asks_and_does_not_listen_is_not_read_from() {
+    let mut client = Client::silent(Config::default(), 1_000);
+    client.wire.settings(&[]);
+    client.run();
+    let ping = frame(PING, 0, 0, b"01234567");
+    let mut sent = 0;
+    loop {
+        let taken = client.wire.offer(&ping);
+        client.run();
+        if taken == 0 {
+            break;
+        }
+        sent += taken;
+        assert!(sent < 1 << 20);
+        if taken < ping.len() {
+            sent += client.wire.offer(&ping[taken..]);
+            client.run();
+        }
+    }
+    assert!(client.state().number("unsent") < 40 << 10);
+}
+
+#[test]
+fn who_does_not_read_its_answers_is_asked_no_more() {
+    let config = Config { streams_max: 100_000, send_buffer: 10_000, ..Config::default() };
+    let mut server = Server::silent(config, 1_000);
+    server.greet();
+    server.run();
+    let value = "y".repeat(1_000);
+    let mut answered = 0;
+    let mut id = 1;
+    'asking: loop {
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, id, &request_block());
+        let mut taken = 0;
+        while taken < request.len() {
+            let more = server.wire.offer(&request[taken..]);
+            taken += more;
+            server.run();
+            while let Some(mut call) = server.accepted.pop_front() {
+                // A value that differs each time, so that no table makes it short.
+                answered += 1;
+                let mut response = http::Response::new(());
+                let value = format!("{answered}{value}").parse().expect("valid");
+                response.headers_mut().insert("x", value);
+                call.respond.send_response(&response, true).expect("open");
+            }
+            if more == 0 {
+                break 'asking;
+            }
+        }
+        id += 2;
+        assert!(id < 2_000_000, "it answers for ever: {}", server.state().number("unsent"));
+    }
+    let unsent = server.state().number("unsent");
+    // The buffer, 256 KiB of answers, and those to what had been read.
+    assert!((256 << 10..10_000 + (256 << 10) + 128 * 1_024).contains(&unsent), "{unsent}");
+}
+
+#[test]
+fn streams_reset_before_they_are_seen_end_the_connection() {
+    let attack = |number: u32| {
+        let mut server = Server::new(Config { unseen_resets_max: 50, ..Config::default() });
+        let mut bytes = Vec::new();
+        for call in 0..number {
+            bytes.extend(frame(HEADERS, END_HEADERS, call * 2 + 1, &request_block()));
+            bytes.extend(frame(RST_STREAM, 0, call * 2 + 1, &[0, 0, 0, 8]));
+        }
+        server.wire.bytes(&bytes);
+        (server.says(), server)
+    };
+    assert_eq!(attack(50).0, [""; 0]);
+    assert_eq!(attack(51).0, ["GOAWAY 101 ENHANCE_YOUR_CALM"]);
+    let (_, mut server) = attack(50);
+    // They are looked at, and that is the end of it.
+    assert_eq!(server.accepted.len(), 50);
+    server.accepted.clear();
+    server.state().is_clean();
+    for call in 50..1_000 {
+        drop(server.call(call * 2 + 1, false));
+        server.wire.reset(call * 2 + 1, 8);
+    }
+    server.says();
+    assert!(server.end.is_none());
+    server.state().is_clean();
+}
+
+#[test]
+fn streams_that_are_reset_after_they_were_seen_are_no_attack() {
+    let mut server = Server::new(Config { unseen_resets_max: 5, ..Config::default() });
+    for call in 0..1_000 {
+        let _call = server.call(call * 2 + 1, false);
+        server.wire.reset(call * 2 + 1, 8);
+        server.run();
+    }
+    assert!(server.end.is_none());
+}
+
+#[test]
+fn a_peer_that_makes_us_reset_stream_after_stream_is_cut_off() {
+    let mut server = Server::new(Config::default());
+    for call in 0.. {
+        let id = call * 2 + 1;
+        server.wire.headers(id, &literal(":method", "GET"), true);
+        let says = server.says();
+        if call < 1_024 {
+            assert_eq!(says, [format!("RST_STREAM {id} PROTOCOL_ERROR")]);
+        } else {
+            assert_eq!(says, [format!("GOAWAY {id} ENHANCE_YOUR_CALM")]);
+            break;
+        }
+    }
+    // By frames that do it on streams that are open.
+    let mut server = Server::new(Config::default());
+    for call in 0..=1_024 {
+        let _call = server.call(call * 2 + 1, false);
+        server.wire.window(call * 2 + 1, 0);
+        server.run();
+    }
+    assert!(server.end.as_ref().is_some_and(Result::is_err));
+}
+
+#[test]
+fn empty_data_in_a_row_ends_the_connection() {
+    let mut server = Server::new(Config::default());
+    let _calls = [server.call(1, false), server.call(3, false)];
+    for at in 0..1_000 {
+        server.wire.data(1 + at % 2 * 2, b"", false);
+    }
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.data(1, b"x", false);
+    for _ in 0..1_000 {
+        server.wire.data(1, b"", false);
+    }
+    assert_eq!(server.says(), [""; 0], "something came between");
+    server.wire.data(1, b"", false);
+    assert_eq!(server.says(), ["GOAWAY 3 ENHANCE_YOUR_CALM"]);
+}
+
+#[test]
+fn resets_are_remembered_as_many_as_was_said() {
+    let mut server = Server::new(Config { resets_remembered: 2, ..Config::default() });
+    for id in [1, 3, 5] {
+        drop(server.call(id, false));
+    }
+    server.says();
+    server.wire.data(3, b"x", false);
+    server.wire.data(5, b"x", false);
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.data(1, b"x", false);
+    assert_eq!(server.says(), ["RST_STREAM 1 STREAM_CLOSED"]);
+    let mut server = Server::new(Config { resets_remembered: 0, ..Config::default() });
+    for id in [1, 3] {
+        drop(server.call(id, false));
+    }
+    server.says();
+    server.wire.data(3, b"x", false);
+    assert_eq!(server.says(), ["RST_STREAM 3 STREAM_CLOSED"]);
+}
+
+#[test]
+fn a_body_waits_while_the_answers_its_peer_asked_for_do() {
+    let mut server = Server::silent(Config::default(), 200);
+    server.greet();
+    server.run();
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request_block());
+    assert_eq!(server.wire.offer(&request), request.len());
+    let mut call = server.take();
+    let mut answer = call.answer(false);
+    let _ = unread(&mut server, &frame(PING, 0, 0, b"01234567"));
+    for _ in 0..10_000 {
+        if server.says().is_empty() {
+            break;
+        }
+    }
+    send(&mut answer, b"after all", true);
+    assert!(server.says().contains(&"DATA 1 9 END".to_owned()));
+}

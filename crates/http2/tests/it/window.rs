@@ -1,0 +1,455 @@
+//! Flow control both ways (RFC 9113 §5.2, §6.9): never more than the windows allow, and nothing of them lost.
+
+use std::task::Poll;
+
+use bytes::Bytes;
+use shoal_http2::{Config, Reason};
+
+use super::frames::{ACK, DATA, Frame, PADDED, SETTINGS, WINDOW, WINDOW_UPDATE};
+use super::harness::{Client, Server, Task, failure, now, read, send};
+
+/// Bytes of DATA among `frames`.
+fn data_bytes(frames: &[Frame]) -> usize {
+    frames.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum()
+}
+
+/// A payload with so much padding behind it.
+fn padded(data: &[u8], padding: u8) -> Vec<u8> {
+    let mut payload = vec![padding];
+    payload.extend_from_slice(data);
+    payload.resize(1 + data.len() + usize::from(padding), 0);
+    payload
+}
+
+#[test]
+fn a_body_goes_as_far_as_its_streams_window_down_to_a_byte_and_below_nothing() {
+    let mut client = Client::told(Config::default(), &[(WINDOW, 10)]);
+    let (_response, mut body) = client.request(false);
+    let mut task = Task::new(async move { body.send(Bytes::from(vec![1; 100]), true).await });
+    let mut step = |client: &mut Client| {
+        let sent = task.poll();
+        (client.says(), sent.is_ready())
+    };
+    assert_eq!(step(&mut client), (vec!["HEADERS 1".into(), "DATA 1 10".into()], false));
+    client.wire.window(1, 1);
+    client.run();
+    assert_eq!(step(&mut client), (vec!["DATA 1 1".into()], false));
+    client.wire.settings(&[(WINDOW, 0)]);
+    client.wire.window(1, 4);
+    assert_eq!(client.says(), ["SETTINGS ACK"]);
+    assert_eq!(step(&mut client), (vec![], false), "less than nothing, by six");
+    client.wire.window(1, 6);
+    client.run();
+    assert_eq!(step(&mut client), (vec![], false), "nothing");
+    client.wire.window(1, 1);
+    client.run();
+    assert_eq!(step(&mut client), (vec!["DATA 1 1".into()], false));
+    client.wire.settings(&[(WINDOW, 20)]);
+    assert_eq!(client.says(), ["SETTINGS ACK"]);
+    assert_eq!(step(&mut client), (vec!["DATA 1 20".into()], false), "grown by settings");
+    client.wire.settings(&[(WINDOW, 10)]);
+    client.wire.settings(&[(WINDOW, 1_000)]);
+    assert_eq!(client.says(), ["SETTINGS ACK", "SETTINGS ACK"]);
+    assert_eq!(step(&mut client), (vec!["DATA 1 68 END".into()], true));
+}
+
+#[test]
+fn a_window_of_nothing_lets_headers_through_and_an_end_without_data() {
+    let mut client = Client::told(Config::default(), &[(WINDOW, 0)]);
+    let (_response, mut body) = client.request(false);
+    let (_response, mut other) = client.request(false);
+    body.finish().expect("needs no window");
+    other.send_trailers(http::HeaderMap::new()).expect("need no window");
+    assert_eq!(client.says(), ["HEADERS 1", "HEADERS 3", "DATA 1 0 END", "HEADERS 3 END"]);
+}
+
+#[test]
+fn all_bodies_together_go_as_far_as_the_connections_window() {
+    let mut client = Client::told(Config::default(), &[(WINDOW, 1 << 20)]);
+    let mut tasks: Vec<_> = (0..2)
+        .map(|_| {
+            let (response, mut body) = client.request(false);
+            Task::new(async move {
+                let _response = response;
+                body.send(Bytes::from(vec![1; 50_000]), true).await
+            })
+        })
+        .collect();
+    let mut step = |client: &mut Client| {
+        client.run();
+        for task in &mut tasks {
+            let _ = task.poll();
+        }
+        data_bytes(&client.frames())
+    };
+    assert_eq!(step(&mut client), 65_535);
+    assert_eq!(step(&mut client), 0);
+    for more in [1, 7, 10_000] {
+        client.wire.window(0, more);
+        assert_eq!(step(&mut client), more as usize);
+    }
+    client.wire.window(0, 1 << 20);
+    assert_eq!(step(&mut client), 100_000 - 65_535 - 10_008);
+    assert_eq!(client.state().number("send_window"), 65_535 + 10_008 + (1 << 20) - 100_000);
+}
+
+#[test]
+fn the_window_of_a_stream_is_given_back_by_halves() {
+    let config = Config { stream_window: 100_000, connection_window: 1 << 30, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut calls = Vec::new();
+    for id in [1, 3, 5] {
+        let mut call = server.call(id, false);
+        server.wire.much_data(id, 49_999);
+        server.run();
+        assert_eq!(read(&mut call.body).len(), 49_999);
+        assert_eq!(server.says(), [""; 0], "read and not released");
+        call.body.release(49_999);
+        assert_eq!(server.says(), [""; 0], "not worth a frame");
+        server.wire.data(id, b"xy", false);
+        server.run();
+        assert_eq!(read(&mut call.body), b"xy");
+        call.body.release(1);
+        assert_eq!(server.says(), [format!("WINDOW_UPDATE {id} 50000")]);
+        calls.push(call);
+    }
+}
+
+#[test]
+fn the_window_of_the_connection_is_given_back_by_halves_of_what_is_left_of_it() {
+    let config = Config { stream_window: 1 << 20, connection_window: 300_000, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut call = server.call(1, false);
+    server.wire.much_data(1, 100_000);
+    server.run();
+    read(&mut call.body);
+    call.body.release(99_999);
+    assert_eq!(server.says(), [""; 0]);
+    call.body.release(1);
+    assert_eq!(server.says(), ["WINDOW_UPDATE 0 100000"]);
+    // Nobody reads most of it: the rest goes round the faster.
+    server.wire.much_data(1, 294_000);
+    let mut other = server.call(3, false);
+    server.wire.data(3, &[0; 2_000], false);
+    server.run();
+    read(&mut other.body);
+    other.body.release(1_999);
+    assert_eq!(server.says(), [""; 0]);
+    other.body.release(1);
+    assert_eq!(server.says(), ["WINDOW_UPDATE 0 2000"]);
+    assert_eq!(server.state().receivable(), 6_000);
+    drop((call, other));
+    server.says();
+    assert_eq!(server.state().receivable(), 300_000);
+}
+
+#[test]
+fn nothing_is_given_back_to_a_stream_that_sends_no_more() {
+    let mut server = Server::new(Config { stream_window: 100, ..Config::default() });
+    let mut call = server.call(1, false);
+    server.wire.data(1, &[0; 100], true);
+    server.run();
+    assert_eq!(read(&mut call.body).len(), 100);
+    call.body.release(100);
+    assert_eq!(server.says(), [""; 0]);
+}
+
+#[test]
+fn padding_counts_and_is_given_back_unread() {
+    let config = Config { stream_window: 1_000, ..Config::default() };
+    let whole = i64::from(config.connection_window);
+    let mut server = Server::new(config);
+    let mut call = server.call(1, false);
+    // 1 + 44 + 255: the length's octet and the padding are 256.
+    server.wire.send(DATA, PADDED, 1, &padded(&[9; 44], 255));
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.send(DATA, PADDED, 1, &padded(&[9; 44], 255));
+    assert_eq!(server.says(), ["WINDOW_UPDATE 1 512"]);
+    assert_eq!(read(&mut call.body), [9; 88]);
+    assert_eq!(server.state().receivable(), whole - 88);
+    // 400 and 512 are left, of which padding takes its part.
+    for _ in 0..3 {
+        server.wire.send(DATA, PADDED, 1, &padded(&[9; 44], 255));
+    }
+    assert_eq!(server.says(), ["WINDOW_UPDATE 1 512"]);
+    server.wire.send(DATA, PADDED, 1, &padded(&[9; 600], 255));
+    assert_eq!(server.says(), ["RST_STREAM 1 FLOW_CONTROL_ERROR"]);
+    drop(call);
+    assert_eq!(server.state().receivable(), whole);
+}
+
+#[test]
+fn padding_is_not_read_as_body_and_counts_for_no_length() {
+    let mut server = Server::new(Config::default());
+    server.wire.headers(1, &super::frames::request_with(&[("content-length", "5")]), false);
+    let mut call = server.take();
+    server.wire.send(DATA, PADDED, 1, &padded(b"he", 9));
+    server.wire.send(DATA, PADDED, 1, &padded(b"", 0));
+    server.wire.send(DATA, PADDED | 1, 1, &padded(b"llo", 0));
+    assert_eq!(server.says(), [""; 0]);
+    assert_eq!(read(&mut call.body), b"hello");
+    assert!(call.body.is_end_stream());
+}
+
+#[test]
+fn more_than_the_window_of_a_stream_resets_it_and_of_the_connection_ends_it() {
+    let config = Config { stream_window: 70_000, connection_window: 65_535, ..Config::default() };
+    let mut server =
+        Server::new(Config { stream_window: 100, connection_window: 65_535, ..Config::default() });
+    let mut call = server.call(1, false);
+    server.wire.data(1, &[0; 100], false);
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.data(1, &[0; 1], false);
+    assert_eq!(server.says(), ["RST_STREAM 1 FLOW_CONTROL_ERROR"]);
+    assert_eq!(failure(&mut call.body).reason(), Some(Reason::FLOW_CONTROL_ERROR));
+    drop(call);
+    assert_eq!(server.state().receivable(), 65_535);
+
+    let mut server = Server::new(config);
+    let _call = server.call(1, false);
+    server.wire.much_data(1, 65_535);
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.data(1, &[0; 1], false);
+    assert_eq!(server.says(), ["GOAWAY 1 FLOW_CONTROL_ERROR"]);
+    assert!(server.wire.closed);
+}
+
+#[test]
+fn until_settings_are_acknowledged_a_peer_may_use_the_window_of_the_protocol() {
+    let mut server = Server::silent(Config { stream_window: 1_000, ..Config::default() }, 1 << 20);
+    server.greet();
+    let _early = server.call(1, false);
+    server.says();
+    server.wire.much_data(1, 65_535);
+    assert_eq!(server.says(), [""; 0]);
+    server.wire.data(1, &[0; 1], false);
+    assert_eq!(server.says(), ["RST_STREAM 1 FLOW_CONTROL_ERROR"]);
+    server.wire.send(SETTINGS, ACK, 0, &[]);
+    let _late = server.call(3, false);
+    server.wire.data(3, &[0; 1_001], false);
+    assert_eq!(server.says(), ["RST_STREAM 3 FLOW_CONTROL_ERROR"]);
+}
+
+#[test]
+fn a_window_above_the_protocols_holds_from_the_beginning() {
+    let mut server = Server::silent(Config { stream_window: 100_000, ..Config::default() }, 1 << 20);
+    server.greet();
+    let _call = server.call(1, false);
+    server.says();
+    server.wire.much_data(1, 100_000);
+    assert_eq!(server.says(), [""; 0]);
+}
+
+#[test]
+fn releasing_more_than_was_received_gives_what_was_received() {
+    let config = Config { stream_window: 100, connection_window: 65_535, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut call = server.call(1, false);
+    server.wire.data(1, &[0; 60], false);
+    server.run();
+    read(&mut call.body);
+    call.body.release(usize::MAX);
+    assert_eq!(server.says(), ["WINDOW_UPDATE 1 60"]);
+    call.body.release(1_000);
+    call.body.release(0);
+    assert_eq!(server.says(), [""; 0]);
+    assert_eq!(server.state().receivable(), 65_535);
+}
+
+/// What a client knows of the connection's window.
+fn given(frames: &[Frame]) -> i64 {
+    let of_connection = |frame: &&Frame| frame.kind == WINDOW_UPDATE && frame.stream == 0;
+    frames.iter().filter(of_connection).map(|frame| i64::from(frame.number(0))).sum()
+}
+
+/// Streams on which DATA is sent whatever became of them; far more in all than the connection's window.
+fn data_on_lost_streams(lose: impl Fn(&mut Server, u32)) {
+    const BYTES: i64 = 1_000;
+    let config = Config { connection_window: 65_535, stream_window: 65_535, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut window = 65_535;
+    for call in 0..3_000 {
+        let id = call * 2 + 1;
+        lose(&mut server, id);
+        let frames = server.frames();
+        assert!(frames.iter().all(|frame| frame.kind != super::frames::GOAWAY), "{frames:?}");
+        window += given(&frames) - BYTES;
+        assert!(window > BYTES, "{window} after {call} streams");
+    }
+    server.accepted.clear();
+    window += given(&server.frames());
+    let state = server.state();
+    state.is_clean();
+    assert_eq!(state.receivable(), 65_535);
+    assert_eq!(state.number("receive_window"), window, "both sides count the same");
+}
+
+#[test]
+fn data_on_streams_we_have_reset_leaves_no_hole_in_the_connections_window() {
+    data_on_lost_streams(|server, id| {
+        server.call(id, false).respond.send_reset(Reason::CANCEL);
+        server.wire.data(id, &[0; 1_000], true);
+    });
+}
+
+#[test]
+fn data_on_streams_that_were_answered_early_leaves_no_hole() {
+    data_on_lost_streams(|server, id| {
+        let mut call = server.call(id, false);
+        server.wire.data(id, &[0; 400], false);
+        server.run();
+        drop((call.answer(true), call));
+        server.wire.data(id, &[0; 600], true);
+    });
+}
+
+#[test]
+fn data_that_is_never_read_leaves_no_hole_when_its_stream_is_dropped() {
+    data_on_lost_streams(|server, id| {
+        let mut call = server.call(id, false);
+        server.wire.data(id, &[0; 1_000], true);
+        server.run();
+        assert_eq!(read(&mut call.body).len(), 1_000);
+        call.body.release(300);
+        call.answer(true);
+    });
+}
+
+#[test]
+fn data_on_streams_the_peer_resets_leaves_no_hole() {
+    data_on_lost_streams(|server, id| {
+        let _call = server.call(id, false);
+        server.wire.data(id, &[0; 1_000], false);
+        server.wire.reset(id, 8);
+        server.run();
+    });
+}
+
+#[test]
+fn data_of_requests_that_are_too_long_leaves_no_hole() {
+    let long = "x".repeat(70_000);
+    let mut server = Server::new(Config { connection_window: 65_535, ..Config::default() });
+    let block = super::frames::request_with(&[("x", &long)]);
+    for call in 0..200 {
+        let id = call * 2 + 1;
+        server.wire.send(super::frames::HEADERS, 0, id, &block[..16_384]);
+        let rest: Vec<&[u8]> = block[16_384..].chunks(16_384).collect();
+        for (at, part) in rest.iter().enumerate() {
+            let flags = if at + 1 == rest.len() { super::frames::END_HEADERS } else { 0 };
+            server.wire.send(super::frames::CONTINUATION, flags, id, part);
+        }
+        server.wire.data(id, &[0; 1_000], true);
+        let says = server.says();
+        assert!(says.iter().all(|line| !line.starts_with("GOAWAY")), "{says:?}");
+        assert_eq!(&says[..2], [format!("HEADERS {id} END"), format!("RST_STREAM {id} NO_ERROR")]);
+    }
+    assert_eq!(server.state().receivable(), 65_535);
+}
+
+#[test]
+fn a_client_gives_back_what_comes_for_answers_nobody_wants() {
+    let config = Config { connection_window: 65_535, stream_window: 65_535, ..Config::default() };
+    let mut client = Client::new(config);
+    let mut window = 65_535;
+    for call in 0..3_000 {
+        let id = call * 2 + 1;
+        let handles = client.request(true);
+        client.run();
+        drop(handles);
+        client.run();
+        client.answer(id, false);
+        client.wire.data(id, &[0; 1_000], true);
+        window += given(&client.frames()) - 1_000;
+        assert!(window > 1_000, "{window} after {call}");
+    }
+    let state = client.state();
+    state.is_clean();
+    assert_eq!((state.receivable(), state.number("faults")), (65_535, 0));
+}
+
+#[test]
+fn an_early_settings_window_holds_for_requests_that_were_sent_before_it() {
+    let mut client = Client::silent(Config::default(), 1 << 20);
+    let (_response, mut body) = client.request(false);
+    send(&mut body, &[0; 60_000], false);
+    client.run();
+    client.wire.settings(&[(WINDOW, 50_000)]);
+    client.wire.window(0, 1 << 20);
+    client.run();
+    let mut more = Task::new(async move { body.send(Bytes::from(vec![0; 10]), true).await });
+    assert!(more.poll().is_pending());
+    client.wire.window(1, 10_000);
+    client.run();
+    assert!(more.poll().is_pending(), "it is exactly nothing");
+    client.wire.window(1, 10);
+    client.run();
+    assert!(matches!(more.poll(), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn a_window_that_grows_beyond_the_largest_is_an_error_of_its_stream_or_of_all() {
+    let mut client = Client::new(Config::default());
+    let (response, _body) = client.request(false);
+    let (other, _body) = client.request(false);
+    client.says();
+    client.wire.window(1, (1 << 31) - 1 - 65_535);
+    assert_eq!(client.says(), [""; 0], "the largest");
+    client.wire.window(1, 1);
+    assert_eq!(client.says(), ["RST_STREAM 1 FLOW_CONTROL_ERROR"]);
+    let error = now(response).expect_err("reset");
+    assert!(error.is_reset() && !error.is_remote());
+    client.wire.window(3, 1);
+    client.wire.settings(&[(WINDOW, (1 << 31) - 1)]);
+    assert_eq!(client.says(), ["SETTINGS ACK", "GOAWAY 0 FLOW_CONTROL_ERROR"]);
+    assert!(now(other).expect_err("ended").is_go_away());
+
+    let mut client = Client::new(Config::default());
+    client.wire.window(0, (1 << 31) - 1 - 65_535);
+    assert_eq!(client.says(), [""; 0]);
+    client.wire.window(0, 1);
+    assert_eq!(client.says(), ["GOAWAY 0 FLOW_CONTROL_ERROR"]);
+}
+
+#[test]
+fn a_window_of_a_byte_works() {
+    let config = Config { stream_window: 1, connection_window: 1, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut call = server.call(1, false);
+    for _ in 0..200 {
+        server.wire.data(1, b"x", false);
+        server.run();
+        assert_eq!(read(&mut call.body), b"x");
+        call.body.release(1);
+        assert_eq!(server.says(), ["WINDOW_UPDATE 1 1"]);
+    }
+    assert_eq!(server.state().receivable(), 65_535, "less than the protocol's cannot be asked for");
+}
+
+#[test]
+fn a_window_of_nothing_is_not_given_back() {
+    let config = Config { stream_window: 1 << 20, connection_window: 65_535, ..Config::default() };
+    let mut server = Server::new(config);
+    let _full = server.call(1, false);
+    server.wire.much_data(1, 65_535);
+    server.call(3, true).answer(true);
+    assert_eq!(server.says(), ["HEADERS 3 END"], "a WINDOW_UPDATE of nothing is an error");
+}
+
+#[test]
+fn what_nobody_will_read_is_given_back_at_once() {
+    let config = Config { stream_window: 10_000, connection_window: 65_535, ..Config::default() };
+    let mut server = Server::new(config);
+    let mut call = server.call(1, false);
+    server.wire.data(1, &[0; 4_000], false);
+    server.run();
+    let _answer = call.answer(false);
+    drop(call.body);
+    assert_eq!(server.state().receivable(), 65_535);
+    server.says();
+    for released in [9_000, 5_000, 5_000, 5_000] {
+        server.wire.data(1, &[0; 5_000], false);
+        let says = server.says();
+        assert_eq!(says.first(), Some(&format!("WINDOW_UPDATE 1 {released}")));
+        assert_eq!(server.state().receivable(), 65_535);
+    }
+}
