@@ -25,7 +25,7 @@ const READERS: &str = "SHOAL_TEST_READERS";
 const READERS_DEFAULT: u64 = 100;
 
 /// What an idle connection may cost: the tables of HPACK, and a task.
-const CONNECTION_KIB_MAX: u64 = 48;
+const CONNECTION_KIB_MAX: u64 = 28;
 
 /// What a reader that has stopped may cost: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), what
 /// was read past them (a frame of 16 KiB each way), and the connection.

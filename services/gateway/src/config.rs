@@ -73,7 +73,7 @@ pub struct UpstreamConfig {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of all clients together. Past it new ones wait in the listener's backlog. An idle one costs 40 KiB.
+    /// Connections of all clients together. Past it new ones wait in the listener's backlog. An idle one costs 18 KiB.
     pub connections: usize,
     /// Calls in flight on one connection, told to the client in its SETTINGS.
     pub streams: u32,
