@@ -80,6 +80,14 @@ async fn a_refused_secret_is_not_shown() {
         refusal(&["serve", "cache", "--redis", &format!("reddis://:{secret}@a:1")], &[], "").await,
         refusal(&["serve", "jobs"], &[], &format!("redis = ['redis://:{secret}@a:1']")).await,
         refusal(&["up", "--otlp", &format!("foo://a:{secret}@b:1")], &[], "").await,
+        // A misspelled name is in no list of secrets.
+        refusal(&["up"], &[], &format!("passwrd = '{secret}'")).await,
+        refusal(&["serve", "session"], &[], &format!("passwrd = '{secret}'")).await,
+        refusal(&["serve", "session"], &[], &format!("[session]\npepperr = '1:{secret}'")).await,
+        refusal(&["serve", "session"], &[("SHOAL_SESSION__PEPPERR", &format!("1:{secret}"))], "").await,
+        refusal(&["serve", "gateway"], &[], &format!("[peer]\npasswrd = '{secret}'")).await,
+        refusal(&["serve", "gateway"], &[("SHOAL_PEER__PASSWRD", secret)], "").await,
+        refusal(&["up"], &[("SHOAL_CLONES__PASSWRD", secret)], "").await,
     ] {
         assert!(!said.contains(secret) && said.contains("shoal: "), "{said}");
     }

@@ -21,7 +21,7 @@ use crate::logs::LogFormat;
 use crate::role::Role;
 use crate::serve::Drain;
 use crate::telemetry::TelemetryConfig;
-use given::given;
+use given::{given, given_unknown};
 use key::{KEYS, Key};
 
 /// More clones in one process than this help nobody.
@@ -66,8 +66,8 @@ impl Settings {
     /// Reads flags, environment and file.
     ///
     /// # Errors
-    /// When any of them is not valid: naming the flag, the variable or the key, its value unless that is a secret, and
-    /// what it takes.
+    /// When any of them is not valid: naming the flag, the variable or the key, its value unless that is a secret or the
+    /// key is unknown, and what it takes.
     pub fn load(args: &CommonArgs, defaults: Defaults) -> anyhow::Result<Self> {
         let mut figment = Figment::new();
         if let Some(path) = &args.config {
@@ -231,6 +231,14 @@ impl Read<'_> {
         anyhow!("{}: {problem}; {} takes {}", given(self.0, path), key.name, key.takes)
     }
 
+    /// Refuses a key that there is not in the table of `key`, or what a text names instead of one.
+    fn refuse_unknown_at(&self, path: &[&str], key: &Key, problem: &str) -> anyhow::Error {
+        if path == [key.name] {
+            return self.refuse_at(path, key, problem);
+        }
+        anyhow!("{}: {problem}; {} takes {}", given_unknown(self.0, path), key.name, key.takes)
+    }
+
     /// One that listens.
     fn address(&self, key: Key, default: SocketAddr, insecure: bool) -> anyhow::Result<SocketAddr> {
         let name = key.name;
@@ -274,7 +282,7 @@ impl Read<'_> {
         let mut counts: BTreeMap<Role, usize> = services().map(|role| (role, 2)).collect();
         let mut set = |path: &[&str], name: &str, n: Option<usize>| {
             let Some(role) = Role::parse(name).filter(|role| *role != Role::Gateway) else {
-                return Err(self.refuse_at(
+                return Err(self.refuse_unknown_at(
                     path,
                     &key,
                     &format!("`{name}` is not session, cache, data or jobs"),
@@ -318,7 +326,7 @@ impl Read<'_> {
             let Some(role) = Role::parse(name) else {
                 let meant = key::nearest(name, Role::ALL.into_iter().map(Role::name))
                     .map_or(String::new(), |role| format!("; did you mean `{role}`?"));
-                return Err(self.refuse_at(path, &key, &format!("`{name}` is no role{meant}")));
+                return Err(self.refuse_unknown_at(path, &key, &format!("`{name}` is no role{meant}")));
             };
             peers.insert(role, source.to_owned());
             Ok(())
@@ -400,9 +408,10 @@ mod tests {
     #[test]
     fn bad_settings_are_refused_with_their_name_and_what_they_take() {
         for (toml, parts) in [
-            ("listne = 'x'", ["listne = \"x\"", "did you mean `listen`?"]),
+            ("listne = 'x'", ["configuration: listne: ", "did you mean `listen`?"]),
             ("listen = 'foo'", ["listen = \"foo\"", "127.0.0.1:7000"]),
             ("data = './d'", ["data = \"./d\"", "`data_dir`"]),
+            ("[clones]\nsesion = 7", ["configuration: clones.sesion: ", "session=3,jobs=1"]),
             ("session = 5", ["session = 5", "[session]"]),
             ("clones = 0", ["clones = 0", "not between 1 and 64"]),
             ("clones = 'gateway=2'", ["gateway", "session=3,jobs=1"]),
@@ -416,7 +425,7 @@ mod tests {
             ("otlp = 'https://a:1'", ["plaintext only", "http://HOST:PORT"]),
             ("cassandra = ','", ["cassandra = \",\"", "HOST:PORT"]),
             ("peer = 'cache'", ["`cache` is not ROLE=SOURCE", "dns:HOST:PORT"]),
-            ("[peer]\nsessions = 'a'", ["peer.sessions = \"a\"", "did you mean `session`?"]),
+            ("[peer]\nsessions = 'a'", ["configuration: peer.sessions: ", "did you mean `session`?"]),
             ("log_format = 'xml'", ["log_format = \"xml\"", "pretty or json"]),
         ] {
             let error = check(toml, &CommonArgs::default()).expect_err(toml).to_string();
@@ -500,7 +509,7 @@ mod tests {
             ),
             (
                 "idle_tlt = 5",
-                "configuration: session.idle_tlt = 5: there is no key `idle_tlt`, did you mean `idle_ttl`? The keys of \
+                "configuration: session.idle_tlt: there is no key `idle_tlt`, did you mean `idle_ttl`? The keys of \
                  [session] are idle_ttl, attempts, redis, keys",
             ),
             (

@@ -25,25 +25,32 @@ enum Giver {
 pub(super) fn given(figment: &Figment, path: &[&str]) -> String {
     let value = figment.find_value(&path.join(".")).ok();
     let shown = value.as_ref().and_then(|value| shown(path, value));
-    match giver(figment, value.as_ref()) {
-        Giver::Flag => {
-            [Some(flag(&path.join("."))), shown].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let giver = giver(figment, value.as_ref());
+    let name = written(&giver, path);
+    match (giver, shown) {
+        (_, None) => name,
+        (Giver::Flag, Some(shown)) => format!("{name} {shown}"),
+        (Giver::Variable, Some(shown)) => format!("{name}={shown}"),
+        (Giver::File(_), Some(shown)) if matches!(value, Some(Value::String(..))) => {
+            format!("{name} = \"{shown}\"")
         }
-        Giver::Variable => {
-            let name = match path {
-                [key] if *key == DATA_DIR.name => "SHOAL_DATA".to_owned(),
-                path => format!("SHOAL_{}", path.join("__").to_ascii_uppercase()),
-            };
-            shown.map_or_else(|| name.clone(), |shown| format!("{name}={shown}"))
-        }
-        Giver::File(file) => {
-            let value = match (&value, shown) {
-                (Some(Value::String(..)), Some(shown)) => format!(" = \"{shown}\""),
-                (_, Some(shown)) => format!(" = {shown}"),
-                (_, None) => String::new(),
-            };
-            format!("{file}: {}{value}", path.join("."))
-        }
+        (Giver::File(_), Some(shown)) => format!("{name} = {shown}"),
+    }
+}
+
+/// The same of a key that there is not, without its value: it may be a secret whose name was misspelled.
+pub(super) fn given_unknown(figment: &Figment, path: &[&str]) -> String {
+    let value = figment.find_value(&path.join(".")).ok();
+    written(&giver(figment, value.as_ref()), path)
+}
+
+/// The name of a key as its giver wrote it.
+fn written(giver: &Giver, path: &[&str]) -> String {
+    match (giver, path) {
+        (Giver::Flag, path) => flag(&path.join(".")),
+        (Giver::Variable, [key]) if *key == DATA_DIR.name => "SHOAL_DATA".to_owned(),
+        (Giver::Variable, path) => format!("SHOAL_{}", path.join("__").to_ascii_uppercase()),
+        (Giver::File(file), path) => format!("{file}: {}", path.join(".")),
     }
 }
 
@@ -56,7 +63,8 @@ pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::
     let problem = match &error.kind {
         Kind::UnknownField(name, known) => {
             let of: Vec<&str> = path.iter().copied().filter(|part| part != name).collect();
-            unknown(name, known, &format!("[{}]", of.join(".")))
+            let problem = unknown(name, known, &format!("[{}]", of.join(".")));
+            return anyhow::anyhow!("{}: {problem}", given_unknown(figment, &path));
         }
         Kind::Message(_) if is_secret(&path) => "it is not valid".to_owned(),
         Kind::Message(message) => message.clone(),

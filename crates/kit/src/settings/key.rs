@@ -5,7 +5,7 @@ use anyhow::bail;
 use figment::value::Value;
 use figment::{Figment, Provider as _};
 
-use super::given::given;
+use super::given::{given, given_unknown};
 use crate::role::Role;
 
 /// A key that is not a role's section.
@@ -81,7 +81,7 @@ pub(super) fn refuse_unknown(figment: &Figment) -> anyhow::Result<()> {
             }
         } else if !known().any(|name| name == key) {
             let names: Vec<&str> = known().chain(Role::ALL.map(Role::name)).collect();
-            bail!("{}: {}", given(figment, &[key]), unknown(key, &names, "a configuration"));
+            bail!("{}: {}", given_unknown(figment, &[key]), unknown(key, &names, "a configuration"));
         }
     }
     Ok(())
