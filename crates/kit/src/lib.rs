@@ -6,6 +6,7 @@ mod body;
 pub mod cli;
 pub mod fault;
 pub mod logs;
+mod methods;
 pub mod metric;
 mod preface;
 pub mod role;

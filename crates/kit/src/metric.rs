@@ -1,7 +1,7 @@
-//! Prometheus metrics: one recorder a process, and the counters of each RPC method, made once and reused.
+//! Prometheus metrics: one recorder a process, and the counters of each RPC method that is served.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -10,9 +10,8 @@ use tonic::Code;
 /// Seconds; RPCs on one machine take tens of microseconds, on a bad day seconds.
 const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
-/// Distinct methods kept by one server; calls past it are counted as [`OTHER`].
-const METHODS_MAX: usize = 256;
-const OTHER: &str = "other";
+/// Calls of what is not here are counted under this: those names are the callers' to choose.
+const UNKNOWN: &str = "unknown";
 
 /// Installs the process's recorder; later calls return the same handle.
 ///
@@ -27,77 +26,84 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Counters of the methods of one server (`rpc_server_call_duration_seconds`, `rpc_server_calls_total`).
+/// Counters of the methods of one server (`rpc_server_call_duration_seconds`, `rpc_server_calls_total`). What they are
+/// is settled when the server starts: no call adds one, whatever names callers choose.
 pub struct Methods {
-    role: &'static str,
-    clone: String,
-    by_path: RwLock<HashMap<String, Arc<Method>>>,
+    by_path: HashMap<String, Arc<Method>>,
+    /// By service: calls of methods that it has not, as `SERVICE/unknown`.
+    unknown_of: HashMap<String, Arc<Method>>,
+    /// Calls of services that are not here.
+    unknown: Arc<Method>,
 }
 
 impl Methods {
-    /// For one clone.
-    pub fn new(role: &'static str, clone: String) -> Self {
-        Self { role, clone, by_path: RwLock::default() }
+    /// For one clone with these services, whose methods are at `paths`.
+    pub fn new(role: &'static str, clone: &str, services: &[&str], paths: Vec<String>) -> Self {
+        let method = |path: &str| Arc::new(Method::new(role, clone, path));
+        let unknown_of = |service: &&str| ((*service).to_owned(), method(&format!("/{service}/{UNKNOWN}")));
+        Self {
+            unknown_of: services.iter().map(unknown_of).collect(),
+            unknown: method(UNKNOWN),
+            by_path: paths.into_iter().map(|path| (path.clone(), method(&path))).collect(),
+        }
     }
 
     /// The method at `/package.Service/Method`.
     pub fn of(&self, path: &str) -> Arc<Method> {
-        if let Ok(map) = self.by_path.read()
-            && let Some(method) = map.get(path)
-        {
-            return method.clone();
-        }
-        let Ok(mut map) = self.by_path.write() else { return Arc::new(self.method(OTHER)) };
-        if map.len() < METHODS_MAX {
-            return map.entry(path.to_owned()).or_insert_with(|| Arc::new(self.method(path))).clone();
-        }
-        let other = map.entry(OTHER.to_owned()).or_insert_with(|| Arc::new(self.method(OTHER)));
-        Arc::new(Method { path: path.to_owned(), counters: other.counters.clone() })
+        let of_service = || {
+            let (service, _) = path.strip_prefix('/')?.rsplit_once('/')?;
+            self.unknown_of.get(service)
+        };
+        self.by_path.get(path).or_else(of_service).unwrap_or(&self.unknown).clone()
     }
 
-    fn method(&self, path: &str) -> Method {
-        let label = path.trim_start_matches('/').to_owned();
-        let counters = Counters {
-            duration: metrics::histogram!("rpc_server_call_duration_seconds",
-                "role" => self.role, "clone" => self.clone.clone(), "rpc_method" => label.clone()),
-            codes: std::array::from_fn(|_| OnceLock::new()),
-            role: self.role,
-            clone: self.clone.clone(),
-            label,
-        };
-        Method { path: path.to_owned(), counters: Arc::new(counters) }
+    /// What counts calls of services that are not here.
+    pub fn unknown(&self) -> Arc<Method> {
+        self.unknown.clone()
     }
 }
 
-/// One method: its path, written down once for all its calls, and what counts them.
+/// One method: its path, written down once for all its calls, and what counts them, made with the first.
 pub struct Method {
     path: String,
-    counters: Arc<Counters>,
-}
-
-struct Counters {
-    duration: metrics::Histogram,
+    duration: OnceLock<metrics::Histogram>,
     codes: [OnceLock<metrics::Counter>; 17],
     role: &'static str,
     clone: String,
-    label: String,
 }
 
 impl Method {
-    /// The path that callers call.
+    fn new(role: &'static str, clone: &str, path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            duration: OnceLock::new(),
+            codes: std::array::from_fn(|_| OnceLock::new()),
+            role,
+            clone: clone.to_owned(),
+        }
+    }
+
+    /// The path that callers call; of one that is not known, its service's name and `unknown`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
+    fn label(&self) -> String {
+        self.path.trim_start_matches('/').to_owned()
+    }
+
     /// Counts one finished call.
     pub fn record(&self, code: Code, elapsed: Duration) {
-        let counters = &self.counters;
-        counters.duration.record(elapsed.as_secs_f64());
-        if let Some(slot) = counters.codes.get(code as usize) {
+        let duration = self.duration.get_or_init(|| {
+            metrics::histogram!("rpc_server_call_duration_seconds",
+                "role" => self.role, "clone" => self.clone.clone(), "rpc_method" => self.label())
+        });
+        duration.record(elapsed.as_secs_f64());
+        if let Some(slot) = self.codes.get(code as usize) {
             slot.get_or_init(|| {
                 metrics::counter!("rpc_server_calls_total",
-                    "role" => counters.role, "clone" => counters.clone.clone(),
-                    "rpc_method" => counters.label.clone(), "grpc_code" => format!("{code:?}"))
+                    "role" => self.role, "clone" => self.clone.clone(),
+                    "rpc_method" => self.label(), "grpc_code" => format!("{code:?}"))
             })
             .increment(1);
         }
@@ -109,13 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_past_the_limit_share_counters_and_keep_their_paths() {
-        let methods = Methods::new("test", "clone".to_owned());
-        let known: Vec<_> = (0..METHODS_MAX).map(|n| methods.of(&format!("/s/{n}"))).collect();
-        assert!(Arc::ptr_eq(&known[0], &methods.of("/s/0")), "one for all calls");
-        let [a, b] = ["/s/a", "/s/b"].map(|path| methods.of(path));
-        assert_eq!([a.path(), b.path()], ["/s/a", "/s/b"]);
-        assert!(Arc::ptr_eq(&a.counters, &b.counters) && a.counters.label == OTHER);
-        assert!(!Arc::ptr_eq(&a.counters, &known[0].counters));
+    fn callers_who_make_up_methods_take_no_counters_from_the_real_ones() {
+        let methods = Methods::new("test", "clone", &["a.S", "T"], vec!["/a.S/M".into(), "/a.S/N".into()]);
+        for n in 0..1_000 {
+            assert_eq!(methods.of(&format!("/a.S/{n}")).path(), "/a.S/unknown");
+            assert_eq!(methods.of(&format!("/T/{n}")).path(), "/T/unknown");
+            assert_eq!(methods.of(&format!("/{n}/M")).path(), "unknown");
+        }
+        let [m, n] = ["/a.S/M", "/a.S/N"].map(|path| methods.of(path));
+        assert_eq!([m.path(), n.path(), &m.label()], ["/a.S/M", "/a.S/N", "a.S/M"]);
+        for path in ["/a.S/M", "/a.S/x", "/x/M", ""] {
+            assert!(Arc::ptr_eq(&methods.of(path), &methods.of(path)), "one for all calls: {path}");
+        }
+        assert!(Arc::ptr_eq(&methods.of("/x/M"), &methods.unknown()));
     }
 }

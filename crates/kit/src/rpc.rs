@@ -29,9 +29,6 @@ pub(crate) struct Rpc {
 /// Streams of these never end by themselves, and their callers simply come back.
 const ENDLESS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-/// Calls of services that are not here are counted under this: their names are the callers' to choose.
-const UNKNOWN: &str = "unknown";
-
 impl Rpc {
     /// Answers one call; every failure is a gRPC status.
     pub(crate) async fn call(self: Arc<Self>, request: Request<Incoming>) -> Response<RpcBody<Finished>> {
@@ -39,7 +36,10 @@ impl Rpc {
         let path = request.uri().path();
         let (service, name) = split(path);
         let Some(server) = self.routes.of(service) else {
-            return self.refuse(self.unknown(service), UNKNOWN, started);
+            return response_of(
+                self.unknown(service).into(),
+                Finished::without_span(self.methods.unknown(), started),
+            );
         };
         let method = self.methods.of(path);
         let deadline = match timeout_of(request.headers()) {
@@ -115,10 +115,6 @@ impl Rpc {
         )
         .meta("service", service)
         .meta("services", services)
-    }
-
-    fn refuse(&self, fault: Fault, path: &str, started: Instant) -> Response<RpcBody<Finished>> {
-        response_of(fault.into(), Finished::without_span(self.methods.of(path), started))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::methods;
 use crate::metric::Methods;
 use crate::preface::{Preface, read_preface, refuse_http1};
 use crate::routes::Routes;
@@ -65,10 +66,20 @@ pub async fn serve(
     for name in &served {
         health.set_service_status(*name, ServingStatus::Serving).await;
     }
-    add_health_and_reflection(&mut routes, &health, &served, descriptors)?;
+    let descriptors = [
+        descriptors,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        // What the details of errors are made of, so that clients without it can read them.
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    add_health_and_reflection(&mut routes, &health, &served, &descriptors)?;
+    let services: Vec<_> = routes.names().collect();
+    let paths = methods::paths(&descriptors, &services)?;
     let rpc = Arc::new(Rpc {
         role,
-        methods: Methods::new(role.name(), clone.clone()),
+        methods: Methods::new(role.name(), &clone, &services, paths),
         clone,
         routes,
         draining: background.draining.clone(),
@@ -186,21 +197,18 @@ fn add_health_and_reflection(
     routes: &mut Routes,
     health: &HealthReporter,
     names: &[&'static str],
-    descriptors: &'static [u8],
+    descriptors: &[&'static [u8]],
 ) -> anyhow::Result<()> {
     use tonic_health::pb::health_server::HealthServer;
     use tonic_health::server::HealthService;
     let reflection = || {
         let mut builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // What the details of errors are made of, so that clients without it can read them.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
             .with_service_name("grpc.health.v1.Health")
             .with_service_name("grpc.reflection.v1.ServerReflection")
             .with_service_name("grpc.reflection.v1alpha.ServerReflection");
+        for set in descriptors {
+            builder = builder.register_encoded_file_descriptor_set(set);
+        }
         for name in names {
             builder = builder.with_service_name(*name);
         }

@@ -136,7 +136,7 @@ async fn answers_that_are_ready_at_once_are_written_at_once() {
     routes.add(Held { calls, let_go: held });
     let rpc = Rpc {
         role: Role::Session,
-        methods: Methods::new("session", "clone".to_owned()),
+        methods: Methods::new("session", "clone", &[Held::NAME], Vec::new()),
         clone: "clone".to_owned(),
         routes,
         draining: CancellationToken::new(),
