@@ -1,5 +1,5 @@
 //! Which keys sessions were made with, as the store remembers it: a clone that was given other keys says so, instead of
-//! taking tokens for forged that its siblings issued. A hint for people, from the clones' own clocks; nothing is refused.
+//! taking tokens for forged that its siblings issued. A hint for people; nothing is refused.
 //!
 //! Each clone notes the first key of each purpose, the one that makes what is new, when it starts and every minute. A key
 //! that another clone noted must be among the clone's own, first or not, as long as what it made may live: so a rotation
@@ -17,7 +17,7 @@ use crate::token::hex;
 
 /// Between two notes.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-/// After a store that did not answer.
+/// After a store that could not be asked: nothing was noted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The most that are remembered: every purpose's keys of many rotations.
 pub(crate) const MARKS_MAX: usize = 64;
@@ -124,20 +124,53 @@ pub(crate) fn strangers(ours: &Keyring, noted: Vec<Noted>, now: Time, lives: Liv
 
 /// Notes our keys and tells of strangers, each once. Never ends.
 pub(crate) async fn run<S: Store>(store: S, lives: Lives) {
-    let mut told = HashSet::new();
+    let (mut told, mut failing) = (HashSet::new(), Failing::default());
     loop {
-        let Ok((ours, strange)) = look(&store, lives).await else {
-            // What keeps the store from answering, its calls say.
-            tokio::time::sleep(AGAIN_AFTER).await;
-            continue;
-        };
-        for mark in strange {
-            if told.insert(mark.clone()) {
-                warn(&ours, &mark);
+        let pause = match look(&store, lives).await {
+            Ok((ours, strange)) => {
+                failing = Failing::default();
+                for mark in strange {
+                    if told.insert(mark.clone()) {
+                        warn(&ours, &mark);
+                    }
+                }
+                NOTE_EVERY
             }
-        }
-        tokio::time::sleep(NOTE_EVERY).await;
+            Err(error) => {
+                if failing.is_news(&error) {
+                    tracing::warn!(
+                        %error,
+                        "session keys cannot be compared with other clones': a clone with other keys does not say so"
+                    );
+                }
+                pause_after(&error)
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
+}
+
+/// Whether it was said that keys cannot be noted: one line until they are, not one for each attempt.
+#[derive(Debug, Default)]
+struct Failing {
+    told: bool,
+}
+
+impl Failing {
+    /// An engine that is away is no news: its link says so, and at the start it only connects.
+    fn is_news(&mut self, error: &Error) -> bool {
+        !is_away(error) && !std::mem::replace(&mut self.told, true)
+    }
+}
+
+/// What was refused once will be again, and what was not answered may have been done: neither is worth another attempt
+/// at once.
+fn pause_after(error: &Error) -> Duration {
+    if is_away(error) { AGAIN_AFTER } else { NOTE_EVERY }
+}
+
+fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { .. })
 }
 
 async fn look<S: Store>(store: &S, lives: Lives) -> Result<(Arc<Keyring>, Vec<Mark>), Error> {
@@ -237,6 +270,17 @@ mod tests {
             Keyring::generate().marks().next().map(|(mark, _)| mark.print),
             "another key of the same name"
         );
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_and_tried_again_after_a_minute_and_an_engine_that_is_away_soon() {
+        let away = Error::Unavailable { engine: "redis", detail: String::new() };
+        let unanswered = Error::Unknown { engine: "redis", detail: String::new() };
+        let refused = Error::Internal("WRONGTYPE".to_owned());
+        let mut failing = Failing::default();
+        let news = [&away, &refused, &away, &refused, &unanswered].map(|error| failing.is_news(error));
+        assert_eq!(news, [false, true, false, false, false]);
+        assert_eq!([&away, &refused, &unanswered].map(pause_after), [AGAIN_AFTER, NOTE_EVERY, NOTE_EVERY]);
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     fn keyring(&self) -> impl Future<Output = Result<Arc<Keyring>, Error>> + Send;
 
     /// Notes that keys are in use, and answers all that any clone has noted (the newest of many), each with when, and what
-    /// time it is. A hint: by the clones' clocks, and lost where the rest of the store is.
+    /// time it is. A hint: by the store's clock, on Redis by this clone's copy of it; lost where the rest of the store is,
+    /// and not atomic: after an error some may have been noted.
     fn note_keys(&self, used: Vec<Mark>) -> impl Future<Output = Result<(Vec<Noted>, Time), Error>> + Send;
 
     /// Makes a session, its index entries and its event, under the policy's limit for the user. With a request key a

@@ -302,18 +302,21 @@ impl Store for RedisStore {
             note.cmd("HSET").arg(&marks).arg(mark.encode()).arg(now.millis()).ignore();
         }
         note.cmd("HGETALL").arg(&marks);
-        let (noted,) = self.link.pipeline::<(Vec<(String, i64)>,)>(&note).await.map_err(from_write)?;
+        let (noted,) = self.link.pipeline::<(Vec<(Vec<u8>, Vec<u8>)>,)>(&note).await.map_err(from_note)?;
         let noted: Vec<Noted> = noted
             .into_iter()
+            // What something else put there is no reason to miss what clones did.
             .filter_map(|(mark, last)| {
-                Some(Noted { mark: Mark::decode(&mark)?, last: Time::from_millis(last) })
+                let mark = Mark::decode(std::str::from_utf8(&mark).ok()?)?;
+                let last = std::str::from_utf8(&last).ok()?.parse().ok()?;
+                Some(Noted { mark, last: Time::from_millis(last) })
             })
             .collect();
         let surplus: Vec<String> = surplus(&noted).iter().map(Mark::encode).collect();
         if !surplus.is_empty() {
             let mut forget = redis::cmd("HDEL");
             forget.arg(&marks).arg(&surplus);
-            self.link.query::<()>(&forget).await.map_err(from_write)?;
+            self.link.query::<()>(&forget).await.map_err(from_note)?;
         }
         Ok((noted, now))
     }
@@ -519,6 +522,15 @@ fn from_write(error: LinkError) -> Error {
         LinkError::Unknown(detail) => Error::Unknown { engine: ENGINE, detail },
         LinkError::Server { code, message } => from_server(&code, &message),
         LinkError::Config(text) => Error::Internal(text),
+    }
+}
+
+/// No caller waits for a note. Redis is there when it refuses one, to this user or on this key, and calls may go well all the
+/// while: that is not the engine's being away.
+fn from_note(error: LinkError) -> Error {
+    match error {
+        LinkError::Server { code, message } => Error::Internal(format!("redis refused: {code} {message}")),
+        other => from_write(other),
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod captured;
 mod faults;
 mod forged;
 mod keys;
+mod marks;
 mod mesh;
 mod proxy;
 mod redis_server;

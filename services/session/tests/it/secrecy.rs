@@ -1,8 +1,5 @@
 //! No token, and nothing a token could be made from, in logs, spans, errors or metrics.
 
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shoal_proto::session::v1::{
@@ -10,34 +7,11 @@ use shoal_proto::session::v1::{
 };
 use shoal_proto::r#type::v1::{Value, value::Kind};
 use tonic::Status;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use super::captured::Captured;
 use super::mesh::{Clone, create, get, revoke, until};
 use super::redis_server::RedisServer;
-
-/// Everything that was logged, spans and their fields with it.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Captured {
-    type Writer = Captured;
-
-    fn make_writer(&'a self) -> Captured {
-        self.clone()
-    }
-}
 
 /// Every call, with good and bad tokens; answers the tokens issued and the errors seen.
 async fn use_everything(clone: &Clone) -> (Vec<String>, Vec<Status>) {
@@ -107,15 +81,7 @@ fn secrets_of(token: &str) -> Vec<String> {
 #[tokio::test]
 async fn nothing_that_is_logged_traced_counted_or_refused_tells_a_token() {
     let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_span_events(FmtSpan::FULL)
-        .with_writer(captured.clone())
-        .finish();
-    // As long as there is one subscriber only, `tracing` believes that other tests' threads, which have none, speak for
-    // all, and a place that one of them passed first is silent for ever.
-    let second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = captured.start(FmtSpan::FULL);
     let metrics = shoal_kit::metric::install().unwrap();
 
     let grace = "[session]\nrotation_grace = '50ms'";
@@ -141,10 +107,10 @@ async fn nothing_that_is_logged_traced_counted_or_refused_tells_a_token() {
     for clone in clones {
         clone.stop().await;
     }
-    drop((guard, second));
+    drop(guard);
 
     assert!(errors.len() > 8);
-    let mut told = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let mut told = captured.text();
     assert!(told.contains("CreateSession") && told.contains("session"), "the capture captures");
     told.push_str(&metrics.render());
     for status in &errors {

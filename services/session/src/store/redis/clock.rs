@@ -1,4 +1,5 @@
-//! Redis' clock, as well as a clone knows it. It says when recording a use is due, and nothing that Redis decides.
+//! Redis' clock, as well as a clone knows it. It says when recording a use is due and when keys
+//! were noted, and nothing that Redis decides.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
