@@ -140,7 +140,8 @@ impl From<Error> for Fault {
             Error::Draining => Fault::new(
                 Code::Unavailable,
                 "DRAINING",
-                "this clone is shutting down; call again with the last resume_token, any clone goes on",
+                "this clone is shutting down; call again with the last resume_token: it goes on at another clone, \
+                 or when one serves again",
             )
             .retry_after(DRAINING_RETRY_AFTER),
             Error::Unavailable { engine, detail } => {
