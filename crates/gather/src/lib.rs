@@ -17,7 +17,7 @@ pin_project! {
     /// Drives a future which, each time it is woken, lets the tasks that are ready to run go first, once.
     ///
     /// It comes to its turn when its worker has none of them left, and at the latest when tokio looks for sockets and
-    /// timers that are ready, which it does at least every 61 tasks: nothing holds it up for longer. With `worth` false it
+    /// timers that are ready, which it does at least every 61 tasks. What holds it up for longer is a task that does not return. With `worth` false it
     /// does not wait: of one call alone there is nothing to gather.
     #[derive(Debug)]
     pub struct Gather<F, W> {

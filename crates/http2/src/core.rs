@@ -24,6 +24,9 @@ pub(crate) const TABLE_BYTES: usize = 4096;
 /// Streams we may have to reset because of what the peer sent on them; more, and the connection is ended (CVE-2025-8671).
 const FAULTS_MAX: u32 = 1_024;
 
+/// So many streams that end well make up for one of those.
+const WELL_FOR_A_FAULT: u32 = 64;
+
 /// The PING that asks whether a peer has seen that we are leaving.
 const LEAVING: [u8; 8] = *b"leaving!";
 /// The PING that asks whether the peer is there.
@@ -102,7 +105,9 @@ pub(crate) struct Core {
     pub(crate) waiting: VecDeque<usize>,
     /// Frames in the outbox that answer the peer's. While there are many, no more is read.
     pub(crate) replies: usize,
-    pub(crate) faults: u32,
+    faults: u32,
+    /// Streams that ended well, until they make up for a fault.
+    well: u32,
     /// Empty DATA frames one after the other.
     pub(crate) empty_frames: u32,
     leaving: Leaving,
@@ -187,6 +192,7 @@ impl Core {
             waiting: VecDeque::new(),
             replies: 0,
             faults: 0,
+            well: 0,
             empty_frames: 0,
             leaving: Leaving::No,
             peer_leaves: None,
@@ -230,7 +236,11 @@ impl Core {
         if std::mem::take(&mut stream.counted) {
             self.open -= 1;
         }
-        let (id, handles) = (stream.id, stream.handles);
+        let (id, handles, broke) = (stream.id, stream.handles, stream.error.is_some());
+        if !broke {
+            self.ended_well();
+        }
+        self.wait_no_more(key);
         if id != 0 {
             self.keys.remove(&id);
         }
@@ -285,13 +295,25 @@ impl Core {
         }
         match self.key(id) {
             Some(key) => self.reset(key, reason, By::Us),
-            None => {
-                frame::write_reset(self.out.frames(), id, reason);
-                self.replies += 1;
-                self.resets.remember(id);
-            }
+            None => self.refuse(id, reason),
         }
         Ok(())
+    }
+
+    /// Resets a stream that there is nothing of yet, or any more.
+    pub(crate) fn refuse(&mut self, id: u32, reason: Reason) {
+        frame::write_reset(self.out.frames(), id, reason);
+        self.replies += 1;
+        self.resets.remember(id);
+    }
+
+    /// A stream was as it should be: over a long life, those make up for others.
+    fn ended_well(&mut self) {
+        self.well += 1;
+        if self.well == WELL_FOR_A_FAULT {
+            self.well = 0;
+            self.faults = self.faults.saturating_sub(1);
+        }
     }
 
     /// The error of a connection that the peer has broken.

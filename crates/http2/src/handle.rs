@@ -121,7 +121,8 @@ impl SendStream {
         self.0.reset(reason);
     }
 
-    /// Ready when the stream has ended before its time: reset by the peer, or lost with its connection.
+    /// Ready when the stream has ended before its time: reset by the peer, or lost with its connection. Wakes the same task
+    /// as [`poll_send`](SendStream::poll_send): a task that waits for room must ask for both whenever it is woken.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         self.0.poll_reset(cx)
     }

@@ -135,7 +135,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                         *read_bytes = READ_BYTES_MIN;
                     }
                     if core.has_room_left() {
-                        // To be polled again, after those who were woken.
+                        // To be polled again, where there is one thread after those who were woken.
                         *left = true;
                         cx.waker().wake_by_ref();
                     }

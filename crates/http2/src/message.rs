@@ -187,13 +187,38 @@ fn is_of_connection(name: &HeaderName) -> bool {
         || name == PROXY_CONNECTION
 }
 
-/// The addresses a connection's last calls went to.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses {
-    known: Vec<Known>,
+/// The last few of something.
+#[derive(Debug)]
+struct Recent<T> {
+    known: Vec<T>,
     /// The one to be forgotten next.
     next: usize,
 }
+
+impl<T> Default for Recent<T> {
+    fn default() -> Recent<T> {
+        Recent { known: Vec::new(), next: 0 }
+    }
+}
+
+impl<T> Recent<T> {
+    fn find(&self, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+        self.known.iter().find(|known| is_it(known))
+    }
+
+    fn remember(&mut self, one: T) {
+        if self.known.len() < ADDRESSES {
+            self.known.push(one);
+        } else {
+            self.known[self.next] = one;
+            self.next = (self.next + 1) % ADDRESSES;
+        }
+    }
+}
+
+/// The addresses a connection's last calls went to.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses(Recent<Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -210,20 +235,14 @@ impl Addresses {
         path: HeaderValue,
     ) -> Result<Uri, Malformed> {
         let plain = *scheme == "http";
-        let known = self.known.iter().find(|known| known.path == path && known.authority == authority);
+        let known = self.0.find(|known| known.path == path && known.authority == authority);
         if let Some(known) = known.filter(|_| plain) {
             return Ok(known.uri.clone());
         }
         let uri = parse(scheme, authority.as_ref(), &path)?;
         let short = path.len() + authority.as_ref().map_or(0, HeaderValue::len) <= ADDRESS_BYTES_MAX;
         if plain && short {
-            let known = Known { authority, path, uri: uri.clone() };
-            if self.known.len() < ADDRESSES {
-                self.known.push(known);
-            } else {
-                self.known[self.next] = known;
-                self.next = (self.next + 1) % ADDRESSES;
-            }
+            self.0.remember(Known { authority, path, uri: uri.clone() });
         }
         Ok(uri)
     }
@@ -270,11 +289,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
 
 /// Where a connection's last requests went, as fields.
 #[derive(Debug, Default)]
-pub(crate) struct Targets {
-    known: Vec<Target>,
-    /// The one to be forgotten next.
-    next: usize,
-}
+pub(crate) struct Targets(Recent<Target>);
 
 #[derive(Clone, Debug)]
 struct Target {
@@ -287,7 +302,7 @@ impl Targets {
     fn of(&mut self, uri: &Uri) -> Option<Target> {
         let authority = uri.authority().map_or("", Authority::as_str);
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let known = self.known.iter().find(|known| known.path == path && known.authority == authority);
+        let known = self.0.find(|known| known.path == path && known.authority == authority);
         if let Some(known) = known {
             return Some(known.clone());
         }
@@ -297,12 +312,7 @@ impl Targets {
             path: HeaderValue::from_str(path).ok()?,
         };
         if path.len() + authority.len() <= ADDRESS_BYTES_MAX {
-            if self.known.len() < ADDRESSES {
-                self.known.push(target.clone());
-            } else {
-                self.known[self.next] = target.clone();
-                self.next = (self.next + 1) % ADDRESSES;
-            }
+            self.0.remember(target.clone());
         }
         Some(target)
     }

@@ -186,13 +186,12 @@ impl Core {
         }
         self.last_id = id;
         if self.open >= self.config.streams_max {
-            frame::write_reset(self.out.frames(), id, Reason::REFUSED_STREAM);
-            self.replies += 1;
-            self.resets.remember(id);
+            self.refuse(id, Reason::REFUSED_STREAM);
             return Ok(());
         }
         if fields.is_too_long() {
-            return self.refuse_too_long(id, end);
+            self.answer_too_long(id, end);
+            return Ok(());
         }
         let Ok(length) = fields.content_length() else { return self.fault(id, Reason::PROTOCOL_ERROR) };
         let Ok(request) = fields.into_request(&mut self.addresses) else {
@@ -216,14 +215,16 @@ impl Core {
     }
 
     /// 431, and the rest of the request is of no interest.
-    fn refuse_too_long(&mut self, id: u32, end: bool) -> Result<(), Error> {
+    fn answer_too_long(&mut self, id: u32, end: bool) {
         let mut response = http::Response::new(());
         *response.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         let mut block = Vec::new();
         crate::message::encode_response(&response, &mut self.encoder, &mut block);
         self.write_block(id, &block, true);
         self.replies += 1;
-        if end { Ok(()) } else { self.fault(id, Reason::NO_ERROR) }
+        if !end {
+            self.refuse(id, Reason::NO_ERROR);
+        }
     }
 
     fn receive_response(&mut self, key: usize, fields: Fields, end: bool) -> Result<(), Error> {
@@ -392,7 +393,9 @@ impl Core {
             }
             return Ok(());
         };
-        if !self.streams[key].accepted {
+        let stream = &mut self.streams[key];
+        if !stream.accepted {
+            stream.reset_unseen = true;
             self.unseen_resets += 1;
             if self.unseen_resets > self.config.unseen_resets_max {
                 return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "too many streams reset at once"));

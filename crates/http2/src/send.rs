@@ -144,6 +144,7 @@ impl Core {
         let stream = &mut self.streams[key];
         stream.sending = Sending::Closed;
         let id = stream.id;
+        self.wait_no_more(key);
         self.write_message(id, true, |encoder, block| message::encode_trailers(trailers, encoder, block));
         self.settle(key);
     }
@@ -256,8 +257,8 @@ impl Core {
         Poll::Ready(Ok(sent))
     }
 
-    /// Takes a stream out of the queue.
-    fn wait_no_more(&mut self, key: usize) {
+    /// Takes a stream out of the queue. What it may have been woken for is others'.
+    pub(crate) fn wait_no_more(&mut self, key: usize) {
         if !std::mem::take(&mut self.streams[key].waiting) {
             return;
         }
@@ -266,6 +267,7 @@ impl Core {
         } else {
             self.waiting.retain(|waiting| *waiting != key);
         }
+        self.share_room();
     }
 
     /// How much of any stream's DATA the connection takes now. None while its peer is being answered: what it asked for
@@ -292,6 +294,7 @@ impl Core {
         self.wake_driver();
         if end {
             self.streams[key].sending = Sending::Closed;
+            self.wait_no_more(key);
             self.settle(key);
         }
     }

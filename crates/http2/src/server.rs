@@ -82,8 +82,8 @@ impl Core {
         let (request, key) = self.accept.pop_front()?;
         let stream = &mut self.streams[key];
         stream.accepted = true;
-        if stream.error.is_some() {
-            self.unseen_resets = self.unseen_resets.saturating_sub(1);
+        if stream.reset_unseen {
+            self.unseen_resets -= 1;
         }
         Some((request, key))
     }

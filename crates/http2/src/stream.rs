@@ -64,6 +64,8 @@ pub(crate) struct Stream {
     pub(crate) counted: bool,
     /// It was given to whoever accepts streams.
     pub(crate) accepted: bool,
+    /// The peer reset it before that.
+    pub(crate) reset_unseen: bool,
     pub(crate) response: Option<Response<()>>,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) received: Received,
@@ -100,6 +102,7 @@ impl Stream {
             error: None,
             counted: false,
             accepted: true,
+            reset_unseen: false,
             response: None,
             trailers: None,
             received: Received::default(),

@@ -1,6 +1,7 @@
 //! Peers that ask for more than they are worth: what each attack is cut off by, and that an honest peer that does the same
 //! in measure is not.
 
+use http::Response;
 use shoal_http2::Config;
 
 use super::frames::{
@@ -225,6 +226,30 @@ fn a_peer_that_makes_us_reset_stream_after_stream_is_cut_off() {
         server.run();
     }
     assert!(server.end.as_ref().is_some_and(Result::is_err));
+}
+
+#[test]
+fn what_breaks_now_and_then_is_made_up_for_by_what_does_not() {
+    let mut server = Server::new(Config::default());
+    for round in 0..1_200 {
+        for call in 0..64 {
+            let mut call = server.call(round * 130 + call * 2 + 1, true);
+            call.respond.send_response(&Response::new(()), true).expect("open");
+        }
+        server.wire.headers(round * 130 + 129, &literal(":method", "GET"), true);
+        server.says();
+        assert!(server.end.is_none(), "after {round} streams that broke");
+    }
+}
+
+#[test]
+fn headers_that_are_too_long_are_answered_however_often() {
+    let mut server = Server::new(Config { header_list_max: 1_000, ..Config::default() });
+    let long = request_with(&[("x", &"y".repeat(1_000))]);
+    for call in 0..2_000 {
+        server.wire.headers(call * 2 + 1, &long, false);
+        assert_eq!(server.says().len(), 2, "{call}");
+    }
 }
 
 #[test]

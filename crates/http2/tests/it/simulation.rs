@@ -446,7 +446,13 @@ fn ours_to_foreign(seed: u64, cuts: bool) {
     let mut rng = Rng::with_seed(seed);
     let mut executor = Executor::new(seed);
     let spawner = executor.spawner();
-    let world = World::new(&mut rng, 30, cuts);
+    let mut world = World::new(&mut rng, 30, cuts);
+    if cuts {
+        // h2 counts a stream until its own reset of it is written, may refuse one for that, and takes trailers on a stream
+        // it has refused for the end of all.
+        let plans = &mut Rc::get_mut(&mut world).expect("nobody else has it").plans;
+        plans.iter_mut().for_each(|plan| plan.request.trailers = false);
+    }
     let (near, far) = duplex(16 + rng.usize(0..5_000));
     let of_client = config(&mut rng);
     let streams_max = 1 + rng.u32(0..40);
@@ -502,7 +508,7 @@ fn ours_to_foreign(seed: u64, cuts: bool) {
     });
     let (calls, asking, sending) = (spawner.clone(), world.clone(), sender.clone());
     spawner.spawn("calls".to_owned(), async move {
-        // Then it knows how many it may open. h2 takes trailers on a stream it has refused for the end of all.
+        // Then it knows how many it may open.
         pings.ping().await.expect("an answer");
         for plan in asking.plans.clone() {
             let name = format!("call {}", plan.number);
