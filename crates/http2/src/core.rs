@@ -85,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) targets: Targets,
     /// A header block that is not complete.
     pub(crate) block: Option<Block>,
+    /// Counts what the peer has said to its end: frames, a header block as one.
+    pub(crate) said: u64,
     pub(crate) streams: Slab<Stream>,
     pub(crate) keys: HashMap<u32, usize, BuildHasherDefault<NumberHasher>>,
     /// Streams that are open.
@@ -178,6 +180,7 @@ impl Core {
             addresses: Addresses::default(),
             targets: Targets::default(),
             block: None,
+            said: 0,
             streams: Slab::new(),
             keys: HashMap::default(),
             open: 0,
@@ -254,7 +257,7 @@ impl Core {
     }
 
     fn forget(&mut self, key: usize) {
-        let stream = self.streams.remove(key);
+        let mut stream = self.streams.remove(key);
         if stream.waiting {
             self.waiting.retain(|waiting| *waiting != key);
             // If it was woken, then for room that is another's now.
@@ -263,7 +266,9 @@ impl Core {
         if stream.id == 0 {
             self.queued.retain(|queued| *queued != key);
         }
-        self.release_connection(stream.unreleased);
+        let unreleased = stream.unreleased;
+        stream.let_go(unreleased);
+        self.release_connection(unreleased);
     }
 
     /// Ends a stream: with a frame if the peer knows of it.

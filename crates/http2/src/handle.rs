@@ -10,6 +10,7 @@ use http::{HeaderMap, Response};
 use crate::error::{By, Error, Reason};
 use crate::io::Shared;
 use crate::stream::{Receiving, register};
+use crate::unread::Unread;
 
 /// One handle of a stream.
 #[derive(Debug)]
@@ -181,6 +182,17 @@ impl RecvStream {
     /// Whether there is nothing left to read, neither data nor trailers.
     pub fn is_end_stream(&self) -> bool {
         self.0.shared.lock().streams[self.0.key].is_read()
+    }
+
+    /// Counts what is received and not released in `unread`, what is there already and what comes. Once: a second time does
+    /// nothing.
+    pub fn count_unread(&mut self, unread: &Arc<Unread>) {
+        self.0.shared.lock().streams[self.0.key].count_unread(unread);
+    }
+
+    /// How many bytes were received and are not released, whether read or not.
+    pub fn unreleased(&self) -> usize {
+        self.0.shared.lock().streams[self.0.key].unreleased as usize
     }
 
     /// So much of what was read is done with: the peer may send as much again.

@@ -43,6 +43,8 @@ pub(crate) struct Io<T> {
     /// There was room, when the connection was last polled, that those who were woken for it may not want.
     left: bool,
     shut: bool,
+    /// What the peer had begun to say when it was waited for.
+    pub(crate) unfinished: Option<u64>,
 }
 
 /// Why moving bytes came to a stop.
@@ -63,12 +65,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             behind: false,
             left: false,
             shut: false,
+            unfinished: None,
         }
     }
 
     /// Moves what can be moved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Moved, Error>> {
-        let Io { socket, shared, received, read_bytes, behind, left, shut } = self;
+        let Io { socket, shared, received, read_bytes, behind, left, shut, unfinished } = self;
         if std::mem::take(left) {
             shared.lock().share_room_left();
         }
@@ -91,6 +94,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                     return close(&mut core, socket, shut, cx);
                 }
             } else if core.over.is_some() || core.is_stuffed() {
+                // It is not the peer that is waited for, as far as one can see.
+                *unfinished = None;
                 core.driver = Some(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -139,6 +144,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                         *left = true;
                         cx.waker().wake_by_ref();
                     }
+                    *unfinished = core.unfinished(received);
                     core.driver = Some(cx.waker().clone());
                     return Poll::Pending;
                 }

@@ -18,6 +18,7 @@ mod receive;
 mod send;
 mod server;
 mod stream;
+mod unread;
 
 pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};
 pub use config::Config;
@@ -25,3 +26,4 @@ pub use error::{Error, Reason};
 pub use handle::{RecvStream, ResponseFuture, SendResponse, SendStream};
 pub use send::SendError;
 pub use server::{Accepted, Connection as ServerConnection, handshake};
+pub use unread::Unread;

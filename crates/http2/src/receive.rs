@@ -19,6 +19,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Frames of a header block beside those its size explains; more are an attack (CVE-2024-27316).
 const CONTINUATIONS_MAX: usize = 8;
 
+/// Where in a frame its kind is.
+const KIND_AT: usize = 3;
+
 /// Empty DATA frames in a row: they do nothing, and cost nothing to send (CVE-2019-9518).
 const EMPTY_FRAMES_MAX: u32 = 1_000;
 
@@ -54,8 +57,18 @@ impl Core {
                 self.receive_frame(head, &bytes[frame::HEAD_BYTES..whole])?;
                 bytes.advance(whole);
             }
+            if self.block.is_none() {
+                self.said += 1;
+            }
         }
         Ok(())
+    }
+
+    /// What the peer has begun to say, `rest` being what was received and not taken, as a number that changes once it has
+    /// ended. DATA may take its time: its owner waits for it, and knows how long.
+    pub(crate) fn unfinished(&self, rest: &[u8]) -> Option<u64> {
+        let in_frame = !rest.is_empty() && rest.get(KIND_AT) != Some(&frame::DATA);
+        (in_frame || self.block.is_some() || !self.preface.is_empty()).then_some(self.said)
     }
 
     /// Whether nothing more is read until what is to be sent is sent. A server's peer that asks and asks, and reads no
@@ -298,7 +311,7 @@ impl Core {
         };
         let stream = &mut self.streams[key];
         stream.receive_window -= taken;
-        stream.unreleased += (to - from) as u32;
+        stream.hold((to - from) as u32);
         let unread = stream.unread;
         if unread {
             bytes.advance(frame::HEAD_BYTES + head.len);

@@ -342,7 +342,7 @@ impl Core {
     pub(crate) fn release(&mut self, key: usize, bytes: u32, unreleased: u32) {
         let window = self.config.stream_window;
         let stream = &mut self.streams[key];
-        stream.unreleased -= unreleased;
+        stream.let_go(unreleased);
         if stream.receiving == Receiving::Body && stream.error.is_none() {
             stream.released += bytes;
             if stream.released >= window / 2 {

@@ -71,6 +71,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.0.shared.lock().end(&Error::go_away(reason, By::Us, ""));
     }
 
+    /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
+    /// or the beginning of a frame other than DATA. The number changes when that has ended: one that stays the same for long
+    /// is of a client that trickles. None as well while the client is not read because it does not read.
+    pub fn unfinished(&self) -> Option<u64> {
+        self.0.unfinished
+    }
+
     /// Whether requests are unanswered.
     pub fn has_streams(&self) -> bool {
         self.0.shared.lock().open > 0

@@ -1,12 +1,14 @@
 //! One stream: what is known of its two halves (RFC 9113 §5.1), what was received and not read, and who waits for it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 
 use crate::error::Error;
+use crate::unread::Unread;
 
 /// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
 /// again, and a thousand frames of a byte would keep a thousand buffers.
@@ -79,6 +81,8 @@ pub(crate) struct Stream {
     pub(crate) released: u32,
     /// Bytes received and not released yet: owed to the connection's window when the stream is given up.
     pub(crate) unreleased: u32,
+    /// Where those are counted too.
+    unread_in: Option<Arc<Unread>>,
     /// Bytes we may send.
     pub(crate) send_window: i64,
     /// It stands in the queue of those that wait for the connection.
@@ -111,6 +115,7 @@ impl Stream {
             receive_window,
             released: 0,
             unreleased: 0,
+            unread_in: None,
             send_window,
             waiting: false,
             reader: None,
@@ -127,6 +132,30 @@ impl Stream {
     /// Whether everything the peer sent has been read.
     pub(crate) fn is_read(&self) -> bool {
         self.receiving == Receiving::Closed && self.received.is_empty() && self.trailers.is_none()
+    }
+
+    /// So many bytes of DATA were received.
+    pub(crate) fn hold(&mut self, bytes: u32) {
+        self.unreleased += bytes;
+        if let Some(unread) = &self.unread_in {
+            unread.add(bytes as usize);
+        }
+    }
+
+    /// So many of them are released.
+    pub(crate) fn let_go(&mut self, bytes: u32) {
+        self.unreleased -= bytes;
+        if let Some(unread) = &self.unread_in {
+            unread.subtract(bytes as usize);
+        }
+    }
+
+    /// Counts what is not released in `unread`, from now on and until the stream is forgotten.
+    pub(crate) fn count_unread(&mut self, unread: &Arc<Unread>) {
+        if self.unread_in.is_none() {
+            unread.add(self.unreleased as usize);
+            self.unread_in = Some(unread.clone());
+        }
     }
 
     pub(crate) fn wake_reader(&mut self) {

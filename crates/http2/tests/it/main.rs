@@ -13,4 +13,5 @@ mod malformed;
 mod simulation;
 mod streams;
 mod threads;
+mod unfinished;
 mod window;
