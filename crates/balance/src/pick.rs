@@ -69,6 +69,10 @@ impl Pick {
                 Ok(streams)
             }
             Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
+            // Nothing of it was sent: another connection may have room.
+            Err(shoal_http2::SendError::Full(waiting)) => {
+                Err(self.not_sent(shoal_http2::SendError::Full(waiting).to_string()))
+            }
             Err(shoal_http2::SendError::Closed(why)) => {
                 // Its driver is about to learn of it.
                 let reason = if self.link.is_down() { self.link.down_reason() } else { why.to_string() };

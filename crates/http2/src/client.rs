@@ -80,6 +80,11 @@ impl SendRequest {
         Ok((ResponseFuture(handle.clone()), SendStream(handle)))
     }
 
+    /// How many requests wait to be sent: for a stream, or for the headers of others to be taken.
+    pub fn queued(&self) -> usize {
+        self.0.lock().queued.len()
+    }
+
     /// How many streams the peer allows; `u32::MAX` as long as it has not said.
     pub fn streams_max(&self) -> usize {
         usize::try_from(self.0.lock().peer.streams_max).unwrap_or(usize::MAX)

@@ -11,6 +11,9 @@ pub struct Config {
     pub streams_max: u32,
     /// Bytes of a header list, counted as RFC 9113 §6.5.2 does: names, values, and 32 for each field.
     pub header_list_max: u32,
+    /// Requests that wait to be sent, beyond which further ones are refused: [`SendError::Full`](crate::SendError::Full). Of no
+    /// meaning for a server.
+    pub queued_max: usize,
     /// Bytes of DATA that wait for the socket, of all streams together. What does not fit waits where it comes from.
     pub send_buffer: usize,
     /// Streams reset by a client before they were looked at; more at once, and the connection is ended (CVE-2023-44487).
@@ -26,6 +29,7 @@ impl Default for Config {
             connection_window: 8 << 20,
             streams_max: 1_000,
             header_list_max: 64 << 10,
+            queued_max: 4_096,
             send_buffer: 256 << 10,
             unseen_resets_max: 1_024,
             resets_remembered: 1_024,

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
 use crate::hpack::{Decoder, Encoder};
+use crate::line::{For, Line};
 use crate::message::{Addresses, Targets};
 use crate::outbox::Outbox;
 use crate::receive::Block;
@@ -93,8 +94,8 @@ pub(crate) struct Core {
     pub(crate) open: u32,
     /// The last stream opened: by the peer of a server, by a client itself.
     pub(crate) last_id: u32,
-    /// Requests that wait for a stream.
-    pub(crate) queued: VecDeque<usize>,
+    /// Requests that wait to be sent: for a stream, or for the headers of others to be taken.
+    pub(crate) queued: Line,
     /// Requests that came and were not looked at.
     pub(crate) accept: VecDeque<(Request<()>, usize)>,
     /// How many of them are reset already.
@@ -104,7 +105,7 @@ pub(crate) struct Core {
     pub(crate) receive_window: i64,
     pub(crate) released: u32,
     /// Streams with something to send for which the connection had no room.
-    pub(crate) waiting: VecDeque<usize>,
+    pub(crate) waiting: Line,
     /// Frames in the outbox that answer the peer's. While there are many, no more is read.
     pub(crate) replies: usize,
     faults: u32,
@@ -185,14 +186,14 @@ impl Core {
             keys: HashMap::default(),
             open: 0,
             last_id: 0,
-            queued: VecDeque::new(),
+            queued: Line::new(For::Opening),
             accept: VecDeque::new(),
             unseen_resets: 0,
             resets: Resets::new(config.resets_remembered),
             send_window: i64::from(WINDOW_DEFAULT),
             receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
             released: 0,
-            waiting: VecDeque::new(),
+            waiting: Line::new(For::Room),
             replies: 0,
             faults: 0,
             well: 0,
@@ -258,14 +259,7 @@ impl Core {
 
     fn forget(&mut self, key: usize) {
         let mut stream = self.streams.remove(key);
-        if stream.waiting {
-            self.waiting.retain(|waiting| *waiting != key);
-            // If it was woken, then for room that is another's now.
-            self.share_room();
-        }
-        if stream.id == 0 {
-            self.queued.retain(|queued| *queued != key);
-        }
+        debug_assert_eq!(stream.place.line(), For::Nothing, "who is over waits for nothing");
         let unreleased = stream.unreleased;
         stream.let_go(unreleased);
         self.release_connection(unreleased);
@@ -337,7 +331,6 @@ impl Core {
             frame::write_goaway(self.out.frames(), last, reason, error.why());
         }
         self.over = Some(error.clone());
-        self.queued.clear();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.lose(key, error);
@@ -361,16 +354,16 @@ impl Core {
     /// The peer will not look at streams above `last`, and wants no new ones.
     pub(crate) fn left_by_peer(&mut self, last: u32, reason: Reason, why: &str) {
         let error = Error::go_away(reason, By::Peer, why);
+        // Before streams end, or others would be opened in their place.
+        self.peer_leaves = Some(error.clone());
         if self.role == Role::Client {
             let above = |stream: &Stream| stream.id == 0 || stream.id > last;
             let keys: Vec<usize> =
                 self.streams.iter().filter(|(_, stream)| above(stream)).map(|(key, _)| key).collect();
-            self.queued.clear();
             for key in keys {
                 self.lose(key, &error);
             }
         }
-        self.peer_leaves = Some(error);
         self.wake_driver();
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 
 use crate::error::{By, Error, Reason};
 use crate::io::Shared;
-use crate::stream::{Receiving, register};
+use crate::stream::{Receiving, Sending, register};
 use crate::unread::Unread;
 
 /// One handle of a stream.
@@ -94,6 +94,11 @@ impl SendStream {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether it is a request that waits to be sent: the peer has seen nothing of it.
+    pub fn is_queued(&self) -> bool {
+        matches!(self.0.shared.lock().streams[self.0.key].sending, Sending::Queued(_))
     }
 
     /// Ends our half without trailers. Waits for nothing.

@@ -88,6 +88,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             if !core.waiting.is_empty() {
                 core.share_room();
             }
+            if !core.queued.is_empty() {
+                core.open_queued();
+                if flushed && !core.out.is_empty() {
+                    continue;
+                }
+            }
             if flushed {
                 core.replies = 0;
                 if core.over.is_some() || core.is_done() {

@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use crate::core::Core;
 use crate::error::{Error, Reason};
 use crate::frame::{self, Head};
+use crate::line::For;
 use crate::message;
 use crate::stream::{Queued, Receiving, Sending, Stream, register};
 
@@ -21,6 +22,10 @@ const TURN_BYTES: usize = 16 << 10;
 /// are not to wait for it.
 const WOKEN_MIN: usize = 8;
 
+/// Bytes that wait for the socket beside those of DATA, beyond which no further request is sent: it waits. The headers of a
+/// request have no window, and those of calls that are never ended would pile up here.
+const HEADERS_UNSENT_MAX: usize = 256 << 10;
+
 /// Why a request was not sent.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
@@ -30,6 +35,9 @@ pub enum SendError {
     /// No peer would take it.
     #[error("{0}")]
     Invalid(&'static str),
+    /// So many requests wait for this connection already, as many as may. Another connection may have room.
+    #[error("{0} requests wait for a stream of the connection, as many as may")]
+    Full(usize),
 }
 
 impl Core {
@@ -50,7 +58,12 @@ impl Core {
         }
         message::check_request(request).map_err(SendError::Invalid)?;
         let windows = (self.first_receive_window(), i64::from(self.peer.window));
-        let at_once = self.open < self.peer.streams_max && self.queued.is_empty();
+        let at_once = self.queued.is_empty()
+            && self.open < self.peer.streams_max
+            && self.out.bytes() < self.config.send_buffer + HEADERS_UNSENT_MAX;
+        if !at_once && self.queued.len() >= self.config.queued_max {
+            return Err(SendError::Full(self.queued.len()));
+        }
         let mut stream = Stream::new(Sending::Body, Receiving::Head, windows.0, windows.1);
         if at_once {
             let key = self.streams.insert(stream);
@@ -59,7 +72,7 @@ impl Core {
         }
         stream.sending = Sending::Queued(Box::new(Queued { request: request.clone(), end, trailers: None }));
         let key = self.streams.insert(stream);
-        self.queued.push_back(key);
+        self.queued.push(&mut self.streams, key);
         Ok(key)
     }
 
@@ -82,15 +95,17 @@ impl Core {
         self.targets = targets;
     }
 
-    /// Opens streams that wait, as far as the peer allows.
+    /// Opens streams that wait, as far as the peer allows and the socket takes their headers. Half of the buffer is left for
+    /// DATA, which would never find room beside a queue that is always refilled.
     pub(crate) fn open_queued(&mut self) {
-        while self.open < self.peer.streams_max && self.peer_leaves.is_none() && self.over.is_none() {
-            let Some(key) = self.queued.pop_front() else { return };
+        while self.open < self.peer.streams_max
+            && self.out.bytes() <= self.config.send_buffer / 2
+            && self.peer_leaves.is_none()
+            && self.over.is_none()
+        {
+            let Some(key) = self.queued.first() else { return };
+            self.queued.remove(&mut self.streams, key);
             let sending = &mut self.streams[key].sending;
-            // It may have been reset meanwhile.
-            if !matches!(sending, Sending::Queued(_)) {
-                continue;
-            }
             let Sending::Queued(queued) = std::mem::replace(sending, Sending::Body) else { continue };
             let Queued { request, end, trailers } = *queued;
             self.open(key, &request, end);
@@ -235,14 +250,14 @@ impl Core {
         }
         let own = usize::try_from(stream.send_window).unwrap_or(0);
         // Who comes when others wait goes behind them.
-        let has_turn = stream.waiting || self.waiting.is_empty();
+        let waits = stream.place.line() == For::Room;
+        let has_turn = waits || self.waiting.is_empty();
         if own == 0 || connection == 0 || !has_turn {
             register(&mut stream.writer, cx);
             if own == 0 {
                 self.wait_no_more(key);
-            } else if !stream.waiting {
-                stream.waiting = true;
-                self.waiting.push_back(key);
+            } else if !waits {
+                self.waiting.push(&mut self.streams, key);
             }
             self.share_room();
             return Poll::Pending;
@@ -257,17 +272,16 @@ impl Core {
         Poll::Ready(Ok(sent))
     }
 
-    /// Takes a stream out of the queue. What it may have been woken for is others'.
+    /// Takes a stream out of the line it stands in. What it may have been woken for is others'.
     pub(crate) fn wait_no_more(&mut self, key: usize) {
-        if !std::mem::take(&mut self.streams[key].waiting) {
-            return;
+        match self.streams[key].place.line() {
+            For::Nothing => {}
+            For::Opening => self.queued.remove(&mut self.streams, key),
+            For::Room => {
+                self.waiting.remove(&mut self.streams, key);
+                self.share_room();
+            }
         }
-        if self.waiting.front() == Some(&key) {
-            self.waiting.pop_front();
-        } else {
-            self.waiting.retain(|waiting| *waiting != key);
-        }
-        self.share_room();
     }
 
     /// How much of any stream's DATA the connection takes now. None while its peer is being answered: what it asked for
@@ -308,16 +322,22 @@ impl Core {
         if room == 0 {
             return;
         }
-        let woken = WOKEN_MIN + room / TURN_BYTES;
-        for key in self.waiting.iter().take(woken) {
-            self.streams[*key].wake_writer();
+        let mut next = self.waiting.first();
+        for _ in 0..WOKEN_MIN + room / TURN_BYTES {
+            let Some(key) = next else { return };
+            let stream = &mut self.streams[key];
+            stream.wake_writer();
+            next = stream.place.after();
         }
     }
 
     /// Whether there is room, and streams wait for it that were not woken: those who were may want nothing any more.
     pub(crate) fn has_room_left(&self) -> bool {
-        let asleep = |key: &usize| self.streams[*key].writer.is_some();
-        !self.waiting.is_empty() && self.room() > 0 && self.waiting.iter().any(asleep)
+        if self.waiting.is_empty() || self.room() == 0 {
+            return false;
+        }
+        let mut line = std::iter::successors(self.waiting.first(), |key| self.streams[*key].place.after());
+        line.any(|key| self.streams[key].writer.is_some())
     }
 
     /// Wakes those who come next, when those who were woken have had their turn and left room. They keep their places.
@@ -326,15 +346,16 @@ impl Core {
             return;
         }
         let mut woken = 0;
-        for key in &self.waiting {
-            let stream = &mut self.streams[*key];
+        let mut next = self.waiting.first();
+        while let Some(key) = next
+            && woken < WOKEN_MIN
+        {
+            let stream = &mut self.streams[key];
             if stream.writer.is_some() {
                 stream.wake_writer();
                 woken += 1;
             }
-            if woken == WOKEN_MIN {
-                return;
-            }
+            next = stream.place.after();
         }
     }
 

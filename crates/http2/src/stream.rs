@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 
 use crate::error::Error;
+use crate::line::Place;
 use crate::unread::Unread;
 
 /// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
@@ -85,8 +86,8 @@ pub(crate) struct Stream {
     unread_in: Option<Arc<Unread>>,
     /// Bytes we may send.
     pub(crate) send_window: i64,
-    /// It stands in the queue of those that wait for the connection.
-    pub(crate) waiting: bool,
+    /// Where it stands among those that wait for the connection.
+    pub(crate) place: Place,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
 }
@@ -117,7 +118,7 @@ impl Stream {
             unreleased: 0,
             unread_in: None,
             send_window,
-            waiting: false,
+            place: Place::default(),
             reader: None,
             writer: None,
         }

@@ -490,6 +490,11 @@ impl Client {
 
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         self.run();
+        self.wire_frames()
+    }
+
+    /// Frames that are there. Moves nothing.
+    pub(crate) fn wire_frames(&mut self) -> Vec<Frame> {
         self.wire.read_bytes(usize::MAX);
         if self.wire.unread.starts_with(PREFACE) {
             self.wire.unread.drain(..PREFACE.len());

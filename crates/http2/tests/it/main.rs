@@ -10,6 +10,7 @@ mod frames;
 mod goodbye;
 mod harness;
 mod malformed;
+mod queue;
 mod simulation;
 mod streams;
 mod threads;

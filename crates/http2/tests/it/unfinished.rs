@@ -95,4 +95,15 @@ fn unread_answers_are_counted_by_owner_and_together() {
     assert_eq!(counts(), (100, 10_100, 10_200));
     bodies.clear();
     assert_eq!(counts(), (0, 0, 0));
+
+    let (response, sender) = client.request(true);
+    client.run();
+    client.answer(7, false);
+    client.wire.data(7, &[7; 100], true);
+    client.run();
+    let mut body = now(response).expect("an answer").into_body();
+    body.count_unread(&owners[0]);
+    assert_eq!((read(&mut body).len(), counts().0), (100, 100));
+    drop((body, sender));
+    assert_eq!(counts(), (0, 0, 0), "read to its end and never released");
 }
