@@ -45,6 +45,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.0.shared.lock().retired = true;
     }
 
+    /// Whether resets wait to be sent.
+    pub fn has_late_resets(&self) -> bool {
+        !self.0.shared.lock().late.is_empty()
+    }
+
+    /// Lets those resets be sent with the next poll that were waiting when this was last called: of requests that the peer
+    /// has had for the time between.
+    pub fn send_late_resets(&mut self) {
+        self.0.shared.lock().send_late_resets();
+    }
+
     /// What the peer said when it told us to go elsewhere, if it did.
     pub fn left_by_peer(&self) -> Option<Error> {
         self.0.shared.lock().peer_leaves.clone()

@@ -20,6 +20,9 @@ pub struct Config {
     pub unseen_resets_max: usize,
     /// Streams we have reset and remember, so that frames still under way on them are no error.
     pub resets_remembered: usize,
+    /// Whether resets of streams of which the peer has said nothing yet wait for
+    /// [`send_late_resets`](crate::ClientConnection::send_late_resets). Of no meaning for a server.
+    pub late_resets: bool,
 }
 
 impl Default for Config {
@@ -33,6 +36,7 @@ impl Default for Config {
             send_buffer: 256 << 10,
             unseen_resets_max: 1_024,
             resets_remembered: 1_024,
+            late_resets: false,
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
 use crate::hpack::{Decoder, Encoder};
+use crate::late::LateResets;
 use crate::line::{For, Line};
 use crate::message::{Addresses, Targets};
 use crate::outbox::Outbox;
@@ -101,6 +102,7 @@ pub(crate) struct Core {
     /// How many of them are reset already.
     pub(crate) unseen_resets: usize,
     pub(crate) resets: Resets,
+    pub(crate) late: LateResets,
     pub(crate) send_window: i64,
     pub(crate) receive_window: i64,
     pub(crate) released: u32,
@@ -190,6 +192,7 @@ impl Core {
             accept: VecDeque::new(),
             unseen_resets: 0,
             resets: Resets::new(config.resets_remembered),
+            late: LateResets::default(),
             send_window: i64::from(WINDOW_DEFAULT),
             receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
             released: 0,
@@ -283,6 +286,37 @@ impl Core {
         self.settle(key);
     }
 
+    /// Ends a stream that is no longer wanted. While the peer has said nothing of it, the frame that tells it
+    /// [is late](LateResets), and the stream counts as open until then.
+    pub(crate) fn give_up(&mut self, key: usize, reason: Reason) {
+        let stream = &mut self.streams[key];
+        let unheard = self.config.late_resets && stream.id != 0 && stream.receiving == Receiving::Head;
+        if !unheard || stream.is_over() {
+            return self.reset(key, reason, By::Us);
+        }
+        stream.error = Some(Error::reset(reason, By::Us));
+        stream.sending = Sending::Closed;
+        stream.counted = false;
+        stream.wake();
+        let id = stream.id;
+        self.late.push(id, reason);
+        self.resets.remember(id);
+        self.settle(key);
+        self.wake_driver();
+    }
+
+    /// A moment has passed: sends the resets that have waited for it.
+    pub(crate) fn send_late_resets(&mut self) {
+        let due = self.late.take_due();
+        for (id, reason) in &due {
+            frame::write_reset(self.out.frames(), *id, *reason);
+            self.open -= 1;
+        }
+        if !due.is_empty() {
+            self.open_queued();
+        }
+    }
+
     /// The peer did what it must not on a stream.
     ///
     /// # Errors
@@ -331,6 +365,7 @@ impl Core {
             frame::write_goaway(self.out.frames(), last, reason, error.why());
         }
         self.over = Some(error.clone());
+        self.late.clear();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.lose(key, error);
@@ -439,7 +474,7 @@ impl Core {
         let answered = self.role == Role::Server
             && matches!(stream.sending, Sending::Closed)
             && stream.receiving != Receiving::Closed;
-        self.reset(key, if answered { Reason::NO_ERROR } else { Reason::CANCEL }, By::Us);
+        self.give_up(key, if answered { Reason::NO_ERROR } else { Reason::CANCEL });
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 
-use crate::error::{By, Error, Reason};
+use crate::error::{Error, Reason};
 use crate::io::Shared;
 use crate::stream::{Receiving, Sending, register};
 use crate::unread::Unread;
@@ -47,7 +47,7 @@ impl Handle {
     }
 
     fn reset(&self, reason: Reason) {
-        self.shared.lock().reset(self.key, reason, By::Us);
+        self.shared.lock().give_up(self.key, reason);
     }
 }
 

@@ -12,6 +12,7 @@ mod frame;
 mod handle;
 pub mod hpack;
 mod io;
+mod late;
 mod line;
 mod message;
 mod outbox;

@@ -532,6 +532,16 @@ impl Client {
         self.woken.clone().wake();
     }
 
+    pub(crate) fn has_late_resets(&self) -> bool {
+        self.connection.as_ref().expect("open").has_late_resets()
+    }
+
+    pub(crate) fn send_late_resets(&mut self) {
+        self.connection.as_mut().expect("open").send_late_resets();
+        // Whoever holds the connection polls it.
+        self.woken.clone().wake();
+    }
+
     /// The connection is dropped.
     pub(crate) fn drop_connection(&mut self) {
         self.connection = None;

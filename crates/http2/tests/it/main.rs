@@ -9,6 +9,7 @@ mod foreign;
 mod frames;
 mod goodbye;
 mod harness;
+mod late;
 mod malformed;
 mod queue;
 mod simulation;

@@ -1,0 +1,75 @@
+//! Resets that wait, so that no peer finds them beside the request they are of.
+
+use shoal_http2::{Config, Reason};
+
+use super::harness::{Client, now};
+
+fn late() -> Config {
+    Config { late_resets: true, ..Config::default() }
+}
+
+/// What is sent when a moment has passed.
+fn after_a_moment(client: &mut Client) -> Vec<String> {
+    client.send_late_resets();
+    client.says()
+}
+
+fn is_reset(says: &[String], stream: u32) -> bool {
+    matches!(says, [line] if line.contains("RST_STREAM") && line.contains(&stream.to_string()))
+}
+
+#[test]
+fn a_request_given_up_at_once_is_reset_after_a_whole_moment() {
+    for dropped in [true, false] {
+        let mut client = Client::new(late());
+        let (response, mut stream) = client.request(true);
+        if !dropped {
+            stream.send_reset(Reason::CANCEL);
+        }
+        drop((response, stream));
+        assert!(client.says().iter().all(|line| !line.contains("RST_STREAM")), "with its headers");
+        assert!(client.has_late_resets());
+        assert_eq!(after_a_moment(&mut client), [""; 0], "the moment that had begun before");
+        let says = after_a_moment(&mut client);
+        assert!(is_reset(&says, 1), "{says:?}");
+        assert!(!client.has_late_resets() && after_a_moment(&mut client).is_empty());
+    }
+}
+
+#[test]
+fn a_stream_counts_as_open_until_its_reset_is_sent() {
+    let mut client = Client::told(late(), &[(3, 1)]);
+    drop(client.request(true));
+    let _second = client.request(true);
+    client.says();
+    assert_eq!(after_a_moment(&mut client), [""; 0]);
+    let says = after_a_moment(&mut client);
+    assert_eq!(says.len(), 2, "{says:?}");
+    assert!(is_reset(&says[..1], 1) && says[1].contains("HEADERS"), "{says:?}");
+}
+
+#[test]
+fn what_the_peer_has_answered_is_reset_at_once() {
+    let mut client = Client::new(late());
+    let (response, stream) = client.request(false);
+    client.says();
+    client.answer(1, false);
+    let response = now(response).expect("an answer");
+    drop((response, stream));
+    let says = client.says();
+    assert!(is_reset(&says, 1), "{says:?}");
+}
+
+#[test]
+fn an_answer_that_crosses_a_late_reset_is_passed_over() {
+    let mut client = Client::new(late());
+    drop(client.request(true));
+    client.says();
+    client.answer(1, true);
+    client.send_late_resets();
+    client.send_late_resets();
+    assert!(client.end.is_none(), "{:?}", client.end);
+    client.retire();
+    client.run();
+    assert!(matches!(client.end, Some(Ok(()))), "{:?}", client.end);
+}
