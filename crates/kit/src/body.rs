@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
+use crate::rpc::framework_error;
+
 /// Called once with the call's code.
 pub(crate) trait Finish: Send {
     fn finish(self, code: Code);
@@ -54,11 +56,14 @@ impl<F: Finish + Unpin> Body for RpcBody<F> {
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    let code = code_of(trailers).unwrap_or(Code::Unknown);
+                let Some(trailers) = frame.trailers_ref() else { return Poll::Ready(Some(Ok(frame))) };
+                let code = code_of(trailers).unwrap_or(Code::Unknown);
+                let Some(status) = framework_error(code, trailers) else {
                     self.end(code);
-                }
-                Poll::Ready(Some(Ok(frame)))
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                self.end(status.code());
+                Poll::Ready(Some(trailers_of(&status)))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.end(error.code());
@@ -73,11 +78,7 @@ impl<F: Finish + Unpin> Body for RpcBody<F> {
                 let status = std::task::ready!(cut.as_mut().poll(cx));
                 self.cut = None;
                 self.end(status.code());
-                let mut trailers = HeaderMap::new();
-                match status.add_header(&mut trailers) {
-                    Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                    Err(error) => Poll::Ready(Some(Err(error))),
-                }
+                Poll::Ready(Some(trailers_of(&status)))
             }
         }
     }
@@ -98,6 +99,12 @@ impl<F: Finish> Drop for RpcBody<F> {
             finish.finish(Code::Cancelled);
         }
     }
+}
+
+fn trailers_of(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
 }
 
 /// Looked up for every call: written out, it would be parsed each time.

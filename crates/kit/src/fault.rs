@@ -4,11 +4,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 /// Domain of every `ErrorInfo` we make.
 pub const DOMAIN: &str = "shoal";
+
+/// Metadata by which a clone says whose an error is, where its code would have a balancer think it was the clone's.
+pub const FAULT_OF: &str = "shoal-fault-of";
 
 /// A status in the making. Boxed: it travels in many `Result`s and is rarely made.
 #[derive(Debug, Clone)]
@@ -22,6 +26,7 @@ struct Parts {
     metadata: HashMap<String, String>,
     violations: Vec<FieldViolation>,
     retry_after: Option<Duration>,
+    of: Option<&'static str>,
 }
 
 impl Fault {
@@ -34,6 +39,7 @@ impl Fault {
             metadata: HashMap::new(),
             violations: Vec::new(),
             retry_after: None,
+            of: None,
         }))
     }
 
@@ -83,6 +89,14 @@ impl Fault {
         self
     }
 
+    /// Says that the caller made it: whoever asks the same of another clone gets the same, and no balancer is to hold it
+    /// against this one.
+    #[must_use]
+    pub fn of_caller(mut self) -> Self {
+        self.0.of = Some("caller");
+        self
+    }
+
     /// The code.
     pub fn code(&self) -> Code {
         self.0.code
@@ -109,7 +123,11 @@ impl From<Fault> for Status {
         if let Some(delay) = fault.retry_after {
             details.set_retry_info(Some(delay));
         }
-        Status::with_error_details(fault.code, fault.message, details)
+        let mut status = Status::with_error_details(fault.code, fault.message, details);
+        if let Some(of) = fault.of {
+            status.metadata_mut().insert(FAULT_OF, MetadataValue::from_static(of));
+        }
+        status
     }
 }
 

@@ -136,18 +136,29 @@ fn deadline_exceeded(path: &str) -> Fault {
     .meta("method", path)
 }
 
-/// The framework's own errors, which come without `ErrorInfo` and with other codes than our contract's.
-fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status> {
+/// What tonic says, with INTERNAL, of bytes from the caller that are no message: a flag that is neither 0 nor 1, a message that
+/// is compressed and does not say how, or is cut, or missing, or does not decode.
+const MALFORMED: [&str; 6] = [
+    "failed to decode Protobuf message",
+    "received message with invalid compression flag",
+    "received message with compressed-flag but no grpc-encoding",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+    "Error decompressing",
+];
+
+/// The framework's own errors, which come without `ErrorInfo` and with other codes than our contract's. What the caller
+/// malformed is INVALID_ARGUMENT: INTERNAL would say that this clone is broken.
+pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status> {
     if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
         return None;
     }
     let status = Status::from_header_map(headers)?;
     let message = status.message().to_owned();
     let fault = match code {
-        Code::OutOfRange if message.contains("message length too large") => {
-            Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{message}; send less at once"))
-        }
-        Code::Internal if message.contains("failed to decode Protobuf message") => {
+        Code::OutOfRange if message.contains("message length too large") => too_large(&message),
+        Code::ResourceExhausted if message.contains("exceeded while decompressing") => too_large(&message),
+        Code::Internal if MALFORMED.iter().any(|malformed| message.contains(malformed)) => {
             Fault::invalid("MALFORMED_MESSAGE", "message", message)
         }
         Code::Unimplemented if message.is_empty() => Fault::new(
@@ -155,6 +166,21 @@ fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status> {
             "UNKNOWN_METHOD",
             "the service has no such method; list them with reflection (grpcurl describe)",
         ),
+        Code::Unimplemented if headers.contains_key(ACCEPT_ENCODING) => {
+            // The code and the header are what gRPC's "Compression" asks for.
+            let mut status: Status = Fault::new(
+                code,
+                "UNSUPPORTED_ENCODING",
+                format!("{message}; compress with what grpc-accept-encoding names, or not at all"),
+            )
+            .into();
+            if let Some(accepted) =
+                headers.get(ACCEPT_ENCODING).and_then(|name| name.to_str().ok()?.parse().ok())
+            {
+                status.metadata_mut().insert(ACCEPT_ENCODING, accepted);
+            }
+            return Some(status);
+        }
         Code::Unimplemented => Fault::new(code, "UNIMPLEMENTED", message),
         Code::Internal => Fault::new(code, "PROTOCOL_ERROR", message),
         Code::NotFound => Fault::new(code, "NOT_FOUND", message),
@@ -162,6 +188,13 @@ fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status> {
         _ => Fault::new(code, "FRAMEWORK", message),
     };
     Some(fault.into())
+}
+
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
+fn too_large(message: &str) -> Fault {
+    Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{message}; send less at once"))
+        .of_caller()
 }
 
 fn split(path: &str) -> (&str, &str) {

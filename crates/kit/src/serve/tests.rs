@@ -61,6 +61,47 @@ async fn a_call_goes_to_its_service_and_what_is_not_here_is_said_so() {
     served.await.expect("no panic").expect("drained");
 }
 
+#[tokio::test]
+async fn what_the_caller_malformed_is_its_own_fault() {
+    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
+    let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    let service = Service::new(Role::Session, "clone", descriptors, Background::default());
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
+    let invalid = (Code::InvalidArgument, "MALFORMED_MESSAGE", false);
+    for (body, encoding, expected) in [
+        (&b"\x07\0\0\0\0"[..], None, invalid),
+        (b"\x01\0\0\0\x01a", None, invalid),
+        (b"\0\0\0\0\x09ab", None, invalid),
+        (b"\0\0", None, invalid),
+        (b"", None, invalid),
+        (b"\0\0\0\0\x03\xff\xff\xff", None, invalid),
+        (b"\0\xff\xff\xff\xff", None, (Code::ResourceExhausted, "MESSAGE_TOO_LARGE", true)),
+        (b"\0\0\0\0\0", Some("br"), (Code::Unimplemented, "UNSUPPORTED_ENCODING", false)),
+    ] {
+        let mut request = http::Request::post("/grpc.health.v1.Health/Check");
+        request = request.header("content-type", "application/grpc").header("te", "trailers");
+        if let Some(encoding) = encoding {
+            request = request.header("grpc-encoding", encoding);
+        }
+        let full = http_body_util::Full::new(bytes::Bytes::from_static(body));
+        let request = request.body(Body::new(full)).expect("valid");
+        let mut channel = channel.clone();
+        std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await.expect("connects");
+        let response = tower::Service::call(&mut channel, request).await.expect("answered");
+        let headers = response.headers();
+        let status = Status::from_header_map(headers).expect("a status");
+        let reason = status.get_details_error_info().expect("ErrorInfo").reason;
+        let fault_of = headers.contains_key("shoal-fault-of");
+        assert_eq!((status.code(), reason.as_str(), fault_of), expected, "{body:?}");
+        assert_eq!(headers.contains_key("grpc-accept-encoding"), encoding.is_some(), "{body:?}");
+    }
+    shutdown.cancel();
+    served.await.expect("no panic").expect("drained");
+}
+
 /// Answers all its calls once it is let.
 #[derive(Clone)]
 struct Held {
