@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tracing::Span;
 
 use crate::balancer::Balancer;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, code_of};
 use crate::pick::{Pick, refused};
 use crate::trace;
 
@@ -38,17 +38,14 @@ impl Attempt {
     /// The endpoint's own status, from trailers or from the headers of an answer without a body. Returns the status to
     /// hand on instead, if it is to be replaced.
     pub(crate) fn end_with(&mut self, headers: &HeaderMap, http: http::StatusCode) -> Option<Status> {
-        let code = match headers.get(Status::GRPC_STATUS) {
-            Some(code) => Code::from_bytes(code.as_bytes()),
-            None => code_of_http(http),
-        };
+        let code = code_of(http, headers);
         // tonic's servers answer CANCELLED when the time they were given is up, and may do so a moment before we do.
         let late = code == Code::Cancelled && self.is_late();
         if late {
             self.end(Code::DeadlineExceeded, Outcome::TimedOut);
             return Some(self.deadline_exceeded());
         }
-        self.end(code, Outcome::of_answer(code, headers));
+        self.end(code, Outcome::of_answer(http, headers));
         None
     }
 
@@ -133,17 +130,5 @@ fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
         Code::ResourceExhausted => Outcome::Overloaded(None),
         // It answered, by a reset with CANCEL or INADEQUATE_SECURITY.
         _ => Outcome::Success,
-    }
-}
-
-/// What an HTTP status without a gRPC one means (gRPC, "HTTP to gRPC Status Code Mapping").
-fn code_of_http(status: http::StatusCode) -> Code {
-    match status.as_u16() {
-        400 => Code::Internal,
-        401 => Code::Unauthenticated,
-        403 => Code::PermissionDenied,
-        404 => Code::Unimplemented,
-        429 | 502 | 503 | 504 => Code::Unavailable,
-        _ => Code::Unknown,
     }
 }

@@ -26,6 +26,11 @@ use crate::streams::Streams;
 /// of a thousand callers; a few dozen bytes each.
 const RESET_STREAMS_MAX: usize = 4_096;
 
+/// A request is not cancelled sooner than this after it was sent: a server that finds both in one read counts it as reset
+/// before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too). One caller
+/// that cancels in a hurry, or gives its calls a nanosecond, would break the calls of all others.
+pub(crate) const RESET_AFTER: Duration = Duration::from_millis(5);
+
 /// The kernel's own keepalive, under the pings: finds a host that is gone even when pings are spared.
 const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
 
@@ -72,6 +77,7 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         header_list_max: options.header_list_max,
         send_buffer: options.send_buffer,
         resets_remembered: RESET_STREAMS_MAX,
+        late_resets: true,
         ..Config::default()
     };
     let (sender, pings, connection) = shoal_http2::connect(stream, config);
@@ -201,6 +207,8 @@ pub(crate) struct Driver<F: FnOnce(String)> {
     on_down: Option<F>,
     drain: Duration,
     drain_timer: Option<Pin<Box<Sleep>>>,
+    /// While resets wait for [`RESET_AFTER`].
+    reset_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: FnOnce(String)> Driver<F> {
@@ -213,7 +221,15 @@ impl<F: FnOnce(String)> Driver<F> {
         drain: Duration,
         on_down: F,
     ) -> Driver<F> {
-        Driver { connection, link: Some(link), retired, on_down: Some(on_down), drain, drain_timer: None }
+        Driver {
+            connection,
+            link: Some(link),
+            retired,
+            on_down: Some(on_down),
+            drain,
+            drain_timer: None,
+            reset_timer: None,
+        }
     }
 
     fn down(&mut self, reason: String, farewell: Farewell) {
@@ -232,6 +248,9 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.connection).poll(cx);
+        if polled.is_pending() {
+            this.poll_resets(cx);
+        }
         let Some(link) = &this.link else {
             return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
         };
@@ -260,6 +279,20 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
 }
 
 impl<F: FnOnce(String)> Driver<F> {
+    /// Sends the resets that have waited.
+    fn poll_resets(&mut self, cx: &mut Context<'_>) {
+        while self.connection.has_late_resets() {
+            let timer = self.reset_timer.get_or_insert_with(|| Box::pin(sleep(RESET_AFTER)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.reset_timer = None;
+            self.connection.send_late_resets();
+            // To write them.
+            cx.waker().wake_by_ref();
+        }
+    }
+
     /// Ready when calls have had their time to finish.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let drain = self.drain;

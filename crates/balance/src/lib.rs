@@ -47,7 +47,7 @@ pub use channel::{Channel, ChannelOptions};
 pub use discover::{Poke, discover, discover_poked};
 pub use endpoint::{EjectionSnapshot, EndpointSnapshot, EndpointState};
 pub use options::{Ejection, Options, Subset};
-pub use outcome::Outcome;
+pub use outcome::{Outcome, code_of};
 pub use pick::{Pick, SendError, refused};
 pub use source::{ParseError, Source};
 pub use target::Target;

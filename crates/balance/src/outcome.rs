@@ -3,11 +3,35 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use tonic::Code;
+use http::{HeaderMap, StatusCode};
+use tonic::{Code, Status};
 
 /// The trailer by which an endpoint says how long to leave it alone (gRFC A6, "Pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The trailer by which an endpoint says that its error is the caller's, or of something behind it: any other endpoint would
+/// have said the same.
+const FAULT_OF: &str = "shoal-fault-of";
+
+/// The gRPC status of an answer, from its trailers (or its headers, if there were no others); one that has none is no gRPC, and
+/// its HTTP status says what it means (gRPC, "HTTP to gRPC Status Code Mapping").
+pub fn code_of(http: StatusCode, trailers: &HeaderMap) -> Code {
+    match trailers.get(Status::GRPC_STATUS) {
+        Some(code) => Code::from_bytes(code.as_bytes()),
+        None => code_of_http(http),
+    }
+}
+
+fn code_of_http(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 | 431 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
 
 /// How a call went, as far as its endpoint is to be judged by it.
 ///
@@ -41,13 +65,21 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What an answer with `code` says, given its `trailers` (or its headers, if there were no others).
+    /// What an answer says, given its HTTP status and its `trailers` (or its headers, if there were no others).
     ///
     /// gRPC's outlier detection (gRFC A50) counts every code but OK, and so lets one caller with bad arguments eject
     /// healthy endpoints; Envoy counts those it maps to an HTTP status from 500. This is Envoy's list without what the
     /// caller makes: UNIMPLEMENTED (501 there) and DEADLINE_EXCEEDED (504), which the endpoint has *answered* here.
-    pub fn of_answer(code: Code, trailers: &HeaderMap) -> Outcome {
-        match code {
+    ///
+    /// An HTTP status from 400 to 499 without a gRPC one is an answer to what was asked, whatever its code for the caller: a
+    /// header list too long (431) is no failure of who refuses it. So is an error that the endpoint says is not its own.
+    pub fn of_answer(http: StatusCode, trailers: &HeaderMap) -> Outcome {
+        let has_status = trailers.contains_key(Status::GRPC_STATUS);
+        let refuses = !has_status && http.is_client_error() && http != StatusCode::TOO_MANY_REQUESTS;
+        if refuses || trailers.contains_key(FAULT_OF) {
+            return Outcome::Success;
+        }
+        match code_of(http, trailers) {
             Code::Unavailable => pushback(trailers).map_or(Outcome::EndpointFault, Outcome::Pushback),
             Code::ResourceExhausted => Outcome::Overloaded(pushback(trailers)),
             Code::Internal | Code::Unknown | Code::DataLoss => Outcome::ServerError,
@@ -79,10 +111,11 @@ mod tests {
     #[track_caller]
     fn check(code: Code, pushback: Option<&'static str>, outcome: Outcome) {
         let mut trailers = HeaderMap::new();
+        trailers.insert(Status::GRPC_STATUS, (code as i32).into());
         if let Some(pushback) = pushback {
             trailers.insert(PUSHBACK, pushback.parse().unwrap());
         }
-        assert_eq!(Outcome::of_answer(code, &trailers), outcome);
+        assert_eq!(Outcome::of_answer(StatusCode::OK, &trailers), outcome);
     }
 
     #[test]
@@ -111,6 +144,37 @@ mod tests {
         check(Code::ResourceExhausted, None, Outcome::Overloaded(None));
         for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
             check(code, None, Outcome::ServerError);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_grpc_means_what_its_http_status_does() {
+        for (http, code, outcome) in [
+            (400, Code::Internal, Outcome::Success),
+            (401, Code::Unauthenticated, Outcome::Success),
+            (404, Code::Unimplemented, Outcome::Success),
+            (415, Code::Unknown, Outcome::Success),
+            (431, Code::Internal, Outcome::Success),
+            (429, Code::Unavailable, Outcome::EndpointFault),
+            (500, Code::Unknown, Outcome::ServerError),
+            (502, Code::Unavailable, Outcome::EndpointFault),
+            (503, Code::Unavailable, Outcome::EndpointFault),
+            (504, Code::Unavailable, Outcome::EndpointFault),
+            (200, Code::Unknown, Outcome::ServerError),
+        ] {
+            let status = StatusCode::from_u16(http).unwrap();
+            assert_eq!(code_of(status, &HeaderMap::new()), code, "{http}");
+            assert_eq!(Outcome::of_answer(status, &HeaderMap::new()), outcome, "{http}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_said_to_be_anothers_is_no_failure() {
+        for code in [Code::ResourceExhausted, Code::Internal, Code::Unavailable] {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(Status::GRPC_STATUS, (code as i32).into());
+            trailers.insert(FAULT_OF, "caller".parse().unwrap());
+            assert_eq!(Outcome::of_answer(StatusCode::OK, &trailers), Outcome::Success);
         }
     }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use http::Request;
-use shoal_balance::{Outcome, Pick, SendError, inject, refused};
+use shoal_balance::{Outcome, Pick, SendError, code_of, inject, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendResponse};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::Span;
 
 use crate::caller::Caller;
@@ -217,6 +217,8 @@ struct Sending<'c> {
 
 /// Why an attempt was not sent.
 enum Unsent {
+    /// The caller's time was up: the endpoint would be asked for what nobody waits for.
+    Late,
     /// Its connection is gone.
     Lost(String),
     /// No endpoint would take it.
@@ -362,6 +364,11 @@ impl Call<'_> {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
             Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
+            Err(Unsent::Late) => {
+                self.attempts.unsent();
+                self.at = None;
+                return Ok(End::Failed(self.deadline_exceeded()));
+            }
         };
         let sides = Sides { caller: &mut self.caller, upload: &mut self.upload, permit: &mut self.permit };
         let mut exchange = Exchange::new(sides, self.lane, attempt, response, !ended, withhold);
@@ -386,7 +393,11 @@ impl Call<'_> {
         if let (Some(latency), Some(method)) = (latency, hedging.and_then(|hedging| hedging.method)) {
             self.lane.hedges.answered(&method, latency, Instant::now());
         }
-        let (outcome, ended) = self.judge(exchanged, attempt.address(), pushback, outcome);
+        let (mut outcome, ended) = self.judge(exchanged, attempt.address(), pushback, outcome);
+        if outcome == Outcome::ServerError && self.is_malformed() {
+            // What the caller malformed is no failure of who could not take it.
+            outcome = Outcome::Neutral;
+        }
         attempt.end(outcome, ended.as_ref().map_or(Code::Unavailable, End::code));
         ended
     }
@@ -410,6 +421,11 @@ impl Call<'_> {
             }
             Exchanged::Broken(error) => self.broken(endpoint, &error),
         }
+    }
+
+    /// Whether the caller sent what no endpoint could have taken.
+    fn is_malformed(&self) -> bool {
+        self.upload.is_malformed(self.route.unary, self.head.is_encoded())
     }
 
     /// The endpoint's stream ended before its answer did.
@@ -462,7 +478,20 @@ impl Call<'_> {
     }
 
     fn give_up(&mut self, failed: Retryable, stopped: &'static str) -> End {
-        if let Some(answer) = failed.answer {
+        let answer = failed.answer.map(|answer| (code_of(answer.status(), answer.headers()), answer));
+        if let Some((code, answer)) = &answer
+            && !answer.headers().contains_key(Status::GRPC_STATUS)
+        {
+            return End::Failed(Error::NotGrpc {
+                upstream: self.upstream.name.clone(),
+                address: failed.endpoint,
+                status: answer.status().as_u16(),
+                code: *code,
+                attempts: self.attempts.made(),
+                stopped,
+            });
+        }
+        if let Some((_, answer)) = answer {
             // The endpoint's own words say more than ours.
             return match self.caller.head(&answer, true) {
                 Ok(()) => End::Handed(Code::Unavailable),
@@ -516,7 +545,7 @@ impl Sending<'_> {
             pick.expect_stream();
         }
         let span = span::attempt(self.span, self.head.path(), endpoint, self.upstream, number);
-        let request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?;
+        let request = self.head.attempt(number, endpoint).map_err(Unsent::Invalid)?.ok_or(Unsent::Late)?;
         if !span.is_disabled() {
             span.in_scope(|| inject(request.headers_mut()));
         }

@@ -43,6 +43,18 @@ pub(crate) enum Error {
     /// An endpoint does not speak HTTP/2 as it should.
     #[error("`{upstream}` ({address}) broke the protocol: {detail}")]
     Broken { upstream: String, address: SocketAddr, detail: String },
+    /// An endpoint answered with plain HTTP.
+    #[error(
+        "`{upstream}` ({address}) answered HTTP {status}, which is no gRPC ({attempts} attempts; {stopped})"
+    )]
+    NotGrpc {
+        upstream: String,
+        address: SocketAddr,
+        status: u16,
+        code: Code,
+        attempts: u32,
+        stopped: &'static str,
+    },
     /// As many calls as its route allows are in flight.
     #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
     Crowded { path: String, most: usize },
@@ -120,6 +132,14 @@ impl From<Error> for Fault {
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
+            }
+            Error::NotGrpc { upstream, address, status, code, attempts, stopped } => {
+                Fault::new(code, "UPSTREAM_NOT_GRPC", message)
+                    .meta("upstream", upstream)
+                    .meta("endpoint", address.to_string())
+                    .meta("http_status", status.to_string())
+                    .meta("attempts", attempts.to_string())
+                    .meta("not_repeated_because", stopped)
             }
             Error::Crowded { path, most } => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
                 .meta("method", path)

@@ -10,10 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderMap, Response};
-use shoal_balance::{Outcome, Pick, refused};
+use http::{HeaderMap, Response, StatusCode};
+use shoal_balance::{Outcome, Pick, code_of, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 use tracing::Span;
 
@@ -26,11 +26,6 @@ use crate::replay::Replay;
 use crate::span;
 use crate::upload::{Upload, Uploaded};
 use crate::upstream::Lane;
-
-/// A stream is not reset sooner than this after it was opened. A server that finds both in one read counts the stream as
-/// reset before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too):
-/// one caller that cancels in a hurry would break the calls of all others.
-const RESET_AFTER: Duration = Duration::from_millis(5);
 
 /// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight. One whose
 /// method is known to stream is after this time whether it has begun or not: headers may come with the first event only.
@@ -72,14 +67,14 @@ pub(crate) struct Exchange<'a> {
     /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
     streaming: Option<Pin<Box<Sleep>>>,
     rival: Option<Box<Rival>>,
-    /// A stream that is to be reset, but not yet.
-    loser: Option<Box<Loser>>,
     fallen: Option<Fallen>,
     /// When the first attempt was opened.
     began: Instant,
     latency: Option<Duration>,
     pushback: Option<Pushback>,
     outcome: Outcome,
+    /// Of the answer that is coming.
+    http: StatusCode,
 }
 
 /// The second of two attempts, while neither has answered.
@@ -87,12 +82,6 @@ struct Rival {
     attempt: Attempt,
     response: ResponseFuture,
     replay: Option<Box<Replay>>,
-}
-
-/// The one that was too slow, until it may be reset.
-struct Loser {
-    timer: Pin<Box<Sleep>>,
-    attempt: Attempt,
 }
 
 /// An attempt that failed while another one went on.
@@ -162,10 +151,8 @@ impl Attempt {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    async fn reset(&mut self, reason: Reason) {
-        if let Some(left) = RESET_AFTER.checked_sub(self.opened.elapsed()) {
-            sleep(left).await;
-        }
+    /// The connection tells the endpoint, in a few milliseconds if the attempt is younger.
+    fn reset(&mut self, reason: Reason) {
         self.stream.send_reset(reason);
     }
 }
@@ -207,36 +194,27 @@ impl<'a> Exchange<'a> {
             withhold,
             streaming: None,
             rival: None,
-            loser: None,
             fallen: None,
             latency: None,
             pushback: None,
             outcome: Outcome::Neutral,
+            http: StatusCode::OK,
         }
     }
 
     /// Runs it to its end. Dropped before, it goes on where it was when run again.
     pub(crate) async fn run(&mut self) -> Exchanged {
-        let ended = match std::future::poll_fn(|cx| self.poll(cx)).await {
+        match std::future::poll_fn(|cx| self.poll(cx)).await {
             Ok(exchanged) => exchanged,
-            // Boxed: it is seldom, and would make every call's future larger.
-            Err(CallerGone(reason)) => Box::pin(self.leave(reason)).await,
-        };
-        // The call is over: its outcome must not wait for what is left of its loser, a few milliseconds.
-        if let Some(mut loser) = self.loser.take() {
-            tokio::spawn(async move {
-                loser.timer.as_mut().await;
-                loser.attempt.stream.send_reset(Reason::CANCEL);
-            });
+            Err(CallerGone(reason)) => self.leave(reason),
         }
-        ended
     }
 
     /// The caller is gone: so are we.
-    async fn leave(&mut self, reason: Reason) -> Exchanged {
-        self.attempt.reset(reason).await;
+    fn leave(&mut self, reason: Reason) -> Exchanged {
+        self.attempt.reset(reason);
         if let Some(mut rival) = self.rival.take() {
-            rival.attempt.reset(reason).await;
+            rival.attempt.reset(reason);
             rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
         }
         Exchanged::CallerGone
@@ -275,9 +253,6 @@ impl<'a> Exchange<'a> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
-        if self.loser.is_some() {
-            self.reset_loser(cx);
-        }
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
             return Poll::Ready(Err(CallerGone(reason)));
         }
@@ -337,12 +312,12 @@ impl<'a> Exchange<'a> {
         let response = ready!(Pin::new(&mut rival.response).poll(cx));
         let Some(mut rival) = self.rival.take() else { return Poll::Pending };
         match response {
-            Ok(response) if !is_unavailable(&response) => {
+            Ok(response) if !is_unavailable(response.status(), response.headers()) => {
                 self.replay = rival.replay.take();
                 self.uploading = false;
                 let loser = std::mem::replace(&mut self.attempt, rival.attempt);
                 self.lane.meter.event(Event::HedgeWon);
-                self.lose(loser);
+                lose(loser);
                 Poll::Ready(Some(response))
             }
             failed => {
@@ -355,7 +330,7 @@ impl<'a> Exchange<'a> {
 
     /// Whether the first attempt has failed while there is a rival, which then takes its place.
     fn falls(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
-        if response.as_ref().is_ok_and(|response| !is_unavailable(response)) {
+        if response.as_ref().is_ok_and(|response| !is_unavailable(response.status(), response.headers())) {
             return false;
         }
         let Some(rival) = self.rival.take() else { return false };
@@ -365,26 +340,6 @@ impl<'a> Exchange<'a> {
         self.replay = rival.replay;
         self.uploading = false;
         true
-    }
-
-    /// Resets the attempt that was too slow. Its endpoint has not answered: it takes at least this long.
-    fn lose(&mut self, mut loser: Attempt) {
-        loser.end(Outcome::CallerGone, Code::Cancelled);
-        match RESET_AFTER.checked_sub(loser.opened.elapsed()) {
-            None => loser.stream.send_reset(Reason::CANCEL),
-            Some(left) => {
-                self.loser = Some(Box::new(Loser { timer: Box::pin(sleep(left)), attempt: loser }));
-            }
-        }
-    }
-
-    fn reset_loser(&mut self, cx: &mut Context<'_>) {
-        if let Some(loser) = &mut self.loser
-            && loser.timer.as_mut().poll(cx).is_ready()
-        {
-            loser.attempt.stream.send_reset(Reason::CANCEL);
-            self.loser = None;
-        }
     }
 
     /// There is nothing to hand on yet.
@@ -400,7 +355,7 @@ impl<'a> Exchange<'a> {
     /// Response headers are here. Says how the attempt ended, if it did.
     fn answered(&mut self, response: Response<RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
         if let Some(rival) = self.rival.take() {
-            self.lose(rival.attempt);
+            lose(rival.attempt);
         }
         self.attempt.pick.first_response();
         let now = Instant::now();
@@ -409,7 +364,8 @@ impl<'a> Exchange<'a> {
         self.lane.answered(self.attempt.address(), latency, now);
         let (parts, body) = response.into_parts();
         let response = Response::from_parts(parts, ());
-        if !body.is_end_stream() {
+        self.http = response.status();
+        if !body.is_end_stream() && !self.is_withheld(&response) {
             if response.status().is_success() {
                 self.attempt.pick.begun();
             }
@@ -427,7 +383,7 @@ impl<'a> Exchange<'a> {
         if code == Code::Cancelled && self.attempt.is_late() {
             return Ok(Some(Exchanged::Late));
         }
-        if code == Code::Unavailable && self.withhold {
+        if self.is_withheld(&response) {
             return Ok(Some(Exchanged::Withheld(response)));
         }
         self.caller.head(&response, true).map_err(|_| CANCELLED)?;
@@ -437,10 +393,7 @@ impl<'a> Exchange<'a> {
     fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {
         let (code, trailers) = match downloaded {
             Downloaded::Trailers(trailers) => (self.code_of(&trailers), Some(trailers)),
-            Downloaded::NoTrailers => {
-                self.outcome = Outcome::ServerError;
-                (Code::Unknown, None)
-            }
+            Downloaded::NoTrailers => (self.code_of(&HeaderMap::new()), None),
             Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
             Downloaded::CallerGone => return Err(CANCELLED),
         };
@@ -457,13 +410,18 @@ impl<'a> Exchange<'a> {
         Ok(Exchanged::Answered(code))
     }
 
+    /// Whether an answer, of which `response` is the head, is given back instead of handed on.
+    fn is_withheld(&self, response: &Response<()>) -> bool {
+        self.withhold && is_unavailable(response.status(), response.headers())
+    }
+
     /// The status of an answer. With one that says that it was too much comes what the endpoint wants of us.
     fn code_of(&mut self, headers: &HeaderMap) -> Code {
-        let code = code_of(headers);
+        let code = code_of(self.http, headers);
         if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
             self.pushback = Pushback::of(headers);
         }
-        self.outcome = Outcome::of_answer(code, headers);
+        self.outcome = Outcome::of_answer(self.http, headers);
         code
     }
 }
@@ -477,10 +435,16 @@ fn replay(left: &mut Option<Box<Replay>>, to: &mut SendStream, cx: &mut Context<
     }
 }
 
+/// Resets the attempt that was too slow. Its endpoint has not answered: it takes at least this long.
+fn lose(mut loser: Attempt) {
+    loser.end(Outcome::CallerGone, Code::Cancelled);
+    loser.reset(Reason::CANCEL);
+}
+
 /// Ends an attempt that failed while another one goes on.
 fn fall(attempt: &mut Attempt, response: &Result<Response<RecvStream>, Broken>) -> Fallen {
     let outcome = match response {
-        Ok(response) => Outcome::of_answer(Code::Unavailable, response.headers()),
+        Ok(response) => Outcome::of_answer(response.status(), response.headers()),
         Err(error) => outcome_of_error(error),
     };
     attempt.end(outcome, Code::Unavailable);
@@ -488,9 +452,13 @@ fn fall(attempt: &mut Attempt, response: &Result<Response<RecvStream>, Broken>) 
     Fallen { endpoint: attempt.address(), pushback }
 }
 
-/// An answer that is UNAVAILABLE and nothing else: no answer that another endpoint could not better.
-fn is_unavailable(response: &Response<RecvStream>) -> bool {
-    response.body().is_end_stream() && code_of(response.headers()) == Code::Unavailable
+/// Whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in
+/// the headers, or an HTTP status that means it. An endpoint that says the failure is not its own is believed.
+fn is_unavailable(http: StatusCode, headers: &HeaderMap) -> bool {
+    let is_whole = headers.contains_key(Status::GRPC_STATUS) || !http.is_success();
+    is_whole
+        && code_of(http, headers) == Code::Unavailable
+        && Outcome::of_answer(http, headers) != Outcome::Success
 }
 
 /// What a broken stream says of its endpoint.
@@ -506,9 +474,4 @@ pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
         // The answer was malformed.
         _ => Outcome::EndpointFault,
     }
-}
-
-/// The gRPC status of headers or trailers; an answer without one is UNKNOWN.
-pub(crate) fn code_of(headers: &HeaderMap) -> Code {
-    headers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
 }

@@ -20,6 +20,7 @@ mod doubt;
 mod download;
 mod error;
 mod exchange;
+mod framing;
 mod gate;
 mod gateway;
 mod gradient;

@@ -4,8 +4,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame};
+use shoal_balance::code_of;
 use shoal_http2::{Error as Broken, Reason, RecvStream};
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
@@ -16,7 +17,6 @@ use crate::call::Ended;
 use crate::caller::Caller;
 use crate::core::Core;
 use crate::error::Error;
-use crate::exchange::code_of;
 use crate::request::Head;
 use crate::service;
 
@@ -40,7 +40,7 @@ pub(crate) async fn serve(
         Err(Some(error)) => return fail(caller, error),
     };
     let ended = answer.is_end_stream();
-    let code = code_of(response.headers());
+    let code = code_of(response.status(), response.headers());
     if ended && code == Code::Unimplemented && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return fail(caller, Error::UnknownMethod { path });
     }
@@ -134,7 +134,7 @@ async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Ended {
                 Some(Err(status)) => trailers_of(&status),
                 None => HeaderMap::new(),
             };
-            let code = code_of(&trailers);
+            let code = code_of(StatusCode::OK, &trailers);
             let _ = to.send_trailers(trailers);
             return Poll::Ready(Ended::With(code));
         }

@@ -17,6 +17,7 @@ use crate::config::Deadline;
 use crate::error::Error;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
@@ -94,6 +95,11 @@ impl Head {
         self.request.headers()
     }
 
+    /// Whether it says how its messages are compressed.
+    pub(crate) fn is_encoded(&self) -> bool {
+        self.headers().get(GRPC_ENCODING).is_some_and(|encoding| encoding != "identity")
+    }
+
     /// Puts the call into a trace of its own.
     pub(crate) fn set_trace(&mut self, parent: HeaderValue) {
         let headers = self.request.headers_mut();
@@ -107,20 +113,27 @@ impl Head {
         self.started
     }
 
-    /// The request as attempt number `attempt` (from 1) sends it to `endpoint`: with the time that remains.
-    pub(crate) fn attempt(&mut self, attempt: u32, endpoint: SocketAddr) -> Result<&mut Request<()>, Error> {
+    /// The request as attempt number `attempt` (from 1) sends it to `endpoint`: with the time that remains. None when none does.
+    pub(crate) fn attempt(
+        &mut self,
+        attempt: u32,
+        endpoint: SocketAddr,
+    ) -> Result<Option<&mut Request<()>>, Error> {
         if !self.is_absolute {
             *self.request.uri_mut() = self.absolute(endpoint)?;
         }
         let headers = self.request.headers_mut();
         if let Some((_, deadline)) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
             headers.insert(GRPC_TIMEOUT, format_timeout(left));
         }
         if attempt > 1 {
             headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt - 1));
         }
-        Ok(&mut self.request)
+        Ok(Some(&mut self.request))
     }
 
     /// The request for the gateway's own services.
@@ -186,7 +199,7 @@ mod tests {
         let arrived = Instant::now().checked_sub(waited).expect("a clock that runs");
         let parts = parts(Method::POST, "http://mesh/a.B/C", &[("grpc-timeout", "1S")]);
         let mut head = Head::read(parts, arrived, &Deadline::default()).expect("valid");
-        let request = head.attempt(1, ENDPOINT).expect("valid");
+        let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         let left = parse_timeout(&request.headers()["grpc-timeout"]).expect("a timeout");
         assert!(left <= Duration::from_millis(600) && left > Duration::from_millis(500), "{left:?}");
     }
@@ -208,11 +221,11 @@ mod tests {
     #[test]
     fn headers_pass_as_they_are_and_trailers_are_asked_for() {
         let mut head = head(&[("x-a", "1"), ("x-a", "2"), ("user-agent", "t")], Deadline::default());
-        let request = head.attempt(1, ENDPOINT).expect("valid");
+        let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         assert_eq!(request.headers().get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(request.headers()["te"], "trailers");
         assert!(!request.headers().contains_key("grpc-previous-rpc-attempts"));
-        let again = head.attempt(3, ENDPOINT).expect("valid");
+        let again = head.attempt(3, ENDPOINT).expect("valid").expect("in time");
         assert_eq!(again.headers()["grpc-previous-rpc-attempts"], "2");
     }
 
@@ -221,7 +234,7 @@ mod tests {
         let mut head = head(&[("traceparent", "garbage"), ("tracestate", "a=b")], Deadline::default());
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         head.set_trace(HeaderValue::from_static(parent));
-        let request = head.attempt(1, ENDPOINT).expect("valid");
+        let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         assert_eq!(request.headers().get_all("traceparent").iter().collect::<Vec<_>>(), [parent]);
         assert!(!request.headers().contains_key("tracestate"));
     }
@@ -230,7 +243,7 @@ mod tests {
     fn what_no_other_call_has_is_not_remembered_by_hpack() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let mut head = head(&[("traceparent", parent), ("grpc-timeout", "1S")], Deadline::default());
-        let request = head.attempt(1, ENDPOINT).expect("valid");
+        let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         for (name, sensitive) in [("traceparent", true), ("grpc-timeout", true), ("te", false)] {
             assert_eq!(request.headers()[name].is_sensitive(), sensitive, "{name}");
         }
@@ -245,7 +258,7 @@ mod tests {
         ] {
             let head = Head::read(parts(Method::POST, uri, headers), Instant::now(), &Deadline::default());
             let mut head = head.expect("valid");
-            let request = head.attempt(1, ENDPOINT).expect("valid");
+            let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
             assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected), "{uri} {headers:?}");
         }
     }

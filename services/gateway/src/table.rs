@@ -78,6 +78,8 @@ pub(crate) struct Route {
     pub(crate) idempotent: bool,
     /// Whether the descriptors say that the method has a stream of messages, in either direction.
     pub(crate) streaming: bool,
+    /// Whether they say that it has none: a message up and a message down.
+    pub(crate) unary: bool,
     /// Whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) limited: bool,
     pub(crate) deadline: Deadline,
@@ -260,6 +262,7 @@ impl Table {
 struct Traits {
     idempotent: bool,
     streaming: bool,
+    unary: bool,
 }
 
 /// Makes the routes of one table.
@@ -282,7 +285,8 @@ impl<'p> Builder<'p> {
         let mut alike = vec![(Traits::default(), of_service.clone())];
         for method in described {
             let path = format!("/{service}/{}", method.name);
-            let traits = Traits { idempotent: method.idempotent, streaming: method.streaming };
+            let (idempotent, streaming) = (method.idempotent, method.streaming);
+            let traits = Traits { idempotent, streaming, unary: !streaming };
             let route = if self.has_rules(&path) {
                 self.route(upstream, traits, service, Some(&path))
             } else if let Some((_, route)) = alike.iter().find(|(of, _)| *of == traits) {
@@ -325,6 +329,7 @@ impl<'p> Builder<'p> {
             weight: 1,
             idempotent: traits.idempotent,
             streaming: traits.streaming,
+            unary: traits.unary,
             limited: !traits.streaming,
             deadline: self.config.deadline,
             retry: self.config.retry,
@@ -348,6 +353,7 @@ impl<'p> Builder<'p> {
             upstreams,
             idempotent: traits.idempotent,
             streaming: traits.streaming,
+            unary: traits.unary,
             limited: !traits.streaming && rule.overload,
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),

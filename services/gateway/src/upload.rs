@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
+use crate::framing::Framing;
 use crate::replay::Replay;
 
 /// Most frames kept for a replay, beside the limit on their bytes: each costs a few dozen bytes of its own.
@@ -28,6 +29,7 @@ pub(crate) struct Upload {
     kept: Kept,
     /// The next kept frame to send on this attempt.
     next: usize,
+    framing: Framing,
 }
 
 /// How an upload ended.
@@ -54,7 +56,14 @@ impl Upload {
             finished: false,
             kept: Kept { first: None, rest: Vec::new(), bytes: 0, bytes_max: keep_bytes, whole: true },
             next: 0,
+            framing: Framing::default(),
         }
+    }
+
+    /// Whether what came of it is nothing that an endpoint could have taken: an error it answers with is then no failure of
+    /// its own. `unary`: the method takes one message. `encoded`: the request says how its messages are compressed.
+    pub(crate) fn is_malformed(&self, unary: bool, encoded: bool) -> bool {
+        self.framing.is_malformed(self.ended, unary, encoded)
     }
 
     /// Whether the request has no body at all, so that its headers end it.
@@ -145,6 +154,7 @@ impl Upload {
         if chunk.is_empty() {
             return;
         }
+        self.framing.feed(&chunk);
         self.unreleased = chunk.len();
         if !self.kept.push(&chunk) {
             self.kept.drop_all();

@@ -66,8 +66,10 @@ async fn an_expired_deadline_is_never_forwarded() {
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     mesh.ready("session", 1).await;
     let caller = mesh.caller().await;
-    for timeout in ["0S", "0n", "0H"] {
-        assert_eq!(caller.call(UNSAFE, &[("grpc-timeout", timeout)], b"").await.code(), 4);
+    for timeout in ["0S", "0n", "0H", "1n", "900n"] {
+        let answer = caller.call(UNSAFE, &[("grpc-timeout", timeout)], b"").await;
+        assert_eq!(answer.code(), 4);
+        assert!(answer.grpc().message().contains("no endpoint had it"), "{timeout}: {:?}", answer.grpc());
     }
     assert_eq!(upstream.calls(), 0);
 }

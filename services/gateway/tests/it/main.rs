@@ -1,5 +1,6 @@
 //! The gateway between real sockets: scripted and tonic upstreams behind it, raw and tonic callers in front of it.
 
+mod blame;
 mod deadline;
 mod drain;
 mod floods;

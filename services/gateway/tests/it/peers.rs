@@ -6,9 +6,10 @@ use crate::harness::caller::request;
 use crate::harness::frames::{
     END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Wire, literal, request_block, response_block,
 };
+use crate::harness::mesh::Mesh;
 use crate::harness::peer::{again, ok, peer};
-use crate::harness::upstream::{SAFE, UNSAFE};
-use crate::harness::within;
+use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session};
+use crate::harness::{eventually, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_goaway_between_calls_costs_nothing() {
@@ -203,14 +204,52 @@ async fn an_upstream_that_sends_garbage_is_left_and_connected_to_again() {
 async fn no_stream_is_reset_in_the_breath_it_was_opened_in() {
     // A server that reads both at once takes it for an attack, and ends the connection of all callers.
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
-    let at = Instant::now();
-    let (_response, mut stream) = caller.begin(request(SAFE, &[]), true).await;
-    let opened = wire.call().await.expect("a call");
-    stream.send_reset(h2::Reason::CANCEL);
-    let reset = wire.until(|frame| frame.kind == RST_STREAM).await.expect("a reset");
-    let took = at.elapsed();
-    assert_eq!((reset.stream, &reset.payload[..]), (opened, &8u32.to_be_bytes()[..]));
-    assert!(took >= Duration::from_millis(5), "{took:?}");
+    // Given up by its caller, and by its deadline.
+    for timeout in ["10S", "1m"] {
+        let at = Instant::now();
+        let (_response, mut stream) = caller.begin(request(SAFE, &[("grpc-timeout", timeout)]), true).await;
+        let opened = wire.call().await.expect("a call");
+        if timeout == "10S" {
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        let reset = wire.until(|frame| frame.kind == RST_STREAM).await.expect("a reset");
+        let took = at.elapsed();
+        assert_eq!((reset.stream, &reset.payload[..]), (opened, &8u32.to_be_bytes()[..]));
+        assert!(took >= Duration::from_millis(5), "{timeout}: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_too_short_to_keep_end_no_connection_of_an_upstream() {
+    // On h2's defaults, which end a connection with twenty streams reset before they were looked at.
+    let (release, released) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::start(move |call| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            call.answer(b"ok").await;
+        }
+    })
+    .await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    let (stays, hasty) = (mesh.caller().await, mesh.caller().await);
+    let staying = stays.call(UNSAFE, &[], b"");
+    let storm = async {
+        eventually("the call that stays", || (upstream.calls() == 1).then_some(())).await;
+        for _ in 0..10 {
+            let calls = (0..100).map(|n| {
+                let timeout = ["1n", "100u", "500u", "1m", "3m"][n % 5];
+                let hasty = &hasty;
+                async move { hasty.call(SAFE, &[("grpc-timeout", timeout)], b"").await }
+            });
+            let answers = futures::future::join_all(calls.collect::<Vec<_>>()).await;
+            assert!(answers.iter().all(|answer| answer.code() == 4));
+        }
+        release.send(true).expect("watched");
+    };
+    let (answer, ()) = tokio::join!(staying, storm);
+    ok(&answer, b"ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]
