@@ -1,5 +1,7 @@
 //! What one side of a connection allows the other.
 
+use http::HeaderName;
+
 /// Limits of one connection.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -23,6 +25,8 @@ pub struct Config {
     /// Whether resets of streams of which the peer has said nothing yet wait for
     /// [`send_late_resets`](crate::ClientConnection::send_late_resets). Of no meaning for a server.
     pub late_resets: bool,
+    /// Fields we send "never indexed" (RFC 7541 §6.2.3), beside cookies and what HTTP has to authenticate by.
+    pub secrets: Vec<HeaderName>,
 }
 
 impl Default for Config {
@@ -37,6 +41,7 @@ impl Default for Config {
             unseen_resets_max: 1_024,
             resets_remembered: 1_024,
             late_resets: false,
+            secrets: Vec::new(),
         }
     }
 }

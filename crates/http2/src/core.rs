@@ -15,10 +15,11 @@ use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
 use crate::hpack::{Decoder, Encoder};
 use crate::late::LateResets;
 use crate::line::{For, Line};
-use crate::message::{Addresses, Targets};
+use crate::message::Targets;
 use crate::outbox::Outbox;
 use crate::receive::Block;
 use crate::stream::{Received, Receiving, Sending, Stream};
+use crate::target::Addresses;
 
 /// SETTINGS_HEADER_TABLE_SIZE, both ways: the default, which every peer knows.
 pub(crate) const TABLE_BYTES: usize = 4096;
@@ -178,8 +179,13 @@ impl Core {
                 knows_us: false,
             },
             preface: if role == Role::Server { PREFACE } else { &[] },
-            decoder: Decoder::new(TABLE_BYTES),
-            encoder: Encoder::new(),
+            decoder: match role {
+                // A message of gRPC may end in white space, and most servers send it as it is; what is handed on is
+                // without. Who asks is there to be told.
+                Role::Client => Decoder::new(TABLE_BYTES).trimming(),
+                Role::Server => Decoder::new(TABLE_BYTES),
+            },
+            encoder: Encoder::with_secrets(&config.secrets),
             addresses: Addresses::default(),
             targets: Targets::default(),
             block: None,

@@ -20,6 +20,7 @@ mod receive;
 mod send;
 mod server;
 mod stream;
+mod target;
 mod unread;
 
 pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};

@@ -1,36 +1,40 @@
 //! Between header fields and the messages of HTTP: what makes a message malformed (RFC 9113 §8), and in what order a
 //! message's fields are written.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::hpack::{Encoder, Field, Index, Name};
+use crate::target::{self, Addresses, Recent};
 
 /// Of a usual call. A table for more of them is larger than what allocators give out at once (a kilobyte), and there are
 /// three in a call.
 const FIELDS_USUAL: usize = 6;
 
-/// Addresses remembered by a connection, so that the same one is not parsed for each call.
-const ADDRESSES: usize = 16;
-
-/// A longer one is not remembered: sixteen of the longest would be megabytes.
-const ADDRESS_BYTES_MAX: usize = 256;
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Fields that differ from call to call: in the peer's table they would only drive out those that do not.
-const CHANGING: [HeaderName; 8] = [
-    HeaderName::from_static("grpc-timeout"),
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("grpc-status-details-bin"),
-    HeaderName::from_static("grpc-previous-rpc-attempts"),
-    CONTENT_LENGTH,
-    http::header::AUTHORIZATION,
+/// Fields that are not indexed like others. Those that differ from call to call would only drive out of the peer's table
+/// those that do not. Those that prove who somebody is are in no table and by no other hop put into one: all callers share
+/// it, and who sees how long a block becomes could guess at what it holds (RFC 7541 §7.1).
+static APART: [(HeaderName, Index); 11] = [
+    (HeaderName::from_static("grpc-timeout"), Index::No),
+    (HeaderName::from_static("traceparent"), Index::No),
+    (HeaderName::from_static("tracestate"), Index::No),
+    (HeaderName::from_static("grpc-message"), Index::No),
+    (HeaderName::from_static("grpc-status-details-bin"), Index::No),
+    (HeaderName::from_static("grpc-previous-rpc-attempts"), Index::No),
+    (CONTENT_LENGTH, Index::No),
+    (http::header::AUTHORIZATION, Index::Never),
+    (http::header::PROXY_AUTHORIZATION, Index::Never),
+    (http::header::COOKIE, Index::Never),
+    (http::header::SET_COOKIE, Index::Never),
 ];
+
+/// Marks a request whose path or authority came "never indexed": whoever sends it on must send it so (RFC 7541 §6.2.3).
+#[derive(Clone, Copy, Debug)]
+struct SecretTarget;
 
 /// What a message must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub(crate) struct Fields {
     authority: Option<HeaderValue>,
     path: Option<HeaderValue>,
     status: Option<HeaderValue>,
+    /// Said of a request's target, like `:authority`, and read with it: never a header to its receiver.
+    host: Option<HeaderValue>,
     headers: HeaderMap,
     size: usize,
     size_max: usize,
@@ -59,6 +65,7 @@ impl Fields {
             authority: None,
             path: None,
             status: None,
+            host: None,
             headers: HeaderMap::new(),
             size: 0,
             size_max,
@@ -85,12 +92,16 @@ impl Fields {
         };
         // Each at most once, and before all others (§8.3).
         let twice = pseudo.replace(value).is_some();
-        self.malformed |= twice || !self.headers.is_empty();
+        self.malformed |= twice || self.host.is_some() || !self.headers.is_empty();
     }
 
     fn header(&mut self, name: HeaderName, value: HeaderValue) {
         if is_of_connection(&name) || (name == TE && value != "trailers") {
             self.malformed = true;
+            return;
+        }
+        if name == HOST {
+            self.malformed |= self.host.replace(value).is_some();
             return;
         }
         if self.headers.capacity() == 0 {
@@ -131,27 +142,36 @@ impl Fields {
             b"POST" => Method::POST,
             other => Method::from_bytes(other).map_err(|_| Malformed)?,
         };
+        let secret = [&self.authority, &self.path].into_iter().flatten().any(HeaderValue::is_sensitive);
         let uri = if method == Method::CONNECT {
             // An authority, and neither scheme nor path (§8.5).
             if self.scheme.is_some() || self.path.is_some() {
                 return Err(Malformed);
             }
             let authority = self.authority.ok_or(Malformed)?;
+            target::check_authority(authority.as_bytes())?;
             Uri::from(Authority::try_from(authority.as_bytes()).map_err(|_| Malformed)?)
         } else {
             let scheme = self.scheme.ok_or(Malformed)?;
-            addresses.uri(&scheme, self.authority, self.path.ok_or(Malformed)?)?
+            let path = self.path.ok_or(Malformed)?;
+            if path == "*" && method != Method::OPTIONS {
+                return Err(Malformed);
+            }
+            addresses.uri(&scheme, target::named(self.authority, self.host, &scheme)?, path)?
         };
         let mut request = Request::new(());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers;
+        if secret {
+            request.extensions_mut().insert(SecretTarget);
+        }
         Ok(request)
     }
 
     /// As a response (§8.3.2).
-    pub(crate) fn into_response(self) -> Result<Response<()>, Malformed> {
+    pub(crate) fn into_response(mut self) -> Result<Response<()>, Malformed> {
         let requests = [&self.method, &self.scheme, &self.authority, &self.path];
         if self.malformed || requests.iter().any(|pseudo| pseudo.is_some()) {
             return Err(Malformed);
@@ -161,6 +181,10 @@ impl Fields {
             b"200" => StatusCode::OK,
             other => StatusCode::from_bytes(other).map_err(|_| Malformed)?,
         };
+        if let Some(host) = self.host {
+            // Of no meaning here, and thus not ours to leave out.
+            self.headers.append(HOST, host);
+        }
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = Version::HTTP_2;
@@ -168,7 +192,7 @@ impl Fields {
         Ok(response)
     }
 
-    /// As trailers, which have no pseudo-fields (§8.1).
+    /// As trailers, which have no pseudo-fields (§8.1), and no say in where a request goes (RFC 9110 §6.5.1).
     pub(crate) fn into_trailers(self) -> Result<HeaderMap, Malformed> {
         let pseudo = [&self.method, &self.scheme, &self.authority, &self.path, &self.status];
         if self.malformed || pseudo.iter().any(|pseudo| pseudo.is_some()) {
@@ -185,87 +209,6 @@ fn is_of_connection(name: &HeaderName) -> bool {
         || name == UPGRADE
         || name == KEEP_ALIVE
         || name == PROXY_CONNECTION
-}
-
-/// The last few of something.
-#[derive(Debug)]
-struct Recent<T> {
-    known: Vec<T>,
-    /// The one to be forgotten next.
-    next: usize,
-}
-
-impl<T> Default for Recent<T> {
-    fn default() -> Recent<T> {
-        Recent { known: Vec::new(), next: 0 }
-    }
-}
-
-impl<T> Recent<T> {
-    fn find(&self, is_it: impl Fn(&T) -> bool) -> Option<&T> {
-        self.known.iter().find(|known| is_it(known))
-    }
-
-    fn remember(&mut self, one: T) {
-        if self.known.len() < ADDRESSES {
-            self.known.push(one);
-        } else {
-            self.known[self.next] = one;
-            self.next = (self.next + 1) % ADDRESSES;
-        }
-    }
-}
-
-/// The addresses a connection's last calls went to.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses(Recent<Known>);
-
-#[derive(Debug)]
-struct Known {
-    authority: Option<HeaderValue>,
-    path: HeaderValue,
-    uri: Uri,
-}
-
-impl Addresses {
-    fn uri(
-        &mut self,
-        scheme: &HeaderValue,
-        authority: Option<HeaderValue>,
-        path: HeaderValue,
-    ) -> Result<Uri, Malformed> {
-        let plain = *scheme == "http";
-        let known = self.0.find(|known| known.path == path && known.authority == authority);
-        if let Some(known) = known.filter(|_| plain) {
-            return Ok(known.uri.clone());
-        }
-        let uri = parse(scheme, authority.as_ref(), &path)?;
-        let short = path.len() + authority.as_ref().map_or(0, HeaderValue::len) <= ADDRESS_BYTES_MAX;
-        if plain && short {
-            self.0.remember(Known { authority, path, uri: uri.clone() });
-        }
-        Ok(uri)
-    }
-}
-
-fn parse(
-    scheme: &HeaderValue,
-    authority: Option<&HeaderValue>,
-    path: &HeaderValue,
-) -> Result<Uri, Malformed> {
-    // `*` is for OPTIONS; a path is never empty.
-    if path.is_empty() {
-        return Err(Malformed);
-    }
-    let mut parts = http::uri::Parts::default();
-    let scheme = Scheme::try_from(scheme.as_bytes()).map_err(|_| Malformed)?;
-    parts.path_and_query = Some(PathAndQuery::try_from(path.as_bytes()).map_err(|_| Malformed)?);
-    if let Some(authority) = authority {
-        parts.authority = Some(Authority::try_from(authority.as_bytes()).map_err(|_| Malformed)?);
-        // A URI of a scheme and a path alone cannot be said.
-        parts.scheme = Some(scheme);
-    }
-    Uri::from_parts(parts).map_err(|_| Malformed)
 }
 
 /// Whether a request can be sent at all, and why not.
@@ -311,7 +254,7 @@ impl Targets {
             authority: HeaderValue::from_str(authority).ok()?,
             path: HeaderValue::from_str(path).ok()?,
         };
-        if path.len() + authority.len() <= ADDRESS_BYTES_MAX {
+        if path.len() + authority.len() <= target::REMEMBERED_BYTES_MAX {
             self.0.remember(target.clone());
         }
         Some(target)
@@ -340,8 +283,10 @@ pub(crate) fn encode_request(
     };
     encoder.field(&Name::Scheme, &scheme, Index::Yes, out);
     if let Some(target) = targets.of(request.uri()) {
-        encoder.field(&Name::Authority, &target.authority, Index::Yes, out);
-        encoder.field(&Name::Path, &target.path, Index::Yes, out);
+        let secret = request.extensions().get::<SecretTarget>().is_some();
+        let index = if secret { Index::Never } else { Index::Yes };
+        encoder.field(&Name::Authority, &target.authority, index, out);
+        encoder.field(&Name::Path, &target.path, index, out);
     }
     encode_headers(request.headers(), encoder, out);
 }
@@ -364,7 +309,7 @@ pub(crate) fn encode_trailers(trailers: &HeaderMap, encoder: &mut Encoder, out: 
 
 fn encode_headers(headers: &HeaderMap, encoder: &mut Encoder, out: &mut Vec<u8>) {
     for (name, value) in headers {
-        let index = if CHANGING.contains(name) { Index::No } else { Index::Yes };
-        encoder.header(name, value, index, out);
+        let apart = APART.iter().find(|(apart, _)| apart == name);
+        encoder.header(name, value, apart.map_or(Index::Yes, |(_, index)| *index), out);
     }
 }

@@ -3,6 +3,7 @@
 //! An error ends the connection (§5.4.1). What breaks but a stream (§5.4.2) resets it, and is counted.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
 
 use crate::core::{Core, Role};
 use crate::error::{By, Error, Reason};
@@ -249,15 +250,22 @@ impl Core {
         let (Ok(length), Ok(response)) = (length, fields.into_response()) else {
             return self.fault(id, Reason::PROTOCOL_ERROR);
         };
-        if response.status().is_informational() {
-            // Something comes before the answer; it is never its end (§8.1).
-            return if end { self.fault(id, Reason::PROTOCOL_ERROR) } else { Ok(()) };
+        let status = response.status();
+        if status.is_informational() {
+            // Something comes before the answer; it is never its end (§8.1), and never another protocol (§8.6).
+            let wrong = end || status == StatusCode::SWITCHING_PROTOCOLS;
+            return if wrong { self.fault(id, Reason::PROTOCOL_ERROR) } else { Ok(()) };
+        }
+        // Its length may be said, of a content that is not sent (RFC 9110 §6.4.1).
+        let bare = self.streams[key].asks_head
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = if bare { Some(0) } else { length };
+        if end && length.is_some_and(|length| length > 0) {
+            return self.fault(id, Reason::PROTOCOL_ERROR);
         }
         let stream = &mut self.streams[key];
         stream.response = Some(response);
-        if !end {
-            stream.length_left = length;
-        }
+        stream.length_left = length;
         stream.receiving = if end { Receiving::Closed } else { Receiving::Body };
         stream.wake_reader();
         self.settle(key);

@@ -6,7 +6,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 
 use crate::core::Core;
 use crate::error::{Error, Reason};
@@ -65,6 +65,7 @@ impl Core {
             return Err(SendError::Full(self.queued.len()));
         }
         let mut stream = Stream::new(Sending::Body, Receiving::Head, windows.0, windows.1);
+        stream.asks_head = *request.method() == Method::HEAD;
         if at_once {
             let key = self.streams.insert(stream);
             self.open(key, request, end);

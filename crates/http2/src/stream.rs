@@ -69,6 +69,8 @@ pub(crate) struct Stream {
     pub(crate) accepted: bool,
     /// The peer reset it before that.
     pub(crate) reset_unseen: bool,
+    /// Its answer has no content, whatever length it says.
+    pub(crate) asks_head: bool,
     pub(crate) response: Option<Response<()>>,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) received: Received,
@@ -108,6 +110,7 @@ impl Stream {
             counted: false,
             accepted: true,
             reset_unseen: false,
+            asks_head: false,
             response: None,
             trailers: None,
             received: Received::default(),

@@ -48,6 +48,8 @@ pub struct Decoder {
     table: Table,
     /// What a size update may ask for at most.
     table_max: usize,
+    /// Whether white space around the value of an ordinary field is taken off.
+    trims: bool,
     /// Where Huffman-coded strings are spelled out; empty between strings.
     scratch: Vec<u8>,
 }
@@ -57,7 +59,18 @@ impl Decoder {
     /// default of 4096 (§4.2): announce less only to a peer that is known to start small.
     pub fn new(table_max: usize) -> Decoder {
         // A peer that may use more says when it begins to (§4.3).
-        Decoder { table: Table::new(table_max.min(TABLE_BYTES_MAX)), table_max, scratch: Vec::new() }
+        Decoder {
+            table: Table::new(table_max.min(TABLE_BYTES_MAX)),
+            table_max,
+            trims: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes off the white space that surrounds a value, where a field with such a value is [`Name::Malformed`] otherwise
+    /// (RFC 9113 §8.2.1).
+    pub fn trimming(self) -> Decoder {
+        Decoder { trims: true, ..self }
     }
 
     /// Decodes one whole header block: the fragments of HEADERS and its CONTINUATIONs joined. `each` is given every
@@ -115,8 +128,14 @@ impl Decoder {
         };
         let wire = string(rest, &mut self.scratch)?;
         let size = name_len + wire.len() + ENTRY_OVERHEAD;
-        let value = if indexed { known_value(wire) } else { None };
-        let value = value.or_else(|| HeaderValue::from_bytes(wire).ok());
+        let value = if !is_padded(wire) {
+            let known = if indexed { known_value(wire) } else { None };
+            known.or_else(|| HeaderValue::from_bytes(wire).ok())
+        } else if self.trims && matches!(name, Name::Header(_)) {
+            HeaderValue::from_bytes(trimmed(wire)).ok()
+        } else {
+            None
+        };
         let (mut field, name) = match value {
             Some(value) if name != Name::Malformed => (Field { name, value }, None),
             _ => (Field::malformed(), Some(name)),
@@ -138,6 +157,19 @@ impl Decoder {
     pub(super) fn extent(&self) -> (usize, usize) {
         self.table.extent()
     }
+}
+
+/// Whether white space surrounds a value, as HTTP calls it: no field has such a value (RFC 9110 §5.5).
+fn is_padded(wire: &[u8]) -> bool {
+    matches!(wire, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
+#[cold]
+fn trimmed(wire: &[u8]) -> &[u8] {
+    let is_space = |octet: &u8| matches!(octet, b' ' | b'\t');
+    let Some(from) = wire.iter().position(|octet| !is_space(octet)) else { return &[] };
+    let to = wire.iter().rposition(|octet| !is_space(octet)).map_or(from, |last| last + 1);
+    &wire[from..to]
 }
 
 fn is_size_update(rest: &[u8]) -> bool {

@@ -21,6 +21,8 @@ pub enum Index {
     /// It changes with every call, like a timeout or a trace id: a literal next to the index of its name. For that the
     /// first field with a name that no table holds is indexed.
     No,
+    /// It is a secret: a literal that is marked "never indexed", for every hop to come (§6.2.3, §7.1.3).
+    Never,
 }
 
 /// The sending side of one connection. A block is [`begin`](Self::begin) and then its fields; blocks must reach the
@@ -28,6 +30,8 @@ pub enum Index {
 #[derive(Debug)]
 pub struct Encoder {
     dictionary: Dictionary,
+    /// Names of fields that are secrets, whoever writes them.
+    secrets: Box<[HeaderName]>,
     /// The smallest size since the last block, if the size was changed: the peer has to hear of it (§4.2).
     smallest: Option<usize>,
 }
@@ -41,7 +45,12 @@ impl Default for Encoder {
 impl Encoder {
     /// A table of 4096 octets, as a peer has it that has said nothing yet.
     pub fn new() -> Encoder {
-        Encoder { dictionary: Dictionary::new(TABLE_BYTES_MAX), smallest: None }
+        Encoder { dictionary: Dictionary::new(TABLE_BYTES_MAX), secrets: Box::default(), smallest: None }
+    }
+
+    /// The same, with fields that are [never indexed](Index::Never), whatever is said of them when they are written.
+    pub fn with_secrets(secrets: &[HeaderName]) -> Encoder {
+        Encoder { secrets: secrets.into(), ..Encoder::new() }
     }
 
     /// Follows the peer's SETTINGS_HEADER_TABLE_SIZE. The next block says so.
@@ -71,9 +80,11 @@ impl Encoder {
     pub fn field(&mut self, name: &Name, value: &HeaderValue, index: Index, out: &mut Vec<u8>) {
         match name {
             Name::Malformed => {}
-            Name::Header(name) => self.put(Source::Header(name), name.as_str(), value, index, out),
+            Name::Header(name) => self.header(name, value, index, out),
             _ => match static_table::whole(name, value.as_bytes()) {
-                Some(index) if !value.is_sensitive() => integer::encode(index, 7, 0x80, out),
+                Some(at) if index != Index::Never && !value.is_sensitive() => {
+                    integer::encode(at, 7, 0x80, out);
+                }
                 _ => self.put(Source::Name(name), name.as_str(), value, index, out),
             },
         }
@@ -81,12 +92,13 @@ impl Encoder {
 
     /// Appends an ordinary field, like [`field`](Self::field).
     pub fn header(&mut self, name: &HeaderName, value: &HeaderValue, index: Index, out: &mut Vec<u8>) {
+        let index = if self.secrets.contains(name) { Index::Never } else { index };
         self.put(Source::Header(name), name.as_str(), value, index, out);
     }
 
     #[inline(always)]
     fn put(&mut self, source: Source<'_>, name: &str, value: &HeaderValue, index: Index, out: &mut Vec<u8>) {
-        if index == Index::No || value.is_sensitive() {
+        if index != Index::Yes || value.is_sensitive() {
             self.literal(source, name.as_bytes(), value, index, out);
         } else if let Some(index) = self.dictionary.recognize(name.as_bytes(), value.as_bytes()) {
             integer::encode(index, 7, 0x80, out);
@@ -118,7 +130,7 @@ impl Encoder {
         let octets = value.as_bytes();
         let fixed = static_table::named(name, key.name_hash());
         let named = fixed.or_else(|| self.dictionary.find_name(&key));
-        if value.is_sensitive() {
+        if index == Index::Never || value.is_sensitive() {
             head(named, 4, 0x10, name, out);
             plain(octets, out);
             return;

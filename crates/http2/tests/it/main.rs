@@ -1,6 +1,7 @@
 //! Our HTTP/2 by its public face: against frames made by hand, against the `h2` crate, and against itself, over sockets in
 //! memory.
 
+mod content;
 mod cuts;
 mod defence;
 mod executor;
