@@ -78,6 +78,7 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         send_buffer: options.send_buffer,
         resets_remembered: RESET_STREAMS_MAX,
         late_resets: true,
+        secrets: options.secrets.clone(),
         ..Config::default()
     };
     let (sender, pings, connection) = shoal_http2::connect(stream, config);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 /// Settings of one [`Balancer`](crate::Balancer). Start from [`Options::new`] and change what differs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -17,6 +19,9 @@ pub struct Options {
     pub send_buffer: usize,
     /// The longest header block accepted from an endpoint, in bytes. Default 64 KiB.
     pub header_list_max: u32,
+    /// Headers that are written "never indexed" (RFC 7541 §7.1.3), beside cookies and what HTTP has to authenticate by.
+    /// Default none.
+    pub secrets: Vec<HeaderName>,
     /// How long connecting may take, and then the answer to the first ping. Default 1 s each.
     pub connect_timeout: Duration,
     /// The delay after a first failed connection, doubled each time. Default 20 ms: a restart on the same host is back
@@ -136,6 +141,7 @@ impl Options {
             connection_window: 8 * 1024 * 1024,
             send_buffer: 256 * 1024,
             header_list_max: 64 * 1024,
+            secrets: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(20),
             backoff_max: Duration::from_secs(5),

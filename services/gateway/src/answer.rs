@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use shoal_http2::{RecvStream, SendResponse};
 use shoal_kit::Fault;
 use tokio::time::timeout;
@@ -82,8 +82,9 @@ pub(crate) async fn heard(mut body: RecvStream) -> bool {
     timeout(UNWANTED_WITHIN, read).await.unwrap_or(true)
 }
 
-/// Answers what is no call: a page for people, or what was wrong with the method or the content type.
-pub(crate) async fn plain(respond: &mut SendResponse, kind: Kind) {
+/// Answers what is no call: a page for people, or what was wrong with the method or the content type. What answers HEAD is
+/// the head of that alone (RFC 9110 §9.3.2).
+pub(crate) async fn plain(respond: &mut SendResponse, kind: Kind, asked: &Method) {
     let (status, body, allow) = match kind {
         Kind::Page => (StatusCode::OK, PAGE, None),
         Kind::WrongMethod => {
@@ -100,7 +101,11 @@ pub(crate) async fn plain(respond: &mut SendResponse, kind: Kind) {
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
-    if let Ok(mut stream) = respond.send_response(&response, false) {
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let bare = asked == Method::HEAD;
+    if let Ok(mut stream) = respond.send_response(&response, bare)
+        && !bare
+    {
         // Ends with the connection if the peer never has room for it.
         let _ = stream.send(Bytes::from_static(body.as_bytes()), true).await;
     }

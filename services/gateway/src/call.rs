@@ -50,7 +50,7 @@ pub(crate) fn serve(
     if kind != Kind::Grpc {
         tokio::spawn(async move {
             if answer::heard(body).await {
-                answer::plain(&mut respond, kind).await;
+                answer::plain(&mut respond, kind, &parts.method).await;
             }
         });
         return;

@@ -68,6 +68,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) 
         send_buffer: limits.send_buffer,
         unseen_resets_max: PENDING_ACCEPT_RESETS_MAX,
         resets_remembered: RESET_STREAMS_MAX,
+        secrets: core.config.callers.secrets(),
         ..Config::default()
     };
     let connection = match timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config)).await {

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, TE};
+use http::header::{CONTENT_TYPE, TE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -40,10 +40,12 @@ pub(crate) fn kind(parts: &Parts) -> Kind {
         let page = matches!(parts.method, Method::GET | Method::HEAD) && parts.uri.path() == "/";
         return if page { Kind::Page } else { Kind::WrongMethod };
     }
-    let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    // `application/grpc`, with `+proto` or parameters; not `application/grpc-web`, which has other frames.
+    let mut said = parts.headers.get_all(CONTENT_TYPE).iter();
+    let content_type = said.next().map_or(&b""[..], HeaderValue::as_bytes);
+    // `application/grpc`, with `+proto` or parameters; not `application/grpc-web`, which has other frames. One alone: of
+    // two, whoever is next might go by the other.
     match content_type.strip_prefix(b"application/grpc") {
-        Some([] | [b'+' | b';', ..]) => Kind::Grpc,
+        Some([] | [b'+' | b';', ..]) if said.next().is_none() => Kind::Grpc,
         _ => Kind::WrongContent,
     }
 }
@@ -141,15 +143,11 @@ impl Head {
         self.request
     }
 
-    /// The caller's `:authority` is kept; a caller that sends none gets its `host`, or the endpoint's address.
+    /// The caller's `:authority` is kept if it names a host; for any other, or none, the endpoint gets its own address.
     fn absolute(&self, endpoint: SocketAddr) -> Result<Uri, Error> {
-        let host = self.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let mut parts = self.request.uri().clone().into_parts();
         parts.scheme = Some(Scheme::HTTP);
-        parts.authority = match host {
-            Some(host) => Some(host),
-            None => Authority::try_from(endpoint.to_string()).ok(),
-        };
+        parts.authority = Authority::try_from(endpoint.to_string()).ok();
         Uri::from_parts(parts).map_err(|error| Error::Unforwardable { detail: error.to_string() })
     }
 }
@@ -160,6 +158,8 @@ mod tests {
 
     const ENDPOINT: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)), 9);
+
+    const ELSEWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 8);
 
     fn parts(method: Method, uri: &'static str, headers: &[(&'static str, &'static str)]) -> Parts {
         let mut request = Request::new(());
@@ -189,6 +189,10 @@ mod tests {
             assert_eq!(kind_of(Method::POST, "http://m/a.B/C", content_type), expected, "{content_type}");
         }
         assert_eq!(kind(&parts(Method::POST, "http://m/a.B/C", &[])), Kind::WrongContent);
+        for second in ["application/json", "application/grpc"] {
+            let two = [("content-type", "application/grpc"), ("content-type", second)];
+            assert_eq!(kind(&parts(Method::POST, "http://m/a.B/C", &two)), Kind::WrongContent, "{second}");
+        }
         assert_eq!(kind_of(Method::GET, "http://m/", ""), Kind::Page);
         assert_eq!(kind_of(Method::GET, "http://m/a.B/C", "application/grpc"), Kind::WrongMethod);
     }
@@ -251,15 +255,27 @@ mod tests {
 
     #[test]
     fn an_authority_is_kept_or_made() {
-        for (uri, headers, expected) in [
-            ("http://mesh/a.B/C", &[("host", "other")][..], "mesh"),
-            ("/a.B/C", &[("host", "other")], "other"),
-            ("/a.B/C", &[], "127.0.0.1:9"),
+        for (uri, endpoint, expected) in [
+            ("http://mesh/a.B/C", ENDPOINT, "mesh"),
+            ("/a.B/C", ENDPOINT, "127.0.0.1:9"),
+            ("/a.B/C", ELSEWHERE, "[::1]:8"),
         ] {
-            let head = Head::read(parts(Method::POST, uri, headers), Instant::now(), &Deadline::default());
+            let head = Head::read(parts(Method::POST, uri, &[]), Instant::now(), &Deadline::default());
             let mut head = head.expect("valid");
-            let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
-            assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected), "{uri} {headers:?}");
+            for _ in 0..2 {
+                let request = head.attempt(1, endpoint).expect("valid").expect("in time");
+                assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected), "{uri}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_attempt_names_its_own_endpoint() {
+        let parts = parts(Method::POST, "/a.B/C", &[]);
+        let mut head = Head::read(parts, Instant::now(), &Deadline::default()).expect("valid");
+        for (endpoint, expected) in [(ENDPOINT, "127.0.0.1:9"), (ELSEWHERE, "[::1]:8")] {
+            let request = head.attempt(1, endpoint).expect("valid").expect("in time");
+            assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected));
         }
     }
 }

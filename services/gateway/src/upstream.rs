@@ -72,6 +72,7 @@ impl Upstream {
                 let options = Options {
                     stream_window: config.limits.answer_window,
                     connection_window: CONNECTION_WINDOW,
+                    secrets: config.callers.secrets(),
                     seed: config.seed,
                     penalty: config.balance.penalty,
                     slow_start: config.balance.slow_start,

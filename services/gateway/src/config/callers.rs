@@ -67,6 +67,11 @@ pub(crate) struct CallerLimits {
 }
 
 impl Callers {
+    /// The header that is a key, to be kept out of the tables of connections that all callers share.
+    pub(crate) fn secrets(&self) -> Vec<HeaderName> {
+        self.header.iter().map(|header| header.0.clone()).collect()
+    }
+
     pub(crate) fn limits(&self) -> CallerLimits {
         CallerLimits { per_second: self.per_second, burst: self.burst, in_flight: self.in_flight }
     }

@@ -6,6 +6,7 @@ mod drain;
 mod floods;
 mod forward;
 mod harness;
+mod heads;
 mod health;
 mod hedge;
 mod lifetime;
