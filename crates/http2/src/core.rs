@@ -3,19 +3,21 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::task::Waker;
 
 use http::Request;
 use slab::Slab;
 
+use crate::budget::Budget;
 use crate::config::Config;
+use crate::control::{IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL, SETTINGS_BURST, SETTINGS_REFILL};
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
 use crate::hpack::{Decoder, Encoder};
 use crate::late::LateResets;
 use crate::line::{For, Line};
 use crate::message::Targets;
+use crate::numbers::NumberHashing;
 use crate::outbox::Outbox;
 use crate::receive::Block;
 use crate::stream::{Received, Receiving, Sending, Stream};
@@ -91,7 +93,7 @@ pub(crate) struct Core {
     /// Counts what the peer has said to its end: frames, a header block as one.
     pub(crate) said: u64,
     pub(crate) streams: Slab<Stream>,
-    pub(crate) keys: HashMap<u32, usize, BuildHasherDefault<NumberHasher>>,
+    pub(crate) keys: HashMap<u32, usize, NumberHashing>,
     /// Streams that are open.
     pub(crate) open: u32,
     /// The last stream opened: by the peer of a server, by a client itself.
@@ -107,6 +109,10 @@ pub(crate) struct Core {
     pub(crate) send_window: i64,
     pub(crate) receive_window: i64,
     pub(crate) released: u32,
+    /// The most any open stream may send beside the peer's SETTINGS_INITIAL_WINDOW_SIZE, or more than that.
+    pub(crate) offset_max: i64,
+    /// Streams with something to send and no window of their own.
+    pub(crate) starved: Line,
     /// Streams with something to send for which the connection had no room.
     pub(crate) waiting: Line,
     /// Frames in the outbox that answer the peer's. While there are many, no more is read.
@@ -114,9 +120,17 @@ pub(crate) struct Core {
     faults: u32,
     /// Streams that ended well, until they make up for a fault.
     well: u32,
-    /// Empty DATA frames one after the other.
+    /// Empty DATA frames that nothing makes up for yet.
     pub(crate) empty_frames: u32,
+    /// Bytes of DATA since one of them was made up for.
+    pub(crate) full_bytes: u32,
+    /// SETTINGS the peer may still send.
+    pub(crate) settings: Budget,
+    /// Frames that change nothing the peer may still send.
+    pub(crate) idle_frames: Budget,
     leaving: Leaving,
+    /// The last stream that the peer serves, once it leaves.
+    pub(crate) peer_last: u32,
     /// The peer opens, and lets us open, no more streams.
     pub(crate) peer_leaves: Option<Error>,
     pub(crate) ping: Ping,
@@ -138,6 +152,7 @@ impl fmt::Debug for Core {
             .field("queued", &self.queued.len())
             .field("accept", &self.accept.len())
             .field("waiting", &self.waiting.len())
+            .field("starved", &self.starved.len())
             .field("unseen_resets", &self.unseen_resets)
             .field("faults", &self.faults)
             .field("send_window", &self.send_window)
@@ -167,6 +182,7 @@ impl Core {
         if more > 0 {
             frame::write_window_update(out.frames(), 0, more);
         }
+        let hashing = NumberHashing::new();
         Core {
             role,
             out,
@@ -191,23 +207,29 @@ impl Core {
             block: None,
             said: 0,
             streams: Slab::new(),
-            keys: HashMap::default(),
+            keys: HashMap::with_hasher(hashing.clone()),
             open: 0,
             last_id: 0,
             queued: Line::new(For::Opening),
             accept: VecDeque::new(),
             unseen_resets: 0,
-            resets: Resets::new(config.resets_remembered),
+            resets: Resets::new(config.resets_remembered, hashing),
             late: LateResets::default(),
             send_window: i64::from(WINDOW_DEFAULT),
             receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
             released: 0,
+            offset_max: 0,
+            starved: Line::new(For::Window),
             waiting: Line::new(For::Room),
             replies: 0,
             faults: 0,
             well: 0,
             empty_frames: 0,
+            full_bytes: 0,
+            settings: Budget::new(SETTINGS_BURST, SETTINGS_REFILL),
+            idle_frames: Budget::new(IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL),
             leaving: Leaving::No,
+            peer_last: STREAM_MAX,
             peer_leaves: None,
             ping: Ping::default(),
             retired: false,
@@ -395,17 +417,41 @@ impl Core {
     /// The peer will not look at streams above `last`, and wants no new ones.
     pub(crate) fn left_by_peer(&mut self, last: u32, reason: Reason, why: &str) {
         let error = Error::go_away(reason, By::Peer, why);
+        let earlier = self.peer_leaves.is_some();
         // Before streams end, or others would be opened in their place.
         self.peer_leaves = Some(error.clone());
-        if self.role == Role::Client {
-            let above = |stream: &Stream| stream.id == 0 || stream.id > last;
-            let keys: Vec<usize> =
-                self.streams.iter().filter(|(_, stream)| above(stream)).map(|(key, _)| key).collect();
-            for key in keys {
-                self.lose(key, &error);
-            }
+        // Nothing was opened since an earlier GOAWAY: only a lower number leaves out more.
+        if self.role == Role::Client && (!earlier || last < self.peer_last) {
+            self.peer_last = last;
+            self.lose_above(last, &error);
         }
         self.wake_driver();
+    }
+
+    /// Ends the streams above `last`, and those that have no number yet.
+    fn lose_above(&mut self, last: u32, error: &Error) {
+        let above = |stream: &Stream| stream.id == 0 || stream.id > last;
+        let keys: Vec<usize> =
+            self.streams.iter().filter(|(_, stream)| above(stream)).map(|(key, _)| key).collect();
+        for key in keys {
+            self.lose(key, error);
+        }
+    }
+
+    /// Returns whether a client has no number left for a stream (RFC 9113 §5.1.1).
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.last_id >= STREAM_MAX - 2
+    }
+
+    /// Goes on as if the peer had said that it leaves: a new connection is wanted, by those that wait for a stream too.
+    pub(crate) fn use_up(&mut self) -> Error {
+        const WHY: &str = "all its streams are used";
+        let error = Error::go_away(Reason::NO_ERROR, By::Us, WHY);
+        self.peer_leaves = Some(error.clone());
+        self.peer_last = STREAM_MAX;
+        self.lose_above(STREAM_MAX, &Error::go_away(Reason::NO_ERROR, By::Peer, WHY));
+        self.wake_driver();
+        error
     }
 
     /// A server tells its peer that it is leaving: now, and which stream is the last one when the peer has seen that
@@ -487,14 +533,14 @@ impl Core {
 /// Streams we have reset, as many as were said: the peer may not have known yet when it sent more on them.
 #[derive(Debug)]
 pub(crate) struct Resets {
-    ids: HashSet<u32, BuildHasherDefault<NumberHasher>>,
+    ids: HashSet<u32, NumberHashing>,
     order: VecDeque<u32>,
     most: usize,
 }
 
 impl Resets {
-    fn new(most: usize) -> Resets {
-        Resets { ids: HashSet::default(), order: VecDeque::new(), most }
+    fn new(most: usize, hashing: NumberHashing) -> Resets {
+        Resets { ids: HashSet::with_hasher(hashing), order: VecDeque::new(), most }
     }
 
     pub(crate) fn remember(&mut self, id: u32) {
@@ -513,26 +559,5 @@ impl Resets {
 
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.ids.contains(&id)
-    }
-}
-
-/// Stream numbers are spread well enough by one multiplication. A peer that chooses them badly makes its own connection
-/// slower, by what its open streams allow.
-#[derive(Debug, Default)]
-pub(crate) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     }
 }

@@ -4,8 +4,10 @@
 //! owners of its streams ([`handle`]). It knows nothing of gRPC and nothing of balancing. What it leaves out: push,
 //! priorities, CONNECT, and informational responses.
 
+mod budget;
 mod client;
 mod config;
+mod control;
 mod core;
 mod error;
 mod frame;
@@ -15,6 +17,7 @@ mod io;
 mod late;
 mod line;
 mod message;
+mod numbers;
 mod outbox;
 mod receive;
 mod send;
@@ -22,6 +25,7 @@ mod server;
 mod stream;
 mod target;
 mod unread;
+mod window;
 
 pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};
 pub use config::Config;

@@ -14,6 +14,8 @@ pub(crate) enum For {
     Nothing,
     /// The peer to allow one more stream, or the socket to take its headers.
     Opening,
+    /// The peer to enlarge the stream's own window.
+    Window,
     /// Room on the connection.
     Room,
 }
@@ -112,7 +114,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut streams = Slab::new();
         let keys: Vec<usize> =
-            (0..20).map(|_| streams.insert(Stream::new(Sending::Body, Receiving::Body, 0, 0))).collect();
+            (0..20).map(|_| streams.insert(Stream::new(Sending::Body, Receiving::Body, 0))).collect();
         let (mut line, mut model) = (Line::new(For::Room), VecDeque::new());
         for step in 0..10_000 {
             let key = keys[rng.usize(..keys.len())];

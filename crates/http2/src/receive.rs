@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::core::{Core, Role};
 use crate::error::{By, Error, Reason};
-use crate::frame::{self, Head, WINDOW_MAX};
+use crate::frame::{self, Head};
 use crate::message::{Fields, Malformed};
 use crate::stream::{COPIED_BYTES_MAX, Receiving, Sending, Stream};
 
@@ -23,8 +23,11 @@ const CONTINUATIONS_MAX: usize = 8;
 /// Where in a frame its kind is.
 const KIND_AT: usize = 3;
 
-/// Empty DATA frames in a row: they do nothing, and cost nothing to send (CVE-2019-9518).
+/// Empty DATA frames beyond what messages and bytes make up for: they do nothing, and cost nothing to send (CVE-2019-9518).
 const EMPTY_FRAMES_MAX: u32 = 1_000;
+
+/// Bytes of DATA that make up for an empty frame; so does each message.
+const BYTES_FOR_AN_EMPTY_FRAME: u32 = 1 << 10;
 
 /// A header block of which more is to come.
 pub(crate) struct Block {
@@ -93,7 +96,7 @@ impl Core {
         if self.block.is_some() && head.kind != frame::CONTINUATION {
             return Err(self.broken(Reason::PROTOCOL_ERROR, "a frame inside a header block"));
         }
-        if !self.peer.settled && head.kind != frame::SETTINGS {
+        if !self.peer.settled && (head.kind != frame::SETTINGS || head.has(frame::ACK)) {
             return Err(self.broken(Reason::PROTOCOL_ERROR, "the first frame is not SETTINGS"));
         }
         let of_stream = match head.kind {
@@ -118,7 +121,7 @@ impl Core {
             // We never push, and have said that we want none.
             frame::PUSH_PROMISE => Err(self.broken(Reason::PROTOCOL_ERROR, "PUSH_PROMISE")),
             // Unknown kinds are passed over (§4.1).
-            _ => Ok(()),
+            _ => self.count_idle_frame(),
         }
     }
 
@@ -174,6 +177,7 @@ impl Core {
         }
         let end = head.has(frame::END_STREAM);
         if let Some(key) = self.key(head.stream) {
+            self.count_message();
             return match self.streams[key].receiving {
                 Receiving::Head => self.receive_response(key, fields, end),
                 Receiving::Body => self.receive_trailers(key, fields, end),
@@ -181,6 +185,7 @@ impl Core {
             };
         }
         if self.is_idle(head.stream) {
+            self.count_message();
             return match self.role {
                 Role::Server => self.receive_request(head.stream, fields, end),
                 Role::Client => Err(self.broken(Reason::PROTOCOL_ERROR, "HEADERS on a stream never opened")),
@@ -189,7 +194,7 @@ impl Core {
         // On a stream that is over. A server's answer may have crossed our reset, a client's request our GOAWAY.
         let id = head.stream;
         if self.role == Role::Client || self.resets.contains(id) || self.is_too_late(id) {
-            return Ok(());
+            return self.count_idle_frame();
         }
         Err(self.broken(Reason::STREAM_CLOSED, "HEADERS on a stream that is closed"))
     }
@@ -215,8 +220,7 @@ impl Core {
             return self.fault(id, Reason::PROTOCOL_ERROR);
         }
         let receiving = if end { Receiving::Closed } else { Receiving::Body };
-        let windows = (self.first_receive_window(), i64::from(self.peer.window));
-        let mut stream = Stream::new(Sending::Head, receiving, windows.0, windows.1);
+        let mut stream = Stream::new(Sending::Head, receiving, self.first_receive_window());
         stream.id = id;
         stream.length_left = length;
         stream.counted = true;
@@ -356,7 +360,7 @@ impl Core {
             // What a server sends may have crossed a reset that is forgotten meanwhile.
             let id = head.stream;
             if self.role == Role::Client || self.resets.contains(id) || self.is_too_late(id) {
-                return Ok(None);
+                return if len == 0 { self.count_idle_frame().map(|()| None) } else { Ok(None) };
             }
             return self.fault(head.stream, Reason::STREAM_CLOSED).map(|()| None);
         };
@@ -382,8 +386,10 @@ impl Core {
             if self.empty_frames > EMPTY_FRAMES_MAX {
                 return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "nothing but empty DATA frames"));
             }
-        } else {
-            self.empty_frames = 0;
+        } else if self.empty_frames > 0 {
+            self.full_bytes += len as u32;
+            self.empty_frames = self.empty_frames.saturating_sub(self.full_bytes / BYTES_FOR_AN_EMPTY_FRAME);
+            self.full_bytes %= BYTES_FOR_AN_EMPTY_FRAME;
         }
         Ok(Some(key))
     }
@@ -395,7 +401,7 @@ impl Core {
             Reason::PROTOCOL_ERROR
         } else {
             // Priorities were given up by RFC 9113 (§5.3.2).
-            return Ok(());
+            return self.count_idle_frame();
         };
         if self.is_idle(head.stream) {
             // A stream that was never opened cannot be reset.
@@ -412,7 +418,7 @@ impl Core {
             if self.is_idle(head.stream) {
                 return Err(self.broken(Reason::PROTOCOL_ERROR, "RST_STREAM on a stream never opened"));
             }
-            return Ok(());
+            return self.count_idle_frame();
         };
         let stream = &mut self.streams[key];
         if !stream.accepted {
@@ -423,140 +429,6 @@ impl Core {
             }
         }
         self.reset(key, Reason::new(frame::number(payload, 0)), By::Peer);
-        Ok(())
-    }
-
-    fn receive_settings(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
-        if head.has(frame::ACK) {
-            if !payload.is_empty() {
-                return Err(self.broken(Reason::FRAME_SIZE_ERROR, "SETTINGS that acknowledge and say more"));
-            }
-            self.peer.knows_us = true;
-            return Ok(());
-        }
-        if !payload.len().is_multiple_of(6) {
-            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "SETTINGS of a part"));
-        }
-        // Before whatever follows from them.
-        frame::write_settings_ack(self.out.frames());
-        self.replies += 1;
-        let mut window = self.peer.window;
-        for setting in payload.chunks_exact(6) {
-            let name = u16::from_be_bytes([setting[0], setting[1]]);
-            let value = frame::number(setting, 2);
-            match name {
-                // Once for all that is said of it: it concerns every stream.
-                frame::SETTING_WINDOW if i64::from(value) <= WINDOW_MAX => window = value,
-                _ => self.receive_setting(name, value)?,
-            }
-        }
-        if window != self.peer.window {
-            self.resize_windows(window)?;
-        }
-        self.peer.settled = true;
-        Ok(())
-    }
-
-    fn receive_setting(&mut self, name: u16, value: u32) -> Result<(), Error> {
-        match name {
-            frame::SETTING_TABLE => self.encoder.set_table_max(value as usize),
-            frame::SETTING_PUSH if value > 1 || (value == 1 && self.role == Role::Client) => {
-                return Err(self.broken(Reason::PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH"));
-            }
-            frame::SETTING_STREAMS => {
-                self.peer.streams_max = value;
-                self.open_queued();
-            }
-            frame::SETTING_WINDOW => {
-                return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE"));
-            }
-            frame::SETTING_FRAME => {
-                let allowed = frame::PAYLOAD_BYTES_MAX..1 << 24;
-                if !allowed.contains(&(value as usize)) {
-                    return Err(self.broken(Reason::PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE"));
-                }
-                self.peer.payload_max = value as usize;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The change of SETTINGS_INITIAL_WINDOW_SIZE holds for the streams that are open too (§6.9.2).
-    fn resize_windows(&mut self, window: u32) -> Result<(), Error> {
-        let change = i64::from(window) - i64::from(self.peer.window);
-        self.peer.window = window;
-        let mut overflown = false;
-        for (_, stream) in &mut self.streams {
-            if stream.is_over() {
-                continue;
-            }
-            stream.send_window += change;
-            overflown |= stream.send_window > WINDOW_MAX;
-            if change > 0 {
-                stream.wake_writer();
-            }
-        }
-        if overflown {
-            return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "a stream's window is too large"));
-        }
-        Ok(())
-    }
-
-    fn receive_ping(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
-        let Ok(payload) = <[u8; 8]>::try_from(payload) else {
-            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "PING is not of eight bytes"));
-        };
-        if head.has(frame::ACK) {
-            self.pinged(payload);
-        } else {
-            frame::write_ping(self.out.frames(), true, payload);
-            self.replies += 1;
-        }
-        Ok(())
-    }
-
-    fn receive_goaway(&mut self, payload: &[u8]) -> Result<(), Error> {
-        if payload.len() < 8 {
-            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "GOAWAY is too short"));
-        }
-        let last = frame::number(payload, 0) & frame::STREAM_MAX;
-        let why: String = String::from_utf8_lossy(&payload[8..]).escape_debug().take(128).collect();
-        self.left_by_peer(last, Reason::new(frame::number(payload, 4)), &why);
-        Ok(())
-    }
-
-    fn receive_window_update(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
-        if payload.len() != 4 {
-            return Err(self.broken(Reason::FRAME_SIZE_ERROR, "WINDOW_UPDATE is not of four bytes"));
-        }
-        let more = i64::from(frame::number(payload, 0) & frame::STREAM_MAX);
-        if head.stream == 0 {
-            if more == 0 {
-                return Err(self.broken(Reason::PROTOCOL_ERROR, "WINDOW_UPDATE of nothing"));
-            }
-            self.send_window += more;
-            if self.send_window > WINDOW_MAX {
-                return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "the connection's window is too large"));
-            }
-            self.share_room();
-            return Ok(());
-        }
-        let Some(key) = self.key(head.stream) else {
-            if self.is_idle(head.stream) {
-                return Err(self.broken(Reason::PROTOCOL_ERROR, "WINDOW_UPDATE on a stream never opened"));
-            }
-            return Ok(());
-        };
-        if more == 0 {
-            return self.fault(head.stream, Reason::PROTOCOL_ERROR);
-        }
-        let stream = &mut self.streams[key];
-        stream.send_window += more;
-        if stream.send_window > WINDOW_MAX {
-            return self.fault(head.stream, Reason::FLOW_CONTROL_ERROR);
-        }
-        stream.wake_writer();
         Ok(())
     }
 }

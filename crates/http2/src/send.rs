@@ -49,22 +49,17 @@ impl Core {
         if self.retired {
             return Err(SendError::Closed(Error::io("the connection is no longer used")));
         }
-        if self.last_id >= frame::STREAM_MAX - 2 {
-            // As if the peer had said so: a new connection is wanted (RFC 9113 §5.1.1).
-            let error = Error::go_away(Reason::NO_ERROR, crate::error::By::Us, "all its streams are used");
-            self.peer_leaves = Some(error.clone());
-            self.wake_driver();
-            return Err(SendError::Closed(error));
+        if self.is_used_up() {
+            return Err(SendError::Closed(self.use_up()));
         }
         message::check_request(request).map_err(SendError::Invalid)?;
-        let windows = (self.first_receive_window(), i64::from(self.peer.window));
         let at_once = self.queued.is_empty()
             && self.open < self.peer.streams_max
             && self.out.bytes() < self.config.send_buffer + HEADERS_UNSENT_MAX;
         if !at_once && self.queued.len() >= self.config.queued_max {
             return Err(SendError::Full(self.queued.len()));
         }
-        let mut stream = Stream::new(Sending::Body, Receiving::Head, windows.0, windows.1);
+        let mut stream = Stream::new(Sending::Body, Receiving::Head, self.first_receive_window());
         stream.asks_head = *request.method() == Method::HEAD;
         if at_once {
             let key = self.streams.insert(stream);
@@ -87,8 +82,6 @@ impl Core {
         stream.id = id;
         stream.counted = true;
         stream.sending = if end { Sending::Closed } else { Sending::Body };
-        // What the peer's window is may have changed while it was queued.
-        stream.send_window = i64::from(self.peer.window);
         let mut targets = std::mem::take(&mut self.targets);
         self.write_message(id, end, |encoder, block| {
             message::encode_request(request, &mut targets, encoder, block);
@@ -105,6 +98,10 @@ impl Core {
             && self.over.is_none()
         {
             let Some(key) = self.queued.first() else { return };
+            if self.is_used_up() {
+                self.use_up();
+                return;
+            }
             self.queued.remove(&mut self.streams, key);
             let sending = &mut self.streams[key].sending;
             let Sending::Queued(queued) = std::mem::replace(sending, Sending::Body) else { continue };
@@ -249,14 +246,17 @@ impl Core {
             }
             return Poll::Ready(Ok(0));
         }
-        let own = usize::try_from(stream.send_window).unwrap_or(0);
+        let own = usize::try_from(i64::from(self.peer.window) + stream.send_offset).unwrap_or(0);
         // Who comes when others wait goes behind them.
         let waits = stream.place.line() == For::Room;
         let has_turn = waits || self.waiting.is_empty();
         if own == 0 || connection == 0 || !has_turn {
             register(&mut stream.writer, cx);
             if own == 0 {
-                self.wait_no_more(key);
+                if waits {
+                    self.wait_no_more(key);
+                }
+                self.starve(key);
             } else if !waits {
                 self.waiting.push(&mut self.streams, key);
             }
@@ -278,6 +278,7 @@ impl Core {
         match self.streams[key].place.line() {
             For::Nothing => {}
             For::Opening => self.queued.remove(&mut self.streams, key),
+            For::Window => self.starved.remove(&mut self.streams, key),
             For::Room => {
                 self.waiting.remove(&mut self.streams, key);
                 self.share_room();
@@ -299,7 +300,8 @@ impl Core {
     fn write_data(&mut self, key: usize, mut data: Bytes, end: bool) {
         let stream = &mut self.streams[key];
         let id = stream.id;
-        stream.send_window -= data.len() as i64;
+        stream.send_offset -= data.len() as i64;
+        self.idle_frames.earn(1);
         self.send_window -= data.len() as i64;
         let payload_max = self.peer.payload_max.min(frame::PAYLOAD_BYTES_MAX);
         while data.len() > payload_max {
@@ -386,5 +388,32 @@ impl Core {
             frame::write_window_update(self.out.frames(), 0, more);
             self.wake_driver();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Role;
+
+    fn send(core: &mut Core) -> Result<usize, SendError> {
+        core.send_request(&Request::post("http://mesh.test/a.B/C").body(()).expect("valid"), true)
+    }
+
+    #[test]
+    fn queued_requests_get_no_number_above_the_last() {
+        let mut core = Core::new(Role::Client, crate::Config::default());
+        core.peer.streams_max = 1;
+        core.last_id = frame::STREAM_MAX - 6;
+        let open = send(&mut core).expect("a number is left");
+        let queued = [send(&mut core), send(&mut core)].map(|sent| sent.expect("queued"));
+        core.reset(open, Reason::CANCEL, crate::error::By::Peer);
+        assert_eq!(core.streams[queued[0]].id, frame::STREAM_MAX - 2, "the last one we use");
+        core.reset(queued[0], Reason::CANCEL, crate::error::By::Peer);
+        assert_eq!(core.last_id, frame::STREAM_MAX - 2);
+        let error = core.streams[queued[1]].error.as_ref().expect("it would wait for good");
+        assert!(error.is_go_away() && error.is_remote(), "it may be sent elsewhere: {error}");
+        assert!(core.queued.is_empty());
+        assert!(matches!(send(&mut core), Err(SendError::Closed(_))));
     }
 }

@@ -86,8 +86,8 @@ pub(crate) struct Stream {
     pub(crate) unreleased: u32,
     /// Where those are counted too.
     unread_in: Option<Arc<Unread>>,
-    /// Bytes we may send.
-    pub(crate) send_window: i64,
+    /// Bytes we may send beside SETTINGS_INITIAL_WINDOW_SIZE: what WINDOW_UPDATE gave less what was sent.
+    pub(crate) send_offset: i64,
     /// Where it stands among those that wait for the connection.
     pub(crate) place: Place,
     pub(crate) reader: Option<Waker>,
@@ -95,12 +95,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(
-        sending: Sending,
-        receiving: Receiving,
-        receive_window: i64,
-        send_window: i64,
-    ) -> Stream {
+    pub(crate) fn new(sending: Sending, receiving: Receiving, receive_window: i64) -> Stream {
         Stream {
             id: 0,
             handles: 1,
@@ -120,7 +115,7 @@ impl Stream {
             released: 0,
             unreleased: 0,
             unread_in: None,
-            send_window,
+            send_offset: 0,
             place: Place::default(),
             reader: None,
             writer: None,

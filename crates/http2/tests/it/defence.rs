@@ -5,10 +5,10 @@ use http::Response;
 use shoal_http2::Config;
 
 use super::frames::{
-    CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, frame, indexed, literal,
-    request_block, request_with,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, frame, indexed, literal, request_block, request_with,
 };
-use super::harness::{Client, Server, send};
+use super::harness::{Client, Server, read, send};
 
 #[test]
 fn a_header_block_in_too_many_frames_ends_the_connection() {
@@ -87,8 +87,7 @@ fn unread(server: &mut Server, frame: &[u8]) -> usize {
 
 #[test]
 fn who_asks_and_does_not_listen_is_not_read_from_and_then_answered() {
-    for (what, frame) in [("pings", frame(PING, 0, 0, b"01234567")), ("settings", frame(SETTINGS, 0, 0, &[]))]
-    {
+    for (what, frame) in [("pings", frame(PING, 0, 0, b"01234567"))] {
         let mut server = Server::silent(Config::default(), 1_000);
         server.greet();
         server.run();
@@ -261,12 +260,123 @@ fn empty_data_in_a_row_ends_the_connection() {
     }
     assert_eq!(server.says(), [""; 0]);
     server.wire.data(1, b"x", false);
-    for _ in 0..1_000 {
+    server.wire.data(1, b"", false);
+    assert_eq!(server.says(), ["GOAWAY 3 ENHANCE_YOUR_CALM"], "a byte makes up for nothing");
+}
+
+#[test]
+fn bytes_and_messages_make_up_for_empty_data() {
+    let mut server = Server::new(Config::default());
+    let mut call = server.call(1, false);
+    for at in 0..4_000 {
+        server.wire.data(1, b"", false);
+        if at % 2 == 0 {
+            // The kilobyte may come in pieces.
+            (0..4).for_each(|_| server.wire.data(1, &[0; 256], false));
+        } else {
+            server.wire.headers(3 + at * 2, &request_block(), true);
+        }
+        server.run();
+        let read = read(&mut call.body).len();
+        call.body.release(read);
+        server.accepted.clear();
+    }
+    server.run();
+    assert!(server.end.is_none(), "{:?}", server.end);
+    for _ in 0..10_000 {
+        server.wire.data(1, &[0; 10], false);
         server.wire.data(1, b"", false);
     }
-    assert_eq!(server.says(), [""; 0], "something came between");
-    server.wire.data(1, b"", false);
-    assert_eq!(server.says(), ["GOAWAY 3 ENHANCE_YOUR_CALM"]);
+    server.run();
+    assert!(server.end.is_some(), "ten bytes do not make up for an empty frame");
+}
+
+#[test]
+fn settings_flood_ends_the_connection() {
+    let change = |value: u32| frame(SETTINGS, 0, 0, &[&[0, 4][..], &value.to_be_bytes()].concat());
+    for (what, flood) in
+        [("nothing", vec![frame(SETTINGS, 0, 0, &[])]), ("windows", vec![change(0), change((1 << 31) - 1)])]
+    {
+        let mut server = Server::new(Config::default());
+        let mut answers = 0;
+        for frame in flood.iter().cycle().take(10_000) {
+            server.wire.bytes(frame);
+            let says = server.says();
+            if server.end.is_some() {
+                assert_eq!(says, ["GOAWAY 0 ENHANCE_YOUR_CALM"], "{what}");
+                break;
+            }
+            assert_eq!(says, ["SETTINGS ACK"], "{what}");
+            answers += 1;
+        }
+        assert!(server.end.is_some(), "{what}");
+        assert!(answers >= 100, "{answers}: a client that learns its windows is let");
+    }
+}
+
+#[test]
+fn frames_that_change_nothing_end_the_connection() {
+    for (what, flood) in [
+        ("pings", frame(PING, 0, 0, b"01234567")),
+        ("answers to no ping", frame(PING, ACK, 0, b"01234567")),
+        ("priorities", frame(PRIORITY, 0, 5, &[0, 0, 0, 0, 16])),
+        ("unknown frames", frame(0xee, 0, 7, b"?")),
+        ("resets of what is over", frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])),
+        ("windows of what is over", frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
+        ("headers of what is over", frame(HEADERS, END_HEADERS, 1, &[0x88])),
+        ("data of what is over", frame(DATA, 0, 1, &[])),
+    ] {
+        let mut server = Server::new(Config::default());
+        drop(server.call(1, false));
+        let _open = server.call(5, false);
+        let mut sent = 0;
+        while server.end.is_none() {
+            assert!(sent < 100_000, "{what}");
+            server.wire.bytes(&flood.repeat(500));
+            sent += 500;
+            server.run();
+        }
+        assert!(sent > 10_000, "{sent} {what}");
+        assert_eq!(server.says().last().map(String::as_str), Some("GOAWAY 5 ENHANCE_YOUR_CALM"), "{what}");
+    }
+}
+
+#[test]
+fn goaway_flood_ends_the_connection_at_a_client() {
+    let mut client = Client::new(Config::default());
+    let _calls: Vec<_> = (0..100).map(|_| client.request(false)).collect();
+    let text = [&[0, 0, 0, 199, 0, 0, 0, 0][..], &[b'x'; 200]].concat();
+    let mut sent = 0;
+    while client.end.is_none() {
+        assert!(sent < 100_000);
+        client.wire.bytes(&frame(GOAWAY, 0, 0, &text).repeat(100));
+        sent += 100;
+        client.run();
+    }
+    assert_eq!(client.says().last().map(String::as_str), Some("GOAWAY 0 ENHANCE_YOUR_CALM"));
+}
+
+#[test]
+fn messages_and_data_make_up_for_pings() {
+    let mut server = Server::new(Config::default());
+    let mut call = server.call(1, false);
+    let mut answer = call.answer(false);
+    for _ in 0..30_000 {
+        send(&mut answer, b"x", false);
+        server.wire.send(PING, 0, 0, b"01234567");
+        server.wire.window(1, 1);
+        server.wire.window(0, 1);
+        server.run();
+    }
+    assert!(server.end.is_none(), "a ping for each frame of an answer: {:?}", server.end);
+    for id in 1..5_000 {
+        drop(server.call(id * 2 + 1, true));
+        for _ in 0..7 {
+            server.wire.window(id * 2 + 1, 1);
+        }
+        server.run();
+    }
+    assert!(server.end.is_none(), "windows that come late: {:?}", server.end);
 }
 
 #[test]

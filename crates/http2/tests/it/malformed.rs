@@ -88,7 +88,7 @@ const AT_A_SERVER: &[Row] = &[
     (SETTINGS, 0, 0, &[0, 5, 1, 0, 0, 0], "SETTINGS ACK, GOAWAY 3 PROTOCOL_ERROR"),
     (SETTINGS, 0, 0, &[0, 5, 0, 0xff, 0xff, 0xff], "SETTINGS ACK"),
     (SETTINGS, 0, 0, &[0x7a, 0x7a, 1, 2, 3, 4], "SETTINGS ACK"),
-    (SETTINGS, ACK, 0, &[], NOTHING),
+    (SETTINGS, ACK, 0, &[], "GOAWAY 3 PROTOCOL_ERROR"),
     // PUSH_PROMISE, §6.6
     (PUSH_PROMISE, END_HEADERS, 3, &[0, 0, 0, 2, 0x83], "GOAWAY 3 PROTOCOL_ERROR"),
     // PING, §6.7
@@ -241,8 +241,9 @@ fn the_first_frame_is_settings() {
         (DATA, 0, b"x"),
         (0xee, 0, b""),
         (WINDOW_UPDATE, 0, &[0, 0, 0, 1]),
+        (SETTINGS, ACK, b""),
     ] {
-        let stream = if kind == PING { 0 } else { 1 };
+        let stream = if kind == PING || kind == SETTINGS { 0 } else { 1 };
         let mut server = Server::silent(Config::default(), 1 << 16);
         server.wire.bytes(super::frames::PREFACE);
         server.wire.send(kind, flags, stream, payload);

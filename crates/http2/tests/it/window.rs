@@ -1,5 +1,6 @@
 //! Flow control both ways (RFC 9113 §5.2, §6.9): never more than the windows allow, and nothing of them lost.
 
+use std::future::poll_fn;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -452,4 +453,95 @@ fn what_nobody_will_read_is_given_back_at_once() {
         assert_eq!(says.first(), Some(&format!("WINDOW_UPDATE 1 {released}")));
         assert_eq!(server.state().receivable(), 65_535);
     }
+}
+
+#[test]
+fn settings_wake_only_streams_without_a_window() {
+    let mut client = Client::told(Config::default(), &[(WINDOW, 10)]);
+    let (_response, mut starved) = client.request(false);
+    let (_response, mut idle) = client.request(false);
+    let mut starved = Task::new(async move { starved.send(Bytes::from(vec![1; 40]), true).await });
+    let mut idle = Task::new(async move { poll_fn(|cx| idle.poll_reset(cx)).await });
+    assert!(starved.poll().is_pending() && idle.poll().is_pending());
+    client.says();
+    for window in [0, 5, 10] {
+        client.wire.settings(&[(WINDOW, window)]);
+        client.run();
+        assert!(starved.woken_since().is_none(), "{window}: no more than it has used");
+    }
+    client.wire.settings(&[(WINDOW, 20)]);
+    client.run();
+    assert!(starved.woken_since().is_some() && idle.woken_since().is_none());
+    client.says();
+    assert!(starved.poll().is_pending());
+    assert_eq!(client.says(), ["DATA 1 10"]);
+    client.wire.window(3, 1);
+    client.run();
+    assert!(idle.woken_since().is_none(), "it waits for no window");
+    client.wire.reset(3, 8);
+    client.run();
+    assert!(idle.poll().is_ready());
+    assert_eq!(client.state().number("starved"), 1);
+    client.wire.reset(1, 8);
+    client.run();
+    assert!(matches!(starved.poll(), Poll::Ready(Err(_))));
+    assert_eq!(client.state().number("starved"), 0);
+}
+
+/// The DATA that was sent since, sorted.
+fn says_data(client: &mut Client) -> Vec<String> {
+    let mut says = client.says();
+    says.retain(|line| line.starts_with("DATA"));
+    says.sort();
+    says
+}
+
+#[test]
+fn starved_streams_leave_in_any_order() {
+    let mut client = Client::told(Config::default(), &[(WINDOW, 0)]);
+    let mut tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let (response, mut body) = client.request(false);
+            Task::new(async move {
+                let _response = response;
+                body.send(Bytes::from_static(b"0123"), true).await
+            })
+        })
+        .collect();
+    client.settle(&mut tasks);
+    assert_eq!(client.state().number("starved"), 8);
+    client.says();
+    client.wire.window(5, 4);
+    client.wire.reset(15, 8);
+    client.wire.reset(1, 8);
+    client.wire.window(13, 2);
+    client.settle(&mut tasks);
+    assert_eq!(says_data(&mut client), ["DATA 13 2", "DATA 5 4 END"]);
+    assert_eq!(client.state().number("starved"), 5);
+    client.wire.settings(&[(WINDOW, 2)]);
+    client.run();
+    client.settle(&mut tasks);
+    assert_eq!(says_data(&mut client), ["DATA 11 2", "DATA 13 2 END", "DATA 3 2", "DATA 7 2", "DATA 9 2"]);
+    client.wire.settings(&[(WINDOW, 4)]);
+    client.run();
+    client.settle(&mut tasks);
+    assert!(tasks.is_empty());
+    assert_eq!(client.state().number("starved"), 0);
+}
+
+#[test]
+fn used_or_reset_windows_allow_larger_settings() {
+    let mut client = Client::new(Config::default());
+    let (_response, mut body) = client.request(false);
+    let (_other, _body) = client.request(false);
+    client.wire.window(1, 10);
+    client.wire.window(3, (1 << 31) - 1 - 65_535);
+    client.wire.reset(3, 8);
+    client.run();
+    send(&mut body, &[0; 10], false);
+    client.says();
+    client.wire.settings(&[(WINDOW, (1 << 31) - 1)]);
+    assert_eq!(client.says(), ["SETTINGS ACK"]);
+    client.wire.window(1, 1);
+    assert_eq!(client.says(), ["RST_STREAM 1 FLOW_CONTROL_ERROR"]);
 }
