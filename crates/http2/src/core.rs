@@ -117,6 +117,8 @@ pub(crate) struct Core {
     pub(crate) waiting: Line,
     /// Frames in the outbox that answer the peer's. While there are many, no more is read.
     pub(crate) replies: usize,
+    /// Frames that may be handled before others have their turn.
+    pub(crate) frames_left: usize,
     faults: u32,
     /// Streams that ended well, until they make up for a fault.
     well: u32,
@@ -222,6 +224,7 @@ impl Core {
             starved: Line::new(For::Window),
             waiting: Line::new(For::Room),
             replies: 0,
+            frames_left: 0,
             faults: 0,
             well: 0,
             empty_frames: 0,

@@ -11,10 +11,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::outbox::Writing;
 
 /// What is read at once: little, until a peer has filled it.
 const READ_BYTES_MIN: usize = 20 << 10;
 const READ_BYTES_MAX: usize = 40 << 10;
+
+/// Bytes taken from the socket before other connections have their turn.
+const TURN_BYTES: usize = 256 << 10;
 
 /// A connection's state, shared with the handles of its streams.
 #[derive(Debug)]
@@ -36,10 +40,16 @@ impl Shared {
 pub(crate) struct Io<T> {
     socket: T,
     pub(crate) shared: Arc<Shared>,
+    writing: Writing,
     received: BytesMut,
     read_bytes: usize,
-    /// Frames lie in `received` that were not looked at, because of the answers they would have taken.
+    /// Frames lie in `received` that were not looked at, because of the answers they would have taken, or because others had
+    /// their turn.
     behind: bool,
+    /// A new turn begins when it is polled.
+    turn: bool,
+    /// Of its turn.
+    bytes_left: usize,
     /// There was room, when the connection was last polled, that those who were woken for it may not want.
     left: bool,
     shut: bool,
@@ -60,9 +70,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
         Io {
             socket,
             shared: Shared::new(core),
+            writing: Writing::default(),
             received: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             behind: false,
+            turn: true,
+            bytes_left: 0,
             left: false,
             shut: false,
             unfinished: None,
@@ -71,26 +84,50 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
 
     /// Moves what can be moved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Moved, Error>> {
-        let Io { socket, shared, received, read_bytes, behind, left, shut, unfinished } = self;
+        let Io {
+            socket,
+            shared,
+            writing,
+            received,
+            read_bytes,
+            behind,
+            turn,
+            bytes_left,
+            left,
+            shut,
+            unfinished,
+        } = self;
         if std::mem::take(left) {
             shared.lock().share_room_left();
         }
         loop {
             let mut core = shared.lock();
-            let flushed = match core.out.poll_flush(cx, socket) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(error)) => {
-                    core.end(&lost(&error));
-                    return Poll::Ready(Err(core.over.clone().unwrap_or_else(|| lost(&error))));
+            if std::mem::take(turn) {
+                *bytes_left = TURN_BYTES;
+                core.begin_turn();
+            }
+            let mut flushed = true;
+            while core.out.hand_out(writing) && flushed {
+                // Others write frames meanwhile.
+                drop(core);
+                let written = writing.poll(cx, socket);
+                core = shared.lock();
+                match written {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => {
+                        core.end(&lost(&error));
+                        return Poll::Ready(Err(core.over.clone().unwrap_or_else(|| lost(&error))));
+                    }
+                    Poll::Pending => flushed = false,
                 }
-                Poll::Pending => false,
-            };
+            }
             if !core.waiting.is_empty() {
                 core.share_room();
             }
             if !core.queued.is_empty() {
                 core.open_queued();
-                if flushed && !core.out.is_empty() {
+                if flushed && !core.out.is_empty() && *bytes_left > 0 {
+                    *bytes_left = bytes_left.saturating_sub(core.out.bytes());
                     continue;
                 }
             }
@@ -102,11 +139,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             } else if core.over.is_some() || core.is_stuffed() {
                 // It is not the peer that is waited for, as far as one can see.
                 *unfinished = None;
+                *turn = true;
                 core.driver = Some(cx.waker().clone());
                 return Poll::Pending;
             }
             if !core.accept.is_empty() {
                 return Poll::Ready(Ok(Moved::Request));
+            }
+            if *bytes_left == 0 || core.had_its_turn() {
+                *unfinished = None;
+                *turn = true;
+                drop(core);
+                let_others_go_first(cx);
+                return Poll::Pending;
             }
             if std::mem::take(behind) {
                 *behind = take(&mut core, received);
@@ -127,6 +172,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                     return Poll::Ready(if quiet { Ok(Moved::Over) } else { Err(error) });
                 }
                 Poll::Ready(Ok(read)) => {
+                    *bytes_left = bytes_left.saturating_sub(read);
                     if read == room {
                         *read_bytes = READ_BYTES_MAX;
                     }
@@ -151,6 +197,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                         cx.waker().wake_by_ref();
                     }
                     *unfinished = core.unfinished(received);
+                    *turn = true;
                     core.driver = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
@@ -164,7 +211,14 @@ fn take(core: &mut Core, received: &mut BytesMut) -> bool {
     if let Err(error) = core.receive(received) {
         core.end(&error);
     }
-    core.is_stuffed()
+    core.is_stuffed() || core.had_its_turn()
+}
+
+/// Has the task polled again after those who are ready and, where there is one thread, those whose sockets have become so. Woken
+/// at once, it would come before these: the runtime looks at sockets when nothing is left to be polled, or after 61 polls.
+fn let_others_go_first(cx: &mut Context<'_>) {
+    // Its first poll leaves the waker with the runtime, and there is nothing else to it.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 /// Says goodbye to the socket, all being said.

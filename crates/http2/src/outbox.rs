@@ -1,4 +1,5 @@
-//! Bytes on their way to the socket: small frames copied together, large payloads left where they are.
+//! Bytes on their way to the socket: small frames copied together, large payloads left where they are. What is to be written
+//! is taken out first, so that nobody waits for a system call to write a frame.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -16,9 +17,6 @@ const COPIED_BYTES_MAX: usize = 2 << 10;
 /// Pieces handed to one system call.
 const PIECES_MAX: usize = 32;
 
-/// Written bytes that may lie before those that are not.
-const WRITTEN_BYTES_MAX: usize = 16 << 10;
-
 /// A buffer larger than this is given back when it is empty.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 
@@ -27,10 +25,21 @@ const KEPT_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Outbox {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
-    /// How much of `tail` is written.
-    written: usize,
     /// Bytes of `pieces`.
     in_pieces: usize,
+    /// Bytes that were taken out, and not written as far as is known.
+    taken: usize,
+}
+
+/// What is being written. It comes before all that is in the outbox.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    pieces: VecDeque<Bytes>,
+    tail: Vec<u8>,
+    /// How much of `tail` is written.
+    written: usize,
+    /// Bytes that were written, of which the outbox does not know.
+    unsaid: usize,
 }
 
 impl Outbox {
@@ -48,27 +57,50 @@ impl Outbox {
             self.tail.extend_from_slice(&payload);
             return;
         }
-        let mut before = Bytes::from(std::mem::take(&mut self.tail));
-        before.advance(std::mem::take(&mut self.written));
+        let before = Bytes::from(std::mem::take(&mut self.tail));
         self.in_pieces += before.len() + payload.len();
         self.pieces.push_back(before);
         self.pieces.push_back(payload);
     }
 
+    /// Whether all is written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.tail.len() == self.written
+        self.bytes() == 0
     }
 
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
-        self.in_pieces + self.tail.len() - self.written
+        self.taken + self.in_pieces + self.tail.len()
+    }
+
+    /// Takes note of what was written, and when that is all, hands out what comes next. Says whether there is something to be
+    /// written. Two buffers go to and fro; one that is not needed for that is not made.
+    pub(crate) fn hand_out(&mut self, writing: &mut Writing) -> bool {
+        self.taken -= std::mem::take(&mut writing.unsaid);
+        if self.taken > 0 {
+            return true;
+        }
+        self.taken = std::mem::take(&mut self.in_pieces) + self.tail.len();
+        if !self.tail.is_empty() || self.tail.capacity() == 0 {
+            std::mem::swap(&mut self.tail, &mut writing.tail);
+        }
+        if !self.pieces.is_empty() || self.pieces.capacity() == 0 {
+            std::mem::swap(&mut self.pieces, &mut writing.pieces);
+        }
+        self.taken > 0
+    }
+}
+
+impl Writing {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.tail.len() == self.written
     }
 
     /// Writes until all is written or the socket takes no more.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(crate) fn poll_flush(
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut (impl AsyncWrite + Unpin),
@@ -97,10 +129,10 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.unsaid += written;
         while let Some(piece) = self.pieces.front_mut() {
             let taken = written.min(piece.len());
             piece.advance(taken);
-            self.in_pieces -= taken;
             written -= taken;
             if !piece.is_empty() {
                 return;
@@ -115,10 +147,6 @@ impl Outbox {
             } else {
                 self.tail.clear();
             }
-        } else if self.written >= WRITTEN_BYTES_MAX && self.written * 2 >= self.tail.len() {
-            // A peer that is always a little behind must not make it grow.
-            self.tail.drain(..self.written);
-            self.written = 0;
         }
     }
 }

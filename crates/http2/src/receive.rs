@@ -20,6 +20,12 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Frames of a header block beside those its size explains; more are an attack (CVE-2024-27316).
 const CONTINUATIONS_MAX: usize = 8;
 
+/// Frames that are handled before other connections have their turn.
+const TURN_FRAMES: usize = 1_000;
+
+/// So many bytes of a header block count as one more of those: they can say as many fields.
+const BLOCK_BYTES_A_FRAME: usize = 64;
+
 /// Where in a frame its kind is.
 const KIND_AT: usize = 3;
 
@@ -46,7 +52,7 @@ impl Core {
         if !self.preface.is_empty() && !self.receive_preface(bytes)? {
             return Ok(());
         }
-        while !self.is_stuffed() {
+        while !self.is_stuffed() && !self.had_its_turn() {
             let Some(head) = Head::read(bytes) else { break };
             if head.len > frame::PAYLOAD_BYTES_MAX {
                 return Err(self.broken(Reason::FRAME_SIZE_ERROR, "a frame is too long"));
@@ -55,6 +61,7 @@ impl Core {
             if bytes.len() < whole {
                 break;
             }
+            self.charge(head);
             if head.kind == frame::DATA && self.block.is_none() && self.peer.settled {
                 self.receive_data(head, bytes)?;
             } else {
@@ -66,6 +73,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Of what is received from here on, [so much](TURN_FRAMES) is handled before other connections have their turn.
+    pub(crate) fn begin_turn(&mut self) {
+        self.frames_left = TURN_FRAMES;
+    }
+
+    /// Whether others are to have their turn now.
+    pub(crate) fn had_its_turn(&self) -> bool {
+        self.frames_left == 0
+    }
+
+    fn charge(&mut self, head: Head) {
+        let more = match head.kind {
+            frame::HEADERS | frame::CONTINUATION => head.len / BLOCK_BYTES_A_FRAME,
+            _ => 0,
+        };
+        self.frames_left = self.frames_left.saturating_sub(1 + more);
     }
 
     /// What the peer has begun to say, `rest` being what was received and not taken, as a number that changes once it has

@@ -358,6 +358,16 @@ impl Server {
         }
     }
 
+    /// Polls the connection once, which is open and woken. Says whether it is woken again.
+    pub(crate) fn run_once(&mut self) -> bool {
+        assert!(self.woken.take(), "not woken");
+        let waker = Waker::from(self.woken.clone());
+        let Serving::Open(connection) = &mut self.serving else { panic!("not open") };
+        let polled = connection.poll_accept(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending(), "a request, or the end");
+        self.woken.since().is_some()
+    }
+
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         self.run();
         self.wire.frames()

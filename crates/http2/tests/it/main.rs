@@ -16,5 +16,6 @@ mod queue;
 mod simulation;
 mod streams;
 mod threads;
+mod turns;
 mod unfinished;
 mod window;

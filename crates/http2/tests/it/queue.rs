@@ -17,7 +17,7 @@ fn long(bytes: usize) -> Request<()> {
     request
 }
 
-fn is_full(sent: Result<(ResponseFuture, SendStream), SendError>) -> bool {
+fn is_full(sent: &Result<(ResponseFuture, SendStream), SendError>) -> bool {
     matches!(sent, Err(SendError::Full(_)))
 }
 
@@ -38,7 +38,7 @@ fn no_more_requests_wait_than_may() {
     client.run();
     assert!(!waiting[0].1.is_queued());
     waiting.extend([client.request(true), client.request(true)]);
-    assert!(is_full(client.sender.send_request(&request(), true)));
+    assert!(is_full(&client.sender.send_request(&request(), true)));
     drop(waiting);
     client.run();
     client.state().is_clean();
