@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -20,11 +20,12 @@ use crate::load::Load;
 use crate::options::Options;
 use crate::pick::Pick;
 use crate::pool::{Choice, Member, Pool};
+use crate::room::{Room, Share, Waiter};
 use crate::source::{Source, TARGETS_MAX};
 use crate::streams;
 use crate::subset;
 use crate::target::Target;
-use crate::unavailable::Unavailable;
+use crate::unavailable::{Crowded, Unavailable};
 
 /// Picks connected, serving endpoints of one upstream. A cheap handle: clone it, share it between threads.
 #[derive(Clone, Debug)]
@@ -60,15 +61,15 @@ impl Balancer {
         cancel: CancellationToken,
     ) -> Balancer {
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+        let room = Arc::new(Room::new(options.share_index));
         let shared = Arc::new(Shared {
             options,
             poke,
             seed: AtomicU64::new(seed),
             endpoints: Mutex::new(BTreeMap::new()),
-            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new())),
-            waiting: AtomicUsize::new(0),
+            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new(), 0)),
             version: watch::Sender::new(0),
-            room: watch::Sender::new(()),
+            room,
             stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
         });
@@ -77,59 +78,82 @@ impl Balancer {
     }
 
     /// Picks an endpoint that takes calls and is not in `exclude`: the cheaper of two drawn at random by weight. Never waits
-    /// and never connects; with all streams of all endpoints in use it fails if a further connection is being made, else the
-    /// call will wait on its connection for a stream. The call counts as in flight from here until the pick is dropped.
-    pub fn pick(&self, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
-        self.choose(exclude, false)
+    /// and never connects; with all streams of all endpoints in use it fails. The call counts as in flight from here until the
+    /// pick is dropped. With a `share`, streams are missing also when it has too many of them already.
+    pub fn pick(&self, share: Option<&Arc<Share>>, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
+        self.choose(share, exclude, false).map_err(|none| self.unavailable(exclude, none, share))
     }
 
-    fn choose(&self, exclude: &[SocketAddr], queue: bool) -> Result<Pick, Unavailable> {
+    /// `in_turn`: it has waited, and others of its share that wait do not come before it.
+    fn choose(
+        &self,
+        share: Option<&Arc<Share>>,
+        exclude: &[SocketAddr],
+        in_turn: bool,
+    ) -> Result<Pick, Missing> {
         let now = Instant::now();
         let pool = self.shared.pool.load();
+        let is_crowded =
+            !self.shared.may_have(share, &pool) || (!in_turn && self.shared.room.has_line(share));
+        if is_crowded && !pool.members().is_empty() {
+            return Err(Missing::Stream { too_many_wait: false });
+        }
         let has_room = |member: &Member| member.links.iter().any(|link| link.streams.has_room());
-        let Some(choice) = pool.choose(exclude, now, &mut self.shared.rng(), has_room) else {
-            return Err(self.unavailable(exclude, false));
-        };
-        let Choice { member, probe, room } = choice;
+        let choice = pool.choose(exclude, now, &mut self.shared.rng(), has_room);
+        let Choice { member, probe, room } = choice.ok_or(Missing::Endpoint)?;
         if !room {
-            // With a further connection to be had, a call must not wait for one of the others.
             let crowd = &member.load.crowd;
-            if crowd.can_grow() && !queue {
+            if crowd.can_grow() {
                 crowd.want();
-                return Err(self.unavailable(exclude, true));
             }
+            return Err(Missing::Stream { too_many_wait: false });
         }
-        match streams::next(&member.links, |link| &link.streams) {
-            Some(link) => Ok(Pick::new(link.clone(), probe, now)),
-            // Never: a member has a connection.
-            None => Err(self.unavailable(exclude, false)),
-        }
+        // A member has a connection.
+        let link = streams::next(&member.links, |link| &link.streams).ok_or(Missing::Endpoint)?;
+        Ok(Pick::new(link.clone(), share.cloned(), probe, now))
     }
 
-    /// [`Balancer::pick`], waiting until an endpoint is ready, at most until `deadline`.
-    pub async fn picked(&self, exclude: &[SocketAddr], deadline: Instant) -> Result<Pick, Unavailable> {
+    /// [`Balancer::pick`], waiting until an endpoint is ready and has a stream, at most until `deadline`. Those who wait for a
+    /// stream have turns by share; when too many do, a further one is told at once.
+    pub async fn picked(
+        &self,
+        share: Option<&Arc<Share>>,
+        exclude: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<Pick, Unavailable> {
         let mut changed = self.changed();
-        let mut room = self.shared.room.subscribe();
-        let _waiting = Waiting::new(&self.shared);
+        let mut in_turn = false;
         loop {
             changed.mark_unchanged();
-            room.mark_unchanged();
-            let unavailable = match self.pick(exclude) {
+            let missing = match self.choose(share, exclude, in_turn) {
                 Ok(pick) => return Ok(pick),
-                Err(unavailable) => unavailable,
+                Err(missing) => missing,
             };
             if self.shared.stopping.load(Ordering::Relaxed) {
-                return Err(unavailable);
+                return Err(self.unavailable(exclude, missing, share));
             }
-            let news = async {
-                tokio::select! {
-                    changed = changed.changed() => changed,
-                    room = room.changed() => room,
+            let woken = match missing {
+                Missing::Endpoint => matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))),
+                Missing::Stream { .. } => {
+                    let Some(waiter) = self.shared.room.wait(share, in_turn) else {
+                        return Err(self.unavailable(
+                            exclude,
+                            Missing::Stream { too_many_wait: true },
+                            share,
+                        ));
+                    };
+                    let is_first = waiter.is_first;
+                    let mut waiter = Waiting { shared: &self.shared, waiter: Some(waiter) };
+                    // One may have ended between the look and the line.
+                    if is_first && let Ok(pick) = self.choose(share, exclude, true) {
+                        return Ok(pick);
+                    }
+                    in_turn = true;
+                    timeout_at(deadline, waiter.woken()).await.is_ok()
                 }
             };
-            if !matches!(timeout_at(deadline, news).await, Ok(Ok(()))) {
-                // Rather wait for a stream than fail.
-                return self.choose(exclude, true);
+            if !woken {
+                return Err(self.unavailable(exclude, missing, share));
             }
         }
     }
@@ -165,12 +189,56 @@ impl Balancer {
         self.shared.stopped.cancelled().await;
     }
 
-    fn unavailable(&self, exclude: &[SocketAddr], full: bool) -> Unavailable {
+    fn unavailable(
+        &self,
+        exclude: &[SocketAddr],
+        missing: Missing,
+        share: Option<&Arc<Share>>,
+    ) -> Unavailable {
         let name = self.name();
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Unavailable::stopped(name);
         }
-        Unavailable::of(name, &self.snapshot(), exclude.len(), full)
+        let crowded = match missing {
+            Missing::Endpoint => None,
+            Missing::Stream { too_many_wait } => Some(Crowded {
+                allowed: self.shared.pool.load().allowed(),
+                held: self.shared.room.held(share),
+                too_many_wait,
+            }),
+        };
+        Unavailable::of(name, &self.snapshot(), exclude.len(), crowded)
+    }
+}
+
+/// What a pick has failed for.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    /// None is ready.
+    Endpoint,
+    /// Some are, and all streams are in use, or those that this share may have.
+    Stream { too_many_wait: bool },
+}
+
+/// A place in line. Dropped, what it was woken for is another's.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    waiter: Option<Waiter>,
+}
+
+impl Waiting<'_> {
+    async fn woken(&mut self) {
+        if let Some(waiter) = &mut self.waiter {
+            waiter.await;
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.waiter.take().is_some_and(Waiter::leave) {
+            self.shared.has_room(1);
+        }
     }
 }
 
@@ -182,11 +250,9 @@ pub(crate) struct Shared {
     seed: AtomicU64,
     endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
     pool: ArcSwap<Pool>,
-    /// Callers that wait for an endpoint or for a stream.
-    waiting: AtomicUsize,
     version: watch::Sender<u64>,
-    /// A stream has ended that others may wait for: of no interest to those who watch the endpoints.
-    room: watch::Sender<()>,
+    /// Who has streams, and who waits for one.
+    pub(crate) room: Arc<Room>,
     stopping: AtomicBool,
     stopped: CancellationToken,
 }
@@ -197,11 +263,18 @@ impl Shared {
         let endpoints = self.endpoints();
         let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| endpoint.member()).collect();
         let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
-        let pool = Pool::of_serving(serving, endpoints.len(), panic_below);
+        let pool = Pool::of_serving(serving, endpoints.len(), panic_below, self.options.connections_max);
         // Under the lock: of two changes at once, the later list must be the one that stays.
         self.pool.store(Arc::new(pool));
         drop(endpoints);
         self.version.send_modify(|version| *version += 1);
+        if self.room.has_waiters() {
+            // Those for whom there is room now; with nobody left, all, to wait for an endpoint instead.
+            let pool = self.pool.load();
+            let free = pool.allowed().saturating_sub(pool.in_use());
+            let most = if pool.members().is_empty() { u64::MAX } else { free };
+            self.has_room(usize::try_from(most).unwrap_or(usize::MAX));
+        }
     }
 
     /// Ejects the endpoint at `address`, whose load is `load`, unless too many are out already.
@@ -228,11 +301,16 @@ impl Shared {
         tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
     }
 
-    /// A stream has ended where there was no room for one more.
-    pub(crate) fn has_room_again(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.room.send_replace(());
-        }
+    /// So many streams may be had by those who wait.
+    pub(crate) fn has_room(&self, streams: usize) {
+        let pool = self.pool.load();
+        let may_have = |share: Option<&Arc<Share>>| pool.members().is_empty() || self.may_have(share, &pool);
+        self.room.wake(streams, may_have);
+    }
+
+    /// Whether this share may have one more stream of those in `pool`.
+    fn may_have(&self, share: Option<&Arc<Share>>, pool: &Pool) -> bool {
+        self.room.may_have(share, pool.allowed(), || pool.in_use())
     }
 
     /// Asks discovery to look again.
@@ -256,22 +334,6 @@ impl Shared {
 
     fn endpoints(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Endpoint>>> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A caller that waits, counted.
-struct Waiting<'a>(&'a Shared);
-
-impl Waiting<'_> {
-    fn new(shared: &Shared) -> Waiting<'_> {
-        shared.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(shared)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -167,13 +167,15 @@ impl Call<'_> {
     /// An endpoint not tried yet, or, when all were, any.
     async fn pick(&self, tried: &mut Vec<SocketAddr>, patience: Instant) -> Result<Pick, Status> {
         let balancer = &self.shared.balancer;
-        if let Ok(pick) = balancer.pick(tried) {
+        if let Ok(pick) = balancer.pick(None, tried) {
             return Ok(pick);
         }
         tried.clear();
-        balancer.picked(&[], patience).await.map_err(|unavailable| {
+        balancer.picked(None, &[], patience).await.map_err(|unavailable| {
             if self.deadline.is_some_and(|deadline| deadline <= patience) {
                 Status::deadline_exceeded(format!("deadline exceeded: {unavailable}"))
+            } else if unavailable.crowded.is_some() {
+                Status::resource_exhausted(unavailable.to_string())
             } else {
                 Status::unavailable(unavailable.to_string())
             }
@@ -197,6 +199,10 @@ impl Call<'_> {
         let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
         let (response, stream) = match attempt.pick().send(&request, body.is_empty()) {
             Ok(streams) => streams,
+            Err(error @ SendError::Full { .. }) => {
+                attempt.end_unsent(Code::ResourceExhausted);
+                return Err(Status::resource_exhausted(format!("`{}`: {error}", options.name)));
+            }
             Err(error @ SendError::Invalid(_)) => {
                 attempt.end_unsent(Code::Internal);
                 return Err(Status::internal(error.to_string()));

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::balancer::Shared;
 use crate::load::Load;
 use crate::options::Options;
+use crate::room::Room;
 use crate::streams::Streams;
 
 /// Streams we have reset and remember, so that frames still under way on them are no error. More than a disconnect storm
@@ -97,6 +98,7 @@ pub(crate) struct Link {
     /// Its calls that were answered: a sign of life.
     answers: AtomicU64,
     shared: Weak<Shared>,
+    pub(crate) room: Arc<Room>,
     sender: SendRequest,
     gone: CancellationToken,
     down: OnceLock<Down>,
@@ -133,6 +135,7 @@ impl Link {
             streams: Streams::default(),
             answers: AtomicU64::new(0),
             shared: Arc::downgrade(shared),
+            room: shared.room.clone(),
             sender,
             gone: CancellationToken::new(),
             down: OnceLock::new(),
@@ -179,9 +182,9 @@ impl Link {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Learns how many streams the peer allows.
-    pub(crate) fn look_at_limit(&self) {
-        self.streams.set_limit(self.sender.streams_max());
+    /// Learns how many streams the peer allows. Returns whether that is news.
+    pub(crate) fn look_at_limit(&self) -> bool {
+        self.streams.set_limit(self.sender.streams_max())
     }
 
     /// Resolves when it takes no more calls.
@@ -263,7 +266,13 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
                 Poll::Ready(Ok(())) => this.down("closed by the peer".into(), Farewell::None),
                 Poll::Ready(Err(error)) => this.down(error.to_string(), Farewell::None),
                 // SETTINGS may come at any time, and nothing but the connection tells of them.
-                Poll::Pending => link.look_at_limit(),
+                Poll::Pending => {
+                    if link.look_at_limit()
+                        && let Some(shared) = link.shared()
+                    {
+                        shared.publish();
+                    }
+                }
             }
         }
         if polled.is_ready() {

@@ -180,8 +180,8 @@ impl Keeper {
             // Else it stays wanted, and nobody has to say so again.
             crowd.settle();
         }
-        if could && !can {
-            // Those who wait for it look again.
+        if could != can {
+            // How many calls are allowed at once depends on it.
             self.shared.publish();
         }
     }

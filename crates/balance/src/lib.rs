@@ -29,6 +29,7 @@ mod outlier;
 mod penalty;
 mod pick;
 mod pool;
+mod room;
 mod silence;
 #[cfg(test)]
 mod simulation;
@@ -49,8 +50,9 @@ pub use endpoint::{EjectionSnapshot, EndpointSnapshot, EndpointState};
 pub use options::{Ejection, Options, Subset};
 pub use outcome::{Outcome, code_of};
 pub use pick::{Pick, SendError, refused};
+pub use room::Share;
 pub use source::{ParseError, Source};
 pub use target::Target;
 pub use timeout::{format_timeout, parse_timeout};
 pub use trace::inject;
-pub use unavailable::Unavailable;
+pub use unavailable::{Crowded, Unavailable};

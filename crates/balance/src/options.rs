@@ -54,6 +54,8 @@ pub struct Options {
     /// The most connections to one endpoint. A second one is made when four fifths of the streams that the peer allows on
     /// the first are in use. Default 8; 1: never a second one.
     pub connections_max: usize,
+    /// Which of the counts of a [`Share`](crate::Share) is of this upstream. Default 0.
+    pub share_index: usize,
     /// How long a further connection may be without calls before it is closed. Default 30 s.
     pub connection_idle: Duration,
     /// Fixes the random choices, for tests. Default `None`.
@@ -156,6 +158,7 @@ impl Options {
             ejection: Some(Ejection::default()),
             subset: Some(Subset::default()),
             connections_max: 8,
+            share_index: 0,
             connection_idle: Duration::from_secs(30),
             seed: None,
         }

@@ -10,18 +10,21 @@ use tokio::time::Instant;
 use crate::claim::{Claim, Verdict};
 use crate::connection::Link;
 use crate::outcome::Outcome;
+use crate::room::Share;
 
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
 pub struct Pick {
     link: Arc<Link>,
+    share: Option<Arc<Share>>,
     claim: Claim,
     sent: bool,
 }
 
 impl Pick {
     /// `probe`: the call decides over an ejected endpoint.
-    pub(crate) fn new(link: Arc<Link>, probe: bool, now: Instant) -> Pick {
+    pub(crate) fn new(link: Arc<Link>, share: Option<Arc<Share>>, probe: bool, now: Instant) -> Pick {
+        link.room.take(share.as_ref());
         let mut claim = Claim::new(&link.load, probe, now);
         if !link.streams.has_room() {
             claim.queue();
@@ -29,7 +32,7 @@ impl Pick {
         if link.streams.open() {
             link.load.crowd.want();
         }
-        Pick { link, claim, sent: false }
+        Pick { link, share, claim, sent: false }
     }
 
     /// The endpoint's address.
@@ -53,8 +56,8 @@ impl Pick {
         self.claim.expects_stream()
     }
 
-    /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait for the
-    /// peer's stream limit: the stream is opened when there is room for it.
+    /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait: should the peer
+    /// have lowered its limit since the pick, the stream is opened when there is room for it.
     pub fn send(
         &mut self,
         request: &Request<()>,
@@ -69,9 +72,8 @@ impl Pick {
                 Ok(streams)
             }
             Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
-            // Nothing of it was sent: another connection may have room.
             Err(shoal_http2::SendError::Full(waiting)) => {
-                Err(self.not_sent(shoal_http2::SendError::Full(waiting).to_string()))
+                Err(SendError::Full { address: self.link.address, waiting })
             }
             Err(shoal_http2::SendError::Closed(why)) => {
                 // Its driver is about to learn of it.
@@ -147,10 +149,11 @@ impl Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         self.claim.end(&self.link.load, self.sent, Instant::now);
-        if self.link.streams.close()
+        self.link.streams.close();
+        if self.link.room.give(self.share.as_ref())
             && let Some(shared) = self.link.shared()
         {
-            shared.has_room_again();
+            shared.has_room(1);
         }
     }
 }
@@ -165,6 +168,14 @@ pub enum SendError {
         address: SocketAddr,
         /// Why its connection ended.
         reason: String,
+    },
+    /// Too many requests wait for the connection to take them: its peer reads nothing, or allows fewer streams than it did.
+    #[error("not sent to {address}: {waiting} requests wait for its connection, as many as may")]
+    Full {
+        /// The endpoint that was picked.
+        address: SocketAddr,
+        /// How many.
+        waiting: usize,
     },
     /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]

@@ -19,6 +19,8 @@ use crate::slow_start;
 pub(crate) struct Pool {
     members: Box<[Member]>,
     draw: Draw,
+    /// Calls that its members' servers allow at once, on the connections there are and those that can be had.
+    allowed: u64,
     /// Ejected ones that are connected and serving: each is given one call when its time has come.
     ejected: Box<[Member]>,
 }
@@ -45,28 +47,56 @@ pub(crate) struct Choice<'a> {
 }
 
 impl Member {
+    /// Calls that its server allows at once, on the connections there are and, if more can be had, on so many.
+    fn allowed(&self, connections_max: usize) -> u64 {
+        let limits = self.links.iter().map(|link| u64::from(link.streams.limit()));
+        let further = match self.load.crowd.can_grow() {
+            true => connections_max.saturating_sub(self.links.len()) as u64,
+            false => 0,
+        };
+        // Those not made yet will allow what the oldest does.
+        limits.clone().sum::<u64>() + further * limits.clone().next().unwrap_or(0)
+    }
+
     pub(crate) fn new(address: SocketAddr, load: Arc<Load>, links: Arc<[Arc<Link>]>) -> Member {
         Member { address, load, links, share: 1.0 }
     }
 }
 
 impl Pool {
-    pub(crate) fn new(mut members: Vec<Member>, ejected: Vec<Member>) -> Pool {
+    pub(crate) fn new(mut members: Vec<Member>, ejected: Vec<Member>, connections_max: usize) -> Pool {
         let weights: Vec<u32> = members.iter().map(|member| member.load.weight()).collect();
         let mean = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64;
         for (member, weight) in members.iter_mut().zip(&weights) {
             member.share = f64::from(*weight) / mean;
         }
-        Pool { members: members.into(), draw: Draw::new(&weights), ejected: ejected.into() }
+        let allowed = members.iter().map(|member| member.allowed(connections_max)).sum();
+        Pool { members: members.into(), draw: Draw::new(&weights), allowed, ejected: ejected.into() }
     }
 
     /// Of those that are connected and serving by their own word, out of `endpoints` that are known: the ejected are left out,
     /// unless fewer than `panic_below` of all would be left (Envoy, "Panic threshold").
-    pub(crate) fn of_serving(serving: Vec<Member>, endpoints: usize, panic_below: f64) -> Pool {
+    pub(crate) fn of_serving(
+        serving: Vec<Member>,
+        endpoints: usize,
+        panic_below: f64,
+        connections_max: usize,
+    ) -> Pool {
         let (ejected, available): (Vec<_>, Vec<_>) =
             serving.iter().cloned().partition(|member| member.load.outlier.is_ejected());
         let panic = (available.len() as f64) < panic_below * endpoints as f64;
-        Pool::new(if panic { serving } else { available }, ejected)
+        Pool::new(if panic { serving } else { available }, ejected, connections_max)
+    }
+
+    /// Calls that the servers allow at once.
+    pub(crate) fn allowed(&self) -> u64 {
+        self.allowed
+    }
+
+    /// How many of those there are. Counts over all connections.
+    pub(crate) fn in_use(&self) -> u64 {
+        let links = self.members.iter().flat_map(|member| member.links.iter());
+        links.map(|link| u64::from(link.streams.in_use())).sum()
     }
 
     /// Those that take calls.
@@ -164,7 +194,7 @@ mod tests {
                 Member::new(address(usize::from(port)), load.clone(), [].into())
             };
             let serving = (0..).zip(&self.loads).map(member).collect();
-            Pool::of_serving(serving, self.known, 0.5)
+            Pool::of_serving(serving, self.known, 0.5, 8)
         }
 
         /// How often each is chosen, while no call is in flight.

@@ -85,7 +85,7 @@ impl Simulation {
             events: BinaryHeap::new(),
             scheduled: 0,
             loads,
-            pool: Pool::new(Vec::new(), Vec::new()),
+            pool: Pool::new(Vec::new(), Vec::new(), 8),
             calls: Vec::new(),
         };
         simulation.publish();
@@ -183,7 +183,7 @@ impl Simulation {
             Member::new(SocketAddr::from(([127, 0, 0, 1], port)), load.clone(), [].into())
         };
         let panic_below = self.options.ejection.map_or(0.0, |rules| rules.panic_below);
-        self.pool = Pool::of_serving((1..).zip(&self.loads).map(member).collect(), ENDPOINTS, panic_below);
+        self.pool = Pool::of_serving((1..).zip(&self.loads).map(member).collect(), ENDPOINTS, panic_below, 8);
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {

@@ -40,11 +40,9 @@ impl Streams {
         self.is_crowded() && self.limit() > 0
     }
 
-    /// A call is over. Returns whether it was the last one there was room for, so that others may have waited for it.
-    pub(crate) fn close(&self) -> bool {
-        let full = !self.has_room();
+    /// A call is over.
+    pub(crate) fn close(&self) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
-        full
     }
 
     /// A health call begins. It is over when the seat is dropped.
@@ -53,12 +51,11 @@ impl Streams {
         Seat(self)
     }
 
-    /// The limit as the peer announced it; `usize::MAX` when it announced none.
-    pub(crate) fn set_limit(&self, limit: usize) {
+    /// The limit as the peer announced it; `usize::MAX` when it announced none. Returns whether that is news.
+    pub(crate) fn set_limit(&self, limit: usize) -> bool {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        if self.limit.load(Ordering::Relaxed) != limit {
-            self.limit.store(limit, Ordering::Relaxed);
-        }
+        // Read first: it is asked with every frame, and seldom news.
+        self.limit.load(Ordering::Relaxed) != limit && self.limit.swap(limit, Ordering::Relaxed) != limit
     }
 
     /// How many streams the peer allows.
@@ -85,7 +82,8 @@ impl Streams {
         u64::from(self.in_use()) * 5 >= u64::from(self.limit()) * 4
     }
 
-    fn in_use(&self) -> u32 {
+    /// Calls and health calls.
+    pub(crate) fn in_use(&self) -> u32 {
         self.calls.load(Ordering::Relaxed) + self.health.load(Ordering::Relaxed)
     }
 }
@@ -155,15 +153,15 @@ mod tests {
             assert_eq!(streams.open(), calls >= 8, "{calls} of 10");
             assert_eq!(streams.has_room(), calls < 10, "{calls} of 10");
         }
-        assert!(streams.close(), "it was full");
-        assert!(!streams.close());
+        streams.close();
+        assert!(streams.has_room());
     }
 
     #[test]
     fn a_limit_of_one_is_crowded_by_one_and_a_limit_may_change() {
         let streams = streams(1, 0);
         assert!(streams.open());
-        streams.set_limit(100);
+        assert!(streams.set_limit(100) && !streams.set_limit(100), "it is news once");
         assert!(streams.has_room() && !streams.open());
         streams.set_limit(0);
         assert!(!streams.has_room() && !streams.open(), "another connection would have none either");

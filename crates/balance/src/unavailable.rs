@@ -1,6 +1,6 @@
 //! Why nothing could be picked: names the upstream and what each of its endpoints is waiting for.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::endpoint::{EndpointSnapshot, EndpointState};
 
@@ -15,19 +15,47 @@ pub struct Unavailable {
     pub upstream: String,
     /// What is known of its endpoints.
     pub reason: String,
+    /// Set when some are there, and it is streams that are missing.
+    pub crowded: Option<Crowded>,
+}
+
+/// Why a call has no stream although endpoints are ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crowded {
+    /// Calls that the servers allow at once (SETTINGS_MAX_CONCURRENT_STREAMS), on all the connections that may be made.
+    pub allowed: u64,
+    /// Of those in use, the calls of this [`Share`](crate::Share).
+    pub held: u32,
+    /// It did not wait: too many do.
+    pub too_many_wait: bool,
+}
+
+impl fmt::Display for Crowded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Crowded { allowed, held, too_many_wait } = self;
+        write!(f, "its servers allow {allowed} calls at once over all connections")?;
+        match held {
+            0 => f.write_str(", which are in use")?,
+            held => write!(f, "; of those in use {held} are this client's, and some are kept for others")?,
+        }
+        f.write_str(if *too_many_wait { ", and too many calls wait for one" } else { "" })
+    }
 }
 
 impl Unavailable {
     pub(crate) fn stopped(upstream: &str) -> Unavailable {
-        Unavailable { upstream: upstream.into(), reason: "this process is shutting down".into() }
+        Unavailable {
+            upstream: upstream.into(),
+            reason: "this process is shutting down".into(),
+            crowded: None,
+        }
     }
 
-    /// `full`: there are some, and all the streams that their peers allow are in use.
     pub(crate) fn of(
         upstream: &str,
         endpoints: &[EndpointSnapshot],
         excluded: usize,
-        full: bool,
+        crowded: Option<Crowded>,
     ) -> Unavailable {
         let mut reason = String::new();
         for endpoint in endpoints.iter().filter(|e| e.state != EndpointState::Ready).take(NAMED_MAX) {
@@ -51,9 +79,9 @@ impl Unavailable {
             let ready = endpoints.len() - unready;
             let _ = write!(reason, "{separator}{ready} ready, {excluded} tried already");
         }
-        if full {
-            reason.push_str("; every stream is in use, and a further connection is being made");
+        if let Some(crowded) = &crowded {
+            let _ = write!(reason, "; {crowded}");
         }
-        Unavailable { upstream: upstream.into(), reason }
+        Unavailable { upstream: upstream.into(), reason, crowded }
     }
 }

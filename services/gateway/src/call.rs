@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use http::Request;
-use shoal_balance::{Outcome, Pick, SendError, code_of, inject, refused};
+use shoal_balance::{Outcome, Pick, SendError, Share, code_of, inject, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendResponse};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
@@ -132,6 +132,7 @@ async fn forward(
     let lane = upstream.lane(core.index);
     let mut call = Call {
         route: &route,
+        share: &client.share,
         upstream,
         lane,
         upload: Upload::new(body, route.retry.body_bytes),
@@ -176,6 +177,7 @@ pub(crate) enum Ended {
 /// A call that is forwarded.
 struct Call<'c> {
     route: &'c Route,
+    share: &'c Arc<Share>,
     upstream: &'c Upstream,
     lane: &'c Lane,
     head: Head,
@@ -329,20 +331,24 @@ impl Call<'_> {
     /// An endpoint that has not failed this call, or when all have, any.
     async fn pick(&mut self, patience: Instant) -> Result<Pick, End> {
         self.at = None;
-        if let Ok(pick) = self.lane.balancer.pick(self.attempts.tried()) {
+        let (balancer, share) = (&self.lane.balancer, Some(self.share));
+        if let Ok(pick) = balancer.pick(share, self.attempts.tried()) {
             return Ok(pick);
         }
         self.attempts.forget_tried();
         let picked = tokio::select! {
             _ = self.caller.gone() => return Err(End::CallerGone),
-            picked = self.lane.balancer.picked(&[], patience) => picked,
+            picked = balancer.picked(share, &[], patience) => picked,
         };
         picked.map_err(|unavailable| {
-            End::Failed(Error::NoEndpoint {
-                upstream: self.upstream.name.clone(),
-                detail: unavailable.to_string(),
-                waited: self.head.started().elapsed(),
-                attempts: self.attempts.made(),
+            let upstream = self.upstream.name.clone();
+            let (waited, attempts) = (self.head.started().elapsed(), self.attempts.made());
+            End::Failed(match unavailable.crowded {
+                Some(crowded) => {
+                    self.lane.meter.event(Event::Streamless);
+                    Error::Streamless { upstream, crowded, waited, attempts }
+                }
+                None => Error::NoEndpoint { upstream, detail: unavailable.to_string(), waited, attempts },
             })
         })
     }
@@ -377,7 +383,7 @@ impl Call<'_> {
             Some(after) => match timeout(after, exchange.run()).await {
                 Ok(exchanged) => exchanged,
                 Err(_) => {
-                    hedge(&mut exchange, &mut sending, self.lane, &mut self.attempts);
+                    hedge(&mut exchange, &mut sending, self.lane, self.share, &mut self.attempts);
                     exchange.run().await
                 }
             },
@@ -561,13 +567,23 @@ impl Sending<'_> {
             Err(SendError::Invalid(error)) => {
                 Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() }))
             }
+            Err(SendError::Full { address, waiting }) => {
+                let upstream = self.upstream.to_owned();
+                Err(Unsent::Invalid(Error::Stuck { upstream, address, waiting }))
+            }
             Err(error) => Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() })),
         }
     }
 }
 
 /// Sends a call that is slow to another endpoint too, if there is one and the upstream's calls have earned it.
-fn hedge(exchange: &mut Exchange<'_>, sending: &mut Sending<'_>, lane: &Lane, attempts: &mut Attempts) {
+fn hedge(
+    exchange: &mut Exchange<'_>,
+    sending: &mut Sending<'_>,
+    lane: &Lane,
+    share: &Arc<Share>,
+    attempts: &mut Attempts,
+) {
     if !exchange.may_have_a_rival() {
         return;
     }
@@ -575,7 +591,7 @@ fn hedge(exchange: &mut Exchange<'_>, sending: &mut Sending<'_>, lane: &Lane, at
     if !lane.hedges.may(Instant::now()) {
         return;
     }
-    let Ok(pick) = lane.balancer.pick(&[exchange.endpoint()]) else { return };
+    let Ok(pick) = lane.balancer.pick(Some(share), &[exchange.endpoint()]) else { return };
     // Nobody else on this core has come between.
     if !lane.hedges.take(Instant::now()) {
         return;

@@ -19,6 +19,7 @@ use crate::call;
 use crate::client::Client;
 use crate::core::Core;
 use crate::lifetime::{Lifetime, Verdict, Why};
+use crate::upstream;
 
 /// Between the preface and the first frame.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -78,7 +79,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) 
     };
     let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
     let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
-    let client = Arc::new(Client::new(peer.ip()));
+    let client = Arc::new(Client::new(peer.ip(), upstream::count(&core.config)));
     Driver { core: &core, connection, client, lifetime, timer, stop, waiting: false, draining: false }.await;
 }
 

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shoal_balance::Crowded;
 use shoal_kit::Fault;
 use tonic::Code;
 
@@ -37,6 +38,17 @@ pub(crate) enum Error {
     /// No endpoint could be picked in time.
     #[error("{detail} (waited {waited:.0?}, {attempts} attempts)")]
     NoEndpoint { upstream: String, detail: String, waited: Duration, attempts: u32 },
+    /// Endpoints are there, and their servers allow no further stream.
+    #[error(
+        "`{upstream}` has no stream left: {crowded} (waited {waited:.0?}); try again shortly, or raise \
+         SETTINGS_MAX_CONCURRENT_STREAMS of its servers or gateway.balance.connections"
+    )]
+    Streamless { upstream: String, crowded: Crowded, waited: Duration, attempts: u32 },
+    /// A connection takes no further request.
+    #[error(
+        "`{upstream}` ({address}) reads nothing, and {waiting} calls wait for its connection; try again shortly"
+    )]
+    Stuck { upstream: String, address: SocketAddr, waiting: usize },
     /// An endpoint that had the call is gone, or says it did not take it, and it could not be repeated elsewhere.
     #[error("`{upstream}` ({address}) lost the call: {detail} ({attempts} attempts; {stopped})")]
     Lost { upstream: String, address: SocketAddr, detail: String, attempts: u32, stopped: &'static str },
@@ -119,6 +131,22 @@ impl From<Error> for Fault {
                     .meta("attempts", attempts.to_string())
                     .retry_after(RETRY_AFTER)
             }
+            Error::Streamless { upstream, crowded, waited, attempts } => {
+                Fault::new(Code::ResourceExhausted, "UPSTREAM_STREAMS", message)
+                    .meta("upstream", upstream)
+                    .meta("allowed", crowded.allowed.to_string())
+                    .meta("held", crowded.held.to_string())
+                    .meta("waited", format!("{waited:?}"))
+                    .meta("attempts", attempts.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
+            Error::Stuck { upstream, address, waiting } => {
+                Fault::new(Code::ResourceExhausted, "UPSTREAM_CONNECTION_FULL", message)
+                    .meta("upstream", upstream)
+                    .meta("endpoint", address.to_string())
+                    .meta("waiting", waiting.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
             Error::Lost { upstream, address, detail, attempts, stopped } => {
                 Fault::new(Code::Unavailable, "ENDPOINT_LOST", message)
                     .meta("upstream", upstream)
@@ -173,7 +201,10 @@ impl Error {
     pub(crate) fn pushback(&self) -> Option<Duration> {
         match self {
             Error::CallerLimit { wait, .. } => Some(*wait),
-            Error::Overloaded { .. } | Error::Crowded { .. } => Some(RETRY_AFTER),
+            Error::Overloaded { .. }
+            | Error::Crowded { .. }
+            | Error::Streamless { .. }
+            | Error::Stuck { .. } => Some(RETRY_AFTER),
             _ => None,
         }
     }

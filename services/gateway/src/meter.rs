@@ -42,14 +42,17 @@ pub(crate) enum Event {
     HedgeWon,
     /// A call refused because the upstream is overloaded.
     Shed,
+    /// A call refused because the upstream's servers allow no further stream.
+    Streamless,
 }
 
-const EVENTS: [&str; 5] = [
+const EVENTS: [&str; 6] = [
     "gateway_retries_total",
     "gateway_retries_refused_total",
     "gateway_hedges_total",
     "gateway_hedges_won_total",
     "gateway_shed_total",
+    "gateway_streams_refused_total",
 ];
 
 /// The counts of one upstream on one core.

@@ -27,6 +27,19 @@ const ROLE: &str = "gateway";
 /// with a window of 1 MiB each would stop everybody. What bounds memory is the window of each call.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// How many upstreams there can be.
+pub(crate) fn count(config: &Config) -> usize {
+    Role::ALL.len() + config.upstream.len()
+}
+
+/// A number of its own for each, below that.
+fn index_of(name: &str, role: Option<Role>, config: &Config) -> usize {
+    match role {
+        Some(role) => Role::ALL.iter().position(|known| *known == role).unwrap_or(0),
+        None => Role::ALL.len() + config.upstream.keys().position(|known| known == name).unwrap_or(0),
+    }
+}
+
 /// A group of endpoints that serve the same gRPC services.
 pub(crate) struct Upstream {
     pub(crate) name: String,
@@ -80,6 +93,7 @@ impl Upstream {
                     subset: subset(config, identity, index, cores.len()),
                     connections_max: config.balance.connections,
                     connection_idle: config.balance.connection_idle,
+                    share_index: index_of(name, role, config),
                     ..Options::new(name, ROLE)
                 };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());

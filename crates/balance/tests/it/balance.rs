@@ -56,7 +56,7 @@ async fn equals_are_picked_evenly() {
     let upstream = ready(&peers.iter().collect::<Vec<_>>()).await;
     let mut counts: HashMap<SocketAddr, f64> = HashMap::new();
     for _ in 0..4_000 {
-        *counts.entry(upstream.balancer.pick(&[]).unwrap().address()).or_default() += 1.0;
+        *counts.entry(upstream.balancer.pick(None, &[]).unwrap().address()).or_default() += 1.0;
     }
     // Chi-square with 3 degrees of freedom, 99.9 %; the seed is fixed. None is sampled, so their latencies are
     // within the noise.

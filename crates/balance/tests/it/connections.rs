@@ -77,7 +77,7 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
     let Leaving { peer, leave, finish, mut closed } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
-    let mut old = upstream.balancer.pick(&[]).unwrap();
+    let mut old = upstream.balancer.pick(None, &[]).unwrap();
     let (response, _stream) = old.send(&request(), true).unwrap();
     let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
 
@@ -88,7 +88,7 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
     assert!(error.never_sent(), "{error}");
     assert!(error.never_sent());
 
-    let mut new = upstream.balancer.pick(&[]).unwrap();
+    let mut new = upstream.balancer.pick(None, &[]).unwrap();
     let (response, _new_stream) = new.send(&request(), true).unwrap();
     let mut new_body = timeout(SOON, response).await.unwrap().unwrap().into_body();
     finish.notify_waiters();
@@ -130,7 +130,7 @@ async fn a_server_that_was_killed_comes_back_as_a_newcomer() {
 
 /// Lets the only endpoint be known for more than a newcomer is taken for.
 async fn known_for_80_ms(upstream: &Upstream) {
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     tokio::time::sleep(Duration::from_millis(80)).await;
     pick.first_response();
 }
@@ -140,13 +140,13 @@ async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
     let Leaving { peer, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     let (response, _stream) = pick.send(&request(), true).unwrap();
     let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
     peer.kill();
     timeout(SOON, body.data()).await.unwrap().unwrap().unwrap_err();
     // One thread: nothing has run between the driver and here.
-    assert!(upstream.balancer.pick(&[]).is_err());
+    assert!(upstream.balancer.pick(None, &[]).is_err());
 }
 
 #[tokio::test]
@@ -154,13 +154,13 @@ async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
     let Leaving { peer, finish, mut closed, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     let (response, stream) = pick.send(&request(), true).unwrap();
     let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
 
     upstream.targets.send_replace([].into());
     let mut changed = upstream.balancer.changed();
-    timeout(SOON, changed.wait_for(|_| upstream.balancer.pick(&[]).is_err())).await.unwrap().unwrap();
+    timeout(SOON, changed.wait_for(|_| upstream.balancer.pick(None, &[]).is_err())).await.unwrap().unwrap();
     finish.notify_waiters();
     reads_late(&mut body).await;
     drop((pick, stream, body));
@@ -172,7 +172,7 @@ async fn the_calls_of_a_target_that_is_gone_are_cut_at_the_drain_limit() {
     let Leaving { peer, .. } = leaving();
     let upstream = Upstream::with(&[peer.address], |options| options.drain = Duration::from_millis(50));
     upstream.until(peer.address, Ready).await;
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     let (response, _stream) = pick.send(&request(), true).unwrap();
     let mut body = timeout(SOON, response).await.unwrap().unwrap().into_body();
     upstream.targets.send_replace(Arc::from([] as [Target; 0]));
@@ -192,7 +192,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_never_ready() {
     let said =
         changed.wait_for(|_| upstream.reason(peer.address).contains("no answer to a ping within 50ms"));
     timeout(SOON, said).await.unwrap().unwrap();
-    assert!(upstream.balancer.pick(&[]).is_err());
+    assert!(upstream.balancer.pick(None, &[]).is_err());
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_asked_in_a_tight_loop() {
         }
     });
     let upstream = Upstream::of(&[peer.address]);
-    let _ = upstream.balancer.picked(&[], Instant::now() + Duration::from_millis(500)).await;
+    let _ = upstream.balancer.picked(None, &[], Instant::now() + Duration::from_millis(500)).await;
     // Twenty, forty, eighty… halved at most by the jitter: six fit.
     let accepted = accepted.load(Ordering::Relaxed);
     assert!((2..=8).contains(&accepted), "{accepted} connections in 500 ms");
@@ -264,7 +264,7 @@ async fn a_peer_that_falls_silent_is_found_by_pings_and_its_calls_fail() {
     for _ in 0..8 {
         timeout(SOON, told.recv()).await.unwrap().unwrap();
     }
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     let (response, _stream) = pick.send(&request(), true).unwrap();
     let started = Instant::now();
     let error = timeout(SOON, response).await.unwrap().unwrap_err();
@@ -287,7 +287,7 @@ async fn a_call_in_flight_is_not_risked_by_a_third_ping() {
     let (peer, mut told) = silent(usize::MAX, false);
     let upstream = Upstream::with(&[peer.address], impatient);
     upstream.until(peer.address, Ready).await;
-    let mut pick = upstream.balancer.pick(&[]).unwrap();
+    let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     let (_response, _stream) = pick.send(&request(), true).unwrap();
     while told.recv().await != Some("call") {}
     // Time for ten pings.

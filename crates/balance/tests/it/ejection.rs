@@ -68,7 +68,7 @@ fn eject(upstream: &Upstream, bad: SocketAddr) {
         upstream.balancer.snapshot().iter().map(|e| e.address).filter(|address| *address != bad).collect();
     for _ in 0..5 {
         assert_eq!(seen(upstream, bad).state, Ready);
-        let mut pick = upstream.balancer.pick(&others).unwrap();
+        let mut pick = upstream.balancer.pick(None, &others).unwrap();
         pick.first_response();
         pick.outcome(Outcome::ServerError);
     }
@@ -98,7 +98,7 @@ async fn one_that_fails_is_left_alone_and_says_why() {
     assert!(ejection.next_probe > LONG - SOON && ejection.since < SOON, "{ejection:?}");
     assert!(changed.has_changed().unwrap(), "watchers are told");
     assert_eq!((seen(&upstream, good.address).state, upstream.balancer.pickable()), (Ready, 1));
-    let refusal = upstream.balancer.pick(&[good.address]).unwrap_err().to_string();
+    let refusal = upstream.balancer.pick(None, &[good.address]).unwrap_err().to_string();
     assert!(refusal.contains("ejected (5 failures in a row)"), "{refusal}");
 }
 
@@ -206,7 +206,7 @@ async fn when_too_few_are_left_the_ejected_are_used_again() {
     eject(&upstream, bad_address);
     good.kill();
     upstream.until(good_address, Connecting).await;
-    assert_eq!(upstream.balancer.pick(&[]).unwrap().address(), bad_address);
+    assert_eq!(upstream.balancer.pick(None, &[]).unwrap().address(), bad_address);
     // It is still shown as what it is.
     assert_eq!((seen(&upstream, bad_address).state, upstream.balancer.pickable()), (Ejected, 1));
 }
@@ -218,7 +218,7 @@ async fn what_callers_do_wrong_ejects_nobody() {
     let channel = channel(&upstream);
     for _ in 0..100 {
         call(&channel).await;
-        let mut pick = upstream.balancer.pick(&[]).unwrap();
+        let mut pick = upstream.balancer.pick(None, &[]).unwrap();
         pick.outcome(Outcome::CallerGone);
     }
     assert_eq!(ejected(&upstream), 0);
@@ -233,7 +233,7 @@ async fn what_callers_do_wrong_ejects_nobody() {
 async fn stalled(hurry: Duration, answers_others: bool) -> bool {
     let (one, other) = (answering(Code::Ok), answering(Code::Ok));
     let upstream = ready(&[one.address, other.address], for_good).await;
-    let at_one = || upstream.balancer.pick(&[other.address]).unwrap();
+    let at_one = || upstream.balancer.pick(None, &[other.address]).unwrap();
     let mut picks: Vec<_> = (0..10).map(|_| at_one()).collect();
     tokio::time::sleep(hurry).await;
     if answers_others {
@@ -266,7 +266,7 @@ async fn without_ejection_it_is_called_on() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let upstream = ready(&[bad.peer.address, good.address], |options| options.ejection = None).await;
     for _ in 0..100 {
-        upstream.balancer.pick(&[good.address]).unwrap().outcome(Outcome::ServerError);
+        upstream.balancer.pick(None, &[good.address]).unwrap().outcome(Outcome::ServerError);
     }
     assert_eq!((ejected(&upstream), upstream.balancer.pickable()), (0, 2));
 }

@@ -24,7 +24,7 @@ async fn a_killed_server_is_out_at_once_and_comes_back_by_itself() {
     let out = upstream.until(address, Connecting).await;
     assert!(out < Duration::from_millis(100), "took {out:?}");
     for _ in 0..100 {
-        assert_eq!(upstream.balancer.pick(&[]).unwrap().address(), alive);
+        assert_eq!(upstream.balancer.pick(None, &[]).unwrap().address(), alive);
     }
 
     let (_second, _reporter) = Peer::tonic(Some(address));
@@ -42,7 +42,7 @@ async fn not_serving_takes_it_out_while_the_connection_stays() {
     reporter.set_service_status("", ServingStatus::NotServing).await;
     upstream.until(peer.address, NotServing).await;
     assert_eq!(upstream.reason(peer.address), "NOT_SERVING");
-    let refusal = upstream.balancer.pick(&[]).unwrap_err().to_string();
+    let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
     assert!(refusal.contains("`fish`") && refusal.contains("NOT_SERVING"), "{refusal}");
 
     reporter.set_service_status("", ServingStatus::Serving).await;
@@ -127,8 +127,12 @@ async fn nothing_there_is_said_within_the_bound() {
     let address = gone.kill();
     let upstream = Upstream::of(&[address]);
     let started = Instant::now();
-    let refusal =
-        upstream.balancer.picked(&[], started + Duration::from_millis(200)).await.unwrap_err().to_string();
+    let refusal = upstream
+        .balancer
+        .picked(None, &[], started + Duration::from_millis(200))
+        .await
+        .unwrap_err()
+        .to_string();
     let waited = started.elapsed();
     assert!(waited >= Duration::from_millis(200) && waited < Duration::from_secs(1), "{waited:?}");
     assert!(refusal.contains("`fish`") && refusal.contains(&address.to_string()), "{refusal}");
@@ -138,7 +142,7 @@ async fn nothing_there_is_said_within_the_bound() {
 #[tokio::test]
 async fn no_target_at_all_is_said_too() {
     let upstream = Upstream::of(&[]);
-    let refusal = upstream.balancer.pick(&[]).unwrap_err().to_string();
+    let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
     assert_eq!(refusal, "no endpoint of `fish` can take a call: discovery has found none");
 }
 
@@ -146,8 +150,8 @@ async fn no_target_at_all_is_said_too() {
 async fn a_pick_waits_for_the_first_endpoint_to_be_ready() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
-    assert!(upstream.balancer.pick(&[]).is_err());
-    let pick = upstream.balancer.picked(&[], Instant::now() + crate::peer::SOON).await.unwrap();
+    assert!(upstream.balancer.pick(None, &[]).is_err());
+    let pick = upstream.balancer.picked(None, &[], Instant::now() + crate::peer::SOON).await.unwrap();
     assert_eq!(pick.address(), peer.address);
 }
 
@@ -161,12 +165,12 @@ async fn targets_come_and_go_with_discovery() {
     upstream.targets.send_replace([Target { address: second.address, weight: 7 }].into());
     upstream.until(second.address, Ready).await;
     assert_eq!(upstream.state(first.address), None);
-    assert_eq!(upstream.balancer.pick(&[]).unwrap().address(), second.address);
+    assert_eq!(upstream.balancer.pick(None, &[]).unwrap().address(), second.address);
     assert_eq!(upstream.balancer.snapshot()[0].weight, 7);
 
     upstream.targets.send_replace([].into());
     let mut changed = upstream.balancer.changed();
-    let emptied = changed.wait_for(|_| upstream.balancer.pick(&[]).is_err());
+    let emptied = changed.wait_for(|_| upstream.balancer.pick(None, &[]).is_err());
     tokio::time::timeout(crate::peer::SOON, emptied).await.unwrap().unwrap();
 }
 
@@ -178,9 +182,9 @@ async fn the_excluded_are_not_picked() {
     upstream.until(first.address, Ready).await;
     upstream.until(second.address, Ready).await;
     for _ in 0..100 {
-        assert_eq!(upstream.balancer.pick(&[first.address]).unwrap().address(), second.address);
+        assert_eq!(upstream.balancer.pick(None, &[first.address]).unwrap().address(), second.address);
     }
-    let refusal = upstream.balancer.pick(&[first.address, second.address]).unwrap_err().to_string();
+    let refusal = upstream.balancer.pick(None, &[first.address, second.address]).unwrap_err().to_string();
     assert!(refusal.contains("2 ready, 2 tried already"), "{refusal}");
 }
 
@@ -200,8 +204,8 @@ async fn cancelled_it_ends_every_task_and_every_connection() {
     upstream.stop().await;
     tokio::time::timeout(crate::peer::SOON, all_closed.recv()).await.unwrap().unwrap();
     assert!(upstream.balancer.snapshot().is_empty());
-    let refusal = upstream.balancer.pick(&[]).unwrap_err().to_string();
+    let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
     assert!(refusal.contains("shutting down"), "{refusal}");
-    let late = upstream.balancer.picked(&[], Instant::now() + crate::peer::SOON);
+    let late = upstream.balancer.picked(None, &[], Instant::now() + crate::peer::SOON);
     assert!(tokio::time::timeout(Duration::from_secs(1), late).await.unwrap().is_err());
 }

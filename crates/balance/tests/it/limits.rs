@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shoal_balance::EndpointState::{NotServing, Ready};
-use shoal_balance::{Options, Outcome, Pick};
+use shoal_balance::{Crowded, Options, Outcome, Pick, Share};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -96,7 +96,7 @@ struct Call {
 }
 
 async fn call(upstream: &Upstream) -> Call {
-    let mut pick = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
+    let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
     let (response, _) = pick.send(&request, true).unwrap();
     Call { response, pick }
@@ -136,19 +136,67 @@ async fn a_second_connection_is_there_before_the_first_is_full() {
 async fn there_are_no_more_connections_than_allowed_and_then_calls_wait_their_turn() {
     let mut narrow = narrow(1);
     let upstream = narrow.upstream(|options| options.connections_max = 2).await;
-    let mut calls = Vec::new();
-    for _ in 0..4 {
-        calls.push(call(&upstream).await);
-    }
-    narrow.holds(2).await;
-    assert_eq!(upstream.balancer.snapshot()[0].connections, 2);
-    for _ in 0..4 {
-        narrow.release.send(()).unwrap();
-    }
-    for call in calls {
+    let calls = futures::future::join_all((0..4).map(|_| async {
+        let call = call(&upstream).await;
         timeout(SOON, call.response).await.expect("its turn comes").unwrap();
-    }
+    }));
+    let script = async {
+        narrow.holds(2).await;
+        assert_eq!(upstream.balancer.snapshot()[0].connections, 2);
+        assert_eq!(upstream.balancer.snapshot()[0].in_flight, 2, "the others wait, and are nobody's");
+        for _ in 0..4 {
+            narrow.release.send(()).unwrap();
+        }
+    };
+    tokio::join!(calls, script);
     assert_eq!(*narrow.connections.borrow(), 2);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_stream_in_vain_is_told_the_limit() {
+    let mut narrow = narrow(2);
+    let upstream = narrow.upstream(|options| options.connections_max = 1).await;
+    let _calls = [call(&upstream).await, call(&upstream).await];
+    narrow.holds(2).await;
+    let share = Share::new(1);
+    let refused =
+        upstream.balancer.picked(Some(&share), &[], Instant::now() + Duration::from_millis(50)).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.crowded, Some(Crowded { allowed: 2, held: 0, too_many_wait: false }));
+    assert!(refused.to_string().contains("allow 2 calls at once"), "{refused}");
+}
+
+#[tokio::test]
+async fn one_that_has_most_streams_leaves_some_to_others() {
+    let mut narrow = narrow(10);
+    let upstream = narrow.upstream(|options| options.health_service = None).await;
+    let (greedy, other) = (Share::new(1), Share::new(1));
+    let picked = |share: &Arc<Share>, patience| {
+        let (balancer, share) = (upstream.balancer.clone(), share.clone());
+        async move { balancer.picked(Some(&share), &[], Instant::now() + patience).await }
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match picked(&greedy, Duration::from_millis(100)).await {
+            Ok(pick) => held.push(pick),
+            Err(refused) => break refused.crowded.expect("streams are missing"),
+        }
+    };
+    assert_eq!((held.len(), refused.allowed, refused.held), (64, 80, 64));
+    // The others wait for nothing, and the greedy one for its own.
+    let others: Vec<Pick> = futures::future::join_all((0..10).map(|_| picked(&other, SOON)))
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    assert_eq!(others.len(), 10);
+    let (again, ()) = tokio::join!(picked(&greedy, SOON), async {
+        tokio::task::yield_now().await;
+        drop(others);
+        held.pop();
+    });
+    again.expect("its turn");
+    narrow.has_connections(8).await;
 }
 
 #[tokio::test]
@@ -163,11 +211,10 @@ async fn calls_that_never_had_their_turn_are_not_held_against_the_endpoint() {
     let mut holding = call(&upstream).await;
     narrow.holds(1).await;
     // Longer than a hurry.
-    let mut waiting: Vec<Pick> = (0..6).map(|_| upstream.balancer.pick(&[]).unwrap()).collect();
-    tokio::time::sleep(Duration::from_millis(110)).await;
-    for pick in &mut waiting {
-        pick.outcome(Outcome::TimedOut);
-    }
+    let deadline = Instant::now() + Duration::from_millis(110);
+    let waiting =
+        futures::future::join_all((0..6).map(|_| upstream.balancer.picked(None, &[], deadline))).await;
+    assert!(waiting.iter().all(Result::is_err));
     assert_eq!(upstream.balancer.snapshot()[0].failures, 0);
     holding.pick.outcome(Outcome::TimedOut);
     assert_eq!(upstream.balancer.snapshot()[0].failures, 1, "that one had it");
@@ -256,9 +303,9 @@ async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
         options.connect_timeout = 6 * SOON;
     });
     upstream.until(peer.address, Ready).await;
-    let first = upstream.balancer.picked(&[], Instant::now() + SOON).await.unwrap();
+    let first = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
     let mut changed = upstream.balancer.changed();
-    let mut second = std::pin::pin!(upstream.balancer.picked(&[], Instant::now() + 6 * SOON));
+    let mut second = std::pin::pin!(upstream.balancer.picked(None, &[], Instant::now() + 6 * SOON));
     assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "there is room");
     changed.mark_unchanged();
     drop(first);
@@ -285,7 +332,10 @@ async fn a_peer_that_allows_no_stream_is_not_connected_to_again_and_again() {
     });
     let upstream = Upstream::with(&[peer.address], |options| options.health_service = None);
     upstream.until(peer.address, Ready).await;
-    let picks: Vec<Pick> = (0..20).map(|_| upstream.balancer.pick(&[]).unwrap()).collect();
-    let _ = upstream.balancer.picked(&[], Instant::now() + Duration::from_millis(100)).await;
-    assert_eq!((connections.load(Ordering::SeqCst), picks.len()), (1, 20));
+    for _ in 0..20 {
+        assert!(upstream.balancer.pick(None, &[]).is_err());
+    }
+    let refused = upstream.balancer.picked(None, &[], Instant::now() + Duration::from_millis(100)).await;
+    assert_eq!(refused.unwrap_err().crowded.map(|crowded| crowded.allowed), Some(0));
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

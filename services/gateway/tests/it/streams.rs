@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Barrier;
+use tonic_types::StatusExt as _;
 
-use crate::harness::caller::Caller;
+use crate::harness::caller::{Caller, answer, request};
 use crate::harness::frames::{DATA, END_STREAM, Frame, HEADERS, Wire, literal, request_block};
 use crate::harness::mesh::Mesh;
 use crate::harness::peer::{ok, peer};
 use crate::harness::upstream::{UNSAFE, Upstream, as_session, trailers};
-use crate::harness::within;
+use crate::harness::{eventually, within};
 
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW: u16 = 4;
@@ -42,6 +43,36 @@ async fn an_upstream_gets_as_many_streams_at_once_as_it_allows() {
         }
         assert_eq!(upstream.calls(), 60, "none was refused and sent again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_with_calls_that_never_end_leaves_streams_to_others() {
+    let builder = h2::server::Builder::new().max_concurrent_streams(10).clone();
+    let upstream = Upstream::with(builder, |call| call.answer(b"ok")).await;
+    let configuration = format!("gateway.balance.connections = 1\n{}", as_session(&[&upstream]));
+    let mesh = Mesh::with_cores(1, &configuration).await;
+    mesh.ready("session", 1).await;
+    let (greedy, other) = (mesh.caller().await, mesh.caller().await);
+    let mut held = Vec::new();
+    for _ in 0..30 {
+        held.push(greedy.begin(request(UNSAFE, &[]), false).await);
+    }
+    eventually("its share to be used up", || (upstream.calls() >= 7).then_some(())).await;
+    for _ in 0..20 {
+        ok(&other.call(UNSAFE, &[], b"").await, b"ok");
+    }
+    // Those that wait in vain are told within a second what they wait for, without a deadline of their own.
+    let refused = async {
+        let (response, _stream) = held.pop().expect("the last one");
+        answer(response.await.expect("an answer")).await.expect("whole")
+    };
+    let refused = within("the refusal", refused).await;
+    let info = refused.grpc().get_details_error_info().expect("ErrorInfo");
+    assert_eq!((refused.code(), info.reason.as_str()), (8, "UPSTREAM_STREAMS"));
+    let (allowed, held) = (&info.metadata["allowed"], &info.metadata["held"]);
+    assert!(allowed == "10" && ["7", "8"].contains(&held.as_str()), "{held} of {allowed}");
+    assert!(refused.grpc().message().contains("gateway.balance.connections"), "{:?}", refused.grpc());
+    ok(&other.call(UNSAFE, &[], b"").await, b"ok");
 }
 
 /// Begins calls, and gives back once the gateway has them.

@@ -1,0 +1,313 @@
+//! Whose turn it is when the streams that an upstream's servers allow run out.
+//!
+//! Nobody may have so many that nothing is left for who comes next: one that has some gets a further one only while it has
+//! fewer than [`SHARE`] times what is free (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998). One alone gets to
+//! four fifths of all, two to four ninths each, and always some are left. Those who wait stand in lines, one for each share,
+//! and the lines have turns (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+/// How many times what is free a share may have. The larger, the more one alone can use, and the less is left for others.
+const SHARE: u64 = 4;
+
+/// Calls of one upstream that wait for a stream. One share has at most half of the places that are left: alone, half of all
+/// (1024, as many as Envoy lets wait by default).
+const WAITING_MAX: usize = 2_048;
+
+/// Who shares streams with others: a client's connection, say. Counts what it has of each of several upstreams.
+#[derive(Debug)]
+pub struct Share {
+    held: Box<[AtomicU32]>,
+}
+
+impl Share {
+    /// With none of the streams of so many upstreams, which [`Options::share_index`](crate::Options::share_index) tells apart.
+    pub fn new(upstreams: usize) -> Arc<Share> {
+        Arc::new(Share { held: (0..upstreams).map(|_| AtomicU32::new(0)).collect() })
+    }
+}
+
+/// The streams of one upstream.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// Which of the counts of a share is of this upstream.
+    index: usize,
+    /// Calls, from the pick on.
+    in_use: AtomicU32,
+    /// Those who wait, of all lines.
+    waiting: AtomicUsize,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: VecDeque<Line>,
+    tickets: u64,
+}
+
+/// Those of one share who wait.
+#[derive(Debug)]
+struct Line {
+    share: Option<Arc<Share>>,
+    waiters: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+impl Line {
+    fn is_of(&self, share: Option<&Arc<Share>>) -> bool {
+        self.share.as_ref().map(Arc::as_ptr) == share.map(Arc::as_ptr)
+    }
+}
+
+impl Room {
+    pub(crate) fn new(index: usize) -> Room {
+        Room { index, in_use: AtomicU32::new(0), waiting: AtomicUsize::new(0), lines: Mutex::default() }
+    }
+
+    /// One more call, of this share.
+    pub(crate) fn take(&self, share: Option<&Arc<Share>>) {
+        self.in_use.fetch_add(1, Ordering::Relaxed);
+        if let Some(held) = share.and_then(|share| share.held.get(self.index)) {
+            held.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A call is over. Says whether others wait.
+    pub(crate) fn give(&self, share: Option<&Arc<Share>>) -> bool {
+        self.in_use.fetch_sub(1, Ordering::Relaxed);
+        if let Some(held) = share.and_then(|share| share.held.get(self.index)) {
+            held.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.has_waiters()
+    }
+
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many calls of this share go on.
+    pub(crate) fn held(&self, share: Option<&Arc<Share>>) -> u32 {
+        share.and_then(|share| share.held.get(self.index)).map_or(0, |held| held.load(Ordering::Relaxed))
+    }
+
+    /// Whether this share may have one more of the `allowed` streams. `used` says how many of them are in use, where calls go
+    /// on that are of others.
+    pub(crate) fn may_have(
+        &self,
+        share: Option<&Arc<Share>>,
+        allowed: u64,
+        used: impl FnOnce() -> u64,
+    ) -> bool {
+        let held = u64::from(self.held(share));
+        let fits = |used| held < SHARE.saturating_mul(allowed.saturating_sub(used));
+        held == 0 || fits(u64::from(self.in_use.load(Ordering::Relaxed))) || fits(used())
+    }
+
+    /// Whether somebody of this share waits, behind whom the next one of it belongs.
+    pub(crate) fn has_line(&self, share: Option<&Arc<Share>>) -> bool {
+        self.has_waiters() && self.lines().lines.iter().any(|line| line.is_of(share))
+    }
+
+    /// Stands in line: at its end, or `again` at its front. None if there is no place.
+    pub(crate) fn wait(self: &Arc<Room>, share: Option<&Arc<Share>>, again: bool) -> Option<Waiter> {
+        let mut lines = self.lines();
+        let places = WAITING_MAX - self.waiting.load(Ordering::Relaxed).min(WAITING_MAX);
+        let at = lines.lines.iter().position(|line| line.is_of(share));
+        if at.map_or(0, |at| lines.lines[at].waiters.len()) >= places {
+            return None;
+        }
+        let (woken, wakes) = oneshot::channel();
+        lines.tickets += 1;
+        let ticket = lines.tickets;
+        let at = at.unwrap_or_else(|| {
+            lines.lines.push_back(Line { share: share.cloned(), waiters: VecDeque::new() });
+            lines.lines.len() - 1
+        });
+        let waiters = &mut lines.lines[at].waiters;
+        match again {
+            true => waiters.push_front((ticket, woken)),
+            false => waiters.push_back((ticket, woken)),
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let is_first = waiters.front().is_some_and(|(first, _)| *first == ticket);
+        Some(Waiter { room: self.clone(), share: share.cloned(), ticket, wakes, is_first, is_woken: false })
+    }
+
+    /// Wakes so many, one of each line in turn, of shares that may have one more.
+    pub(crate) fn wake(&self, most: usize, may_have: impl Fn(Option<&Arc<Share>>) -> bool) {
+        let mut woken = 0;
+        let mut lines = self.lines();
+        let mut looked_at = 0;
+        while woken < most && looked_at < lines.lines.len() {
+            let Some(mut line) = lines.lines.pop_front() else { return };
+            if may_have(line.share.as_ref()) {
+                looked_at = 0;
+                while let Some((_, waker)) = line.waiters.pop_front() {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    if waker.send(()).is_ok() {
+                        woken += 1;
+                        break;
+                    }
+                }
+            } else {
+                looked_at += 1;
+            }
+            if !line.waiters.is_empty() {
+                lines.lines.push_back(line);
+            }
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a line; ready when there may be a stream. Given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    room: Arc<Room>,
+    share: Option<Arc<Share>>,
+    ticket: u64,
+    wakes: oneshot::Receiver<()>,
+    /// Nobody of its share waited before it.
+    pub(crate) is_first: bool,
+    is_woken: bool,
+}
+
+impl Waiter {
+    /// Gives the place up. Says whether it was woken for a stream that another one may have now.
+    pub(crate) fn leave(mut self) -> bool {
+        !self.is_woken && self.wakes.try_recv().is_ok()
+    }
+}
+
+impl Future for Waiter {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.wakes).poll(cx).map(|_| self.is_woken = true)
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if self.is_woken {
+            return;
+        }
+        let mut lines = self.room.lines();
+        let Some(at) = lines.lines.iter().position(|line| line.is_of(self.share.as_ref())) else { return };
+        let waiters = &mut lines.lines[at].waiters;
+        if let Some(place) = waiters.iter().position(|(ticket, _)| *ticket == self.ticket) {
+            waiters.remove(place);
+            self.room.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        if waiters.is_empty() {
+            lines.lines.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of `allowed` streams each share gets that takes what it may, one after the other.
+    fn gets<const N: usize>(allowed: u64) -> [u32; N] {
+        let room = Room::new(0);
+        let shares: [_; N] = std::array::from_fn(|_| Share::new(1));
+        loop {
+            let mut took = false;
+            for share in &shares {
+                let used = || u64::from(room.in_use.load(Ordering::Relaxed));
+                if used() < allowed && room.may_have(Some(share), allowed, used) {
+                    room.take(Some(share));
+                    took = true;
+                }
+            }
+            if !took {
+                return shares.each_ref().map(|share| room.held(Some(share)));
+            }
+        }
+    }
+
+    #[test]
+    fn one_alone_gets_most_and_always_some_are_left() {
+        assert_eq!(gets::<1>(800), [640]);
+        assert_eq!(gets::<2>(800), [356, 356]);
+        assert_eq!(gets::<1>(8), [7]);
+        assert_eq!(gets::<1>(1), [1]);
+        assert_eq!(gets::<1>(2), [2]);
+        let ten: u32 = gets::<10>(800).iter().sum();
+        assert!((760..800).contains(&ten), "{ten}");
+    }
+
+    #[test]
+    fn where_there_is_no_limit_nobody_meets_one() {
+        let room = Room::new(0);
+        let share = Share::new(1);
+        for _ in 0..100_000 {
+            assert!(room.may_have(Some(&share), u64::from(u32::MAX), || 0));
+            room.take(Some(&share));
+        }
+        assert!(room.may_have(None, 0, || 0), "who shares with nobody");
+    }
+
+    fn is_woken(waiter: &mut Waiter) -> bool {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        Pin::new(waiter).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn lines_have_turns_and_who_waits_longest_in_one_is_first() {
+        let room = Arc::new(Room::new(0));
+        let (many, few) = (Share::new(1), Share::new(1));
+        let mut of_many: Vec<_> = (0..3).map(|_| room.wait(Some(&many), false).unwrap()).collect();
+        let mut of_few = room.wait(Some(&few), false).unwrap();
+        room.wake(2, |_| true);
+        assert!(is_woken(&mut of_many[0]) && is_woken(&mut of_few) && !is_woken(&mut of_many[1]));
+        // One that was woken in vain is not the last.
+        of_many[0] = room.wait(Some(&many), true).unwrap();
+        room.wake(1, |_| true);
+        assert!(is_woken(&mut of_many[0]) && !is_woken(&mut of_many[1]));
+        drop(of_many);
+        assert!(!room.has_waiters() && room.lines().lines.is_empty());
+    }
+
+    #[test]
+    fn who_may_have_no_more_is_passed_over() {
+        let room = Arc::new(Room::new(0));
+        let (greedy, other) = (Share::new(1), Share::new(1));
+        let mut first = room.wait(Some(&greedy), false).unwrap();
+        let mut second = room.wait(Some(&other), false).unwrap();
+        let may_have = |share: Option<&Arc<Share>>| share.is_some_and(|share| !Arc::ptr_eq(share, &greedy));
+        room.wake(5, may_have);
+        assert!(!is_woken(&mut first) && is_woken(&mut second));
+    }
+
+    #[test]
+    fn one_that_leaves_says_whether_it_was_its_turn() {
+        let room = Arc::new(Room::new(0));
+        let waiters = [room.wait(None, false).unwrap(), room.wait(None, false).unwrap()];
+        room.wake(1, |_| true);
+        assert_eq!(waiters.map(Waiter::leave), [true, false]);
+        assert!(!room.has_waiters());
+    }
+
+    #[test]
+    fn one_share_never_has_all_places() {
+        let room = Arc::new(Room::new(0));
+        let (greedy, other) = (Share::new(1), Share::new(1));
+        let waiting: Vec<_> = std::iter::from_fn(|| room.wait(Some(&greedy), false)).collect();
+        assert_eq!(waiting.len(), WAITING_MAX / 2);
+        assert!(room.wait(Some(&other), false).is_some());
+        drop(waiting);
+        assert!(!room.has_waiters());
+    }
+}
