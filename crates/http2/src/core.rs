@@ -32,6 +32,9 @@ const FAULTS_MAX: u32 = 1_024;
 /// So many streams that end well make up for one of those.
 const WELL_FOR_A_FAULT: u32 = 64;
 
+/// Tables of so many places are kept as they are; larger ones are made smaller when they are mostly empty.
+const PLACES_KEPT: usize = 128;
+
 /// The PING that asks whether a peer has seen that we are leaving.
 const LEAVING: [u8; 8] = *b"leaving!";
 /// The PING that asks whether the peer is there.
@@ -94,6 +97,8 @@ pub(crate) struct Core {
     pub(crate) said: u64,
     pub(crate) streams: Slab<Stream>,
     pub(crate) keys: HashMap<u32, usize, NumberHashing>,
+    /// Streams that were forgotten since the tables were last made smaller.
+    forgotten: usize,
     /// Streams that are open.
     pub(crate) open: u32,
     /// The last stream opened: by the peer of a server, by a client itself.
@@ -148,6 +153,7 @@ impl fmt::Debug for Core {
         f.debug_struct("Core")
             .field("role", &self.role)
             .field("streams", &self.streams.len())
+            .field("places", &self.streams.capacity().max(self.keys.capacity()).max(self.accept.capacity()))
             .field("numbered", &self.keys.len())
             .field("open", &self.open)
             .field("last_id", &self.last_id)
@@ -210,6 +216,7 @@ impl Core {
             said: 0,
             streams: Slab::new(),
             keys: HashMap::with_hasher(hashing.clone()),
+            forgotten: 0,
             open: 0,
             last_id: 0,
             queued: Line::new(For::Opening),
@@ -297,6 +304,21 @@ impl Core {
         let unreleased = stream.unreleased;
         stream.let_go(unreleased);
         self.release_connection(unreleased);
+        self.forgotten += 1;
+        let (places, left) = (self.streams.capacity(), self.streams.len());
+        if places > PLACES_KEPT && left <= places / 4 && (self.forgotten >= places / 4 || left == 0) {
+            self.shrink_tables();
+        }
+    }
+
+    /// Gives back what a burst of streams has made the tables grow to, as far as the streams that are left stand before it.
+    /// That costs what the tables are long, and is done once for a quarter as many streams at most.
+    fn shrink_tables(&mut self) {
+        self.forgotten = 0;
+        self.streams.shrink_to_fit();
+        let kept = self.streams.len();
+        self.keys.shrink_to(kept);
+        self.accept.shrink_to(kept);
     }
 
     /// Ends a stream: with a frame if the peer knows of it.

@@ -696,3 +696,38 @@ fn an_answer_that_is_none_resets_its_stream() {
         assert!(now(response).expect_err("no answer").is_reset());
     }
 }
+
+/// How many places the tables of a server have after each of these streams, of 4000, has ended.
+fn places(order: impl Iterator<Item = usize>) -> Vec<i64> {
+    const STREAMS: u32 = 4_000;
+    let mut server = Server::new(Config { streams_max: STREAMS, ..Config::default() });
+    for stream in 0..STREAMS {
+        server.open(2 * stream + 1, true);
+    }
+    server.run();
+    let mut calls: Vec<_> = server.accepted.drain(..).map(Some).collect();
+    assert!(server.state().number("places") >= i64::from(STREAMS));
+    let mut places = Vec::new();
+    for (ended, at) in order.enumerate() {
+        calls[at].take().expect("once").answer(true);
+        if ended % 100 == 99 {
+            server.says();
+            places.push(server.state().number("places"));
+        }
+    }
+    places.push(server.state().number("places"));
+    places
+}
+
+#[test]
+fn tables_shrink_after_a_burst_of_streams() {
+    for forwards in [false, true] {
+        let last = if forwards { places(0..4_000) } else { places((0..4_000).rev()) };
+        assert!(last.last().is_some_and(|places| *places <= 256), "forwards {forwards}: {last:?}");
+    }
+    let most = places((1..4_000).rev());
+    assert!(most.last().is_some_and(|places| *places <= 256), "one of the first goes on: {most:?}");
+    // Half of them leave: the tables are not made to go up and down.
+    let half = places((0..4_000).step_by(2));
+    assert!(half.iter().all(|places| *places > 4_000), "{half:?}");
+}
