@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shoal_kit::Memory;
 use shoal_kit::sampling::Sampling;
 use shoal_kit::serve::Drain;
 use tokio::net::TcpListener;
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     /// The gateway's own services.
     pub(crate) routes: Routes,
+    /// What their calls may hold of requests that have not fully arrived.
+    pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
     pub(crate) callers: Option<Arc<Callers>>,
     /// Counts what the gateway answers itself.

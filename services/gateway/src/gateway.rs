@@ -8,9 +8,9 @@ use std::thread::available_parallelism;
 
 use anyhow::Context as _;
 use shoal_balance::Source;
-use shoal_kit::Settings;
 use shoal_kit::role::Role;
 use shoal_kit::sampling::Sampling;
+use shoal_kit::{Memory, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -89,6 +89,7 @@ impl Gateway {
 
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
+        let memory = Memory::default();
         let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
         let permits = Arc::new(Semaphore::new(config.limits.connections));
         let stopping = Arc::new(AtomicBool::new(false));
@@ -101,6 +102,7 @@ impl Gateway {
                     catalog: catalog.clone(),
                     config: config.clone(),
                     routes: routes.clone(),
+                    memory: memory.clone(),
                     callers: callers.clone(),
                     meter: Meter::new("gateway"),
                     sampling: Sampling::of(&settings.telemetry),
