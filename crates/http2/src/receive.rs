@@ -35,6 +35,15 @@ const EMPTY_FRAMES_MAX: u32 = 1_000;
 /// Bytes of DATA that make up for an empty frame; so does each message.
 const BYTES_FOR_AN_EMPTY_FRAME: u32 = 1 << 10;
 
+/// What a peer has begun to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Changes when it has ended.
+    pub(crate) number: u64,
+    /// It is a frame of DATA, of which the peer may not have more at hand.
+    pub data: bool,
+}
+
 /// A header block of which more is to come.
 pub(crate) struct Block {
     head: Head,
@@ -93,11 +102,11 @@ impl Core {
         self.frames_left = self.frames_left.saturating_sub(1 + more);
     }
 
-    /// What the peer has begun to say, `rest` being what was received and not taken, as a number that changes once it has
-    /// ended. DATA may take its time: its owner waits for it, and knows how long.
-    pub(crate) fn unfinished(&self, rest: &[u8]) -> Option<u64> {
-        let in_frame = !rest.is_empty() && rest.get(KIND_AT) != Some(&frame::DATA);
-        (in_frame || self.block.is_some() || !self.preface.is_empty()).then_some(self.said)
+    /// What the peer has begun to say, `rest` being what was received and not taken.
+    pub(crate) fn unfinished(&self, rest: &[u8]) -> Option<Unfinished> {
+        let (number, in_block) = (self.said, self.block.is_some() || !self.preface.is_empty());
+        let data = !in_block && rest.get(KIND_AT) == Some(&frame::DATA);
+        (in_block || !rest.is_empty()).then_some(Unfinished { number, data })
     }
 
     /// Whether nothing more is read until what is to be sent is sent. A server's peer that asks and asks, and reads no

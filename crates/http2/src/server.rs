@@ -11,6 +11,7 @@ use crate::core::{Core, Role};
 use crate::error::{By, Error, Reason};
 use crate::handle::{Handle, RecvStream, SendResponse};
 use crate::io::{Io, Moved};
+use crate::receive::Unfinished;
 
 /// A connection. Moves its bytes only while it is polled; dropped, it is cut.
 #[derive(Debug)]
@@ -72,9 +73,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
-    /// or the beginning of a frame other than DATA. The number changes when that has ended: one that stays the same for long
-    /// is of a client that trickles. None as well while the client is not read because it does not read.
-    pub fn unfinished(&self) -> Option<u64> {
+    /// or the beginning of a frame. It differs from the one before when that has ended: one that stays the same for long is
+    /// of a client that trickles. None as well while the client is not read because it does not read.
+    pub fn unfinished(&self) -> Option<Unfinished> {
         self.0.unfinished
     }
 
