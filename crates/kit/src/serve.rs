@@ -34,7 +34,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// GOAWAY to all of them when a few disconnect at once.
 const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
 const CONCURRENT_STREAMS_MAX: u32 = 10_000;
-const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
+/// What a gateway takes of its callers by default, and room for what it adds: the time that remains, the trace, the number of
+/// attempts, an authority. A list within its limit is within a clone's.
+const HEADER_LIST_BYTES_MAX: u32 = (64 << 10) + ADDED_BYTES_MAX;
+const ADDED_BYTES_MAX: u32 = 4 << 10;
 
 /// How a clone ends.
 #[derive(Debug, Clone, Copy)]

@@ -86,6 +86,8 @@ pub struct Limits {
     pub streams: u32,
     /// Bytes of a call's headers, or of its trailers, told to the client in its SETTINGS.
     pub header_bytes: u32,
+    /// Bytes of an answer's headers, or of its trailers, told to the clones in SETTINGS.
+    pub answer_header_bytes: u32,
     /// Bytes a client may send on a call before the upstream takes them.
     pub stream_window: u32,
     /// Bytes a client may send on a connection before the upstreams take them.
@@ -123,6 +125,7 @@ impl Default for Limits {
             calls: 32_768,
             streams: 1_000,
             header_bytes: 64 << 10,
+            answer_header_bytes: 64 << 10,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
             answer_window: 256 << 10,

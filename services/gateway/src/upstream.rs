@@ -85,6 +85,7 @@ impl Upstream {
                 let options = Options {
                     stream_window: config.limits.answer_window,
                     connection_window: CONNECTION_WINDOW,
+                    header_list_max: config.limits.answer_header_bytes,
                     secrets: config.callers.secrets(),
                     seed: config.seed,
                     penalty: config.balance.penalty,

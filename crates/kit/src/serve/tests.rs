@@ -102,6 +102,32 @@ async fn what_the_caller_malformed_is_its_own_fault() {
     served.await.expect("no panic").expect("drained");
 }
 
+#[tokio::test]
+async fn a_header_list_that_a_gateway_takes_is_taken_with_what_it_adds() {
+    const OF_GATEWAY: usize = 64 << 10;
+    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
+    let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    let service = Service::new(Role::Session, "clone", descriptors, Background::default());
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
+    for (bytes, expected) in [(OF_GATEWAY, 200), (OF_GATEWAY + 2_000, 200), (OF_GATEWAY + 8_000, 431)] {
+        let request = http::Request::post("/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("x-pad", "a".repeat(bytes));
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(b"\0\0\0\0\0"));
+        let request = request.body(Body::new(body)).expect("valid");
+        let mut channel = channel.clone();
+        std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await.expect("connects");
+        let response = tower::Service::call(&mut channel, request).await.expect("answered");
+        assert_eq!(response.status().as_u16(), expected, "{bytes} bytes");
+    }
+    shutdown.cancel();
+    served.await.expect("no panic").expect("drained");
+}
+
 /// Answers all its calls once it is let.
 #[derive(Clone)]
 struct Held {
