@@ -7,10 +7,11 @@ use http::Request;
 use shoal_http2::{ResponseFuture, SendStream};
 use tokio::time::Instant;
 
+use crate::blame::Blame;
 use crate::claim::{Claim, Verdict};
 use crate::connection::Link;
 use crate::outcome::Outcome;
-use crate::room::Share;
+use crate::share::Share;
 
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
@@ -114,8 +115,25 @@ impl Pick {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };
-        let verdict = self.claim.outcome(&self.link.load, outcome, seen);
+        let (outcome, decides) = self.blamed(outcome, seen);
+        let verdict = self.claim.outcome(&self.link.load, outcome, decides, seen);
         self.execute(verdict);
+    }
+
+    /// What an outcome says of the endpoint, seeing how others answered the same share, and whether that may eject it.
+    fn blamed(&self, outcome: Outcome, now: Instant) -> (Outcome, bool) {
+        let Some(share) = &self.share else { return (outcome, true) };
+        let (index, endpoint) = (self.link.room.index, self.link.address);
+        match outcome {
+            Outcome::Success => share.served(index, endpoint, now),
+            Outcome::ServerError => match share.failed(index, endpoint, now) {
+                Blame::Endpoint => {}
+                Blame::Open => return (outcome, false),
+                Blame::Caller => return (Outcome::Neutral, true),
+            },
+            _ => {}
+        }
+        (outcome, true)
     }
 
     fn execute(&self, verdict: Verdict) {
