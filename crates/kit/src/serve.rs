@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::methods;
 use crate::metric::Methods;
 use crate::preface::{Preface, read_preface, refuse_http1};
@@ -65,7 +66,7 @@ pub async fn serve(
     drain: Drain,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Service { role, clone, mut routes, descriptors, background, .. } = service;
+    let Service { role, clone, mut routes, descriptors, background, memory, .. } = service;
     let health = HealthReporter::new();
     let served: Vec<_> = routes.names().collect();
     for name in &served {
@@ -88,6 +89,7 @@ pub async fn serve(
         clone,
         routes,
         draining: background.draining.clone(),
+        memory,
     });
 
     let connections = GracefulShutdown::new();
@@ -221,9 +223,13 @@ fn add_health_and_reflection(
         }
         builder
     };
-    routes.add(HealthServer::new(HealthService::from_health_reporter(health.clone())));
-    routes.add(reflection().build_v1().context("reflection v1")?);
-    routes.add(reflection().build_v1alpha().context("reflection v1alpha")?);
+    const MAX: usize = SMALL_MESSAGE_BYTES_MAX;
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
+    routes.add(health.max_decoding_message_size(MAX), MAX);
+    let v1 = reflection().build_v1().context("reflection v1")?;
+    routes.add(v1.max_decoding_message_size(MAX), MAX);
+    let v1alpha = reflection().build_v1alpha().context("reflection v1alpha")?;
+    routes.add(v1alpha.max_decoding_message_size(MAX), MAX);
     Ok(())
 }
 

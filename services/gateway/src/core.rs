@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shoal_http2::Unread;
-use shoal_kit::Seldom;
 use shoal_kit::sampling::Sampling;
 use shoal_kit::serve::Drain;
+use shoal_kit::{Memory, Seldom};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     /// The gateway's own services.
     pub(crate) routes: Routes,
+    /// What their calls may hold of requests that have not fully arrived.
+    pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
     pub(crate) callers: Option<Arc<Callers>>,
     /// Counts what the gateway answers itself.

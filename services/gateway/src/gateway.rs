@@ -11,7 +11,7 @@ use shoal_balance::Source;
 use shoal_http2::Unread;
 use shoal_kit::role::Role;
 use shoal_kit::sampling::Sampling;
-use shoal_kit::{Settings, open_files};
+use shoal_kit::{Memory, Settings, open_files};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +91,7 @@ impl Gateway {
 
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
+        let memory = Memory::default();
         let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
         let most = connections_max(&config, catalog.table().entries.len());
         let seats = Seats::new(most, config.limits.connections_per_address);
@@ -106,6 +107,7 @@ impl Gateway {
                     catalog: catalog.clone(),
                     config: config.clone(),
                     routes: routes.clone(),
+                    memory: memory.clone(),
                     callers: callers.clone(),
                     meter: Meter::new("gateway"),
                     sampling: Sampling::of(&settings.telemetry),

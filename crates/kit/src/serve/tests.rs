@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::join_all;
-use hyper::body::Incoming;
 use tokio::io::{DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -19,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::role::Role;
-use crate::routes::Answer;
+use crate::routes::{Answer, RequestBody};
 use crate::service::Background;
 
 /// Health's messages, whatever the method.
@@ -139,7 +138,7 @@ impl NamedService for Held {
     const NAME: &'static str = "test.Held";
 }
 
-impl tower::Service<http::Request<Incoming>> for Held {
+impl tower::Service<http::Request<RequestBody>> for Held {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -148,7 +147,7 @@ impl tower::Service<http::Request<Incoming>> for Held {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: http::Request<Incoming>) -> Answer {
+    fn call(&mut self, _: http::Request<RequestBody>) -> Answer {
         let Held { calls, mut let_go } = self.clone();
         Box::pin(async move {
             calls.send_modify(|calls| *calls += 1);
@@ -200,13 +199,14 @@ async fn answers_that_are_ready_at_once_are_written_at_once() {
     let (calls, (let_go, held)) = (watch::channel(0).0, watch::channel(false));
     let mut arrived = calls.subscribe();
     let mut routes = Routes::default();
-    routes.add(Held { calls, let_go: held });
+    routes.add(Held { calls, let_go: held }, SMALL_MESSAGE_BYTES_MAX);
     let rpc = Rpc {
         role: Role::Session,
         methods: Methods::new("session", "clone", &[Held::NAME], Vec::new()),
         clone: "clone".to_owned(),
         routes,
         draining: CancellationToken::new(),
+        memory: crate::Memory::default(),
     };
     let (near, far) = tokio::io::duplex(1 << 20);
     let writes = Arc::new(AtomicUsize::new(0));
