@@ -18,7 +18,6 @@ mod rolling;
 mod serve;
 mod sessions;
 mod settings;
-mod slow_peers;
 mod tidy;
 mod top;
 mod trace;

@@ -12,7 +12,6 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use crate::core::Core;
 use crate::error::Error;
 use crate::outbox::Writing;
-use crate::receive::Unfinished;
 
 /// What is read at once: little, until a peer has filled it.
 const READ_BYTES_MIN: usize = 20 << 10;
@@ -55,7 +54,7 @@ pub(crate) struct Io<T> {
     left: bool,
     shut: bool,
     /// What the peer had begun to say when it was waited for.
-    pub(crate) unfinished: Option<Unfinished>,
+    pub(crate) unfinished: Option<u64>,
 }
 
 /// Why moving bytes came to a stop.

@@ -39,6 +39,9 @@ pub use crate::engine::Engine;
 pub use crate::keyring::KeysText as Keys;
 pub use crate::session::AtLimit;
 
+/// Largest request: a session's attributes and metadata at their highest limits.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
 /// One clone of the service, with its background tasks.
 ///
 /// # Errors
@@ -57,11 +60,10 @@ fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
     let lives = Lives { sessions: config.absolute_ttl_max, requests: config.request_kept };
     background.spawn(mark::run(store.clone(), lives));
     let ready = store.clone();
-    let message_bytes_max = config.message_bytes_max();
     let sessions = Sessions { store, config: Arc::new(config) };
     let server = SessionServiceServer::new(Server::new(sessions, background.clone()))
-        .max_decoding_message_size(message_bytes_max);
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     Service::new(Role::Session, clone, shoal_proto::DESCRIPTOR_SET, background)
-        .with(server, message_bytes_max)
+        .with(server)
         .ready_when(move || ready.ready())
 }
