@@ -2,6 +2,14 @@
 #![allow(missing_docs, clippy::all, unreachable_pub)]
 
 pub mod codec;
+pub mod elements;
+
+/// Which fields of each message are lists and messages; answers' are not looked at.
+mod shapes {
+    #![allow(dead_code)]
+    use crate::*;
+    include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+}
 
 /// One `FileDescriptorSet` of all Shoal services, with comments and imports: what reflection serves.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shoal.bin"));

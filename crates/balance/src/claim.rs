@@ -115,8 +115,8 @@ impl Claim {
         if self.may_stream { self.probed(load, Probed::Well, now) } else { Verdict::Nothing }
     }
 
-    /// How it went.
-    pub(crate) fn outcome(&mut self, load: &Load, outcome: Outcome, now: Instant) -> Verdict {
+    /// How it went. `decides`: a failure may be the last one it takes to eject the endpoint.
+    pub(crate) fn outcome(&mut self, load: &Load, outcome: Outcome, decides: bool, now: Instant) -> Verdict {
         match outcome {
             Outcome::Success => load.succeeded(),
             Outcome::EndpointFault => load.shun(None, now),
@@ -143,7 +143,8 @@ impl Claim {
         match went_well {
             Some(true) => load.outlier.succeeded(self.started, now),
             Some(false) => {
-                return load.outlier.failed(self.started, now).map_or(Verdict::Nothing, Verdict::Eject);
+                let eject = load.outlier.failed(self.started, decides, now);
+                return eject.map_or(Verdict::Nothing, Verdict::Eject);
             }
             None => {}
         }
@@ -246,7 +247,7 @@ mod tests {
             }
             let mut verdict = Verdict::Nothing;
             for claim in &mut claims {
-                verdict = claim.outcome(&self.load, outcome, self.now + waited);
+                verdict = claim.outcome(&self.load, outcome, true, self.now + waited);
                 claim.end(&self.load, true, || self.now + waited);
             }
             assert_eq!(self.load.in_flight(), 0);
@@ -267,7 +268,7 @@ mod tests {
             let mut claim = endpoint.call(false);
             claim.queue();
             let at = endpoint.now + 1_000 * MS;
-            assert_eq!(claim.outcome(&endpoint.load, Outcome::TimedOut, at), Verdict::Nothing);
+            assert_eq!(claim.outcome(&endpoint.load, Outcome::TimedOut, true, at), Verdict::Nothing);
             claim.end(&endpoint.load, true, || at);
         }
         assert_eq!(endpoint.load.failures(), 0);
@@ -293,7 +294,7 @@ mod tests {
     fn answers_another(endpoint: &Endpoint, at: Instant) {
         let mut other = Claim::new(&endpoint.load, false, at);
         other.answer(&endpoint.load, at + MS);
-        let _ = other.outcome(&endpoint.load, Outcome::Success, at + MS);
+        let _ = other.outcome(&endpoint.load, Outcome::Success, true, at + MS);
         other.end(&endpoint.load, true, || at + MS);
     }
 
@@ -324,7 +325,7 @@ mod tests {
                 let mut watch = endpoint.call(false);
                 watch.expect_stream(&endpoint.load);
                 let at = endpoint.now + 3_000 * MS;
-                assert_eq!(watch.outcome(&endpoint.load, outcome, at), Verdict::Nothing);
+                assert_eq!(watch.outcome(&endpoint.load, outcome, true, at), Verdict::Nothing);
                 watch.end(&endpoint.load, true, || at);
                 assert!(ewma_s(&endpoint, at) <= 0.030, "{outcome:?}");
             }
@@ -339,7 +340,7 @@ mod tests {
         for _ in 0..5 {
             let mut watch = endpoint.call(false);
             watch.expect_stream(&endpoint.load);
-            verdict = watch.outcome(&endpoint.load, Outcome::EndpointFault, endpoint.now);
+            verdict = watch.outcome(&endpoint.load, Outcome::EndpointFault, true, endpoint.now);
         }
         assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
     }
@@ -375,7 +376,7 @@ mod tests {
         claim.answer(&endpoint.load, endpoint.now);
         for _ in 0..10 {
             assert_eq!(
-                claim.outcome(&endpoint.load, Outcome::TimedOut, endpoint.now + 1_000 * MS),
+                claim.outcome(&endpoint.load, Outcome::TimedOut, true, endpoint.now + 1_000 * MS),
                 Verdict::Nothing
             );
         }
@@ -399,7 +400,7 @@ mod tests {
         if answered {
             claim.answer(&endpoint.load, endpoint.now);
         }
-        let verdict = claim.outcome(&endpoint.load, outcome, endpoint.now + 200 * MS);
+        let verdict = claim.outcome(&endpoint.load, outcome, true, endpoint.now + 200 * MS);
         claim.end(&endpoint.load, true, || endpoint.now + 200 * MS);
         assert_eq!(endpoint.load.outlier.is_ejected(), ejected, "{outcome:?}");
         assert_eq!(verdict == Verdict::Readmitted, !ejected, "{outcome:?}");
@@ -426,7 +427,7 @@ mod tests {
         }
         let at = endpoint.now + 50 * MS;
         if let Some(outcome) = outcome {
-            assert_eq!(claim.outcome(&endpoint.load, outcome, at), Verdict::Nothing);
+            assert_eq!(claim.outcome(&endpoint.load, outcome, true, at), Verdict::Nothing);
         }
         claim.end(&endpoint.load, sent, || at);
         endpoint.load.outlier.snapshot(at).expect("ejected").next_probe
@@ -464,7 +465,7 @@ mod tests {
         let (endpoint, mut claim) = Endpoint::probing();
         claim.answer(&endpoint.load, endpoint.now);
         assert_eq!(claim.begun(&endpoint.load, endpoint.now), Verdict::Nothing);
-        assert_eq!(claim.outcome(&endpoint.load, Outcome::ServerError, endpoint.now), Verdict::Nothing);
+        assert_eq!(claim.outcome(&endpoint.load, Outcome::ServerError, true, endpoint.now), Verdict::Nothing);
         assert!(endpoint.load.outlier.is_ejected());
     }
 

@@ -9,6 +9,7 @@
 mod attempt;
 mod backoff;
 mod balancer;
+mod blame;
 mod body;
 mod channel;
 mod claim;
@@ -30,6 +31,7 @@ mod penalty;
 mod pick;
 mod pool;
 mod room;
+mod share;
 mod silence;
 #[cfg(test)]
 mod simulation;
@@ -50,7 +52,7 @@ pub use endpoint::{EjectionSnapshot, EndpointSnapshot, EndpointState};
 pub use options::{Ejection, Options, Subset};
 pub use outcome::{Outcome, code_of};
 pub use pick::{Pick, SendError, refused};
-pub use room::Share;
+pub use share::Share;
 pub use source::{ParseError, Source};
 pub use target::Target;
 pub use timeout::{format_timeout, parse_timeout};

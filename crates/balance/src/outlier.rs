@@ -91,11 +91,14 @@ impl Outlier {
         self.window.add(true, at);
     }
 
-    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should.
-    pub(crate) fn failed(&self, picked: Instant, now: Instant) -> Option<String> {
+    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should and this one `decides`.
+    pub(crate) fn failed(&self, picked: Instant, decides: bool, now: Instant) -> Option<String> {
         let rules = self.rules.as_ref().filter(|_| self.counts(picked))?;
         let consecutive = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         self.window.add(false, now);
+        if !decides {
+            return None;
+        }
         if consecutive >= rules.consecutive {
             return self.ask(now).then(|| format!("{consecutive} failures in a row"));
         }
@@ -268,7 +271,7 @@ mod tests {
         /// Says whether it was ejected.
         fn fails(&mut self, times: u32) -> bool {
             for _ in 0..times {
-                if let Some(reason) = self.outlier.failed(self.now, self.now) {
+                if let Some(reason) = self.outlier.failed(self.now, true, self.now) {
                     self.outlier.eject(&reason, self.now);
                 }
             }
@@ -286,6 +289,18 @@ mod tests {
             let snapshot = self.outlier.snapshot(self.now).expect("ejected");
             (snapshot.next_probe.as_secs_f64(), snapshot.times, snapshot.reason)
         }
+    }
+
+    #[test]
+    fn what_does_not_decide_is_counted_and_ejects_nobody() {
+        let endpoint = Endpoint::new();
+        for _ in 0..20 {
+            assert_eq!(endpoint.outlier.failed(endpoint.now, false, endpoint.now), None);
+        }
+        assert!(
+            endpoint.outlier.failed(endpoint.now, true, endpoint.now).is_some(),
+            "the next one that does"
+        );
     }
 
     #[test]
@@ -417,12 +432,12 @@ mod tests {
         let mut endpoint = Endpoint::new();
         let before = endpoint.now;
         endpoint.fails(5);
-        assert_eq!(endpoint.outlier.failed(endpoint.now, endpoint.now), None, "it is out already");
+        assert_eq!(endpoint.outlier.failed(endpoint.now, true, endpoint.now), None, "it is out already");
         endpoint.later(S);
         endpoint.outlier.claim_probe(endpoint.now);
         endpoint.probed(Probed::Well);
         for _ in 0..100 {
-            assert_eq!(endpoint.outlier.failed(before, endpoint.now), None);
+            assert_eq!(endpoint.outlier.failed(before, true, endpoint.now), None);
         }
         assert!(!endpoint.fails(4));
     }
@@ -445,7 +460,7 @@ mod tests {
     #[test]
     fn an_ejection_that_was_not_allowed_is_asked_for_again_after_a_moment() {
         let endpoint = Endpoint::new();
-        let failed = |at: Instant| endpoint.outlier.failed(at, at);
+        let failed = |at: Instant| endpoint.outlier.failed(at, true, at);
         for _ in 0..4 {
             assert_eq!(failed(endpoint.now), None);
         }
@@ -461,7 +476,7 @@ mod tests {
         let now = Instant::now();
         let outlier = Outlier::new(None, now);
         for _ in 0..1_000 {
-            assert_eq!(outlier.failed(now, now), None);
+            assert_eq!(outlier.failed(now, true, now), None);
         }
     }
 }

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
-use shoal_http2::{ListTooLong, ResponseFuture, SendStream};
+use shoal_http2::{ResponseFuture, SendStream};
 use tokio::time::Instant;
 
+use crate::blame::Blame;
 use crate::claim::{Claim, Verdict};
 use crate::connection::Link;
 use crate::outcome::Outcome;
-use crate::room::Share;
+use crate::share::Share;
 
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
@@ -72,9 +73,6 @@ impl Pick {
                 Ok(streams)
             }
             Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
-            Err(shoal_http2::SendError::TooLong(list)) => {
-                Err(SendError::TooLong { address: self.link.address, list })
-            }
             Err(shoal_http2::SendError::Full(waiting)) => {
                 Err(SendError::Full { address: self.link.address, waiting })
             }
@@ -117,8 +115,25 @@ impl Pick {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };
-        let verdict = self.claim.outcome(&self.link.load, outcome, seen);
+        let (outcome, decides) = self.blamed(outcome, seen);
+        let verdict = self.claim.outcome(&self.link.load, outcome, decides, seen);
         self.execute(verdict);
+    }
+
+    /// What an outcome says of the endpoint, seeing how others answered the same share, and whether that may eject it.
+    fn blamed(&self, outcome: Outcome, now: Instant) -> (Outcome, bool) {
+        let Some(share) = &self.share else { return (outcome, true) };
+        let (index, endpoint) = (self.link.room.index, self.link.address);
+        match outcome {
+            Outcome::Success => share.served(index, endpoint, now),
+            Outcome::ServerError => match share.failed(index, endpoint, now) {
+                Blame::Endpoint => {}
+                Blame::Open => return (outcome, false),
+                Blame::Caller => return (Outcome::Neutral, true),
+            },
+            _ => {}
+        }
+        (outcome, true)
     }
 
     fn execute(&self, verdict: Verdict) {
@@ -179,14 +194,6 @@ pub enum SendError {
         address: SocketAddr,
         /// How many.
         waiting: usize,
-    },
-    /// The request's header list is above what the endpoint has announced that it takes.
-    #[error("not sent to {address}: {list}, which it announced")]
-    TooLong {
-        /// The endpoint that was picked.
-        address: SocketAddr,
-        /// The list, and the limit.
-        list: ListTooLong,
     },
     /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]

@@ -14,6 +14,8 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
+use crate::share::Share;
+
 /// How many times what is free a share may have. The larger, the more one alone can use, and the less is left for others.
 const SHARE: u64 = 4;
 
@@ -21,24 +23,11 @@ const SHARE: u64 = 4;
 /// (1024, as many as Envoy lets wait by default).
 const WAITING_MAX: usize = 2_048;
 
-/// Who shares streams with others: a client's connection, say. Counts what it has of each of several upstreams.
-#[derive(Debug)]
-pub struct Share {
-    held: Box<[AtomicU32]>,
-}
-
-impl Share {
-    /// With none of the streams of so many upstreams, which [`Options::share_index`](crate::Options::share_index) tells apart.
-    pub fn new(upstreams: usize) -> Arc<Share> {
-        Arc::new(Share { held: (0..upstreams).map(|_| AtomicU32::new(0)).collect() })
-    }
-}
-
 /// The streams of one upstream.
 #[derive(Debug)]
 pub(crate) struct Room {
     /// Which of the counts of a share is of this upstream.
-    index: usize,
+    pub(crate) index: usize,
     /// Calls, from the pick on.
     in_use: AtomicU32,
     /// Those who wait, of all lines.
@@ -73,16 +62,16 @@ impl Room {
     /// One more call, of this share.
     pub(crate) fn take(&self, share: Option<&Arc<Share>>) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
-        if let Some(held) = share.and_then(|share| share.held.get(self.index)) {
-            held.fetch_add(1, Ordering::Relaxed);
+        if let Some(share) = share {
+            share.take(self.index);
         }
     }
 
     /// A call is over. Says whether others wait.
     pub(crate) fn give(&self, share: Option<&Arc<Share>>) -> bool {
         self.in_use.fetch_sub(1, Ordering::Relaxed);
-        if let Some(held) = share.and_then(|share| share.held.get(self.index)) {
-            held.fetch_sub(1, Ordering::Relaxed);
+        if let Some(share) = share {
+            share.give(self.index);
         }
         self.has_waiters()
     }
@@ -93,7 +82,7 @@ impl Room {
 
     /// How many calls of this share go on.
     pub(crate) fn held(&self, share: Option<&Arc<Share>>) -> u32 {
-        share.and_then(|share| share.held.get(self.index)).map_or(0, |held| held.load(Ordering::Relaxed))
+        share.map_or(0, |share| share.held(self.index))
     }
 
     /// Whether this share may have one more of the `allowed` streams. `used` says how many of them are in use, where calls go

@@ -161,7 +161,7 @@ impl Simulation {
 
     fn over(&mut self, endpoint: usize, mut claim: Claim, outcome: Outcome) {
         let (now, load) = (self.now, self.loads[endpoint].clone());
-        let verdict = claim.outcome(&load, outcome, now);
+        let verdict = claim.outcome(&load, outcome, true, now);
         claim.end(&load, true, || now);
         match verdict {
             Verdict::Nothing => return,

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::control::{IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL, SETTINGS_BURST, SETTINGS_REFILL};
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
-use crate::hpack::{Decoder, Encoder, ListTooLong};
+use crate::hpack::{Decoder, Encoder};
 use crate::late::LateResets;
 use crate::line::{For, Line};
 use crate::message::Targets;
@@ -31,6 +31,9 @@ const FAULTS_MAX: u32 = 1_024;
 
 /// So many streams that end well make up for one of those.
 const WELL_FOR_A_FAULT: u32 = 64;
+
+/// Tables of so many places are kept as they are; larger ones are made smaller when they are mostly empty.
+const PLACES_KEPT: usize = 128;
 
 /// The PING that asks whether a peer has seen that we are leaving.
 const LEAVING: [u8; 8] = *b"leaving!";
@@ -52,8 +55,6 @@ pub(crate) struct Peer {
     pub(crate) streams_max: u32,
     pub(crate) window: u32,
     pub(crate) payload_max: usize,
-    /// What it takes of a header list.
-    pub(crate) header_list_max: usize,
     /// It has seen what we told of us.
     pub(crate) knows_us: bool,
 }
@@ -91,11 +92,13 @@ pub(crate) struct Core {
     pub(crate) addresses: Addresses,
     pub(crate) targets: Targets,
     /// A header block that is not complete.
-    pub(crate) block: Option<Box<Block>>,
+    pub(crate) block: Option<Block>,
     /// Counts what the peer has said to its end: frames, a header block as one.
     pub(crate) said: u64,
     pub(crate) streams: Slab<Stream>,
     pub(crate) keys: HashMap<u32, usize, NumberHashing>,
+    /// Streams that were forgotten since the tables were last made smaller.
+    forgotten: usize,
     /// Streams that are open.
     pub(crate) open: u32,
     /// The last stream opened: by the peer of a server, by a client itself.
@@ -150,6 +153,7 @@ impl fmt::Debug for Core {
         f.debug_struct("Core")
             .field("role", &self.role)
             .field("streams", &self.streams.len())
+            .field("places", &self.streams.capacity().max(self.keys.capacity()).max(self.accept.capacity()))
             .field("numbered", &self.keys.len())
             .field("open", &self.open)
             .field("last_id", &self.last_id)
@@ -157,7 +161,6 @@ impl fmt::Debug for Core {
             .field("accept", &self.accept.len())
             .field("waiting", &self.waiting.len())
             .field("starved", &self.starved.len())
-            .field("block", &self.block.as_ref().map_or(0, |block| block.pending()))
             .field("unseen_resets", &self.unseen_resets)
             .field("faults", &self.faults)
             .field("send_window", &self.send_window)
@@ -197,7 +200,6 @@ impl Core {
                 streams_max: u32::MAX,
                 window: WINDOW_DEFAULT,
                 payload_max: frame::PAYLOAD_BYTES_MAX,
-                header_list_max: usize::MAX,
                 knows_us: false,
             },
             preface: if role == Role::Server { PREFACE } else { &[] },
@@ -214,6 +216,7 @@ impl Core {
             said: 0,
             streams: Slab::new(),
             keys: HashMap::with_hasher(hashing.clone()),
+            forgotten: 0,
             open: 0,
             last_id: 0,
             queued: Line::new(For::Opening),
@@ -301,24 +304,30 @@ impl Core {
         let unreleased = stream.unreleased;
         stream.let_go(unreleased);
         self.release_connection(unreleased);
+        self.forgotten += 1;
+        let (places, left) = (self.streams.capacity(), self.streams.len());
+        if places > PLACES_KEPT && left <= places / 4 && (self.forgotten >= places / 4 || left == 0) {
+            self.shrink_tables();
+        }
+    }
+
+    /// Gives back what a burst of streams has made the tables grow to, as far as the streams that are left stand before it.
+    /// That costs what the tables are long, and is done once for a quarter as many streams at most.
+    fn shrink_tables(&mut self) {
+        self.forgotten = 0;
+        self.streams.shrink_to_fit();
+        let kept = self.streams.len();
+        self.keys.shrink_to(kept);
+        self.accept.shrink_to(kept);
     }
 
     /// Ends a stream: with a frame if the peer knows of it.
     pub(crate) fn reset(&mut self, key: usize, reason: Reason, by: By) {
-        self.reset_because(key, Error::reset(reason, by), reason, by);
-    }
-
-    /// Ends a stream whose header list is too long for us: for that one alone, and no fault of the peer's.
-    pub(crate) fn reset_too_long(&mut self, key: usize, list: ListTooLong) {
-        self.reset_because(key, Error::too_long(list), Reason::CANCEL, By::Us);
-    }
-
-    fn reset_because(&mut self, key: usize, error: Error, reason: Reason, by: By) {
         let stream = &mut self.streams[key];
         if stream.is_over() {
             return;
         }
-        stream.error = Some(error);
+        stream.error = Some(Error::reset(reason, by));
         stream.sending = Sending::Closed;
         stream.wake();
         let id = stream.id;

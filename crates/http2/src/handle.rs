@@ -195,6 +195,12 @@ impl RecvStream {
         self.0.shared.lock().streams[self.0.key].count_unread(unread);
     }
 
+    /// Wakes the task when more of the body comes, without reading what is there.
+    pub fn wake_for_more(&mut self, cx: &mut Context<'_>) {
+        let mut core = self.0.shared.lock();
+        register(&mut core.streams[self.0.key].reader, cx);
+    }
+
     /// How many bytes were received and are not released, whether read or not.
     pub fn unreleased(&self) -> usize {
         self.0.shared.lock().streams[self.0.key].unreleased as usize

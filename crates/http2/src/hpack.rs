@@ -10,7 +10,6 @@ mod encoder;
 mod field;
 mod huffman;
 mod integer;
-mod list;
 mod static_table;
 mod table;
 #[cfg(test)]
@@ -18,5 +17,4 @@ mod tests;
 
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Encoder, Index, TABLE_BYTES_MAX};
-pub use field::{ENTRY_OVERHEAD, Field, Name};
-pub use list::{List, ListLimit, ListLimits, ListTooLong};
+pub use field::{Field, Name};

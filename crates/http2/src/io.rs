@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use crate::core::Core;
 use crate::error::Error;
 use crate::outbox::Writing;
+use crate::receive::Unfinished;
 
 /// What is read at once: little, until a peer has filled it.
 const READ_BYTES_MIN: usize = 20 << 10;
@@ -54,7 +55,7 @@ pub(crate) struct Io<T> {
     left: bool,
     shut: bool,
     /// What the peer had begun to say when it was waited for.
-    pub(crate) unfinished: Option<u64>,
+    pub(crate) unfinished: Option<Unfinished>,
 }
 
 /// Why moving bytes came to a stop.

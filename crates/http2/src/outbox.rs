@@ -20,6 +20,9 @@ const PIECES_MAX: usize = 32;
 /// A buffer larger than this is given back when it is empty.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 
+/// The same for the list of the pieces.
+const PIECES_KEPT_MAX: usize = 2 * PIECES_MAX;
+
 /// What is to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -80,12 +83,13 @@ impl Outbox {
         if self.taken > 0 {
             return true;
         }
-        self.taken = std::mem::take(&mut self.in_pieces) + self.tail.len();
-        if !self.tail.is_empty() || self.tail.capacity() == 0 {
+        self.taken = self.in_pieces + self.tail.len();
+        if self.taken > 0 || self.tail.capacity() == 0 {
             std::mem::swap(&mut self.tail, &mut writing.tail);
         }
-        if !self.pieces.is_empty() || self.pieces.capacity() == 0 {
+        if self.in_pieces > 0 {
             std::mem::swap(&mut self.pieces, &mut writing.pieces);
+            self.in_pieces = 0;
         }
         self.taken > 0
     }
@@ -138,6 +142,9 @@ impl Writing {
                 return;
             }
             self.pieces.pop_front();
+        }
+        if self.pieces.capacity() > PIECES_KEPT_MAX {
+            self.pieces = VecDeque::new();
         }
         self.written += written;
         if self.written == self.tail.len() {

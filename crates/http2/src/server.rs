@@ -11,13 +11,13 @@ use crate::core::{Core, Role};
 use crate::error::{By, Error, Reason};
 use crate::handle::{Handle, RecvStream, SendResponse};
 use crate::io::{Io, Moved};
+use crate::receive::Unfinished;
 
 /// A connection. Moves its bytes only while it is polled; dropped, it is cut.
 #[derive(Debug)]
 pub struct Connection<T>(Io<T>);
 
-/// A request, and what answers it. If its header list is above our limits, its extensions hold the
-/// [`ListTooLong`](crate::ListTooLong) that says so, and its headers are only those at the list's beginning: it is to be refused.
+/// A request, and what answers it.
 pub type Accepted = (Request<RecvStream>, SendResponse);
 
 /// Serves what is connected on `socket`: resolves when the client has said its preface and its SETTINGS.
@@ -73,9 +73,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
-    /// or the beginning of a frame other than DATA. The number changes when that has ended: one that stays the same for long
-    /// is of a client that trickles. None as well while the client is not read because it does not read.
-    pub fn unfinished(&self) -> Option<u64> {
+    /// or the beginning of a frame. It differs from the one before when that has ended: one that stays the same for long is
+    /// of a client that trickles. None as well while the client is not read because it does not read.
+    pub fn unfinished(&self) -> Option<Unfinished> {
         self.0.unfinished
     }
 

@@ -23,14 +23,16 @@ impl Unread {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn add(&self, bytes: usize) {
+    /// Counts bytes that are held elsewhere.
+    pub fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.add(bytes);
         }
     }
 
-    pub(crate) fn subtract(&self, bytes: usize) {
+    /// So many of them are no longer held.
+    pub fn subtract(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.subtract(bytes);

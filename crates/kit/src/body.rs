@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
+use crate::answer::Leaving;
 use crate::rpc::framework_error;
 
 /// Called once with the call's code.
@@ -19,15 +20,15 @@ pub(crate) trait Finish: Send {
 pub(crate) type Cut = Pin<Box<dyn Future<Output = Status> + Send>>;
 
 pub(crate) struct RpcBody<F: Finish> {
-    inner: tonic::body::Body,
     cut: Option<Cut>,
     finish: Option<F>,
+    leaving: Leaving,
     ended: bool,
 }
 
 impl<F: Finish> RpcBody<F> {
-    pub(crate) fn new(inner: tonic::body::Body, cut: Option<Cut>, finish: F) -> Self {
-        Self { inner, cut, finish: Some(finish), ended: false }
+    pub(crate) fn new(cut: Option<Cut>, finish: F, leaving: Leaving) -> Self {
+        Self { cut, finish: Some(finish), leaving, ended: false }
     }
 
     /// The headers already carried the code: a trailers-only answer.
@@ -54,7 +55,7 @@ impl<F: Finish + Unpin> Body for RpcBody<F> {
         if self.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        match self.leaving.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let Some(trailers) = frame.trailers_ref() else { return Poll::Ready(Some(Ok(frame))) };
                 let code = code_of(trailers).unwrap_or(Code::Unknown);

@@ -10,7 +10,7 @@ use crate::role::Role;
 use crate::serve::{bind, serve};
 use crate::service::Service;
 use crate::settings::{Defaults, Settings};
-use crate::{admin, metric, shutdown, telemetry};
+use crate::{admin, metric, open_files, shutdown, telemetry};
 
 /// Flags in common. Each but `--config` is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`; `--data` is
 /// `data_dir` there).
@@ -120,6 +120,7 @@ where
     Fut: Future<Output = anyhow::Result<Service>>,
 {
     let telemetry = telemetry::install(&settings.telemetry)?;
+    open_files::raise_limit();
     let metrics = metric::install()?;
     let shutdown = shutdown::on_signal()?;
     let listener = bind(settings.listen).await?;

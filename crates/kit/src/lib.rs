@@ -2,24 +2,34 @@
 //! Knows no domain, no proto of ours and no engine.
 
 pub mod admin;
+mod answer;
 mod body;
+mod budget;
 pub mod cli;
 pub mod fault;
 pub mod logs;
+pub mod message;
 mod methods;
 pub mod metric;
+pub mod open_files;
 mod preface;
+mod rewound;
 pub mod role;
 mod routes;
 mod rpc;
 pub mod sampling;
+mod seldom;
 pub mod serve;
 pub mod service;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 
+pub use answer::answer;
+pub use budget::Memory;
 pub use fault::Fault;
 pub use preface::{Preface, read_preface, refuse_http1};
+pub use rewound::Rewound;
+pub use seldom::Seldom;
 pub use service::Service;
 pub use settings::Settings;

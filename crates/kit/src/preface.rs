@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// A client that says nothing for this long is let go.
-const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
+/// A client that has not said its preface within this is let go, whether it says nothing or trickles.
+const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a connection begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,23 +22,27 @@ pub enum Preface {
     Other,
 }
 
-/// Looks at a connection's first bytes without taking them.
-pub async fn read_preface(stream: &TcpStream) -> Preface {
-    let mut first = [0u8; HTTP2.len()];
-    let look = async {
-        let mut seen = 0;
+/// Reads a connection's first bytes, no more than the HTTP/2 preface, and gives them back with what they are: who serves the
+/// connection [reads them again](Rewound).
+pub async fn read_preface(stream: &mut (impl AsyncRead + Unpin)) -> (Preface, Bytes) {
+    read_within(PREFACE_WITHIN, stream).await
+}
+
+async fn read_within(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) -> (Preface, Bytes) {
+    let mut first = BytesMut::with_capacity(HTTP2.len());
+    let read = async {
         loop {
-            match stream.peek(&mut first).await {
+            let left = HTTP2.len() - first.len();
+            match stream.read_buf(&mut (&mut first).limit(left)).await {
                 Ok(0) | Err(_) => return Preface::Other,
-                Ok(n) if !HTTP2.starts_with(&first[..n]) => return other(&first[..n]),
-                Ok(n) if n == HTTP2.len() => return Preface::Http2,
-                // A peer that trickles its preface: peek returns at once while bytes lie there.
-                Ok(n) if n == seen => tokio::time::sleep(Duration::from_millis(5)).await,
-                Ok(n) => seen = n,
+                Ok(_) if !HTTP2.starts_with(&first) => return other(&first),
+                Ok(_) if first.len() == HTTP2.len() => return Preface::Http2,
+                Ok(_) => {}
             }
         }
     };
-    tokio::time::timeout(FIRST_BYTES_WITHIN, look).await.unwrap_or(Preface::Other)
+    let preface = tokio::time::timeout(patience, read).await.unwrap_or(Preface::Other);
+    (preface, first.freeze())
 }
 
 fn other(first: &[u8]) -> Preface {
@@ -64,4 +69,62 @@ pub async fn refuse_http1(mut stream: TcpStream) {
     let _ = stream.try_read(&mut request);
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// What a connection that begins with `text` is taken for, and what was read of it; `at_once` octets come together.
+    async fn read(text: &[u8], at_once: usize) -> (Preface, Bytes) {
+        let (mut peer, mut ours) = tokio::io::duplex(at_once);
+        let (said, read) = tokio::join!(peer.write_all(text), async move { read_preface(&mut ours).await });
+        // It fails when no more is read.
+        drop(said);
+        read
+    }
+
+    #[tokio::test]
+    async fn a_preface_is_known_in_whatever_pieces_it_comes() {
+        for at_once in [1, 7, HTTP2.len(), 64] {
+            let more = [HTTP2, b"more"].concat();
+            assert_eq!(read(&more, at_once).await, (Preface::Http2, Bytes::from_static(HTTP2)), "{at_once}");
+            assert_eq!(read(b"GET / HTTP/1.1\r\n", at_once).await.0, Preface::Http1, "{at_once}");
+            assert_eq!(read(b"PRI * HTTP/1.1\r\n", at_once).await.0, Preface::Other, "{at_once}");
+            assert_eq!(read(&[22, 3, 1, 0], at_once).await.0, Preface::Other, "{at_once}");
+        }
+    }
+
+    /// Counts how often it is asked.
+    struct Counted<T> {
+        inner: T,
+        polls: usize,
+    }
+
+    impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            self.polls += 1;
+            Pin::new(&mut self.inner).poll_read(cx, buffer)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_trickles_is_left_asleep_until_it_is_let_go() {
+        let (mut peer, inner) = tokio::io::duplex(64);
+        let mut ours = Counted { inner, polls: 0 };
+        peer.write_all(b"P").await.expect("written");
+        let (preface, first) = read_within(Duration::from_millis(100), &mut ours).await;
+        assert_eq!((preface, &first[..]), (Preface::Other, &b"P"[..]));
+        // For what is there, for what is not, and at the end.
+        assert!(ours.polls <= 3, "{}", ours.polls);
+    }
 }

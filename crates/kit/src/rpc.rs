@@ -9,8 +9,11 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
+use crate::answer::{AnswerBytes, Leaving};
 use crate::body::{Cut, Finish, RpcBody, code_of};
+use crate::budget::Memory;
 use crate::fault::Fault;
+use crate::message::WholeMessages;
 use crate::metric::{Method, Methods};
 use crate::role::Role;
 use crate::routes::Routes;
@@ -24,6 +27,7 @@ pub(crate) struct Rpc {
     pub(crate) routes: Routes,
     pub(crate) methods: Methods,
     pub(crate) draining: CancellationToken,
+    pub(crate) memory: Memory,
 }
 
 /// Streams of these never end by themselves, and their callers simply come back.
@@ -35,7 +39,7 @@ impl Rpc {
         let started = Instant::now();
         let path = request.uri().path();
         let (service, name) = split(path);
-        let Some(server) = self.routes.of(service) else {
+        let Some(route) = self.routes.of(service) else {
             return response_of(
                 self.unknown(service).into(),
                 Finished::without_span(self.methods.unknown(), started),
@@ -49,7 +53,8 @@ impl Rpc {
         let span = telemetry::server_span(self.role, &self.clone, service, name, request.headers());
         let finish = Finished { method, started, span: span.clone() };
 
-        let answer = span.in_scope(|| server.handle(request)).instrument(span.clone());
+        let request = request.map(|body| WholeMessages::new(body, route.message_bytes_max, &self.memory));
+        let answer = span.in_scope(|| route.server.handle(request)).instrument(span.clone());
         let response = match deadline {
             None => answer.await,
             Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
@@ -69,8 +74,9 @@ impl Rpc {
             return response_of(status, finish);
         }
         let cut = self.cut(&finish.method, deadline);
+        let large = response.extensions().get::<AnswerBytes>().map(|AnswerBytes(bytes)| *bytes);
         response.map(|body| {
-            let mut body = RpcBody::new(body, cut, finish);
+            let mut body = RpcBody::new(cut, finish, Leaving::new(body, &self.memory, large));
             if let Some(code) = ended {
                 body.end_with_headers(code);
             }
@@ -120,8 +126,8 @@ impl Rpc {
 
 fn response_of(status: Status, finish: Finished) -> Response<RpcBody<Finished>> {
     let code = status.code();
-    status.into_http::<Body>().map(|body| {
-        let mut body = RpcBody::new(body, None, finish);
+    status.into_http::<Body>().map(|_| {
+        let mut body = RpcBody::new(None, finish, Leaving::default());
         body.end_with_headers(code);
         body
     })
@@ -160,6 +166,9 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
         Code::ResourceExhausted if message.contains("exceeded while decompressing") => too_large(&message),
         Code::Internal if MALFORMED.iter().any(|malformed| message.contains(malformed)) => {
             Fault::invalid("MALFORMED_MESSAGE", "message", message)
+        }
+        Code::InvalidArgument if message.starts_with("too many elements") => {
+            Fault::invalid("TOO_MANY_ELEMENTS", "message", message)
         }
         Code::Unimplemented if message.is_empty() => Fault::new(
             code,

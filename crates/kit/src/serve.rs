@@ -16,11 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::methods;
 use crate::metric::Methods;
 use crate::preface::{Preface, read_preface, refuse_http1};
+use crate::rewound::Rewound;
 use crate::routes::Routes;
 use crate::rpc::Rpc;
+use crate::seldom::Seldom;
 use crate::service::Service;
 
 /// Connections one clone keeps open; past it new ones wait in the listener's backlog.
@@ -32,7 +35,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// GOAWAY to all of them when a few disconnect at once.
 const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
 const CONCURRENT_STREAMS_MAX: u32 = 10_000;
-const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
+/// What a gateway takes of its callers by default, and room for what it adds: the time that remains, the trace, the number of
+/// attempts, an authority. A list within its limit is within a clone's.
+const HEADER_LIST_BYTES_MAX: u32 = (64 << 10) + ADDED_BYTES_MAX;
+const ADDED_BYTES_MAX: u32 = 4 << 10;
 
 /// How a clone ends.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +66,7 @@ pub async fn serve(
     drain: Drain,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Service { role, clone, mut routes, descriptors, background, .. } = service;
+    let Service { role, clone, mut routes, descriptors, background, memory, .. } = service;
     let health = HealthReporter::new();
     let served: Vec<_> = routes.names().collect();
     for name in &served {
@@ -83,6 +89,7 @@ pub async fn serve(
         clone,
         routes,
         draining: background.draining.clone(),
+        memory,
     });
 
     let connections = GracefulShutdown::new();
@@ -115,6 +122,7 @@ async fn accept_until(
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut failed = Seldom::default();
     tokio::pin!(end);
     loop {
         let accepted = tokio::select! {
@@ -128,7 +136,9 @@ async fn accept_until(
             (Ok(permit), Ok((stream, _))) => (permit, stream),
             (_, Err(error)) => {
                 // Out of descriptors, or the peer is gone already: both pass.
-                tracing::warn!(%error, "accept failed");
+                if let Some(times) = failed.happened() {
+                    tracing::warn!(%error, times, "accept failed");
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
@@ -146,13 +156,12 @@ async fn accept_until(
     }
 }
 
-async fn connection(stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
-    match read_preface(&stream).await {
-        Preface::Http2 => {}
-        Preface::Http1 => return refuse_http1(stream).await,
-        Preface::Other => return,
+async fn connection(mut stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
+    match read_preface(&mut stream).await {
+        (Preface::Http2, first) => http2(Rewound::new(first, stream), rpc, watcher).await,
+        (Preface::Http1, _) => refuse_http1(stream).await,
+        (Preface::Other, _) => {}
     }
-    http2(stream, rpc, watcher).await;
 }
 
 /// Who holds the count of a connection's calls besides them: the connection and what reads it.
@@ -214,9 +223,13 @@ fn add_health_and_reflection(
         }
         builder
     };
-    routes.add(HealthServer::new(HealthService::from_health_reporter(health.clone())));
-    routes.add(reflection().build_v1().context("reflection v1")?);
-    routes.add(reflection().build_v1alpha().context("reflection v1alpha")?);
+    const MAX: usize = SMALL_MESSAGE_BYTES_MAX;
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
+    routes.add(health.max_decoding_message_size(MAX), MAX);
+    let v1 = reflection().build_v1().context("reflection v1")?;
+    routes.add(v1.max_decoding_message_size(MAX), MAX);
+    let v1alpha = reflection().build_v1alpha().context("reflection v1alpha")?;
+    routes.add(v1alpha.max_decoding_message_size(MAX), MAX);
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use tokio_util::task::TaskTracker;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
+use crate::budget::Memory;
 use crate::role::Role;
-use crate::routes::Routes;
+use crate::routes::{RequestBody, Routes};
 
 /// Says whether a clone's engines can be reached, for `/readyz`.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -21,6 +22,7 @@ pub struct Service {
     pub(crate) descriptors: &'static [u8],
     pub(crate) ready: ReadyCheck,
     pub(crate) background: Background,
+    pub(crate) memory: Memory,
 }
 
 /// Tasks a clone owns. They are told to stop when the last call is done, and awaited.
@@ -63,15 +65,17 @@ impl Service {
             descriptors,
             ready: Arc::new(|| Ok(())),
             background,
+            memory: Memory::default(),
         }
     }
 
-    /// Adds a generated server.
+    /// Adds a generated server. `message_bytes_max` must be its own limit of decoding: within it nothing is decoded, and no
+    /// memory reserved, before all of a message has arrived.
     #[must_use]
-    pub fn with<S>(mut self, server: S) -> Self
+    pub fn with<S>(mut self, server: S, message_bytes_max: usize) -> Self
     where
         S: tower::Service<
-                http::Request<hyper::body::Incoming>,
+                http::Request<RequestBody>,
                 Response = http::Response<tonic::body::Body>,
                 Error = std::convert::Infallible,
                 Future = BoxFuture<http::Response<tonic::body::Body>, std::convert::Infallible>,
@@ -81,7 +85,14 @@ impl Service {
             + Sync
             + 'static,
     {
-        self.routes.add(server);
+        self.routes.add(server, message_bytes_max);
+        self
+    }
+
+    /// Shares the bounds on what is held for slow peers with other clones of this process.
+    #[must_use]
+    pub fn within(mut self, memory: Memory) -> Self {
+        self.memory = memory;
         self
     }
 

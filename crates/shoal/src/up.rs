@@ -10,7 +10,7 @@ use shoal_kit::cli::{CommonArgs, serve_defaults};
 use shoal_kit::role::Role;
 use shoal_kit::serve::{Drain, bind, serve};
 use shoal_kit::settings::Defaults;
-use shoal_kit::{Service, Settings, admin, metric, shutdown, telemetry};
+use shoal_kit::{Memory, Service, Settings, admin, metric, open_files, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         );
     }
     let telemetry = telemetry::install(&settings.telemetry)?;
+    open_files::raise_limit();
     let metrics = metric::install()?;
     let signal = shutdown::on_signal()?;
 
@@ -80,9 +81,11 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let expected: Vec<(String, SocketAddr)> = bound.iter().map(|b| (b.name.clone(), b.address)).collect();
     let (mut engines, mut watches) = (Engines::default(), Vec::new());
     let built = build(&settings, bound, &mut rows, &mut engines).await?;
+    let memory = Memory::default();
     for (clone, service) in built {
         checks.push((clone.name, service.ready_check()));
         watches.push(service.draining());
+        let service = service.within(memory.clone());
         clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
     }
     let admin = tokio::spawn(admin::serve(

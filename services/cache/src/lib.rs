@@ -59,10 +59,10 @@ pub async fn service(
         background.stop.clone(),
     );
     let service = service::Service { cache: Cache::new(engine.store(), spaces), objects };
-    let server = CacheServiceServer::new(service)
-        .max_decoding_message_size(config.value_bytes_max() + REQUEST_OVERHEAD_BYTES);
+    let message_bytes_max = config.value_bytes_max() + REQUEST_OVERHEAD_BYTES;
+    let server = CacheServiceServer::new(service).max_decoding_message_size(message_bytes_max);
     Ok(shoal_kit::Service::new(Role::Cache, clone, shoal_proto::DESCRIPTOR_SET, background)
-        .with(server)
+        .with(server, message_bytes_max)
         .ready_when(move || engine.ready()))
 }
 

@@ -28,7 +28,7 @@ impl CacheService for Service {
             Some(value) => pb::get_response::Outcome::Entry(entry(value)),
             None => pb::get_response::Outcome::Miss(pb::Miss {}),
         };
-        Ok(Response::new(pb::GetResponse { outcome: Some(outcome) }))
+        Ok(shoal_kit::answer(pb::GetResponse { outcome: Some(outcome) }))
     }
 
     async fn set(&self, request: Request<pb::SetRequest>) -> Result<Response<pb::SetResponse>, Status> {
@@ -54,7 +54,7 @@ impl CacheService for Service {
     ) -> Result<Response<pb::GetObjectResponse>, Status> {
         let pb::GetObjectRequest { kind, id } = request.into_inner();
         let object = self.objects.get(&kind, &id).await.map_err(refusal)?;
-        Ok(Response::new(pb::GetObjectResponse {
+        Ok(shoal_kit::answer(pb::GetObjectResponse {
             value: object.value,
             age: Some(duration(object.age)),
             from_cache: object.from_cache,

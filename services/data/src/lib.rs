@@ -34,6 +34,9 @@ use store::Store;
 use store::cassandra::Cassandra;
 use store::embedded::sweep_forever;
 
+/// Largest request: a Mutate at its highest limits.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
 /// One clone of the service.
 ///
 /// # Errors
@@ -59,5 +62,6 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
 
 fn of_store(store: impl Store, clone: String, background: Background) -> Service {
     let api = Api::new(Data::new(store));
-    Service::new(Role::Data, clone, shoal_proto::DESCRIPTOR_SET, background).with(DataServiceServer::new(api))
+    let server = DataServiceServer::new(api).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Service::new(Role::Data, clone, shoal_proto::DESCRIPTOR_SET, background).with(server, MESSAGE_BYTES_MAX)
 }

@@ -71,7 +71,7 @@ impl<S: Store> DataService for Api<S> {
         let sort_key = optional(sort_key, "sort_key")?;
         let consistency = consistency_in(consistency)?;
         let row = self.data.get(&table, partition_key.clone(), sort_key, consistency).await?;
-        Ok(Response::new(pb::GetResponse { row: Some(row_out(partition_key, row)) }))
+        Ok(shoal_kit::answer(pb::GetResponse { row: Some(row_out(partition_key, row)) }))
     }
 
     async fn batch_get(
@@ -91,7 +91,7 @@ impl<S: Store> DataService for Api<S> {
         let results = results
             .map(|(partition, row)| pb::BatchGetResult { row: row.map(|row| row_out(partition, row)) })
             .collect();
-        Ok(Response::new(pb::BatchGetResponse { results }))
+        Ok(shoal_kit::answer(pb::BatchGetResponse { results }))
     }
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
@@ -110,7 +110,7 @@ impl<S: Store> DataService for Api<S> {
         };
         let (rows, next_page_token) = self.data.query(query, consistency).await?;
         let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();
-        Ok(Response::new(pb::QueryResponse { rows, next_page_token }))
+        Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token }))
     }
 
     async fn mutate(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, Share, code_of, inject, refused};
-use shoal_http2::{Error as Broken, ListTooLong, Reason, RecvStream, ResponseFuture, SendResponse};
+use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendResponse};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
 use tracing::Span;
@@ -19,10 +19,10 @@ use crate::caller::Caller;
 use crate::client::Client;
 use crate::core::Core;
 use crate::error::Error;
-use crate::exchange::{Attempt, Exchange, Exchanged, Rest, Sides, outcome_of_error};
+use crate::exchange::{Attempt, Exchange, Exchanged, Rest, Sides, Unary, outcome_of_error};
 use crate::gate::Inside;
-use crate::headers::{self, TooLong};
 use crate::hedge::Method;
+use crate::in_flight::InFlight;
 use crate::limiter::{Full, Permit};
 use crate::meter::{Event, Meter};
 use crate::pushback::Pushback;
@@ -30,6 +30,7 @@ use crate::request::{Head, Kind, kind};
 use crate::resets::PREMATURE;
 use crate::retry::{Attempts, Failure, Situation};
 use crate::table::{Route, Target};
+use crate::unread::NotTaken;
 use crate::upload::Upload;
 use crate::upstream::{Lane, Upstream};
 use crate::{answer, local, span};
@@ -46,30 +47,25 @@ pub(crate) fn serve(
     mut respond: SendResponse,
 ) {
     let started = Instant::now();
+    let (in_flight, entered) = InFlight::enter(core, client);
     let (parts, body) = request.into_parts();
     let kind = kind(&parts);
-    if let Some(list) = parts.extensions.get::<ListTooLong>() {
-        if !headers::is_call(&kind, &parts) {
-            return answer::too_long(&mut respond);
-        }
-        let mut caller = Caller::new(respond);
-        if caller.is_gone() {
-            return client.resets.premature();
-        }
-        return refuse(&core.meter, &mut caller, TooLong::call(*list), started);
-    }
-    if kind != Kind::Grpc {
+    if kind != Kind::Grpc && entered.is_ok() {
         tokio::spawn(async move {
             if answer::heard(body).await {
                 answer::plain(&mut respond, kind, &parts.method).await;
             }
+            drop(in_flight);
         });
         return;
     }
-    let mut caller = Caller::new(respond);
+    let mut caller = Caller::new(respond, in_flight);
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
         return client.resets.premature();
+    }
+    if let Err(error) = entered {
+        return refuse(&core.meter, &mut caller, error, started);
     }
     let found = match core.catalog.table().find(parts.uri.path(), &parts.headers) {
         Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
@@ -87,10 +83,10 @@ pub(crate) fn serve(
     };
     let span = span::call(core.sampling, &mut head);
     let Some(route) = route else {
-        let (core, client) = (core.clone(), client.clone());
+        let core = core.clone();
         tokio::spawn(Box::pin(async move {
             let end = local::serve(&core, head, body, &mut caller, &span).await;
-            ended(&end, &span, &core.meter, started, &client);
+            ended(&end, &span, &core.meter, started, caller.client());
         }));
         return;
     };
@@ -102,7 +98,7 @@ pub(crate) fn serve(
             return refuse(meter, &mut caller, error, started);
         }
     };
-    let forwarded = forward(core.clone(), client.clone(), route, head, body, caller, span, inside);
+    let forwarded = forward(core.index, route, head, body, caller, span, inside);
     // Boxed: a task moves what it is given half a dozen times, and this is kilobytes.
     tokio::spawn(Box::pin(forwarded));
 }
@@ -127,10 +123,8 @@ fn admit(
 }
 
 /// Answers a call by an upstream.
-#[allow(clippy::too_many_arguments, reason = "each is moved into the future of every call, once")]
 async fn forward(
-    core: Arc<Core>,
-    client: Arc<Client>,
+    core: usize,
     route: Arc<Route>,
     head: Head,
     body: RecvStream,
@@ -140,10 +134,11 @@ async fn forward(
 ) {
     let started = head.started();
     let upstream = route.upstream();
-    let lane = upstream.lane(core.index);
+    let lane = upstream.lane(core);
+    let share = caller.client().share.clone();
     let mut call = Call {
         route: &route,
-        share: &client.share,
+        share: &share,
         upstream,
         lane,
         upload: Upload::new(body, route.retry.body_bytes),
@@ -155,7 +150,7 @@ async fn forward(
         at: None,
     };
     let end = call.run().await;
-    ended(&end, &span, &lane.meter, started, &client);
+    ended(&end, &span, &lane.meter, started, call.caller.client());
 }
 
 /// Counts a call that is over.
@@ -319,8 +314,12 @@ impl Call<'_> {
         }
     }
 
-    /// Waits its turn, if the upstream is protected from overload.
+    /// Waits its turn: until its connection has taken some of the answers it has, and if the upstream is protected from
+    /// overload.
     async fn enter(&mut self) -> Result<(), End> {
+        if self.caller.client().unread.is_crowded() {
+            Box::pin(answers_are_taken(&mut self.caller)).await?;
+        }
         let Some(limiter) = self.lane.limiter.as_ref().filter(|_| self.route.limited) else { return Ok(()) };
         let entered = tokio::select! {
             biased;
@@ -370,6 +369,7 @@ impl Call<'_> {
         let number = self.attempts.begin();
         let ended = self.upload.is_empty();
         let hedging = self.hedging(number);
+        let unary = self.unary();
         let mut sending = Sending {
             head: &mut self.head,
             upstream: &self.upstream.name,
@@ -387,7 +387,8 @@ impl Call<'_> {
                 return Ok(End::Failed(self.deadline_exceeded()));
             }
         };
-        let sides = Sides { caller: &mut self.caller, upload: &mut self.upload, permit: &mut self.permit };
+        let sides =
+            Sides { caller: &mut self.caller, upload: &mut self.upload, permit: &mut self.permit, unary };
         let mut exchange = Exchange::new(sides, self.lane, attempt, response, !ended, withhold);
         let exchanged = match hedging.as_ref().and_then(|hedging| hedging.after) {
             None => exchange.run().await,
@@ -430,6 +431,15 @@ impl Call<'_> {
         match exchanged {
             Exchanged::Answered(code) => (outcome, Ok(End::Handed(code))),
             Exchanged::CallerGone => (Outcome::CallerGone, Ok(End::CallerGone)),
+            Exchanged::NotSent => {
+                let (path, allowed) =
+                    (self.head.path().to_owned(), self.route.request_time.unwrap_or_default());
+                (Outcome::CallerGone, Ok(End::Failed(Error::RequestUnfinished { path, allowed })))
+            }
+            Exchanged::NotTaken(NotTaken(time)) => {
+                metrics::counter!("gateway_refused_total", "limit" => "unread").increment(1);
+                (Outcome::CallerGone, Ok(End::Failed(Error::AnswerNotTaken { time })))
+            }
             Exchanged::Late => (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded()))),
             Exchanged::Withheld(answer) => {
                 let failure = Failure::Unavailable(pushback);
@@ -454,10 +464,6 @@ impl Call<'_> {
         if !error.is_reset() {
             return (outcome, Err(failed(Failure::Lost, endpoint, error.to_string())));
         }
-        if let Some(list) = error.header_list_too_long() {
-            let error = TooLong::answer(&self.upstream.name, endpoint, list);
-            return (outcome, Ok(End::Failed(error)));
-        }
         if !error.is_remote() {
             // The answer was malformed, and its stream was reset for it.
             let (upstream, detail) = (self.upstream.name.clone(), error.to_string());
@@ -471,6 +477,13 @@ impl Call<'_> {
         }
         self.caller.reset(reason);
         (outcome, Ok(End::Handed(code_of_reset(reason))))
+    }
+
+    /// If its method is unary: when its request is to be complete.
+    fn unary(&self) -> Option<Unary> {
+        let allowed = self.route.request_time?;
+        // A time too far for the clock is never.
+        Some(Unary { request_by: self.head.started().checked_add(allowed) })
     }
 
     /// Whether and when the attempt of that number is joined by a second one.
@@ -582,9 +595,6 @@ impl Sending<'_> {
             Err(SendError::Invalid(error)) => {
                 Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() }))
             }
-            Err(SendError::TooLong { address, list }) => {
-                Err(Unsent::Invalid(TooLong::call_to(self.upstream, address, list)))
-            }
             Err(SendError::Full { address, waiting }) => {
                 let upstream = self.upstream.to_owned();
                 Err(Unsent::Invalid(Error::Stuck { upstream, address, waiting }))
@@ -623,6 +633,21 @@ fn hedge(
         // The call goes on with the attempt it has.
         Err(_) => attempts.unsent(),
     }
+}
+
+/// Waits until the connection of a call has taken some of the answers it has.
+async fn answers_are_taken(caller: &mut Caller) -> Result<(), End> {
+    let client = caller.client().clone();
+    let in_time = tokio::select! {
+        in_time = client.unread.no_longer_crowded() => in_time,
+        _ = caller.gone() => return Err(End::CallerGone),
+    };
+    if in_time {
+        return Ok(());
+    }
+    metrics::counter!("gateway_refused_total", "limit" => "unread").increment(1);
+    let (bytes, most) = (client.unread.counter.bytes(), client.unread.most());
+    Err(End::Failed(Error::AnswersUnread { bytes, most }))
 }
 
 fn failed(failure: Failure, endpoint: SocketAddr, detail: String) -> Retryable {

@@ -1,18 +1,24 @@
 //! The caller's end of a call: what was sent to it, and whether it is still there.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use http::Response;
 use shoal_http2::{Error as Broken, Reason, SendResponse, SendStream};
 
 use crate::answer;
+use crate::client::Client;
 use crate::error::Error;
+use crate::in_flight::InFlight;
+use crate::unread::Unread;
 
 /// A caller's stream.
 pub(crate) struct Caller {
     respond: SendResponse,
     /// Once response headers are sent.
     stream: Option<SendStream>,
+    /// Its call counts as long as there is somebody to answer.
+    in_flight: InFlight,
 }
 
 /// What an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
@@ -32,8 +38,13 @@ pub(crate) fn handed_on(reason: Reason) -> Reason {
 }
 
 impl Caller {
-    pub(crate) fn new(respond: SendResponse) -> Caller {
-        Caller { respond, stream: None }
+    pub(crate) fn new(respond: SendResponse, in_flight: InFlight) -> Caller {
+        Caller { respond, stream: None, in_flight }
+    }
+
+    /// The connection it called on.
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.in_flight.client
     }
 
     /// Ready when the caller reset the stream or its connection is gone, with the reason to hand on.
@@ -64,6 +75,11 @@ impl Caller {
     /// Where the body goes, once headers are sent.
     pub(crate) fn body(&mut self) -> Option<&mut SendStream> {
         self.stream.as_mut()
+    }
+
+    /// The same, and what its connection has not taken.
+    pub(crate) fn takes(&mut self) -> Option<(&mut SendStream, &Unread)> {
+        Some((self.stream.as_mut()?, &self.in_flight.client.unread))
     }
 
     /// Ends the call with the gateway's own error: alone, or as the trailers of what was sent.

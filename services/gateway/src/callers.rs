@@ -206,7 +206,7 @@ impl Caller {
 }
 
 /// One caller's addresses: of IPv6 a caller has a whole /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

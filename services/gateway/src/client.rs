@@ -4,9 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use shoal_balance::Share;
+use shoal_http2::Unread as Counter;
 
 use crate::callers::Known;
+use crate::config::Config;
+use crate::kept::KeptBytes;
 use crate::resets::Resets;
+use crate::seats::Seat;
+use crate::unread::Unread;
 
 /// One connection's.
 pub(crate) struct Client {
@@ -14,11 +19,31 @@ pub(crate) struct Client {
     pub(crate) known: Known,
     /// What it has of each upstream's streams.
     pub(crate) share: Arc<Share>,
+    pub(crate) seat: Arc<Seat>,
+    /// Answers it has not taken.
+    pub(crate) unread: Unread,
+    /// Bodies kept to be sent again, and how much that may be.
+    pub(crate) kept: KeptBytes,
+    pub(crate) kept_max: usize,
 }
 
 impl Client {
-    /// `upstreams`: how many it could call.
-    pub(crate) fn new(address: IpAddr, upstreams: usize) -> Client {
-        Client { resets: Resets::default(), known: Known::new(address), share: Share::new(upstreams) }
+    /// Of an address, that could call so many `upstreams`. What it leaves unread counts in `unread` too.
+    pub(crate) fn new(
+        address: IpAddr,
+        upstreams: usize,
+        seat: Arc<Seat>,
+        unread: Arc<Counter>,
+        config: &Config,
+    ) -> Client {
+        Client {
+            resets: Resets::default(),
+            known: Known::new(address),
+            share: Share::new(upstreams),
+            seat,
+            unread: Unread::new(unread, config.limits),
+            kept: KeptBytes::default(),
+            kept_max: config.retry.connection_bytes,
+        }
     }
 }

@@ -73,16 +73,21 @@ pub struct UpstreamConfig {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of all clients together. Past it new ones wait in the listener's backlog. An idle one costs 18 KiB.
+    /// Connections of all clients together, and fewer where the process may not have so many files open. When a further
+    /// one comes, the one gives way that was idle for longest. An idle one costs 18 KiB.
     pub connections: usize,
+    /// Connections of one address (of IPv6, one /64), of which the one gives way too that was idle for longest. 0: no
+    /// such limit.
+    pub connections_per_address: usize,
+    /// Calls in flight of all connections together. A half-open one costs 8 KiB here. One connection has at most a quarter
+    /// of what is left free, so that many who take much do not take all of it.
+    pub calls: usize,
     /// Calls in flight on one connection, told to the client in its SETTINGS.
     pub streams: u32,
     /// Bytes of a call's headers, or of its trailers, told to the client in its SETTINGS.
     pub header_bytes: u32,
-    /// Bytes of an answer's headers, or of its trailers, told to the upstream in the gateway's SETTINGS.
+    /// Bytes of an answer's headers, or of its trailers, told to the clones in SETTINGS.
     pub answer_header_bytes: u32,
-    /// Fields of a call's or of an answer's headers, or of its trailers.
-    pub header_fields: usize,
     /// Bytes a client may send on a call before the upstream takes them.
     pub stream_window: u32,
     /// Bytes a client may send on a connection before the upstreams take them.
@@ -90,6 +95,24 @@ pub struct Limits {
     /// Bytes an upstream may send on a call before its client takes them. With `send_buffer` this is what a client that
     /// reads nothing costs.
     pub answer_window: u32,
+    /// From the first octet of a header block, or of a frame that is not DATA, to the last.
+    #[serde(with = "humantime_serde")]
+    pub header_time: Duration,
+    /// The same of a frame of DATA, whose sender may have less at hand than it has begun to send: 16 KiB at most.
+    #[serde(with = "humantime_serde")]
+    pub frame_time: Duration,
+    /// How long the request to a method that is known to be unary may take to come.
+    #[serde(with = "humantime_serde")]
+    pub request_time: Duration,
+    /// Bytes of answers that one connection may leave here without taking them; and a quarter of what is left of
+    /// `unread_bytes_total`, if that is less. Of a connection that has left half of it, further calls wait.
+    pub unread_bytes: usize,
+    /// The same of all connections together.
+    pub unread_bytes_total: usize,
+    /// How long an answer of one message is kept for a caller that takes nothing of it, and how long a call waits for others
+    /// of its connection to be taken.
+    #[serde(with = "humantime_serde")]
+    pub unread_time: Duration,
     /// Bytes of answers that a client's windows let out and its socket does not take yet, a connection.
     pub send_buffer: usize,
 }
@@ -98,13 +121,20 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
-            streams: 10_000,
+            connections_per_address: 10_000,
+            calls: 32_768,
+            streams: 1_000,
             header_bytes: 64 << 10,
             answer_header_bytes: 64 << 10,
-            header_fields: 100,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
             answer_window: 256 << 10,
+            header_time: Duration::from_secs(10),
+            frame_time: Duration::from_secs(20),
+            request_time: Duration::from_secs(10 * 60),
+            unread_bytes: 16 << 20,
+            unread_bytes_total: 128 << 20,
+            unread_time: Duration::from_secs(30),
             send_buffer: 64 << 10,
         }
     }
@@ -124,6 +154,10 @@ pub struct Connection {
     /// After this without a call, and at most twice as long, it is sent GOAWAY too. Zero: never.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
+    /// Until when a new one is to have made a call; one that has not is sent GOAWAY too, and closed within five seconds
+    /// of that. Zero: never.
+    #[serde(with = "humantime_serde")]
+    pub first_call: Duration,
 }
 
 impl Default for Connection {
@@ -131,7 +165,8 @@ impl Default for Connection {
         Self {
             age: Duration::from_secs(30 * 60),
             age_grace: Duration::from_secs(10 * 60),
-            idle: Duration::ZERO,
+            idle: Duration::from_secs(5 * 60),
+            first_call: Duration::from_secs(15),
         }
     }
 }
@@ -164,6 +199,8 @@ pub struct Retry {
     pub budget_per_second: f64,
     /// The longest request that is kept to be sent again.
     pub body_bytes: usize,
+    /// What the calls of one connection together may keep for that. Those beyond it are not repeated.
+    pub connection_bytes: usize,
 }
 
 impl Default for Retry {
@@ -174,6 +211,7 @@ impl Default for Retry {
             budget: 0.2,
             budget_per_second: 10.0,
             body_bytes: 64 << 10,
+            connection_bytes: 8 << 20,
         }
     }
 }
@@ -235,9 +273,6 @@ impl Default for Hedging {
 impl Config {
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
-    /// The least that calls of every client need.
-    const HEADER_BYTES_MIN: u32 = 1 << 10;
-    const HEADER_FIELDS_MIN: usize = 16;
     /// Longest time that makes sense here.
     const TIME_MAX: Duration = Duration::from_secs(366 * 86_400);
     /// Most attempts of one call.
@@ -271,23 +306,29 @@ impl Config {
         self.overload(&self.overload)?;
         let connection = &self.connection;
         ensure!(
-            [connection.age, connection.age_grace, connection.idle]
+            [connection.age, connection.age_grace, connection.idle, connection.first_call]
                 .iter()
                 .all(|time| *time <= Self::TIME_MAX),
             "gateway.connection: times are at most a year"
         );
         let limits = &self.limits;
+        for (key, time) in [
+            ("header_time", limits.header_time),
+            ("frame_time", limits.frame_time),
+            ("request_time", limits.request_time),
+            ("unread_time", limits.unread_time),
+        ] {
+            let allowed = Duration::from_millis(1)..=Self::TIME_MAX;
+            ensure!(allowed.contains(&time), "gateway.limits.{key} = {time:?} is not from 1ms to a year");
+        }
+        ensure!(
+            limits.calls > 0 && limits.connections > 0,
+            "gateway.limits: calls and connections are at least 1"
+        );
         let windows = [limits.stream_window, limits.connection_window, limits.answer_window];
         ensure!(
             windows.iter().all(|window| (65_535..1 << 31).contains(window)),
             "gateway.limits: windows are from 65535 to 2147483647 bytes"
-        );
-        ensure!(
-            limits.header_bytes.min(limits.answer_header_bytes) >= Self::HEADER_BYTES_MIN
-                && limits.header_fields >= Self::HEADER_FIELDS_MIN,
-            "gateway.limits: headers have at least {} bytes and {} fields",
-            Self::HEADER_BYTES_MIN,
-            Self::HEADER_FIELDS_MIN
         );
         let mut default = None;
         let mut owners = BTreeMap::new();
@@ -448,8 +489,6 @@ mod tests {
             ("[connection]\nage = '500y'", "gateway.connection"),
             ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),
-            ("[limits]\nheader_fields = 3", "gateway.limits: headers"),
-            ("[limits]\nanswer_header_bytes = 100", "gateway.limits: headers"),
         ] {
             let error = check(toml).expect_err(toml);
             assert!(format!("{error:#}").contains(part), "{toml}: {error:#}");

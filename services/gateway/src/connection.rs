@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fastrand::Rng;
-use shoal_http2::{Config, Reason, ServerConnection};
-use shoal_kit::{Preface, read_preface, refuse_http1};
+use shoal_http2::{Config, Reason, ServerConnection, Unfinished};
+use shoal_kit::{Preface, Rewound, read_preface, refuse_http1};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -19,6 +19,7 @@ use crate::call;
 use crate::client::Client;
 use crate::core::Core;
 use crate::lifetime::{Lifetime, Verdict, Why};
+use crate::seats::Seat;
 use crate::upstream;
 
 /// Between the preface and the first frame.
@@ -45,15 +46,16 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAddr, seat: &Arc<Seat>) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
     let mut stop = pin!(core.stop.cancelled());
-    let preface = tokio::select! {
-        preface = read_preface(&stream) => preface,
+    let (preface, first) = tokio::select! {
+        read = read_preface(&mut stream) => read,
         // Nothing was asked yet, so nothing is owed.
         () = &mut stop => return,
+        () = told(seat) => return left("room"),
     };
     match preface {
         Preface::Http2 => {}
@@ -66,22 +68,51 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr) 
         connection_window: limits.connection_window,
         streams_max: limits.streams,
         header_list_max: limits.header_bytes,
-        header_fields_max: limits.header_fields,
         send_buffer: limits.send_buffer,
         unseen_resets_max: PENDING_ACCEPT_RESETS_MAX,
         resets_remembered: RESET_STREAMS_MAX,
         secrets: core.config.callers.secrets(),
         ..Config::default()
     };
-    let connection = match timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config)).await {
+    let stream = Rewound::new(first, stream);
+    let handshake = timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config));
+    let settled = tokio::select! {
+        settled = handshake => settled,
+        () = told(seat) => return left("room"),
+    };
+    let connection = match settled {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
         Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
     };
     let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
     let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
-    let client = Arc::new(Client::new(peer.ip(), upstream::count(&core.config)));
-    Driver { core: &core, connection, client, lifetime, timer, stop, waiting: false, draining: false }.await;
+    let (upstreams, unread) = (upstream::count(&core.config), core.unread.clone());
+    let client = Arc::new(Client::new(peer.ip(), upstreams, seat.clone(), unread, &core.config));
+    let (begun, patience) = (None, None);
+    Driver {
+        core: &core,
+        connection,
+        client,
+        lifetime,
+        timer,
+        begun,
+        patience,
+        stop,
+        waiting: false,
+        draining: false,
+    }
+    .await;
+}
+
+/// Resolves when the connection is to give way.
+async fn told(seat: &Seat) {
+    std::future::poll_fn(|cx| seat.poll_told(cx)).await;
+}
+
+/// Counts a connection that was ended although nothing was wrong with it.
+fn left(why: &'static str) {
+    metrics::counter!("gateway_connections_left_total", "why" => why).increment(1);
 }
 
 /// Takes what came off the socket, so that closing it is a FIN: with bytes unread it is a reset, which says "crashed".
@@ -101,14 +132,18 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 /// Moves the bytes of a connection and starts its calls.
 struct Driver<'c, S> {
     core: &'c Arc<Core>,
-    connection: ServerConnection<TcpStream>,
+    connection: ServerConnection<Rewound<TcpStream>>,
     client: Arc<Client>,
     lifetime: Lifetime,
     /// Wakes this task when the connection is to be looked at.
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the client has begun to say and not ended, and since when.
+    begun: Option<(Unfinished, Instant)>,
+    /// Wakes this task when that is to be looked at. Left alone as long as the client ends what it says.
+    patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<&'c mut S>,
-    /// This task is to be woken by `stop`: it is asked once, and then only whether it has fired. It is polled with every
-    /// frame otherwise.
+    /// This task is to be woken by `stop` and by its seat: they are asked once, and then only whether they have fired.
+    /// They are polled with every frame otherwise.
     waiting: bool,
     draining: bool,
 }
@@ -141,14 +176,23 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
                     let stopped = !this.draining && this.stopped(cx);
+                    if this.client.seat.has_to_leave() {
+                        left("room");
+                        return this.cut(cx, Reason::NO_ERROR);
+                    }
+                    if this.trickles(cx) {
+                        tracing::debug!("connection ended: what the client had begun to say did not end");
+                        left("slow");
+                        return this.cut(cx, Reason::ENHANCE_YOUR_CALM);
+                    }
                     let leaves = match this.look(cx) {
                         Verdict::GoesOn => false,
                         Verdict::Leaves(why) => {
-                            let why = match why {
+                            left(match why {
                                 Why::Old => "age",
                                 Why::Idle => "idle",
-                            };
-                            metrics::counter!("gateway_connections_left_total", "why" => why).increment(1);
+                                Why::Unused => "unused",
+                            });
                             !this.draining
                         }
                         Verdict::Over => return Poll::Ready(()),
@@ -171,7 +215,45 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
             return self.core.stopping.load(Ordering::Relaxed);
         }
         self.waiting = true;
+        // Whether it has to leave is asked next.
+        let _ = self.client.seat.poll_told(cx);
         self.stop.as_mut().poll(cx).is_ready()
+    }
+
+    /// Ends it now. What of the GOAWAY the socket takes at once is sent.
+    fn cut(&mut self, cx: &mut Context<'_>, reason: Reason) -> Poll<()> {
+        self.connection.abrupt_shutdown(reason);
+        while let Poll::Ready(Some(Ok(_))) = self.connection.poll_accept(cx) {}
+        Poll::Ready(())
+    }
+
+    /// Whether the client has begun to say something and does not come to its end.
+    fn trickles(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(unfinished) = self.connection.unfinished() else {
+            self.begun = None;
+            return false;
+        };
+        let since = match self.begun {
+            Some((begun, since)) if begun == unfinished => since,
+            _ => {
+                let now = Instant::now();
+                self.begun = Some((unfinished, now));
+                now
+            }
+        };
+        let limits = &self.core.config.limits;
+        let until = since + if unfinished.data { limits.frame_time } else { limits.header_time };
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if patience.deadline() > until {
+            patience.as_mut().reset(until);
+        }
+        while patience.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return true;
+            }
+            patience.as_mut().reset(until);
+        }
+        false
     }
 
     /// Whether it has lived long enough.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shoal_http2::Unread;
 use shoal_kit::sampling::Sampling;
 use shoal_kit::serve::Drain;
+use shoal_kit::{Memory, Seldom};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +21,9 @@ use crate::callers::Callers;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::connection;
+use crate::in_flight::Calls;
 use crate::meter::Meter;
+use crate::seats::Seats;
 
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -32,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     /// The gateway's own services.
     pub(crate) routes: Routes,
+    /// What their calls may hold of requests that have not fully arrived.
+    pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
     pub(crate) callers: Option<Arc<Callers>>,
     /// Counts what the gateway answers itself.
@@ -43,8 +49,12 @@ pub(crate) struct Core {
     /// The same, cheap to ask.
     pub(crate) stopping: Arc<AtomicBool>,
     pub(crate) drain: Drain,
-    /// For the connections of all cores.
-    pub(crate) permits: Arc<Semaphore>,
+    /// The connections of all cores.
+    pub(crate) seats: Arc<Seats>,
+    /// The answers their clients have not taken.
+    pub(crate) unread: Arc<Unread>,
+    /// Their calls.
+    pub(crate) calls: Arc<Calls>,
 }
 
 /// A core's thread.
@@ -135,24 +145,46 @@ async fn serve(core: Arc<Core>, listener: TcpListener) {
 }
 
 async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTracker) {
+    let (mut failed, mut refused) = (Seldom::default(), Seldom::default());
     loop {
-        let Ok(permit) = core.permits.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let core = core.clone();
-                connections.spawn(async move {
-                    let open = Open::new();
-                    connection::serve(core, stream, peer).await;
-                    drop(open);
-                    drop(permit);
-                });
-            }
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                metrics::counter!("gateway_accept_errors_total").increment(1);
+                if let Some(times) = failed.happened() {
+                    tracing::warn!(%error, times, "accept failed");
+                }
+                if is_out_of_files(&error) {
+                    core.seats.make_room();
+                }
                 sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
             }
-        }
+        };
+        let Ok(seated) = core.seats.take(peer.ip()).await else {
+            metrics::counter!("gateway_refused_total", "limit" => "connections_per_address").increment(1);
+            if let Some(times) = refused.happened() {
+                let most = core.config.limits.connections_per_address;
+                let address = peer.ip();
+                tracing::warn!(%address, most, times, "gateway.limits.connections_per_address: closed a connection");
+            }
+            continue;
+        };
+        let core = core.clone();
+        connections.spawn(async move {
+            let open = Open::new();
+            connection::serve(core, stream, peer, &seated.seat).await;
+            drop(open);
+            drop(seated);
+        });
     }
+}
+
+/// Whether it was this process, or the machine, that has no more of them.
+fn is_out_of_files(error: &std::io::Error) -> bool {
+    /// EMFILE and ENFILE, everywhere.
+    const NUMBERS: [i32; 2] = [24, 23];
+    error.raw_os_error().is_some_and(|number| NUMBERS.contains(&number))
 }
 
 /// A client connection that is open, for Prometheus.

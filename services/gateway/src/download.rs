@@ -6,11 +6,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
+use crate::unread::{NotTaken, Stall, Unread};
+
 /// A response body on its way.
 pub(crate) struct Download {
     from: RecvStream,
     /// The frame that waits for the caller's window.
     chunk: Bytes,
+    stall: Stall,
 }
 
 /// How a download ended. The end itself is not sent yet.
@@ -24,24 +27,40 @@ pub(crate) enum Downloaded {
     Broken(shoal_http2::Error),
     /// The caller takes no more.
     CallerGone,
+    /// The caller took nothing, for so long, and the answer is not kept for it any longer.
+    NotTaken(NotTaken),
 }
 
 impl Download {
     pub(crate) fn new(from: RecvStream) -> Download {
-        Download { from, chunk: Bytes::new() }
+        Download { from, chunk: Bytes::new(), stall: Stall::default() }
     }
 
-    /// Moves what can be moved.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream) -> Poll<Downloaded> {
+    /// Moves what can be moved. `unary`: the answer is one message.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream,
+        unread: &Unread,
+        unary: bool,
+    ) -> Poll<Downloaded> {
         loop {
             if !self.chunk.is_empty() {
-                let Ok(sent) = ready!(to.poll_send(cx, &mut self.chunk, false)) else {
-                    return Poll::Ready(Downloaded::CallerGone);
-                };
-                self.from.release(sent);
-                continue;
+                match to.poll_send(cx, &mut self.chunk, false) {
+                    Poll::Ready(Ok(sent)) => {
+                        self.from.release(sent);
+                        self.stall.took(sent, unread);
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Downloaded::CallerGone),
+                    Poll::Pending => return self.stalled(cx, unread, unary),
+                }
             }
-            match ready!(self.from.poll_data(cx)) {
+            let Poll::Ready(data) = self.from.poll_data(cx) else {
+                self.stall.caught_up();
+                return Poll::Pending;
+            };
+            match data {
                 Some(Ok(chunk)) => self.chunk = chunk,
                 Some(Err(error)) => return Poll::Ready(Downloaded::Broken(error)),
                 None => {
@@ -53,5 +72,19 @@ impl Download {
                 }
             }
         }
+    }
+
+    /// The caller takes nothing now. Ready when that was so for too long.
+    fn stalled(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<Downloaded> {
+        if self.stall.is_new() {
+            self.from.count_unread(&unread.counter);
+        }
+        if let Poll::Ready(not_taken) = self.stall.poll(cx, unread, unary) {
+            return Poll::Ready(Downloaded::NotTaken(not_taken));
+        }
+        if self.stall.is_watched(unread) {
+            self.from.wake_for_more(cx);
+        }
+        Poll::Pending
     }
 }

@@ -8,8 +8,6 @@ use shoal_balance::Crowded;
 use shoal_kit::Fault;
 use tonic::Code;
 
-use crate::headers::TooLong;
-
 /// What a caller may do about an outage that is expected to pass.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -69,12 +67,30 @@ pub(crate) enum Error {
         attempts: u32,
         stopped: &'static str,
     },
-    /// A header list is above a limit.
-    #[error("{0}")]
-    HeadersTooLong(TooLong),
     /// As many calls as its route allows are in flight.
     #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
     Crowded { path: String, most: usize },
+    /// As many calls as the gateway allows are in flight, or as many as it then allows one connection.
+    #[error(
+        "this connection has {own} calls in flight, more than its part of what is free of gateway.limits.calls = {most}; \
+         try again shortly, and end calls that are not needed"
+    )]
+    TooManyCalls { own: usize, most: usize },
+    /// The request to a unary method did not come to its end.
+    #[error("the request of {path} was not complete within {allowed:.0?} (gateway.limits.request_time)")]
+    RequestUnfinished { path: String, allowed: Duration },
+    /// The connection has left too many answers unread for one more call.
+    #[error(
+        "this connection has not read {bytes} bytes of answers, and of gateway.limits.unread_bytes it now has {most}; \
+         read them before you call again, or call on another connection"
+    )]
+    AnswersUnread { bytes: usize, most: usize },
+    /// The answer is not kept for the caller any longer.
+    #[error(
+        "the answer was not read for {time:.0?}: a caller that asks for much at once has to read it as it comes \
+         (gateway.limits.unread_bytes, unread_time)"
+    )]
+    AnswerNotTaken { time: Duration },
     /// A caller has used up what it may.
     #[error("caller `{caller}` has reached its limit of {limit}; try again in {wait:.0?}")]
     CallerLimit { caller: String, reason: &'static str, limit: String, wait: Duration },
@@ -174,11 +190,33 @@ impl From<Error> for Fault {
                     .meta("attempts", attempts.to_string())
                     .meta("not_repeated_because", stopped)
             }
-            Error::HeadersTooLong(too_long) => too_long.fault(message),
             Error::Crowded { path, most } => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
                 .meta("method", path)
                 .meta("in_flight", most.to_string())
                 .retry_after(RETRY_AFTER),
+            Error::TooManyCalls { own, most } => {
+                Fault::new(Code::ResourceExhausted, "CALLS_IN_FLIGHT", message)
+                    .meta("limit", "gateway.limits.calls")
+                    .meta("most", most.to_string())
+                    .meta("of_connection", own.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
+            Error::RequestUnfinished { path, allowed } => {
+                Fault::new(Code::DeadlineExceeded, "REQUEST_UNFINISHED", message)
+                    .meta("limit", "gateway.limits.request_time")
+                    .meta("method", path)
+                    .meta("allowed", format!("{allowed:?}"))
+            }
+            Error::AnswersUnread { bytes, most } => {
+                Fault::new(Code::ResourceExhausted, "ANSWERS_UNREAD", message)
+                    .meta("limit", "gateway.limits.unread_bytes")
+                    .meta("unread_bytes", bytes.to_string())
+                    .meta("most", most.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
+            Error::AnswerNotTaken { time } => Fault::new(Code::ResourceExhausted, "ANSWER_NOT_READ", message)
+                .meta("limit", "gateway.limits.unread_bytes")
+                .meta("waited", format!("{time:?}")),
             Error::CallerLimit { caller, reason, limit, wait } => {
                 Fault::new(Code::ResourceExhausted, reason, message)
                     .meta("caller", caller)
@@ -210,7 +248,8 @@ impl Error {
             Error::Overloaded { .. }
             | Error::Crowded { .. }
             | Error::Streamless { .. }
-            | Error::Stuck { .. } => Some(RETRY_AFTER),
+            | Error::Stuck { .. }
+            | Error::TooManyCalls { .. } => Some(RETRY_AFTER),
             _ => None,
         }
     }

@@ -24,6 +24,7 @@ use crate::meter::Event;
 use crate::pushback::Pushback;
 use crate::replay::Replay;
 use crate::span;
+use crate::unread::NotTaken;
 use crate::upload::{Upload, Uploaded};
 use crate::upstream::Lane;
 
@@ -47,6 +48,15 @@ pub(crate) struct Sides<'a> {
     pub(crate) upload: &'a mut Upload,
     /// Given back when an answer begins.
     pub(crate) permit: &'a mut Option<Permit>,
+    /// If its method is known to have one message each way.
+    pub(crate) unary: Option<Unary>,
+}
+
+/// What is expected of a call with one message each way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unary {
+    /// Until when all of the request is here.
+    pub(crate) request_by: Option<Instant>,
 }
 
 /// What an attempt is made of.
@@ -54,6 +64,9 @@ pub(crate) struct Exchange<'a> {
     caller: &'a mut Caller,
     upload: &'a mut Upload,
     permit: &'a mut Option<Permit>,
+    unary: Option<Unary>,
+    /// Wakes this task when the request is late; made when it has to be waited for.
+    request_by: Option<Pin<Box<Sleep>>>,
     lane: &'a Lane,
     attempt: Attempt,
     answer: Answer,
@@ -109,6 +122,10 @@ pub(crate) enum Exchanged {
     Broken(Broken),
     /// The caller went away, and the endpoint was told.
     CallerGone,
+    /// The caller is there, and did not send all of its request in time.
+    NotSent,
+    /// The caller is there, and does not take the answer.
+    NotTaken(NotTaken),
 }
 
 /// What is left of it.
@@ -173,7 +190,7 @@ impl Drop for Attempt {
 impl<'a> Exchange<'a> {
     /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
     pub(crate) fn new(
-        Sides { caller, upload, permit }: Sides<'a>,
+        Sides { caller, upload, permit, unary }: Sides<'a>,
         lane: &'a Lane,
         attempt: Attempt,
         response: ResponseFuture,
@@ -184,6 +201,8 @@ impl<'a> Exchange<'a> {
             caller,
             upload,
             permit,
+            unary,
+            request_by: None,
             lane,
             began: attempt.opened,
             stream_at: attempt.pick.expects_stream().then(|| attempt.opened + STREAM_AFTER),
@@ -256,12 +275,14 @@ impl<'a> Exchange<'a> {
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
             return Poll::Ready(Err(CallerGone(reason)));
         }
-        if self.uploading
-            && let Poll::Ready(uploaded) = self.upload.poll(cx, &mut self.attempt.stream)
-        {
-            self.uploading = false;
-            if let Uploaded::CallerGone(error) = uploaded {
-                return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
+        if self.uploading {
+            match self.upload.poll(cx, &mut self.attempt.stream, self.caller.client()) {
+                Poll::Ready(Uploaded::CallerGone(error)) => {
+                    return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
+                }
+                Poll::Ready(Uploaded::All | Uploaded::NotWanted) => self.uploading = false,
+                Poll::Pending if self.is_late_to_ask(cx) => return Poll::Ready(Ok(Exchanged::NotSent)),
+                Poll::Pending => {}
             }
         }
         loop {
@@ -292,8 +313,10 @@ impl<'a> Exchange<'a> {
                     }
                 }
                 Answer::Coming(download) => {
-                    let Some(to) = self.caller.body() else { return Poll::Ready(Err(CANCELLED)) };
-                    return match download.poll(cx, to) {
+                    let Some((to, unread)) = self.caller.takes() else {
+                        return Poll::Ready(Err(CANCELLED));
+                    };
+                    return match download.poll(cx, to, unread, self.unary.is_some()) {
                         Poll::Ready(downloaded) => Poll::Ready(self.ended(downloaded)),
                         Poll::Pending => {
                             self.may_become_stream(cx);
@@ -340,6 +363,13 @@ impl<'a> Exchange<'a> {
         self.replay = rival.replay;
         self.uploading = false;
         true
+    }
+
+    /// The request is not complete. Says whether it was to be by now.
+    fn is_late_to_ask(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at) = self.unary.and_then(|unary| unary.request_by) else { return false };
+        let timer = self.request_by.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        timer.as_mut().poll(cx).is_ready()
     }
 
     /// There is nothing to hand on yet.
@@ -396,6 +426,7 @@ impl<'a> Exchange<'a> {
             Downloaded::NoTrailers => (self.code_of(&HeaderMap::new()), None),
             Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
             Downloaded::CallerGone => return Err(CANCELLED),
+            Downloaded::NotTaken(not_taken) => return Ok(Exchanged::NotTaken(not_taken)),
         };
         // tonic's servers answer CANCELLED when the time they were given is up.
         if code == Code::Cancelled && self.attempt.is_late() {
@@ -466,10 +497,6 @@ pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
     if !error.is_reset() {
         // Above the last stream of a GOAWAY: the endpoint never had it.
         return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
-    }
-    if error.header_list_too_long().is_some() {
-        // It answered, and has broken no rule.
-        return Outcome::Success;
     }
     match error.reason() {
         Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),

@@ -8,11 +8,11 @@ use std::thread::available_parallelism;
 
 use anyhow::Context as _;
 use shoal_balance::Source;
-use shoal_kit::Settings;
+use shoal_http2::Unread;
 use shoal_kit::role::Role;
 use shoal_kit::sampling::Sampling;
+use shoal_kit::{Memory, Settings, open_files};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,10 @@ use crate::callers::Callers;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::core::{Core, Running, Thread};
+use crate::in_flight::Calls;
 use crate::listener;
 use crate::meter::Meter;
+use crate::seats::Seats;
 use crate::service;
 use crate::table::{Described, Entry};
 use crate::upstream::Upstream;
@@ -89,8 +91,12 @@ impl Gateway {
 
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
+        let memory = Memory::default();
         let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
-        let permits = Arc::new(Semaphore::new(config.limits.connections));
+        let most = connections_max(&config, catalog.table().entries.len());
+        let seats = Seats::new(most, config.limits.connections_per_address);
+        let unread = Arc::<Unread>::default();
+        let calls = Arc::new(Calls::new(config.limits.calls));
         let stopping = Arc::new(AtomicBool::new(false));
         let mut running: Vec<Running> = threads
             .into_iter()
@@ -101,13 +107,16 @@ impl Gateway {
                     catalog: catalog.clone(),
                     config: config.clone(),
                     routes: routes.clone(),
+                    memory: memory.clone(),
                     callers: callers.clone(),
                     meter: Meter::new("gateway"),
                     sampling: Sampling::of(&settings.telemetry),
                     stop: stop.clone(),
                     stopping: stopping.clone(),
                     drain: settings.drain,
-                    permits: permits.clone(),
+                    seats: seats.clone(),
+                    unread: unread.clone(),
+                    calls: calls.clone(),
                 })
             })
             .collect();
@@ -135,6 +144,30 @@ impl Gateway {
         catalog.set(Vec::new());
         ended
     }
+}
+
+/// Connections of clients, as many as the open files of this process allow beside what else it needs them for: what is open
+/// already, and connections to clones. So that one client's connections do not keep others' calls from going anywhere.
+fn connections_max(config: &Config, upstreams: usize) -> usize {
+    /// Clones an upstream is taken to have. Where it has more, and all files are used, connections of clients give way.
+    const CLONES: usize = 4;
+    /// The admin port, engines, files that are read.
+    const OTHERS: usize = 64;
+    let files = open_files::limit();
+    let cores = config.cores.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+    // In `up` the other ends are in this process too.
+    let to_clones = 2 * cores * upstreams * CLONES * config.balance.connections;
+    let reserved = open_files::open().unwrap_or(0) + to_clones + OTHERS;
+    let most = config.limits.connections.min(files.saturating_sub(reserved).max(files / 4)).max(1);
+    if most < config.limits.connections {
+        tracing::info!(
+            most,
+            files,
+            reserved,
+            "connections of clients are limited by the open files of this process"
+        );
+    }
+    most
 }
 
 /// Resolves only if a thread ends before it was told to.

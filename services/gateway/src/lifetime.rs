@@ -1,5 +1,5 @@
 //! How long a client's connection lives: not for ever, so that clients come to a gateway that was added later, and not
-//! without calls, if that is asked for. Pure: it is told the time.
+//! without calls. Pure: it is told the time.
 
 use std::time::Duration;
 
@@ -11,13 +11,20 @@ use crate::config::Connection;
 /// Ages differ by up to this share, so that connections made at once are not made again at once.
 const JITTER: f64 = 0.1;
 
+/// For a client without calls to say that it knows it is to leave, before its connection is closed. A call that crosses
+/// the GOAWAY is still served.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+
 /// One connection's.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     old_at: Option<Instant>,
     idle: Option<Duration>,
+    /// Until when it is to have made a call.
+    used_by: Option<Instant>,
     grace: Duration,
-    leaving: bool,
+    /// Since when it leaves.
+    leaving: Option<Instant>,
     /// When it was looked at last.
     seen_at: Instant,
     /// And how many calls it had had by then.
@@ -40,6 +47,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Why {
     Old,
     Idle,
+    /// It never made a call.
+    Unused,
 }
 
 impl Lifetime {
@@ -49,8 +58,9 @@ impl Lifetime {
             // A time too far for the clock is never.
             old_at: if age.is_zero() { None } else { now.checked_add(age) },
             idle: (!settings.idle.is_zero()).then_some(settings.idle),
+            used_by: if settings.first_call.is_zero() { None } else { now.checked_add(settings.first_call) },
             grace: settings.age_grace,
-            leaving: false,
+            leaving: None,
             seen_at: now,
             seen: 0,
         }
@@ -58,19 +68,24 @@ impl Lifetime {
 
     /// When it is to be looked at next; none: never.
     pub(crate) fn next(&self) -> Option<Instant> {
-        if self.leaving {
-            return self.seen_at.checked_add(self.grace);
+        if let Some(since) = self.leaving {
+            let look_at = self.seen_at.checked_add(LEAVES_WITHIN);
+            return [since.checked_add(self.grace), look_at].into_iter().flatten().min();
         }
         let idle_at = self.idle.and_then(|idle| self.seen_at.checked_add(idle));
-        [self.old_at, idle_at].into_iter().flatten().min()
+        [self.old_at, idle_at, self.used_by].into_iter().flatten().min()
     }
 
     /// Looks at it: whether it has calls, and how many it has had. One that is looked at twice without a call is idle, so
     /// that it is let go after one to two of the idle times.
     pub(crate) fn look(&mut self, now: Instant, busy: bool, calls: u32) -> Verdict {
-        if self.leaving {
-            let over = self.next().is_some_and(|at| now >= at);
-            return if over { Verdict::Over } else { Verdict::GoesOn };
+        if let Some(since) = self.leaving {
+            let cut = since.checked_add(self.grace).is_some_and(|at| now >= at);
+            let looked = now >= self.seen_at + LEAVES_WITHIN;
+            if looked {
+                self.seen_at = now;
+            }
+            return if cut || (looked && !busy) { Verdict::Over } else { Verdict::GoesOn };
         }
         let old = self.old_at.is_some_and(|at| now >= at);
         let looked = self.idle.is_some_and(|idle| now >= self.seen_at + idle);
@@ -78,11 +93,20 @@ impl Lifetime {
         if looked {
             (self.seen_at, self.seen) = (now, calls);
         }
-        if !old && !idle {
+        let used_late = self.used_by.is_some_and(|at| now >= at);
+        let unused = used_late && calls == 0;
+        if used_late {
+            self.used_by = None;
+        }
+        if !old && !idle && !unused {
             return Verdict::GoesOn;
         }
-        (self.leaving, self.seen_at) = (true, now);
-        Verdict::Leaves(if old { Why::Old } else { Why::Idle })
+        (self.leaving, self.seen_at) = (Some(now), now);
+        Verdict::Leaves(match (old, idle) {
+            (true, _) => Why::Old,
+            (_, true) => Why::Idle,
+            _ => Why::Unused,
+        })
     }
 }
 
@@ -93,15 +117,21 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn lifetime(age_s: u64, idle_s: u64) -> (Lifetime, Instant) {
-        let settings =
-            Connection { age: SECOND * age_s as u32, age_grace: SECOND * 5, idle: SECOND * idle_s as u32 };
+        let settings = Connection {
+            age: SECOND * age_s as u32,
+            age_grace: SECOND * 60,
+            idle: SECOND * idle_s as u32,
+            first_call: Duration::ZERO,
+        };
         let now = Instant::now();
         (Lifetime::new(&settings, now, &mut Rng::with_seed(3)), now)
     }
 
     #[test]
     fn ages_lie_within_a_tenth_of_what_is_set_and_differ() {
-        let settings = Connection { age: SECOND * 1_800, ..Connection::default() };
+        let never = Duration::ZERO;
+        let settings =
+            Connection { age: SECOND * 1_800, idle: never, first_call: never, ..Connection::default() };
         let (now, mut rng) = (Instant::now(), Rng::with_seed(1));
         let ages: Vec<f64> = (0..1_000)
             .map(|_| Lifetime::new(&settings, now, &mut rng).next().expect("an end") - now)
@@ -119,9 +149,13 @@ mod tests {
         let old = lifetime.next().expect("an end");
         assert_eq!(lifetime.look(old - SECOND, true, 9), Verdict::GoesOn);
         assert_eq!(lifetime.look(old, true, 9), Verdict::Leaves(Why::Old));
-        assert_eq!(lifetime.next(), Some(old + SECOND * 5));
-        assert_eq!(lifetime.look(old + SECOND * 4, true, 9), Verdict::GoesOn);
-        assert_eq!(lifetime.look(old + SECOND * 5, true, 9), Verdict::Over);
+        assert_eq!(lifetime.next(), Some(old + LEAVES_WITHIN));
+        for _ in 1..12 {
+            let at = lifetime.next().expect("a time");
+            assert_eq!(lifetime.look(at, true, 9), Verdict::GoesOn);
+        }
+        assert_eq!(lifetime.next(), Some(old + SECOND * 60));
+        assert_eq!(lifetime.look(old + SECOND * 60, true, 9), Verdict::Over);
         assert!(old > now + SECOND * 89);
     }
 
@@ -133,6 +167,29 @@ mod tests {
         assert_eq!(lifetime.look(now + SECOND * 20, true, 1), Verdict::GoesOn, "it has one");
         assert_eq!(lifetime.look(now + SECOND * 25, false, 1), Verdict::GoesOn, "not yet");
         assert_eq!(lifetime.look(now + SECOND * 30, false, 1), Verdict::Leaves(Why::Idle));
+    }
+
+    #[test]
+    fn one_that_never_called_leaves_soon_and_is_not_waited_for() {
+        let (settings, now) = (Connection::default(), Instant::now());
+        let at = now + settings.first_call;
+        let mut used = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
+        assert_eq!(used.look(at, false, 1), Verdict::GoesOn);
+        assert_eq!(used.next(), Some(now + settings.idle), "once");
+        let mut unused = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
+        assert_eq!(unused.next(), Some(at));
+        assert_eq!(unused.look(at, false, 0), Verdict::Leaves(Why::Unused));
+        assert_eq!(unused.look(at + LEAVES_WITHIN / 2, false, 0), Verdict::GoesOn);
+        assert_eq!(unused.look(at + LEAVES_WITHIN, false, 0), Verdict::Over);
+    }
+
+    #[test]
+    fn what_leaves_without_a_call_is_over_at_once_and_with_one_after_it() {
+        let (mut lifetime, now) = lifetime(0, 10);
+        assert_eq!(lifetime.look(now + SECOND * 10, false, 0), Verdict::Leaves(Why::Idle));
+        // A call has crossed the GOAWAY.
+        assert_eq!(lifetime.look(now + SECOND * 15, true, 1), Verdict::GoesOn);
+        assert_eq!(lifetime.look(now + SECOND * 20, false, 1), Verdict::Over);
     }
 
     #[test]

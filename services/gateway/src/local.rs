@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame};
 use shoal_balance::code_of;
 use shoal_http2::{Error as Broken, Reason, RecvStream};
+use shoal_kit::message::{SMALL_MESSAGE_BYTES_MAX, WholeMessages};
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
 use tower::Service as _;
@@ -72,7 +73,8 @@ async fn answer(
     body: RecvStream,
 ) -> Result<(http::Response<()>, tonic::body::Body), Error> {
     let (path, deadline) = (head.path().to_owned(), head.deadline);
-    let mut request = head.into_request().map(|()| tonic::body::Body::new(Incoming(body)));
+    let body = WholeMessages::new(Incoming(body), SMALL_MESSAGE_BYTES_MAX, &core.memory);
+    let mut request = head.into_request().map(|()| tonic::body::Body::new(body));
     service::same_wire(request.uri_mut());
     let mut routes = core.routes.clone();
     let call = routes.call(request);
@@ -162,7 +164,7 @@ impl http_body::Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match ready!(self.0.poll_data(cx)) {
             Some(Ok(data)) => {
-                // What tonic has taken counts as read: it buffers one message, whose size it limits.
+                // What was taken counts as read: one message is buffered, whose size is limited.
                 self.0.release(data.len());
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }

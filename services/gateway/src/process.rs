@@ -1,7 +1,7 @@
 //! The whole life of a process that is a gateway and nothing else.
 
 use shoal_kit::admin::{self, Admin};
-use shoal_kit::{Settings, metric, serve, shutdown, telemetry};
+use shoal_kit::{Settings, metric, open_files, serve, shutdown, telemetry};
 
 use crate::Gateway;
 
@@ -11,6 +11,7 @@ use crate::Gateway;
 /// Whatever keeps the gateway from running.
 pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     let telemetry = telemetry::install(&settings.telemetry)?;
+    open_files::raise_limit();
     let metrics = metric::install()?;
     let shutdown = shutdown::on_signal()?;
     let gateway = Gateway::bind(&settings)?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::Uri;
 use http::uri::PathAndQuery;
+use shoal_kit::message::SMALL_MESSAGE_BYTES_MAX;
 use shoal_proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -31,9 +32,13 @@ const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/Serv
 
 /// The services, ready to be called. `draining` makes health say NOT_SERVING.
 pub(crate) fn routes(catalog: &Arc<Catalog>, draining: &CancellationToken) -> Routes {
-    Routes::new(HealthServer::new(health::MeshHealth::new(catalog.clone(), draining.clone())))
-        .add_service(ServerReflectionServer::new(reflection::MeshReflection::new(catalog.clone())))
-        .add_service(GatewayServiceServer::new(upstreams::Upstreams::new(catalog.clone())))
+    const MAX: usize = SMALL_MESSAGE_BYTES_MAX;
+    let health = HealthServer::new(health::MeshHealth::new(catalog.clone(), draining.clone()));
+    let reflection = ServerReflectionServer::new(reflection::MeshReflection::new(catalog.clone()));
+    let upstreams = GatewayServiceServer::new(upstreams::Upstreams::new(catalog.clone()));
+    Routes::new(health.max_decoding_message_size(MAX))
+        .add_service(reflection.max_decoding_message_size(MAX))
+        .add_service(upstreams.max_decoding_message_size(MAX))
         .prepare()
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -80,6 +81,8 @@ pub(crate) struct Route {
     pub(crate) streaming: bool,
     /// Whether they say that it has none: a message up and a message down.
     pub(crate) unary: bool,
+    /// If so: how long its request may take to come.
+    pub(crate) request_time: Option<Duration>,
     /// Whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) limited: bool,
     pub(crate) deadline: Deadline,
@@ -310,6 +313,10 @@ impl<'p> Builder<'p> {
         table.services.insert(service.into(), of_service);
     }
 
+    fn request_time(&self, traits: Traits) -> Option<Duration> {
+        traits.unary.then_some(self.config.limits.request_time)
+    }
+
     fn has_rules(&self, path: &str) -> bool {
         self.rules.iter().any(|rule| matches!(&rule.of, Of::Method(of) if of == path))
     }
@@ -330,6 +337,7 @@ impl<'p> Builder<'p> {
             idempotent: traits.idempotent,
             streaming: traits.streaming,
             unary: traits.unary,
+            request_time: self.request_time(traits),
             limited: !traits.streaming,
             deadline: self.config.deadline,
             retry: self.config.retry,
@@ -354,6 +362,7 @@ impl<'p> Builder<'p> {
             idempotent: traits.idempotent,
             streaming: traits.streaming,
             unary: traits.unary,
+            request_time: self.request_time(traits),
             limited: !traits.streaming && rule.overload,
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),

@@ -2,17 +2,17 @@
 //! sent, up to a limit, so that another endpoint can be sent the same.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
+use crate::client::Client;
 use crate::framing::Framing;
+use crate::kept::Kept;
 use crate::replay::Replay;
-
-/// Most frames kept for a replay, beside the limit on their bytes: each costs a few dozen bytes of its own.
-const KEPT_FRAMES_MAX: usize = 256;
 
 /// A request body on its way.
 pub(crate) struct Upload {
@@ -54,7 +54,7 @@ impl Upload {
             trailers: None,
             ended,
             finished: false,
-            kept: Kept { first: None, rest: Vec::new(), bytes: 0, bytes_max: keep_bytes, whole: true },
+            kept: Kept::new(keep_bytes),
             next: 0,
             framing: Framing::default(),
         }
@@ -93,7 +93,7 @@ impl Upload {
     /// The same for a second endpoint at once. Only if [complete](Upload::is_complete).
     pub(crate) fn replay(&self) -> Replay {
         debug_assert!(self.is_complete(), "something is missing");
-        let chunks: VecDeque<Bytes> = self.kept.first.iter().chain(&self.kept.rest).cloned().collect();
+        let chunks: VecDeque<Bytes> = self.kept.chunks().cloned().collect();
         Replay::new(chunks, self.trailers.clone())
     }
 
@@ -107,8 +107,14 @@ impl Upload {
         self.kept.whole = false;
     }
 
-    /// Moves what can be moved. `NotWanted` and `All` are said once; after that there is nothing to poll.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream) -> Poll<Uploaded> {
+    /// Moves what can be moved, of a call of `client`. `NotWanted` and `All` are said once; after that there is nothing to
+    /// poll.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream,
+        client: &Arc<Client>,
+    ) -> Poll<Uploaded> {
         loop {
             if !self.chunk.is_empty() {
                 let end = self.at_end();
@@ -131,7 +137,7 @@ impl Upload {
                 return Poll::Ready(self.finish(to));
             }
             match ready!(self.from.poll_data(cx)) {
-                Some(Ok(chunk)) => self.received(chunk),
+                Some(Ok(chunk)) => self.received(chunk, client),
                 Some(Err(error)) => return Poll::Ready(Uploaded::CallerGone(error)),
                 None => match ready!(self.from.poll_trailers(cx)) {
                     Ok(trailers) => {
@@ -149,14 +155,14 @@ impl Upload {
         self.ended && self.next >= self.kept.len() && self.trailers.is_none()
     }
 
-    fn received(&mut self, chunk: Bytes) {
+    fn received(&mut self, chunk: Bytes, client: &Arc<Client>) {
         self.ended = self.from.is_end_stream();
         if chunk.is_empty() {
             return;
         }
         self.framing.feed(&chunk);
         self.unreleased = chunk.len();
-        if !self.kept.push(&chunk) {
+        if !self.kept.push(&chunk, client) {
             self.kept.drop_all();
         }
         self.next = self.kept.len();
@@ -176,51 +182,5 @@ impl Upload {
     fn release(&mut self, bytes: usize) {
         self.unreleased -= bytes;
         self.from.release(bytes);
-    }
-}
-
-/// The beginning of a body. The first frame has a place of its own: a unary call has but one, and needs no list.
-struct Kept {
-    first: Option<Bytes>,
-    rest: Vec<Bytes>,
-    bytes: usize,
-    bytes_max: usize,
-    /// Nothing is missing.
-    whole: bool,
-}
-
-impl Kept {
-    /// Says whether it is kept.
-    fn push(&mut self, chunk: &Bytes) -> bool {
-        if !self.whole {
-            return false;
-        }
-        if self.bytes + chunk.len() > self.bytes_max || self.len() == KEPT_FRAMES_MAX {
-            self.whole = false;
-            return false;
-        }
-        self.bytes += chunk.len();
-        match self.first {
-            None => self.first = Some(chunk.clone()),
-            Some(_) => self.rest.push(chunk.clone()),
-        }
-        true
-    }
-
-    fn get(&self, index: usize) -> Option<&Bytes> {
-        match index {
-            0 => self.first.as_ref(),
-            _ => self.rest.get(index - 1),
-        }
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
-    }
-
-    fn drop_all(&mut self) {
-        self.first = None;
-        self.rest = Vec::new();
-        self.bytes = 0;
     }
 }

@@ -30,6 +30,8 @@ use crate::watch::{Seen, Watch};
 
 /// Largest request: a batch with everything around its payloads.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Largest request of a worker: a result that is somewhat too large is told its own limit.
+const WORKER_MESSAGE_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX;
 /// Most jobs of one batch.
 const BATCH_JOBS_MAX: usize = 100;
 /// Most bytes of their payloads.
@@ -63,8 +65,14 @@ pub(crate) struct Jobs {
 /// The clone's services, ready to be served.
 pub(crate) fn assemble(jobs: Jobs, clone: String, background: Background) -> shoal_kit::Service {
     shoal_kit::Service::new(Role::Jobs, clone, shoal_proto::DESCRIPTOR_SET, background)
-        .with(JobsServiceServer::new(jobs.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .with(WorkerServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .with(
+            JobsServiceServer::new(jobs.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            MESSAGE_BYTES_MAX,
+        )
+        .with(
+            WorkerServiceServer::new(jobs).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX),
+            WORKER_MESSAGE_BYTES_MAX,
+        )
 }
 
 impl Jobs {
@@ -90,7 +98,7 @@ impl JobsService for Jobs {
         let span = trace::send(&QueueName::parse(&request.queue)?);
         let new = decode(request, trace::traceparent(&span).or(callers).unwrap_or_default())?;
         let job = self.store.enqueue(new).instrument(span).await?;
-        Ok(Response::new(pb::EnqueueResponse { job: Some(encode(job)) }))
+        Ok(shoal_kit::answer(pb::EnqueueResponse { job: Some(encode(job)) }))
     }
 
     async fn batch_enqueue(
@@ -115,7 +123,7 @@ impl JobsService for Jobs {
         let traceparent = trace::traceparent(&span).or(callers).unwrap_or_default();
         let jobs = requests.into_iter().map(|request| decode(request, traceparent.clone()));
         let jobs = self.store.enqueue_all(jobs.collect::<Result<_, _>>()?).instrument(span).await?;
-        Ok(Response::new(pb::BatchEnqueueResponse { jobs: jobs.into_iter().map(encode).collect() }))
+        Ok(shoal_kit::answer(pb::BatchEnqueueResponse { jobs: jobs.into_iter().map(encode).collect() }))
     }
 
     async fn get_job(
@@ -124,7 +132,7 @@ impl JobsService for Jobs {
     ) -> Result<Response<pb::GetJobResponse>, Status> {
         let id = job_id(&request.into_inner().id)?;
         let job = self.store.get(&id).await?.ok_or_else(|| Error::not_found(&id))?;
-        Ok(Response::new(pb::GetJobResponse { job: Some(encode(job)) }))
+        Ok(shoal_kit::answer(pb::GetJobResponse { job: Some(encode(job)) }))
     }
 
     async fn list_jobs(
@@ -150,7 +158,7 @@ impl JobsService for Jobs {
         };
         let page = self.store.list(&queue, state, max, after).await?;
         let next_page_token = page.next.map(|next| format!("{}:{next}", state as u8)).unwrap_or_default();
-        Ok(Response::new(pb::ListJobsResponse {
+        Ok(shoal_kit::answer(pb::ListJobsResponse {
             jobs: page.jobs.into_iter().map(encode).collect(),
             next_page_token,
         }))
@@ -162,7 +170,7 @@ impl JobsService for Jobs {
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
         let id = job_id(&request.into_inner().id)?;
         let job = self.store.cancel(&id).await?;
-        Ok(Response::new(pb::CancelJobResponse { job: Some(encode(job)) }))
+        Ok(shoal_kit::answer(pb::CancelJobResponse { job: Some(encode(job)) }))
     }
 
     async fn get_queue(
@@ -252,7 +260,7 @@ impl WorkerService for Jobs {
             pb::Lease { fencing_token: claim.fence as i64, expire_time: Some(timestamp(claim.expire)) };
         let jobs =
             claim.jobs.into_iter().map(|job| pb::LeasedJob { job: Some(encode(job)), lease: Some(lease) });
-        Ok(Response::new(pb::LeaseJobsResponse { jobs: jobs.collect() }))
+        Ok(shoal_kit::answer(pb::LeaseJobsResponse { jobs: jobs.collect() }))
     }
 
     async fn extend_lease(
@@ -277,7 +285,7 @@ impl WorkerService for Jobs {
         }
         let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
         let job = self.store.complete(&id, fence, request.result).await?;
-        Ok(Response::new(pb::CompleteJobResponse { job: Some(encode(job)) }))
+        Ok(shoal_kit::answer(pb::CompleteJobResponse { job: Some(encode(job)) }))
     }
 
     async fn fail_job(
@@ -292,7 +300,7 @@ impl WorkerService for Jobs {
         let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
         let failure = Failure { message: request.message, permanent: request.permanent };
         let job = self.store.fail(&id, fence, failure).await?;
-        Ok(Response::new(pb::FailJobResponse { job: Some(encode(job)) }))
+        Ok(shoal_kit::answer(pb::FailJobResponse { job: Some(encode(job)) }))
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::attribute::Limits;
 use crate::keyring::KeysText;
 use crate::session::{AtLimit, Policy};
+use crate::sessions::{NAME_BYTES_MAX, REMOVE_MAX};
 
 /// A shorter idle time than this would end sessions between two calls of one page.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -18,6 +19,13 @@ const SESSIONS_PER_USER_CEILING: usize = 1000;
 const ATTRIBUTES_CEILING: usize = 256;
 /// Sessions are read whole, many of them in one answer of ListSessions.
 const BYTES_CEILING: usize = 64 << 10;
+
+/// A request may have as much as this whatever the limits are.
+const MESSAGE_BYTES_MIN: usize = 64 << 10;
+/// Tags and lengths of an attribute, and a time's.
+const ENTRY_OVERHEAD_BYTES: usize = 32;
+/// The user, the token and whatever else a request has once.
+const REQUEST_OVERHEAD_BYTES: usize = 12 << 10;
 
 /// Settings of the session service.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -152,6 +160,14 @@ impl Config {
             request_kept: self.request_kept,
             events_kept: self.events_kept,
         }
+    }
+
+    /// The largest request: attributes and metadata at their limits, as many names to remove as there may be, and what is
+    /// written around them.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        let content = self.attributes_bytes_max + self.metadata_bytes_max + REMOVE_MAX * NAME_BYTES_MAX;
+        let entries = self.attributes_max + self.metadata_max + REMOVE_MAX;
+        MESSAGE_BYTES_MIN.max(content + entries * ENTRY_OVERHEAD_BYTES + REQUEST_OVERHEAD_BYTES)
     }
 
     /// The shortest idle or absolute time a creator may ask for.

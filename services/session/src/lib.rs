@@ -39,9 +39,6 @@ pub use crate::engine::Engine;
 pub use crate::keyring::KeysText as Keys;
 pub use crate::session::AtLimit;
 
-/// Largest request: a session's attributes and metadata at their highest limits.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
-
 /// One clone of the service, with its background tasks.
 ///
 /// # Errors
@@ -60,10 +57,11 @@ fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
     let lives = Lives { sessions: config.absolute_ttl_max, requests: config.request_kept };
     background.spawn(mark::run(store.clone(), lives));
     let ready = store.clone();
+    let message_bytes_max = config.message_bytes_max();
     let sessions = Sessions { store, config: Arc::new(config) };
     let server = SessionServiceServer::new(Server::new(sessions, background.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        .max_decoding_message_size(message_bytes_max);
     Service::new(Role::Session, clone, shoal_proto::DESCRIPTOR_SET, background)
-        .with(server)
+        .with(server, message_bytes_max)
         .ready_when(move || ready.ready())
 }

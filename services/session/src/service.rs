@@ -55,7 +55,7 @@ impl<S: Store> SessionService for Server<S> {
             request_id: request.request_id,
         };
         let Issued { token, session } = self.sessions.create(create).await?;
-        Ok(Response::new(proto::CreateSessionResponse { token, session: Some(session.into()) }))
+        Ok(shoal_kit::answer(proto::CreateSessionResponse { token, session: Some(session.into()) }))
     }
 
     async fn get_session(
@@ -64,7 +64,7 @@ impl<S: Store> SessionService for Server<S> {
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let request = request.into_inner();
         let session = self.sessions.get(&request.token, !request.no_touch).await?;
-        Ok(Response::new(proto::GetSessionResponse { session: Some(session.into()) }))
+        Ok(shoal_kit::answer(proto::GetSessionResponse { session: Some(session.into()) }))
     }
 
     async fn update_session(
@@ -74,7 +74,7 @@ impl<S: Store> SessionService for Server<S> {
         let request = request.into_inner();
         let change = Change { set: attributes("set", request.set)?, remove: request.remove };
         let session = self.sessions.update(&request.token, change, request.expected_version).await?;
-        Ok(Response::new(proto::UpdateSessionResponse { session: Some(session.into()) }))
+        Ok(shoal_kit::answer(proto::UpdateSessionResponse { session: Some(session.into()) }))
     }
 
     async fn rotate_session(
@@ -84,7 +84,7 @@ impl<S: Store> SessionService for Server<S> {
         let request = request.into_inner();
         let change = Change { set: attributes("set", request.set)?, remove: request.remove };
         let Issued { token, session } = self.sessions.rotate(&request.token, change).await?;
-        Ok(Response::new(proto::RotateSessionResponse { token, session: Some(session.into()) }))
+        Ok(shoal_kit::answer(proto::RotateSessionResponse { token, session: Some(session.into()) }))
     }
 
     async fn revoke_session(
@@ -110,7 +110,7 @@ impl<S: Store> SessionService for Server<S> {
         let (sessions, next_page_token) =
             self.sessions.list(request.user_id, request.page_size, &request.page_token).await?;
         let sessions = sessions.into_iter().map(proto::Session::from).collect();
-        Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
+        Ok(shoal_kit::answer(proto::ListSessionsResponse { sessions, next_page_token }))
     }
 
     async fn revoke_user_sessions(

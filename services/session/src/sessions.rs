@@ -22,9 +22,9 @@ use crate::watch::Watch;
 
 const USER_BYTES_MAX: usize = 256;
 const REQUEST_ID_BYTES_MAX: usize = 128;
-const NAME_BYTES_MAX: usize = 128;
+pub(crate) const NAME_BYTES_MAX: usize = 128;
 /// Names in one `remove`: more than a session can have makes no sense.
-const REMOVE_MAX: usize = 256;
+pub(crate) const REMOVE_MAX: usize = 256;
 const PAGE_SIZE: usize = 20;
 const PAGE_SIZE_MAX: usize = 100;
 

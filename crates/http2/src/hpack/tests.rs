@@ -3,12 +3,11 @@
 mod appendix;
 mod foreign;
 mod malformed;
-mod parts;
 mod round_trip;
 
 use http::header::HeaderValue;
 
-use super::{DecodeError, Decoder, Encoder, Field, Index, List, ListLimits, Name};
+use super::{DecodeError, Decoder, Encoder, Field, Index, Name};
 
 /// Octets from hexadecimal digits; blanks are for reading.
 fn hex(digits: &str) -> Vec<u8> {

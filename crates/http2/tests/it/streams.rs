@@ -522,6 +522,55 @@ fn a_reset_after_the_end_of_both_halves_changes_nothing() {
 }
 
 #[test]
+fn a_list_of_headers_that_is_too_long_is_answered_431() {
+    let config = Config { header_list_max: 1_000, ..Config::default() };
+    let mut server = Server::new(config.clone());
+    let long = request_with(&[("x", &"y".repeat(1_000))]);
+    server.wire.headers(1, &long, true);
+    server.wire.headers(3, &long, false);
+    let frames = server.frames();
+    let said: Vec<String> = frames.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["HEADERS 1 END", "HEADERS 3 END", "RST_STREAM 3 NO_ERROR"]);
+    let mut status = Vec::new();
+    let mut decoder = shoal_http2::hpack::Decoder::new(4_096);
+    decoder.decode(&frames[0].payload, |field| status.push(field.value)).expect("HPACK");
+    assert_eq!(status, ["431"]);
+    assert!(server.accepted.is_empty());
+    server.state().is_clean();
+
+    let call = server.call(5, true);
+    assert_eq!(call.head.uri().path(), "/a.B/C", "the connection goes on");
+    let _later = server.call(7, false);
+    server.wire.headers(7, &with_long_value(), true);
+    assert_eq!(server.says(), ["RST_STREAM 7 PROTOCOL_ERROR"], "trailers");
+
+    let mut client = Client::new(config);
+    let (response, _body) = client.request(true);
+    client.says();
+    client.wire.headers(1, &response_with(&[("x", &"y".repeat(1_000))]), true);
+    assert_eq!(client.says(), ["RST_STREAM 1 PROTOCOL_ERROR"]);
+    assert!(now(response).is_err());
+}
+
+fn with_long_value() -> Vec<u8> {
+    literal("x", &"y".repeat(1_000))
+}
+
+#[test]
+fn a_list_is_counted_as_the_protocol_says() {
+    // :method POST, :scheme http, :path /a.B/C, :authority mesh.test, and 32 for each.
+    let fixed = (7 + 4) + (7 + 4) + (5 + 6) + (10 + 9) + 4 * 32;
+    let list_max = fixed + 1 + 100 + 32;
+    let mut server = Server::new(Config { header_list_max: list_max as u32, ..Config::default() });
+    server.wire.headers(1, &request_with(&[("x", &"y".repeat(100))]), true);
+    assert_eq!(server.says(), [""; 0]);
+    assert_eq!(server.take().head.headers()["x"].len(), 100);
+    server.says();
+    server.wire.headers(3, &request_with(&[("x", &"y".repeat(101))]), true);
+    assert_eq!(server.says(), ["HEADERS 3 END"]);
+}
+
+#[test]
 fn tables_stay_in_step_whatever_becomes_of_a_request() {
     let config = Config { streams_max: 1, header_list_max: 400, ..Config::default() };
     let mut server = Server::new(config);
@@ -646,4 +695,39 @@ fn an_answer_that_is_none_resets_its_stream() {
         assert_eq!(client.says(), [format!("RST_STREAM {id} PROTOCOL_ERROR")], "block {at}");
         assert!(now(response).expect_err("no answer").is_reset());
     }
+}
+
+/// How many places the tables of a server have after each of these streams, of 4000, has ended.
+fn places(order: impl Iterator<Item = usize>) -> Vec<i64> {
+    const STREAMS: u32 = 4_000;
+    let mut server = Server::new(Config { streams_max: STREAMS, ..Config::default() });
+    for stream in 0..STREAMS {
+        server.open(2 * stream + 1, true);
+    }
+    server.run();
+    let mut calls: Vec<_> = server.accepted.drain(..).map(Some).collect();
+    assert!(server.state().number("places") >= i64::from(STREAMS));
+    let mut places = Vec::new();
+    for (ended, at) in order.enumerate() {
+        calls[at].take().expect("once").answer(true);
+        if ended % 100 == 99 {
+            server.says();
+            places.push(server.state().number("places"));
+        }
+    }
+    places.push(server.state().number("places"));
+    places
+}
+
+#[test]
+fn tables_shrink_after_a_burst_of_streams() {
+    for forwards in [false, true] {
+        let last = if forwards { places(0..4_000) } else { places((0..4_000).rev()) };
+        assert!(last.last().is_some_and(|places| *places <= 256), "forwards {forwards}: {last:?}");
+    }
+    let most = places((1..4_000).rev());
+    assert!(most.last().is_some_and(|places| *places <= 256), "one of the first goes on: {most:?}");
+    // Half of them leave: the tables are not made to go up and down.
+    let half = places((0..4_000).step_by(2));
+    assert!(half.iter().all(|places| *places > 4_000), "{half:?}");
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use shoal_http2::{Config, Unread};
+use shoal_http2::{Config, Unfinished, Unread};
 
 use super::frames::{CONTINUATION, DATA, END_HEADERS, HEADERS, PING, frame, request_block};
 use super::harness::{Client, Server, now, read};
 
-fn unfinished(server: &mut Server) -> Option<u64> {
+fn unfinished(server: &mut Server) -> Option<Unfinished> {
     server.connection().unfinished()
 }
 
@@ -18,7 +18,7 @@ fn a_header_block_is_unfinished_whatever_frames_trickle_into_it() {
     let block = request_block();
     server.wire.send(HEADERS, 0, 1, &block[..1]);
     let begun = unfinished(&mut server);
-    assert!(begun.is_some());
+    assert!(begun.is_some_and(|begun| !begun.data));
     for byte in &block[1..4] {
         server.wire.send(CONTINUATION, 0, 1, &[*byte]);
         assert_eq!(unfinished(&mut server), begun, "a frame of it is not its end");
@@ -37,7 +37,7 @@ fn a_header_block_is_unfinished_whatever_frames_trickle_into_it() {
 }
 
 #[test]
-fn a_frame_that_trickles_is_unfinished_unless_it_is_data() {
+fn a_frame_that_trickles_is_unfinished_and_known_if_it_is_data() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     let ping = frame(PING, 0, 0, b"12345678");
@@ -54,9 +54,13 @@ fn a_frame_that_trickles_is_unfinished_unless_it_is_data() {
 
     let data = frame(DATA, 0, 1, &[7; 1_000]);
     server.wire.bytes(&data[..500]);
-    assert_eq!(unfinished(&mut server), None, "a body may be slow");
-    server.wire.bytes(&data[500..]);
+    let begun = unfinished(&mut server);
+    assert!(begun.is_some_and(|begun| begun.data));
+    server.wire.bytes(&data[500..600]);
+    assert_eq!(unfinished(&mut server), begun);
+    server.wire.bytes(&data[600..]);
     server.run();
+    assert_eq!(unfinished(&mut server), None, "a body may be slow between two frames");
     assert_eq!(read(&mut call.body).len(), 1_000);
 }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::join_all;
-use hyper::body::Incoming;
 use tokio::io::{DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -19,7 +18,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::role::Role;
-use crate::routes::Answer;
+use crate::routes::{Answer, RequestBody};
 use crate::service::Background;
 
 /// Health's messages, whatever the method.
@@ -102,6 +101,32 @@ async fn what_the_caller_malformed_is_its_own_fault() {
     served.await.expect("no panic").expect("drained");
 }
 
+#[tokio::test]
+async fn a_header_list_that_a_gateway_takes_is_taken_with_what_it_adds() {
+    const OF_GATEWAY: usize = 64 << 10;
+    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
+    let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    let service = Service::new(Role::Session, "clone", descriptors, Background::default());
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
+    for (bytes, expected) in [(OF_GATEWAY, 200), (OF_GATEWAY + 2_000, 200), (OF_GATEWAY + 8_000, 431)] {
+        let request = http::Request::post("/grpc.health.v1.Health/Check")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("x-pad", "a".repeat(bytes));
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(b"\0\0\0\0\0"));
+        let request = request.body(Body::new(body)).expect("valid");
+        let mut channel = channel.clone();
+        std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await.expect("connects");
+        let response = tower::Service::call(&mut channel, request).await.expect("answered");
+        assert_eq!(response.status().as_u16(), expected, "{bytes} bytes");
+    }
+    shutdown.cancel();
+    served.await.expect("no panic").expect("drained");
+}
+
 /// Answers all its calls once it is let.
 #[derive(Clone)]
 struct Held {
@@ -113,7 +138,7 @@ impl NamedService for Held {
     const NAME: &'static str = "test.Held";
 }
 
-impl tower::Service<http::Request<Incoming>> for Held {
+impl tower::Service<http::Request<RequestBody>> for Held {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -122,7 +147,7 @@ impl tower::Service<http::Request<Incoming>> for Held {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: http::Request<Incoming>) -> Answer {
+    fn call(&mut self, _: http::Request<RequestBody>) -> Answer {
         let Held { calls, mut let_go } = self.clone();
         Box::pin(async move {
             calls.send_modify(|calls| *calls += 1);
@@ -174,13 +199,14 @@ async fn answers_that_are_ready_at_once_are_written_at_once() {
     let (calls, (let_go, held)) = (watch::channel(0).0, watch::channel(false));
     let mut arrived = calls.subscribe();
     let mut routes = Routes::default();
-    routes.add(Held { calls, let_go: held });
+    routes.add(Held { calls, let_go: held }, SMALL_MESSAGE_BYTES_MAX);
     let rpc = Rpc {
         role: Role::Session,
         methods: Methods::new("session", "clone", &[Held::NAME], Vec::new()),
         clone: "clone".to_owned(),
         routes,
         draining: CancellationToken::new(),
+        memory: crate::Memory::default(),
     };
     let (near, far) = tokio::io::duplex(1 << 20);
     let writes = Arc::new(AtomicUsize::new(0));

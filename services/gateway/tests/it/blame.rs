@@ -25,7 +25,7 @@ async fn send(caller: &Caller, path: &str, headers: &[(&str, &str)], body: &'sta
 }
 
 /// How many endpoints are ejected, and how many failures are counted.
-pub(crate) async fn failures(mesh: &Mesh) -> (usize, i64) {
+async fn failures(mesh: &Mesh) -> (usize, i64) {
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
     let endpoints = list.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
@@ -68,14 +68,27 @@ async fn what_a_caller_malformed_ejects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_endpoint_is_ejected_for_calls_that_are_well_formed() {
+async fn what_all_endpoints_answer_alike_ejects_none_and_what_one_does_alone_ejects_it() {
+    // Well formed, for all that a gateway can see.
     let (mesh, _upstreams) = picky().await;
+    let (bad, good) = (mesh.caller().await, mesh.caller().await);
+    for n in 0..10 * MANY {
+        assert_eq!(bad.call(UNSAFE, &[], b"no message of yours").await.code(), 13);
+        if n % 10 == 0 {
+            assert_eq!(payload(&good.call(UNSAFE, &[], b"ok").await), b"ok");
+        }
+    }
+    assert_eq!(failures(&mesh).await.0, 0);
+    let broken = Upstream::start(|call| call.refuse(13)).await;
+    let fine = Upstream::start(|call| call.answer(b"ok")).await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&broken, &fine])).await;
+    mesh.ready("session", 2).await;
     let caller = mesh.caller().await;
-    for _ in 0..MANY {
-        assert_eq!(caller.call(UNSAFE, &[], b"anything else").await.code(), 13);
+    for _ in 0..4 * MANY {
+        caller.call(UNSAFE, &[], b"ok").await;
     }
     let (ejected, failures) = failures(&mesh).await;
-    assert!(ejected == 1 && failures >= 5, "{ejected} ejected, {failures} failures");
+    assert!(ejected == 1 && (5..20).contains(&failures), "{ejected} ejected, {failures} failures");
 }
 
 /// An upstream that answers with this HTTP status and no gRPC one.
