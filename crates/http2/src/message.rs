@@ -54,6 +54,7 @@ pub(crate) struct Fields {
     size: usize,
     size_max: usize,
     malformed: bool,
+    padded: bool,
 }
 
 impl Fields {
@@ -70,6 +71,7 @@ impl Fields {
             size: 0,
             size_max,
             malformed: false,
+            padded: false,
         }
     }
 
@@ -89,6 +91,10 @@ impl Fields {
             Name::Status => &mut self.status,
             // We have not announced that we know extended CONNECT (RFC 8441 §4).
             Name::Protocol | Name::Malformed => return self.malformed = true,
+            Name::Padded => {
+                self.padded = true;
+                return self.malformed = true;
+            }
         };
         // Each at most once, and before all others (§8.3).
         let twice = pseudo.replace(value).is_some();
@@ -114,6 +120,11 @@ impl Fields {
     /// Something else is wrong with the message.
     pub(crate) fn spoil(&mut self) {
         self.malformed = true;
+    }
+
+    /// Whether white space stands around a value: an honest peer's mistake.
+    pub(crate) fn is_padded(&self) -> bool {
+        self.padded
     }
 
     /// Whether it is longer than allowed.

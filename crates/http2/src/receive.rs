@@ -246,6 +246,11 @@ impl Core {
             self.answer_too_long(id, end);
             return Ok(());
         }
+        if fields.is_padded() {
+            // Not counted: nobody has seen it yet, and a proxy sends such requests for one of the many behind it.
+            self.refuse(id, Reason::PROTOCOL_ERROR);
+            return Ok(());
+        }
         let Ok(length) = fields.content_length() else { return self.fault(id, Reason::PROTOCOL_ERROR) };
         let Ok(request) = fields.into_request(&mut self.addresses) else {
             return self.fault(id, Reason::PROTOCOL_ERROR);

@@ -67,7 +67,7 @@ impl Decoder {
         }
     }
 
-    /// Takes off the white space that surrounds a value, where a field with such a value is [`Name::Malformed`] otherwise
+    /// Takes off the white space that surrounds a value, where a field with such a value is [`Name::Padded`] otherwise
     /// (RFC 9113 §8.2.1).
     pub fn trimming(self) -> Decoder {
         Decoder { trims: true, ..self }
@@ -128,15 +128,17 @@ impl Decoder {
         };
         let wire = string(rest, &mut self.scratch)?;
         let size = name_len + wire.len() + ENTRY_OVERHEAD;
-        let value = if !is_padded(wire) {
+        let padded = is_padded(wire);
+        let value = if !padded {
             let known = if indexed { known_value(wire) } else { None };
             known.or_else(|| HeaderValue::from_bytes(wire).ok())
-        } else if self.trims && matches!(name, Name::Header(_)) {
+        } else if matches!(name, Name::Header(_)) {
             HeaderValue::from_bytes(trimmed(wire)).ok()
         } else {
             None
         };
         let (mut field, name) = match value {
+            Some(_) if padded && !self.trims => (Field::padded(), Some(name)),
             Some(value) if name != Name::Malformed => (Field { name, value }, None),
             _ => (Field::malformed(), Some(name)),
         };

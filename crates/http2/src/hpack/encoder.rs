@@ -76,10 +76,10 @@ impl Encoder {
     }
 
     /// Appends a field. The table may keep a clone of the value: it should not be a slice of something large.
-    /// [`Name::Malformed`] has no encoding and is left out.
+    /// [`Name::Malformed`] and [`Name::Padded`] have no encoding and are left out.
     pub fn field(&mut self, name: &Name, value: &HeaderValue, index: Index, out: &mut Vec<u8>) {
         match name {
-            Name::Malformed => {}
+            Name::Malformed | Name::Padded => {}
             Name::Header(name) => self.header(name, value, index, out),
             _ => match static_table::whole(name, value.as_bytes()) {
                 Some(at) if index != Index::Never && !value.is_sensitive() => {

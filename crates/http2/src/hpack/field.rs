@@ -53,10 +53,13 @@ pub enum Name {
     /// Not a name or value HTTP/2 allows: an upper-case letter, an unknown pseudo-header, a control character in the
     /// value (RFC 9113 §8.2.1). The block is well-formed HPACK, the message it belongs to is malformed.
     Malformed,
+    /// That of an ordinary field with white space around its value, which no field has either. Told apart because honest peers
+    /// send such fields, and proxies pass them on.
+    Padded,
 }
 
 impl Name {
-    /// The name as it travels; empty for [`Name::Malformed`].
+    /// The name as it travels; empty for [`Name::Malformed`] and [`Name::Padded`].
     pub fn as_str(&self) -> &str {
         match self {
             Name::Method => ":method",
@@ -66,7 +69,7 @@ impl Name {
             Name::Status => ":status",
             Name::Protocol => ":protocol",
             Name::Header(name) => name.as_str(),
-            Name::Malformed => "",
+            Name::Malformed | Name::Padded => "",
         }
     }
 
@@ -95,7 +98,7 @@ pub struct Field {
     /// What it is called.
     pub name: Name,
     /// Its value; a clone counts a reference. `is_sensitive()` for a field that travels "never indexed" (§6.2.3).
-    /// Empty if the name is [`Name::Malformed`].
+    /// Empty if the name is [`Name::Malformed`] or [`Name::Padded`].
     pub value: HeaderValue,
 }
 
@@ -108,6 +111,11 @@ impl Field {
     /// The field of a message that cannot be one.
     pub(super) fn malformed() -> Field {
         Field { name: Name::Malformed, value: const { HeaderValue::from_static("") } }
+    }
+
+    /// One that only white space around its value makes wrong.
+    pub(super) fn padded() -> Field {
+        Field { name: Name::Padded, ..Field::malformed() }
     }
 }
 

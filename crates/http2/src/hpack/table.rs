@@ -11,7 +11,7 @@ use super::{DecodeError, Field, Name};
 pub(super) struct Entry {
     /// What a reference to it yields.
     pub(super) field: Field,
-    /// Its name, if only its value made the field [`Name::Malformed`].
+    /// Its name, if only its value made the field [`Name::Malformed`] or [`Name::Padded`].
     pub(super) name: Option<Name>,
     /// Octets of the name as received, which a malformed one no longer knows.
     pub(super) name_len: usize,

@@ -141,6 +141,18 @@ fn white_space_is_seen_in_a_value_that_the_table_keeps() {
 }
 
 #[test]
+fn requests_with_white_space_around_values_end_no_connection() {
+    let mut server = Server::new(Config::default());
+    for call in 0..5_000 {
+        let stream = 2 * call + 1;
+        server.wire.headers(stream, &request_with(&[("x", "a ")]), true);
+        assert_eq!(server.says(), [format!("RST_STREAM {stream} PROTOCOL_ERROR")]);
+    }
+    server.call(10_001, true).answer(true);
+    assert_eq!(server.says(), ["HEADERS 10001 END"]);
+}
+
+#[test]
 fn malformed_trailers_of_a_request_reset_it() {
     for fields in NOBODYS.iter().chain(&[&[PATH] as Fields, &[("x", "a ")], &[(":status", "200")]]) {
         let mut server = Server::new(Config::default());
