@@ -77,6 +77,8 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         connection_window: options.connection_window,
         header_list_max: options.header_list_max,
         send_buffer: options.send_buffer,
+        // Its streams are different callers'.
+        leaves_window: true,
         resets_remembered: RESET_STREAMS_MAX,
         late_resets: true,
         secrets: options.secrets.clone(),

@@ -96,6 +96,12 @@ impl SendRequest {
         self.0.lock().queued.len()
     }
 
+    /// Whether streams wait for the peer's connection-level window, most of which is taken by bodies that it does not read. On
+    /// another connection they would not wait.
+    pub fn is_short_of_window(&self) -> bool {
+        self.0.lock().is_short_of_window()
+    }
+
     /// How many streams the peer allows; `u32::MAX` as long as it has not said.
     pub fn streams_max(&self) -> usize {
         usize::try_from(self.0.lock().peer.streams_max).unwrap_or(usize::MAX)

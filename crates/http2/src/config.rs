@@ -16,6 +16,9 @@ pub struct Config {
     /// Requests that wait to be sent, beyond which further ones are refused: [`SendError::Full`](crate::SendError::Full). Of no
     /// meaning for a server.
     pub queued_max: usize,
+    /// Whether one stream leaves others a part of the peer's connection-level window: at least four ninths of what there is,
+    /// until it is given back. For a client whose streams are different callers'.
+    pub leaves_window: bool,
     /// Bytes of DATA that wait for the socket, of all streams together. What does not fit waits where it comes from.
     pub send_buffer: usize,
     /// Streams reset by a client before they were looked at; more at once, and the connection is ended (CVE-2023-44487).
@@ -37,6 +40,7 @@ impl Default for Config {
             streams_max: 1_000,
             header_list_max: 64 << 10,
             queued_max: 4_096,
+            leaves_window: false,
             send_buffer: 256 << 10,
             unseen_resets_max: 1_024,
             resets_remembered: 1_024,

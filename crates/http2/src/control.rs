@@ -142,6 +142,7 @@ impl Core {
             if self.send_window > WINDOW_MAX {
                 return Err(self.broken(Reason::FLOW_CONTROL_ERROR, "the connection's window is too large"));
             }
+            self.share_again();
             self.share_room();
             return Ok(());
         }

@@ -112,6 +112,8 @@ pub(crate) struct Core {
     pub(crate) resets: Resets,
     pub(crate) late: LateResets,
     pub(crate) send_window: i64,
+    /// The most that was, so far.
+    pub(crate) send_window_max: i64,
     pub(crate) receive_window: i64,
     pub(crate) released: u32,
     /// The most any open stream may send beside the peer's SETTINGS_INITIAL_WINDOW_SIZE, or more than that.
@@ -120,6 +122,8 @@ pub(crate) struct Core {
     pub(crate) starved: Line,
     /// Streams with something to send for which the connection had no room.
     pub(crate) waiting: Line,
+    /// Streams with something to send that have had their share of the peer's window.
+    pub(crate) sated: Line,
     /// Frames in the outbox that answer the peer's. While there are many, no more is read.
     pub(crate) replies: usize,
     /// Frames that may be handled before others have their turn.
@@ -161,6 +165,7 @@ impl fmt::Debug for Core {
             .field("accept", &self.accept.len())
             .field("waiting", &self.waiting.len())
             .field("starved", &self.starved.len())
+            .field("sated", &self.sated.len())
             .field("unseen_resets", &self.unseen_resets)
             .field("faults", &self.faults)
             .field("send_window", &self.send_window)
@@ -225,11 +230,13 @@ impl Core {
             resets: Resets::new(config.resets_remembered, hashing),
             late: LateResets::default(),
             send_window: i64::from(WINDOW_DEFAULT),
+            send_window_max: i64::from(WINDOW_DEFAULT),
             receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
             released: 0,
             offset_max: 0,
             starved: Line::new(For::Window),
             waiting: Line::new(For::Room),
+            sated: Line::new(For::Share),
             replies: 0,
             frames_left: 0,
             faults: 0,

@@ -22,6 +22,7 @@ mod outbox;
 mod receive;
 mod send;
 mod server;
+mod share;
 mod stream;
 mod target;
 mod unread;

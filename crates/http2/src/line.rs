@@ -18,6 +18,8 @@ pub(crate) enum For {
     Window,
     /// Room on the connection.
     Room,
+    /// Its share of the peer's connection-level window to be given back.
+    Share,
 }
 
 /// A stream's place.

@@ -247,24 +247,27 @@ impl Core {
             return Poll::Ready(Ok(0));
         }
         let own = usize::try_from(i64::from(self.peer.window) + stream.send_offset).unwrap_or(0);
+        let stands = stream.place.line();
+        let share = self.share(key);
         // Who comes when others wait goes behind them.
-        let waits = stream.place.line() == For::Room;
-        let has_turn = waits || self.waiting.is_empty();
-        if own == 0 || connection == 0 || !has_turn {
-            register(&mut stream.writer, cx);
-            if own == 0 {
-                if waits {
-                    self.wait_no_more(key);
-                }
-                self.starve(key);
-            } else if !waits {
-                self.waiting.push(&mut self.streams, key);
-            }
+        let has_turn = stands == For::Room || self.waiting.is_empty();
+        let line = if own == 0 {
+            For::Window
+        } else if share == 0 && self.send_window > 0 {
+            For::Share
+        } else if connection == 0 || !has_turn {
+            For::Room
+        } else {
+            For::Nothing
+        };
+        if line != For::Nothing {
+            register(&mut self.streams[key].writer, cx);
+            self.wait_for(key, line);
             self.share_room();
             return Poll::Pending;
         }
         let turn = if self.waiting.is_empty() { usize::MAX } else { TURN_BYTES };
-        let room = own.min(connection).min(turn);
+        let room = own.min(connection).min(turn).min(share);
         let part = if data.len() <= room { std::mem::take(data) } else { data.split_to(room) };
         let sent = part.len();
         self.wait_no_more(key);
@@ -273,12 +276,28 @@ impl Core {
         Poll::Ready(Ok(sent))
     }
 
+    /// Puts a stream at the end of a line, unless it stands there.
+    fn wait_for(&mut self, key: usize, line: For) {
+        if self.streams[key].place.line() == line {
+            return;
+        }
+        self.wait_no_more(key);
+        match line {
+            For::Nothing => {}
+            For::Opening => self.queued.push(&mut self.streams, key),
+            For::Window => self.starved.push(&mut self.streams, key),
+            For::Share => self.sated.push(&mut self.streams, key),
+            For::Room => self.waiting.push(&mut self.streams, key),
+        }
+    }
+
     /// Takes a stream out of the line it stands in. What it may have been woken for is others'.
     pub(crate) fn wait_no_more(&mut self, key: usize) {
         match self.streams[key].place.line() {
             For::Nothing => {}
             For::Opening => self.queued.remove(&mut self.streams, key),
             For::Window => self.starved.remove(&mut self.streams, key),
+            For::Share => self.sated.remove(&mut self.streams, key),
             For::Room => {
                 self.waiting.remove(&mut self.streams, key);
                 self.share_room();
@@ -301,6 +320,7 @@ impl Core {
         let stream = &mut self.streams[key];
         let id = stream.id;
         stream.send_offset -= data.len() as i64;
+        stream.unreturned += data.len() as i64;
         self.idle_frames.earn(1);
         self.send_window -= data.len() as i64;
         let payload_max = self.peer.payload_max.min(frame::PAYLOAD_BYTES_MAX);

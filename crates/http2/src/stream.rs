@@ -88,6 +88,8 @@ pub(crate) struct Stream {
     unread_in: Option<Arc<Unread>>,
     /// Bytes we may send beside SETTINGS_INITIAL_WINDOW_SIZE: what WINDOW_UPDATE gave less what was sent.
     pub(crate) send_offset: i64,
+    /// Bytes that were sent since the peer last gave the stream window.
+    pub(crate) unreturned: i64,
     /// Where it stands among those that wait for the connection.
     pub(crate) place: Place,
     pub(crate) reader: Option<Waker>,
@@ -116,6 +118,7 @@ impl Stream {
             unreleased: 0,
             unread_in: None,
             send_offset: 0,
+            unreturned: 0,
             place: Place::default(),
             reader: None,
             writer: None,

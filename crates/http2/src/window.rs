@@ -16,6 +16,7 @@ impl Core {
     pub(crate) fn widen(&mut self, key: usize, more: i64) -> bool {
         let stream = &mut self.streams[key];
         stream.send_offset += more;
+        stream.unreturned = 0;
         self.offset_max = self.offset_max.max(stream.send_offset);
         let window = self.send_window(key);
         if window > 0 {
@@ -49,18 +50,13 @@ impl Core {
         Ok(())
     }
 
-    /// Notes that a stream has something to send and no window.
-    pub(crate) fn starve(&mut self, key: usize) {
-        if self.streams[key].place.line() == For::Nothing {
-            self.starved.push(&mut self.streams, key);
-        }
-    }
-
-    /// Wakes a stream if it waits for its window.
+    /// Wakes a stream if it waits for its window, or for its share of the connection's.
     fn feed(&mut self, key: usize) {
-        if self.streams[key].place.line() == For::Window {
-            self.starved.remove(&mut self.streams, key);
-            self.streams[key].wake_writer();
+        match self.streams[key].place.line() {
+            For::Window => self.starved.remove(&mut self.streams, key),
+            For::Share => self.sated.remove(&mut self.streams, key),
+            For::Nothing | For::Opening | For::Room => return,
         }
+        self.streams[key].wake_writer();
     }
 }

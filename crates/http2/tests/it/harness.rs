@@ -605,9 +605,17 @@ impl State {
     /// That no stream is left, in any of the places where one may be.
     #[track_caller]
     pub(crate) fn is_clean(&self) {
-        for place in
-            ["streams", "numbered", "open", "queued", "accept", "waiting", "starved", "unseen_resets"]
-        {
+        for place in [
+            "streams",
+            "numbered",
+            "open",
+            "queued",
+            "accept",
+            "waiting",
+            "sated",
+            "starved",
+            "unseen_resets",
+        ] {
             assert_eq!(self.number(place), 0, "{place} of {}", self.0);
         }
     }

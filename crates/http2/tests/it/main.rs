@@ -14,6 +14,7 @@ mod late;
 mod malformed;
 mod mutations;
 mod queue;
+mod share;
 mod simulation;
 mod streams;
 mod threads;

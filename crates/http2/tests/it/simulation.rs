@@ -226,6 +226,7 @@ fn config(rng: &mut Rng) -> Config {
         connection_window: rng.u32(0..200_000),
         streams_max: 1 + rng.u32(0..40),
         send_buffer: 1 + rng.usize(0..30_000),
+        leaves_window: rng.bool(),
         ..Config::default()
     }
 }
