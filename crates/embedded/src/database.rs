@@ -51,7 +51,7 @@ impl Database {
     /// Opens the database in `dir`, which is made (mode 0700) if it is not there. Answers of
     /// [`Database::write`] wait for the disk. Blocks while an earlier journal is replayed.
     pub fn open(dir: &Path) -> Result<Database, OpenError> {
-        let directory = |source| OpenError::Directory { dir: dir.to_owned(), source };
+        let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
         make_directory(dir).map_err(directory)?;
         let engine = open_engine(dir)?;
         // Written while the engine holds its lock, so only the holder writes it.
@@ -62,7 +62,7 @@ impl Database {
     /// Opens a database in a new temporary directory. Nothing waits for the disk, and the directory is
     /// removed with the last handle (of the database or a keyspace).
     pub fn ephemeral() -> Result<Database, OpenError> {
-        let directory = |source| OpenError::Directory { dir: std::env::temp_dir(), source };
+        let directory = |reason| OpenError::Directory { dir: std::env::temp_dir(), reason };
         let temporary = tempfile::Builder::new().prefix("shoal-").tempdir().map_err(directory)?;
         let engine = open_engine(temporary.path())?;
         Database::start(Storage { engine, temporary: Some(temporary) }, Durability::None).map_err(directory)
@@ -148,9 +148,9 @@ fn open_engine(dir: &Path) -> Result<fjall::Database, OpenError> {
         .max_journaling_size(JOURNAL_BYTES_MAX)
         .worker_threads(WORKER_THREADS)
         .open()
-        .map_err(|source| match source {
+        .map_err(|error| match error {
             fjall::Error::Locked => OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) },
-            source => OpenError::Engine { dir: dir.to_owned(), source },
+            reason => OpenError::Engine { dir: dir.to_owned(), reason },
         })
 }
 

@@ -18,20 +18,22 @@ pub enum OpenError {
         holder: String,
     },
     /// The directory cannot be made, read or written.
-    #[error("cannot use {} as a data directory: {source}", dir.display())]
+    #[error("cannot use {} as a data directory: {reason}", dir.display())]
     Directory {
         /// The directory.
         dir: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The files in it are not usable: another version's, or damaged.
-    #[error("the database in {} cannot be opened: {source}; restore it or start with another --data DIR", dir.display())]
+    #[error(
+        "the database in {} cannot be opened: {}; restore it or start with another --data DIR", dir.display(), words(reason)
+    )]
     Engine {
         /// The directory.
         dir: PathBuf,
         /// The engine's reason.
-        source: fjall::Error,
+        reason: fjall::Error,
     },
 }
 
@@ -49,12 +51,49 @@ pub enum Error {
     Limit(String),
     /// The storage engine failed. From a write: it may or may not be found after a restart, and the database
     /// takes no more writes until then.
-    #[error("the embedded database failed: {0}")]
+    #[error("the embedded database failed: {}", words(.0))]
     Engine(Arc<fjall::Error>),
 }
 
 impl From<fjall::Error> for Error {
     fn from(error: fjall::Error) -> Self {
         Error::Engine(Arc::new(error))
+    }
+}
+
+/// Says what went wrong in the storage engine. Its own text is the debug form of a Rust type.
+fn words(error: &fjall::Error) -> String {
+    use fjall::Error as Engine;
+    match error {
+        Engine::Io(error) => error.to_string(),
+        Engine::Storage(error) => storage_words(error),
+        Engine::JournalRecovery(_)
+        | Engine::InvalidTrailer
+        | Engine::InvalidTag(_)
+        | Engine::Decompress(_) => "its journal is damaged".to_owned(),
+        Engine::InvalidVersion(None) => "its version file is damaged".to_owned(),
+        Engine::InvalidVersion(Some(version)) => {
+            format!("its files have format {version}, which this version of shoal does not read")
+        }
+        Engine::Poisoned => {
+            "an earlier write failed, and it takes no more until the process is restarted".to_owned()
+        }
+        Engine::KeyspaceDeleted => "a keyspace was deleted".to_owned(),
+        Engine::Locked => "another process has it open".to_owned(),
+        Engine::Unrecoverable => "its files do not fit together".to_owned(),
+        other => format!("unknown reason ({other:?})"),
+    }
+}
+
+/// The same for the files below the journal.
+fn storage_words(error: &fjall::LsmError) -> String {
+    use fjall::LsmError as Storage;
+    match error {
+        Storage::Io(error) => error.to_string(),
+        Storage::InvalidVersion(_) => {
+            "its tables have a format that this version of shoal does not read".to_owned()
+        }
+        Storage::Unrecoverable => "its tables do not fit together".to_owned(),
+        _ => "a table is damaged".to_owned(),
     }
 }

@@ -5,6 +5,7 @@ pub mod admin;
 mod answer;
 mod body;
 mod budget;
+pub mod chain;
 pub mod cli;
 pub mod fault;
 pub mod logs;

@@ -18,7 +18,7 @@ pub(crate) fn done(result: anyhow::Result<()>) -> ExitCode {
 
 /// Says an error with its causes.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "shoal: {error:#}");
+    let _ = writeln!(std::io::stderr(), "shoal: {}", shoal_kit::chain::chain(error));
     ExitCode::FAILURE
 }
 

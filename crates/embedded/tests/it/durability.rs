@@ -104,3 +104,20 @@ async fn a_transaction_may_hold_the_last_handle() {
         tokio::task::yield_now().await;
     }
 }
+
+#[test]
+fn refusals_are_words_said_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let damaged = dir.path().join("damaged");
+    std::fs::create_dir(&damaged).unwrap();
+    std::fs::write(damaged.join("version"), "garbage").unwrap();
+    for (path, said) in [(file.join("data"), "Not a directory"), (damaged, "its version file is damaged")] {
+        let error = Database::open(&path).unwrap_err();
+        assert!(std::error::Error::source(&error).is_none(), "a cause would be said again: {error:?}");
+        let text = error.to_string();
+        assert_eq!(text.matches(said).count(), 1, "{text}");
+        assert!(!text.contains("Fjall"), "{text}");
+    }
+}
