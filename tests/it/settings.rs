@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::harness::process::{Process, shoal_binary};
+use crate::harness::clone::Clone;
+use crate::harness::process::{Process, free_port, shoal_binary};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -38,6 +39,22 @@ async fn a_bad_setting_is_named_as_it_was_given_with_what_it_takes() {
     for (said, parts) in [
         (refusal(&["up", "--listen", "foo"], &[], "").await, &["--listen foo: ", "127.0.0.1:7000"][..]),
         (refusal(&["up"], &[("SHOAL_LISTEN", "7000")], "").await, &["SHOAL_LISTEN=7000: ", "127.0.0.1:7000"]),
+        (
+            refusal(&["up"], &[("SHOAL_LISEN", "127.0.0.1:0")], "").await,
+            &["SHOAL_LISEN: ", "did you mean SHOAL_LISTEN?"],
+        ),
+        (
+            refusal(&["up", "--listen", "127.0.0.1:1", "--admin", "127.0.0.1:1"], &[], "").await,
+            &["--listen 127.0.0.1:1 and --admin 127.0.0.1:1: ", "cannot share an address"],
+        ),
+        (
+            refusal(&["up", "--listen", "example.com:7000"], &[], "").await,
+            &["--listen example.com:7000: ", "only `localhost` is resolved"],
+        ),
+        (
+            refusal(&["serve", "data", "--cassandra", "ada:pw@h"], &[], "").await,
+            &["--cassandra …@h: ", "SHOAL_DATA__PASSWORD"],
+        ),
         (refusal(&["up"], &[], "listen = 'foo'").await, &["FILE: listen = \"foo\": "]),
         (
             refusal(&["serve", "jobs", "--otlp", "foo"], &[], "").await,
@@ -59,7 +76,7 @@ async fn a_bad_setting_is_named_as_it_was_given_with_what_it_takes() {
         (up("[jobs]\ntend_intervl = '1h'").await, &["FILE: jobs.tend_intervl", "did you mean `"]),
         (refusal(&["serve", "session"], &[], "data = 'x'").await, &["FILE: data = \"x\"", "`data_dir`"]),
         (refusal(&["up"], &[], "lisen = 'x'").await, &["FILE: lisen", "did you mean `listen`?"]),
-        (refusal(&["up"], &[], "listen = 'x'\n= 3").await, &["FILE: ", "line 2"]),
+        (refusal(&["up"], &[], "listen = 'x'\n= 3").await, &["FILE: line 2, column 1: "]),
         (up("[gateway.upstream.a]\nendpoints = ['127.0.0.1:1']\ndns = 'a:1'").await, &["endpoints and dns"]),
         (
             refusal(&["serve", "gateway", "--peer", "session=foo:1"], &[], "").await,
@@ -80,6 +97,10 @@ async fn a_refused_secret_is_not_shown() {
         refusal(&["serve", "cache", "--redis", &format!("reddis://:{secret}@a:1")], &[], "").await,
         refusal(&["serve", "jobs"], &[], &format!("redis = ['redis://:{secret}@a:1']")).await,
         refusal(&["up", "--otlp", &format!("foo://a:{secret}@b:1")], &[], "").await,
+        refusal(&["serve", "data", "--cassandra", &format!("a:{secret}@b")], &[], "").await,
+        // What does not parse is quoted nowhere.
+        refusal(&["up"], &[], &format!("[session.keys]\ncheck = \"1:{secret}\n")).await,
+        refusal(&["up"], &[], &format!("redis = redis://:{secret}@a:1")).await,
         // A misspelled name is in no list of secrets.
         refusal(&["up"], &[], &format!("passwrd = '{secret}'")).await,
         refusal(&["serve", "session"], &[], &format!("passwrd = '{secret}'")).await,
@@ -115,4 +136,19 @@ async fn a_flag_that_means_nothing_to_a_command_is_not_offered_and_says_why() {
     assert!(said.contains("--peer data=127.0.0.1:1: `up` runs the clones of every role itself"), "{said}");
     let said = refusal(&["up"], &[], "[peer]\ndata = '127.0.0.1:1'").await;
     assert!(said.contains("FILE: peer"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn localhost_can_be_listened_on() {
+    let clone = Clone::start_at("session", &format!("localhost:{}", free_port()), &["--ephemeral"]).await;
+    let health = Command::new(shoal_binary()).args(["health", "--addr", &clone.address]).output();
+    assert!(health.await.expect("it runs").status.success(), "{}", clone.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_that_are_not_read_are_warned_of() {
+    let mut command = Command::new(shoal_binary());
+    command.args(["serve", "session"]).args(PORTS).env("SHOAL_REDIS_URL", "redis://127.0.0.1:1");
+    let mut process = Process::spawn(command);
+    process.printed("SHOAL_REDIS_URL is not read: the nearest setting is SHOAL_REDIS", SOON).await;
 }

@@ -1,8 +1,11 @@
 //! Configuration: flags beat the environment (`SHOAL_*`), which beats the TOML file, which beats the defaults. Read once
 //! at start; nothing reads the environment later.
 
+mod address;
+mod file;
 mod given;
 mod key;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure};
 use figment::Figment;
-use figment::providers::{Env, Format as _, Serialized, Toml};
+use figment::providers::Serialized;
 use figment::value::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +25,7 @@ use crate::role::Role;
 use crate::serve::Drain;
 use crate::telemetry::TelemetryConfig;
 use given::{given, given_unknown};
-use key::{KEYS, Key};
+use key::Key;
 
 /// More clones in one process than this help nobody.
 const CLONES_MAX: usize = 64;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub clones: BTreeMap<Role, usize>,
     /// Where the clones of other roles are, by role: an address list, `file:PATH`, `dns:HOST:PORT` or `srv:NAME`.
     pub peers: BTreeMap<Role, String>,
+    /// A sentence for each variable that looks like a setting and is none.
+    ignored: Vec<String>,
     figment: Figment,
 }
 
@@ -71,15 +76,12 @@ impl Settings {
     pub fn load(args: &CommonArgs, defaults: Defaults) -> anyhow::Result<Self> {
         let mut figment = Figment::new();
         if let Some(path) = &args.config {
-            ensure!(path.exists(), "configuration file {} does not exist", path.display());
-            ensure!(!path.is_dir(), "configuration file {} is a folder", path.display());
-            let toml = Figment::from(Toml::file_exact(path));
-            // Its own error has the line, and not the file.
-            toml.find_value("").map_err(|error| anyhow!("{}: {}", path.display(), error.kind))?;
-            figment = figment.merge(toml);
+            figment = figment.merge(file::read(path)?);
         }
-        let figment = figment.merge(environment()).merge(Serialized::defaults(args));
-        Self::from_figment(figment, defaults)
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let ignored = variables::check(names)?;
+        let figment = figment.merge(variables::environment()).merge(Serialized::defaults(args));
+        Ok(Self { ignored, ..Self::from_figment(figment, defaults)? })
     }
 
     /// The same, of a process that runs one clone.
@@ -102,6 +104,12 @@ impl Settings {
         let insecure = read.get(key::INSECURE)?.unwrap_or(false);
         let listen = read.address(key::LISTEN, defaults.listen, insecure)?;
         let admin = read.address(key::ADMIN, defaults.admin, insecure)?;
+        ensure!(
+            !address::overlap(listen, admin),
+            "{} and {}: gRPC and the admin port cannot share an address; choose another port for one of them",
+            read.address_given(key::LISTEN, listen),
+            read.address_given(key::ADMIN, admin)
+        );
         let trace_ratio = read.get(key::TRACE_RATIO)?.unwrap_or(1.0);
         if !(0.0..=1.0).contains(&trace_ratio) {
             return Err(read.refuse(&key::TRACE_RATIO, "not a share"));
@@ -113,7 +121,7 @@ impl Settings {
             admin,
             data_dir: (!read.get(key::EPHEMERAL)?.unwrap_or(false)).then_some(data_dir),
             redis: read.get(key::REDIS)?,
-            cassandra: read.list(key::CASSANDRA)?,
+            cassandra: read.contact_points()?,
             telemetry: TelemetryConfig {
                 otlp: read.otlp()?,
                 sample_ratio: trace_ratio,
@@ -126,6 +134,7 @@ impl Settings {
             },
             clones: read.clones()?,
             peers: read.peers()?,
+            ignored: Vec::new(),
             figment,
         })
     }
@@ -182,6 +191,13 @@ impl Settings {
         self.given(&own).or_else(|| self.given("peer")).unwrap_or(own)
     }
 
+    /// Logs a warning for each variable that begins like a setting and is not read. Call it once logs are installed.
+    pub fn log_ignored_variables(&self) {
+        for warning in &self.ignored {
+            tracing::warn!("{warning}");
+        }
+    }
+
     /// What tells a clone that has a process of its own from its siblings, in logs, spans and metrics: its host and port.
     pub fn clone_name(&self) -> String {
         let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
@@ -192,22 +208,6 @@ impl Settings {
     pub fn redis_of(&self, role: Role) -> Option<String> {
         self.figment.extract_inner(&format!("{role}.redis")).ok().or_else(|| self.redis.clone())
     }
-}
-
-/// `SHOAL_*`: the keys of the file, sections as `SHOAL_SESSION__IDLE_TTL`. Other variables of that prefix are not ours to
-/// refuse. `SHOAL_DATA` is the flag's name; in the file `data` is a section.
-fn environment() -> Env {
-    Env::prefixed("SHOAL_")
-        .filter(|key| {
-            // As the environment spells it, in whatever case.
-            let key = key.as_str().to_ascii_lowercase();
-            match key.split_once("__") {
-                Some((section, _)) => Role::parse(section).is_some() || ["peer", "clones"].contains(&section),
-                None => key == "data" || KEYS.iter().any(|known| known.name == key),
-            }
-        })
-        .map(|key| if key == "data" { "data_dir".into() } else { key.into() })
-        .split("__")
 }
 
 /// Reads the keys at the top.
@@ -242,7 +242,10 @@ impl Read<'_> {
     /// One that listens.
     fn address(&self, key: Key, default: SocketAddr, insecure: bool) -> anyhow::Result<SocketAddr> {
         let name = key.name;
-        let address = self.get(key)?.unwrap_or(default);
+        let address = match self.get::<String>(key)? {
+            Some(text) => address::listening(&text).map_err(|problem| self.refuse(&key, &problem))?,
+            None => default,
+        };
         ensure!(
             insecure || address.ip().is_loopback(),
             "{}: not a loopback address, and connections to it would be plaintext; put TLS of your own in front and \
@@ -250,6 +253,23 @@ impl Read<'_> {
             given(self.0, &[name])
         );
         Ok(address)
+    }
+
+    /// Names an address for a message that is about it, also when nobody gave it.
+    fn address_given(&self, key: Key, address: SocketAddr) -> String {
+        match self.0.find_value(key.name) {
+            Ok(_) => given(self.0, &[key.name]),
+            Err(_) => format!("{} {address} (the default)", key::flag(key.name)),
+        }
+    }
+
+    /// Cassandra's, which are refused here: the driver would try one that cannot be resolved for ever.
+    fn contact_points(&self) -> anyhow::Result<Vec<String>> {
+        let points = self.list(key::CASSANDRA)?;
+        for point in &points {
+            address::contact_point(point).map_err(|problem| self.refuse(&key::CASSANDRA, problem))?;
+        }
+        Ok(points)
     }
 
     /// `"a,b"` or `["a", "b"]`.
@@ -370,12 +390,13 @@ fn number(value: &Value) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use figment::providers::{Format as _, Toml};
+
     use super::*;
 
     fn check(toml: &str, flags: &CommonArgs) -> anyhow::Result<Settings> {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 7000));
         let figment = Figment::new().merge(Toml::string(toml)).merge(Serialized::defaults(flags));
-        Settings::from_figment(figment, Defaults { listen: loopback, admin: loopback, log: "info" })
+        Settings::from_figment(figment, crate::cli::serve_defaults())
     }
 
     #[test]
@@ -410,6 +431,13 @@ mod tests {
         for (toml, parts) in [
             ("listne = 'x'", ["configuration: listne: ", "did you mean `listen`?"]),
             ("listen = 'foo'", ["listen = \"foo\"", "127.0.0.1:7000"]),
+            ("listen = 'example.com:1'", ["`example.com` is a name", "localhost:PORT"]),
+            (
+                "listen = '127.0.0.1:7001'",
+                ["listen = \"127.0.0.1:7001\" and --admin 127.0.0.1:7001 (the default)", "share"],
+            ),
+            ("cassandra = 'u:SECRET@a'", ["cassandra = \"…@a\"", "SHOAL_DATA__PASSWORD"]),
+            ("cassandra = ['u:SECRET@a']", ["configuration: cassandra: ", "SHOAL_DATA__PASSWORD"]),
             ("data = './d'", ["data = \"./d\"", "`data_dir`"]),
             ("[clones]\nsesion = 7", ["configuration: clones.sesion: ", "session=3,jobs=1"]),
             ("session = 5", ["session = 5", "[session]"]),
@@ -430,6 +458,7 @@ mod tests {
         ] {
             let error = check(toml, &CommonArgs::default()).expect_err(toml).to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{toml}: {error}");
+            assert!(!error.contains("SECRET"), "{error}");
         }
     }
 

@@ -30,11 +30,11 @@ const ENGINES_WITHIN: Duration = Duration::from_secs(2);
 const SERVICES: [Role; 4] = [Role::Session, Role::Data, Role::Cache, Role::Jobs];
 
 const EXAMPLES: &str = "Examples:
-  shoal up                                        embedded engines, files in ./.shoal
-  shoal up --ephemeral --clones session=3,jobs=1  nothing kept
+  shoal up                                        embedded engines with files in ./.shoal
+  shoal up --ephemeral --clones session=3,jobs=1  nothing is kept when it ends
   shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042 --otlp http://127.0.0.1:4317";
 
-/// Run the whole mesh.
+/// Run the whole mesh in one process: a gateway and two clones of every service.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct UpArgs {
@@ -64,6 +64,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     }
     let telemetry = telemetry::install(&settings.telemetry)?;
     open_files::raise_limit();
+    settings.log_ignored_variables();
     let metrics = metric::install()?;
     let signal = shutdown::on_signal()?;
 

@@ -12,6 +12,7 @@ use crate::Gateway;
 pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     let telemetry = telemetry::install(&settings.telemetry)?;
     open_files::raise_limit();
+    settings.log_ignored_variables();
     let metrics = metric::install()?;
     let shutdown = shutdown::on_signal()?;
     let gateway = Gateway::bind(&settings)?;

@@ -16,8 +16,10 @@ pub(super) struct Key {
     pub(super) takes: &'static str,
 }
 
-pub(super) const LISTEN: Key = Key { name: "listen", takes: "IP:PORT, such as 127.0.0.1:7000" };
-pub(super) const ADMIN: Key = Key { name: "admin", takes: "IP:PORT, such as 127.0.0.1:7001" };
+pub(super) const LISTEN: Key =
+    Key { name: "listen", takes: "IP:PORT or localhost:PORT, such as 127.0.0.1:7000" };
+pub(super) const ADMIN: Key =
+    Key { name: "admin", takes: "IP:PORT or localhost:PORT, such as 127.0.0.1:7001" };
 pub(super) const INSECURE: Key = Key { name: "insecure", takes: "true or false" };
 pub(super) const CLONES: Key = Key {
     name: "clones",
@@ -104,6 +106,16 @@ pub(super) fn nearest<'k>(mistaken: &str, known: impl Iterator<Item = &'k str>) 
     };
     let (distance, name) = known.map(|name| (distance(name), name)).min()?;
     (distance * 2 <= mistaken.len().max(name.len())).then_some(name)
+}
+
+/// Returns the known name that differs from `name` in the fewest letters, if in no more than `slips_max`.
+pub(super) fn nearest_of<'k>(
+    name: &str,
+    known: impl Iterator<Item = &'k str>,
+    slips_max: usize,
+) -> Option<&'k str> {
+    let (slips, nearest) = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min()?;
+    (slips <= slips_max).then_some(nearest)
 }
 
 #[cfg(test)]
