@@ -86,6 +86,50 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_goes_away_drains_the_process() {
+    let mut clone = Clone::start("jobs", &["--ephemeral", "--drain", "8s"]).await;
+    let channel = plain(&clone.address).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut worker = jobs::worker_service_client::WorkerServiceClient::new(channel);
+    let in_flight = tokio::spawn(async move { worker.lease_jobs(waits(Duration::from_secs(2))).await });
+    // The call is known to be there once a later one on the same connection was answered.
+    health.check(HealthCheckRequest::default()).await.expect("an answer");
+    clone.process.signal("HUP");
+    clone.process.signal("HUP");
+    in_flight.await.expect("joined").expect("the call in flight was finished");
+    assert!(clone.process.ended(Duration::from_secs(15)).await.success(), "{}", clone.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_ignored_at_the_start_stays_ignored() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(shoal_binary()).args([
+        "serve",
+        "session",
+        "--ephemeral",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
+    let mut process = Process::spawn(command);
+    process.printed("serving", Duration::from_secs(20)).await;
+    let output = process.output();
+    let (_, rest) = output.split_once("address=").expect("its address");
+    let address = rest.split_whitespace().next().expect("an address");
+    process.signal("HUP");
+    // A drain would say NOT_SERVING on this stream and end it; the next call comes after the signal was handled.
+    let mut health = HealthClient::new(plain(address).await);
+    for _ in 0..20 {
+        let answer = health.check(HealthCheckRequest::default()).await.expect("it goes on").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    process.signal("TERM");
+    assert!(process.ended(Duration::from_secs(15)).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn flags_beat_the_environment_which_beats_the_file() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");

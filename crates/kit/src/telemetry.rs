@@ -96,6 +96,8 @@ where
 {
     tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // Where nothing can be written, because the terminal is gone, saying so would panic.
+        .log_internal_errors(false)
         .event_format(Logs::new(config.log_format))
         // One filter of two: a filter around a filtered layer leaves every span enabled.
         .with_filter(filter.and(filter_fn(|meta| !meta.is_span())))
