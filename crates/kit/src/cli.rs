@@ -16,51 +16,51 @@ use crate::{admin, metric, open_files, shutdown, telemetry};
 /// `data_dir` there).
 #[derive(Debug, Clone, Default, Args, Serialize)]
 pub struct CommonArgs {
-    /// TOML file; flags and SHOAL_* variables beat it
+    /// Configuration in TOML; flags and SHOAL_* variables beat it
     #[arg(long, value_name = "FILE", env = "SHOAL_CONFIG")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Address to listen on for gRPC
+    /// Address to listen on for gRPC: IP:PORT or localhost:PORT  [default: 127.0.0.1:7000]
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// Address of the admin port: /metrics, /livez, /readyz
+    /// Address of the admin port, HTTP/1: /metrics, /livez, /readyz  [default: 127.0.0.1:7001]
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<String>,
-    /// Allow plaintext on addresses that are not loopback
+    /// Allow listening on addresses that are not loopback: connections are plaintext, so put TLS of your own in front
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure: bool,
-    /// Clones of each service: a number, or ROLE=N,ROLE=N  [default: 2]
+    /// Number of clones of each service: N, or ROLE=N,ROLE=N  [default: 2]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clones: Option<String>,
-    /// Folder of the embedded engines  [default: ./.shoal]
+    /// Folder where the embedded engines keep their files  [default: ./.shoal]
     #[arg(long = "data", value_name = "DIR", conflicts_with = "ephemeral")]
     #[serde(rename = "data_dir", skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
-    /// Keep nothing: embedded engines in a temporary folder, without fsync
+    /// Keep nothing when the process ends: embedded engines in a temporary folder, without fsync
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
-    /// Redis for sessions, cache and jobs: redis://HOST:PORT, several comma-separated for a Cluster
+    /// Redis for session, cache and jobs: redis://[USER:PASSWORD@]HOST:PORT; several, separated by commas, for a Cluster  [default: embedded engines]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<String>,
-    /// Cassandra or Scylla contact points for data
+    /// Cassandra or ScyllaDB contact points for data, port 9042 if none is given; user and password are SHOAL_DATA__USERNAME and SHOAL_DATA__PASSWORD  [default: embedded engine]
     #[arg(long, value_name = "HOST:PORT,...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cassandra: Option<String>,
-    /// OTLP gRPC endpoint for traces, e.g. http://127.0.0.1:4317
+    /// OTLP gRPC endpoint that traces are sent to, e.g. http://127.0.0.1:4317; SHOAL_TRACE_RATIO=0.1 keeps a tenth of them  [default: no traces]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<String>,
-    /// Where the clones of a role are: ROLE=ADDR,ADDR or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; repeat with `;`
+    /// Where the clones of other roles are: ROLE=IP:PORT,IP:PORT or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; several roles are separated by `;`
     #[arg(long, value_name = "ROLE=SOURCE;...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// Format of log lines
+    /// Format of log lines, which go to stderr  [default: pretty]
     #[arg(long, value_enum, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
@@ -68,7 +68,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
-    /// How long calls in flight may take when the process is told to stop, e.g. 10s
+    /// How long calls in flight may still take after SIGINT, SIGTERM or SIGHUP told the process to stop; a second SIGINT or SIGTERM stops it at once  [default: 10s]
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,
@@ -121,6 +121,7 @@ where
 {
     let telemetry = telemetry::install(&settings.telemetry)?;
     open_files::raise_limit();
+    settings.log_ignored_variables();
     let metrics = metric::install()?;
     let shutdown = shutdown::on_signal()?;
     let listener = bind(settings.listen).await?;

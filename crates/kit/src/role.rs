@@ -3,15 +3,15 @@
 /// A role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Role {
-    /// The one address.
+    /// Takes every call and balances it over the clones of its service: the one address in front.
     Gateway,
-    /// Sessions.
+    /// Keeps the sessions of users, on Redis.
     Session,
-    /// Everything hot.
+    /// Keeps what is read often in memory, on Redis; loads an object once when it misses.
     Cache,
-    /// Rows.
+    /// Keeps tables of sorted rows, on Cassandra.
     Data,
-    /// The queue.
+    /// Keeps a queue of jobs with leases and pushes their results, on Redis.
     Jobs,
 }
 

@@ -21,22 +21,22 @@ use crate::report;
 /// A check that takes longer has failed.
 const WITHIN: Duration = Duration::from_secs(2);
 
-const EXAMPLES: &str =
-    "Exit code: 0 serving, 1 not serving, 2 no answer within 2 s or an error, such as an unknown service.
+const EXAMPLES: &str = "Prints SERVING or NOT_SERVING; an error goes to stderr.
+Exit code: 0 serving, 1 not serving, 2 an error, such as no answer within 2 s or an unknown service.
 
 Examples:
   shoal health
   shoal health --addr 127.0.0.1:7101 --service shoal.session.v1.SessionService";
 
-/// Ask for health.
+/// Ask a gateway or a clone whether it serves; the exit code tells.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct HealthArgs {
     /// Address of a gateway or a clone
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000", env = "SHOAL_ADDR")]
     addr: String,
-    /// A service's full name; none: the whole server
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// Full name of a service, such as shoal.session.v1.SessionService  [default: the whole server]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
 }
 

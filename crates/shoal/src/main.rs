@@ -12,15 +12,15 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str =
-    "Every flag of `up` and `serve` is also a SHOAL_* variable and a key of the TOML file given with --config (--data is \
-data_dir there); flags beat the environment, which beats the file.
+    "Every flag of `up` and `serve` is also a variable (--log-format: SHOAL_LOG_FORMAT) and a key of the TOML file given with \
+--config (log_format; --data is data_dir there). Flags beat the environment, which beats the file.
 
 Examples:
   shoal up                                     the whole mesh on embedded engines
   shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal serve session --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7101 --admin 127.0.0.1:7201
   shoal health --addr 127.0.0.1:7000
-  shoal top                                    what stands behind the gateway, and how it does";
+  shoal top                                    every clone behind the gateway, live";
 
 /// A gRPC backend mesh: sessions, cache, data and jobs as clones behind one gateway.
 #[derive(Parser)]
@@ -32,13 +32,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a gateway and clones of every service in one process
+    /// Run the whole mesh in one process: a gateway and two clones of every service
     Up(up::UpArgs),
-    /// Run one clone of one role
+    /// Run one clone of one role in this process
     Serve(serve::ServeArgs),
-    /// Ask a gateway or a clone for its health; the exit code says it
+    /// Ask a gateway or a clone whether it serves; the exit code tells
     Health(health::HealthArgs),
-    /// Show every service, clone by clone, as a gateway sees it now
+    /// Show every clone behind a gateway: state, rates, latencies
     Top(shoal_top::TopArgs),
     /// Measure Shoal beside its peers on this machine
     #[command(subcommand)]

@@ -10,11 +10,11 @@ const EXAMPLES: &str = "Examples:
   shoal serve cache --redis redis://127.0.0.1:6379 --peer data=127.0.0.1:7301,127.0.0.1:7302
   shoal serve gateway --peer 'session=dns:session:7000;cache=dns:cache:7000;data=dns:data:7000;jobs=dns:jobs:7000'";
 
-/// Run one clone of one role.
+/// Run one clone of one role in this process.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// Which
+    /// Role of the clone
     #[arg(value_enum)]
     role: Role,
     #[command(flatten)]
