@@ -20,9 +20,11 @@ pub struct Config {
     /// How long one call to Redis may take: past it callers get UNAVAILABLE.
     #[serde(with = "humantime_serde")]
     pub redis_deadline: Duration,
-    /// How often each queue is looked at when nothing announced itself: the most a lost message costs.
+    /// How often it is asked of which queues something is due: leases that ran out are noticed within it.
     #[serde(with = "humantime_serde")]
     pub tend_interval: Duration,
+    /// Queues that there may be. When a new one would be one too many, one that is empty and unused gives way.
+    pub queues_max: usize,
 }
 
 impl Default for Config {
@@ -33,9 +35,12 @@ impl Default for Config {
             redis_connections: 2,
             redis_deadline: Duration::from_millis(200),
             tend_interval: Duration::from_secs(1),
+            queues_max: 10_000,
         }
     }
 }
+
+const QUEUES_CEILING: usize = 100_000;
 
 /// Part of every key, so it is short.
 const KEY_PREFIX_BYTES_MAX: usize = 64;
@@ -59,6 +64,10 @@ impl Config {
         ensure!(
             (Duration::from_millis(50)..=LOOK_INTERVAL_MAX).contains(&self.tend_interval),
             "[jobs] tend_interval is 50 ms to 1 s: leases that ran out are noticed within it"
+        );
+        ensure!(
+            (1..=QUEUES_CEILING).contains(&self.queues_max),
+            "[jobs] queues_max is 1 to {QUEUES_CEILING}: ListQueues reads the names of all"
         );
         Ok(())
     }

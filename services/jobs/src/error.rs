@@ -63,7 +63,7 @@ pub(crate) enum Error {
     },
     /// A new queue would be one too many.
     #[error(
-        "there are {max} queues, the most there can be; use one of them, or wait a day after others fell idle"
+        "there are {max} queues with jobs or in use, the most there can be; use one of them, work some off, or raise queues_max"
     )]
     TooManyQueues {
         /// The limit.

@@ -14,9 +14,11 @@ use crate::id::{JobId, QueueName};
 const WAITERS_MAX: usize = 10_000;
 /// Watches open at one clone.
 const WATCHES_MAX: usize = 10_000;
+/// What one queue, or one job, may have of these: the rest is for others.
+const SHARE: usize = 2;
 /// Due times not yet seen by the keeper.
 const DUE_MAX: usize = 1024;
-/// The keeper looks at every queue this often anyway, or more often: what is due later needs no word.
+/// The keeper asks the store for what is due this often, or more often.
 pub(crate) const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What one clone's waiting calls share.
@@ -70,10 +72,8 @@ impl Hub {
 
     /// Something of a queue is due in this time.
     pub(crate) fn due(&self, queue: &QueueName, within: Duration) {
-        if within < LOOK_INTERVAL_MAX {
-            // If the keeper is that far behind, it looks at every queue shortly.
-            let _ = self.due.try_send((queue.clone(), within));
-        }
+        // If the keeper is that far behind, the schedule says so shortly: whoever made it due tells the store.
+        let _ = self.due.try_send((queue.clone(), within));
     }
 
     /// A job has a new version.
@@ -107,10 +107,15 @@ impl Hub {
         if rooms.waiters >= WAITERS_MAX {
             return Err(Error::TooManyWaiting { max: WAITERS_MAX, what: "LeaseJobs calls" });
         }
-        rooms.waiters += 1;
         let (notify, count) = rooms.queues.entry(queue.clone()).or_default();
+        if *count >= WAITERS_MAX / SHARE {
+            let what = "LeaseJobs calls of this queue";
+            return Err(Error::TooManyWaiting { max: WAITERS_MAX / SHARE, what });
+        }
         *count += 1;
-        Ok(Waiter { hub: self.clone(), queue: queue.clone(), notify: notify.clone() })
+        let notify = notify.clone();
+        rooms.waiters += 1;
+        Ok(Waiter { hub: self.clone(), queue: queue.clone(), notify })
     }
 
     /// Enters as a watcher of a job. What is announced from now on is seen.
@@ -122,11 +127,16 @@ impl Hub {
         if rooms.watches >= WATCHES_MAX {
             return Err(Error::TooManyWaiting { max: WATCHES_MAX, what: "WatchJob streams" });
         }
-        rooms.watches += 1;
         let (sender, count) =
             rooms.jobs.entry(id.clone()).or_insert_with(|| (watch::channel(News::default()).0, 0));
+        if *count >= WATCHES_MAX / SHARE {
+            let what = "WatchJob streams of this job";
+            return Err(Error::TooManyWaiting { max: WATCHES_MAX / SHARE, what });
+        }
         *count += 1;
-        Ok(Watching { news: sender.subscribe(), id: id.clone(), hub: self.clone() })
+        let news = sender.subscribe();
+        rooms.watches += 1;
+        Ok(Watching { news, id: id.clone(), hub: self.clone() })
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
@@ -197,6 +207,19 @@ mod tests {
         two.await;
         drop(second);
         assert!(hub.waited_for().is_empty());
+    }
+
+    #[test]
+    fn one_queue_or_job_leaves_room_for_others() {
+        let (hub, _due) = Hub::new();
+        let [greedy, other] = ["greedy", "other"].map(|name| QueueName::parse(name).unwrap());
+        let ids = [&greedy, &other].map(JobId::generate);
+        let waiting: Vec<_> = std::iter::from_fn(|| hub.wait(&greedy).ok()).collect();
+        let watching: Vec<_> = std::iter::from_fn(|| hub.watch(&ids[0]).ok()).collect();
+        assert_eq!((waiting.len(), watching.len()), (WAITERS_MAX / SHARE, WATCHES_MAX / SHARE));
+        assert!(hub.wait(&other).is_ok() && hub.watch(&ids[1]).is_ok());
+        drop((waiting, watching));
+        assert!(hub.wait(&greedy).is_ok() && hub.watch(&ids[0]).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Looks after the queues: what is due becomes ready, what was lost is given back. Every clone does it for every queue;
-//! whoever comes first does the work.
+//! Looks after the queues: what is due becomes ready, what was lost is given back. Every clone does; the store says of which
+//! queues something is due, so that those at rest cost nothing, however many there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +15,37 @@ use crate::store::{Store, Tended};
 
 /// Queues looked after at the same time.
 const AT_ONCE: usize = 16;
+/// Queues of which something is due that are taken at once.
+const DUE_MAX: usize = 64;
+/// The ticks between two readings of the list of queues.
+const LIST_TICKS: u64 = 10;
+/// The ticks between two looks at the queues that workers wait for here, and at one queue in turn: what was done by a clone
+/// that died before it said so is found by these.
+const LOOK_TICKS: u64 = 5;
 
-/// Runs until dropped. Each queue is looked at when something of it is due, and each `interval` anyway.
+/// Runs until dropped. A queue is looked at when something of it is due, which is asked for once an `interval`.
 pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes, interval: Duration) {
-    let mut keeper = Keeper { store, hub, interval, next: HashMap::new(), failing: false };
-    let mut refresh = Instant::now();
+    let next = HashMap::new();
+    let mut keeper = Keeper {
+        store,
+        hub,
+        interval,
+        next,
+        known: HashSet::new(),
+        turn: Vec::new(),
+        ticks: 0,
+        failing: false,
+    };
+    let mut tick = Instant::now();
     loop {
-        let now = Instant::now();
-        if refresh <= now {
-            keeper.refresh().await;
-            refresh = now + interval;
+        if tick <= Instant::now() {
+            let more = keeper.tick().await;
+            // Clones that started together do not ask together for long.
+            let pause = interval.mul_f64(0.9 + 0.1 * fastrand::f64());
+            tick = Instant::now() + if more { Duration::ZERO } else { pause };
         }
-        keeper.tend(now).await;
-        let next = keeper.next.values().min().copied().map_or(refresh, |next| next.min(refresh));
+        keeper.tend(Instant::now()).await;
+        let next = keeper.next.values().min().copied().map_or(tick, |next| next.min(tick));
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
             Some((queue, within)) = due.recv() => {
@@ -44,25 +62,50 @@ struct Keeper {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     interval: Duration,
-    /// When each queue is looked at next.
+    /// The queues to be looked at within an interval, and when.
     next: HashMap<QueueName, Instant>,
+    /// The queues as they were listed last.
+    known: HashSet<QueueName>,
+    /// Those of them whose turn is still to come.
+    turn: Vec<QueueName>,
+    ticks: u64,
     failing: bool,
 }
 
 impl Keeper {
-    /// Learns which queues there are. If that fails it goes on with those it knows.
-    async fn refresh(&mut self) {
+    /// Finds out which queues to look at. Returns whether there are more.
+    async fn tick(&mut self) -> bool {
+        let now = Instant::now();
+        if self.ticks.is_multiple_of(LIST_TICKS) {
+            self.list(now).await;
+        }
+        if self.ticks.is_multiple_of(LOOK_TICKS) {
+            for queue in self.hub.waited_for().into_iter().chain(self.turn.pop()) {
+                self.next.entry(queue).or_insert(now);
+            }
+        }
+        self.ticks += 1;
+        let due = self.store.due(DUE_MAX).await;
+        self.report(due.as_ref().err());
+        let due = due.unwrap_or_default();
+        let more = due.len() >= DUE_MAX;
+        self.next.extend(due.into_iter().map(|queue| (queue, now)));
+        more
+    }
+
+    /// Learns which queues there are, and looks once at each that is new here. If that fails it goes on with those it knows.
+    async fn list(&mut self, now: Instant) {
         let listed = self.store.queues().await;
         self.report(listed.as_ref().err());
-        let Ok(mut queues) = listed else { return };
-        queues.extend(self.hub.waited_for());
-        let soon = Instant::now();
-        let mut next = HashMap::with_capacity(queues.len());
-        for queue in queues {
-            let at = self.next.get(&queue).copied().unwrap_or(soon);
-            next.insert(queue, at);
+        let Ok(listed) = listed else { return };
+        let listed: HashSet<_> = listed.into_iter().collect();
+        for queue in listed.difference(&self.known) {
+            self.next.entry(queue.clone()).or_insert(now);
         }
-        self.next = next;
+        if self.turn.is_empty() {
+            self.turn = listed.iter().cloned().collect();
+        }
+        self.known = listed;
     }
 
     /// Looks at the queues whose time has come.
@@ -83,21 +126,31 @@ impl Keeper {
         drop(tended);
         for (queue, outcome) in outcomes {
             self.report(outcome.as_ref().err());
-            let wait = match outcome {
+            self.next.remove(&queue);
+            match outcome {
                 Ok(Tended { ready, next }) => {
                     if ready {
                         self.hub.ready(&queue);
                     }
-                    next.unwrap_or(self.interval).min(self.interval)
+                    self.store.settle(&queue, next);
+                    if let Some(within) = next.filter(|within| *within < self.interval) {
+                        self.next.insert(queue, Instant::now() + within);
+                    }
                 }
-                Err(_) => self.interval,
-            };
-            self.next.insert(queue, Instant::now() + wait);
+                Err(_) => {
+                    self.next.insert(queue, Instant::now() + self.interval);
+                }
+            }
         }
     }
 
+    /// Something is due sooner than before.
     fn due(&mut self, queue: QueueName, within: Duration) {
-        let at = Instant::now() + within.min(self.interval);
+        if within >= self.interval {
+            self.store.note(&queue, within);
+            return;
+        }
+        let at = Instant::now() + within;
         let next = self.next.entry(queue).or_insert(at);
         *next = (*next).min(at);
     }

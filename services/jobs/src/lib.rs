@@ -61,7 +61,9 @@ impl Engine {
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Jobs.name()));
         // Opening replays a journal: not on a thread that serves.
         let place = dir.clone();
-        let store = tokio::task::spawn_blocking(move || Embedded::open(place.as_deref())).await??;
+        let queues_max = config.queues_max;
+        let store =
+            tokio::task::spawn_blocking(move || Embedded::open(place.as_deref(), queues_max)).await??;
         Ok(Self(Kind::Embedded { store, dir }))
     }
 

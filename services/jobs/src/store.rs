@@ -31,12 +31,11 @@ mod conformance;
 mod embedded;
 mod record;
 mod redis;
+mod schedule;
 
 pub(crate) use self::embedded::Embedded;
 pub(crate) use self::redis::Redis;
 
-/// Most queues of one engine: every clone looks at each of them once a second.
-pub(crate) const QUEUES_MAX: usize = 1000;
 /// Most jobs of one claim.
 pub(crate) const CLAIM_JOBS_MAX: usize = 100;
 /// Bytes of payloads after which a claim takes no further job, so that its answer fits the 4 MiB that gRPC clients
@@ -175,7 +174,16 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Makes ready what is due and gives back what was lost, at most [`TEND_MAX`] steps. Any clone may, at any time.
     fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>>;
 
-    /// The queues that may need tending.
+    /// Something of this queue is due in this time, or sooner. Remembered with the next [`Store::due`], for all clones.
+    fn note(&self, queue: &QueueName, within: Duration);
+
+    /// At most `max` queues of which something is due; no other clone gets them for as long as it takes to look at them.
+    fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>>;
+
+    /// A queue was looked at, and something of it is next due in this time.
+    fn settle(&self, queue: &QueueName, next: Option<Duration>);
+
+    /// All queues.
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>>;
 
     /// Tells the hub what happens at the engine, whichever clone did it, until dropped. What is announced: a queue that

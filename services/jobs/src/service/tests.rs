@@ -14,7 +14,7 @@ use crate::store::Embedded;
 
 /// A clone's services; what runs in the background ends with the test.
 fn jobs() -> Jobs {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(None).unwrap());
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(None, 1000).unwrap());
     let (hub, _due) = Hub::new();
     let draining = CancellationToken::new();
     let (counter, giving_back) =

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::embedded::Embedded;
 use super::redis::Redis;
-use super::{Ask, CLAIM_BYTES_MAX, Claim, QUEUES_MAX, Store, TEND_MAX};
+use super::{Ask, CLAIM_BYTES_MAX, Claim, Store, TEND_MAX};
 use crate::backoff;
 use crate::config::Config;
 use crate::error::Error;
@@ -36,6 +36,8 @@ use crate::watch::{Seen, Watch};
 
 /// Longer than anything here takes; a check that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The queues that the stores of these checks may have.
+const QUEUES_MAX: usize = 1000;
 /// A lease that does not run out during a check.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -250,7 +252,7 @@ suites!({
 });
 
 async fn embedded_mesh() -> Option<Mesh> {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(None).unwrap());
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(None, QUEUES_MAX).unwrap());
     Some(Mesh { a: Clone::start(store.clone()), b: Clone::start(store) })
 }
 
@@ -260,6 +262,7 @@ async fn redis_mesh(variable: &str) -> Option<Mesh> {
     let key_prefix = format!("jobs-{}:", uuid::Uuid::new_v4().simple());
     // A busy machine is not what these checks are about.
     let config = Config { key_prefix, redis_deadline: Duration::from_secs(5), ..Config::default() };
+    let config = Config { queues_max: QUEUES_MAX, ..config };
     Some(redis_mesh_at(&url, &config).await)
 }
 

@@ -6,8 +6,8 @@ mod list;
 mod step;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 use self::layout::Layout;
 use self::list::Reader;
 use self::step::{News, Step, damaged, engine, ready_from};
+use super::schedule::Schedule;
 use super::{Ask, Claim, Counts, Following, Page, Store, Tended};
 use crate::error::Error;
 use crate::hub::Hub;
@@ -41,11 +42,13 @@ pub(crate) struct Embedded {
     /// Nothing that is to be forgotten has an earlier moment.
     forgotten: Arc<AtomicU64>,
     news: broadcast::Sender<Arc<News>>,
+    schedule: Arc<Mutex<Schedule>>,
+    queues_max: usize,
 }
 
 impl Embedded {
     /// Opens the database in `dir`, or one that goes with the process.
-    pub(crate) fn open(dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: Option<&Path>, queues_max: usize) -> anyhow::Result<Self> {
         let db = match dir {
             Some(dir) => Database::open(dir)?,
             None => Database::ephemeral()?,
@@ -57,6 +60,8 @@ impl Embedded {
             clock: Arc::default(),
             forgotten: Arc::default(),
             news: broadcast::channel(NEWS_MAX).0,
+            schedule: Arc::default(),
+            queues_max,
         })
     }
 
@@ -65,12 +70,14 @@ impl Embedded {
         step: impl FnOnce(&mut Step<'_, '_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (layout, clock, news) = (self.layout.clone(), self.clock.clone(), self.news.clone());
-        let db = self.db.clone();
+        let at_clock = clock.clone();
+        let (db, schedule, queues_max) = (self.db.clone(), self.schedule.clone(), self.queues_max);
         // In a task of its own: what a caller who is gone had done is announced all the same.
         let written = tokio::spawn(async move {
             let (result, told) = db
                 .write(move |tx| {
-                    let mut at = Step { layout: &layout, now_us: clock.now_us(), news: News::default(), tx };
+                    let now_us = clock.now_us();
+                    let mut at = Step { layout: &layout, now_us, queues_max, news: News::default(), tx };
                     let result = step(&mut at);
                     let told = at.news;
                     if result.is_err() {
@@ -81,6 +88,9 @@ impl Embedded {
                 .await
                 .map_err(write_failed)?;
             if result.is_ok() {
+                for (queue, at) in &told.due {
+                    lock(&schedule).note(queue, at_clock.now().until(*at));
+                }
                 // No clone listens: nobody waits.
                 let _ = news.send(Arc::new(told));
             }
@@ -208,6 +218,22 @@ impl Store for Embedded {
         .boxed()
     }
 
+    fn note(&self, queue: &QueueName, within: Duration) {
+        lock(&self.schedule).note(queue, within);
+    }
+
+    fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
+        async move {
+            self.forget().await?;
+            Ok(lock(&self.schedule).due(max))
+        }
+        .boxed()
+    }
+
+    fn settle(&self, queue: &QueueName, next: Option<Duration>) {
+        lock(&self.schedule).settle(queue, next);
+    }
+
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
         let names = self.layout.queues.range(..).map(|entry| {
             let (name, _) = entry.map_err(engine)?;
@@ -249,6 +275,10 @@ impl Store for Embedded {
     }
 }
 
+fn lock(schedule: &Mutex<Schedule>) -> MutexGuard<'_, Schedule> {
+    schedule.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// This machine's time, which never goes back while the process lives.
 #[derive(Debug, Default)]
 struct Clock(AtomicU64);
@@ -288,7 +318,7 @@ mod tests {
     async fn everything_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let q = queue("q");
-        let store = Embedded::open(Some(dir.path())).unwrap();
+        let store = Embedded::open(Some(dir.path()), 1000).unwrap();
         let delayed = NewJob { run: Run::After(Duration::from_millis(1)), ..new_job(&q, "delayed") };
         let named = NewJob { request_id: Some("r".to_owned()), ..new_job(&q, "held") };
         let held = store.enqueue(named.clone()).await.unwrap();
@@ -299,7 +329,8 @@ mod tests {
         let delayed = store.enqueue(delayed).await.unwrap();
         drop(store);
 
-        let store = eventually("it is closed", || async { Embedded::open(Some(dir.path())).ok() }).await;
+        let store =
+            eventually("it is closed", || async { Embedded::open(Some(dir.path()), 1000).ok() }).await;
         assert_eq!(store.queues().await.unwrap(), std::slice::from_ref(&q));
         let again = eventually("what was lost is given back", || async {
             store.tend(&q).await.unwrap();

@@ -16,12 +16,14 @@
 //! | `:f` string | the last fence |
 //! | `:ev` stream | ids and versions that a script changed, one entry a script |
 //!
-//! Beside the queues: `queues`, a zset of their names by last use, and the channel `wake`.
+//! Beside the queues: `queues`, a zset of their names by last use, `{queues}:due` and `{queues}:claimed`, which `schedule.lua`
+//! describes, and the channel `wake`.
 
 mod announce;
 #[cfg(test)]
 mod faults;
 mod policy;
+mod registry;
 mod script;
 
 use std::collections::HashMap;
@@ -37,10 +39,11 @@ use tokio::time::Instant;
 
 use self::announce::Follows;
 use self::policy::Policy;
+use self::registry::Known;
 use self::script::{Fields, read};
+use super::schedule::{CLAIM, Moments};
 use super::{
-    Ask, CLAIM_BYTES_MAX, Claim, Counts, Following, PAGE_LOOKS_MAX, Page, QUEUES_MAX, Store, TEND_MAX,
-    Tended, record,
+    Ask, CLAIM_BYTES_MAX, Claim, Counts, Following, PAGE_LOOKS_MAX, Page, Store, TEND_MAX, Tended, record,
 };
 use crate::backoff::{self, BACKOFF_MAX};
 use crate::config::Config;
@@ -56,12 +59,8 @@ const ENGINE: &str = "redis";
 /// How long a ticket is remembered: longer than a call can be under way.
 const TICKET_TTL: Duration = Duration::from_secs(60);
 
-/// How often a clone says that it uses a queue.
-const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
-/// A queue that nobody used for so long and that is empty is dropped from the registry.
-const RETIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// How often a clone looks for such queues.
-const RETIRE_INTERVAL: Duration = Duration::from_secs(600);
+/// Jobs that have ended and are forgotten leave the lists so long after that, so that many leave together.
+const FORGET_AFTER: Duration = Duration::from_secs(5);
 
 /// One clone's store. See the [module](self).
 #[derive(Clone)]
@@ -73,20 +72,15 @@ pub(crate) struct Redis {
     policy: Arc<Policy>,
     follows: Arc<Follows>,
     known: Arc<Mutex<Known>>,
+    notes: Arc<Mutex<Notes>>,
+    queues_max: usize,
 }
 
-/// Queues that this clone has used lately, and since when it has not said so.
+/// What this clone has to say to the schedule, with its next question.
 #[derive(Debug, Default)]
-struct Known {
-    used: HashMap<QueueName, Instant>,
-    retired: Option<Instant>,
-}
-
-impl Known {
-    fn note(&mut self, queue: &QueueName) {
-        self.used.retain(|_, at| at.elapsed() < TOUCH_INTERVAL);
-        self.used.insert(queue.clone(), Instant::now());
-    }
+struct Notes {
+    due: Moments,
+    settled: Vec<QueueName>,
 }
 
 impl Redis {
@@ -106,6 +100,8 @@ impl Redis {
             policy: Arc::default(),
             follows: Arc::default(),
             known: Arc::default(),
+            notes: Arc::default(),
+            queues_max: config.queues_max,
         })
     }
 
@@ -126,75 +122,38 @@ impl Redis {
         self.link.script(script, &[root.as_bytes()], &all).await.map_err(error)
     }
 
-    /// Says now and then that this queue is used, so that every clone tends it.
-    async fn touch(&self, queue: &QueueName) -> Result<(), Error> {
-        if self.known().used.get(queue).is_some_and(|at| at.elapsed() < TOUCH_INTERVAL) {
-            return Ok(());
+    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_within(&self, queue: &QueueName, within: Duration) {
+        self.notes().due.note(queue, Instant::now() + within);
+    }
+
+    /// A job has ended, and is to be forgotten.
+    fn note_ended(&self, job: &Job) {
+        if job.standing.state.is_final() {
+            self.note_within(job.id.queue(), job.spec.retention + FORGET_AFTER);
         }
-        if !self.register(std::slice::from_ref(queue)).await? {
-            return Err(Error::TooManyQueues { max: QUEUES_MAX });
+    }
+
+    /// One question of the schedule, with what this clone has to say.
+    async fn ask_schedule(
+        &self,
+        max: usize,
+        due: &HashMap<QueueName, Instant>,
+        settled: &[QueueName],
+    ) -> Result<Vec<String>, Error> {
+        let base = format!("{}{{queues}}:", self.prefix);
+        let now = Instant::now();
+        let mut args =
+            [max as u128, CLAIM.as_millis(), settled.len() as u128].map(|n| n.to_string()).to_vec();
+        args.extend(settled.iter().map(ToString::to_string));
+        for (queue, at) in due {
+            args.extend([queue.to_string(), at.saturating_duration_since(now).as_millis().to_string()]);
         }
-        self.known().note(queue);
-        Ok(())
-    }
-
-    /// Whether there was room for all.
-    async fn register(&self, queues: &[QueueName]) -> Result<bool, Error> {
-        let max = QUEUES_MAX.to_string();
-        let mut args = vec![max.as_bytes()];
-        args.extend(queues.iter().map(|queue| queue.as_str().as_bytes()));
-        let refused: Vec<Value> =
-            self.link.script(&script::QUEUES, &[self.registry().as_bytes()], &args).await.map_err(error)?;
-        Ok(refused.is_empty())
-    }
-
-    /// Drops queues from the registry that nobody uses any more.
-    async fn retire(&self) -> Result<(), Error> {
-        let registry = self.registry();
-        let last = self.known().retired.replace(Instant::now());
-        if last.is_some_and(|at| at.elapsed() < RETIRE_INTERVAL) {
-            self.known().retired = last;
-            return Ok(());
-        }
-        let age = RETIRE_AFTER.as_secs().to_string();
-        for queue in self.registered().await? {
-            // Its last use is compared once more in the script: it may be used while we look.
-            let idle: i64 = {
-                let root = self.root(&queue);
-                let args = [self.wake.as_bytes(), queue.as_str().as_bytes()];
-                let last: Option<f64> = self
-                    .link
-                    .query(redis::cmd("ZSCORE").arg(&registry).arg(queue.as_str()))
-                    .await
-                    .map_err(error)?;
-                let now: (u64, u64) = self.link.query(&redis::cmd("TIME")).await.map_err(error)?;
-                if last.is_none_or(|last| last + RETIRE_AFTER.as_secs_f64() > now.0 as f64) {
-                    continue;
-                }
-                self.link.script(&script::RETIRE, &[root.as_bytes()], &args).await.map_err(error)?
-            };
-            if idle == 1 {
-                let args = [queue.as_str().as_bytes(), age.as_bytes()];
-                let _: i64 =
-                    self.link.script(&script::DROP, &[registry.as_bytes()], &args).await.map_err(error)?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn registered(&self) -> Result<Vec<QueueName>, Error> {
-        let mut zrange = redis::cmd("ZRANGE");
-        zrange.arg(self.registry()).arg(0).arg(-1);
-        let names: Vec<String> = self.link.query(&zrange).await.map_err(error)?;
-        Ok(names.iter().filter_map(|name| QueueName::parse(name).ok()).collect())
-    }
-
-    fn registry(&self) -> String {
-        format!("{}queues", self.prefix)
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        self.link.script(&script::SCHEDULE, &[base.as_bytes()], &args).await.map_err(error)
     }
 
     async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>, Error> {
@@ -216,6 +175,14 @@ impl Redis {
             args.push(time.to_string().into_bytes());
         }
         let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+        // Before the step: it may be taken though nobody hears of it.
+        for job in &jobs {
+            match job.run {
+                Run::Now => {}
+                Run::After(delay) => self.note_within(&queue, delay),
+                Run::At(moment) => self.note_within(&queue, Moment::of_this_machine().until(moment)),
+            }
+        }
         let reply = self.run(&script::ENQUEUE, &queue, &args).await?;
         reply.into_iter().zip(jobs).map(|(made, job)| enqueued(made, job)).collect()
     }
@@ -243,7 +210,14 @@ impl Redis {
             bytes_max.as_bytes(),
             &ttl,
         ];
-        let reply = self.run(&script::LEASE, queue, &args).await?;
+        let asked = Instant::now();
+        let reply = match self.run(&script::LEASE, queue, &args).await {
+            Err(unknown @ Error::Unknown { .. }) => {
+                self.note_within(queue, ask.duration);
+                return Err(unknown);
+            }
+            reply => reply?,
+        };
         let mut parts = reply.into_iter();
         let mut number = || -> Result<u64, Error> { read(parts.next().unwrap_or(Value::Nil)) };
         let (fence, expire, more) = (number()?, Moment(number()?), number()? == 1);
@@ -255,6 +229,7 @@ impl Redis {
         let claim = Claim { fence, expire, jobs: jobs.collect::<Result<_, _>>()?, more };
         if !claim.jobs.is_empty() {
             self.known().note(queue);
+            self.notes().due.note(queue, asked + ask.duration);
         }
         Ok(claim)
     }
@@ -266,7 +241,15 @@ impl Redis {
         let mut reply = self.run(script, id.queue(), &all).await?.into_iter();
         let mut next = || reply.next().unwrap_or(Value::Nil);
         match read::<String>(next())?.as_str() {
-            "ok" => script::job_of(id, next())?.ok_or_else(|| Error::not_found(id)),
+            "ok" => {
+                let job = script::job_of(id, next())?.ok_or_else(|| Error::not_found(id))?;
+                self.note_ended(&job);
+                if job.standing.state == State::Retrying {
+                    // The first wait is the shortest, less a fifth at most.
+                    self.note_within(id.queue(), job.spec.backoff * 4 / 5);
+                }
+                Ok(job)
+            }
             "lost" => Err(Error::LeaseLost { id: id.clone(), fence }),
             _ => Err(Error::not_found(id)),
         }
@@ -343,12 +326,16 @@ impl Store for Redis {
         duration: Duration,
     ) -> BoxFuture<'a, Result<Moment, Error>> {
         async move {
-            let (text, duration) = (fence.to_string(), millis(duration));
+            let (text, sooner) = (fence.to_string(), Instant::now() + duration);
+            let duration = millis(duration);
             let args = [id.tail().as_bytes(), text.as_bytes(), &duration];
             let mut reply = self.run(&script::EXTEND, id.queue(), &args).await?.into_iter();
             let mut next = || reply.next().unwrap_or(Value::Nil);
             match read::<String>(next())?.as_str() {
-                "ok" => read(next()).map(Moment),
+                "ok" => {
+                    self.notes().due.note(id.queue(), sooner);
+                    read(next()).map(Moment)
+                }
                 "lost" => Err(Error::LeaseLost { id: id.clone(), fence }),
                 _ => Err(Error::not_found(id)),
             }
@@ -368,7 +355,10 @@ impl Store for Redis {
             let job = job.ok_or_else(|| Error::not_found(id))?;
             match outcome.as_str() {
                 "final" => Err(Error::Finished { id: id.clone(), state: job.standing.state }),
-                _ => Ok(job),
+                _ => {
+                    self.note_ended(&job);
+                    Ok(job)
+                }
             }
         }
         .boxed()
@@ -386,8 +376,13 @@ impl Store for Redis {
                 }
                 (counts, read(next())?, read(next())?)
             };
-            if counts == [0; 7] && !self.registered().await?.contains(queue) {
-                return Ok(None);
+            if counts == [0; 7] {
+                let mut registered = redis::cmd("ZSCORE");
+                registered.arg(self.registry()).arg(queue.as_str());
+                let registered: Option<f64> = self.link.query(&registered).await.map_err(read_error)?;
+                if registered.is_none() {
+                    return Ok(None);
+                }
             }
             let [scheduled, ready, running, succeeded, retrying, dead, cancelled] =
                 counts.map(|count| u64::try_from(count).unwrap_or(0));
@@ -437,6 +432,38 @@ impl Store for Redis {
         .boxed()
     }
 
+    fn note(&self, queue: &QueueName, within: Duration) {
+        self.note_within(queue, within);
+    }
+
+    fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
+        async move {
+            let (due, settled) = {
+                let mut notes = self.notes();
+                (notes.due.take(), std::mem::take(&mut notes.settled))
+            };
+            match self.ask_schedule(max, &due, &settled).await {
+                Ok(queues) => Ok(queues.iter().filter_map(|name| QueueName::parse(name).ok()).collect()),
+                Err(error) => {
+                    // Said again with the next question; that it was heard twice does no harm.
+                    let mut notes = self.notes();
+                    due.iter().for_each(|(queue, at)| notes.due.note(queue, *at));
+                    notes.settled.extend(settled);
+                    Err(error)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn settle(&self, queue: &QueueName, next: Option<Duration>) {
+        let mut notes = self.notes();
+        notes.settled.push(queue.clone());
+        if let Some(within) = next {
+            notes.due.note(queue, Instant::now() + within);
+        }
+    }
+
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
         async move {
             // On the way: what this clone keeps an eye on besides.
@@ -444,15 +471,7 @@ impl Store for Redis {
                 tracing::debug!(%error, "redis' eviction policy is not known");
             }
             self.retire().await?;
-            let mut queues = self.registered().await?;
-            // What we use and is not listed: Redis lost the registry.
-            let known: Vec<_> =
-                self.known().used.keys().filter(|queue| !queues.contains(queue)).cloned().collect();
-            if !known.is_empty() {
-                self.register(&known).await?;
-                queues.extend(known);
-            }
-            Ok(queues)
+            self.listed().await
         }
         .boxed()
     }

@@ -12,7 +12,7 @@ use crate::job::{Failure, Job, Standing, State, Verdict};
 use crate::moment::Moment;
 use crate::new_job::{NewJob, REQUEST_ID_TTL, Run};
 use crate::store::record::{self, Stood};
-use crate::store::{Ask, CLAIM_BYTES_MAX, Claim, QUEUES_MAX, TEND_MAX};
+use crate::store::{Ask, CLAIM_BYTES_MAX, Claim, TEND_MAX};
 
 /// How long a ticket that claimed nothing is remembered.
 const TICKET_TTL: std::time::Duration = std::time::Duration::from_secs(60);
@@ -31,6 +31,7 @@ pub(super) struct Step<'a, 'tx> {
     pub(super) layout: &'a Layout,
     /// Microseconds.
     pub(super) now_us: u64,
+    pub(super) queues_max: usize,
     pub(super) news: News,
 }
 
@@ -48,8 +49,9 @@ impl Step<'_, '_> {
     pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Job>, Error> {
         let Some(queue) = jobs.first().map(|job| &job.queue) else { return Ok(Vec::new()) };
         let known = self.get(&self.layout.queues, queue.as_str())?.is_some();
-        if !known && self.tx.range(&self.layout.queues, ..).count() >= QUEUES_MAX {
-            return Err(Error::TooManyQueues { max: QUEUES_MAX });
+        // One that is empty is forgotten with its last record.
+        if !known && self.tx.range(&self.layout.queues, ..).count() >= self.queues_max {
+            return Err(Error::TooManyQueues { max: self.queues_max });
         }
         let mut marks = self.marks(queue)?;
         self.promote(queue, &mut marks)?;

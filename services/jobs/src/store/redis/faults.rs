@@ -237,6 +237,81 @@ async fn a_queue_that_fell_idle_is_dropped_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_unused_queue_gives_way_to_a_new_one() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let config = Config {
+        key_prefix: "t:".to_owned(),
+        redis_deadline: Duration::from_secs(5),
+        queues_max: 3,
+        ..Config::default()
+    };
+    let mesh = redis_mesh_at(&server.url(), &config).await;
+    let (full, empty) = (queue("full"), queue("empty"));
+    mesh.a.enqueue(&full, "k").await;
+    mesh.a.enqueue(&queue("fresh"), "k").await;
+    let mut short = new_job(&empty, "k");
+    short.spec.retention = Duration::from_millis(50);
+    mesh.a.store.enqueue(short).await.unwrap();
+    let claim = mesh.a.lease(&empty, 1, LONG).await;
+    mesh.a.store.complete(&claim.jobs[0].id, claim.fence, Bytes::new()).await.unwrap();
+    let new = || mesh.b.store.enqueue(new_job(&queue("new"), "k"));
+    assert_eq!(new().await, Err(Error::TooManyQueues { max: 3 }), "all are in use");
+    // As if both had been used an hour ago; one has a job.
+    let then = (crate::moment::Moment::of_this_machine().0 / 1000 - 3600).to_string();
+    for name in ["full", "empty"] {
+        server.cli(&["zadd", "t:queues", &then, name]);
+    }
+    eventually("its job is forgotten", || async {
+        mesh.a.store.tend(&empty).await.unwrap();
+        new().await.ok()
+    })
+    .await;
+    assert_eq!(server.cli(&["zscore", "t:queues", "empty"]), "");
+    assert_eq!(mesh.b.lease(&full, 1, LONG).await.jobs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_at_rest_cost_redis_nothing() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    for n in 0..200 {
+        mesh.a.enqueue(&queue(&format!("junk-{n}")), "k").await;
+    }
+    mesh.a.keep();
+    mesh.b.keep();
+    let commands = || -> u64 {
+        let stats = server.cli(&["info", "stats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.expect("it counts").trim().parse().expect("a number")
+    };
+    // Each clone looks once at every queue that it did not know; after that they cost no more than one would.
+    let per_second = eventually("they are at rest", || async {
+        let before = commands();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = (commands() - before) / 2;
+        (now < 60).then_some(now)
+    })
+    .await;
+    eprintln!("{per_second} commands a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_given_back_by_a_clone_that_never_heard_of_it() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("heard");
+    let job = mesh.a.enqueue(&q, "k").await;
+    mesh.a.lease(&q, 1, Duration::from_millis(1500)).await;
+    // The clone that leased it says so to the schedule, and is gone.
+    assert!(mesh.a.store.due(1).await.unwrap().is_empty());
+    mesh.b.keep();
+    eventually("it is given back", || async {
+        mesh.b.get(&job.id).await.filter(|job| job.standing.lost_count == 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_fail_over_to_an_older_state_fences_still_grow() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;

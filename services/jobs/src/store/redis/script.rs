@@ -38,6 +38,8 @@ script!(RETIRE, "retire");
 
 pub(super) static QUEUES: LazyLock<Script> =
     LazyLock::new(|| Script::new("jobs.queues", include_str!("queues.lua")));
+pub(super) static SCHEDULE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("jobs.schedule", include_str!("schedule.lua")));
 pub(super) static DROP: LazyLock<Script> =
     LazyLock::new(|| Script::new("jobs.drop", include_str!("drop.lua")));
 
@@ -45,7 +47,7 @@ pub(super) static DROP: LazyLock<Script> =
 pub(super) fn all() -> Vec<Script> {
     [
         &ENQUEUE, &LEASE, &RELEASE, &COMPLETE, &FAIL, &TEND, &EXTEND, &CANCEL, &COUNT, &LIST, &RETIRE,
-        &QUEUES, &DROP,
+        &QUEUES, &SCHEDULE, &DROP,
     ]
     .map(|script| (**script).clone())
     .to_vec()

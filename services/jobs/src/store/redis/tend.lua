@@ -49,5 +49,13 @@ for _, key in ipairs({ 'd', 'leases' }) do
     if next == -1 or within < next then next = within end
   end
 end
+-- What ended and is to be forgotten may wait a little, so that many go together.
+for _, state in ipairs({ 4, 6, 7 }) do
+  local first = redis.call('ZRANGE', P .. 'z:' .. state, 0, 0, 'WITHSCORES')[2]
+  if first then
+    local within = math.max(0, tonumber(first) - now) + 5000
+    if next == -1 or within < next then next = within end
+  end
+end
 if again then next = 0 end
 return { redis.call('LLEN', READY), next }
