@@ -110,6 +110,11 @@ pub(crate) fn status_of(error: &shoal_http2::Error, upstream: &str, address: Soc
     if refused(error) || error.is_io() || !error.is_reset() {
         return lost();
     }
+    if let Some(list) = error.header_list_too_long() {
+        return Status::resource_exhausted(format!(
+            "the answer of `{upstream}` ({address}) was dropped: {list}"
+        ));
+    }
     let message = format!("`{upstream}` ({address}) broke the stream off: {error}");
     match error.reason() {
         Some(Reason::CANCEL) => Status::cancelled(message),
@@ -124,6 +129,10 @@ fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
     if refused(error) {
         // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
         return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };
+    }
+    if error.header_list_too_long().is_some() {
+        // It answered, and has broken no rule.
+        return Outcome::Success;
     }
     match code {
         Code::Unavailable | Code::Internal => Outcome::EndpointFault,

@@ -199,7 +199,7 @@ impl Call<'_> {
         let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
         let (response, stream) = match attempt.pick().send(&request, body.is_empty()) {
             Ok(streams) => streams,
-            Err(error @ SendError::Full { .. }) => {
+            Err(error @ (SendError::Full { .. } | SendError::TooLong { .. })) => {
                 attempt.end_unsent(Code::ResourceExhausted);
                 return Err(Status::resource_exhausted(format!("`{}`: {error}", options.name)));
             }

@@ -76,6 +76,7 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         stream_window: options.stream_window,
         connection_window: options.connection_window,
         header_list_max: options.header_list_max,
+        header_fields_max: options.header_fields_max,
         send_buffer: options.send_buffer,
         // Its streams are different callers'.
         leaves_window: true,

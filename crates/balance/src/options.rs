@@ -19,6 +19,8 @@ pub struct Options {
     pub send_buffer: usize,
     /// The longest header block accepted from an endpoint, in bytes. Default 64 KiB.
     pub header_list_max: u32,
+    /// How many fields such a block may have. Default 100.
+    pub header_fields_max: usize,
     /// Headers that are written "never indexed" (RFC 7541 §7.1.3), beside cookies and what HTTP has to authenticate by.
     /// Default none.
     pub secrets: Vec<HeaderName>,
@@ -143,6 +145,7 @@ impl Options {
             connection_window: 8 * 1024 * 1024,
             send_buffer: 256 * 1024,
             header_list_max: 64 * 1024,
+            header_fields_max: 100,
             secrets: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             backoff_first: Duration::from_millis(20),

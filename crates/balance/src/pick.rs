@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Request;
-use shoal_http2::{ResponseFuture, SendStream};
+use shoal_http2::{ListTooLong, ResponseFuture, SendStream};
 use tokio::time::Instant;
 
 use crate::blame::Blame;
@@ -73,6 +73,9 @@ impl Pick {
                 Ok(streams)
             }
             Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
+            Err(shoal_http2::SendError::TooLong(list)) => {
+                Err(SendError::TooLong { address: self.link.address, list })
+            }
             Err(shoal_http2::SendError::Full(waiting)) => {
                 Err(SendError::Full { address: self.link.address, waiting })
             }
@@ -194,6 +197,14 @@ pub enum SendError {
         address: SocketAddr,
         /// How many.
         waiting: usize,
+    },
+    /// The request's header list is above what the endpoint has announced that it takes.
+    #[error("not sent to {address}: {list}, which it announced")]
+    TooLong {
+        /// The endpoint that was picked.
+        address: SocketAddr,
+        /// The list, and the limit.
+        list: ListTooLong,
     },
     /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]

@@ -13,6 +13,8 @@ pub struct Config {
     pub streams_max: u32,
     /// Bytes of a header list, counted as RFC 9113 §6.5.2 does: names, values, and 32 for each field.
     pub header_list_max: u32,
+    /// Fields of a header list.
+    pub header_fields_max: usize,
     /// Requests that wait to be sent, beyond which further ones are refused: [`SendError::Full`](crate::SendError::Full). Of no
     /// meaning for a server.
     pub queued_max: usize,
@@ -39,6 +41,7 @@ impl Default for Config {
             connection_window: 8 << 20,
             streams_max: 1_000,
             header_list_max: 64 << 10,
+            header_fields_max: 100,
             queued_max: 4_096,
             leaves_window: false,
             send_buffer: 256 << 10,

@@ -25,12 +25,13 @@ const IDLE_FRAMES_EARNED: u32 = 8;
 const GOAWAY_TEXT_MAX: usize = 128;
 
 impl Core {
-    /// Counts a frame that changes nothing.
+    /// Counts a frame that changes nothing. Those of a server are not counted, nor are its SETTINGS: they cost little, and to
+    /// end its connection would end the calls of all who share it.
     ///
     /// # Errors
     /// When there are too many of them.
     pub(crate) fn count_idle_frame(&mut self) -> Result<(), Error> {
-        if self.idle_frames.take(Instant::now) {
+        if self.role == Role::Client || self.idle_frames.take(Instant::now) {
             return Ok(());
         }
         Err(self.broken(Reason::ENHANCE_YOUR_CALM, "too many frames that change nothing"))
@@ -55,7 +56,7 @@ impl Core {
         if !payload.len().is_multiple_of(6) {
             return Err(self.broken(Reason::FRAME_SIZE_ERROR, "SETTINGS of a part"));
         }
-        if self.peer.settled && !self.settings.take(Instant::now) {
+        if self.peer.settled && self.role == Role::Server && !self.settings.take(Instant::now) {
             return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "too many SETTINGS"));
         }
         // Before whatever follows from them.
@@ -98,6 +99,7 @@ impl Core {
                 }
                 self.peer.payload_max = value as usize;
             }
+            frame::SETTING_HEADER_LIST => self.peer.header_list_max = value as usize,
             _ => {}
         }
         Ok(())

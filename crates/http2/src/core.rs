@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::control::{IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL, SETTINGS_BURST, SETTINGS_REFILL};
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
-use crate::hpack::{Decoder, Encoder};
+use crate::hpack::{Decoder, Encoder, ListTooLong};
 use crate::late::LateResets;
 use crate::line::{For, Line};
 use crate::message::Targets;
@@ -55,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) streams_max: u32,
     pub(crate) window: u32,
     pub(crate) payload_max: usize,
+    /// What it takes of a header list.
+    pub(crate) header_list_max: usize,
     /// It has seen what we told of us.
     pub(crate) knows_us: bool,
 }
@@ -92,7 +94,7 @@ pub(crate) struct Core {
     pub(crate) addresses: Addresses,
     pub(crate) targets: Targets,
     /// A header block that is not complete.
-    pub(crate) block: Option<Block>,
+    pub(crate) block: Option<Box<Block>>,
     /// Counts what the peer has said to its end: frames, a header block as one.
     pub(crate) said: u64,
     pub(crate) streams: Slab<Stream>,
@@ -166,6 +168,7 @@ impl fmt::Debug for Core {
             .field("waiting", &self.waiting.len())
             .field("starved", &self.starved.len())
             .field("sated", &self.sated.len())
+            .field("block", &self.block.as_ref().map_or(0, |block| block.pending()))
             .field("unseen_resets", &self.unseen_resets)
             .field("faults", &self.faults)
             .field("send_window", &self.send_window)
@@ -205,6 +208,7 @@ impl Core {
                 streams_max: u32::MAX,
                 window: WINDOW_DEFAULT,
                 payload_max: frame::PAYLOAD_BYTES_MAX,
+                header_list_max: usize::MAX,
                 knows_us: false,
             },
             preface: if role == Role::Server { PREFACE } else { &[] },
@@ -330,11 +334,20 @@ impl Core {
 
     /// Ends a stream: with a frame if the peer knows of it.
     pub(crate) fn reset(&mut self, key: usize, reason: Reason, by: By) {
+        self.reset_because(key, Error::reset(reason, by), reason, by);
+    }
+
+    /// Ends a stream whose header list is too long for us: for that one alone, and no fault of the peer's.
+    pub(crate) fn reset_too_long(&mut self, key: usize, list: ListTooLong) {
+        self.reset_because(key, Error::too_long(list), Reason::CANCEL, By::Us);
+    }
+
+    fn reset_because(&mut self, key: usize, error: Error, reason: Reason, by: By) {
         let stream = &mut self.streams[key];
         if stream.is_over() {
             return;
         }
-        stream.error = Some(Error::reset(reason, by));
+        stream.error = Some(error);
         stream.sending = Sending::Closed;
         stream.wake();
         let id = stream.id;

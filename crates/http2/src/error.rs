@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::hpack::ListTooLong;
+
 /// An error code (RFC 9113 §7).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reason(u32);
@@ -100,6 +102,8 @@ enum Kind {
     Reset { reason: Reason, by: By },
     #[error("{} the connection: {reason}{}{why}", if *.by == By::Peer { "the peer ended" } else { "we ended" }, if .why.is_empty() { "" } else { ", " })]
     GoAway { reason: Reason, by: By, why: Arc<str> },
+    #[error("we reset the stream: {0}")]
+    TooLong(ListTooLong),
     #[error("{what}")]
     Io { what: Arc<str> },
 }
@@ -113,13 +117,26 @@ impl Error {
         Error(Kind::GoAway { reason, by, why: why.into() })
     }
 
+    pub(crate) fn too_long(list: ListTooLong) -> Error {
+        Error(Kind::TooLong(list))
+    }
+
     pub(crate) fn io(what: &str) -> Error {
         Error(Kind::Io { what: what.into() })
     }
 
     /// The stream was reset, by either side.
     pub fn is_reset(&self) -> bool {
-        matches!(self.0, Kind::Reset { .. })
+        matches!(self.0, Kind::Reset { .. } | Kind::TooLong(_))
+    }
+
+    /// Returns which limit of ours the peer's header list was above, if the stream was reset for that. The peer has broken
+    /// no rule by it.
+    pub fn header_list_too_long(&self) -> Option<ListTooLong> {
+        match self.0 {
+            Kind::TooLong(list) => Some(list),
+            _ => None,
+        }
     }
 
     /// The connection was ended with a GOAWAY, by either side, and the stream is not among those it covers.
@@ -141,7 +158,7 @@ impl Error {
     pub(crate) fn why(&self) -> &str {
         match &self.0 {
             Kind::GoAway { why, .. } => why,
-            Kind::Reset { .. } | Kind::Io { .. } => "",
+            Kind::Reset { .. } | Kind::TooLong(_) | Kind::Io { .. } => "",
         }
     }
 
@@ -149,6 +166,7 @@ impl Error {
     pub fn reason(&self) -> Option<Reason> {
         match &self.0 {
             Kind::Reset { reason, .. } | Kind::GoAway { reason, .. } => Some(*reason),
+            Kind::TooLong(_) => Some(Reason::CANCEL),
             Kind::Io { .. } => None,
         }
     }

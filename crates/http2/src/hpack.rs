@@ -10,6 +10,7 @@ mod encoder;
 mod field;
 mod huffman;
 mod integer;
+mod list;
 mod static_table;
 mod table;
 #[cfg(test)]
@@ -17,4 +18,5 @@ mod tests;
 
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Encoder, Index, TABLE_BYTES_MAX};
-pub use field::{Field, Name};
+pub use field::{ENTRY_OVERHEAD, Field, Name};
+pub use list::{List, ListLimit, ListLimits, ListTooLong};

@@ -32,6 +32,7 @@ pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};
 pub use config::Config;
 pub use error::{Error, Reason};
 pub use handle::{RecvStream, ResponseFuture, SendResponse, SendStream};
+pub use hpack::{ListLimit, ListTooLong};
 pub use receive::Unfinished;
 pub use send::SendError;
 pub use server::{Accepted, Connection as ServerConnection, handshake};

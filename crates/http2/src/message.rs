@@ -5,7 +5,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGR
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
-use crate::hpack::{Encoder, Field, Index, Name};
+use crate::hpack::{ENTRY_OVERHEAD, Encoder, Field, Index, ListTooLong, Name};
 use crate::target::{self, Addresses, Recent};
 
 /// Of a usual call. A table for more of them is larger than what allocators give out at once (a kilobyte), and there are
@@ -51,15 +51,13 @@ pub(crate) struct Fields {
     /// Said of a request's target, like `:authority`, and read with it: never a header to its receiver.
     host: Option<HeaderValue>,
     headers: HeaderMap,
-    size: usize,
-    size_max: usize,
+    too_long: Option<ListTooLong>,
     malformed: bool,
     padded: bool,
 }
 
 impl Fields {
-    /// `size_max`: fields beyond it are counted and not kept.
-    pub(crate) fn new(size_max: usize) -> Fields {
+    pub(crate) fn new() -> Fields {
         Fields {
             method: None,
             scheme: None,
@@ -68,8 +66,7 @@ impl Fields {
             status: None,
             host: None,
             headers: HeaderMap::new(),
-            size: 0,
-            size_max,
+            too_long: None,
             malformed: false,
             padded: false,
         }
@@ -77,10 +74,6 @@ impl Fields {
 
     /// The next field, in order.
     pub(crate) fn push(&mut self, field: Field) {
-        self.size += field.size();
-        if self.size > self.size_max {
-            return;
-        }
         let Field { name, value } = field;
         let pseudo = match name {
             Name::Header(name) => return self.header(name, value),
@@ -127,9 +120,14 @@ impl Fields {
         self.padded
     }
 
-    /// Whether it is longer than allowed.
-    pub(crate) fn is_too_long(&self) -> bool {
-        self.size > self.size_max
+    /// There are more fields than those: the list is longer than allowed.
+    pub(crate) fn cut(&mut self, too_long: ListTooLong) {
+        self.too_long = Some(too_long);
+    }
+
+    /// Which limit the list is above, if it is: then only its beginning is here.
+    pub(crate) fn too_long(&self) -> Option<ListTooLong> {
+        self.too_long
     }
 
     /// What `content-length` says, if it is there.
@@ -222,23 +220,28 @@ fn is_of_connection(name: &HeaderName) -> bool {
         || name == PROXY_CONNECTION
 }
 
-/// Whether a request can be sent at all, and why not.
-pub(crate) fn check_request(request: &Request<()>) -> Result<(), &'static str> {
+/// Whether a request can be sent at all, and why not. Returns the size of its header list (RFC 9113 §6.5.2).
+pub(crate) fn check_request(request: &Request<()>) -> Result<usize, &'static str> {
     let uri = request.uri();
     if uri.scheme().is_none() || uri.authority().is_none() {
         return Err("its URI has no scheme or no authority");
     }
-    check_headers(request.headers())
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path = uri.path_and_query().map_or(1, |path| path.as_str().len());
+    let pseudo = request.method().as_str().len() + uri.scheme_str().map_or(0, str::len) + authority + path;
+    const PSEUDO_NAMES: usize = ":method".len() + ":scheme".len() + ":authority".len() + ":path".len();
+    Ok(PSEUDO_NAMES + pseudo + 4 * ENTRY_OVERHEAD + check_headers(request.headers())?)
 }
 
-fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
-    let forbidden = |(name, value): (&HeaderName, &HeaderValue)| {
-        is_of_connection(name) || (name == TE && value != "trailers")
-    };
-    if headers.iter().any(forbidden) {
-        return Err("it has a header that HTTP/2 forbids: it speaks of one connection");
+fn check_headers(headers: &HeaderMap) -> Result<usize, &'static str> {
+    let mut size = 0;
+    for (name, value) in headers {
+        if is_of_connection(name) || (name == TE && value != "trailers") {
+            return Err("it has a header that HTTP/2 forbids: it speaks of one connection");
+        }
+        size += name.as_str().len() + value.len() + ENTRY_OVERHEAD;
     }
-    Ok(())
+    Ok(size)
 }
 
 /// Where a connection's last requests went, as fields.

@@ -3,12 +3,13 @@
 //! An error ends the connection (§5.4.1). What breaks but a stream (§5.4.2) resets it, and is counted.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::StatusCode;
+use http::{Request, StatusCode};
 
-use crate::core::{Core, Role};
+use crate::core::{Core, Role, TABLE_BYTES};
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, Head};
-use crate::message::{Fields, Malformed};
+use crate::hpack::{List, ListLimits};
+use crate::message::Fields;
 use crate::stream::{COPIED_BYTES_MAX, Receiving, Sending, Stream};
 
 /// Answers that wait for the socket, beyond which nothing more is read: a peer that makes us answer and does not listen.
@@ -35,6 +36,14 @@ const EMPTY_FRAMES_MAX: u32 = 1_000;
 /// Bytes of DATA that make up for an empty frame; so does each message.
 const BYTES_FOR_AN_EMPTY_FRAME: u32 = 1 << 10;
 
+/// A header block is read to its end up to so many times the longest list we take, so that one that is too long is the fault
+/// of its call alone; what comes beyond is an attack. Nothing of it is kept but the fields within the limit.
+const BLOCK_LISTS_MAX: usize = 8;
+
+/// What a list may take from the dynamic table: all of it twice. Without a limit each octet of a block would stand for
+/// thousands, here and on the way to an upstream.
+const REFERENCED_BYTES_MAX: usize = 2 * TABLE_BYTES;
+
 /// What a peer has begun to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
@@ -48,8 +57,17 @@ pub struct Unfinished {
 pub(crate) struct Block {
     head: Head,
     depends_on_itself: bool,
-    bytes: Vec<u8>,
+    list: List,
+    fields: Fields,
+    bytes: usize,
     frames: usize,
+}
+
+impl Block {
+    /// Octets of it that are kept undecoded.
+    pub(crate) fn pending(&self) -> usize {
+        self.list.pending()
+    }
 }
 
 impl Core {
@@ -170,12 +188,16 @@ impl Core {
             depends_on_itself = frame::number(payload, from) & frame::STREAM_MAX == head.stream;
             from += 5;
         }
-        let block = &payload[from..to];
+        let part = &payload[from..to];
+        let (mut list, mut fields) = (self.new_list(), Fields::new());
+        self.decode(part, &mut list, &mut fields)?;
         if !head.has(frame::END_HEADERS) {
-            self.block = Some(Block { head, depends_on_itself, bytes: block.to_vec(), frames: 1 });
+            let bytes = part.len();
+            let block = Block { head, depends_on_itself, list, fields, bytes, frames: 1 };
+            self.block = Some(Box::new(block));
             return Ok(());
         }
-        self.receive_block(head, depends_on_itself, block)
+        self.receive_block(head, depends_on_itself, &list, fields)
     }
 
     fn receive_continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Error> {
@@ -183,29 +205,48 @@ impl Core {
             return Err(self.broken(Reason::PROTOCOL_ERROR, "CONTINUATION of nothing"));
         };
         block.frames += 1;
-        block.bytes.extend_from_slice(payload);
-        let bytes_max = self.config.header_list_max as usize + frame::PAYLOAD_BYTES_MAX;
-        let frames_max = CONTINUATIONS_MAX + block.bytes.len() / 1_024;
-        if block.bytes.len() > bytes_max || block.frames > frames_max {
+        block.bytes += payload.len();
+        let lists = (self.config.header_list_max as usize).saturating_mul(BLOCK_LISTS_MAX);
+        let bytes_max = lists.saturating_add(frame::PAYLOAD_BYTES_MAX);
+        let frames_max = CONTINUATIONS_MAX + block.bytes / 1_024;
+        if block.bytes > bytes_max || block.frames > frames_max {
             return Err(self.broken(Reason::ENHANCE_YOUR_CALM, "a header block without end"));
         }
+        self.decode(payload, &mut block.list, &mut block.fields)?;
         if head.has(frame::END_HEADERS) {
-            return self.receive_block(block.head, block.depends_on_itself, &block.bytes);
+            let Block { head, depends_on_itself, list, fields, .. } = *block;
+            return self.receive_block(head, depends_on_itself, &list, fields);
         }
         self.block = Some(block);
         Ok(())
     }
 
-    /// The fields of a block. Must be read whatever becomes of them (§4.3).
-    fn decode(&mut self, block: &[u8]) -> Result<Fields, Error> {
-        let mut fields = Fields::new(self.config.header_list_max as usize);
-        let decoded = self.decoder.decode(block, |field| fields.push(field));
-        decoded.map_err(|error| self.broken(Reason::COMPRESSION_ERROR, &error.to_string()))?;
-        Ok(fields)
+    fn new_list(&self) -> List {
+        List::new(ListLimits {
+            bytes: self.config.header_list_max as usize,
+            fields: self.config.header_fields_max,
+            referenced: REFERENCED_BYTES_MAX,
+        })
     }
 
-    fn receive_block(&mut self, head: Head, depends_on_itself: bool, block: &[u8]) -> Result<(), Error> {
-        let mut fields = self.decode(block)?;
+    /// The fields of a part of a block. Must be read whatever becomes of them (§4.3).
+    fn decode(&mut self, part: &[u8], list: &mut List, fields: &mut Fields) -> Result<(), Error> {
+        let decoded = self.decoder.decode_part(part, list, |field| fields.push(field));
+        decoded.map_err(|error| self.broken(Reason::COMPRESSION_ERROR, &error.to_string()))
+    }
+
+    fn receive_block(
+        &mut self,
+        head: Head,
+        depends_on_itself: bool,
+        list: &List,
+        mut fields: Fields,
+    ) -> Result<(), Error> {
+        let whole = self.decoder.finish(list);
+        whole.map_err(|error| self.broken(Reason::COMPRESSION_ERROR, &error.to_string()))?;
+        if let Some(too_long) = list.too_long() {
+            fields.cut(too_long);
+        }
         if depends_on_itself {
             fields.spoil();
         }
@@ -242,8 +283,15 @@ impl Core {
             self.refuse(id, Reason::REFUSED_STREAM);
             return Ok(());
         }
-        if fields.is_too_long() {
-            self.answer_too_long(id, end);
+        if let Some(too_long) = fields.too_long() {
+            // What is left of it may tell who is to say so, and how.
+            match fields.into_request(&mut self.addresses) {
+                Ok(mut request) => {
+                    request.extensions_mut().insert(too_long);
+                    self.accept(id, request, None, end);
+                }
+                Err(_) => self.answer_too_long(id, end),
+            }
             return Ok(());
         }
         if fields.is_padded() {
@@ -258,6 +306,11 @@ impl Core {
         if end && length.is_some_and(|length| length > 0) {
             return self.fault(id, Reason::PROTOCOL_ERROR);
         }
+        self.accept(id, request, length, end);
+        Ok(())
+    }
+
+    fn accept(&mut self, id: u32, request: Request<()>, length: Option<u64>, end: bool) {
         let receiving = if end { Receiving::Closed } else { Receiving::Body };
         let mut stream = Stream::new(Sending::Head, receiving, self.first_receive_window());
         stream.id = id;
@@ -268,7 +321,6 @@ impl Core {
         let key = self.streams.insert(stream);
         self.keys.insert(id, key);
         self.accept.push_back((request, key));
-        Ok(())
     }
 
     /// 431, and the rest of the request is of no interest.
@@ -286,8 +338,9 @@ impl Core {
 
     fn receive_response(&mut self, key: usize, fields: Fields, end: bool) -> Result<(), Error> {
         let id = self.streams[key].id;
-        if fields.is_too_long() {
-            return self.fault(id, Reason::PROTOCOL_ERROR);
+        if let Some(too_long) = fields.too_long() {
+            self.reset_too_long(key, too_long);
+            return Ok(());
         }
         let length = fields.content_length();
         let (Ok(length), Ok(response)) = (length, fields.into_response()) else {
@@ -318,8 +371,11 @@ impl Core {
     fn receive_trailers(&mut self, key: usize, fields: Fields, end: bool) -> Result<(), Error> {
         let stream = &self.streams[key];
         let (id, complete) = (stream.id, stream.length_left.is_none_or(|left| left == 0));
-        let trailers = if fields.is_too_long() { Err(Malformed) } else { fields.into_trailers() };
-        let (true, true, Ok(trailers)) = (end, complete, trailers) else {
+        if let Some(too_long) = fields.too_long().filter(|_| end && complete) {
+            self.reset_too_long(key, too_long);
+            return Ok(());
+        }
+        let (true, true, Ok(trailers)) = (end, complete, fields.into_trailers()) else {
             return self.fault(id, Reason::PROTOCOL_ERROR);
         };
         let stream = &mut self.streams[key];

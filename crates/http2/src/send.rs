@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Response};
 use crate::core::Core;
 use crate::error::{Error, Reason};
 use crate::frame::{self, Head};
+use crate::hpack::ListTooLong;
 use crate::line::For;
 use crate::message;
 use crate::stream::{Queued, Receiving, Sending, Stream, register};
@@ -32,6 +33,9 @@ pub enum SendError {
     /// The connection takes no more: the peer is leaving, or it is over.
     #[error("{0}")]
     Closed(Error),
+    /// Its header list is longer than this peer takes, as far as it has said (SETTINGS_MAX_HEADER_LIST_SIZE).
+    #[error("{0}, which the peer announced")]
+    TooLong(ListTooLong),
     /// No peer would take it.
     #[error("{0}")]
     Invalid(&'static str),
@@ -52,7 +56,10 @@ impl Core {
         if self.is_used_up() {
             return Err(SendError::Closed(self.use_up()));
         }
-        message::check_request(request).map_err(SendError::Invalid)?;
+        let size = message::check_request(request).map_err(SendError::Invalid)?;
+        if size > self.peer.header_list_max {
+            return Err(SendError::TooLong(ListTooLong::bytes(size, self.peer.header_list_max)));
+        }
         let at_once = self.queued.is_empty()
             && self.open < self.peer.streams_max
             && self.out.bytes() < self.config.send_buffer + HEADERS_UNSENT_MAX;

@@ -17,7 +17,8 @@ use crate::receive::Unfinished;
 #[derive(Debug)]
 pub struct Connection<T>(Io<T>);
 
-/// A request, and what answers it.
+/// A request, and what answers it. If its header list is above our limits, its extensions hold the
+/// [`ListTooLong`](crate::ListTooLong) that says so, and its headers are only those at the list's beginning: it is to be refused.
 pub type Accepted = (Request<RecvStream>, SendResponse);
 
 /// Serves what is connected on `socket`: resolves when the client has said its preface and its SETTINGS.

@@ -65,6 +65,13 @@ pub(crate) fn refuse(respond: &mut SendResponse, error: Error) {
     let _ = respond.send_response(&response, true);
 }
 
+/// Refuses a request that is no call and has too many headers.
+pub(crate) fn too_long(respond: &mut SendResponse) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let _ = respond.send_response(&response, true);
+}
+
 /// Reads a request that is no call to its end, so that no answer overtakes what is wrong with it: a reset, or frames that
 /// make it malformed. Bounded in bytes and in time. Says whether there is anybody to answer.
 pub(crate) async fn heard(mut body: RecvStream) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, Share, code_of, inject, refused};
-use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendResponse};
+use shoal_http2::{Error as Broken, ListTooLong, Reason, RecvStream, ResponseFuture, SendResponse};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
 use tracing::Span;
@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::exchange::{Attempt, Exchange, Exchanged, Rest, Sides, Unary, outcome_of_error};
 use crate::gate::Inside;
+use crate::headers::{self, TooLong};
 use crate::hedge::Method;
 use crate::in_flight::InFlight;
 use crate::limiter::{Full, Permit};
@@ -50,7 +51,11 @@ pub(crate) fn serve(
     let (in_flight, entered) = InFlight::enter(core, client);
     let (parts, body) = request.into_parts();
     let kind = kind(&parts);
-    if kind != Kind::Grpc && entered.is_ok() {
+    let too_long = parts.extensions.get::<ListTooLong>();
+    if too_long.is_some() && !headers::is_call(&kind, &parts) {
+        return answer::too_long(&mut respond);
+    }
+    if kind != Kind::Grpc && too_long.is_none() && entered.is_ok() {
         tokio::spawn(async move {
             if answer::heard(body).await {
                 answer::plain(&mut respond, kind, &parts.method).await;
@@ -66,6 +71,9 @@ pub(crate) fn serve(
     }
     if let Err(error) = entered {
         return refuse(&core.meter, &mut caller, error, started);
+    }
+    if let Some(list) = too_long {
+        return refuse(&core.meter, &mut caller, TooLong::call(*list), started);
     }
     let found = match core.catalog.table().find(parts.uri.path(), &parts.headers) {
         Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
@@ -464,6 +472,10 @@ impl Call<'_> {
         if !error.is_reset() {
             return (outcome, Err(failed(Failure::Lost, endpoint, error.to_string())));
         }
+        if let Some(list) = error.header_list_too_long() {
+            let error = TooLong::answer(&self.upstream.name, endpoint, list);
+            return (outcome, Ok(End::Failed(error)));
+        }
         if !error.is_remote() {
             // The answer was malformed, and its stream was reset for it.
             let (upstream, detail) = (self.upstream.name.clone(), error.to_string());
@@ -594,6 +606,9 @@ impl Sending<'_> {
             }
             Err(SendError::Invalid(error)) => {
                 Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() }))
+            }
+            Err(SendError::TooLong { address, list }) => {
+                Err(Unsent::Invalid(TooLong::call_to(self.upstream, address, list)))
             }
             Err(SendError::Full { address, waiting }) => {
                 let upstream = self.upstream.to_owned();

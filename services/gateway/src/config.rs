@@ -88,6 +88,8 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Bytes of an answer's headers, or of its trailers, told to the clones in SETTINGS.
     pub answer_header_bytes: u32,
+    /// Fields of a call's or of an answer's headers, or of its trailers.
+    pub header_fields: usize,
     /// Bytes a client may send on a call before the upstream takes them.
     pub stream_window: u32,
     /// Bytes a client may send on a connection before the upstreams take them.
@@ -126,6 +128,7 @@ impl Default for Limits {
             streams: 1_000,
             header_bytes: 64 << 10,
             answer_header_bytes: 64 << 10,
+            header_fields: 100,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
             answer_window: 256 << 10,
@@ -273,6 +276,9 @@ impl Default for Hedging {
 impl Config {
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
+    /// The least that calls of every client need.
+    const HEADER_BYTES_MIN: u32 = 1 << 10;
+    const HEADER_FIELDS_MIN: usize = 16;
     /// Longest time that makes sense here.
     const TIME_MAX: Duration = Duration::from_secs(366 * 86_400);
     /// Most attempts of one call.
@@ -329,6 +335,13 @@ impl Config {
         ensure!(
             windows.iter().all(|window| (65_535..1 << 31).contains(window)),
             "gateway.limits: windows are from 65535 to 2147483647 bytes"
+        );
+        ensure!(
+            limits.header_bytes.min(limits.answer_header_bytes) >= Self::HEADER_BYTES_MIN
+                && limits.header_fields >= Self::HEADER_FIELDS_MIN,
+            "gateway.limits: headers have at least {} bytes and {} fields",
+            Self::HEADER_BYTES_MIN,
+            Self::HEADER_FIELDS_MIN
         );
         let mut default = None;
         let mut owners = BTreeMap::new();
@@ -489,6 +502,8 @@ mod tests {
             ("[connection]\nage = '500y'", "gateway.connection"),
             ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),
+            ("[limits]\nheader_fields = 3", "gateway.limits: headers"),
+            ("[limits]\nanswer_header_bytes = 100", "gateway.limits: headers"),
         ] {
             let error = check(toml).expect_err(toml);
             assert!(format!("{error:#}").contains(part), "{toml}: {error:#}");

@@ -68,6 +68,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         connection_window: limits.connection_window,
         streams_max: limits.streams,
         header_list_max: limits.header_bytes,
+        header_fields_max: limits.header_fields,
         send_buffer: limits.send_buffer,
         unseen_resets_max: PENDING_ACCEPT_RESETS_MAX,
         resets_remembered: RESET_STREAMS_MAX,

@@ -8,6 +8,8 @@ use shoal_balance::Crowded;
 use shoal_kit::Fault;
 use tonic::Code;
 
+use crate::headers::TooLong;
+
 /// What a caller may do about an outage that is expected to pass.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -67,6 +69,9 @@ pub(crate) enum Error {
         attempts: u32,
         stopped: &'static str,
     },
+    /// A header list is above a limit.
+    #[error("{0}")]
+    HeadersTooLong(TooLong),
     /// As many calls as its route allows are in flight.
     #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
     Crowded { path: String, most: usize },
@@ -190,6 +195,7 @@ impl From<Error> for Fault {
                     .meta("attempts", attempts.to_string())
                     .meta("not_repeated_because", stopped)
             }
+            Error::HeadersTooLong(too_long) => too_long.fault(message),
             Error::Crowded { path, most } => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
                 .meta("method", path)
                 .meta("in_flight", most.to_string())

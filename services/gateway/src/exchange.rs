@@ -498,6 +498,10 @@ pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
         // Above the last stream of a GOAWAY: the endpoint never had it.
         return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
     }
+    if error.header_list_too_long().is_some() {
+        // It answered, and has broken no rule.
+        return Outcome::Success;
+    }
     match error.reason() {
         Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
         Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,

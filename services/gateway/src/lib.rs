@@ -24,6 +24,7 @@ mod framing;
 mod gate;
 mod gateway;
 mod gradient;
+mod headers;
 mod hedge;
 mod in_flight;
 mod kept;

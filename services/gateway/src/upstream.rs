@@ -86,6 +86,7 @@ impl Upstream {
                     stream_window: config.limits.answer_window,
                     connection_window: CONNECTION_WINDOW,
                     header_list_max: config.limits.answer_header_bytes,
+                    header_fields_max: config.limits.header_fields,
                     secrets: config.callers.secrets(),
                     seed: config.seed,
                     penalty: config.balance.penalty,

@@ -5,11 +5,15 @@ use std::fmt;
 use http::header::HeaderValue;
 
 use super::field::{ENTRY_OVERHEAD, known_value};
+use super::list::{List, ListLimits, Skipping};
 use super::table::{Entry, Table};
 use super::{Field, Name, TABLE_BYTES_MAX, huffman, integer};
 
 /// Room for a decoded string that is kept between blocks. More, which only a long value needs, is given back.
 const SCRATCH_BYTES_KEPT: usize = 4096;
+
+/// The longest that the integers of a literal are together: one of an index and two of lengths.
+const INTEGERS_LEN_MAX: usize = 18;
 
 /// Why a block is not HPACK. The peer's tables and ours have parted then: the connection ends with COMPRESSION_ERROR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,27 +82,176 @@ impl Decoder {
     ///
     /// What it costs is bounded by the block, with one exception: a reference of one octet yields a field as large as
     /// the table. No octet of it is copied, but `each` must count [`Field::size`].
-    pub fn decode(&mut self, block: &[u8], mut each: impl FnMut(Field)) -> Result<(), DecodeError> {
-        let mut rest = block;
-        while is_size_update(rest) {
-            self.size_update(&mut rest)?;
+    pub fn decode(&mut self, block: &[u8], each: impl FnMut(Field)) -> Result<(), DecodeError> {
+        let mut list = List::new(ListLimits::NONE);
+        self.decode_part(block, &mut list, each)?;
+        self.finish(&list)
+    }
+
+    /// Decodes the next fragment of a block: `each` is given the fields that are complete with it, as long as the list is
+    /// within its limits. Of a field that is not complete its octets are kept until it is, unless they are more than list
+    /// and table can hold: such a field is passed over as it comes.
+    pub fn decode_part(
+        &mut self,
+        part: &[u8],
+        list: &mut List,
+        mut each: impl FnMut(Field),
+    ) -> Result<(), DecodeError> {
+        if list.tail.is_empty() {
+            let rest = self.decode_fields(part, list, &mut each)?;
+            if !rest.is_empty() {
+                list.tail = rest.to_vec();
+            }
+            return Ok(());
         }
-        while let Some((&first, tail)) = rest.split_first() {
-            if first & 0x80 == 0 {
-                each(self.literal(&mut rest, first)?);
+        list.tail.extend_from_slice(part);
+        if list.tail.len() < list.needed {
+            return Ok(());
+        }
+        let mut tail = std::mem::take(&mut list.tail);
+        let rest = self.decode_fields(&tail, list, &mut each)?.len();
+        tail.drain(..tail.len() - rest);
+        list.tail = tail;
+        Ok(())
+    }
+
+    /// Ends a block.
+    pub fn finish(&self, list: &List) -> Result<(), DecodeError> {
+        if list.tail.is_empty() && list.skipping.is_none() { Ok(()) } else { Err(DecodeError::Truncated) }
+    }
+
+    /// Decodes fields as long as they are complete. Returns what is left.
+    fn decode_fields<'block>(
+        &mut self,
+        block: &'block [u8],
+        list: &mut List,
+        each: &mut impl FnMut(Field),
+    ) -> Result<&'block [u8], DecodeError> {
+        let mut rest = block;
+        if list.skipping.is_some() && !self.skip(&mut rest, list)? {
+            return Ok(rest);
+        }
+        loop {
+            let field = rest;
+            match self.field(&mut rest, list, each) {
+                Ok(true) => {}
+                Ok(false) => return Ok(rest),
+                Err(DecodeError::Truncated) => {
+                    rest = field;
+                    self.wait(&mut rest, list)?;
+                    return Ok(rest);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a field off the front of `rest`. Returns false if nothing is there.
+    #[inline(always)]
+    fn field(
+        &mut self,
+        rest: &mut &[u8],
+        list: &mut List,
+        each: &mut impl FnMut(Field),
+    ) -> Result<bool, DecodeError> {
+        let Some((&first, tail)) = rest.split_first() else { return Ok(false) };
+        if first & 0x80 == 0 {
+            if first & 0xe0 == 0x20 && !list.begun {
+                self.size_update(rest)?;
+                return Ok(true);
+            }
+            if let Some(field) = self.literal(rest, first, list)? {
+                each(field);
+            }
+            list.begun = true;
+            return Ok(true);
+        }
+        list.begun = true;
+        // An indexed field (§6.1), nearly always below 127: the whole of it is this octet.
+        let index = match usize::from(first & 0x7f) {
+            0x7f => integer::decode(rest, 7)?,
+            index => {
+                *rest = tail;
+                index
+            }
+        };
+        let (field, size, referenced) = self.table.field(index)?;
+        if list.count(size, referenced) {
+            each(field.clone());
+        }
+        Ok(true)
+    }
+
+    /// Notes how much of a field must be there before it is worth another look. Begins to pass over it, if neither the list
+    /// nor the table can hold it.
+    #[cold]
+    fn wait(&mut self, rest: &mut &[u8], list: &mut List) -> Result<(), DecodeError> {
+        self.give_back();
+        let whole = *rest;
+        // An integer that is cut off: the next octet is worth a look.
+        list.needed = whole.len() + 1;
+        let Some(&first) = whole.first().filter(|first| **first & 0x80 == 0 && !is_size_update(whole)) else {
+            return Ok(());
+        };
+        let mut at = whole;
+        let indexed = first & 0xc0 == 0x40;
+        let Ok(name) = integer::decode(&mut at, if indexed { 6 } else { 4 }) else { return Ok(()) };
+        let mut strings = if name == 0 { 2 } else { 1 };
+        while strings > 0 {
+            strings -= 1;
+            let Ok(len) = integer::decode(&mut at, 7) else { return Ok(()) };
+            if let Some((_, behind)) = at.split_at_checked(len) {
+                at = behind;
                 continue;
             }
-            // An indexed field (§6.1), nearly always below 127: the whole of it is this octet.
-            let index = match usize::from(first & 0x7f) {
-                0x7f => integer::decode(&mut rest, 7)?,
-                index => {
-                    rest = tail;
-                    index
+            // As much as the field has in strings at least, up to this one. Coded, an octet takes up to thirty bits.
+            let total = whole.len() - at.len() + len;
+            let strings_len = total.saturating_sub(INTEGERS_LEN_MAX);
+            if strings_len / 30 * 8 > self.table.size_max() && strings_len > list.bytes_left() {
+                if indexed {
+                    self.table.clear();
                 }
-            };
-            each(self.table.field(index)?.clone());
+                list.count(total + ENTRY_OVERHEAD, 0);
+                list.begun = true;
+                list.skipping = Some(Skipping { left: len - at.len(), is_name: strings > 0 });
+                *rest = &[];
+            } else {
+                list.needed = total;
+            }
+            return Ok(());
         }
         Ok(())
+    }
+
+    /// Goes on with passing over a field. Returns whether it is over.
+    #[cold]
+    fn skip(&mut self, rest: &mut &[u8], list: &mut List) -> Result<bool, DecodeError> {
+        while let Some(Skipping { left, is_name }) = list.skipping {
+            let here = left.min(rest.len());
+            *rest = &rest[here..];
+            list.skipping = Some(Skipping { left: left - here, is_name });
+            if here < left {
+                return Ok(false);
+            }
+            if !is_name {
+                list.skipping = None;
+                break;
+            }
+            let mut at = *rest;
+            match integer::decode(&mut at, 7) {
+                Ok(len) => {
+                    *rest = at;
+                    list.count_skipped(len);
+                    list.skipping = Some(Skipping { left: len, is_name: false });
+                }
+                Err(DecodeError::Truncated) => {
+                    list.needed = rest.len() + 1;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     /// Follows a size update, which stands only at a block's beginning (§4.2, §6.3).
@@ -112,22 +265,40 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes a literal field off the front of `rest` (§6.2).
-    fn literal(&mut self, rest: &mut &[u8], first: u8) -> Result<Field, DecodeError> {
+    /// Takes a literal field off the front of `rest` (§6.2). Returns none if the list is too long with it.
+    fn literal(
+        &mut self,
+        rest: &mut &[u8],
+        first: u8,
+        list: &mut List,
+    ) -> Result<Option<Field>, DecodeError> {
         let (indexed, prefix) = match first {
             0x40.. => (true, 6),
             0x20..0x40 => return Err(DecodeError::SizeUpdate),
             _ => (false, 4),
         };
-        let (name, name_len) = match integer::decode(rest, prefix)? {
+        let (name, name_len, referenced) = match integer::decode(rest, prefix)? {
             0 => {
                 let wire = string(rest, &mut self.scratch)?;
-                (Name::parse(wire), wire.len())
+                let name = if indexed || !list.is_too_long() { Name::parse(wire) } else { Name::Malformed };
+                (name, wire.len(), 0)
             }
             index => self.table.name(index)?,
         };
         let wire = string(rest, &mut self.scratch)?;
         let size = name_len + wire.len() + ENTRY_OVERHEAD;
+        let kept = list.count(size, referenced);
+        let indexed = indexed && {
+            let fits = size <= self.table.size_max();
+            if !fits {
+                self.table.clear();
+            }
+            fits
+        };
+        if !kept && !indexed {
+            self.give_back();
+            return Ok(None);
+        }
         let padded = is_padded(wire);
         let value = if !padded {
             let known = if indexed { known_value(wire) } else { None };
@@ -145,13 +316,18 @@ impl Decoder {
         if first & 0xf0 == 0x10 {
             field.value.set_sensitive(true);
         }
-        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
-            self.scratch = Vec::new();
-        }
+        self.give_back();
         if indexed {
             self.table.insert(Entry { field: field.clone(), name, name_len, size });
         }
-        Ok(field)
+        Ok(kept.then_some(field))
+    }
+
+    /// Gives back the room of a long string.
+    fn give_back(&mut self) {
+        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            self.scratch = Vec::new();
+        }
     }
 
     /// Octets and entries of the dynamic table.

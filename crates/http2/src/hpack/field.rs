@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 
 /// What §4.1 adds to the octets of name and value for an entry's bookkeeping.
-pub(super) const ENTRY_OVERHEAD: usize = 32;
+pub const ENTRY_OVERHEAD: usize = 32;
 
 /// Names outside the static table that nearly every gRPC call carries. Kept as statics, a clone of them touches no
 /// reference count, and their address is the same whichever connection they came from.

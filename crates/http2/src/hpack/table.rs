@@ -33,28 +33,32 @@ impl Table {
         Table { entries: VecDeque::new(), size: 0, size_max }
     }
 
-    /// The field at an index of the wire.
+    pub(super) fn size_max(&self) -> usize {
+        self.size_max
+    }
+
+    /// The field at an index of the wire, its size, and how much of that is in the dynamic table.
     #[inline]
-    pub(super) fn field(&self, index: usize) -> Result<&Field, DecodeError> {
+    pub(super) fn field(&self, index: usize) -> Result<(&Field, usize, usize), DecodeError> {
         // Index 0 wraps around and is in neither table (§6.1).
         let at = index.wrapping_sub(1);
         if let Some(field) = STATIC_TABLE.get(at) {
-            return Ok(field);
+            return Ok((field, field.size(), 0));
         }
         match self.entries.get(at.wrapping_sub(STATIC_LEN)) {
-            Some(entry) => Ok(&entry.field),
+            Some(entry) => Ok((&entry.field, entry.size, entry.size)),
             None => Err(DecodeError::Index),
         }
     }
 
-    /// The name at an index of the wire, and its octets.
-    pub(super) fn name(&self, index: usize) -> Result<(Name, usize), DecodeError> {
+    /// The name at an index of the wire, its octets, and how many of them are in the dynamic table.
+    pub(super) fn name(&self, index: usize) -> Result<(Name, usize, usize), DecodeError> {
         let at = index.wrapping_sub(1);
         if let Some(field) = STATIC_TABLE.get(at) {
-            return Ok((field.name.clone(), field.name.as_str().len()));
+            return Ok((field.name.clone(), field.name.as_str().len(), 0));
         }
         let entry = self.entries.get(at.wrapping_sub(STATIC_LEN)).ok_or(DecodeError::Index)?;
-        Ok((entry.name.as_ref().unwrap_or(&entry.field.name).clone(), entry.name_len))
+        Ok((entry.name.as_ref().unwrap_or(&entry.field.name).clone(), entry.name_len, entry.name_len))
     }
 
     /// Adds an entry after the oldest ones made room. One larger than the table leaves it empty (§4.4).
@@ -64,6 +68,11 @@ impl Table {
             self.size += entry.size;
             self.entries.push_front(entry);
         }
+    }
+
+    /// Follows the insertion of an entry that is larger than the table (§4.4).
+    pub(super) fn clear(&mut self) {
+        self.evict_to(0);
     }
 
     pub(super) fn resize(&mut self, size_max: usize) {

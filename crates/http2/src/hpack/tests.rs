@@ -3,11 +3,12 @@
 mod appendix;
 mod foreign;
 mod malformed;
+mod parts;
 mod round_trip;
 
 use http::header::HeaderValue;
 
-use super::{DecodeError, Decoder, Encoder, Field, Index, Name};
+use super::{DecodeError, Decoder, Encoder, Field, Index, List, ListLimits, Name};
 
 /// Octets from hexadecimal digits; blanks are for reading.
 fn hex(digits: &str) -> Vec<u8> {

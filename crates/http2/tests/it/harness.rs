@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use http::{Request, Response};
 use shoal_http2::{
-    ClientConnection, Config, Error, Pings, RecvStream, ResponseFuture, SendRequest, SendResponse,
-    SendStream, ServerConnection,
+    ClientConnection, Config, Error, ListTooLong, Pings, RecvStream, ResponseFuture, SendRequest,
+    SendResponse, SendStream, ServerConnection,
 };
 use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf, duplex};
 
@@ -389,6 +389,15 @@ impl Server {
     pub(crate) fn take(&mut self) -> Call {
         self.run();
         self.accepted.pop_front().expect("a request")
+    }
+
+    /// Takes a request whose header list is too long, and answers it. Returns which limit it is above.
+    #[track_caller]
+    pub(crate) fn refuse(&mut self) -> String {
+        let mut call = self.take();
+        let too_long = *call.head.extensions().get::<ListTooLong>().expect("it is too long");
+        call.answer(true);
+        too_long.to_string()
     }
 
     /// Sends a request's headers, and takes it.

@@ -11,6 +11,7 @@ mod frames;
 mod goodbye;
 mod harness;
 mod late;
+mod lists;
 mod malformed;
 mod mutations;
 mod queue;

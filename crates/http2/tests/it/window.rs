@@ -339,6 +339,7 @@ fn data_of_requests_that_are_too_long_leaves_no_hole() {
             let flags = if at + 1 == rest.len() { super::frames::END_HEADERS } else { 0 };
             server.wire.send(super::frames::CONTINUATION, flags, id, part);
         }
+        server.refuse();
         server.wire.data(id, &[0; 1_000], true);
         let says = server.says();
         assert!(says.iter().all(|line| !line.starts_with("GOAWAY")), "{says:?}");

@@ -25,7 +25,7 @@ async fn send(caller: &Caller, path: &str, headers: &[(&str, &str)], body: &'sta
 }
 
 /// How many endpoints are ejected, and how many failures are counted.
-async fn failures(mesh: &Mesh) -> (usize, i64) {
+pub(crate) async fn failures(mesh: &Mesh) -> (usize, i64) {
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
     let endpoints = list.upstreams.iter().flat_map(|upstream| &upstream.endpoints);

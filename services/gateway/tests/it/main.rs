@@ -12,6 +12,7 @@ mod health;
 mod hedge;
 mod lifetime;
 mod limits;
+mod lists;
 mod peers;
 mod protocol;
 mod reflection;
