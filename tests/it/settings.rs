@@ -152,3 +152,18 @@ async fn variables_that_are_not_read_are_warned_of() {
     let mut process = Process::spawn(command);
     process.printed("SHOAL_REDIS_URL is not read: the nearest setting is SHOAL_REDIS", SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_without_a_named_engine_is_refused() {
+    for (role, shared) in
+        [("session", "--redis"), ("cache", "--redis"), ("jobs", "--redis"), ("data", "--cassandra")]
+    {
+        let mut command = Command::new(shoal_binary());
+        command.args(["serve", role, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let output = tokio::time::timeout(SOON, command.kill_on_drop(true).output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{role} was not refused")).expect("run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{role}: {said}");
+        assert!(said.contains(shared) && said.contains("--ephemeral"), "{role}: {said}");
+    }
+}

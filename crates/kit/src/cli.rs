@@ -119,6 +119,7 @@ where
     F: FnOnce(Settings) -> Fut,
     Fut: Future<Output = anyhow::Result<Service>>,
 {
+    settings.check_engine_named(role)?;
     let telemetry = telemetry::install(&settings.telemetry)?;
     open_files::raise_limit();
     settings.log_ignored_variables();

@@ -2,6 +2,7 @@
 //! at start; nothing reads the environment later.
 
 mod address;
+mod engine;
 mod file;
 mod given;
 mod key;

@@ -8,6 +8,7 @@ use shoal_kit::{Service, Settings};
 const EXAMPLES: &str = "Examples:
   shoal serve data --cassandra 127.0.0.1:9042 --listen 127.0.0.1:7301 --admin 127.0.0.1:7401
   shoal serve cache --redis redis://127.0.0.1:6379 --peer data=127.0.0.1:7301,127.0.0.1:7302
+  shoal serve jobs --data ./jobs                  one clone alone, which keeps its jobs in that folder
   shoal serve gateway --peer 'session=dns:session:7000;cache=dns:cache:7000;data=dns:data:7000;jobs=dns:jobs:7000'";
 
 /// Run one clone of one role in this process.
