@@ -80,7 +80,7 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// Events kept for watchers in each of the 256 buckets.
     pub events_kept: usize,
-    /// Streams of WatchSessions one clone serves at once.
+    /// Streams of WatchSessions one clone serves at once: of one user at most a tenth of them, of everybody half.
     pub watchers_max: usize,
 }
 

@@ -38,8 +38,12 @@ pub(crate) enum Error {
     #[error("the successor of this token cannot be derived any more")]
     SuccessorLost,
     /// This clone serves as many watchers as it may.
-    #[error("this clone serves {max} watchers")]
-    WatchersFull { max: usize },
+    #[error("this clone serves {max} watchers{of}")]
+    WatchersFull {
+        max: usize,
+        /// Whose, with a space in front; nothing for all of them.
+        of: &'static str,
+    },
     /// The clone is going away.
     #[error("the clone drains")]
     Draining,
@@ -127,11 +131,11 @@ impl From<Error> for Fault {
                 "SUCCESSOR_LOST",
                 "the token's successor was derived with a key that is no longer configured; sign in again",
             ),
-            Error::WatchersFull { max } => Fault::new(
+            Error::WatchersFull { max, of } => Fault::new(
                 Code::ResourceExhausted,
                 "WATCHERS_LIMIT_EXCEEDED",
                 format!(
-                    "this clone serves watchers_max = {max} watchers; try another clone or raise the limit"
+                    "this clone serves {max} watchers{of}, the most that watchers_max lets it; try another clone or raise the limit"
                 ),
             )
             .meta("limit", "watchers_max")

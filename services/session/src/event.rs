@@ -79,6 +79,12 @@ impl Cursor {
         }
     }
 
+    /// The buckets that are watched and have been told up to another place than this.
+    pub(crate) fn unlike(&self, ends: &[Place; BUCKETS]) -> Vec<u8> {
+        let unlike = |(bucket, place): (u8, Place)| (ends[usize::from(bucket)] != place).then_some(bucket);
+        self.places().into_iter().filter_map(unlike).collect()
+    }
+
     /// How far a bucket has been told; nothing for one that is not watched.
     pub(crate) fn place(&self, bucket: u8) -> Option<Place> {
         match self {

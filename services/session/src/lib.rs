@@ -20,6 +20,7 @@ mod store;
 mod sweeper;
 mod token;
 mod watch;
+mod watchers;
 
 use std::sync::Arc;
 

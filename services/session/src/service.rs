@@ -13,7 +13,6 @@ use shoal_proto::session::v1::session_service_server::SessionService;
 use shoal_proto::session::v1::{self as proto, SessionEventType};
 use shoal_proto::r#type::v1 as proto_type;
 use shoal_proto::r#type::v1::value::Kind as ProtoKind;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::attribute::{Attributes, Change, Value};
@@ -24,17 +23,18 @@ use crate::session::Session;
 use crate::sessions::{Create, Issued, Sessions, Target};
 use crate::store::Store;
 use crate::watch::{Told, Watch};
+use crate::watchers::{Watcher, Watchers};
 
 /// One clone's server.
 pub(crate) struct Server<S> {
     sessions: Sessions<S>,
-    watchers: Arc<Semaphore>,
+    watchers: Arc<Watchers>,
     background: Background,
 }
 
 impl<S: Store> Server<S> {
     pub(crate) fn new(sessions: Sessions<S>, background: Background) -> Self {
-        let watchers = Arc::new(Semaphore::new(sessions.config.watchers_max));
+        let watchers = Watchers::new(sessions.config.watchers_max);
         Self { sessions, watchers, background }
     }
 }
@@ -130,9 +130,7 @@ impl<S: Store> SessionService for Server<S> {
         request: Request<proto::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
         let request = request.into_inner();
-        let max = self.sessions.config.watchers_max;
-        let permit =
-            Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Error::WatchersFull { max })?;
+        let place = self.watchers.enter((!request.user_id.is_empty()).then(|| request.user_id.clone()))?;
         let resume = match request.resume_token.as_str() {
             "" => None,
             token => Some(Cursor::decode(token).ok_or_else(|| {
@@ -140,27 +138,27 @@ impl<S: Store> SessionService for Server<S> {
             })?),
         };
         let watch = self.sessions.watch(request.user_id, resume).await?;
-        Ok(Response::new(stream_of(watch, permit, &self.background)))
+        Ok(Response::new(stream_of(watch, place, &self.background)))
     }
 }
 
 /// Tells until the store fails, the clone drains, or the caller is gone.
 fn stream_of<S: Store>(
     watch: Watch<S>,
-    permit: OwnedSemaphorePermit,
+    place: Watcher,
     background: &Background,
 ) -> BoxStream<'static, Result<proto::WatchSessionsResponse, Status>> {
     let draining = background.draining.clone();
-    stream::unfold(Some((watch, permit)), move |state| {
+    stream::unfold(Some((watch, place)), move |state| {
         let draining = draining.clone();
         async move {
-            let (mut watch, permit) = state?;
+            let (mut watch, place) = state?;
             tokio::select! {
                 // First, or a watcher who never catches up would hold up the drain.
                 biased;
                 () = draining.cancelled() => Some((Err(Error::Draining.into()), None)),
                 told = watch.next() => match told {
-                    Ok(told) => Some((Ok(told.into()), Some((watch, permit)))),
+                    Ok(told) => Some((Ok(told.into()), Some((watch, place)))),
                     Err(error) => Some((Err(error.into()), None)),
                 },
             }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::attribute::Change;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::event::{Cursor, Event, Place};
+use crate::event::{BUCKETS, Cursor, Event, Place};
 use crate::keyring::{Hash, Keyring};
 use crate::mark::{Mark, Noted};
 use crate::session::{Created, NewSession, Record, Session};
@@ -108,8 +108,11 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<History, Error>> + Send;
 
-    /// Listens from now on, at the latest from the cursor's places on.
-    fn listen(&self, cursor: &Cursor) -> Self::Listener;
+    /// The place of the latest event of every bucket, as of now or later: those who ask together share one pass over them.
+    fn ends(&self) -> impl Future<Output = Result<Arc<Ends>, Error>> + Send;
+
+    /// A listener that follows no bucket yet.
+    fn listen(&self) -> Self::Listener;
 
     /// Whether the engine can be asked now.
     fn ready(&self) -> Result<(), String>;
@@ -149,8 +152,16 @@ pub(crate) enum Heard {
     LookEverywhere,
 }
 
+/// The place of the latest event of each bucket.
+pub(crate) type Ends = [Place; BUCKETS];
+
 /// Hears of events; dropping it ends that.
 pub(crate) trait Listen: Send + 'static {
+    /// Hears of the cursor's buckets from now on. Returns those of whose events after their place some may not be heard: their
+    /// history is to be read. A place of [`Store::ends`] that was asked for after the listener was made is not among those,
+    /// unless another listener began to follow its bucket in between.
+    fn follow(&mut self, cursor: &Cursor) -> Vec<u8>;
+
     /// The next thing heard. Cancel-safe.
     fn heard(&mut self) -> impl Future<Output = Heard> + Send;
 }

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::sleep;
 
 use crate::error::Error;
-use crate::event::{BUCKETS, Cursor, Event, Notice, Place};
+use crate::event::{Cursor, Event, Notice, Place};
 use crate::store::{Heard, History, Listen as _, Store};
 
 /// Events of a bucket read at once.
@@ -44,37 +44,31 @@ pub(crate) struct Told {
 impl<S: Store> Watch<S> {
     /// From `resume` on, or from now on.
     pub(crate) async fn start(store: S, user: Option<String>, resume: Option<Cursor>) -> Result<Self, Error> {
-        let cursor = match (&user, resume) {
+        // Before the ends are asked for: what happens from then on is heard.
+        let mut listener = store.listen();
+        let (cursor, unread) = match (&user, resume) {
             (None, None) => {
-                let mut places = Box::new([Place::default(); BUCKETS]);
-                let ends: Vec<(u8, Place)> = stream::iter(0..=u8::MAX)
-                    .map(|bucket| {
-                        let store = &store;
-                        async move { Ok::<_, Error>((bucket, end_of(store, bucket).await?)) }
-                    })
-                    .buffer_unordered(CONCURRENCY)
-                    .try_collect()
-                    .await?;
-                for (bucket, place) in ends {
-                    places[usize::from(bucket)] = place;
-                }
-                Cursor::All(places)
+                let ends = store.ends().await?;
+                (Cursor::All(Box::new(*ends)), Vec::new())
             }
             (Some(user), None) => {
                 let bucket = store.keyring().await?.bucket_of(user);
-                Cursor::One(bucket, end_of(&store, bucket).await?)
+                (Cursor::One(bucket, end_of(&store, bucket).await?), Vec::new())
             }
-            (None, Some(cursor @ Cursor::All(_))) => cursor,
+            (None, Some(cursor @ Cursor::All(_))) => {
+                let unread = cursor.unlike(&*store.ends().await?);
+                (cursor, unread)
+            }
             (Some(user), Some(cursor)) => {
                 let bucket = store.keyring().await?.bucket_of(user);
                 // A token of a watch on everybody is good for one user too.
                 let place = cursor.place(bucket).ok_or_else(other_watch)?;
-                Cursor::One(bucket, place)
+                (Cursor::One(bucket, place), vec![bucket])
             }
             (None, Some(Cursor::One(..))) => return Err(other_watch()),
         };
-        let listener = store.listen(&cursor);
-        let unread = cursor.places().into_iter().map(|(bucket, _)| bucket).collect();
+        let mut unread: VecDeque<u8> = unread.into();
+        unread.extend(listener.follow(&cursor));
         Ok(Self { store, listener, cursor, user, unread, pending: VecDeque::new() })
     }
 
@@ -93,9 +87,7 @@ impl<S: Store> Watch<S> {
                             .extend(events.iter().map(|event| (bucket, Notice::Event(event.clone()))));
                     }
                     Heard::Look(bucket) => self.unread.push_back(bucket),
-                    Heard::LookEverywhere => {
-                        self.unread = self.cursor.places().into_iter().map(|(bucket, _)| bucket).collect();
-                    }
+                    Heard::LookEverywhere => self.look_everywhere().await?,
                 }
             } else {
                 match self.read().await {
@@ -105,6 +97,22 @@ impl<S: Store> Watch<S> {
                 }
             }
         }
+    }
+
+    /// Finds the buckets of which something was missed.
+    async fn look_everywhere(&mut self) -> Result<(), Error> {
+        if let Cursor::One(bucket, _) = self.cursor {
+            self.unread = [bucket].into();
+            return Ok(());
+        }
+        let ends = loop {
+            match self.store.ends().await {
+                Err(Error::Unavailable { .. }) => sleep(AWAY_PAUSE).await,
+                ends => break ends?,
+            }
+        };
+        self.unread = self.cursor.unlike(&ends).into();
+        Ok(())
     }
 
     /// Moves past an event; tells it if it is new and wanted.

@@ -10,11 +10,11 @@ use tokio::sync::broadcast;
 
 use self::record::{Kept, decode_event, event_key, id_at_end, user_prefix};
 use self::txn::Txn;
-use super::{Heard, History, ListPlace, Listen, Store};
+use super::{Ends, Heard, History, ListPlace, Listen, Store};
 use crate::attribute::Change;
 use crate::clock::{Clock, Time};
 use crate::error::Error;
-use crate::event::{Cursor, Kind, Place};
+use crate::event::{BUCKETS, Cursor, Kind, Place};
 use crate::keyring::{Hash, Keyring};
 use crate::mark::{Mark, Noted, surplus};
 use crate::rotation::Standing;
@@ -325,7 +325,16 @@ impl Store for EmbeddedStore {
         Ok(History { gap: after < head.trimmed(), last, events })
     }
 
-    fn listen(&self, _cursor: &Cursor) -> Listener {
+    async fn ends(&self) -> Result<Arc<Ends>, Error> {
+        let snapshot = self.db.snapshot();
+        let mut ends = [Place::default(); BUCKETS];
+        for (bucket, end) in (0..=u8::MAX).zip(&mut ends) {
+            *end = txn::head(snapshot.get(&self.spaces.heads, [bucket])?)?.last();
+        }
+        Ok(Arc::new(ends))
+    }
+
+    fn listen(&self) -> Listener {
         Listener(self.happened.subscribe())
     }
 
@@ -338,6 +347,11 @@ impl Store for EmbeddedStore {
 pub(crate) struct Listener(broadcast::Receiver<u8>);
 
 impl Listen for Listener {
+    /// It hears of every bucket from the beginning.
+    fn follow(&mut self, _cursor: &Cursor) -> Vec<u8> {
+        Vec::new()
+    }
+
     async fn heard(&mut self) -> Heard {
         match self.0.recv().await {
             Ok(bucket) => Heard::Look(bucket),

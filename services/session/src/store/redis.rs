@@ -10,20 +10,21 @@ mod shared_keys;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Value as Reply;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+use tokio::time::Instant;
 
 use self::clock::RedisClock;
 use self::field::{answer, answered_record, broken};
 use self::hub::{Hub, Listener};
 use self::shared_keys::SharedKeys;
-use super::{History, ListPlace, Store, report_reuse};
+use super::{Ends, History, ListPlace, Store, report_reuse};
 use crate::attribute::{Change, Passed};
 use crate::clock::{Time, millis};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{Cursor, Place};
+use crate::event::{BUCKETS, Place};
 use crate::keyring::{Hash, Keyring};
 use crate::mark::{Mark, Noted, surplus};
 use crate::rotation::Standing;
@@ -35,6 +36,10 @@ const ENGINE: &str = "redis";
 const SWEEP_MAX: usize = 100;
 /// Buckets swept at once: calls of users wait behind as many scripts.
 const SWEEP_CONCURRENCY: usize = 4;
+/// The pause between two passes over the ends of all buckets: watchers that begin together share one.
+const ENDS_INTERVAL: Duration = Duration::from_millis(200);
+/// Buckets asked at once in such a pass.
+const ENDS_CONCURRENCY: usize = 32;
 /// A sweeper that died is replaced after this many sweep intervals.
 const LEASE_INTERVALS: u32 = 3;
 
@@ -48,7 +53,12 @@ pub(crate) struct RedisStore {
     lease: Duration,
     hub: Hub,
     clock: Arc<RedisClock>,
+    /// The last pass over the buckets' ends.
+    ends: Arc<tokio::sync::Mutex<Option<Pass>>>,
 }
+
+/// A pass over the buckets: when it began, and what it found.
+type Pass = (Instant, Arc<Ends>);
 
 #[derive(Debug)]
 enum Keys {
@@ -118,6 +128,7 @@ impl RedisStore {
         Ok(Self {
             hub: Hub::new(link.clone(), Arc::clone(&names)),
             clock: Arc::default(),
+            ends: Arc::default(),
             link,
             names,
             keys: Arc::new(keys),
@@ -239,6 +250,17 @@ impl RedisStore {
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: &[Hash]) -> Result<(), Error> {
         self.present(id, presented, true).await.map(drop)
+    }
+
+    /// The place of a bucket's latest event.
+    async fn end(&self, bucket: u8) -> Result<Place, Error> {
+        let mut latest = redis::cmd("XREVRANGE");
+        latest.arg(self.names.events(bucket)).arg("+").arg("-").arg("COUNT").arg(1);
+        let latest: Vec<(String, Vec<Vec<u8>>)> = self.link.query(&latest).await.map_err(from_read)?;
+        match latest.first() {
+            Some((id, _)) => field::place(id).ok_or_else(|| broken("a place")),
+            None => Ok(Place::default()),
+        }
     }
 
     /// Sweeps one bucket to the end of what is due.
@@ -496,8 +518,31 @@ impl Store for RedisStore {
         })
     }
 
-    fn listen(&self, cursor: &Cursor) -> Listener {
-        self.hub.listen(cursor)
+    async fn ends(&self) -> Result<Arc<Ends>, Error> {
+        let asked = Instant::now();
+        let mut last = self.ends.lock().await;
+        if let Some((begun, ends)) = last.as_ref() {
+            if *begun >= asked {
+                return Ok(Arc::clone(ends));
+            }
+            // Those who ask meanwhile share the next pass.
+            tokio::time::sleep_until(*begun + ENDS_INTERVAL).await;
+        }
+        let begun = Instant::now();
+        let ends: Vec<(u8, Place)> = stream::iter(0..=u8::MAX)
+            .map(|bucket| async move { Ok::<_, Error>((bucket, self.end(bucket).await?)) })
+            .buffer_unordered(ENDS_CONCURRENCY)
+            .try_collect()
+            .await?;
+        let mut places = [Place::default(); BUCKETS];
+        ends.into_iter().for_each(|(bucket, place)| places[usize::from(bucket)] = place);
+        let ends = Arc::new(places);
+        *last = Some((begun, Arc::clone(&ends)));
+        Ok(ends)
+    }
+
+    fn listen(&self) -> Listener {
+        self.hub.listen()
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -91,3 +91,30 @@ async fn a_clone_has_no_more_watchers_than_it_may() {
     drop(first);
     until("room for a watcher", || async { clone.client.clone().watch_sessions(request()).await.ok() }).await;
 }
+
+#[tokio::test]
+async fn watchers_that_begin_together_share_their_reads() {
+    const WATCHERS: u64 = 100;
+    let Some(redis) = RedisServer::start() else { return };
+    let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
+    until("a session", || async { create(&clone.client, "u").await.ok() }).await;
+    let reads = || -> u64 {
+        let counts = redis.command_counts();
+        ["xrevrange", "xrange", "xinfo|stream"].iter().filter_map(|name| counts.get(*name)).sum()
+    };
+    let before = reads();
+    let watches = futures::future::join_all((0..WATCHERS).map(|_| async {
+        let request = WatchSessionsRequest::default();
+        clone.client.clone().watch_sessions(request).await.unwrap().into_inner()
+    }));
+    let mut watches = watches.await;
+    let made = create(&clone.client, "u").await.unwrap().session.unwrap();
+    for watch in &mut watches {
+        assert_eq!(next(watch).await.unwrap().session_id, made.id);
+    }
+    // A pass reads 256 buckets: one for each watcher would be 25 600 reads.
+    let reads = reads() - before;
+    assert!(reads < WATCHERS * 256 / 4, "{reads} reads");
+    drop(watches);
+    clone.stop().await;
+}

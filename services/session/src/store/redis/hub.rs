@@ -29,7 +29,8 @@ pub(super) struct Hub {
 #[derive(Debug)]
 struct Reader {
     heard: broadcast::Sender<Heard>,
-    watched: Mutex<HashMap<u8, usize>>,
+    /// How many watch a bucket, and from which place on it is read.
+    watched: Mutex<HashMap<u8, (usize, Place)>>,
     changes: mpsc::UnboundedSender<Change>,
     _task: AbortOnDropHandle<()>,
 }
@@ -45,7 +46,7 @@ impl Hub {
         Self { link, names, reader: Arc::default() }
     }
 
-    pub(super) fn listen(&self, cursor: &Cursor) -> Listener {
+    pub(super) fn listen(&self) -> Listener {
         let mut shared = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = shared.upgrade().unwrap_or_else(|| {
             let reader = Arc::new(Reader::start(self.link.clone(), Arc::clone(&self.names)));
@@ -53,7 +54,7 @@ impl Hub {
             reader
         });
         drop(shared);
-        Listener { heard: reader.heard.subscribe(), buckets: reader.watch(cursor), reader }
+        Listener { heard: reader.heard.subscribe(), buckets: Vec::new(), reader }
     }
 }
 
@@ -65,25 +66,27 @@ impl Reader {
         Self { heard, watched: Mutex::default(), changes, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Reads the cursor's buckets too. One that is read already has been read up to a place that its history covers.
+    /// Reads the cursor's buckets too. Returns those that another had read from a later place on.
     fn watch(&self, cursor: &Cursor) -> Vec<u8> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = cursor.places();
-        for (bucket, place) in &places {
-            let watchers = watched.entry(*bucket).or_default();
+        let mut behind = Vec::new();
+        for (bucket, place) in cursor.places() {
+            let (watchers, from) = watched.entry(bucket).or_insert((0, place));
             *watchers += 1;
             if *watchers == 1 {
                 // The reader's task lives as long as this.
-                let _ = self.changes.send(Change::Add(*bucket, *place));
+                let _ = self.changes.send(Change::Add(bucket, place));
+            } else if *from > place {
+                behind.push(bucket);
             }
         }
-        places.into_iter().map(|(bucket, _)| bucket).collect()
+        behind
     }
 
     fn unwatch(&self, buckets: &[u8]) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         for bucket in buckets {
-            if let Some(watchers) = watched.get_mut(bucket) {
+            if let Some((watchers, _)) = watched.get_mut(bucket) {
                 *watchers -= 1;
                 if *watchers == 0 {
                     watched.remove(bucket);
@@ -148,6 +151,11 @@ pub(crate) struct Listener {
 }
 
 impl Listen for Listener {
+    fn follow(&mut self, cursor: &Cursor) -> Vec<u8> {
+        self.buckets = cursor.places().into_iter().map(|(bucket, _)| bucket).collect();
+        self.reader.watch(cursor)
+    }
+
     async fn heard(&mut self) -> Heard {
         match self.heard.recv().await {
             Ok(heard) => heard,
