@@ -1,5 +1,5 @@
-//! What clients cost a gateway that do nothing, or do not read: its resident memory stays within a bound that is said
-//! here, whatever they were sent.
+//! What clients cost a gateway that do nothing, that do not read, and that take whatever they can get: its resident memory
+//! stays within a bound that is said here, whatever they were sent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +30,17 @@ const CONNECTION_KIB_MAX: u64 = 28;
 /// What a reader that has stopped may cost: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), what
 /// was read past them (a frame of 16 KiB each way), and the connection.
 const READER_KIB_MAX: u64 = 256 + 64 + 2 * 16 + CONNECTION_KIB_MAX;
+
+/// Connections that take what they can get; 10 for a report.
+const HOSTILE: &str = "SHOAL_TEST_HOSTILE";
+const HOSTILE_DEFAULT: u64 = 1;
+
+/// What one of those may cost, and ten of them.
+const HOSTILE_KIB_MAX: u64 = 64 << 10;
+const TEN_HOSTILE_KIB_MAX: u64 = 256 << 10;
+
+/// Calls each of them makes: as many as a connection may have.
+const HOSTILE_CALLS: usize = 1_000;
 
 /// What the gateway's memory may grow by for other reasons meanwhile.
 const SLACK_KIB: u64 = 8 << 10;
@@ -101,6 +112,18 @@ async fn serve(socket: TcpStream, sent: Arc<AtomicU64>) {
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let mut head = Response::new(());
         head.headers_mut().insert("content-type", "application/grpc".parse().expect("ascii"));
+        if request.uri().path() == SILENT {
+            // Reads what there is, and never answers.
+            answers.spawn(async move {
+                let _respond = respond;
+                let mut body = request.into_body();
+                while let Some(Ok(chunk)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                }
+                std::future::pending().await
+            });
+            continue;
+        }
         if request.uri().path() != ENDLESS {
             // Health and reflection: it has neither. Anything else is answered OK.
             let code = if request.uri().path().starts_with("/grpc.") { 12 } else { 0 };
@@ -131,6 +154,7 @@ async fn serve(socket: TcpStream, sent: Arc<AtomicU64>) {
 }
 
 const ENDLESS: &str = "/acme.flood.v1.Flood/Endless";
+const SILENT: &str = "/acme.flood.v1.Flood/Silent";
 const ONCE: &str = "/acme.flood.v1.Flood/Once";
 
 /// A gateway of a process of its own before such a server, ready.
@@ -250,6 +274,91 @@ async fn readers_that_stop_cost_their_windows_and_no_more() {
     let read: Vec<Bytes> = Reading(answer).into_stream().take(100).try_collect().await.expect("data");
     assert_eq!(read.len(), 100);
     drop(kept);
+}
+
+/// What a connection takes.
+#[derive(Debug, Clone, Copy)]
+enum Takes {
+    /// Calls whose requests never end.
+    HalfOpenCalls,
+    /// Calls with headers as long as they may be, of a field that is said once and then referred to.
+    Headers,
+    /// Bodies that are sent on and kept to be sent again.
+    KeptBodies,
+    /// Answers that it does not read.
+    UnreadAnswers,
+}
+
+/// As many calls as the connection may have, all that it wants of them said.
+async fn take(takes: Takes, client: &Client) -> Vec<(h2::client::ResponseFuture, h2::SendStream<Bytes>)> {
+    const BODY_FRAMES: usize = 7;
+    let mut calls = Vec::new();
+    for _ in 0..HOSTILE_CALLS {
+        let path = if let Takes::UnreadAnswers = takes { ENDLESS } else { SILENT };
+        let mut request = Request::post(format!("http://mesh.test{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Takes::Headers = takes {
+            for _ in 0..4 {
+                request = request.header("x", "y".repeat(3_500));
+            }
+        }
+        let request = request.body(()).expect("valid");
+        let Ok(mut sender) = client.sender.clone().ready().await else { return calls };
+        let end = matches!(takes, Takes::UnreadAnswers);
+        let Ok((response, mut stream)) = sender.send_request(request, end) else { return calls };
+        if let Takes::KeptBodies = takes {
+            for _ in 0..BODY_FRAMES {
+                let _ = stream.send_data(Bytes::from(vec![7; 9_000]), false);
+            }
+        }
+        calls.push((response, stream));
+    }
+    calls
+}
+
+/// The most memory the gateway has until it no longer grows.
+async fn peak_kib(gateway: &Clone) -> u64 {
+    let (mut peak, mut same) = (0, 0);
+    eventually("the gateway to grow no more", PATIENCE, async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = resident_kib(gateway);
+        same = if now > peak + (1 << 10) { 0 } else { same + 1 };
+        peak = peak.max(now);
+        (same == 10).then_some(peak)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_what_it_can_get_gets_a_part() {
+    for takes in [Takes::HalfOpenCalls, Takes::Headers, Takes::KeptBodies, Takes::UnreadAnswers] {
+        let server = Endless::start().await;
+        let (gateway, _file) = gateway(&server).await;
+        let count = sockets(HOSTILE, HOSTILE_DEFAULT);
+        let before = resident_kib(&gateway);
+        let hostile = clients(count, async || {
+            let mut builder = h2::client::Builder::new();
+            // Frames of what the gateway resets are no flood.
+            builder.max_concurrent_reset_streams(HOSTILE_CALLS).initial_max_send_streams(HOSTILE_CALLS);
+            if let Takes::UnreadAnswers = takes {
+                builder.initial_window_size(0);
+            }
+            let client = Client::connect(&gateway.address, builder).await;
+            let calls = take(takes, &client).await;
+            (client, calls)
+        })
+        .await;
+        let cost = peak_kib(&gateway).await.saturating_sub(before);
+        eprintln!("{count} connections that take {takes:?}: {} MiB", cost >> 10);
+        let most = (count * HOSTILE_KIB_MAX).min(TEN_HOSTILE_KIB_MAX);
+        assert!(count > 10 || cost < most, "{cost} KiB for {count} connections that take {takes:?}");
+        // Another client is served meanwhile.
+        let beside = Client::connect(&gateway.address, h2::client::Builder::new()).await;
+        let answer = beside.call(ONCE).await.expect("an answer");
+        assert_eq!(answer.headers().get("grpc-status").expect("a status"), "0", "{takes:?}");
+        drop(hostile);
+    }
 }
 
 /// An answer that is read.

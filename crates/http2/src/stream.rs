@@ -12,8 +12,9 @@ use crate::line::Place;
 use crate::unread::Unread;
 
 /// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
-/// again, and a thousand frames of a byte would keep a thousand buffers.
-pub(crate) const COPIED_BYTES_MAX: usize = 4 << 10;
+/// again, and a thousand frames of a byte would keep a thousand buffers. A frame that is full keeps at most two and a half
+/// times its length.
+pub(crate) const COPIED_BYTES_MAX: usize = 16 << 10;
 
 /// Small payloads are put together up to this.
 const JOINED_BYTES_MAX: usize = 16 << 10;

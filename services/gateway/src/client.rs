@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use shoal_balance::Share;
 use shoal_http2::Unread as Counter;
@@ -22,18 +23,19 @@ pub(crate) struct Client {
     pub(crate) seat: Arc<Seat>,
     /// Answers it has not taken.
     pub(crate) unread: Unread,
-    /// Bodies kept to be sent again, and how much that may be.
+    /// Bodies kept to be sent again.
     pub(crate) kept: KeptBytes,
-    pub(crate) kept_max: usize,
 }
 
 impl Client {
-    /// Of an address, that could call so many `upstreams`. What it leaves unread counts in `unread` too.
+    /// Of an address, that could call so many `upstreams`. What it leaves unread counts in `unread` too, and what is kept
+    /// of its calls in `kept`.
     pub(crate) fn new(
         address: IpAddr,
         upstreams: usize,
         seat: Arc<Seat>,
         unread: Arc<Counter>,
+        kept: Arc<AtomicUsize>,
         config: &Config,
     ) -> Client {
         Client {
@@ -42,8 +44,7 @@ impl Client {
             share: Share::new(upstreams),
             seat,
             unread: Unread::new(unread, config.limits),
-            kept: KeptBytes::default(),
-            kept_max: config.retry.connection_bytes,
+            kept: KeptBytes::new(kept, &config.retry),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Default for Limits {
             answer_header_bytes: 64 << 10,
             header_fields: 100,
             stream_window: 1 << 20,
-            connection_window: 8 << 20,
+            connection_window: 4 << 20,
             answer_window: 256 << 10,
             header_time: Duration::from_secs(10),
             frame_time: Duration::from_secs(20),
@@ -204,6 +204,8 @@ pub struct Retry {
     pub body_bytes: usize,
     /// What the calls of one connection together may keep for that. Those beyond it are not repeated.
     pub connection_bytes: usize,
+    /// The same of all connections, of which one has at most a quarter of what is left free.
+    pub total_bytes: usize,
 }
 
 impl Default for Retry {
@@ -215,6 +217,7 @@ impl Default for Retry {
             budget_per_second: 10.0,
             body_bytes: 64 << 10,
             connection_bytes: 8 << 20,
+            total_bytes: 64 << 20,
         }
     }
 }

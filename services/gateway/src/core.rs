@@ -2,7 +2,7 @@
 //! table and nothing else on the way of a call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shoal_http2::Unread;
@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) seats: Arc<Seats>,
     /// The answers their clients have not taken.
     pub(crate) unread: Arc<Unread>,
+    /// Bytes of requests kept to be sent again.
+    pub(crate) kept: Arc<AtomicUsize>,
     /// Their calls.
     pub(crate) calls: Arc<Calls>,
 }

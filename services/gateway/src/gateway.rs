@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::Context as _;
@@ -96,6 +96,7 @@ impl Gateway {
         let most = connections_max(&config, catalog.table().entries.len());
         let seats = Seats::new(most, config.limits.connections_per_address);
         let unread = Arc::<Unread>::default();
+        let kept = Arc::<AtomicUsize>::default();
         let calls = Arc::new(Calls::new(config.limits.calls));
         let stopping = Arc::new(AtomicBool::new(false));
         let mut running: Vec<Running> = threads
@@ -116,6 +117,7 @@ impl Gateway {
                     drain: settings.drain,
                     seats: seats.clone(),
                     unread: unread.clone(),
+                    kept: kept.clone(),
                     calls: calls.clone(),
                 })
             })

@@ -7,22 +7,60 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::client::Client;
+use crate::config::Retry;
 
 /// Most frames kept of a call, beside the limit on their bytes: each costs a few dozen bytes of its own.
 const FRAMES_MAX: usize = 256;
 
-/// A piece shorter than this has memory of its own, and a call whose pieces are that short altogether is not counted.
+/// A call that keeps less than this is not counted.
 const SMALL_BYTES: usize = 4 << 10;
+
+/// A piece shorter than this has memory of its own.
+const OWN_BYTES: usize = 16 << 10;
 
 /// What a larger piece may hold: it lies in the buffer it was received in, and keeps all of it.
 const BUFFER_BYTES: usize = 40 << 10;
 
+/// One connection has at most a part of what is left of the whole, by the rule that holds for [calls](crate::in_flight).
+const FREE_FOR_ONE: usize = 4;
+
 /// What one connection may hold by such buffers before pieces are copied out of them.
 const UNCOPIED_BYTES_MAX: usize = 2 << 20;
 
-/// What one connection's calls hold.
-#[derive(Debug, Default)]
-pub(crate) struct KeptBytes(AtomicUsize);
+/// What one connection's calls hold, and what all hold.
+#[derive(Debug)]
+pub(crate) struct KeptBytes {
+    own: AtomicUsize,
+    own_max: usize,
+    all: Arc<AtomicUsize>,
+    all_max: usize,
+}
+
+impl KeptBytes {
+    pub(crate) fn new(all: Arc<AtomicUsize>, config: &Retry) -> KeptBytes {
+        let own = AtomicUsize::new(0);
+        KeptBytes { own, own_max: config.connection_bytes, all, all_max: config.total_bytes }
+    }
+
+    fn held(&self) -> usize {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// How much the connection may hold now.
+    fn most(&self) -> usize {
+        self.own_max.min(self.all_max.saturating_sub(self.all.load(Ordering::Relaxed)) / FREE_FOR_ONE)
+    }
+
+    fn hold(&self, bytes: usize) {
+        self.own.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.own.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 /// The beginning of a body. The first frame has a place of its own: a unary call has but one, and needs no list.
 pub(crate) struct Kept {
@@ -68,20 +106,19 @@ impl Kept {
         if self.bytes + chunk.len() < SMALL_BYTES {
             return Some(chunk.clone());
         }
-        let KeptBytes(all) = &client.kept;
-        let held = all.load(Ordering::Relaxed);
-        let (kept, charge) = if chunk.len() < SMALL_BYTES {
+        let held = client.kept.held();
+        let (kept, charge) = if chunk.len() < OWN_BYTES {
             (chunk.clone(), chunk.len())
         } else if held + BUFFER_BYTES <= UNCOPIED_BYTES_MAX {
             (chunk.clone(), BUFFER_BYTES)
         } else {
             (Bytes::copy_from_slice(chunk), chunk.len())
         };
-        if held + charge > client.kept_max {
+        if held + charge > client.kept.most() {
             metrics::counter!("gateway_unkept_total").increment(1);
             return None;
         }
-        all.fetch_add(charge, Ordering::Relaxed);
+        client.kept.hold(charge);
         self.charged.get_or_insert_with(|| (client.clone(), 0)).1 += charge;
         Some(kept)
     }
@@ -107,7 +144,7 @@ impl Kept {
         self.rest = Vec::new();
         self.bytes = 0;
         if let Some((client, charge)) = self.charged.take() {
-            client.kept.0.fetch_sub(charge, Ordering::Relaxed);
+            client.kept.let_go(charge);
         }
     }
 }
@@ -133,11 +170,11 @@ mod tests {
         let seated = Seats::new(1, 0).take(address).await.expect("a seat");
         let mut config = Config::default();
         config.retry.connection_bytes = KEPT_MAX;
-        Arc::new(Client::new(address, 0, seated.seat.clone(), Arc::default(), &config))
+        Arc::new(Client::new(address, 0, seated.seat.clone(), Arc::default(), Arc::default(), &config))
     }
 
     fn held(client: &Client) -> usize {
-        client.kept.0.load(Ordering::Relaxed)
+        client.kept.held()
     }
 
     /// As many calls of `frames` frames of `len` bytes as the connection keeps.
@@ -164,7 +201,7 @@ mod tests {
             assert!(kept.len() >= 32 && held(&client) <= KEPT_MAX, "{}", held(&client));
             // Beyond a part of it no piece holds more than itself.
             let copied = kept.last().expect("some").get(0).expect("a frame");
-            assert_eq!(copied.is_unique(), len >= SMALL_BYTES, "{len}");
+            assert_eq!(copied.is_unique(), len >= OWN_BYTES, "{len}");
             drop(kept);
             assert_eq!(held(&client), 0);
         }
