@@ -120,7 +120,7 @@ async fn serve(socket: TcpStream, sent: Arc<AtomicU64>) {
                 while let Some(Ok(chunk)) = body.data().await {
                     let _ = body.flow_control().release_capacity(chunk.len());
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
             continue;
         }
@@ -299,7 +299,7 @@ async fn take(takes: Takes, client: &Client) -> Vec<(h2::client::ResponseFuture,
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         if let Takes::Headers = takes {
-            for _ in 0..4 {
+            for _ in 0..17 {
                 request = request.header("x", "y".repeat(3_500));
             }
         }

@@ -48,8 +48,8 @@ pub(crate) fn serve(
     mut respond: SendResponse,
 ) {
     let started = Instant::now();
-    let (in_flight, entered) = InFlight::enter(core, client);
     let (parts, body) = request.into_parts();
+    let (in_flight, entered) = InFlight::enter(core, client, &parts);
     let kind = kind(&parts);
     let too_long = parts.extensions.get::<ListTooLong>();
     if too_long.is_some() && !headers::is_call(&kind, &parts) {

@@ -21,6 +21,8 @@ pub(crate) struct Client {
     /// What it has of each upstream's streams.
     pub(crate) share: Arc<Share>,
     pub(crate) seat: Arc<Seat>,
+    /// What its calls in flight count as.
+    pub(crate) in_flight: AtomicUsize,
     /// Answers it has not taken.
     pub(crate) unread: Unread,
     /// Bodies kept to be sent again.
@@ -43,6 +45,7 @@ impl Client {
             known: Known::new(address),
             share: Share::new(upstreams),
             seat,
+            in_flight: AtomicUsize::new(0),
             unread: Unread::new(unread, config.limits),
             kept: KeptBytes::new(kept, &config.retry),
         }

@@ -77,8 +77,8 @@ pub(crate) enum Error {
     Crowded { path: String, most: usize },
     /// As many calls as the gateway allows are in flight, or as many as it then allows one connection.
     #[error(
-        "this connection has {own} calls in flight, more than its part of what is free of gateway.limits.calls = {most}; \
-         try again shortly, and end calls that are not needed"
+        "this connection has {own} calls in flight (each 8 KiB of headers count as one), more than its part of what is \
+         free of gateway.limits.calls = {most}; try again shortly, and end calls that are not needed"
     )]
     TooManyCalls { own: usize, most: usize },
     /// The request to a unary method did not come to its end.

@@ -97,7 +97,7 @@ impl Gateway {
         let seats = Seats::new(most, config.limits.connections_per_address);
         let unread = Arc::<Unread>::default();
         let kept = Arc::<AtomicUsize>::default();
-        let calls = Arc::new(Calls::new(config.limits.calls));
+        let calls = Arc::new(Calls::new(config.limits.calls, config.limits.streams));
         let stopping = Arc::new(AtomicBool::new(false));
         let mut running: Vec<Running> = threads
             .into_iter()

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::request::Parts;
+
 use crate::client::Client;
 use crate::core::Core;
 use crate::error::Error;
@@ -12,53 +14,76 @@ use crate::error::Error;
 /// refused before whoever takes little, however many do so, and something is always left.
 const FREE_FOR_ONE: usize = 4;
 
+/// A call counts as one for each of these that its headers begin: they are kept as long as it goes on.
+const HEADER_BYTES: usize = 8 << 10;
+
+/// A connection has at most so many for each call it may have: most calls have short headers.
+const OF_CONNECTION: usize = 2;
+
 /// Counts the calls of a process.
 #[derive(Debug)]
 pub(crate) struct Calls {
     in_flight: AtomicUsize,
     most: usize,
+    most_of_connection: usize,
 }
 
 impl Calls {
-    pub(crate) fn new(most: usize) -> Calls {
-        Calls { in_flight: AtomicUsize::new(0), most }
+    /// So many altogether, where a connection may have `streams`.
+    pub(crate) fn new(most: usize, streams: u32) -> Calls {
+        let most_of_connection = OF_CONNECTION * streams as usize;
+        Calls { in_flight: AtomicUsize::new(0), most, most_of_connection }
     }
 
-    /// One more, of a connection that then has `own`. Says whether that is not too many.
-    fn enter(&self, own: usize) -> bool {
-        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// One more that counts as `weight`, of a connection that then has `own`. Says whether that is not too many.
+    fn enter(&self, weight: usize, own: usize) -> bool {
+        let others = self.in_flight.fetch_add(weight, Ordering::Relaxed);
         let free = self.most.saturating_sub(others);
-        own <= free.div_ceil(FREE_FOR_ONE)
+        own <= self.most_of_connection.min(free.div_ceil(FREE_FOR_ONE))
     }
 
-    fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    fn leave(&self, weight: usize) {
+        self.in_flight.fetch_sub(weight, Ordering::Relaxed);
     }
+}
+
+/// As how many calls one with these headers counts.
+fn weight(parts: &Parts) -> usize {
+    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    1 + (bytes + parts.uri.path().len()) / HEADER_BYTES
 }
 
 /// A call that is counted, until this is dropped.
 pub(crate) struct InFlight {
     pub(crate) core: Arc<Core>,
     pub(crate) client: Arc<Client>,
+    weight: usize,
 }
 
 impl InFlight {
     /// Counts a call. It is counted if it is refused too, until that is said.
-    pub(crate) fn enter(core: &Arc<Core>, client: &Arc<Client>) -> (InFlight, Result<(), Error>) {
-        let own = client.seat.call_began() as usize;
-        let entered = if core.calls.enter(own) {
+    pub(crate) fn enter(
+        core: &Arc<Core>,
+        client: &Arc<Client>,
+        parts: &Parts,
+    ) -> (InFlight, Result<(), Error>) {
+        let weight = weight(parts);
+        client.seat.call_began();
+        let own = client.in_flight.fetch_add(weight, Ordering::Relaxed) + weight;
+        let entered = if core.calls.enter(weight, own) {
             Ok(())
         } else {
             metrics::counter!("gateway_refused_total", "limit" => "calls").increment(1);
             Err(Error::TooManyCalls { own, most: core.calls.most })
         };
-        (InFlight { core: core.clone(), client: client.clone() }, entered)
+        (InFlight { core: core.clone(), client: client.clone(), weight }, entered)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.core.calls.leave();
+        self.core.calls.leave(self.weight);
+        self.client.in_flight.fetch_sub(self.weight, Ordering::Relaxed);
         self.client.unread.call_ended();
         self.client.seat.call_ended();
     }
@@ -70,14 +95,14 @@ mod tests {
 
     /// How many calls each of `connections` gets that want as many as they can get.
     fn greedy(most: usize, connections: usize) -> (Calls, Vec<usize>) {
-        let calls = Calls::new(most);
+        let calls = Calls::new(most, u32::MAX / 2);
         let mut own = vec![0; connections];
         for _ in 0..most {
             for own in &mut own {
-                if calls.enter(*own + 1) {
+                if calls.enter(1, *own + 1) {
                     *own += 1;
                 } else {
-                    calls.leave();
+                    calls.leave(1);
                 }
             }
         }
@@ -93,18 +118,29 @@ mod tests {
             eprintln!("{connections} connections have {} to {} calls each", own[connections - 1], own[0]);
             assert!(all < 32_768, "{all}");
             // A newcomer gets about as many as each of them.
-            let next = (1..).take_while(|own| calls.enter(*own)).count();
+            let next = (1..).take_while(|own| calls.enter(1, *own)).count();
             assert!(next * 2 > own[0], "{next} of {}", own[0]);
         }
     }
 
     #[test]
     fn the_whole_is_never_passed() {
-        let calls = Calls::new(8);
-        assert!((0..8).all(|_| calls.enter(1)));
-        assert!(!calls.enter(1));
-        calls.leave();
-        calls.leave();
-        assert!(calls.enter(1));
+        let calls = Calls::new(8, 100);
+        assert!((0..8).all(|_| calls.enter(1, 1)));
+        assert!(!calls.enter(1, 1));
+        calls.leave(1);
+        calls.leave(1);
+        assert!(calls.enter(1, 1));
+    }
+
+    #[test]
+    fn long_headers_count_as_several_calls_and_a_connection_has_a_bound_of_those() {
+        let request = |bytes: usize| {
+            let request = http::Request::post("/a.B/C").header("x", "y".repeat(bytes));
+            weight(&request.body(()).expect("valid").into_parts().0)
+        };
+        assert_eq!((request(100), request(8_000), request(60_000)), (1, 1, 8));
+        let calls = Calls::new(32_768, 1_000);
+        assert_eq!((1..).take_while(|n| calls.enter(8, n * 8)).count(), 250);
     }
 }

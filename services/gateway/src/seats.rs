@@ -180,10 +180,10 @@ impl Taken {
 }
 
 impl Seat {
-    /// A call has begun. Says how many there are now.
-    pub(crate) fn call_began(&self) -> u32 {
+    /// A call has begun.
+    pub(crate) fn call_began(&self) {
         self.called.store(true, Ordering::Relaxed);
-        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+        self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A call has ended.
