@@ -32,6 +32,10 @@ const RESET_STREAMS_MAX: usize = 4_096;
 /// that cancels in a hurry, or gives its calls a nanosecond, would break the calls of all others.
 pub(crate) const RESET_AFTER: Duration = Duration::from_millis(5);
 
+/// So long calls may wait for the peer's window, most of which is taken by bodies it does not read, before another connection
+/// is wanted. A large upload fills the window for moments; one that is not read fills it for good.
+const SHORT_AFTER: Duration = Duration::from_millis(100);
+
 /// The kernel's own keepalive, under the pings: finds a host that is gone even when pings are spared.
 const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
 
@@ -185,9 +189,9 @@ impl Link {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Learns how many streams the peer allows. Returns whether that is news.
-    pub(crate) fn look_at_limit(&self) -> bool {
-        self.streams.set_limit(self.sender.streams_max())
+    /// Learns how many streams the peer allows.
+    pub(crate) fn look_at_limit(&self) {
+        self.streams.set_limit(u32::try_from(self.sender.streams_max()).unwrap_or(u32::MAX));
     }
 
     /// Resolves when it takes no more calls.
@@ -216,6 +220,8 @@ pub(crate) struct Driver<F: FnOnce(String)> {
     drain_timer: Option<Pin<Box<Sleep>>>,
     /// While resets wait for [`RESET_AFTER`].
     reset_timer: Option<Pin<Box<Sleep>>>,
+    /// While calls wait for the peer's window, but not for [`SHORT_AFTER`] yet.
+    short_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: FnOnce(String)> Driver<F> {
@@ -236,6 +242,7 @@ impl<F: FnOnce(String)> Driver<F> {
             drain,
             drain_timer: None,
             reset_timer: None,
+            short_timer: None,
         }
     }
 
@@ -255,14 +262,16 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.connection).poll(cx);
-        if polled.is_pending() {
+        let standing = this.connection.standing();
+        if polled.is_pending() && standing.has_late_resets {
             this.poll_resets(cx);
         }
+        this.poll_window(standing.is_short_of_window, cx);
         let Some(link) = &this.link else {
             return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
         };
         // The peer's GOAWAY says more than what came after it; the connection goes on for the calls under way.
-        if let Some(error) = this.connection.left_by_peer() {
+        if let Some(error) = standing.left {
             this.down(error.to_string(), farewell_of(&error));
         } else {
             match &polled {
@@ -270,7 +279,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
                 Poll::Ready(Err(error)) => this.down(error.to_string(), Farewell::None),
                 // SETTINGS may come at any time, and nothing but the connection tells of them.
                 Poll::Pending => {
-                    if link.look_at_limit()
+                    if link.streams.set_limit(standing.streams_max)
                         && let Some(shared) = link.shared()
                     {
                         shared.publish();
@@ -303,6 +312,25 @@ impl<F: FnOnce(String)> Driver<F> {
             self.connection.send_late_resets();
             // To write them.
             cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Wants another connection when calls have waited for the peer's window.
+    fn poll_window(&mut self, is_short: bool, cx: &mut Context<'_>) {
+        let Some(link) = &self.link else { return };
+        if !is_short {
+            link.streams.set_short(false);
+            self.short_timer = None;
+            return;
+        }
+        if link.streams.is_short() {
+            return;
+        }
+        let timer = self.short_timer.get_or_insert_with(|| Box::pin(sleep(SHORT_AFTER)));
+        if timer.as_mut().poll(cx).is_ready() {
+            self.short_timer = None;
+            link.streams.set_short(true);
+            link.load.crowd.want();
         }
     }
 

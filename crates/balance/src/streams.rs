@@ -14,6 +14,8 @@ pub(crate) struct Streams {
     /// Health calls of our own.
     health: AtomicU32,
     limit: AtomicU32,
+    /// Whether calls wait for the peer's window, and would not on another connection.
+    short: AtomicBool,
     /// Whether a call was sent since this was last asked.
     used: AtomicBool,
 }
@@ -24,6 +26,7 @@ impl Default for Streams {
             calls: AtomicU32::new(0),
             health: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
+            short: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
     }
@@ -51,11 +54,21 @@ impl Streams {
         Seat(self)
     }
 
-    /// The limit as the peer announced it; `usize::MAX` when it announced none. Returns whether that is news.
-    pub(crate) fn set_limit(&self, limit: usize) -> bool {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    /// The limit as the peer announced it; `u32::MAX` when it announced none. Returns whether that is news.
+    pub(crate) fn set_limit(&self, limit: u32) -> bool {
         // Read first: it is asked with every frame, and seldom news.
         self.limit.load(Ordering::Relaxed) != limit && self.limit.swap(limit, Ordering::Relaxed) != limit
+    }
+
+    /// Says whether calls wait for the peer's window. While they do the connection counts as crowded.
+    pub(crate) fn set_short(&self, short: bool) {
+        if self.is_short() != short {
+            self.short.store(short, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed)
     }
 
     /// How many streams the peer allows.
@@ -79,7 +92,7 @@ impl Streams {
     }
 
     fn is_crowded(&self) -> bool {
-        u64::from(self.in_use()) * 5 >= u64::from(self.limit()) * 4
+        self.is_short() || u64::from(self.in_use()) * 5 >= u64::from(self.limit()) * 4
     }
 
     /// Calls and health calls.
@@ -108,7 +121,8 @@ pub(crate) fn next<T>(connections: &[T], streams: impl Fn(&T) -> &Streams) -> Op
     roomy.or_else(|| {
         connections.iter().max_by_key(|connection| {
             let streams = streams(connection);
-            i64::from(streams.limit()) - i64::from(streams.in_use())
+            let room = i64::from(streams.limit()) - i64::from(streams.in_use());
+            (room > 0, !streams.is_short(), room)
         })
     })
 }
@@ -117,7 +131,7 @@ pub(crate) fn next<T>(connections: &[T], streams: impl Fn(&T) -> &Streams) -> Op
 mod tests {
     use super::*;
 
-    fn streams(limit: usize, calls: u32) -> Streams {
+    fn streams(limit: u32, calls: u32) -> Streams {
         let streams = Streams::default();
         streams.set_limit(limit);
         for _ in 0..calls {
@@ -128,7 +142,7 @@ mod tests {
 
     /// Which of connections with these limits and calls takes the next one.
     #[track_caller]
-    fn check(connections: &[(usize, u32)], chosen: Option<usize>) {
+    fn check(connections: &[(u32, u32)], chosen: Option<usize>) {
         let all: Vec<Streams> = connections.iter().map(|(limit, calls)| streams(*limit, *calls)).collect();
         let next =
             next(&all, |streams| streams).map(|next| all.iter().position(|s| std::ptr::eq(s, next)).unwrap());
@@ -143,7 +157,24 @@ mod tests {
         check(&[(100, 80), (100, 80), (100, 5)], Some(2));
         check(&[(100, 95), (100, 90), (100, 93)], Some(1));
         check(&[(1, 1), (1, 0)], Some(1));
-        check(&[(usize::MAX, 1_000_000), (100, 0)], Some(0));
+        check(&[(u32::MAX, 1_000_000), (100, 0)], Some(0));
+    }
+
+    #[test]
+    fn one_whose_peer_reads_nothing_is_passed_over() {
+        let all = [streams(100, 1), streams(100, 20)];
+        let index = |all: &[Streams]| {
+            next(all, |streams| streams).map(|next| all.iter().position(|s| std::ptr::eq(s, next)).unwrap())
+        };
+        assert_eq!(index(&all), Some(0));
+        all[0].set_short(true);
+        assert_eq!(index(&all), Some(1));
+        assert!(all[0].open(), "another one is wanted");
+        all[1].set_short(true);
+        assert_eq!(index(&all), Some(0), "both are");
+        all[1].set_short(false);
+        all[1].set_limit(20);
+        assert_eq!(index(&all), Some(0), "the other one is full");
     }
 
     #[test]

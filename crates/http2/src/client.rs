@@ -29,6 +29,19 @@ pub struct SendRequest(Arc<Shared>);
 #[derive(Debug)]
 pub struct Pings(Arc<Shared>);
 
+/// How a connection stands, for whoever drives it: asked with each poll, and so all at once.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// What the peer said when it told us to go elsewhere, if it did.
+    pub left: Option<Error>,
+    /// How many streams the peer allows; `u32::MAX` as long as it has not said.
+    pub streams_max: u32,
+    /// Resets wait for [`Connection::send_late_resets`].
+    pub has_late_resets: bool,
+    /// See [`Connection::is_short_of_window`].
+    pub is_short_of_window: bool,
+}
+
 /// Speaks HTTP/2 on `socket`. Nothing is waited for: requests may be sent before the peer has said anything.
 pub fn connect<T>(socket: T, config: Config) -> (SendRequest, Pings, Connection<T>)
 where
@@ -43,6 +56,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Sends no more requests; the connection ends with the last answer.
     pub fn retire(&mut self) {
         self.0.shared.lock().retired = true;
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        let core = self.0.shared.lock();
+        Standing {
+            left: core.peer_leaves.clone(),
+            streams_max: core.peer.streams_max,
+            has_late_resets: !core.late.is_empty(),
+            is_short_of_window: core.is_short_of_window(),
+        }
     }
 
     /// Whether resets wait to be sent.

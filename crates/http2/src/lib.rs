@@ -28,7 +28,7 @@ mod target;
 mod unread;
 mod window;
 
-pub use client::{Connection as ClientConnection, Pings, SendRequest, connect};
+pub use client::{Connection as ClientConnection, Pings, SendRequest, Standing, connect};
 pub use config::Config;
 pub use error::{Error, Reason};
 pub use handle::{RecvStream, ResponseFuture, SendResponse, SendStream};

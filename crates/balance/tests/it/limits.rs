@@ -8,6 +8,7 @@ use shoal_balance::EndpointState::{NotServing, Ready};
 use shoal_balance::{Crowded, Options, Outcome, Pick, Share};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::peer::{Peer, SOON, Upstream, answer, answer_status, message, trailers_ok};
 
@@ -312,6 +313,39 @@ async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
     let second = timeout(SOON, second).await.unwrap().unwrap();
     assert_eq!(second.address(), peer.address);
     assert!(!changed.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_read_make_another_connection_for_others() {
+    let peer = Peer::h2(|request, mut respond| async move {
+        if request.uri().path().ends_with("Stall") {
+            return std::future::pending().await;
+        }
+        let mut body = request.into_body();
+        while let Some(Ok(data)) = body.data().await {
+            let _ = body.flow_control().release_capacity(data.len());
+        }
+        answer_status(&mut respond, tonic::Code::Ok);
+    });
+    let upstream = Upstream::with(&[peer.address], |options| options.health_service = None);
+    upstream.until(peer.address, Ready).await;
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+        let request = http::Request::post("http://fish/test.v1.Fish/Stall").body(()).unwrap();
+        let (response, mut stream) = pick.send(&request, false).unwrap();
+        let upload = async move { stream.send(bytes::Bytes::from(vec![7; 1 << 20]), true).await };
+        stalled.push((AbortOnDropHandle::new(tokio::spawn(upload)), response, pick));
+    }
+    let mut changed = upstream.balancer.changed();
+    let grown = changed.wait_for(|_| upstream.balancer.snapshot()[0].connections == 2);
+    timeout(SOON, grown).await.expect("another connection").unwrap();
+    // More than the first connection has room for.
+    let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+    let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
+    let (response, mut stream) = pick.send(&request, false).unwrap();
+    timeout(SOON, stream.send(bytes::Bytes::from(vec![7; 60 << 10]), true)).await.expect("room").unwrap();
+    timeout(SOON, response).await.expect("an answer").unwrap();
 }
 
 #[tokio::test]
