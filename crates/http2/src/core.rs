@@ -378,8 +378,12 @@ impl Core {
         self.wake_driver();
     }
 
-    /// A moment has passed: sends the resets that have waited for it.
+    /// A moment has passed: sends the resets that have waited for it. While something else waits for the socket it does not
+    /// count: the requests may be among that.
     pub(crate) fn send_late_resets(&mut self) {
+        if !self.out.is_empty() {
+            return;
+        }
         let due = self.late.take_due();
         for (id, reason) in &due {
             frame::write_reset(self.out.frames(), *id, *reason);

@@ -37,6 +37,26 @@ fn a_request_given_up_at_once_is_reset_after_a_whole_moment() {
 }
 
 #[test]
+fn a_moment_in_which_the_request_was_not_written_does_not_count() {
+    let mut client = Client::silent(late(), 64);
+    client.wire.settings(&[]);
+    client.run();
+    drop(client.request(true));
+    client.run();
+    for _ in 0..3 {
+        client.send_late_resets();
+        client.run();
+    }
+    let mut says = Vec::new();
+    for _ in 0..1_000 {
+        says.extend(client.says());
+    }
+    assert!(says.iter().any(|line| line.contains("HEADERS")), "{says:?}");
+    assert!(!says.iter().any(|line| line.contains("RST_STREAM")), "{says:?}");
+    assert!(client.has_late_resets());
+}
+
+#[test]
 fn a_stream_counts_as_open_until_its_reset_is_sent() {
     let mut client = Client::told(late(), &[(3, 1)]);
     drop(client.request(true));
