@@ -4,36 +4,39 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::help;
 use crate::row::Column;
 
-const EXAMPLES: &str = "Keys: q quits, s sorts by the next column, r reverses, / filters (Enter keeps, Esc clears), up and \
-down scroll. An address where no gateway answers three times is given up; one that answered is waited for. Where the output is no terminal, and with --once, it prints one table and ends.
+const USE: &str = "Draws a table that follows the gateway. Prints it once and ends with --once, or where stdin or stdout is no terminal. Gives \
+up an address where no gateway answered three times; waits for one that answered before.";
 
-SUCCESS and RPS are of the last interval; P50, P95 and P99 (to the first byte of an answer) of the last 15 to 30 seconds.
-
-Examples:
+const EXAMPLES: &str = "Examples:
   shoal top
   shoal top --addr 127.0.0.1:7000 --sort p99
   shoal top --once --filter session";
 
-/// Show every service, clone by clone, as a gateway sees it now.
+fn after_help() -> String {
+    [USE, help::KEYS, help::COLUMNS, EXAMPLES].join("\n\n")
+}
+
+/// Show every clone behind a gateway: state, rates, latencies.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = after_help())]
 pub struct TopArgs {
     /// Address of a gateway
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000", env = "SHOAL_ADDR")]
     pub(crate) addr: String,
-    /// Print one table as text and end
+    /// Print the table once, as text, and end
     #[arg(long)]
     pub(crate) once: bool,
-    /// Seconds between two looks, from 0.1 to 60
+    /// Seconds between two updates, from 0.1 to 60; rates are over this time
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub(crate) interval: Duration,
-    /// Sort by this column; numbers from the highest
+    /// Column to sort by; numbers from the highest
     #[arg(long, value_name = "COLUMN", value_enum, default_value = "service")]
     pub(crate) sort: Column,
-    /// Show only rows with this text in them
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    /// Show only rows with this text in them  [default: all]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(crate) filter: String,
 }
 

@@ -1,11 +1,14 @@
 //! `shoal top`: what a gateway sees of every clone behind it, live in the terminal or once as text. Asks
-//! `shoal.gateway.v1.GatewayService` and shows the answer; knows nothing else of the mesh. `dial` connects the other commands
-//! that ask a server too.
+//! `shoal.gateway.v1.GatewayService`, and the jobs service behind it for the depth of its queues; knows nothing else of the
+//! mesh. `dial` connects the other commands that ask a server too.
 
 mod args;
 pub mod dial;
+mod fit;
+mod help;
 mod keys;
 mod once;
+mod queues;
 mod row;
 mod screen;
 mod view;

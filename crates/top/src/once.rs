@@ -3,25 +3,29 @@
 use std::io::Write as _;
 
 use shoal_proto::gateway::v1::Upstream;
+use shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient;
 use tokio::time::{Instant, sleep};
 
 use crate::args::TopArgs;
-use crate::row::{Before, Column, rows, sort, summary};
-use crate::watch;
+use crate::queues::{self, Queues};
+use crate::row::{Before, Column, below, rows, sort};
+use crate::{dial, watch};
 
 /// Looks twice, so that there is a rate, and prints what it saw.
 pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
-    let mut client = watch::connect(&args.addr).await?;
+    let channel = dial::connect(&args.addr, watch::WITHIN).await?;
+    let mut client = GatewayServiceClient::new(channel.clone());
     let (before, begun) = (watch::list(&args.addr, &mut client).await?, Instant::now());
     sleep(args.interval).await;
     let now = watch::list(&args.addr, &mut client).await?;
-    let text = text(args, &now, Some((&before, begun.elapsed())));
+    let before = Some((before.as_slice(), begun.elapsed()));
+    let text = text(args, &now, before, &queues::list(channel).await);
     // A closed pipe is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-fn text(args: &TopArgs, now: &[Upstream], before: Before<'_>) -> String {
+fn text(args: &TopArgs, now: &[Upstream], before: Before<'_>, queues: &Queues) -> String {
     let mut rows = rows(now, before);
     rows.retain(|row| row.has(&args.filter));
     sort(&mut rows, args.sort, false);
@@ -47,8 +51,10 @@ fn text(args: &TopArgs, now: &[Upstream], before: Before<'_>) -> String {
         out.push('\n');
     }
     out.push('\n');
-    for upstream in now.iter().filter(|upstream| rows.iter().any(|row| row.service == upstream.name)) {
-        out.push_str(&summary(upstream));
+    let shown: Vec<&Upstream> =
+        now.iter().filter(|upstream| rows.iter().any(|row| row.service == upstream.name)).collect();
+    for line in below(&shown, queues) {
+        out.push_str(&line);
         out.push('\n');
     }
     out
@@ -76,7 +82,7 @@ mod tests {
             upstream("cache", vec![failing, endpoint("10.0.0.22:70", 12, 0, 900)]),
             upstream("jobs", vec![endpoint("10.0.0.3:70", 0, 0, 1)]),
         ];
-        let text = text(&args, &now, Some((&now, Duration::from_secs(1))));
+        let text = text(&args, &now, Some((&now, Duration::from_secs(1))), &None);
         let expected = "\
 SERVICE  CLONE         READY  SUCCESS  RPS    P50    P95     P99   EWMA  IN-FLIGHT  STATE  WHY
 cache    10.0.0.22:70  2/2          -  0.0  1.0ms  2.0ms   900ms  1.0ms          3  ready

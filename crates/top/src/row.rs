@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use shoal_proto::gateway::v1::{Endpoint, EndpointState, Upstream};
 
+use crate::queues::{self, Queues};
+
 /// What a row shows, and what it can be sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Column {
@@ -213,8 +215,20 @@ pub(crate) fn sort(rows: &mut [Row], column: Column, reversed: bool) {
     });
 }
 
+/// The service whose queues are shown.
+const JOBS: &str = "shoal.jobs.v1.JobsService";
+
+/// The lines below the table: one for each service that is shown, and the queues if jobs is among them.
+pub(crate) fn below(shown: &[&Upstream], queues: &Queues) -> Vec<String> {
+    let mut lines: Vec<String> = shown.iter().map(|upstream| summary(upstream)).collect();
+    if shown.iter().any(|upstream| upstream.services.iter().any(|service| service == JOBS)) {
+        lines.extend(queues::lines(queues));
+    }
+    lines
+}
+
 /// What happened to the calls of each service, and what its limits are now.
-pub(crate) fn summary(upstream: &Upstream) -> String {
+fn summary(upstream: &Upstream) -> String {
     let mut codes: Vec<_> = upstream.calls_by_code.iter().collect();
     codes.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
     let codes: Vec<String> = codes.into_iter().map(|(code, count)| format!("{code} {count}")).collect();
@@ -396,5 +410,16 @@ pub(crate) mod tests {
         let expected = "cache: OK 90, UNAVAILABLE 3; retries 4 (budget 13), hedges 0 (won 0), shed 0; at most 50 at once, 0 queued";
         assert_eq!(summary(&cache), expected);
         assert!(summary(&upstream("jobs", vec![])).starts_with("jobs: no calls; "));
+    }
+
+    #[test]
+    fn queues_are_shown_where_jobs_is() {
+        let queues =
+            Some(Ok(vec![shoal_proto::jobs::v1::Queue { name: "mail".into(), ..Default::default() }]));
+        let (cache, mut jobs) = (upstream("cache", vec![]), upstream("work", vec![]));
+        jobs.services = vec![JOBS.to_owned()];
+        assert_eq!(below(&[&cache], &queues).len(), 1);
+        let lines = below(&[&cache, &jobs], &queues);
+        assert!(lines.len() == 3 && lines[2].starts_with("queue mail: "), "{lines:?}");
     }
 }

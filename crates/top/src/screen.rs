@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::args::TopArgs;
 use crate::keys::Keys;
 use crate::view::{Then, View};
-use crate::watch;
+use crate::{queues, watch};
 
 /// Updates that wait to be drawn.
 const UPDATES_MAX: usize = 4;
@@ -25,6 +25,8 @@ async fn draw(args: &TopArgs, terminal: &mut DefaultTerminal, keys: &mut Keys) -
     let mut view = View::new(&args.addr, args.sort, &args.filter);
     let (to, mut updates) = mpsc::channel(UPDATES_MAX);
     let mut follow = pin!(watch::follow(&args.addr, args.interval, watch::AGAIN_AFTER, to));
+    let (queues_to, mut queues) = mpsc::channel(1);
+    let mut follow_queues = pin!(queues::follow(&args.addr, queues_to));
     let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,6 +34,8 @@ async fn draw(args: &TopArgs, terminal: &mut DefaultTerminal, keys: &mut Keys) -
         tokio::select! {
             ended = &mut follow => return ended,
             Some(update) = updates.recv() => view.update(update, Instant::now()),
+            () = &mut follow_queues => anyhow::bail!("the queues are no longer followed"),
+            Some(now) = queues.recv() => view.queues(now),
             _ = ticks.tick() => view.quiet(Instant::now(), args.interval),
             key = keys.keys.recv() => match key {
                 Some(key) => if view.key(key) == Then::Quit { return Ok(()) },

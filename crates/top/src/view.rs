@@ -6,13 +6,15 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row as Drawn, Table};
+use ratatui::widgets::{Cell, Paragraph, Row as Drawn, Table, Wrap};
 use shoal_proto::gateway::v1::{EndpointState, Upstream};
 use tokio::time::Instant;
 
 use crate::keys::Key;
-use crate::row::{Column, Row, rows, sort, summary};
+use crate::queues::Queues;
+use crate::row::{Column, Row, below, rows, sort};
 use crate::watch::Update;
+use crate::{fit, help};
 
 /// A rate over less than this is noise: the one before stays.
 const RATE_OVER_MIN: Duration = Duration::from_millis(80);
@@ -29,7 +31,10 @@ pub(crate) struct View {
     reversed: bool,
     filter: String,
     typing: bool,
+    /// Whether the help covers the table.
+    helping: bool,
     scrolled: usize,
+    queues: Queues,
 }
 
 /// Whether it goes on.
@@ -51,7 +56,9 @@ impl View {
             reversed: false,
             filter: filter.to_owned(),
             typing: false,
+            helping: false,
             scrolled: 0,
+            queues: None,
         }
     }
 
@@ -70,6 +77,11 @@ impl View {
         (self.upstreams, self.updated) = (upstreams, Some(now));
     }
 
+    /// Takes in what the jobs service says.
+    pub(crate) fn queues(&mut self, queues: Queues) {
+        self.queues = queues;
+    }
+
     /// Nothing has come for a while: nothing has been called either.
     pub(crate) fn quiet(&mut self, now: Instant, interval: Duration) {
         if self.trouble.is_none() && self.updated.is_some_and(|at| now - at > interval * 2) {
@@ -83,6 +95,10 @@ impl View {
 
     /// Does what a key asks for.
     pub(crate) fn key(&mut self, key: Key) -> Then {
+        if self.helping && !matches!(key, Key::Interrupt | Key::Other) {
+            self.helping = false;
+            return Then::GoOn;
+        }
         match (key, self.typing) {
             (Key::Interrupt, _) | (Key::Char('q') | Key::Escape, false) => return Then::Quit,
             (Key::Enter, true) => self.typing = false,
@@ -92,6 +108,7 @@ impl View {
             }
             (Key::Backspace, true) => drop(self.filter.pop()),
             (Key::Char(char), true) => self.filter.push(char),
+            (Key::Char('?' | 'h'), false) => self.helping = true,
             (Key::Char('/'), false) => self.typing = true,
             (Key::Char('s'), false) => (self.sort, self.reversed) = (self.sort.next(), false),
             (Key::Char('r'), false) => self.reversed = !self.reversed,
@@ -111,74 +128,91 @@ impl View {
 
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         let rows = self.shown();
+        let width = usize::from(frame.area().width);
         let services = self.upstreams.iter().filter(|u| rows.iter().any(|row| row.service == u.name));
-        let summaries: Vec<Line<'_>> = services.map(|upstream| Line::raw(summary(upstream))).collect();
+        let below = below(&services.collect::<Vec<_>>(), &self.queues);
+        let below: Vec<Line<'_>> = below.iter().map(|text| Line::raw(fit::line(text, width))).collect();
         // The table comes first where there is too little room for both.
-        let below = u16::try_from(summaries.len()).unwrap_or(u16::MAX).min(frame.area().height / 3);
+        let below_height = u16::try_from(below.len()).unwrap_or(u16::MAX).min(frame.area().height / 3);
         let [top, table, bottom, keys] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Min(3),
-            Constraint::Length(below),
+            Constraint::Length(below_height),
             Constraint::Length(1),
         ])
         .areas(frame.area());
-        frame.render_widget(Paragraph::new(self.head(rows.len())), top);
-        frame.render_widget(self.table(&rows), table);
-        frame.render_widget(Paragraph::new(summaries).style(Style::new().fg(Color::Gray)), bottom);
-        frame.render_widget(Paragraph::new(self.foot()).style(Style::new().fg(Color::DarkGray)), keys);
+        frame.render_widget(Paragraph::new(self.head(rows.len(), width)), top);
+        if self.helping {
+            let help = format!("{}\n\n{}", help::KEYS, help::COLUMNS);
+            frame.render_widget(Paragraph::new(help).wrap(Wrap { trim: false }), table.union(bottom));
+        } else {
+            frame.render_widget(self.table(&rows, usize::from(table.width)), table);
+            frame.render_widget(Paragraph::new(below).style(Style::new().fg(Color::Gray)), bottom);
+        }
+        let foot = Line::raw(fit::line(&self.foot(), width));
+        frame.render_widget(Paragraph::new(foot).style(Style::new().fg(Color::DarkGray)), keys);
     }
 
-    fn head(&self, shown: usize) -> Line<'_> {
-        let mut head = vec![
-            Span::styled("shoal top", Style::new().add_modifier(Modifier::BOLD)),
-            Span::raw(format!("  {}  {shown} of {} clones", self.addr, self.rows.len())),
-        ];
-        match &self.trouble {
-            Some(trouble) => {
-                let told = if self.updated.is_some() { "  last known; " } else { "  " };
-                head.push(Span::styled(format!("{told}{trouble}"), Style::new().fg(Color::Red)));
-            }
-            None if self.updated.is_none() => head.push(Span::raw("  connecting")),
-            None => {}
-        }
-        Line::from(head)
+    fn head(&self, shown: usize, width: usize) -> Line<'_> {
+        const NAME: &str = "shoal top";
+        let here = format!("  {}  {shown} of {} clones", self.addr, self.rows.len());
+        let trouble = match &self.trouble {
+            Some(trouble) if self.updated.is_some() => format!("  last known; {trouble}"),
+            Some(trouble) => format!("  {trouble}"),
+            None if self.updated.is_none() => "  connecting".to_owned(),
+            None => String::new(),
+        };
+        let here = fit::line(&here, width.saturating_sub(NAME.len()));
+        let left = width.saturating_sub(NAME.len() + here.chars().count());
+        Line::from(vec![
+            Span::styled(NAME, Style::new().add_modifier(Modifier::BOLD)),
+            Span::raw(here),
+            Span::styled(
+                fit::line(&trouble, left),
+                match self.trouble {
+                    Some(_) => Style::new().fg(Color::Red),
+                    None => Style::new(),
+                },
+            ),
+        ])
     }
 
     fn foot(&self) -> String {
+        if self.helping {
+            return "any key closes the help".to_owned();
+        }
         if self.typing {
             return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter);
         }
         let order = if self.reversed { ", reversed" } else { "" };
         let filter = if self.filter.is_empty() { String::new() } else { format!(" ({})", self.filter) };
         format!(
-            "q quit   s sort ({}{order})   r reverse   / filter{filter}   up/down scroll",
+            "? help   q quit   s sort ({}{order})   r reverse   / filter{filter}   up/down scroll",
             self.sort.title()
         )
     }
 
-    fn table(&self, rows: &[Row]) -> Table<'static> {
-        let title = |column: Column| {
+    fn table(&self, rows: &[Row], width: usize) -> Table<'static> {
+        let columns = fit::columns(rows, width);
+        let titles = columns.iter().map(|(column, width)| {
             let style = Style::new().add_modifier(Modifier::BOLD);
-            let style = if column == self.sort { style.add_modifier(Modifier::UNDERLINED) } else { style };
-            cell(column, column.title().to_owned()).style(style)
-        };
+            let style = if *column == self.sort { style.add_modifier(Modifier::UNDERLINED) } else { style };
+            cell(*column, fit::cell(column.title(), *column, *width)).style(style)
+        });
+        let titles = Drawn::new(titles.collect::<Vec<_>>());
         let scrolled = self.scrolled.min(rows.len().saturating_sub(1));
         let lines = rows.iter().skip(scrolled).map(|row| {
             let color = color(row.state);
-            Drawn::new(Column::ALL.map(|column| {
-                let cell = cell(column, row.text(column));
-                if column == Column::State { cell.style(Style::new().fg(color)) } else { cell }
+            Drawn::new(columns.iter().map(|(column, width)| {
+                let cell = cell(*column, fit::cell(&row.text(*column), *column, *width));
+                if *column == Column::State { cell.style(Style::new().fg(color)) } else { cell }
             }))
         });
-        let width = |column: Column| {
-            let widest = rows.iter().map(|row| row.text(column).chars().count()).max().unwrap_or(0);
-            u16::try_from(widest.max(column.title().len())).unwrap_or(u16::MAX)
-        };
-        let widths = Column::ALL.map(|column| match column {
-            Column::Why => Constraint::Min(4),
-            column => Constraint::Length(width(column)),
-        });
-        Table::new(lines, widths).header(Drawn::new(Column::ALL.map(title))).column_spacing(2)
+        let lines: Vec<Drawn<'_>> = lines.collect();
+        let widths =
+            columns.iter().map(|(_, width)| Constraint::Length(u16::try_from(*width).unwrap_or(u16::MAX)));
+        let spacing = u16::try_from(fit::SPACING).unwrap_or_default();
+        Table::new(lines, widths).header(titles).column_spacing(spacing)
     }
 }
 
@@ -252,7 +286,7 @@ mod tests {
             "cache    10.0.0.2:70  2/2     100.0%  50.0  1.0ms  2.0ms   9.0ms  1.0ms          3  ready"
         );
         assert!(lines[7].starts_with("cache: OK 310; retries 0"), "{lines:#?}");
-        assert!(lines[9].starts_with("q quit   s sort (SERVICE)"), "{lines:#?}");
+        assert!(lines[9].starts_with("? help   q quit   s sort (SERVICE)"), "{lines:#?}");
     }
 
     #[test]
@@ -323,9 +357,60 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_whole_at_every_width() {
+        let whole: Vec<String> = drawn(&view(), 200, 12).iter().flat_map(|line| words(line)).collect();
+        for width in 30..140 {
+            let lines = drawn(&view(), width, 12);
+            for number in lines.iter().flat_map(|line| words(line)) {
+                assert!(whole.contains(&number), "{width}: {number} in {lines:#?}");
+            }
+            for (line, port) in [(2, "1:70"), (3, "2:70"), (4, "3:70")] {
+                assert!(lines[line].contains(port), "{width}: {lines:#?}");
+            }
+        }
+        assert!(drawn(&view(), 80, 12)[3].contains("100.0%"));
+    }
+
+    /// The words of a line that have a digit in them, addresses aside: those may be cut at their front.
+    fn words(line: &str) -> Vec<String> {
+        let number = |word: &&str| word.contains(|c: char| c.is_ascii_digit()) && !word.contains(":70");
+        let bare = |word: &str| word.trim_end_matches(['…', ',', ';']).to_owned();
+        line.split_whitespace().filter(number).map(bare).collect()
+    }
+
+    #[test]
+    fn a_key_shows_the_help_and_any_closes_it() {
+        for key in ['?', 'h'] {
+            let mut view = view();
+            typed(&mut view, &key.to_string());
+            let lines = drawn(&view, 100, 30);
+            assert!(
+                lines.iter().any(|line| line.contains("READY      on how many of the gateway's cores")),
+                "{lines:#?}"
+            );
+            typed(&mut view, "q");
+            assert!(drawn(&view, 100, 30)[2].starts_with("cache"), "it is closed, and nothing has ended");
+        }
+    }
+
+    #[test]
+    fn queues_stand_below_the_table() {
+        let mut view = view();
+        view.upstreams[1].services = vec!["shoal.jobs.v1.JobsService".to_owned()];
+        let mail =
+            shoal_proto::jobs::v1::Queue { name: "mail".into(), ready_count: 12, ..Default::default() };
+        view.queues(Some(Ok(vec![mail])));
+        let lines = drawn(&view, 100, 12);
+        assert!(lines.iter().any(|line| line.starts_with("queue mail: 12 ready")), "{lines:#?}");
+    }
+
+    #[test]
     fn the_smallest_terminal_is_drawn_on_too() {
         for (width, height) in [(1, 1), (20, 3), (80, 24)] {
             drawn(&view(), width, height);
+            let mut view = view();
+            typed(&mut view, "?");
+            drawn(&view, width, height);
         }
     }
 }

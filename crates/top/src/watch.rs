@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::dial;
 
 /// How long a gateway may take to be connected to, and to answer.
-const WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const WITHIN: Duration = Duration::from_secs(5);
 
 /// After a watch has ended, before the next: a gateway that restarts is back soon.
 pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const TRIES: usize = 3;
 pub(crate) type Update = Result<Vec<Upstream>, String>;
 
 /// A client of the gateway at an address.
-pub(crate) async fn connect(addr: &str) -> anyhow::Result<GatewayServiceClient<Channel>> {
+async fn connect(addr: &str) -> anyhow::Result<GatewayServiceClient<Channel>> {
     Ok(GatewayServiceClient::new(dial::connect(addr, WITHIN).await?))
 }
 
