@@ -1,9 +1,11 @@
 //! The README's five minutes: every `console` block is run against `shoal up`, and prints what it says.
-//! `…` stands for any text in a line; a line of only `…` for any lines.
+//! `…` stands for any text in a line; a line of only `…` for any lines. A command goes on in lines that begin with `> `.
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
+use shoal_proto::jobs::v1 as jobs;
 use tokio::process::Command;
 
 use crate::harness::engines::need;
@@ -14,6 +16,16 @@ use crate::harness::up::Up;
 struct Step {
     command: String,
     expected: Vec<String>,
+}
+
+impl Step {
+    /// Takes in the line after: of the command, or of what it prints.
+    fn go_on(&mut self, line: &str) {
+        match line.strip_prefix("> ") {
+            Some(more) if self.expected.is_empty() => self.command.push_str(&format!("\n{more}")),
+            _ => self.expected.push(line.to_owned()),
+        }
+    }
 }
 
 fn steps() -> Vec<Step> {
@@ -28,7 +40,7 @@ fn steps() -> Vec<Step> {
             _ if !inside => {}
             _ => match line.strip_prefix("$ ") {
                 Some(command) => steps.push(Step { command: command.to_owned(), expected: Vec::new() }),
-                None => steps.last_mut().expect("a command first").expected.push(line.to_owned()),
+                None => steps.last_mut().expect("a command first").go_on(line),
             },
         }
     }
@@ -67,30 +79,50 @@ fn fits(expected: &[String], printed: &[&str]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_console_block_prints_what_it_says() {
     const MARK: &str = "=== step";
+    const WITHIN: Duration = Duration::from_secs(120);
     let grpcurl = need!("SHOAL_TEST_GRPCURL");
+    let python = need!("SHOAL_TEST_PYTHON");
     let up = Up::start(&["--ephemeral"]).await;
+    // Somebody else was here before: the reader's own job is not first in line.
+    let older = jobs::EnqueueRequest { queue: "mail".into(), kind: "welcome".into(), ..Default::default() };
+    shoal_client::jobs(up.channel()).enqueue(older).await.expect("a job");
     let steps = steps();
     assert!(steps.len() > 10, "the README has only {} commands", steps.len());
     let mut script = String::new();
     for step in &steps {
-        script.push_str(&step.command.replace("127.0.0.1:7000", &up.gateway));
+        script.push_str(
+            &step.command.replace("127.0.0.1:7000", &up.gateway).replace("127.0.0.1:7001", &up.admin),
+        );
         script.push_str(&format!("\necho '{MARK}'\n"));
     }
     let dir = |binary: &Path| binary.parent().expect("a folder").display().to_string();
     let path = format!(
-        "{}:{}:{}",
+        "{}:{}:{}:{}",
         dir(Path::new(&grpcurl)),
+        dir(Path::new(&python)),
         dir(&shoal_binary()),
         std::env::var("PATH").expect("PATH")
     );
-    let output = Command::new("bash")
+    // As in a clone of the repository, without writing into it.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto"),
+        folder.path().join("proto"),
+    )
+    .expect("a link");
+    let printed = tempfile::NamedTempFile::new().expect("a file");
+    let mut bash = Command::new("bash")
         .args(["-c", &format!("exec 2>&1\n{script}")])
         .env("PATH", path)
+        .current_dir(&folder)
         .stdin(Stdio::null())
-        .output()
-        .await
+        .stdout(printed.reopen().expect("the file"))
+        .kill_on_drop(true)
+        .spawn()
         .expect("bash");
-    let text = String::from_utf8_lossy(&output.stdout);
+    let ended = tokio::time::timeout(WITHIN, bash.wait()).await;
+    let text = std::fs::read_to_string(&printed).expect("what was printed");
+    ended.unwrap_or_else(|_| panic!("not at the end within {WITHIN:?}:\n{text}")).expect("bash");
     let printed: Vec<&str> = text.split(&format!("{MARK}\n")).collect();
     for (step, printed) in steps.iter().zip(printed) {
         let lines: Vec<&str> = printed.lines().collect();
