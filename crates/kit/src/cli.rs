@@ -36,7 +36,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clones: Option<String>,
-    /// Folder where the embedded engines keep their files  [default: ./.shoal]
+    /// Folder where the embedded engines keep their files  [default in `up`: ./.shoal]
     #[arg(long = "data", value_name = "DIR", conflicts_with = "ephemeral")]
     #[serde(rename = "data_dir", skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
@@ -44,11 +44,11 @@ pub struct CommonArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
-    /// Redis for session, cache and jobs: redis://[USER:PASSWORD@]HOST:PORT; several, separated by commas, for a Cluster  [default: embedded engines]
+    /// Redis for session, cache and jobs: redis://[USER:PASSWORD@]HOST:PORT; several, separated by commas, for a Cluster  [default in `up`: embedded engines]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<String>,
-    /// Cassandra or ScyllaDB contact points for data, port 9042 if none is given; user and password are SHOAL_DATA__USERNAME and SHOAL_DATA__PASSWORD  [default: embedded engine]
+    /// Cassandra or ScyllaDB contact points for data, port 9042 if none is given; user and password are SHOAL_DATA__USERNAME and SHOAL_DATA__PASSWORD  [default in `up`: embedded engine]
     #[arg(long, value_name = "HOST:PORT,...")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cassandra: Option<String>,
@@ -64,7 +64,7 @@ pub struct CommonArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// Log filter, e.g. info,shoal_gateway=debug  [default: info; warn,scylla=off in `up`]
+    /// Log filter, e.g. info,shoal_gateway=debug  [default: info, in `up` warn,scylla=off]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,

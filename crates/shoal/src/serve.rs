@@ -5,7 +5,10 @@ use shoal_kit::cli::{CommonArgs, run_one, serve_defaults};
 use shoal_kit::role::Role;
 use shoal_kit::{Service, Settings};
 
-const EXAMPLES: &str = "Examples:
+const EXAMPLES: &str = "Every role but the gateway needs its engine named: --redis or --cassandra for the store that all clones of the role share, or \
+--data or --ephemeral for a store of this process alone. A gateway needs --peer, or upstreams in the file.
+
+Examples:
   shoal serve data --cassandra 127.0.0.1:9042 --listen 127.0.0.1:7301 --admin 127.0.0.1:7401
   shoal serve cache --redis redis://127.0.0.1:6379 --peer data=127.0.0.1:7301,127.0.0.1:7302
   shoal serve jobs --data ./jobs                  one clone alone, which keeps its jobs in that folder
