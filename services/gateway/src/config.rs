@@ -135,7 +135,7 @@ impl Default for Limits {
             header_time: Duration::from_secs(10),
             frame_time: Duration::from_secs(20),
             request_time: Duration::from_secs(10 * 60),
-            unread_bytes: 16 << 20,
+            unread_bytes: 8 << 20,
             unread_bytes_total: 128 << 20,
             unread_time: Duration::from_secs(30),
             send_buffer: 64 << 10,
