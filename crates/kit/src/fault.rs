@@ -75,6 +75,14 @@ impl Fault {
         self
     }
 
+    /// Says that something behind this clone made it, which every clone asks: a balancer is neither to hold it against
+    /// this one nor to ask another.
+    #[must_use]
+    pub fn of_backend(mut self) -> Self {
+        self.0.of = Some("backend");
+        self
+    }
+
     /// Adds a field violation.
     #[must_use]
     pub fn violation(mut self, field: impl Into<String>, problem: impl Into<String>) -> Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_kit::Fault;
 use tonic::Code;
 
-use crate::loader::{LoadError, Rejection};
+use crate::loader::LoadError;
 use crate::store::StoreError;
 
 /// An argument that is not valid.
@@ -139,7 +139,10 @@ impl From<Error> for Fault {
                 "this clone stopped before the load was done; call again",
             ),
             Error::Store(error) => store(&error),
-            Error::Load { kind, loader, error } => load(&error, &loader).meta("kind", kind).meta("loader", loader),
+            // Every clone asks the same loader: none is to be shunned or asked instead for what that answered.
+            Error::Load { kind, loader, error } => {
+                load(&error, &loader).meta("kind", kind).meta("loader", loader).of_backend()
+            }
         }
     }
 }
@@ -172,12 +175,12 @@ fn load(error: &LoadError, loader: &str) -> Fault {
             format!("loader {loader} did not answer within {after:?}; try again, or raise its timeout"),
         )
         .retry_after(Duration::from_secs(1)),
-        LoadError::Rejected { rejection, code, reason, message } => Fault::new(
-            code_of(*rejection),
+        LoadError::Rejected { code, reason, message } => Fault::new(
+            code_of(*code),
             "LOADER_REFUSED",
-            format!("loader {loader} answered {code}: {message}"),
+            format!("loader {loader} answered {code:?}: {message}"),
         )
-        .meta("loader_code", code.clone())
+        .meta("loader_code", format!("{code:?}"))
         .meta("loader_reason", reason.clone()),
         LoadError::Protocol { detail } => Fault::new(
             Code::Internal,
@@ -188,12 +191,11 @@ fn load(error: &LoadError, loader: &str) -> Fault {
     }
 }
 
-fn code_of(rejection: Rejection) -> Code {
-    match rejection {
-        Rejection::BadArgument => Code::InvalidArgument,
-        Rejection::Missing => Code::NotFound,
-        Rejection::Precondition => Code::FailedPrecondition,
-        Rejection::Exhausted => Code::ResourceExhausted,
-        Rejection::Broken => Code::Internal,
+/// The code of a loader's own error for our caller: the loader's, except that a loader without its service says nothing about
+/// which methods the cache has.
+fn code_of(of_loader: Code) -> Code {
+    match of_loader {
+        Code::Unimplemented => Code::FailedPrecondition,
+        code => code,
     }
 }

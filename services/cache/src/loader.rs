@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tonic::Code;
 
 use crate::key::Tags;
 
@@ -62,12 +63,10 @@ pub(crate) enum LoadError {
         after: Duration,
     },
     /// It answered with an error.
-    #[error("answered {code}: {message}")]
+    #[error("answered {code:?}: {message}")]
     Rejected {
-        /// What the error is to our caller.
-        rejection: Rejection,
         /// The loader's own code.
-        code: String,
+        code: Code,
         /// The loader's own reason, when it gave one.
         reason: String,
         /// The loader's own message.
@@ -85,20 +84,4 @@ pub(crate) enum LoadError {
         /// What is wrong and what it should be.
         problem: String,
     },
-}
-
-/// A loader's error as our caller sees it. A loader's refusal of *our* identity, or a bug of its own, must not look like
-/// the caller's fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rejection {
-    /// The id is not valid.
-    BadArgument,
-    /// What the object is made of is missing, such as its table.
-    Missing,
-    /// Something has to be set up first.
-    Precondition,
-    /// The loader sheds load.
-    Exhausted,
-    /// Anything else.
-    Broken,
 }

@@ -146,6 +146,13 @@ struct Trip {
     flight: Arc<Flight<Answer>>,
 }
 
+/// Another clone's lease that a flight waits for.
+#[derive(Clone, Copy)]
+struct Followed {
+    /// When it runs out.
+    ends: Instant,
+}
+
 /// Answers those who wait, however the flight ends.
 struct Landing<'a> {
     trip: &'a Trip,
@@ -173,12 +180,17 @@ impl Trip {
         // Another's lease ends within its time. Should others win it again and again, because the object is deleted again
         // and again, then loading without one is right too.
         let follow_until = Instant::now() + 2 * self.lease_time();
+        let mut followed = None;
         loop {
             // The permit comes first: a lease is not held by one that waits.
             let permit = self.permit().await?;
             let ended = objects.store.ended(key);
             objects.flights.asks(flight);
             match objects.store.acquire(key, flight.token, self.lease_time()).await {
+                Ok(Acquired::Granted) if followed.is_some_and(|followed| self.has_timed_out(followed)) => {
+                    let after = self.kind.policy.timeout;
+                    return Err(self.failed(LoadError::TimedOut { after }));
+                }
                 Ok(Acquired::Granted) => return self.load_and_fill().await,
                 Ok(Acquired::Record(record)) => return object_of(record),
                 Ok(Acquired::Held { by, left }) => {
@@ -187,6 +199,7 @@ impl Trip {
                         return landed(waiter).await.unwrap_or(Err(Error::Interrupted));
                     }
                     flight.follow(by);
+                    followed = Some(Followed { ends: Instant::now() + left });
                     if Instant::now() >= follow_until {
                         return self.fly_bare().await;
                     }
@@ -269,8 +282,22 @@ impl Trip {
         };
         loaded.map_err(|error| {
             space.counters.count(Event::LoadFailure);
-            Error::Load { kind: kind.name.clone(), loader: kind.loader_name(), error: Box::new(error) }
+            self.failed(error)
         })
+    }
+
+    fn failed(&self, error: LoadError) -> Error {
+        let kind = &self.kind;
+        Error::Load { kind: kind.name.clone(), loader: kind.loader_name(), error: Box::new(error) }
+    }
+
+    /// Whether a lease that is over was given back by a load that ran into the kind's timeout: a delete or a fill ends it
+    /// sooner, and a holder that is gone keeps it for the margin longer.
+    fn has_timed_out(&self, followed: Followed) -> bool {
+        let left = followed.ends.saturating_duration_since(Instant::now());
+        // What the end of a lease may seem early or late by: the way to the store, and its clock.
+        let (late, early) = (LEASE_MARGIN / 10, (self.kind.policy.timeout / 10).min(LEASE_MARGIN / 10));
+        left > late && left <= LEASE_MARGIN + early
     }
 
     /// A turn among the loads of the kind, within the time that a load may take.

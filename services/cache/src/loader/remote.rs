@@ -10,7 +10,7 @@ use shoal_proto::cache::v1::{LoadRequest, LoadedObject, load_result};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Lifetime, LoadError, Loaded, Loader, Rejection};
+use super::{Lifetime, LoadError, Loaded, Loader};
 use crate::key::Tags;
 use crate::limit::TTL_MAX;
 
@@ -66,27 +66,10 @@ fn loaded(object: LoadedObject) -> Result<Loaded, LoadError> {
 
 /// What a status of the other side means to those who wait for the object.
 pub(super) fn failure(status: &Status, after: Duration) -> LoadError {
-    let rejection = match status.code() {
-        Code::Unavailable => return LoadError::Unreachable { detail: status.message().to_owned() },
-        Code::DeadlineExceeded | Code::Cancelled => return LoadError::TimedOut { after },
-        Code::InvalidArgument | Code::OutOfRange => Rejection::BadArgument,
-        Code::NotFound => Rejection::Missing,
-        Code::FailedPrecondition | Code::Unimplemented => Rejection::Precondition,
-        Code::ResourceExhausted => Rejection::Exhausted,
-        Code::Ok
-        | Code::Unknown
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::Aborted
-        | Code::Internal
-        | Code::DataLoss
-        | Code::Unauthenticated => Rejection::Broken,
-    };
-    LoadError::Rejected {
-        rejection,
-        code: format!("{:?}", status.code()),
-        reason: reason_of(status),
-        message: status.message().to_owned(),
+    match status.code() {
+        Code::Unavailable => LoadError::Unreachable { detail: status.message().to_owned() },
+        Code::DeadlineExceeded | Code::Cancelled => LoadError::TimedOut { after },
+        code => LoadError::Rejected { code, reason: reason_of(status), message: status.message().to_owned() },
     }
 }
 

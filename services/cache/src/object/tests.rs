@@ -364,6 +364,45 @@ async fn two_clones_are_one_load() {
 }
 
 #[tokio::test]
+async fn a_load_that_times_out_is_told_to_those_who_follow_it() {
+    let harness = Harness::new(Desk::closed("v"), "timeout = '300ms'");
+    let sibling = harness.sibling("timeout = '300ms'");
+    let first = harness.call("a");
+    harness.loads_begun(1).await;
+    let followers: Vec<_> = (0..3)
+        .map(|_| {
+            let follower = sibling.clone();
+            tokio::spawn(async move { follower.get(KIND, "a").await })
+        })
+        .collect();
+    until("the sibling follows", || sibling.flights() == 1).await;
+    for call in followers.into_iter().chain([first]) {
+        let fault = shoal_kit::Fault::from(call.await.expect("no panic").expect_err("too slow"));
+        assert_eq!(fault.reason(), "LOADER_TIMED_OUT");
+    }
+    assert_eq!(harness.desk.begun(), 1, "they fail together, not one after the other");
+    harness.desk.gate.add_permits(1000);
+    assert_eq!(text(&sibling.get(KIND, "a").await.expect("the lease was given back")), "v");
+}
+
+#[tokio::test]
+async fn a_delete_during_a_followed_load_is_no_timeout() {
+    let harness = Harness::new(Desk::closed("v"), "timeout = '5s'");
+    let sibling = harness.sibling("timeout = '5s'");
+    let first = harness.call("a");
+    harness.loads_begun(1).await;
+    let follower = sibling.clone();
+    let second = tokio::spawn(async move { follower.get(KIND, "a").await });
+    until("the sibling follows", || sibling.flights() == 1).await;
+    harness.store.delete(&key("a")).await.expect("deleted");
+    harness.loads_begun(2).await;
+    harness.desk.gate.add_permits(1000);
+    for call in [first, second] {
+        assert_eq!(text(&call.await.expect("no panic").expect("loaded")), "v");
+    }
+}
+
+#[tokio::test]
 async fn a_dead_lease_holder_costs_one_lease_time() {
     let harness = Harness::new(Desk::open("v"), "");
     let limit = Duration::from_millis(60);

@@ -147,6 +147,7 @@ async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
     let began = Instant::now();
     let status = clone.get_object("profile", "grace").await.expect_err("the loader is gone");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_UNAVAILABLE"));
+    assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
     assert!(status.message().contains(&format!("http://{address}")), "{status:?}");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(clone.get_object("profile", "ada").await.expect("cached").from_cache);
@@ -161,10 +162,12 @@ async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loaders_own_errors_are_told_without_blaming_the_caller() {
+async fn a_loaders_own_errors_keep_their_codes_and_are_not_the_clones() {
     let profiles = Profiles::new();
     profiles.answer("bad", Err(Status::invalid_argument("no such shape")));
     profiles.answer("denied", Err(Status::permission_denied("who are you")));
+    profiles.answer("gone", Err(Status::data_loss("burnt")));
+    profiles.answer("methodless", Err(Status::unimplemented("no such method")));
     profiles.answer("none", Ok(vec![]));
     profiles.answer("two", Ok(vec![found(pb::LoadedObject::default()); 2]));
     profiles.answer("empty", Ok(vec![pb::LoadResult { outcome: None }]));
@@ -174,7 +177,9 @@ async fn a_loaders_own_errors_are_told_without_blaming_the_caller() {
     let clone = Clone::start(&config(&peer, "")).await;
     for (id, code, wanted, part) in [
         ("bad", Code::InvalidArgument, "LOADER_REFUSED", "no such shape"),
-        ("denied", Code::Internal, "LOADER_REFUSED", "who are you"),
+        ("denied", Code::PermissionDenied, "LOADER_REFUSED", "who are you"),
+        ("gone", Code::DataLoss, "LOADER_REFUSED", "burnt"),
+        ("methodless", Code::FailedPrecondition, "LOADER_REFUSED", "Unimplemented"),
         ("none", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
         ("two", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
         ("empty", Code::Internal, "LOADER_PROTOCOL", "neither"),
@@ -183,6 +188,7 @@ async fn a_loaders_own_errors_are_told_without_blaming_the_caller() {
         let status = clone.get_object("profile", id).await.expect_err(id);
         assert_eq!((status.code(), reason(&status).as_str()), (code, wanted), "{id}: {status:?}");
         assert!(status.message().contains(part) && status.message().contains("http://"), "{id}: {status:?}");
+        assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{id}: {status:?}");
     }
 }
 
@@ -195,6 +201,7 @@ async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
     let began = Instant::now();
     let status = clone.get_object("profile", "ada").await.expect_err("hangs");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_TIMED_OUT"));
+    assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
