@@ -43,6 +43,9 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why a connection is down whose peer ended it without a reason.
+pub(crate) const CLOSED: &str = "closed by the peer";
+
 /// A connection just made, its parts not yet put to work.
 pub(crate) struct Connected {
     pub(crate) connection: ClientConnection<TcpStream>,
@@ -275,7 +278,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
             this.down(error.to_string(), farewell_of(&error));
         } else {
             match &polled {
-                Poll::Ready(Ok(())) => this.down("closed by the peer".into(), Farewell::None),
+                Poll::Ready(Ok(())) => this.down(CLOSED.into(), Farewell::None),
                 Poll::Ready(Err(error)) => this.down(error.to_string(), Farewell::None),
                 // SETTINGS may come at any time, and nothing but the connection tells of them.
                 Poll::Pending => {

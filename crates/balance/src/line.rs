@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::balancer::Shared;
-use crate::connection::{self, Connected, Driver, Link};
+use crate::connection::{self, CLOSED, Connected, Driver, Link};
 use crate::endpoint::Endpoint;
 use crate::keepalive::Keepalive;
 
@@ -77,7 +77,12 @@ pub(crate) async fn dial(endpoint: Arc<Endpoint>, shared: Arc<Shared>) -> Result
             Ok(Fresh { link, driver, pings, retire })
         }
         // Its driver knows more than the ping.
-        Ok(Err(_)) if link.is_down() => Err(link.down_reason()),
+        Ok(Err(_)) if link.is_down() => Err(match link.down_reason() {
+            reason if reason == CLOSED => {
+                format!("{CLOSED} before it had said a word: does this port want TLS?")
+            }
+            reason => reason,
+        }),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer to a ping within {:?} of connecting", options.connect_timeout)),
     }

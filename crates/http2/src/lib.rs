@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod core;
 mod error;
+mod foreign;
 mod frame;
 mod handle;
 pub mod hpack;

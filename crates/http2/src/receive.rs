@@ -7,6 +7,7 @@ use http::{Request, StatusCode};
 
 use crate::core::{Core, Role, TABLE_BYTES};
 use crate::error::{By, Error, Reason};
+use crate::foreign;
 use crate::frame::{self, Head};
 use crate::hpack::{List, ListLimits};
 use crate::message::Fields;
@@ -78,6 +79,12 @@ impl Core {
     pub(crate) fn receive(&mut self, bytes: &mut BytesMut) -> Result<(), Error> {
         if !self.preface.is_empty() && !self.receive_preface(bytes)? {
             return Ok(());
+        }
+        if !self.peer.settled
+            && self.role == Role::Client
+            && let Some(complaint) = foreign::complaint(bytes)
+        {
+            return Err(self.broken(Reason::PROTOCOL_ERROR, &complaint));
         }
         while !self.is_stuffed() && !self.had_its_turn() {
             let Some(head) = Head::read(bytes) else { break };

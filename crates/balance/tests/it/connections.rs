@@ -345,3 +345,33 @@ async fn a_peer_that_complains_of_pings_is_not_brought_to_complain_again() {
     assert!(changed.is_err(), "{:?}", upstream.balancer.snapshot());
     assert_eq!(complaints.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn a_peer_of_another_protocol_is_named_in_the_reason() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    for (answer, expected) in [
+        (&b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"[..], "answered in HTTP/1.1"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "answered in TLS"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "answered in SSH"),
+        (b"-ERR unknown command\r\n", "answered `-ERR unknown command`"),
+        (b"", "does this port want TLS?"),
+    ] {
+        let peer = Peer::start(None, move |listener| async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 24]).await;
+                let _ = socket.write_all(answer).await;
+                if !answer.is_empty() {
+                    // Until the client leaves.
+                    let _ = socket.read_to_end(&mut Vec::new()).await;
+                } else {
+                    let _ = socket.read(&mut [0; 4096]).await;
+                }
+            }
+        });
+        let upstream = Upstream::of(&[peer.address]);
+        let mut changed = upstream.balancer.changed();
+        let named =
+            timeout(SOON, changed.wait_for(|_| upstream.reason(peer.address).contains(expected))).await;
+        assert!(named.is_ok(), "{expected}: {}", upstream.reason(peer.address));
+    }
+}
