@@ -29,7 +29,7 @@ pub mod telemetry;
 pub use answer::answer;
 pub use budget::Memory;
 pub use fault::Fault;
-pub use preface::{Preface, read_preface, refuse_http1};
+pub use preface::{Preface, read_preface, refuse};
 pub use rewound::Rewound;
 pub use seldom::Seldom;
 pub use service::Service;

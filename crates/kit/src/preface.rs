@@ -8,6 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first octet of a TLS record of a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// A record with a fatal alert, `handshake_failure` (RFC 8446 §6.2): what a client shows instead of a closed connection.
+const TLS_ALERT: [u8; 7] = [21, 3, 1, 0, 2, 2, 40];
 /// A client that has not said its preface within this is let go, whether it says nothing or trickles.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -18,6 +22,8 @@ pub enum Preface {
     Http2,
     /// An HTTP/1 request line.
     Http1,
+    /// A TLS handshake.
+    Tls,
     /// Neither, or nothing in time.
     Other,
 }
@@ -46,6 +52,9 @@ async fn read_within(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) 
 }
 
 fn other(first: &[u8]) -> Preface {
+    if first.first() == Some(&TLS_HANDSHAKE) {
+        return Preface::Tls;
+    }
     const METHODS: [&[u8]; 8] =
         [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT "];
     if METHODS.iter().any(|m| first.starts_with(&m[..m.len().min(first.len())])) {
@@ -55,20 +64,35 @@ fn other(first: &[u8]) -> Preface {
     }
 }
 
-/// Answers a plain HTTP/1 request in its own language and closes.
-pub async fn refuse_http1(mut stream: TcpStream) {
+/// Lets go of a connection that does not begin as HTTP/2, with an answer in the language of its client if that is HTTP/1 or
+/// TLS. Counted as `rpc_server_not_http2_total`.
+pub async fn refuse(mut stream: TcpStream, preface: Preface) {
+    let (protocol, answer) = match preface {
+        Preface::Http1 => ("http/1", Bytes::from(http1_answer())),
+        Preface::Tls => {
+            tracing::debug!("a client began with TLS, and this port is plaintext");
+            ("tls", Bytes::from_static(&TLS_ALERT))
+        }
+        Preface::Http2 | Preface::Other => ("", Bytes::new()),
+    };
+    // What the client has sent is read first: closing with unread bytes would reset the connection under the answer.
+    let mut said = [0u8; 4096];
+    let _ = stream.try_read(&mut said);
+    if !protocol.is_empty() {
+        metrics::counter!("rpc_server_not_http2_total", "protocol" => protocol).increment(1);
+        let _ = stream.write_all(&answer).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+fn http1_answer() -> String {
     const BODY: &str = "This port speaks gRPC over HTTP/2 (prior knowledge), not HTTP/1.\n\
         Try: grpcurl -plaintext HOST:PORT list\n";
-    let answer = format!(
+    format!(
         "HTTP/1.1 426 Upgrade Required\r\nupgrade: h2c\r\nconnection: upgrade, close\r\n\
          content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
-    );
-    // The request's bytes are read first: closing with unread bytes would reset the connection under the answer.
-    let mut request = [0u8; 4096];
-    let _ = stream.try_read(&mut request);
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
+    )
 }
 
 #[cfg(test)]
@@ -96,8 +120,22 @@ mod tests {
             assert_eq!(read(&more, at_once).await, (Preface::Http2, Bytes::from_static(HTTP2)), "{at_once}");
             assert_eq!(read(b"GET / HTTP/1.1\r\n", at_once).await.0, Preface::Http1, "{at_once}");
             assert_eq!(read(b"PRI * HTTP/1.1\r\n", at_once).await.0, Preface::Other, "{at_once}");
-            assert_eq!(read(&[22, 3, 1, 0], at_once).await.0, Preface::Other, "{at_once}");
+            assert_eq!(read(&[22, 3, 1, 0], at_once).await.0, Preface::Tls, "{at_once}");
+            assert_eq!(read(b"SSH-2.0-x\r\n", at_once).await.0, Preface::Other, "{at_once}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_of_tls_is_answered_with_an_alert() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        client.write_all(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await.expect("written");
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        let (preface, _) = read_preface(&mut stream).await;
+        refuse(stream, preface).await;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("closed in order");
+        assert_eq!(answer, TLS_ALERT);
     }
 
     /// Counts how often it is asked.

@@ -19,7 +19,7 @@ use tonic_health::server::HealthReporter;
 use crate::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::methods;
 use crate::metric::Methods;
-use crate::preface::{Preface, read_preface, refuse_http1};
+use crate::preface::{Preface, read_preface, refuse};
 use crate::rewound::Rewound;
 use crate::routes::Routes;
 use crate::rpc::Rpc;
@@ -159,8 +159,7 @@ async fn accept_until(
 async fn connection(mut stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
     match read_preface(&mut stream).await {
         (Preface::Http2, first) => http2(Rewound::new(first, stream), rpc, watcher).await,
-        (Preface::Http1, _) => refuse_http1(stream).await,
-        (Preface::Other, _) => {}
+        (other, _) => refuse(stream, other).await,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use shoal_http2::{Config, Reason, ServerConnection, Unfinished};
-use shoal_kit::{Preface, Rewound, read_preface, refuse_http1};
+use shoal_kit::{Preface, Rewound, read_preface, refuse};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -57,10 +57,8 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         () = &mut stop => return,
         () = told(seat) => return left("room"),
     };
-    match preface {
-        Preface::Http2 => {}
-        Preface::Http1 => return refuse_http1(stream).await,
-        Preface::Other => return leave(&stream),
+    if preface != Preface::Http2 {
+        return refuse(stream, preface).await;
     }
     let limits = &core.config.limits;
     let config = Config {
@@ -114,11 +112,6 @@ async fn told(seat: &Seat) {
 /// Counts a connection that was ended although nothing was wrong with it.
 fn left(why: &'static str) {
     metrics::counter!("gateway_connections_left_total", "why" => why).increment(1);
-}
-
-/// Takes what came off the socket, so that closing it is a FIN: with bytes unread it is a reset, which says "crashed".
-fn leave(stream: &TcpStream) {
-    let _ = stream.try_read(&mut [0; 4096]);
 }
 
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
