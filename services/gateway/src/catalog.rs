@@ -17,14 +17,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::descriptors::Files;
+use crate::ownership::role_of;
 use crate::rules::{BYTES_MAX, RuleError, Rules};
 use crate::service;
 use crate::service::reflection::{FetchError, fetch};
 use crate::table::{Described, Entry, Plan, Table};
 use crate::upstream::Upstream;
-
-/// Services in the package of a role that its clones do not serve: a loader is written by whoever owns the objects.
-const SERVED_BY_OTHERS: [&str; 1] = ["shoal.cache.v1.ObjectLoaderService"];
 
 /// After the endpoints of an upstream changed, before it is asked: a rolling restart changes them many times.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -109,10 +107,8 @@ impl Catalog {
 
     /// An entry for the clones of a Shoal role: our own descriptors say what they serve.
     pub(crate) fn of_role(&self, role: Role, upstream: Arc<Upstream>) -> Entry {
-        let package = format!("shoal.{role}.");
         let services = self.ours.services().map(|service| service.name.clone());
-        let services =
-            services.filter(|name| name.starts_with(&package) && !SERVED_BY_OTHERS.contains(&name.as_str()));
+        let services = services.filter(|name| role_of(name) == Some(role));
         Entry {
             upstream,
             named: Vec::new(),

@@ -13,6 +13,9 @@ use serde::Deserialize;
 use shoal_balance::Source;
 use shoal_kit::role::Role;
 
+use crate::ownership::role_of;
+use crate::service::LOCAL;
+
 pub use balance::{Balance, Ejection};
 pub(crate) use callers::CallerLimits;
 pub use callers::{Callers, NamedCaller};
@@ -67,6 +70,8 @@ pub struct UpstreamConfig {
     pub default: bool,
     /// Whether only calls that the route file sends here come here: a canary.
     pub by_route: bool,
+    /// Whether `services` may have services of Shoal's own, which then come here instead of to the clones of their role.
+    pub replaces: bool,
 }
 
 /// Limits of one client connection and of the process.
@@ -359,6 +364,10 @@ impl Config {
                 !upstream.by_route || (upstream.services.is_empty() && !upstream.default),
                 "{key}: what takes only the calls a route sends it has no services and is no default"
             );
+            ensure!(
+                !upstream.replaces || upstream.services.iter().any(|service| role_of(service).is_some()),
+                "{key}: `replaces` needs `services` with a service of Shoal's own"
+            );
             if upstream.default
                 && let Some(other) = default.replace(name)
             {
@@ -371,6 +380,18 @@ impl Config {
                 );
                 if let Some(other) = owners.insert(service, name) {
                     bail!("{key}: service {service} is routed to `{other}` already");
+                }
+                ensure!(
+                    !LOCAL.contains(&service.as_str()),
+                    "{key}: {service} is answered by the gateway itself"
+                );
+                if let Some(role) = role_of(service)
+                    && !upstream.replaces
+                {
+                    bail!(
+                        "{key}: {service} is Shoal's own, of the role {role}; `replaces = true` says that this upstream \
+                         takes it from the clones of that role"
+                    );
                 }
             }
         }
@@ -461,6 +482,15 @@ mod tests {
     }
 
     #[test]
+    fn a_service_of_shoals_own_is_replaced_by_word_alone() {
+        let config = check(
+            "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['shoal.session.v1.SessionService']\nreplaces = true\n\
+             [upstream.b]\nendpoints = ['127.0.0.1:2']\nservices = ['shoal.cache.v1.ObjectLoaderService']",
+        );
+        assert!(config.expect("valid").upstream["a"].replaces);
+    }
+
+    #[test]
     fn a_foreign_service_is_found_by_its_srv_records() {
         let config = check("[upstream.a]\nsrv = '_grpc._tcp.fish.internal'").expect("valid");
         let source = config.upstream["a"].source().expect("valid");
@@ -492,6 +522,18 @@ mod tests {
             (
                 "[upstream.a]\nendpoints = ['127.0.0.1:1']\nby_route = true\ndefault = true",
                 "only the calls a route sends it",
+            ),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['shoal.session.v1.SessionService']",
+                "`replaces = true`",
+            ),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['x.Y']\nreplaces = true",
+                "`replaces` needs",
+            ),
+            (
+                "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['grpc.health.v1.Health']",
+                "answered by the gateway itself",
             ),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),

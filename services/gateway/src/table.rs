@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::claims::Claims;
 use crate::config::{Config, Deadline, Retry};
 use crate::descriptors::{Descriptors, Files, Service};
 use crate::doubt::Look;
@@ -53,6 +54,12 @@ impl Entry {
             Described::Known { services, .. } if self.named.is_empty() && !self.by_route => services,
             _ => &[],
         }
+    }
+
+    /// The part of the configuration that it is from.
+    fn key(&self) -> String {
+        let name = &self.upstream.name;
+        if self.upstream.role.is_some() { format!("peer.{name}") } else { format!("gateway.upstream.{name}") }
     }
 
     /// What it says of one.
@@ -130,6 +137,8 @@ pub(crate) struct Table {
     local: BTreeSet<&'static str>,
     /// What of the configuration cannot be meant, as far as that is known.
     pub(crate) doubts: Vec<String>,
+    /// What of what an upstream lists is not routed to it, with the upstream's name.
+    pub(crate) warnings: Vec<(String, String)>,
 }
 
 /// What a table is made of.
@@ -143,31 +152,26 @@ pub(crate) struct Plan<'p> {
 }
 
 impl Table {
-    /// A service goes to the first of: the gateway, the upstream it is configured for, the Shoal role of its package, the
-    /// upstream whose reflection lists it (by order of the entries), the first of a rule's split, the default. The split
+    /// A service goes to the first of: the gateway, the upstream it is configured for, the Shoal role of its package (and to no
+    /// upstream that merely lists it), the upstream whose reflection lists it (by order of the entries), the first of a rule's
+    /// split, the default. The split
     /// of a rule then says where the calls it is for go instead.
     pub(crate) fn build(plan: Plan<'_>) -> Table {
         let entries = &plan.entries;
-        // The owner of each service, in the order of the claims.
-        let mut owners: Vec<(&str, &Entry)> = Vec::new();
-        let mut known = BTreeSet::new();
-        let mut claim = |service, entry| {
-            if !plan.local.contains(&service) && known.insert(service) {
-                owners.push((service, entry));
-            }
-        };
+        let mut claims = Claims::new(plan.local);
         for entry in entries {
-            entry.named.iter().for_each(|service| claim(service.as_str(), entry));
+            entry.named.iter().for_each(|service| claims.add(service, entry));
         }
         for entry in entries {
-            entry.listed().iter().for_each(|service| claim(service.as_str(), entry));
+            entry.listed().iter().for_each(|service| claims.add_listed(service, entry));
         }
         for rule in &plan.rules.0 {
             let first = rule.split.first().and_then(|(name, _)| entry_named(entries, name));
             if let Some(entry) = first {
-                claim(rule.of.service(), entry);
+                claims.add(rule.of.service(), entry);
             }
         }
+        let (owners, warnings) = claims.settle();
 
         let mut descriptors = Descriptors::default();
         descriptors.add(plan.ours.clone(), plan.local.iter().map(ToString::to_string));
@@ -182,8 +186,12 @@ impl Table {
 
         let look =
             Look { config: plan.config, rules: &plan.rules.0, entries, owners: &owners, local: plan.local };
+        let mut doubts = look.doubts();
+        doubts.extend(warnings.iter().map(|(entry, warning)| format!("{}: {warning}", entry.key())));
+        let warnings = warnings.into_iter().map(|(entry, warning)| (entry.upstream.name.clone(), warning));
         let mut table = Table {
-            doubts: look.doubts(),
+            doubts,
+            warnings: warnings.collect(),
             descriptors: Arc::new(descriptors),
             local: plan.local.iter().copied().collect(),
             ..Table::default()
@@ -237,6 +245,11 @@ impl Table {
         let mut services: Vec<String> = ours.map(|(service, _)| service.to_string()).collect();
         services.sort_unstable();
         services
+    }
+
+    /// What is to be said of an upstream.
+    pub(crate) fn warnings_of(&self, upstream: &str) -> Vec<String> {
+        self.warnings.iter().filter(|(of, _)| of == upstream).map(|(_, warning)| warning.clone()).collect()
     }
 
     fn unknown(&self, service: &str) -> Error {

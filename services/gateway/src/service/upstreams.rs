@@ -151,6 +151,7 @@ fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
     let mut sum = pb::Upstream {
         name: upstream.name.clone(),
         services: table.services_of(upstream),
+        warnings: table.warnings_of(&upstream.name),
         ..pb::Upstream::default()
     };
     for lane in upstream.lanes() {

@@ -178,3 +178,68 @@ async fn a_default_upstream_gets_what_nobody_else_has() {
     // The gateway's own services are its own.
     assert!(services(&mesh).await.contains(&"shoal.gateway.v1.GatewayService".to_owned()));
 }
+
+async fn listed(mesh: &Mesh, upstream: &str) -> shoal_proto::gateway::v1::Upstream {
+    let mut client =
+        shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient::new(mesh.channel().await);
+    let list = client.list_upstreams(shoal_proto::gateway::v1::ListUpstreamsRequest {}).await;
+    let upstreams = list.expect("answered").into_inner().upstreams;
+    upstreams.into_iter().find(|listed| listed.name == upstream).expect("listed")
+}
+
+/// Waits until something is to be said of `upstream`.
+async fn warned(mesh: &Mesh, upstream: &str) -> shoal_proto::gateway::v1::Upstream {
+    within("a warning", async {
+        loop {
+            let listed = listed(mesh, upstream).await;
+            if !listed.warnings.is_empty() {
+                return listed;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_two_upstreams_list_stays_with_the_first() {
+    let (first, second) = (Echo::start(true).await, Echo::start(true).await);
+    let mesh = Mesh::start(&format!(
+        "[gateway.upstream.a]\nendpoints = ['{}']\n[gateway.upstream.b]\nendpoints = ['{}']",
+        first.address, second.address
+    ))
+    .await;
+    let loser = warned(&mesh, "b").await;
+    assert!(loser.services.is_empty(), "{loser:?}");
+    let [warning] = &loser.warnings[..] else { panic!("{loser:?}") };
+    assert!(warning.contains("test.echo.v1.Echo") && warning.contains("`a`"), "{warning}");
+    let winner = listed(&mesh, "a").await;
+    assert_eq!((&winner.services[..], winner.warnings.len()), (&["test.echo.v1.Echo".to_owned()][..], 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_upstream_takes_no_service_of_shoals_own() {
+    const GET: &str = "/shoal.session.v1.SessionService/GetSession";
+    let clone = Upstream::start(|call| call.answer(b"ok")).await;
+    // Another gateway: its reflection lists what stands behind it.
+    let other = Mesh::start(&as_session(&[&clone])).await;
+    other.ready("session", 1).await;
+    let foreign = format!("[gateway.upstream.other]\nendpoints = ['{}']", other.address);
+    let mesh = Mesh::start(&foreign).await;
+    let listed = warned(&mesh, "other").await;
+    assert!(listed.services.is_empty(), "{listed:?}");
+    let said = listed.warnings.join("; ");
+    assert!(said.contains("shoal.session.v1.SessionService") && said.contains("role session"), "{said}");
+    assert_eq!(mesh.caller().await.call(GET, &[], b"").await.code(), 12);
+
+    // By name it is refused at the start, and taken if that is meant.
+    let named = format!("{foreign}\nservices = ['shoal.session.v1.SessionService']");
+    let why = Mesh::refused(&named);
+    assert!(why.contains("gateway.upstream.other") && why.contains("`replaces = true`"), "{why}");
+    let replaced = format!("peer.session = '127.0.0.1:1'\n{named}\nreplaces = true");
+    let mesh = Mesh::start(&replaced).await;
+    mesh.ready("other", 1).await;
+    assert_eq!(mesh.caller().await.call(GET, &[], b"").await.code(), 0);
+    let role = warned(&mesh, "session").await;
+    assert!(role.warnings[0].contains("`other` replaces"), "{role:?}");
+}
