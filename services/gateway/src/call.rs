@@ -388,7 +388,12 @@ impl Call<'_> {
         let (attempt, response) = match sending.send(pick, number, ended) {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
-            Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
+            Err(Unsent::Invalid(error)) => {
+                if matches!(error, Error::Stuck { .. }) {
+                    self.lane.meter.event(Event::Streamless);
+                }
+                return Ok(End::Failed(error));
+            }
             Err(Unsent::Late) => {
                 self.attempts.unsent();
                 self.at = None;
