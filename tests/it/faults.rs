@@ -80,10 +80,7 @@ async fn a_killed_clone_costs_no_idempotent_call_and_others_only_if_in_flight_on
                             // A Redis that was too slow on a busy machine says so itself; it is not what is asked here.
                             let info = status.get_details_error_info();
                             if info.is_none_or(|info| {
-                                !matches!(
-                                    info.reason.as_str(),
-                                    "ENGINE_UNAVAILABLE" | "ENGINE_OUTCOME_UNKNOWN"
-                                )
+                                !matches!(info.reason.as_str(), "ENGINE_UNAVAILABLE" | "OUTCOME_UNKNOWN")
                             }) {
                                 eprintln!("a create failed: {}", status.message());
                                 tally.others_failed.fetch_add(1, Ordering::Relaxed);

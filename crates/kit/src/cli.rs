@@ -56,6 +56,10 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp: Option<String>,
+    /// Name the addresses of engines in the errors that callers see
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub show_addresses: bool,
     /// Where the clones of other roles are: ROLE=IP:PORT,IP:PORT or ROLE=dns:HOST:PORT or ROLE=srv:NAME or ROLE=file:PATH; several roles are separated by `;`
     #[arg(long, value_name = "ROLE=SOURCE;...")]
     #[serde(skip_serializing_if = "Option::is_none")]

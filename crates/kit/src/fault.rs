@@ -51,17 +51,6 @@ impl Fault {
             .violation(field, problem)
     }
 
-    /// UNAVAILABLE because an engine cannot be reached: waiting helps.
-    pub fn engine_unavailable(engine: &'static str, detail: impl std::fmt::Display) -> Self {
-        Self::new(
-            Code::Unavailable,
-            "ENGINE_UNAVAILABLE",
-            format!("{engine} is not reachable ({detail}); try again shortly"),
-        )
-        .meta("engine", engine)
-        .retry_after(Duration::from_millis(500))
-    }
-
     /// INTERNAL; `detail` goes to the log, never to the caller.
     pub fn internal(detail: impl std::fmt::Display) -> Self {
         tracing::error!(%detail, "internal error");

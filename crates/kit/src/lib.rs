@@ -7,6 +7,7 @@ mod body;
 mod budget;
 pub mod chain;
 pub mod cli;
+mod engine;
 pub mod fault;
 pub mod logs;
 pub mod message;
@@ -28,6 +29,7 @@ pub mod telemetry;
 
 pub use answer::answer;
 pub use budget::Memory;
+pub use engine::EngineError;
 pub use fault::Fault;
 pub use preface::{Preface, read_preface, refuse};
 pub use rewound::Rewound;

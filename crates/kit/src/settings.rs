@@ -46,6 +46,8 @@ pub struct Settings {
     pub cassandra: Vec<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+    /// Whether the errors that callers see name the addresses of engines. Logs and the admin port do anyway.
+    pub show_addresses: bool,
     /// How to end.
     pub drain: Drain,
     /// How many clones of each role `up` runs.
@@ -129,6 +131,7 @@ impl Settings {
                 log_format: read.get::<LogFormat>(key::LOG_FORMAT)?.unwrap_or_default(),
                 log_filter: read.get(key::LOG)?.unwrap_or_else(|| defaults.log.to_owned()),
             },
+            show_addresses: read.get(key::SHOW_ADDRESSES)?.unwrap_or(false),
             drain: Drain {
                 grace: drain.map_or(Drain::default().grace, humantime_serde::Serde::into_inner),
                 ..Drain::default()

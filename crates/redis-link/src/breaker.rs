@@ -6,13 +6,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::error::LinkError;
+
 #[derive(Debug)]
 pub(crate) struct Breaker {
     threshold: u32,
     consecutive: AtomicU32,
     open: AtomicBool,
     // Why it is open; read only then.
-    reason: Mutex<String>,
+    reason: Mutex<LinkError>,
 }
 
 impl Breaker {
@@ -21,12 +23,12 @@ impl Breaker {
             threshold,
             consecutive: AtomicU32::new(0),
             open: AtomicBool::new(false),
-            reason: Mutex::new(String::new()),
+            reason: Mutex::new(LinkError::Unavailable(String::new())),
         }
     }
 
-    /// The reason why calls must fail at once, if they must.
-    pub(crate) fn refusal(&self) -> Option<String> {
+    /// The error with which calls must fail at once, if they must. Never `Unknown`: nothing is sent.
+    pub(crate) fn refusal(&self) -> Option<LinkError> {
         self.open
             .load(Ordering::Acquire)
             .then(|| self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -47,13 +49,13 @@ impl Breaker {
     /// A call timed out. Opens the breaker if enough did in a row.
     pub(crate) fn failure(&self, reason: &str) {
         if self.consecutive.fetch_add(1, Ordering::Relaxed) + 1 >= self.threshold && !self.is_open() {
-            self.open(reason);
+            self.open(LinkError::Unavailable(reason.to_owned()));
         }
     }
 
     /// The watchdog found the node dead.
-    pub(crate) fn open(&self, reason: &str) {
-        reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) fn open(&self, reason: LinkError) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         self.open.store(true, Ordering::Release);
     }
 
@@ -81,7 +83,7 @@ mod tests {
             assert!(!breaker.is_open());
             breaker.failure("slow");
         }
-        assert_eq!(breaker.refusal().as_deref(), Some("slow"));
+        assert_eq!(breaker.refusal(), Some(LinkError::Unavailable("slow".to_owned())));
     }
 
     #[test]
@@ -108,7 +110,8 @@ mod tests {
     fn the_watchdogs_reason_replaces_the_callers() {
         let breaker = Breaker::new(1);
         breaker.failure("slow");
-        breaker.open("connection refused");
-        assert_eq!(breaker.refusal().as_deref(), Some("connection refused"));
+        let denied = LinkError::Denied("wrong password".to_owned());
+        breaker.open(denied.clone());
+        assert_eq!(breaker.refusal(), Some(denied));
     }
 }

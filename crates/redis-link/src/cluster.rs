@@ -94,6 +94,16 @@ impl Cluster {
         self.shared.map.borrow().healthy()
     }
 
+    /// Why some calls fail, if some do.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.shared.node_list().into_iter().find_map(|node| node.why())
+    }
+
+    /// The eviction policy by which a node loses what the role stores.
+    pub(crate) fn loses(&self) -> Option<String> {
+        self.shared.map.borrow().primaries.iter().find_map(|node| node.loses())
+    }
+
     /// All primaries; waits until they are known.
     pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<Arc<Node>>, LinkError> {
         Ok(self.shared.known(deadline).await?.primaries.clone())
@@ -242,11 +252,17 @@ impl Shared {
         match known {
             Ok(Ok(map)) => Ok(Arc::clone(&map)),
             _ => {
-                let seeds: Vec<_> = self.seeds.iter().map(Endpoint::to_string).collect();
-                Err(LinkError::Unavailable(format!(
-                    "no node of the redis cluster answers: {}",
-                    seeds.join(", ")
-                )))
+                // One that refuses this client's password answers, and says more than that nobody does.
+                let denied = self.node_list().into_iter().find_map(|node| node.denial());
+                Err(denied.unwrap_or_else(|| {
+                    let seeds: Vec<_> = self.seeds.iter().map(Endpoint::to_string).collect();
+                    let seeds = if self.settings.show_addresses {
+                        format!(": {}", seeds.join(", "))
+                    } else {
+                        String::new()
+                    };
+                    LinkError::Unavailable(format!("no node of the redis cluster answers{seeds}"))
+                }))
             }
         }
     }
@@ -262,6 +278,10 @@ impl Shared {
             self.stale.notify_one();
             LinkError::Unavailable("no node of the redis cluster owns the key's slot".to_owned())
         })
+    }
+
+    fn node_list(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// A node that fails may have a successor.

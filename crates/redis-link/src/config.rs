@@ -7,6 +7,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 
 use crate::call::Meter;
 use crate::error::LinkError;
+use crate::eviction::Eviction;
+use crate::health::Health;
 use crate::script::Script;
 
 /// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
@@ -28,6 +30,14 @@ pub struct LinkConfig {
     /// Loaded on every new connection, so that a restart costs no `NOSCRIPT`. Others are added by
     /// their first use.
     pub scripts: Vec<Script>,
+    /// Whether errors, which callers of a service may see, name the node. Logs and [`Link::ready_now`](crate::Link::ready_now)
+    /// do anyway.
+    pub show_addresses: bool,
+    /// What the role needs of Redis' eviction policy: the log, [`Link::loses`](crate::Link::loses) and
+    /// [`Link::ready_now`](crate::Link::ready_now) say so if it has another.
+    pub eviction: Eviction,
+    /// Where it is told how Redis is: one for all links of a role in a process.
+    pub health: Health,
 }
 
 impl LinkConfig {
@@ -42,6 +52,9 @@ impl LinkConfig {
             connect_deadline: Duration::from_millis(250),
             breaker_threshold: 5,
             scripts: Vec::new(),
+            show_addresses: false,
+            eviction: Eviction::Indifferent,
+            health: Health::new(role),
         }
     }
 }
@@ -56,6 +69,7 @@ impl fmt::Debug for LinkConfig {
             .field("connect_deadline", &self.connect_deadline)
             .field("breaker_threshold", &self.breaker_threshold)
             .field("scripts", &self.scripts)
+            .field("show_addresses", &self.show_addresses)
             .finish_non_exhaustive()
     }
 }
@@ -71,6 +85,16 @@ pub(crate) struct Settings {
     pub(crate) breaker_threshold: u32,
     /// User, password, database.
     pub(crate) login: RedisConnectionInfo,
+    pub(crate) show_addresses: bool,
+    pub(crate) eviction: Eviction,
+    pub(crate) health: Health,
+}
+
+impl Settings {
+    /// What errors call a node.
+    pub(crate) fn place(&self, endpoint: &Endpoint) -> String {
+        if self.show_addresses { format!("redis at {endpoint}") } else { "redis".to_owned() }
+    }
 }
 
 /// One Redis server's address.
@@ -107,7 +131,7 @@ impl LinkConfig {
             );
         }
         let mut parsed = Vec::new();
-        for url in self.url.split(',').map(str::trim) {
+        for url in urls(&self.url) {
             parsed.push(parse(url)?);
         }
         let login = parsed[0].1.clone();
@@ -128,9 +152,40 @@ impl LinkConfig {
             connect_deadline: self.connect_deadline,
             breaker_threshold: self.breaker_threshold,
             login,
+            show_addresses: self.show_addresses,
+            eviction: self.eviction,
+            health: self.health,
         };
         Ok((parsed.into_iter().map(|(endpoint, _)| endpoint).collect(), settings, self.scripts))
     }
+}
+
+/// Names the Redis of a URL to people: hosts, ports and the database, and nothing that may be secret.
+#[must_use]
+pub fn describe(url: &str) -> String {
+    let name = |url: &str| {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        // A password may hold an `@`; nothing after it can.
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        rest.trim_end_matches('/').to_owned()
+    };
+    urls(url).map(name).collect::<Vec<_>>().join(",")
+}
+
+/// The URLs of a list. A comma within one belongs to its password.
+fn urls(list: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(list);
+    std::iter::from_fn(move || {
+        let list = rest?;
+        let mut commas = list.match_indices(',').map(|(at, _)| at);
+        let end = commas.find(|at| {
+            let next = &list[at + 1..];
+            next.trim_start().split(',').next().is_some_and(|next| next.is_empty() || next.contains("://"))
+        });
+        rest = end.map(|end| &list[end + 1..]);
+        Some(list[..end.unwrap_or(list.len())].trim())
+    })
 }
 
 /// The text of an error must not repeat the URL: it may hold a password.
@@ -191,5 +246,21 @@ mod tests {
         let config = LinkConfig::new("redis://user:hunter2@host:1", "test");
         assert!(!format!("{config:?}").contains("hunter2"));
         assert!(!format!("{:?}", config.validate().unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_description_has_the_database_and_no_secret() {
+        for (url, described) in [
+            ("redis://user:p@ss@a:1/3, redis://b:2", "a:1/3,b:2"),
+            ("redis://:p,ss@a:1", "a:1"),
+            ("redis://:p,ss@a:1/2,redis://:q@r,s@b:2", "a:1/2,b:2"),
+            ("redis://:p/x@a:1/?protocol=resp3", "a:1"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(describe(url), described, "{url}");
+        }
+        let (seeds, _, _) = LinkConfig::new("redis://:p,ss@a:1", "test").validate().unwrap();
+        assert_eq!(seeds.len(), 1, "a comma in a password makes no Cluster");
+        assert!(refused("redis://a:1,").contains("redis://host:port"));
     }
 }

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Endpoint, Settings};
-use crate::error::LinkError;
+use crate::error::{self, LinkError};
+use crate::eviction::MemoryPolicy;
 use crate::script::Script;
+use crate::watchdog;
 
 /// Requests that wait to be written; more callers wait for room, within their deadline. The driver's 50 is
 /// less than one busy clone has in flight.
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     ended: Arc<AtomicBool>,
     /// Calls that wait for a reply.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// What Redis does when its memory is full; of a connection for requests, and if it says so.
+    pub(crate) memory_policy: Option<MemoryPolicy>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -60,9 +64,18 @@ impl Connection {
             for script in scripts {
                 setup.add_command(script.load());
             }
+            // These two may fail: an older Redis compiles no such script, and not every user may ask.
+            setup.add_command(watchdog::PROBE.load()).add_command(MemoryPolicy::ask());
             let count = setup.len();
-            for reply in connection.requests.send_packed_commands(&setup, 0, count).await? {
-                reply.extract_error()?;
+            let mut replies = connection.requests.send_packed_commands(&setup, 0, count).await?;
+            connection.memory_policy = replies.pop().and_then(MemoryPolicy::of_reply);
+            replies.pop();
+            for reply in replies {
+                match reply {
+                    // A Redis that cannot save answers so even to PING, and reads go on.
+                    Value::ServerError(error) if error.code() == "MISCONF" => {}
+                    reply => drop(reply.extract_error()?),
+                }
             }
             Ok(connection)
         })
@@ -114,7 +127,7 @@ impl Connection {
             Gather::new(driver, busy).await;
         });
         let driver = AbortOnDropHandle::new(driver);
-        Ok(Connection { requests, closed, ended, in_flight, _driver: driver })
+        Ok(Connection { requests, closed, ended, in_flight, memory_policy: None, _driver: driver })
     }
 
     /// Whether it may still carry calls.
@@ -151,9 +164,10 @@ async fn within(
 ) -> Result<Connection, LinkError> {
     match tokio::time::timeout(settings.connect_deadline, attempt).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(LinkError::Unavailable(format!("redis at {endpoint}: {error}"))),
+        Ok(Err(error)) => Err(error::of_connecting(&error, &settings.place(endpoint))),
         Err(_) => Err(LinkError::Unavailable(format!(
-            "redis at {endpoint} did not answer a new connection within {:?}",
+            "{} did not answer a new connection within {:?}",
+            settings.place(endpoint),
             settings.connect_deadline
         ))),
     }

@@ -1,4 +1,4 @@
-//! What a caller can know after a failed call: certainly not done, perhaps done, or refused by Redis.
+//! What a caller can know after a failed call: certainly not done, perhaps done, or refused by Redis and why.
 
 use redis::{ErrorKind, RedisError, ServerError};
 
@@ -13,8 +13,18 @@ pub enum LinkError {
     /// done, or may still be done.
     #[error("{0}")]
     Unknown(String),
-    /// Redis answered with an error: `OOM`, `WRONGTYPE`, `READONLY`, a script's error, ... The commands of a
-    /// pipeline beside the failed one may have been done.
+    /// Redis has reached its `maxmemory` and may evict nothing: what needs memory is refused, and nothing of it was done.
+    /// Reads pass, and so do scripts whose first write frees memory.
+    #[error("redis is full: {0}")]
+    Full(String),
+    /// Redis answers reads and takes no writes, as a replica does, or one that cannot save: nothing was done.
+    #[error("redis takes no writes: {0}")]
+    ReadOnly(String),
+    /// Redis does not accept this client's password, or does not permit its user this command: nothing was done.
+    #[error("redis denies access: {0}")]
+    Denied(String),
+    /// Redis answered with another error: `WRONGTYPE`, a script's error, ... The commands of a pipeline beside the failed
+    /// one may have been done.
     #[error("redis refused: {code} {message}")]
     Server {
         /// The error's first word, as Redis or a script (`redis.error_reply('SHOAL …')`) gave it; `UNEXPECTED`
@@ -35,6 +45,9 @@ impl LinkError {
         if is_out_of_service(code) {
             return LinkError::Unavailable(format!("redis is not in service: {code} {message}"));
         }
+        if let Some(trouble) = Trouble::of_code(code) {
+            return trouble.error();
+        }
         LinkError::Server { code: code.to_owned(), message: message.to_owned() }
     }
 
@@ -48,9 +61,81 @@ impl LinkError {
         match self {
             LinkError::Unavailable(_) => "unavailable",
             LinkError::Unknown(_) => "unknown",
+            LinkError::Full(_) => "full",
+            LinkError::ReadOnly(_) => "read_only",
+            LinkError::Denied(_) => "denied",
             LinkError::Server { .. } => "server",
             LinkError::Config(_) => "config",
         }
+    }
+}
+
+/// Why a Redis that answers refuses: each lasts until somebody does something about it.
+///
+/// A script is refused at its first write or not at all, so nothing of it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Full,
+    Replica,
+    CannotSave,
+    TooFewReplicas,
+    NoPassword,
+    WrongPassword,
+    NotPermitted,
+}
+
+impl Trouble {
+    /// What an error's first word says.
+    pub(crate) fn of_code(code: &str) -> Option<Trouble> {
+        Some(match code {
+            "OOM" => Trouble::Full,
+            "READONLY" => Trouble::Replica,
+            "MISCONF" => Trouble::CannotSave,
+            "NOREPLICAS" => Trouble::TooFewReplicas,
+            "NOAUTH" => Trouble::NoPassword,
+            "WRONGPASS" => Trouble::WrongPassword,
+            "NOPERM" => Trouble::NotPermitted,
+            _ => return None,
+        })
+    }
+
+    /// What is wrong, in words that hold no address and no secret.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Trouble::Full => "its maxmemory is used up",
+            Trouble::Replica => "it is a replica (READONLY)",
+            Trouble::CannotSave => "it cannot save to its disk (MISCONF)",
+            Trouble::TooFewReplicas => "it has not enough good replicas (NOREPLICAS)",
+            Trouble::NoPassword => "it asks for a password, and none was given (NOAUTH)",
+            Trouble::WrongPassword => "it does not accept the user name or password (WRONGPASS)",
+            Trouble::NotPermitted => "its user may not do what was asked (NOPERM)",
+        }
+    }
+
+    pub(crate) fn error(self) -> LinkError {
+        let text = self.text().to_owned();
+        match self {
+            Trouble::Full => LinkError::Full(text),
+            Trouble::Replica | Trouble::CannotSave | Trouble::TooFewReplicas => LinkError::ReadOnly(text),
+            Trouble::NoPassword | Trouble::WrongPassword | Trouble::NotPermitted => LinkError::Denied(text),
+        }
+    }
+
+    /// Whether it ends reads as well.
+    pub(crate) fn is_denial(self) -> bool {
+        matches!(self, Trouble::NoPassword | Trouble::WrongPassword | Trouble::NotPermitted)
+    }
+}
+
+/// The error of a connection that could not be made.
+pub(crate) fn of_connecting(error: &RedisError, place: &str) -> LinkError {
+    // The driver says so of AUTH, and drops what Redis answered.
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return Trouble::WrongPassword.error();
+    }
+    match error.code().and_then(Trouble::of_code) {
+        Some(trouble) if trouble.is_denial() => trouble.error(),
+        _ => LinkError::Unavailable(format!("{place}: {error}")),
     }
 }
 
@@ -65,9 +150,9 @@ pub(crate) fn is_lost(error: &RedisError) -> bool {
 }
 
 /// An error of the driver for a request that was given to it.
-pub(crate) fn after_send(address: &dyn std::fmt::Display, error: RedisError) -> LinkError {
+pub(crate) fn after_send(place: &str, error: RedisError) -> LinkError {
     if is_lost(&error) {
-        return LinkError::Unknown(format!("redis at {address}: the connection was lost: {error}"));
+        return LinkError::Unknown(format!("{place}: the connection was lost: {error}"));
     }
     let text = error.to_string();
     match error.into_server_errors().as_deref() {
@@ -98,9 +183,7 @@ mod tests {
             assert!(matches!(of(line), LinkError::Unavailable(_)), "{:?}", of(line));
         }
         for (line, code) in [
-            (b"-OOM command not allowed\r\n".as_slice(), "OOM"),
-            (b"-WRONGTYPE Operation\r\n", "WRONGTYPE"),
-            (b"-READONLY You can't write\r\n", "READONLY"),
+            (b"-WRONGTYPE Operation\r\n".as_slice(), "WRONGTYPE"),
             (b"-SHOAL limit 5\r\n", "SHOAL"),
             (b"-ERR syntax error\r\n", "ERR"),
         ] {
@@ -109,6 +192,21 @@ mod tests {
                 "{:?}",
                 of(line)
             );
+        }
+    }
+
+    #[test]
+    fn a_redis_that_refuses_is_told_apart_by_its_reason() {
+        for line in ["OOM command not allowed", "READONLY You can't", "MISCONF x", "NOREPLICAS x", "NOAUTH x"]
+        {
+            let error = of(format!("-{line}\r\n").as_bytes());
+            let (outcome, text) = (error.outcome(), error.to_string());
+            let expected = match line.split(' ').next().unwrap() {
+                "OOM" => ("full", "maxmemory"),
+                "NOAUTH" => ("denied", "password"),
+                code => ("read_only", code),
+            };
+            assert!(outcome == expected.0 && text.contains(expected.1), "{line}: {error:?}");
         }
     }
 }

@@ -8,6 +8,8 @@
 //!   until the node's watchdog has its PING answered. Only the watchdog connects, one attempt at a time.
 //! * A `redis://` URL names one Redis; several, separated by commas, name a Cluster, whose slot map is
 //!   kept here, so that each primary has its own connections, breaker and watchdog.
+//! * A Redis that refuses ([`LinkError::Full`], [`LinkError::ReadOnly`], [`LinkError::Denied`]) has done nothing. What becomes
+//!   of it is told once for all links of a role ([`Health`]).
 //! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
 //!   those behind it. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
 //!   connections of their own.
@@ -19,6 +21,8 @@ mod cluster;
 mod config;
 mod connection;
 mod error;
+mod eviction;
+mod health;
 mod link;
 mod node;
 mod script;
@@ -27,8 +31,10 @@ mod subscription;
 mod tail;
 mod watchdog;
 
-pub use config::LinkConfig;
+pub use config::{LinkConfig, describe};
 pub use error::LinkError;
+pub use eviction::Eviction;
+pub use health::Health;
 pub use link::Link;
 pub use script::Script;
 pub use subscription::{Subscription, SubscriptionEvent};

@@ -64,7 +64,8 @@ impl Link {
         loop {
             let pings = timeout_at(deadline, self.query_each_primary::<Value>(&redis::cmd("PING"))).await;
             match pings {
-                Ok(Ok(_)) => return Ok(()),
+                // One that cannot save refuses even a PING, and is there.
+                Ok(Ok(_) | Err(LinkError::ReadOnly(_))) => return Ok(()),
                 Ok(Err(error)) if Instant::now() + READY_INTERVAL >= deadline => return Err(error),
                 Ok(Err(_)) => sleep(READY_INTERVAL).await,
                 Err(_) => {
@@ -81,6 +82,39 @@ impl Link {
             Topology::Single(node) => node.healthy(),
             Topology::Cluster(cluster) => cluster.healthy(),
         }
+    }
+
+    /// Whether all is well, and if not why, in words for those who run it: they name the node. What a caller may be told is in
+    /// the error of its call.
+    pub fn ready_now(&self) -> Result<(), String> {
+        let (loses, why) = match &self.inner.topology {
+            Topology::Single(node) => (node.loses(), node.why()),
+            Topology::Cluster(cluster) => (cluster.loses(), cluster.why()),
+        };
+        let evicts = loses.map(|policy| {
+            format!("redis is configured to evict ({policy}); set its maxmemory-policy to noeviction")
+        });
+        match why.or(evicts) {
+            Some(why) => Err(why),
+            None if self.healthy() => Ok(()),
+            None => Err("redis does not answer yet".to_owned()),
+        }
+    }
+
+    /// The `maxmemory-policy` by which Redis loses what the role stores, if it has one that does; known from the first
+    /// connection on.
+    #[must_use]
+    pub fn loses(&self) -> Option<String> {
+        match &self.inner.topology {
+            Topology::Single(node) => node.loses(),
+            Topology::Cluster(cluster) => cluster.loses(),
+        }
+    }
+
+    /// Whether it is a Cluster's.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.inner.topology, Topology::Cluster(_))
     }
 
     /// Sends one command. In a Cluster it goes to the node of its first key, and to any primary if it has none.

@@ -1,7 +1,7 @@
 //! One Redis server: its connections, its breaker, and calls with a deadline.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::select_all;
@@ -14,13 +14,18 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::breaker::Breaker;
 use crate::config::{Endpoint, Settings};
 use crate::connection::Connection;
-use crate::error::{self, LinkError};
+use crate::error::{self, LinkError, Trouble};
+use crate::eviction::MemoryPolicy;
+use crate::health::{Condition, Report};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
 
 /// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
 /// and in Redis.
 const BUSY: usize = 512;
+
+/// A Redis that refused a write is said to be well after it has refused none for so long.
+const WRITABLE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long [`Node::serving`] waits.
 const SERVING_WAIT: Duration = Duration::from_millis(500);
@@ -41,6 +46,13 @@ pub(crate) struct Shared {
     pub(crate) breaker: Breaker,
     /// Wakes the watchdog: a call was not answered.
     pub(crate) suspicion: Notify,
+    /// Wakes the watchdog: a write was refused. Set until writes are taken again.
+    pub(crate) refusing: AtomicBool,
+    /// When a write was last refused.
+    refused_at: Mutex<Option<Instant>>,
+    /// What it does when its memory is full, as last heard.
+    memory_policy: Mutex<Option<MemoryPolicy>>,
+    pub(crate) report: Report,
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
     // Only the watchdog fills and empties them.
@@ -70,6 +82,10 @@ impl Node {
     /// Starts connecting in the background.
     pub(crate) fn start(endpoint: Endpoint, settings: Arc<Settings>, scripts: Arc<Scripts>) -> Node {
         let shared = Arc::new(Shared {
+            report: settings.health.join(&endpoint),
+            refusing: AtomicBool::new(false),
+            refused_at: Mutex::default(),
+            memory_policy: Mutex::default(),
             endpoint,
             breaker: Breaker::new(settings.breaker_threshold),
             slots: (0..settings.connections).map(|_| RwLock::new(None)).collect(),
@@ -86,6 +102,26 @@ impl Node {
         &self.shared.endpoint
     }
 
+    /// What errors call it.
+    pub(crate) fn place(&self) -> String {
+        self.shared.settings.place(&self.shared.endpoint)
+    }
+
+    /// Why some calls fail, if some do.
+    pub(crate) fn why(&self) -> Option<String> {
+        self.shared.report.why()
+    }
+
+    /// The eviction policy by which it loses what the role stores.
+    pub(crate) fn loses(&self) -> Option<String> {
+        self.shared.loses()
+    }
+
+    /// The error of a node that does not accept this client.
+    pub(crate) fn denial(&self) -> Option<LinkError> {
+        self.shared.breaker.refusal().filter(|error| matches!(error, LinkError::Denied(_)))
+    }
+
     pub(crate) fn healthy(&self) -> bool {
         !self.shared.breaker.is_open() && self.shared.pick().is_some()
     }
@@ -97,7 +133,7 @@ impl Node {
         let deadline = Instant::now() + SERVING_WAIT;
         while let Some(reason) = self.shared.breaker.refusal() {
             if timeout_at(deadline, changes.changed()).await.is_err() {
-                return Err(LinkError::Unavailable(reason));
+                return Err(reason);
             }
         }
         Ok(())
@@ -174,7 +210,7 @@ impl Shared {
     /// A live connection; waits for one until the deadline, unless the breaker is open.
     async fn lease(&self, deadline: Instant) -> Result<Lease, LinkError> {
         if let Some(reason) = self.breaker.refusal() {
-            return Err(LinkError::Unavailable(reason));
+            return Err(reason);
         }
         if let Some(lease) = self.pick() {
             return Ok(lease);
@@ -182,13 +218,14 @@ impl Shared {
         let mut changes = self.changes.subscribe();
         loop {
             if let Some(reason) = self.breaker.refusal() {
-                return Err(LinkError::Unavailable(reason));
+                return Err(reason);
             }
             if let Some(lease) = self.pick() {
                 return Ok(lease);
             }
             if timeout_at(deadline, changes.changed()).await.is_err() {
-                return Err(LinkError::Unavailable(format!("redis at {}: still connecting", self.endpoint)));
+                let place = self.settings.place(&self.endpoint);
+                return Err(LinkError::Unavailable(format!("{place}: still connecting")));
             }
         }
     }
@@ -226,13 +263,11 @@ impl Shared {
                 if error::is_lost(&error) {
                     self.suspicion.notify_one();
                 }
-                Err(error::after_send(&self.endpoint, error))
+                Err(error::after_send(&self.settings.place(&self.endpoint), error))
             }
             Err(_) => {
-                let text = format!(
-                    "redis at {} did not answer within {:?}",
-                    self.endpoint, self.settings.call_deadline
-                );
+                let place = self.settings.place(&self.endpoint);
+                let text = format!("{place} did not answer within {:?}", self.settings.call_deadline);
                 // A connection that was replaced meanwhile says nothing of the node as it is now.
                 if lease.connection.is_live() {
                     self.breaker.failure(&text);
@@ -243,15 +278,49 @@ impl Shared {
         }
     }
 
-    /// Redis answers, but is not in service: the watchdog looks until it is.
+    /// Redis answers, but is not in service, or takes no writes: the watchdog looks until it does.
     fn refused(&self, replies: &[Value]) {
         for reply in replies {
-            if let Value::ServerError(error) = reply
-                && error::is_out_of_service(error.code())
-            {
+            let Value::ServerError(error) = reply else { continue };
+            if error::is_out_of_service(error.code()) {
                 self.suspicion.notify_one();
                 return;
             }
+            if let Some(condition) = Trouble::of_code(error.code()).and_then(Condition::of_trouble) {
+                self.refuses(condition);
+                return;
+            }
+        }
+    }
+
+    /// Redis said what it does when its memory is full.
+    pub(crate) fn has_policy(&self, policy: Option<MemoryPolicy>) {
+        let Some(policy) = policy else { return };
+        self.report.policy(&policy, self.settings.eviction);
+        *self.memory_policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
+    }
+
+    pub(crate) fn loses(&self) -> Option<String> {
+        let policy = self.memory_policy.lock().unwrap_or_else(PoisonError::into_inner);
+        policy.as_ref().and_then(|policy| policy.loses(self.settings.eviction)).map(str::to_owned)
+    }
+
+    /// Redis refused a write.
+    pub(crate) fn refuses(&self, condition: Condition) {
+        *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.report.is(condition);
+        if !self.refusing.swap(true, Ordering::AcqRel) {
+            self.suspicion.notify_one();
+        }
+    }
+
+    /// Redis would take a write now. One that is at its limit takes some and refuses others: it is well when it has refused
+    /// none for a while.
+    pub(crate) fn takes_writes(&self) {
+        let refused_at = *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused_at.is_none_or(|at| at.elapsed() >= WRITABLE_AFTER) {
+            self.refusing.store(false, Ordering::Release);
+            self.report.is(Condition::Up);
         }
     }
 
@@ -301,18 +370,18 @@ impl Shared {
 
     /// The node answers: calls may go.
     pub(crate) fn up(&self) {
-        if self.breaker.close() {
-            tracing::info!(endpoint = %self.endpoint, role = self.settings.role, "redis answers again");
+        self.breaker.close();
+        if !self.refusing.load(Ordering::Acquire) {
+            self.report.is(Condition::Up);
         }
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// The node does not answer: calls fail at once.
-    pub(crate) fn down(&self, reason: &str) {
-        if !self.breaker.is_open() {
-            tracing::warn!(endpoint = %self.endpoint, role = self.settings.role, reason, "redis does not answer");
-        }
-        self.breaker.open(reason);
+    /// The node does not answer: calls fail at once, with `error`.
+    pub(crate) fn down(&self, error: LinkError) {
+        self.refusing.store(false, Ordering::Release);
+        self.report.is(Condition::of_error(&error));
+        self.breaker.open(error);
         self.changes.send_modify(|count| *count += 1);
     }
 }

@@ -102,8 +102,8 @@ impl Subscriber {
         }
         if subscribed.is_err() {
             return Err(LinkError::Unavailable(format!(
-                "redis at {} does not answer SUBSCRIBE",
-                node.endpoint()
+                "{} does not answer SUBSCRIBE",
+                settings.place(node.endpoint())
             )));
         }
         let ping = redis::cmd("PING");

@@ -24,6 +24,8 @@ struct Engine {
     clones: Vec<(Role, ReadyCheck)>,
     /// Whether people were told that it is away.
     told_away: bool,
+    /// Whether it was well before.
+    met: bool,
 }
 
 impl Engines {
@@ -32,7 +34,12 @@ impl Engines {
         match self.0.iter_mut().find(|engine| engine.name == name) {
             Some(engine) => engine.clones.push((role, check)),
             None => {
-                self.0.push(Engine { name: name.to_owned(), clones: vec![(role, check)], told_away: false });
+                self.0.push(Engine {
+                    name: name.to_owned(),
+                    clones: vec![(role, check)],
+                    told_away: false,
+                    met: false,
+                });
             }
         }
     }
@@ -50,6 +57,7 @@ impl Engines {
         for engine in &mut self.0 {
             let why = engine.away();
             engine.told_away = why.is_some();
+            engine.met |= why.is_none();
             if let Some(why) = why {
                 away.push(format!("{} for {} ({why})", engine.name, engine.roles()));
             }
@@ -79,9 +87,11 @@ impl Engines {
             engine.told_away = why.is_some();
             let roles = engine.roles();
             lines.push(match why {
+                None if engine.met => format!("well again: {} for {roles}", engine.name),
                 None => format!("reachable: {} for {roles}", engine.name),
-                Some(why) => format!("no longer reachable: {} for {roles} ({why})", engine.name),
+                Some(why) => format!("not well: {} for {roles} ({why})", engine.name),
             });
+            engine.met |= !engine.told_away;
         }
         lines
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
+use shoal_redis_link::{Eviction, Health, LinkConfig};
 
 use crate::config::Config;
 use crate::store::{MemoryStore, RedisStore, Store};
@@ -22,7 +23,12 @@ pub struct Engine {
 #[derive(Clone)]
 enum Kind {
     Memory(Arc<MemoryStore>),
-    Redis { store: Arc<RedisStore>, named: String },
+    /// The health is shared by the clones of a process: what becomes of their Redis is said once.
+    Redis {
+        store: Arc<RedisStore>,
+        named: String,
+        health: Health,
+    },
 }
 
 impl Engine {
@@ -32,13 +38,25 @@ impl Engine {
     /// # Errors
     /// When the configuration is not valid.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
+        Self::open_with(settings, Health::new(Role::Cache.name())).await
+    }
+
+    async fn open_with(settings: &Settings, health: Health) -> anyhow::Result<Engine> {
         let config = settings.valid_section(Role::Cache.name(), Config::validate)?;
         let kind = match settings.redis_of(Role::Cache) {
             None => {
                 let store = MemoryStore::new(config.memory_bytes_max, config.value_bytes_max());
                 Kind::Memory(Arc::new(store))
             }
-            Some(url) => redis(&url, config).await.with_context(|| settings.redis_given(Role::Cache))?,
+            Some(url) => {
+                let link = LinkConfig {
+                    show_addresses: settings.show_addresses,
+                    eviction: Eviction::Wanted,
+                    health,
+                    ..LinkConfig::new(url, Role::Cache.name())
+                };
+                redis(link, config).await.with_context(|| settings.redis_given(Role::Cache))?
+            }
         };
         Ok(Engine { kind })
     }
@@ -58,7 +76,7 @@ impl Engine {
     pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Engine> {
         match &self.kind {
             Kind::Memory(_) => Ok(self.clone()),
-            Kind::Redis { .. } => Self::open(settings).await,
+            Kind::Redis { health, .. } => Self::open_with(settings, health.clone()).await,
         }
     }
 
@@ -72,39 +90,18 @@ impl Engine {
     /// Whether the store can be reached.
     pub(crate) fn ready(&self) -> Result<(), String> {
         match &self.kind {
-            Kind::Redis { store, named } if !store.healthy() => {
-                Err(format!("redis {named} is not reachable"))
-            }
-            Kind::Memory(_) | Kind::Redis { .. } => Ok(()),
+            Kind::Redis { store, .. } => store.ready_now(),
+            Kind::Memory(_) => Ok(()),
         }
     }
 }
 
-async fn redis(url: &str, config: Config) -> anyhow::Result<Kind> {
-    let named = without_secrets(url);
-    let store = RedisStore::open(url, Role::Cache.name(), config.key_prefix)
-        .with_context(|| format!("redis {named}, for the cache"))?;
+async fn redis(link: LinkConfig, config: Config) -> anyhow::Result<Kind> {
+    let (named, health) = (shoal_redis_link::describe(&link.url), link.health.clone());
+    let store =
+        RedisStore::open(link, config.key_prefix).with_context(|| format!("redis {named}, for the cache"))?;
     if let Err(error) = store.ready(START_PATIENCE).await {
-        tracing::warn!(%error, redis = %named, "redis is not reachable yet; entries answer UNAVAILABLE until it is");
+        tracing::warn!(%error, redis = %named, "redis is not there yet; until it is entries answer UNAVAILABLE");
     }
-    Ok(Kind::Redis { store: Arc::new(store), named })
-}
-
-/// Hosts and ports only.
-fn without_secrets(url: &str) -> String {
-    let host = |url: &str| {
-        let rest = url.trim().split_once("://").map_or(url, |(_, rest)| rest);
-        rest.rsplit_once('@').map_or(rest, |(_, host)| host).to_owned()
-    };
-    url.split(',').map(host).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_holds_no_password() {
-        assert_eq!(without_secrets("redis://u:p@a:1/0,redis://b:2"), "a:1/0,b:2");
-    }
+    Ok(Kind::Redis { store: Arc::new(store), named, health })
 }

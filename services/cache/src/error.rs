@@ -138,7 +138,7 @@ impl From<Error> for Fault {
                 "LOAD_INTERRUPTED",
                 "this clone stopped before the load was done; call again",
             ),
-            Error::Store(error) => store(&error),
+            Error::Store(error) => store(error),
             // Every clone asks the same loader: none is to be shunned or asked instead for what that answered.
             Error::Load { kind, loader, error } => {
                 load(&error, &loader).meta("kind", kind).meta("loader", loader).of_backend()
@@ -147,16 +147,9 @@ impl From<Error> for Fault {
     }
 }
 
-fn store(error: &StoreError) -> Fault {
+fn store(error: StoreError) -> Fault {
     match error {
-        StoreError::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
-        StoreError::Unknown { engine, detail } => Fault::new(
-            Code::Unavailable,
-            "OUTCOME_UNKNOWN",
-            format!("{engine} did not answer ({detail}); the change may have been made: call again, it is safe to repeat"),
-        )
-        .meta("engine", *engine)
-        .retry_after(Duration::from_millis(500)),
+        StoreError::Engine(error) => error.into_fault("call again, it is safe to repeat"),
         StoreError::Broken { detail } => Fault::internal(detail),
     }
 }

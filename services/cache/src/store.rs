@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
+use shoal_kit::EngineError;
 
 use crate::body::Body;
 use crate::key::{Key, Tags};
@@ -90,23 +91,10 @@ pub(crate) enum Acquired {
 /// Why the engine did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The engine cannot be reached; nothing was changed.
-    #[error("{engine} is not reachable: {detail}")]
-    Unavailable {
-        /// Its name.
-        engine: &'static str,
-        /// What is known about it.
-        detail: String,
-    },
-    /// The engine did not answer in time: a change may have been made, or may still be made until the engine drops the
-    /// connection.
-    #[error("{engine} did not answer: {detail}")]
-    Unknown {
-        /// Its name.
-        engine: &'static str,
-        /// What is known about it.
-        detail: String,
-    },
+    /// The engine did not do it, or is not known to have: a change of which nothing is known may still be made until the engine
+    /// drops the connection.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The engine answered what it must not.
     #[error("store: {detail}")]
     Broken {

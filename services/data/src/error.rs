@@ -1,6 +1,6 @@
 //! What can go wrong, and the one place that says what callers see of it.
 
-use shoal_kit::Fault;
+use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
 use crate::clock::Micros;
@@ -120,7 +120,9 @@ impl From<Error> for Fault {
             )
             .meta("table", name)
             .meta("difference", difference),
-            Error::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
+            Error::Unavailable { engine, detail } => {
+                EngineError::Unavailable { engine, detail }.into_fault("")
+            }
             Error::ReadFailed { engine, detail } => Fault::new(
                 Code::Unavailable,
                 "READ_FAILED",

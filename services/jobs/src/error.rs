@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_kit::Fault;
+use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
 use crate::id::{JobId, QueueName};
@@ -85,28 +85,9 @@ pub(crate) enum Error {
         /// `maxmemory-policy`.
         policy: String,
     },
-    /// The engine has no room for more.
-    #[error("the engine is out of memory for new jobs ({detail}); work off or purge jobs, or give it more")]
-    Full {
-        /// What it said.
-        detail: String,
-    },
-    /// The engine cannot be reached; nothing was done.
-    #[error("{engine} cannot be reached: {detail}")]
-    Unavailable {
-        /// Which.
-        engine: &'static str,
-        /// Why.
-        detail: String,
-    },
-    /// The engine did not answer in time: what was asked may have been done, or may still be done.
-    #[error("{engine} did not answer: {detail}")]
-    Unknown {
-        /// Which.
-        engine: &'static str,
-        /// Why.
-        detail: String,
-    },
+    /// The engine did not do it, or is not known to have: what was asked may then have been done, or may still be done.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// This clone is about to end.
     #[error("this clone is shutting down; call again to go on at another one")]
     Draining,
@@ -160,27 +141,18 @@ impl From<Error> for Fault {
             Error::TooManyQueues { max } => {
                 Fault::new(Code::ResourceExhausted, "TOO_MANY_QUEUES", message).meta("max", max.to_string())
             }
-            Error::TooManyWaiting { max, what } => Fault::new(Code::ResourceExhausted, "TOO_MANY_WAITING", message)
-                .meta("max", max.to_string())
-                .meta("what", what)
-                .retry_after(Duration::from_secs(1)),
-            Error::Evicts { policy } => {
-                Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", message).meta("policy", policy)
+            Error::TooManyWaiting { max, what } => {
+                Fault::new(Code::ResourceExhausted, "TOO_MANY_WAITING", message)
+                    .meta("max", max.to_string())
+                    .meta("what", what)
+                    .retry_after(Duration::from_secs(1))
             }
-            Error::Full { detail } => {
-                Fault::new(Code::ResourceExhausted, "ENGINE_FULL", message).meta("detail", detail)
+            Error::Evicts { policy } => Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", message)
+                .meta("policy", policy)
+                .of_backend(),
+            Error::Engine(error) => {
+                error.into_fault("repeat the call (an Enqueue with a request_id is safe to repeat)")
             }
-            Error::Unavailable { engine, detail } => Fault::engine_unavailable(engine, detail),
-            Error::Unknown { engine, detail } => Fault::new(
-                Code::Unavailable,
-                "OUTCOME_UNKNOWN",
-                format!(
-                    "{engine} did not answer ({detail}), so the call may or may not take effect; repeat it (an Enqueue \
-                     with a request_id is safe to repeat)"
-                ),
-            )
-            .meta("engine", engine)
-            .retry_after(Duration::from_millis(500)),
             Error::Draining => {
                 Fault::new(Code::Unavailable, "DRAINING", message).retry_after(DRAINING_RETRY_AFTER)
             }

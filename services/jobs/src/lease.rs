@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use shoal_kit::EngineError;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +168,7 @@ impl Counter {
                 Ok(Delivery { claim, receipt })
             }
             Err(error) => {
-                if !matches!(error, Error::Unknown { .. }) {
+                if !matches!(error, Error::Engine(EngineError::Unknown { .. })) {
                     receipt.slip = None;
                 }
                 Err(error)
@@ -202,7 +203,7 @@ async fn give_back(store: Arc<dyn Store>, slips: mpsc::Receiver<Slip>, stop: Can
 async fn give_one_back(store: &dyn Store, slip: &Slip) {
     let deadline = Instant::now() + RETURN_PATIENCE;
     while let Err(error) = store.release(&slip.queue, &slip.ticket).await {
-        let passes = matches!(error, Error::Unavailable { .. } | Error::Unknown { .. } | Error::Full { .. });
+        let passes = matches!(error, Error::Engine(_));
         if !passes || Instant::now() + RETURN_INTERVAL > deadline {
             tracing::warn!(%error, "a claim nobody waits for is left to run out");
             return;

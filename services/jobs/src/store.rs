@@ -4,8 +4,8 @@
 //!
 //! * **After `Ok`** the step was taken, whole, and every clone sees it. How durable it is the engine says: embedded, it
 //!   is on the disk; on Redis, as its `appendfsync` says.
-//! * **After [`Error::Unavailable`](crate::error::Error::Unavailable)** nothing was done.
-//! * **After [`Error::Unknown`](crate::error::Error::Unknown)** the step may have been taken, or may still be taken.
+//! * **After an [`EngineError`](shoal_kit::EngineError) that is certain** nothing was done.
+//! * **After [`EngineError::Unknown`](shoal_kit::EngineError::Unknown)** the step may have been taken, or may still be taken.
 //!   `complete` and `fail` recognise their repeat by the fence, `enqueue` by the request_id, and an unknown
 //!   `lease` is undone by `release`.
 //! * **After a crash** of a clone nothing is half done. A lease nobody answers for runs out, and any clone's `tend` gives

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_kit::EngineError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +144,8 @@ impl Watch {
             match self.store.get(&self.id).await {
                 Ok(Some(job)) => return Ok(job),
                 Ok(None) => return Err(Error::not_found(&self.id)),
-                Err(Error::Unavailable { .. }) if Instant::now() + INTERVAL < deadline => {}
+                Err(Error::Engine(EngineError::Unavailable { .. }))
+                    if Instant::now() + INTERVAL < deadline => {}
                 Err(error) => return Err(error),
             }
             tokio::select! {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use shoal_embedded::Database;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
+use shoal_redis_link::{Eviction, Health, LinkConfig};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -19,6 +20,8 @@ use crate::store::redis::RedisStore;
 pub struct Engine {
     pub(crate) store: Backend,
     description: String,
+    /// Shared by the clones of a process: what becomes of their Redis is said once.
+    health: Health,
 }
 
 #[derive(Debug, Clone)]
@@ -33,11 +36,25 @@ impl Engine {
     /// # Errors
     /// When the configuration, the keys or the database's folder cannot be used.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
+        Self::open_with(settings, Health::new(Role::Session.name())).await
+    }
+
+    async fn open_with(settings: &Settings, health: Health) -> anyhow::Result<Engine> {
         let config = settings.valid_section(Role::Session.name(), Config::validate)?;
         let keyring = keyfile::configured(&config)?;
         if let Some(url) = settings.redis_of(Role::Session) {
-            let redis = Self::redis(&url, &config, keyring);
-            return redis.with_context(|| settings.redis_given(Role::Session));
+            let link = LinkConfig {
+                connections: config.redis_connections,
+                call_deadline: config.redis_deadline,
+                show_addresses: settings.show_addresses,
+                eviction: Eviction::Forbidden,
+                health: health.clone(),
+                ..LinkConfig::new(url, Role::Session.name())
+            };
+            let description = format!("redis {}", shoal_redis_link::describe(&link.url));
+            let store = RedisStore::open(link, &config, keyring);
+            let store = store.with_context(|| settings.redis_given(Role::Session))?;
+            return Ok(Engine { store: Backend::Redis(store), description, health });
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Session.name()));
         // Opening replays a journal.
@@ -60,15 +77,10 @@ impl Engine {
                 }
             };
             let store = EmbeddedStore::new(db, keyring, config.policy(), Clock::System)?;
-            Ok(Engine { store: Backend::Embedded(store), description })
+            Ok(Engine { store: Backend::Embedded(store), description, health })
         })
         .await
         .context("opening the session store")?
-    }
-
-    fn redis(url: &str, config: &Config, keyring: Option<Arc<Keyring>>) -> anyhow::Result<Engine> {
-        let store = RedisStore::open(url, config, keyring)?;
-        Ok(Engine { store: Backend::Redis(store), description: format!("redis {}", addresses(url)) })
     }
 
     /// What it is, for people: `redis 127.0.0.1:6379`, `embedded ./.shoal/session`, `memory`.
@@ -83,29 +95,8 @@ impl Engine {
     /// When the configuration cannot be used.
     pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Engine> {
         match &self.store {
-            Backend::Redis(_) => Self::open(settings).await,
+            Backend::Redis(_) => Self::open_with(settings, self.health.clone()).await,
             Backend::Embedded(_) => Ok(self.clone()),
         }
-    }
-}
-
-/// A URL's hosts and ports, without what may be a password.
-fn addresses(url: &str) -> String {
-    let address = |part: &str| {
-        let part = part.trim().rsplit_once("://").map_or(part, |(_, rest)| rest);
-        let part = part.rsplit_once('@').map_or(part, |(_, rest)| rest);
-        part.split('/').next().unwrap_or_default().to_owned()
-    };
-    url.split(',').map(address).collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_shows_no_password() {
-        assert_eq!(addresses("redis://user:p@ss@a:1/0, redis://b:2"), "a:1,b:2");
-        assert_eq!(addresses("nonsense"), "nonsense");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_kit::Fault;
+use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
 use crate::attribute::Passed;
@@ -47,12 +47,15 @@ pub(crate) enum Error {
     /// The clone is going away.
     #[error("the clone drains")]
     Draining,
-    /// The engine cannot be asked; nothing was done.
-    #[error("{engine} cannot be asked: {detail}")]
-    Unavailable { engine: &'static str, detail: String },
-    /// The engine was asked and did not answer: the change may have been made.
-    #[error("{engine} did not answer: {detail}")]
-    Unknown { engine: &'static str, detail: String },
+    /// The engine did not do it, or is not known to have.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The Redis may drop sessions, and with them what says which are a user's.
+    #[error(
+        "redis is configured to evict ({policy}) and would lose sessions and which are a user's without a word; set its \
+         maxmemory-policy to noeviction"
+    )]
+    Evicts { policy: String },
     /// A defect, ours or the stored data's.
     #[error("{0}")]
     Internal(String),
@@ -148,19 +151,10 @@ impl From<Error> for Fault {
                  or when one serves again",
             )
             .retry_after(DRAINING_RETRY_AFTER),
-            Error::Unavailable { engine, detail } => {
-                tracing::debug!(engine, detail, "engine not reachable");
-                Fault::engine_unavailable(engine, "nothing was done")
-            }
-            Error::Unknown { engine, detail } => {
-                tracing::debug!(engine, detail, "engine did not answer");
-                Fault::new(
-                    Code::Unavailable,
-                    "ENGINE_OUTCOME_UNKNOWN",
-                    format!("{engine} did not answer in time: the change may have been made; look before repeating it"),
-                )
-                .meta("engine", engine)
-            }
+            Error::Engine(error) => error.into_fault("look before repeating it"),
+            Error::Evicts { ref policy } => Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", error.to_string())
+                .meta("policy", policy.as_str())
+                .of_backend(),
             Error::Internal(detail) => Fault::internal(detail),
         }
     }

@@ -170,7 +170,7 @@ fn pause_after(error: &Error) -> Duration {
 }
 
 fn is_away(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { .. })
+    matches!(error, Error::Engine(error) if error.is_certain())
 }
 
 async fn look<S: Store>(store: &S, lives: Lives) -> Result<(Arc<Keyring>, Vec<Mark>), Error> {
@@ -196,6 +196,8 @@ fn warn(ours: &Keyring, mark: &Mark) {
 
 #[cfg(test)]
 mod tests {
+    use shoal_kit::EngineError;
+
     use super::*;
     use crate::keyring::KeysText;
 
@@ -274,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_once_and_tried_again_after_a_minute_and_an_engine_that_is_away_soon() {
-        let away = Error::Unavailable { engine: "redis", detail: String::new() };
-        let unanswered = Error::Unknown { engine: "redis", detail: String::new() };
+        let away = Error::Engine(EngineError::Unavailable { engine: "redis", detail: String::new() });
+        let unanswered = Error::Engine(EngineError::Unknown { engine: "redis", detail: String::new() });
         let refused = Error::Internal("WRONGTYPE".to_owned());
         let mut failing = Failing::default();
         let news = [&away, &refused, &away, &refused, &unanswered].map(|error| failing.is_news(error));

@@ -1,8 +1,8 @@
 //! What the service asks of a store, in the words of sessions, and what holds after each answer.
 //!
 //! * After `Ok` of a change every clone sees it in its next call.
-//! * After [`Error::Unavailable`](crate::error::Error::Unavailable) nothing was done.
-//! * After [`Error::Unknown`](crate::error::Error::Unknown), or when the caller gave up, the change was made whole or
+//! * After an [`EngineError`](shoal_kit::EngineError) that is certain nothing was done.
+//! * After [`EngineError::Unknown`](shoal_kit::EngineError::Unknown), or when the caller gave up, the change was made whole or
 //!   not at all.
 //! * After a crash of a clone the same; after a crash of the engine, what the engine promises: embedded keeps every
 //!   answered change, Redis those that its persistence and replication kept.

@@ -92,7 +92,7 @@ impl<S: Store> Watch<S> {
             } else {
                 match self.read().await {
                     // The store is away for a while: what happens meanwhile is read when it is back.
-                    Err(Error::Unavailable { .. }) => sleep(AWAY_PAUSE).await,
+                    Err(Error::Engine(error)) if error.is_certain() => sleep(AWAY_PAUSE).await,
                     read => read?,
                 }
             }
@@ -107,7 +107,7 @@ impl<S: Store> Watch<S> {
         }
         let ends = loop {
             match self.store.ends().await {
-                Err(Error::Unavailable { .. }) => sleep(AWAY_PAUSE).await,
+                Err(Error::Engine(error)) if error.is_certain() => sleep(AWAY_PAUSE).await,
                 ends => break ends?,
             }
         };

@@ -39,13 +39,14 @@ pub(super) const TRACE_RATIO: Key = Key { name: "trace_ratio", takes: "a share f
 pub(super) const LOG_FORMAT: Key = Key { name: "log_format", takes: "pretty or json" };
 pub(super) const LOG: Key = Key { name: "log", takes: "a filter, such as info,shoal_gateway=debug" };
 pub(super) const DRAIN: Key = Key { name: "drain", takes: "a duration, such as 10s or 500ms" };
+pub(super) const SHOW_ADDRESSES: Key = Key { name: "show_addresses", takes: "true or false" };
 pub(super) const PEER: Key = Key {
     name: "peer",
     takes: "ROLE=SOURCE, several separated by `;`, where SOURCE is IP:PORT,IP:PORT or dns:HOST:PORT or srv:NAME or \
             file:PATH, such as session=127.0.0.1:7101,127.0.0.1:7102;cache=dns:cache:7000",
 };
 
-pub(super) const KEYS: [Key; 14] = [
+pub(super) const KEYS: [Key; 15] = [
     LISTEN,
     ADMIN,
     INSECURE,
@@ -59,6 +60,7 @@ pub(super) const KEYS: [Key; 14] = [
     LOG_FORMAT,
     LOG,
     DRAIN,
+    SHOW_ADDRESSES,
     PEER,
 ];
 

@@ -253,10 +253,8 @@ fn settle(
 ) -> Result<Value, LinkError> {
     match reply {
         Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(error::after_send(node.endpoint(), error)),
-        Err(_) => {
-            Err(LinkError::Unknown(format!("redis at {} does not answer a blocking read", node.endpoint())))
-        }
+        Ok(Err(error)) => Err(error::after_send(&node.place(), error)),
+        Err(_) => Err(LinkError::Unknown(format!("{} does not answer a blocking read", node.place()))),
     }
 }
 

@@ -136,5 +136,5 @@ async fn a_password_and_a_database_are_used() {
     let wrong = format!("redis://:wrong@127.0.0.1:{}", server.port);
     let link = Link::open(LinkConfig::new(wrong, "test")).unwrap();
     let error = link.ready(Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(&error, LinkError::Unavailable(text) if !text.contains("wrong")), "{error:?}");
+    assert!(matches!(&error, LinkError::Denied(text) if !text.contains("wrong")), "{error:?}");
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod load;
 mod outage;
 mod proxy;
+mod refusals;
 mod scripts;
 mod server;
 mod stalls;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
+use shoal_kit::EngineError;
 use tokio::task::yield_now;
 
 use super::tests::{clone_of, counted, memory};
@@ -59,12 +60,12 @@ impl Remote {
         self.chance.pause().await;
         let fate = self.chance.below(40);
         if fate == 0 {
-            return Err(StoreError::Unavailable { engine: "remote", detail: "not sent".into() });
+            return Err(EngineError::Unavailable { engine: "remote", detail: "not sent".into() }.into());
         }
         let answer = step.await;
         self.chance.pause().await;
         if fate == 1 {
-            return Err(StoreError::Unknown { engine: "remote", detail: "no answer".into() });
+            return Err(EngineError::Unknown { engine: "remote", detail: "no answer".into() }.into());
         }
         answer
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
+use shoal_kit::EngineError;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
@@ -419,7 +420,8 @@ fn down<T>() -> BoxFuture<'static, Result<T, StoreError>>
 where
     T: Send + 'static,
 {
-    futures::future::ready(Err(StoreError::Unavailable { engine: "redis", detail: "down".into() })).boxed()
+    futures::future::ready(Err(EngineError::Unavailable { engine: "redis", detail: "down".into() }.into()))
+        .boxed()
 }
 
 impl Store for Down {

@@ -289,7 +289,9 @@ pub(crate) async fn redis_from(variable: &str) -> Option<Arc<RedisStore>> {
         eprintln!("SKIPPED: {variable} names no Redis");
         return None;
     };
-    let store = RedisStore::open(&url, "cache", "shoal-test-cache:".to_owned()).expect("a valid URL");
+    let store =
+        RedisStore::open(shoal_redis_link::LinkConfig::new(&url, "cache"), "shoal-test-cache:".to_owned())
+            .expect("a valid URL");
     // The subscription's first sign of life wakes everyone; a test that waits for a wake must come after it.
     let subscribed = store.ended(&Case::new(Arc::new(MemoryStore::new(1 << 20, 1))).key("k"));
     store.ready(PATIENCE).await.expect("redis answers");
@@ -337,7 +339,8 @@ async fn two_clones_on_one_redis_see_each_other() {
 
 #[test]
 fn an_engine_that_is_down_is_said_to_be_so() {
-    let error = StoreError::Unavailable { engine: "redis", detail: "x".into() };
+    let error =
+        StoreError::Engine(shoal_kit::EngineError::Unavailable { engine: "redis", detail: "x".into() });
     let fault = shoal_kit::Fault::from(crate::error::Error::Store(error));
     assert_eq!((fault.code(), fault.reason()), (tonic::Code::Unavailable, "ENGINE_UNAVAILABLE"));
 }

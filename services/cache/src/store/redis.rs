@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use redis::{Pipeline, Value};
+use shoal_kit::EngineError;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script, Subscription, SubscriptionEvent};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -83,10 +84,11 @@ struct Read {
 
 impl RedisStore {
     /// Connects in the background; every key begins with `prefix`.
-    pub(crate) fn open(url: &str, role: &'static str, prefix: String) -> Result<Self, LinkError> {
+    pub(crate) fn open(link: LinkConfig, prefix: String) -> Result<Self, LinkError> {
         let scripts = [&PUT, &ACQUIRE, &FILL, &DELETE, &RELEASE].map(|script| Script::clone(script)).to_vec();
-        let link = Link::open(LinkConfig { scripts, ..LinkConfig::new(url, role) })?;
-        let cluster = url.contains(',');
+        let role = link.role;
+        let link = Link::open(LinkConfig { scripts, ..link })?;
+        let cluster = link.is_cluster();
         let channel = format!("{prefix}wake");
         let wakes = Wakes::new();
         let listener = tokio::spawn(listen(link.subscribe(&channel), wakes.clone()));
@@ -102,9 +104,9 @@ impl RedisStore {
         })
     }
 
-    /// Whether calls have a chance.
-    pub(crate) fn healthy(&self) -> bool {
-        self.link.healthy()
+    /// Whether all is well, and if not why.
+    pub(crate) fn ready_now(&self) -> Result<(), String> {
+        self.link.ready_now()
     }
 
     /// Waits until Redis answers.
@@ -267,20 +269,26 @@ fn broken(detail: &str) -> StoreError {
 
 /// A read that is not answered did nothing.
 fn read_error(error: LinkError) -> StoreError {
-    match error {
-        LinkError::Unavailable(detail) | LinkError::Unknown(detail) => {
-            StoreError::Unavailable { engine: ENGINE, detail }
-        }
-        LinkError::Server { .. } | LinkError::Config(_) => broken(&error.to_string()),
+    match write_error(error) {
+        StoreError::Engine(error) => StoreError::Engine(error.of_read()),
+        other => other,
     }
 }
 
 fn write_error(error: LinkError) -> StoreError {
-    match error {
-        LinkError::Unavailable(detail) => StoreError::Unavailable { engine: ENGINE, detail },
-        LinkError::Unknown(detail) => StoreError::Unknown { engine: ENGINE, detail },
-        LinkError::Server { .. } | LinkError::Config(_) => broken(&error.to_string()),
-    }
+    let engine = ENGINE;
+    StoreError::Engine(match error {
+        LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
+        LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Full(detail) => EngineError::Full {
+            engine,
+            detail,
+            remedy: "raise its maxmemory, or set its maxmemory-policy to allkeys-lru if it is the cache's own",
+        },
+        LinkError::ReadOnly(detail) => EngineError::ReadOnly { engine, detail },
+        LinkError::Denied(detail) => EngineError::Misconfigured { engine, detail },
+        LinkError::Server { .. } | LinkError::Config(_) => return broken(&error.to_string()),
+    })
 }
 
 fn flag(reply: &[Value]) -> Result<bool, StoreError> {

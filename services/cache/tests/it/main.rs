@@ -5,4 +5,5 @@ mod harness;
 mod loaders;
 mod outage;
 mod redis_server;
+mod refusals;
 mod rows;

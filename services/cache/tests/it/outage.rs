@@ -11,7 +11,7 @@ use crate::harness::{Clone, Peer, reason, until};
 use crate::redis_server::RedisServer;
 
 /// Every object is its id.
-struct Echo;
+pub(crate) struct Echo;
 
 #[tonic::async_trait]
 impl ObjectLoaderService for Echo {

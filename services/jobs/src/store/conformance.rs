@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use shoal_redis_link::{Eviction, LinkConfig};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -266,10 +267,15 @@ async fn redis_mesh(variable: &str) -> Option<Mesh> {
     Some(redis_mesh_at(&url, &config).await)
 }
 
+/// As the engine opens it.
+fn redis_way(url: &str) -> LinkConfig {
+    LinkConfig { eviction: Eviction::Forbidden, ..LinkConfig::new(url, "jobs") }
+}
+
 pub(crate) async fn redis_mesh_at(url: &str, config: &Config) -> Mesh {
     let mut clones = Vec::new();
     for _ in 0..2 {
-        let store = Redis::open(url, config).unwrap();
+        let store = Redis::open(redis_way(url), config).unwrap();
         store.connected(PATIENCE).await.unwrap();
         clones.push(Clone::start(Arc::new(store)));
     }

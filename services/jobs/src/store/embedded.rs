@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use shoal_embedded::Database;
+use shoal_kit::EngineError;
 use tokio::sync::broadcast;
 
 use self::layout::Layout;
@@ -298,11 +299,15 @@ impl Clock {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn write_failed(error: shoal_embedded::Error) -> Error {
     match error {
-        shoal_embedded::Error::Closed => Error::Unavailable { engine: ENGINE, detail: error.to_string() },
+        shoal_embedded::Error::Closed => {
+            EngineError::Unavailable { engine: ENGINE, detail: error.to_string() }.into()
+        }
         shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
             Error::Internal(error.to_string())
         }
-        shoal_embedded::Error::Engine(_) => Error::Unknown { engine: ENGINE, detail: error.to_string() },
+        shoal_embedded::Error::Engine(_) => {
+            EngineError::Unknown { engine: ENGINE, detail: error.to_string() }.into()
+        }
     }
 }
 

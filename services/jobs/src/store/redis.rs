@@ -22,7 +22,6 @@
 mod announce;
 #[cfg(test)]
 mod faults;
-mod policy;
 mod registry;
 mod script;
 
@@ -34,11 +33,11 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use redis::Value;
+use shoal_kit::EngineError;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 use tokio::time::Instant;
 
 use self::announce::Follows;
-use self::policy::Policy;
 use self::registry::Known;
 use self::script::{Fields, read};
 use super::schedule::{CLAIM, Moments};
@@ -69,7 +68,6 @@ pub(crate) struct Redis {
     prefix: Arc<str>,
     wake: Arc<str>,
     deadline: Duration,
-    policy: Arc<Policy>,
     follows: Arc<Follows>,
     known: Arc<Mutex<Known>>,
     notes: Arc<Mutex<Notes>>,
@@ -85,19 +83,18 @@ struct Notes {
 
 impl Redis {
     /// Connects in the background; calls answer UNAVAILABLE until Redis does.
-    pub(crate) fn open(url: &str, config: &Config) -> Result<Self, LinkError> {
+    pub(crate) fn open(link: LinkConfig, config: &Config) -> Result<Self, LinkError> {
         let link = Link::open(LinkConfig {
             connections: config.redis_connections,
             call_deadline: config.redis_deadline,
             scripts: script::all(),
-            ..LinkConfig::new(url, "jobs")
+            ..link
         })?;
         Ok(Self {
             link,
             prefix: config.key_prefix.as_str().into(),
             wake: format!("{}wake", config.key_prefix).into(),
             deadline: config.redis_deadline,
-            policy: Arc::default(),
             follows: Arc::default(),
             known: Arc::default(),
             notes: Arc::default(),
@@ -158,7 +155,9 @@ impl Redis {
 
     async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>, Error> {
         let Some(queue) = jobs.first().map(|job| job.queue.clone()) else { return Ok(Vec::new()) };
-        self.policy.check(&self.link).await?;
+        if let Some(policy) = self.link.loses() {
+            return Err(Error::Evicts { policy });
+        }
         self.touch(&queue).await?;
         let ids: Vec<_> = jobs.iter().map(|job| JobId::generate(&job.queue)).collect();
         let mut args = vec![millis(REQUEST_ID_TTL)];
@@ -212,7 +211,7 @@ impl Redis {
         ];
         let asked = Instant::now();
         let reply = match self.run(&script::LEASE, queue, &args).await {
-            Err(unknown @ Error::Unknown { .. }) => {
+            Err(unknown @ Error::Engine(EngineError::Unknown { .. })) => {
                 self.note_within(queue, ask.duration);
                 return Err(unknown);
             }
@@ -279,7 +278,7 @@ impl Store for Redis {
             // Up to three calls, and one deadline for the caller.
             let all = tokio::time::timeout(self.deadline, self.put(jobs)).await;
             let detail = || format!("not within {:?}", self.deadline);
-            all.unwrap_or_else(|_| Err(Error::Unknown { engine: ENGINE, detail: detail() }))
+            all.unwrap_or_else(|_| Err(EngineError::Unknown { engine: ENGINE, detail: detail() }.into()))
         }
         .boxed()
     }
@@ -466,10 +465,6 @@ impl Store for Redis {
 
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
         async move {
-            // On the way: what this clone keeps an eye on besides.
-            if let Err(error) = self.policy.refresh(&self.link).await {
-                tracing::debug!(%error, "redis' eviction policy is not known");
-            }
             self.retire().await?;
             self.listed().await
         }
@@ -485,8 +480,7 @@ impl Store for Redis {
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.policy.known_good()?;
-        if self.link.healthy() { Ok(()) } else { Err("redis is not reachable".to_owned()) }
+        self.link.ready_now()
     }
 }
 
@@ -500,24 +494,26 @@ fn millis(duration: Duration) -> Vec<u8> {
 
 /// What a failed call means: for a step, that it may have been taken.
 fn error(error: LinkError) -> Error {
-    match error {
-        LinkError::Unavailable(detail) => Error::Unavailable { engine: ENGINE, detail },
-        LinkError::Unknown(detail) => Error::Unknown { engine: ENGINE, detail },
-        LinkError::Server { code, message } => match code.as_str() {
-            "OOM" => Error::Full { detail: message },
-            "READONLY" | "NOREPLICAS" | "MISCONF" | "NOAUTH" | "WRONGPASS" | "NOPERM" => {
-                Error::Unavailable { engine: ENGINE, detail: format!("{code} {message}") }
-            }
-            _ => Error::Internal(format!("redis: {code} {message}")),
-        },
-        LinkError::Config(detail) => Error::Internal(detail),
-    }
+    let engine = ENGINE;
+    Error::Engine(match error {
+        LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
+        LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Full(detail) => {
+            EngineError::Full { engine, detail, remedy: "raise its maxmemory, or let workers work off jobs" }
+        }
+        LinkError::ReadOnly(detail) => EngineError::ReadOnly { engine, detail },
+        LinkError::Denied(detail) => EngineError::Misconfigured { engine, detail },
+        LinkError::Server { code, message } => {
+            return Error::Internal(format!("redis: {code} {message}"));
+        }
+        LinkError::Config(detail) => return Error::Internal(detail),
+    })
 }
 
 /// The same for a read, of which nothing can be left undone.
 fn read_error(failed: LinkError) -> Error {
     match error(failed) {
-        Error::Unknown { engine, detail } => Error::Unavailable { engine, detail },
+        Error::Engine(error) => Error::Engine(error.of_read()),
         other => other,
     }
 }

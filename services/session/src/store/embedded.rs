@@ -6,6 +6,7 @@ mod txn;
 use std::sync::Arc;
 
 use shoal_embedded::{Database, Keyspace};
+use shoal_kit::EngineError;
 use tokio::sync::broadcast;
 
 use self::record::{Kept, decode_event, event_key, id_at_end, user_prefix};
@@ -89,7 +90,7 @@ impl EmbeddedStore {
                 let mut txn = Txn::new(tx, &spaces, policy, clock.now());
                 let result = change(&mut txn);
                 let happened = txn.into_happened();
-                if let Err(Error::Internal(_) | Error::Unavailable { .. } | Error::Unknown { .. }) = result {
+                if let Err(Error::Internal(_) | Error::Engine(_)) = result {
                     tx.abort();
                     return (result, Vec::new());
                 }
@@ -366,9 +367,11 @@ impl From<shoal_embedded::Error> for Error {
     fn from(error: shoal_embedded::Error) -> Self {
         match error {
             shoal_embedded::Error::Closed => {
-                Error::Unavailable { engine: ENGINE, detail: "it is closed".to_owned() }
+                EngineError::Unavailable { engine: ENGINE, detail: "it is closed".to_owned() }.into()
             }
-            shoal_embedded::Error::Engine(_) => Error::Unknown { engine: ENGINE, detail: error.to_string() },
+            shoal_embedded::Error::Engine(_) => {
+                EngineError::Unknown { engine: ENGINE, detail: error.to_string() }.into()
+            }
             shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
                 Error::Internal(error.to_string())
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Value as Reply;
+use shoal_kit::EngineError;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 use tokio::time::Instant;
 
@@ -112,13 +113,12 @@ impl Names {
 impl RedisStore {
     /// Connects in the background: a Redis that is down now is used when it comes up. Without a keyring the keys are
     /// kept in Redis.
-    pub(crate) fn open(url: &str, config: &Config, keyring: Option<Arc<Keyring>>) -> Result<Self, LinkError> {
-        let link = Link::open(LinkConfig {
-            connections: config.redis_connections,
-            call_deadline: config.redis_deadline,
-            scripts: script::all(),
-            ..LinkConfig::new(url, "session")
-        })?;
+    pub(crate) fn open(
+        link: LinkConfig,
+        config: &Config,
+        keyring: Option<Arc<Keyring>>,
+    ) -> Result<Self, LinkError> {
+        let link = Link::open(LinkConfig { scripts: script::all(), ..link })?;
         let names =
             Arc::new(Names { prefix: config.key_prefix.clone(), sweeper: uuid::Uuid::new_v4().to_string() });
         let keys = match keyring {
@@ -344,6 +344,9 @@ impl Store for RedisStore {
     }
 
     async fn create(&self, new: NewSession) -> Result<Created, Error> {
+        if let Some(policy) = self.link.loses() {
+            return Err(Error::Evicts { policy });
+        }
         let (request, fingerprint) = match &new.request {
             Some(request) => (hex(&request.key), hex(&request.fingerprint)),
             None => (String::new(), String::new()),
@@ -387,7 +390,7 @@ impl Store for RedisStore {
             Standing::Current { outdated: false } if !touch => Ok(session),
             Standing::Current { outdated: false } => match self.present(id, &presented, true).await {
                 // The session was read; that this use is not recorded is no reason to refuse it.
-                Err(Error::Unavailable { .. } | Error::Unknown { .. }) => Ok(session),
+                Err(Error::Engine(_)) => Ok(session),
                 used => used,
             },
             // How long an old token is good for is said by Redis' clock.
@@ -546,45 +549,40 @@ impl Store for RedisStore {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.link.healthy() { Ok(()) } else { Err("redis does not answer".to_owned()) }
+        self.link.ready_now()
     }
 }
 
 /// A read that was not answered changed nothing.
 fn from_read(error: LinkError) -> Error {
-    match error {
-        LinkError::Unavailable(detail) | LinkError::Unknown(detail) => {
-            Error::Unavailable { engine: ENGINE, detail }
-        }
-        LinkError::Server { code, message } => from_server(&code, &message),
-        LinkError::Config(text) => Error::Internal(text),
+    match from_write(error) {
+        Error::Engine(error) => Error::Engine(error.of_read()),
+        other => other,
     }
 }
 
+/// What a failed change means: for [`EngineError::Unknown`], that it may have been made. Scripts and pipelines here do not write
+/// before what may be refused.
 fn from_write(error: LinkError) -> Error {
-    match error {
-        LinkError::Unavailable(detail) => Error::Unavailable { engine: ENGINE, detail },
-        LinkError::Unknown(detail) => Error::Unknown { engine: ENGINE, detail },
-        LinkError::Server { code, message } => from_server(&code, &message),
-        LinkError::Config(text) => Error::Internal(text),
-    }
+    let engine = ENGINE;
+    Error::Engine(match error {
+        LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
+        LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Full(detail) => EngineError::Full { engine, detail, remedy: "raise its maxmemory" },
+        LinkError::ReadOnly(detail) => EngineError::ReadOnly { engine, detail },
+        LinkError::Denied(detail) => EngineError::Misconfigured { engine, detail },
+        LinkError::Server { code, message } => {
+            return Error::Internal(format!("redis refused: {code} {message}"));
+        }
+        LinkError::Config(text) => return Error::Internal(text),
+    })
 }
 
 /// No caller waits for a note. Redis is there when it refuses one, to this user or on this key, and calls may go well all the
 /// while: that is not the engine's being away.
 fn from_note(error: LinkError) -> Error {
     match error {
-        LinkError::Server { code, message } => Error::Internal(format!("redis refused: {code} {message}")),
+        LinkError::Server { .. } | LinkError::Denied(_) => Error::Internal(error.to_string()),
         other => from_write(other),
-    }
-}
-
-/// Scripts and pipelines here do not write before what may fail by these.
-fn from_server(code: &str, message: &str) -> Error {
-    match code {
-        "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "NOPERM" | "WRONGPASS" => {
-            Error::Unavailable { engine: ENGINE, detail: format!("{code} {message}") }
-        }
-        _ => Error::Internal(format!("redis refused: {code} {message}")),
     }
 }

@@ -55,6 +55,9 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     let (written, notes) = (more("hset"), more("hgetall"));
     assert!(notes <= started.elapsed().as_secs() / NOTE_EVERY.as_secs(), "{notes} notes");
     assert_eq!(written, notes * KEYS_NOTED, "{notes} notes");
+    // The watchdog asks now and then whether a write would be taken.
+    let (probes, seconds) = (more("evalsha"), started.elapsed().as_secs());
+    assert!(probes <= seconds / 5 + 2, "{probes} scripts in {seconds} s");
     assert!(after.is_empty(), "{after:?}");
     get(&clone.client, &good).await.unwrap();
     assert_ne!(redis.command_counts().get("get"), before.get("get"), "the count counts");

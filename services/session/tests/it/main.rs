@@ -10,6 +10,7 @@ mod marks;
 mod mesh;
 mod proxy;
 mod redis_server;
+mod refusals;
 mod restart;
 mod secrecy;
 mod watch;

@@ -3,6 +3,7 @@
 
 use prost::Message;
 use shoal_embedded::{Keyspace, Slice, Tx};
+use shoal_kit::EngineError;
 
 use super::layout::{self, Claimed, End, Layout, Marks};
 use crate::backoff;
@@ -540,5 +541,5 @@ pub(super) fn damaged(what: &str) -> Error {
 /// A read that failed. (A write that failed is [`super::write_failed`].)
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn engine(error: shoal_embedded::Error) -> Error {
-    Error::Unavailable { engine: super::ENGINE, detail: error.to_string() }
+    EngineError::Unavailable { engine: super::ENGINE, detail: error.to_string() }.into()
 }

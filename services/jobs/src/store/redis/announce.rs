@@ -116,7 +116,7 @@ pub(super) async fn run(store: Redis, hub: Arc<Hub>) {
             _ = moved.changed() => follow_the_watched(&store, &tail, &mut followed),
             event = wake.recv() => match event {
                 SubscriptionEvent::Message(message) => heard(&hub, &message),
-                SubscriptionEvent::Reconnected => missed(&store, &hub),
+                SubscriptionEvent::Reconnected => missed(&hub),
             },
             event = tail.recv() => match event {
                 TailEvent::Entries { key, entries } => {
@@ -130,7 +130,7 @@ pub(super) async fn run(store: Redis, hub: Arc<Hub>) {
                         hub.gap(Some(queue));
                     }
                 }
-                TailEvent::Reconnected | TailEvent::RestartedOrFailedOver => missed(&store, &hub),
+                TailEvent::Reconnected | TailEvent::RestartedOrFailedOver => missed(&hub),
             },
         }
     }
@@ -157,8 +157,7 @@ fn follow_the_watched(store: &Redis, tail: &Tail, followed: &mut HashMap<Vec<u8>
 }
 
 /// A connection was made anew, maybe to a Redis that knows less than the last one.
-fn missed(store: &Redis, hub: &Hub) {
-    store.policy.forget();
+fn missed(hub: &Hub) {
     hub.ready_anywhere();
     hub.gap(None);
 }

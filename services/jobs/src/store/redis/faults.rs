@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use shoal_kit::EngineError;
+use shoal_redis_link::LinkConfig;
 use tokio::time::{Instant, timeout};
 
 use self::server::Server;
@@ -14,7 +16,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::JobId;
 use crate::job::{Failure, State};
-use crate::store::conformance::{Clone, Mesh, eventually, new_job, queue, redis_mesh_at, wants};
+use crate::store::conformance::{Clone, Mesh, ask, eventually, new_job, queue, redis_mesh_at, wants};
 
 /// A caller hears of a Redis that does not answer within this.
 const SOON: Duration = Duration::from_millis(250);
@@ -34,7 +36,7 @@ fn failure() -> Failure {
 }
 
 fn is_out_of_reach<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Unavailable { .. } | Error::Unknown { .. }))
+    matches!(result, Err(Error::Engine(EngineError::Unavailable { .. } | EngineError::Unknown { .. })))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,7 +109,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
         mesh.b.watch(&id, None),
     );
     let took = started.elapsed();
-    assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+    assert!(matches!(got, Err(Error::Engine(EngineError::Unavailable { .. }))), "{got:?}");
     assert!(is_out_of_reach(&done) && is_out_of_reach(&failed), "{done:?} {failed:?}");
     let leased = leased.map(|_| ());
     assert!(is_out_of_reach(&leased), "{leased:?}");
@@ -128,7 +130,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
 async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
     let Some(mut server) = Server::start(&[]).await else { return };
     server.kill();
-    let store = Redis::open(&server.url(), &Config::default()).unwrap();
+    let store = Redis::open(LinkConfig::new(server.url(), "jobs"), &Config::default()).unwrap();
     let clone = Clone::start(Arc::new(store));
     let q = queue("later");
     let started = Instant::now();
@@ -169,9 +171,13 @@ async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
         mesh.a.enqueue(&q, kind).await;
     }
     server.cli(&["config", "set", "maxmemory", "1mb"]);
-    assert!(matches!(mesh.a.store.enqueue(new_job(&q, "4")).await, Err(Error::Full { .. })));
+    assert!(matches!(
+        mesh.a.store.enqueue(new_job(&q, "4")).await,
+        Err(Error::Engine(EngineError::Full { .. }))
+    ));
     let claim = mesh.b.lease(&q, 3, Duration::from_millis(300)).await;
     let [one, two, three] = [0, 1, 2].map(|n: usize| claim.jobs[n].id.clone());
+    mesh.a.store.extend(&one, claim.fence, Duration::from_millis(300)).await.unwrap();
     mesh.a.store.complete(&one, claim.fence, Bytes::from_static(b"r")).await.unwrap();
     mesh.a.store.fail(&two, claim.fence, failure()).await.unwrap();
     eventually("the lost one is given back", || async {
@@ -179,6 +185,37 @@ async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
         mesh.b.get(&three).await.filter(|job| job.standing.lost_count == 1)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_redis_is_said_to_be_one_and_read() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("read-only");
+    let job = mesh.a.enqueue(&q, "1").await;
+    for (begin, end, says) in [
+        (["replicaof", "127.0.0.1", "1"].as_slice(), ["replicaof", "no", "one"].as_slice(), "READONLY"),
+        (
+            &["config", "set", "min-replicas-to-write", "1"],
+            &["config", "set", "min-replicas-to-write", "0"],
+            "NOREPLICAS",
+        ),
+    ] {
+        server.cli(begin);
+        let refused = mesh.a.store.enqueue(new_job(&q, "2")).await.unwrap_err();
+        let leased = mesh.b.store.lease(ask(&q, 1, LONG)).await.unwrap_err();
+        for error in [refused, leased] {
+            assert!(matches!(error, Error::Engine(EngineError::ReadOnly { .. })), "{error:?}");
+            let fault = shoal_kit::Fault::from(error);
+            assert_eq!((fault.code(), fault.reason()), (tonic::Code::Unavailable, "ENGINE_READ_ONLY"));
+            assert!(fault.message().contains(says) && fault.message().contains("nothing was done"));
+        }
+        assert!(mesh.b.get(&job.id).await.is_some(), "reads go on");
+        assert!(mesh.a.store.ready().unwrap_err().contains(says));
+        server.cli(end);
+        eventually("it is well again", || async { mesh.a.store.ready().ok() }).await;
+        assert_eq!(mesh.a.store.count(&q).await.unwrap().unwrap().ready, 1, "nothing was done");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_embedded::Database;
+use shoal_redis_link::LinkConfig;
 
 use crate::attribute::{Attributes, Change, Value};
 use crate::clock::Clock;
@@ -97,7 +98,12 @@ impl Redis {
     }
 
     fn clone_of(&self, config: &Config) -> Sessions<RedisStore> {
-        let store = RedisStore::open(&self.url, config, None).unwrap();
+        let link = LinkConfig {
+            connections: config.redis_connections,
+            call_deadline: config.redis_deadline,
+            ..LinkConfig::new(&self.url, "session")
+        };
+        let store = RedisStore::open(link, config, None).unwrap();
         Sessions { store, config: Arc::new(config.clone()) }
     }
 }

@@ -20,6 +20,11 @@ local function emit(kind, id, user)
   redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'k', kind, 's', id, 'u', user)
 end
 
+-- What reads a session or ends it goes on when the memory is full: a script that has written may grow. Nothing has this key.
+local function allow_growth()
+  redis.call('DEL', base)
+end
+
 -- Takes a session away with its index entries, and says why.
 local function finish(kind, id, user)
   redis.call('DEL', sessions .. id)
@@ -34,9 +39,13 @@ local function fetch(id)
   return packed and cmsgpack.unpack(packed)
 end
 
--- Writes back what was fetched in this script: never what is gone meanwhile, and its end stays what it is.
-local function save(id, session)
-  redis.call('SET', sessions .. id, cmsgpack.pack(session), 'XX', 'KEEPTTL')
+-- Writes back what was fetched in this script: never what is gone meanwhile. Its end stays what it is, or is the one given.
+local function save(id, session, ends)
+  if ends then
+    redis.call('SET', sessions .. id, cmsgpack.pack(session), 'XX', 'PXAT', ends)
+  else
+    redis.call('SET', sessions .. id, cmsgpack.pack(session), 'XX', 'KEEPTTL')
+  end
 end
 
 -- The whole record as get reads it, and the time.
@@ -44,9 +53,10 @@ local function record(id)
   return {redis.call('GET', sessions .. id), now}
 end
 
--- Records a use of what was fetched, for the caller to save: never beyond the absolute end, and never shorter.
-local function touch(id, session)
+-- Records a use of what was fetched, for the caller to save with the end that it answers: never beyond the absolute end, and
+-- never shorter.
+local function touch(session)
   local ends = math.min(math.max(now + session.i, tonumber(session.e)), tonumber(session.x))
   session.e = string.format('%d', ends)
-  redis.call('PEXPIREAT', sessions .. id, ends)
+  return ends
 end

@@ -1,4 +1,5 @@
 -- ARGV: id, presented hashes or '' when the id was given, grace ms.
+allow_growth()
 local session, standing
 if ARGV[3] == '' then
   session = fetch(ARGV[2])

@@ -2,6 +2,7 @@
 -- how many were looked at.
 local due = redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, ARGV[2])
 local ended = 0
+if #due > 0 then allow_growth() end
 for _, member in ipairs(due) do
   local id, user = string.sub(member, 1, ID), string.sub(member, ID + 1)
   local key = sessions .. id

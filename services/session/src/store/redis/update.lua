@@ -5,6 +5,5 @@ if not session then return {standing} end
 if ARGV[5] ~= '' and ARGV[5] ~= session.v then return {'version', session.v} end
 local changed, passed = change(session, 6)
 if passed then return {passed} end
-touch(id, changed)
-save(id, changed)
+save(id, changed, touch(changed))
 return {'ok', id, record(id)}

@@ -1,0 +1,168 @@
+//! Why an engine (Redis, a database in this process) did not do what a service asked of it, and the one place that says what
+//! callers are told. Each service turns its engine's own errors into these.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::fault::Fault;
+
+/// When to ask again an engine that is away or takes no writes.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Why an engine did not do it. `detail` says what was seen and reaches callers: it holds no address and no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// This clone does not reach the engine, or it is not in service. Nothing was done.
+    #[error("{engine} is not reachable: {detail}")]
+    Unavailable {
+        /// The engine's name, in words: `redis`, `the embedded database`.
+        engine: &'static str,
+        /// What was seen.
+        detail: String,
+    },
+    /// It was asked and did not answer in time: what was asked may have been done, or may still be done.
+    #[error("{engine} did not answer: {detail}")]
+    Unknown {
+        /// The engine's name.
+        engine: &'static str,
+        /// What was seen.
+        detail: String,
+    },
+    /// It has no room for what was asked. Nothing was done; reads and what removes go on.
+    #[error("{engine} is full: {detail}")]
+    Full {
+        /// The engine's name.
+        engine: &'static str,
+        /// What is full.
+        detail: String,
+        /// What its operator is to do.
+        remedy: &'static str,
+    },
+    /// It takes no changes from anybody. Nothing was done; reads go on.
+    #[error("{engine} takes no changes: {detail}")]
+    ReadOnly {
+        /// The engine's name.
+        engine: &'static str,
+        /// Why.
+        detail: String,
+    },
+    /// Its configuration or this clone's does not suit: a wrong password, a policy that loses data. Nothing was done.
+    #[error("{engine} or the access to it is misconfigured: {detail}")]
+    Misconfigured {
+        /// The engine's name.
+        engine: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl EngineError {
+    /// Whether nothing was done for certain, so that the same may be asked again.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, EngineError::Unknown { .. })
+    }
+
+    /// The same of a read, by which nothing can have been done.
+    #[must_use]
+    pub fn of_read(self) -> Self {
+        match self {
+            EngineError::Unknown { engine, detail } => EngineError::Unavailable { engine, detail },
+            certain => certain,
+        }
+    }
+
+    /// What callers are told. `advice` says what to do about a change of which nothing is known.
+    ///
+    /// A full engine and one that takes no changes are so for every clone: a balancer that held them against this one would
+    /// take it from the calls that go on. One that is not reached may be reached by another clone.
+    #[must_use]
+    pub fn into_fault(self, advice: &str) -> Fault {
+        match self {
+            EngineError::Unavailable { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "ENGINE_UNAVAILABLE",
+                format!("{engine} is not reachable ({detail}); nothing was done; try again shortly"),
+            )
+            .meta("engine", engine)
+            .retry_after(RETRY_AFTER),
+            EngineError::Unknown { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "OUTCOME_UNKNOWN",
+                format!("{engine} did not answer ({detail}); the change may have been made: {advice}"),
+            )
+            .meta("engine", engine)
+            .retry_after(RETRY_AFTER),
+            EngineError::Full { engine, detail, remedy } => Fault::new(
+                Code::ResourceExhausted,
+                "ENGINE_FULL",
+                format!(
+                    "{engine} is full ({detail}); nothing was done; its operator can {remedy}, and reads and what finishes \
+                     or removes go on meanwhile"
+                ),
+            )
+            .meta("engine", engine)
+            .of_backend(),
+            EngineError::ReadOnly { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "ENGINE_READ_ONLY",
+                format!("{engine} takes no changes ({detail}); nothing was done; reads go on, try again when it does"),
+            )
+            .meta("engine", engine)
+            .retry_after(RETRY_AFTER)
+            .of_backend(),
+            EngineError::Misconfigured { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "ENGINE_MISCONFIGURED",
+                format!("{engine} cannot be used as it is configured ({detail}); nothing was done; its operator must see to it"),
+            )
+            .meta("engine", engine),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+    use crate::fault::FAULT_OF;
+
+    #[test]
+    fn each_trouble_has_its_code_and_only_the_engines_own_is_no_clones() {
+        let (engine, detail) = ("redis", || "seen".to_owned());
+        for (error, code, reason, of_engine) in [
+            (
+                EngineError::Unavailable { engine, detail: detail() },
+                Code::Unavailable,
+                "ENGINE_UNAVAILABLE",
+                false,
+            ),
+            (EngineError::Unknown { engine, detail: detail() }, Code::Unavailable, "OUTCOME_UNKNOWN", false),
+            (
+                EngineError::Full { engine, detail: detail(), remedy: "raise it" },
+                Code::ResourceExhausted,
+                "ENGINE_FULL",
+                true,
+            ),
+            (EngineError::ReadOnly { engine, detail: detail() }, Code::Unavailable, "ENGINE_READ_ONLY", true),
+            (
+                EngineError::Misconfigured { engine, detail: detail() },
+                Code::Unavailable,
+                "ENGINE_MISCONFIGURED",
+                false,
+            ),
+        ] {
+            let certain = error.is_certain();
+            let fault = error.into_fault("look first");
+            assert_eq!((fault.code(), fault.reason()), (code, reason));
+            let message = fault.message().to_owned();
+            assert!(message.contains("redis") && message.contains("seen"), "{message}");
+            assert_eq!(message.contains("nothing was done"), certain, "{message}");
+            assert_eq!(message.contains("look first"), !certain, "{message}");
+            let status: Status = fault.into();
+            assert_eq!(status.metadata().contains_key(FAULT_OF), of_engine, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! How the Redis of a role is, told once for all links of the process that share it: in the log when it changes, and in
+//! gauges. It decides nothing: calls are answered by what Redis says to them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Endpoint;
+use crate::error::{LinkError, Trouble};
+use crate::eviction::{Eviction, MemoryPolicy};
+
+/// A refusal that ended and came back is not said again before this.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// How one node is. The later ones are the worse.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Condition {
+    /// It answers and takes writes.
+    Up,
+    /// It answers, and refuses what needs memory, or every write.
+    Refusing(&'static str, Refusal),
+    /// It does not accept this client; why.
+    Denied(String),
+    /// It does not answer; why.
+    Down(String),
+}
+
+/// What a node that answers refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Refusal {
+    /// Some commands, to this client's user.
+    Commands,
+    Growth,
+    Writes,
+}
+
+impl Condition {
+    /// What a refusal says of its node; nothing, if it says something of this client.
+    pub(crate) fn of_trouble(trouble: Trouble) -> Option<Condition> {
+        match trouble {
+            Trouble::Full => Some(Condition::Refusing(trouble.text(), Refusal::Growth)),
+            Trouble::Replica | Trouble::CannotSave | Trouble::TooFewReplicas => {
+                Some(Condition::Refusing(trouble.text(), Refusal::Writes))
+            }
+            Trouble::NotPermitted => Some(Condition::Refusing(trouble.text(), Refusal::Commands)),
+            Trouble::NoPassword | Trouble::WrongPassword => None,
+        }
+    }
+
+    /// Of a node to which no call goes.
+    pub(crate) fn of_error(error: &LinkError) -> Condition {
+        match error {
+            LinkError::Denied(why) => Condition::Denied(why.clone()),
+            other => Condition::Down(other.to_string()),
+        }
+    }
+
+    /// Why calls fail, if some do.
+    fn why(&self) -> Option<String> {
+        Some(match self {
+            Condition::Up => return None,
+            Condition::Refusing(why, Refusal::Growth) => format!("redis is full: {why}"),
+            Condition::Refusing(why, Refusal::Writes) => format!("redis takes no writes: {why}"),
+            Condition::Refusing(why, Refusal::Commands) => format!("redis denies access: {why}"),
+            Condition::Denied(why) => format!("redis denies access: {why}"),
+            Condition::Down(why) => why.clone(),
+        })
+    }
+
+    /// Whether this is the same news as another: why a node is away differs from one attempt to the next.
+    fn is_news_after(&self, told: &Condition) -> bool {
+        !matches!((self, told), (Condition::Down(_), Condition::Down(_))) && self != told
+    }
+}
+
+/// What is known of the Redis of one role. Clones of it are the same: give one to all links of a role in a process, so that
+/// what happens to their Redis is said once.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    role: &'static str,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    next: u64,
+    /// By the number of each link's node.
+    nodes: BTreeMap<u64, (Endpoint, Condition)>,
+    /// What the log says of each endpoint that is not well.
+    told: BTreeMap<Endpoint, Condition>,
+    /// What the log last said that each endpoint refuses, and when.
+    refused: BTreeMap<Endpoint, (Condition, Instant)>,
+    /// The advice that was given on each endpoint's eviction policy.
+    advised: BTreeMap<Endpoint, String>,
+}
+
+impl Health {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(role: &'static str) -> Health {
+        let health = Health(Arc::new(Shared { role, known: Mutex::default() }));
+        health.0.measure(&Known::default());
+        health
+    }
+
+    /// One node of one link, which reports until it is dropped.
+    pub(crate) fn join(&self, endpoint: &Endpoint) -> Report {
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.next += 1;
+        Report { number: known.next, endpoint: endpoint.clone(), shared: Arc::clone(&self.0) }
+    }
+}
+
+impl Shared {
+    /// Worst over the links: one that cannot reach a node is news even if another can.
+    fn worst(known: &Known, endpoint: &Endpoint) -> Condition {
+        let of_endpoint = known.nodes.values().filter(|(known, _)| known == endpoint);
+        of_endpoint.map(|(_, condition)| condition).max().cloned().unwrap_or(Condition::Up)
+    }
+
+    fn tell(&self, known: &mut Known, endpoint: &Endpoint) {
+        let now = Shared::worst(known, endpoint);
+        let told = known.told.get(endpoint).unwrap_or(&Condition::Up);
+        if !now.is_news_after(told) {
+            return;
+        }
+        // A Redis at the edge of its memory is full and not full in turns.
+        let refused = known.refused.get(endpoint);
+        if matches!(now, Condition::Refusing(..))
+            && refused.is_some_and(|(before, at)| *before == now && at.elapsed() < SAID_AGAIN_AFTER)
+        {
+            return;
+        }
+        let role = self.role;
+        let why = now.why().unwrap_or_default();
+        match (&now, told) {
+            (Condition::Down(reason), _) => {
+                tracing::warn!(%endpoint, role, reason, "redis does not answer");
+            }
+            (Condition::Denied(_), _) => {
+                tracing::error!(
+                    %endpoint, role,
+                    "{why}; give the URL its user and password (redis://USER:PASSWORD@HOST:PORT)"
+                );
+            }
+            (Condition::Refusing(_, Refusal::Commands), _) => {
+                tracing::error!(%endpoint, role, "{why}; its ACL must allow the keys and commands of this service");
+            }
+            (Condition::Refusing(_, Refusal::Growth), _) => {
+                tracing::warn!(
+                    %endpoint, role,
+                    "{why}; what adds to it is refused, reads and what finishes work go on: raise its maxmemory or remove data"
+                );
+            }
+            (Condition::Refusing(_, Refusal::Writes), _) => {
+                tracing::warn!(
+                    %endpoint, role,
+                    "{why}; changes are refused, reads go on: see to that Redis, or point this service at the primary"
+                );
+            }
+            (Condition::Up, Condition::Refusing(..)) => {
+                tracing::info!(%endpoint, role, "redis takes all calls again");
+            }
+            (Condition::Up, _) => tracing::info!(%endpoint, role, "redis answers again"),
+        }
+        match now {
+            Condition::Up => drop(known.told.remove(endpoint)),
+            now => {
+                if matches!(now, Condition::Refusing(..)) {
+                    known.refused.insert(endpoint.clone(), (now.clone(), Instant::now()));
+                }
+                known.told.insert(endpoint.clone(), now);
+            }
+        }
+    }
+
+    fn measure(&self, known: &Known) {
+        let any = |is: fn(&Condition) -> bool| known.nodes.values().any(|(_, condition)| is(condition));
+        let away = |condition: &Condition| matches!(condition, Condition::Denied(_) | Condition::Down(_));
+        let up = !known.nodes.is_empty() && !any(away);
+        let full = any(|condition| matches!(condition, Condition::Refusing(_, Refusal::Growth)));
+        let read_only = any(|condition| matches!(condition, Condition::Refusing(_, Refusal::Writes)));
+        for (name, is) in [("engine_up", up), ("engine_full", full), ("engine_read_only", read_only)] {
+            let gauge = metrics::gauge!(name, "role" => self.role, "engine" => "redis");
+            gauge.set(if is { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+/// A node's place in the [`Health`] of its role.
+#[derive(Debug)]
+pub(crate) struct Report {
+    number: u64,
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+}
+
+impl Report {
+    /// Takes down how the node is, and tells if that is news.
+    pub(crate) fn is(&self, condition: Condition) {
+        let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.nodes.get(&self.number).is_some_and(|(_, before)| *before == condition) {
+            return;
+        }
+        known.nodes.insert(self.number, (self.endpoint.clone(), condition));
+        self.shared.tell(&mut known, &self.endpoint);
+        self.shared.measure(&known);
+    }
+
+    /// Takes down what the node does when its memory is full, and tells if that does not suit the role.
+    pub(crate) fn policy(&self, policy: &MemoryPolicy, eviction: Eviction) {
+        let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (endpoint, role) = (&self.endpoint, self.shared.role);
+        match (policy.advice(eviction), known.advised.get(endpoint)) {
+            (None, None) => {}
+            (Some(advice), Some(before)) if advice == *before => {}
+            (Some(advice), _) => {
+                tracing::warn!(%endpoint, role, "{advice}");
+                known.advised.insert(endpoint.clone(), advice);
+            }
+            (None, Some(_)) => {
+                tracing::info!(%endpoint, role, "redis' maxmemory-policy suits this role now");
+                known.advised.remove(endpoint);
+            }
+        }
+    }
+
+    /// Why calls to this node fail, if some do; with its address, for those who run it.
+    pub(crate) fn why(&self) -> Option<String> {
+        let known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (endpoint, condition) = known.nodes.get(&self.number)?;
+        condition.why().map(|why| format!("{endpoint}: {why}"))
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.nodes.remove(&self.number);
+        // A node that nobody uses any more is not well again.
+        if !known.nodes.values().any(|(endpoint, _)| *endpoint == self.endpoint) {
+            known.told.remove(&self.endpoint);
+            known.advised.remove(&self.endpoint);
+            known.refused.remove(&self.endpoint);
+        }
+        if !known.nodes.is_empty() {
+            self.shared.measure(&known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Condition {
+        Condition::of_trouble(Trouble::Full).unwrap()
+    }
+
+    fn told(health: &Health) -> usize {
+        health.0.known.lock().unwrap().told.len()
+    }
+
+    #[test]
+    fn links_that_share_a_redis_are_one_piece_of_news() {
+        let health = Health::new("test");
+        let endpoint = Endpoint { host: "a".into(), port: 1 };
+        let (one, two) = (health.join(&endpoint), health.join(&endpoint));
+        one.is(Condition::Up);
+        two.is(Condition::Up);
+        assert_eq!((told(&health), one.why()), (0, None));
+        one.is(full());
+        two.is(full());
+        assert_eq!(told(&health), 1);
+        assert!(two.why().unwrap().starts_with("a:1: redis is full"), "{:?}", two.why());
+        one.is(Condition::Up);
+        assert_eq!(told(&health), 1, "until it is well for all");
+        two.is(Condition::Up);
+        assert_eq!(told(&health), 0);
+        two.is(full());
+        two.is(Condition::Up);
+        assert_eq!(told(&health), 0, "not again so soon");
+        two.is(Condition::Down("gone".into()));
+        drop(two);
+        assert_eq!(told(&health), 1, "the other link may say so yet");
+        drop(one);
+        assert_eq!(told(&health), 0);
+    }
+
+    #[test]
+    fn a_node_that_is_away_is_news_once_whatever_each_attempt_says() {
+        let down = |why: &str| Condition::Down(why.to_owned());
+        assert!(!down("refused").is_news_after(&down("timed out")));
+        assert!(down("refused").is_news_after(&full()));
+        assert!(full().is_news_after(&Condition::Up));
+        assert!(!full().is_news_after(&full()));
+    }
+}

@@ -1,0 +1,110 @@
+//! The store behind the service: Redis when the settings name one, else a database under their data directory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shoal_kit::Settings;
+use shoal_kit::role::Role;
+use shoal_redis_link::{Eviction, Health, LinkConfig};
+
+use crate::config::Config;
+use crate::store::{Embedded, Redis, Store};
+
+/// How long a start waits for a Redis that is up to be connected.
+const CONNECT_WAIT: Duration = Duration::from_millis(500);
+
+/// The store behind the service.
+#[derive(Clone)]
+pub struct Engine(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Embedded {
+        store: Embedded,
+        dir: Option<PathBuf>,
+    },
+    /// The health is shared by the clones of a process: what becomes of their Redis is said once.
+    Redis {
+        store: Redis,
+        url: String,
+        health: Health,
+    },
+}
+
+impl Engine {
+    /// Opens the role's engine: Redis if the settings name one, else a database under their data directory. A Redis
+    /// that is not up yet is waited for by the calls, which answer UNAVAILABLE until it is.
+    ///
+    /// # Errors
+    /// When the settings are not valid or the embedded database cannot be opened.
+    pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let config = config(settings)?;
+        if let Some(url) = settings.redis_of(Role::Jobs) {
+            let redis = Self::redis(url, settings, &config, Health::new(Role::Jobs.name())).await;
+            return redis.with_context(|| settings.redis_given(Role::Jobs));
+        }
+        let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Jobs.name()));
+        // Opening replays a journal: not on a thread that serves.
+        let place = dir.clone();
+        let queues_max = config.queues_max;
+        let store =
+            tokio::task::spawn_blocking(move || Embedded::open(place.as_deref(), queues_max)).await??;
+        Ok(Self(Kind::Embedded { store, dir }))
+    }
+
+    async fn redis(
+        url: String,
+        settings: &Settings,
+        config: &Config,
+        health: Health,
+    ) -> anyhow::Result<Self> {
+        let link = LinkConfig {
+            show_addresses: settings.show_addresses,
+            eviction: Eviction::Forbidden,
+            health: health.clone(),
+            ..LinkConfig::new(url.as_str(), Role::Jobs.name())
+        };
+        let store = Redis::open(link, config)?;
+        if let Err(error) = store.connected(CONNECT_WAIT).await {
+            tracing::warn!(%error, "redis is not there yet; calls answer UNAVAILABLE until it is");
+        }
+        Ok(Self(Kind::Redis { store, url, health }))
+    }
+
+    /// What it is and where, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &self.0 {
+            Kind::Embedded { dir: None, .. } => "memory".to_owned(),
+            Kind::Embedded { dir: Some(dir), .. } => format!("embedded {}", dir.display()),
+            Kind::Redis { url, .. } => format!("redis {}", shoal_redis_link::describe(url)),
+        }
+    }
+
+    /// The engine as another clone uses it: with its own connections to Redis, or the very same embedded database.
+    ///
+    /// # Errors
+    /// When the settings are not valid.
+    pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Self> {
+        match &self.0 {
+            Kind::Embedded { .. } => Ok(self.clone()),
+            Kind::Redis { url, health, .. } => {
+                Self::redis(url.clone(), settings, &config(settings)?, health.clone()).await
+            }
+        }
+    }
+
+    pub(crate) fn store(self) -> Arc<dyn Store> {
+        match self.0 {
+            Kind::Embedded { store, .. } => Arc::new(store),
+            Kind::Redis { store, .. } => Arc::new(store),
+        }
+    }
+}
+
+/// The role's section.
+pub(crate) fn config(settings: &Settings) -> anyhow::Result<Config> {
+    settings.valid_section(Role::Jobs.name(), Config::validate)
+}
