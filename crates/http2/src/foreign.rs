@@ -23,6 +23,8 @@ pub(crate) fn complaint(first: &[u8]) -> Option<String> {
             format!("in HTTP/{}", shown(&version[..version.len().min(3)]))
         }
         [b'S', b'S', b'H', b'-', ..] => "in SSH".to_owned(),
+        // To a version that they do not know, some answer without a status line.
+        [b'<', ..] => "in HTML, as servers of HTTP/1 do".to_owned(),
         _ => {
             let line = first.split(|octet| *octet == b'\r' || *octet == b'\n').next().unwrap_or_default();
             let line = &line[..line.len().min(SHOWN_BYTES_MAX)];
@@ -47,6 +49,10 @@ mod tests {
             (b"HTTP/1.0 400", "it answered in HTTP/1.0: is this a gRPC port?"),
             (b"HTTP/", "it answered in HTTP/: is this a gRPC port?"),
             (b"\x15\x03\x01\0\x02\x02\x46", "it answered in TLS: this port wants an encrypted connection"),
+            (
+                b"<!DOCTYPE HTML>\n<html>",
+                "it answered in HTML, as servers of HTTP/1 do: is this a gRPC port?",
+            ),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "it answered in SSH: is this a gRPC port?"),
             (
                 b"-ERR unknown\r\nmore",
