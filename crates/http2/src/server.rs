@@ -73,6 +73,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.0.shared.lock().end(&Error::go_away(reason, By::Us, ""));
     }
 
+    /// Wakes the tasks that wait for the peer on any of its streams, so that they look at what was decided elsewhere.
+    pub fn wake_streams(&mut self) {
+        for (_, stream) in &mut self.0.shared.lock().streams {
+            stream.wake();
+        }
+    }
+
     /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
     /// or the beginning of a frame. It differs from the one before when that has ended: one that stays the same for long is
     /// of a client that trickles. None as well while the client is not read because it does not read.

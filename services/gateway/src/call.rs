@@ -65,6 +65,9 @@ pub(crate) fn serve(
         return;
     }
     let mut caller = Caller::new(respond, in_flight);
+    if client.is_cut() {
+        return refuse(&core.meter, &mut caller, Error::Draining, started);
+    }
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
         return client.resets.premature();
@@ -261,6 +264,11 @@ impl Call<'_> {
                 // Dropping the attempt has cancelled it at the endpoint.
                 None => End::Failed(self.deadline_exceeded()),
             },
+        };
+        let end = match end {
+            // It is there; or it has gone in this instant, and hears nothing.
+            End::CallerGone if self.caller.client().is_cut() => End::Failed(Error::Draining),
+            end => end,
         };
         match end {
             End::Handed(code) => Ended::With(code),

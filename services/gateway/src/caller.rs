@@ -47,12 +47,16 @@ impl Caller {
         &self.in_flight.client
     }
 
-    /// Ready when the caller reset the stream or its connection is gone, with the reason to hand on.
+    /// Ready when the caller reset the stream or its connection is gone, with the reason to hand on; and when its calls are
+    /// [ended](Client::is_cut), which its task is woken for.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let reset = match &mut self.stream {
             None => self.respond.poll_reset(cx),
             Some(stream) => stream.poll_reset(cx),
         };
+        if reset.is_pending() && self.client().is_cut() {
+            return Poll::Ready(Reason::CANCEL);
+        }
         reset.map(|error| error.reason().filter(|_| error.is_reset()).map_or(Reason::CANCEL, handed_on))
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shoal_balance::Share;
 use shoal_http2::Unread as Counter;
@@ -17,6 +18,8 @@ use crate::unread::Unread;
 /// One connection's.
 pub(crate) struct Client {
     pub(crate) resets: Resets,
+    /// Its calls are ended: the drain's time is up.
+    cut: AtomicBool,
     pub(crate) known: Known,
     /// What it has of each upstream's streams.
     pub(crate) share: Arc<Share>,
@@ -42,6 +45,7 @@ impl Client {
     ) -> Client {
         Client {
             resets: Resets::default(),
+            cut: AtomicBool::new(false),
             known: Known::new(address),
             share: Share::new(upstreams),
             seat,
@@ -49,5 +53,15 @@ impl Client {
             unread: Unread::new(unread, config.limits),
             kept: KeptBytes::new(kept, &config.retry),
         }
+    }
+
+    /// Has its calls end as soon as they are polled.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its calls are ended.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 }

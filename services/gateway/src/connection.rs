@@ -51,6 +51,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         tracing::debug!(%error, "socket options");
     }
     let mut stop = pin!(core.stop.cancelled());
+    let cut = pin!(core.cut.cancelled());
     let (preface, first) = tokio::select! {
         read = read_preface(&mut stream) => read,
         // Nothing was asked yet, so nothing is owed.
@@ -98,6 +99,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         begun,
         patience,
         stop,
+        cut,
         waiting: false,
         draining: false,
     }
@@ -124,7 +126,7 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Moves the bytes of a connection and starts its calls.
-struct Driver<'c, S> {
+struct Driver<'c, S, C> {
     core: &'c Arc<Core>,
     connection: ServerConnection<Rewound<TcpStream>>,
     client: Arc<Client>,
@@ -136,13 +138,15 @@ struct Driver<'c, S> {
     /// Wakes this task when that is to be looked at. Left alone as long as the client ends what it says.
     patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<&'c mut S>,
+    /// Asked once the connection drains.
+    cut: Pin<&'c mut C>,
     /// This task is to be woken by `stop` and by its seat: they are asked once, and then only whether they have fired.
     /// They are polled with every frame otherwise.
     waiting: bool,
     draining: bool,
 }
 
-impl<S: Future<Output = ()>> Future for Driver<'_, S> {
+impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -192,6 +196,10 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
                         Verdict::Over => return Poll::Ready(()),
                     };
                     if !stopped && !leaves {
+                        if this.draining && !this.client.is_cut() && this.cut.as_mut().poll(cx).is_ready() {
+                            this.client.cut();
+                            this.connection.wake_streams();
+                        }
                         return Poll::Pending;
                     }
                     this.draining = true;
@@ -203,7 +211,7 @@ impl<S: Future<Output = ()>> Future for Driver<'_, S> {
     }
 }
 
-impl<S: Future<Output = ()>> Driver<'_, S> {
+impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
     fn stopped(&mut self, cx: &mut Context<'_>) -> bool {
         if self.waiting {
             return self.core.stopping.load(Ordering::Relaxed);

@@ -28,6 +28,9 @@ use crate::seats::Seats;
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// How long the callers whose calls are ended by the drain have to be told.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What the calls of one core share.
 pub(crate) struct Core {
     /// Which lane of each upstream is this core's.
@@ -48,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) stop: CancellationToken,
     /// The same, cheap to ask.
     pub(crate) stopping: Arc<AtomicBool>,
+    /// Cancelled when the calls that are left then are to be ended.
+    pub(crate) cut: CancellationToken,
     pub(crate) drain: Drain,
     /// The connections of all cores.
     pub(crate) seats: Arc<Seats>,
@@ -142,7 +147,10 @@ async fn serve(core: Arc<Core>, listener: TcpListener) {
     connections.close();
     if timeout(core.drain.grace, connections.wait()).await.is_err() {
         let left = connections.len();
-        tracing::warn!(core = core.index, left, grace = ?core.drain.grace, "connections were cut after the drain");
+        tracing::warn!(core = core.index, left, grace = ?core.drain.grace, "calls of connections were ended after the drain");
+        core.cut.cancel();
+        // Who does not read in this time is cut.
+        let _ = timeout(FAREWELL, connections.wait()).await;
     }
 }
 

@@ -114,6 +114,7 @@ impl Gateway {
                     sampling: Sampling::of(&settings.telemetry),
                     stop: stop.clone(),
                     stopping: stopping.clone(),
+                    cut: CancellationToken::new(),
                     drain: settings.drain,
                     seats: seats.clone(),
                     unread: unread.clone(),

@@ -37,6 +37,7 @@ pub(crate) async fn serve(
     };
     let (response, mut answer) = match answered {
         Ok(parts) => parts,
+        Err(None) if caller.client().is_cut() => return fail(caller, Error::Draining),
         Err(None) => return Ended::CallerGone,
         Err(Some(error)) => return fail(caller, error),
     };

@@ -6,11 +6,16 @@ use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
-use crate::harness::caller::{answer, request};
+use crate::harness::caller::{Answer, answer, message, request};
 use crate::harness::mesh::Mesh;
-use crate::harness::upstream::{SAFE, as_session, held, payload};
+use crate::harness::upstream::{SAFE, UNSAFE, Upstream, as_session, held, payload};
 use crate::harness::{eventually, within};
+
+fn reason(answer: &Answer) -> String {
+    answer.grpc().get_details_error_info().expect("ErrorInfo").reason
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_flight_finish_and_new_connections_are_not_taken() {
@@ -38,7 +43,7 @@ async fn calls_in_flight_finish_and_new_connections_are_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_end_is_cut_after_the_grace() {
+async fn a_call_without_end_is_told_after_the_grace() {
     let (upstream, _release) = held().await;
     let mesh = Mesh::start(&format!("drain = '300ms'\n{}", as_session(&[&upstream]))).await;
     let caller = mesh.caller().await;
@@ -46,10 +51,39 @@ async fn a_call_without_end_is_cut_after_the_grace() {
     eventually("the call", || (upstream.calls() == 1).then_some(())).await;
     let begun = Instant::now();
     mesh.shut_down();
-    assert!(within("the cut", response).await.is_err());
+    let answer = answer(within("the end", response).await.expect("an answer")).await.expect("whole");
+    assert_eq!((answer.code(), reason(&answer).as_str()), (14, "DRAINING"));
+    caller.closed().await.expect("closed in order");
     mesh.drained().await;
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(300) && took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_end_gets_trailers_after_the_grace() {
+    let (told, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::start(move |mut call| {
+        let told = told.clone();
+        async move {
+            let mut stream = call.begin();
+            stream.send_data(message(b"one"), false).expect("open");
+            let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            let _ = told.send(reset);
+        }
+    })
+    .await;
+    let mesh = Mesh::start(&format!("drain = '300ms'\n{}", as_session(&[&upstream]))).await;
+    let caller = mesh.caller().await;
+    let (response, _stream) = caller.begin(request(UNSAFE, &[]), true).await;
+    let response = within("the head", response).await.expect("begun");
+    mesh.shut_down();
+    let answer = within("the end", answer(response)).await.expect("whole, not reset");
+    assert_eq!((payload(&answer), answer.code(), reason(&answer).as_str()), (&b"one"[..], 14, "DRAINING"));
+    // Its clone is told as well.
+    let reset = within("the reset", ended.recv()).await.expect("told");
+    assert_eq!(reset.expect("a reset"), h2::Reason::CANCEL);
+    caller.closed().await.expect("closed in order");
+    mesh.drained().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
