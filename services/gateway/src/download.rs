@@ -32,8 +32,9 @@ pub(crate) enum Downloaded {
 }
 
 impl Download {
-    pub(crate) fn new(from: RecvStream) -> Download {
-        Download { from, chunk: Bytes::new(), stall: Stall::default() }
+    /// Of `from`, of which `chunk` was read already.
+    pub(crate) fn new(from: RecvStream, chunk: Bytes) -> Download {
+        Download { from, chunk, stall: Stall::default() }
     }
 
     /// Moves what can be moved. `unary`: the answer is one message.

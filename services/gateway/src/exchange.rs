@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use shoal_balance::{Outcome, Pick, code_of, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
@@ -106,7 +107,12 @@ pub(crate) struct Fallen {
 
 enum Answer {
     Awaited(ResponseFuture),
+    /// Its headers are here, and held back: of a unary call that may be repeated they say nothing by themselves, and the
+    /// trailers may be all that follows.
+    Begun(Box<Response<()>>, RecvStream),
     Coming(Download),
+    /// Nothing more comes of it.
+    Over,
 }
 
 /// How an attempt ended.
@@ -306,12 +312,28 @@ impl<'a> Exchange<'a> {
                     match response {
                         Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
                         Ok(response) => {
-                            if let Some(end) = self.answered(response)? {
+                            if let Some(end) = self.answered(response, cx)? {
                                 return Poll::Ready(Ok(end));
                             }
                         }
                     }
                 }
+                Answer::Begun(_, body) => match body.poll_data(cx) {
+                    Poll::Pending => {
+                        self.may_become_stream(cx);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                    Poll::Ready(Some(Ok(chunk))) => self.go_on(chunk)?,
+                    Poll::Ready(None) => {
+                        return match ready!(body.poll_trailers(cx)) {
+                            Err(error) => Poll::Ready(Ok(Exchanged::Broken(error))),
+                            Ok(trailers) => Poll::Ready(self.ended_bare(trailers)),
+                        };
+                    }
+                },
+                // It was said how it ended.
+                Answer::Over => return Poll::Pending,
                 Answer::Coming(download) => {
                     let Some((to, unread)) = self.caller.takes() else {
                         return Poll::Ready(Err(CANCELLED));
@@ -383,7 +405,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Response headers are here. Says how the attempt ended, if it did.
-    fn answered(&mut self, response: Response<RecvStream>) -> Result<Option<Exchanged>, CallerGone> {
+    fn answered(
+        &mut self,
+        response: Response<RecvStream>,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Exchanged>, CallerGone> {
         if let Some(rival) = self.rival.take() {
             lose(rival.attempt);
         }
@@ -392,21 +418,19 @@ impl<'a> Exchange<'a> {
         self.latency = Some(now - self.began);
         let latency = now - self.attempt.opened;
         self.lane.answered(self.attempt.address(), latency, now);
-        let (parts, body) = response.into_parts();
+        let (parts, mut body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         self.http = response.status();
         if !body.is_end_stream() && !self.is_withheld(&response) {
-            if response.status().is_success() {
-                self.attempt.pick.begun();
-            }
-            self.upload.forget();
-            // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
-            if let Some(permit) = self.permit.take() {
-                permit.answered(latency);
-            }
-            self.caller.head(&response, false).map_err(|_| CANCELLED)?;
-            self.answer = Answer::Coming(Download::new(body));
             self.stream_at = Some(now + STREAM_AFTER);
+            let held = self.withhold && self.unary.is_some() && response.status().is_success();
+            let chunk = if held { body.poll_data(cx) } else { Poll::Ready(Some(Ok(Bytes::new()))) };
+            self.answer = if let Poll::Ready(Some(Ok(chunk))) = chunk {
+                self.hand_on(&response, latency)?;
+                Answer::Coming(Download::new(body, chunk))
+            } else {
+                Answer::Begun(Box::new(response), body)
+            };
             return Ok(None);
         }
         let code = self.code_of(response.headers());
@@ -418,6 +442,54 @@ impl<'a> Exchange<'a> {
         }
         self.caller.head(&response, true).map_err(|_| CANCELLED)?;
         Ok(Some(Exchanged::Answered(code)))
+    }
+
+    /// Hands the headers of an answer on, `latency` after its attempt was opened.
+    fn hand_on(&mut self, response: &Response<()>, latency: Duration) -> Result<(), CallerGone> {
+        if response.status().is_success() {
+            self.attempt.pick.begun();
+        }
+        self.upload.forget();
+        // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
+        if let Some(permit) = self.permit.take() {
+            permit.answered(latency);
+        }
+        self.caller.head(response, false).map_err(|_| CANCELLED)
+    }
+
+    /// The first of the body of an answer that was held back is here.
+    fn go_on(&mut self, chunk: Bytes) -> Result<(), CallerGone> {
+        let Some((response, body)) = self.begun() else { return Ok(()) };
+        self.hand_on(&response, self.attempt.opened.elapsed())?;
+        self.answer = Answer::Coming(Download::new(body, chunk));
+        Ok(())
+    }
+
+    /// An answer that was held back has ended without a message.
+    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<Exchanged, CallerGone> {
+        let Some((mut response, _body)) = self.begun() else { return Ok(Exchanged::CallerGone) };
+        match trailers {
+            Some(trailers) if is_unavailable(response.status(), &trailers) => {
+                self.code_of(&trailers);
+                response.headers_mut().extend(trailers);
+                Ok(Exchanged::Withheld(*response))
+            }
+            trailers => {
+                self.hand_on(&response, self.attempt.opened.elapsed())?;
+                self.ended(trailers.map_or(Downloaded::NoTrailers, Downloaded::Trailers))
+            }
+        }
+    }
+
+    /// What was held back.
+    fn begun(&mut self) -> Option<(Box<Response<()>>, RecvStream)> {
+        match std::mem::replace(&mut self.answer, Answer::Over) {
+            Answer::Begun(response, body) => Some((response, body)),
+            other => {
+                self.answer = other;
+                None
+            }
+        }
     }
 
     fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {

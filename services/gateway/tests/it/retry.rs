@@ -295,3 +295,75 @@ async fn a_caller_that_leaves_during_the_pause_is_not_repeated_for() {
     mesh.drained().await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unavailable_after_bare_headers_is_tried_elsewhere() {
+    // As servers do that send their headers first and find out then; `begun`: with a message.
+    let late = |begun: bool| {
+        move |mut call: Call| async move {
+            let _ = call.body().await;
+            let mut stream = call.begin();
+            // In a write of its own.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if begun {
+                let _ = stream.send_data(message(b"half"), false);
+            }
+            let mut trailers = crate::harness::upstream::trailers(14);
+            trailers.insert("x-why", "late".parse().expect("valid"));
+            let _ = stream.send_trailers(trailers);
+        }
+    };
+    let good = Upstream::start(|call| call.answer(b"ok")).await;
+    for begun in [false, true] {
+        let bad = Upstream::start(late(begun)).await;
+        let mesh = Mesh::with_cores(
+            1,
+            &format!(
+                "gateway.ejection.enabled = false\ngateway.balance.penalty = '0s'\n{}",
+                as_session(&[&bad, &good])
+            ),
+        )
+        .await;
+        mesh.ready("session", 2).await;
+        let caller = mesh.caller().await;
+        let mut codes = HashSet::new();
+        for _ in 0..40 {
+            codes.insert(caller.call(SAFE, &[], b"").await.code());
+        }
+        assert!(bad.calls() > 0, "it has taken part");
+        assert_eq!(codes.contains(&14), begun, "an answer that has begun is not repeated: {codes:?}");
+        // What may not be repeated is handed on as it came.
+        let before = bad.calls();
+        let answer = within("the other clone's turn", async {
+            loop {
+                let answer = caller.call(UNSAFE, &[], b"").await;
+                if bad.calls() > before {
+                    return answer;
+                }
+            }
+        })
+        .await;
+        assert_eq!(
+            (answer.code(), answer.trailers.expect("trailers")["x-why"].as_bytes()),
+            (14, &b"late"[..])
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bare_headers_then_trailers_reach_the_caller_as_they_are() {
+    for code in [0, 5, 14] {
+        let upstream = Upstream::start(move |mut call| async move {
+            let _ = call.body().await;
+            let response = head(&[("x-head", "one")]);
+            let mut stream = call.respond.send_response(response, false).expect("the caller is there");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let _ = stream.send_trailers(crate::harness::upstream::trailers(code));
+        })
+        .await;
+        let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+        let answer = mesh.caller().await.call(SAFE, &[], b"").await;
+        assert_eq!((answer.code(), answer.headers["x-head"].as_bytes()), (code, &b"one"[..]));
+        assert_eq!(upstream.calls(), if code == 14 { 3 } else { 1 });
+    }
+}
