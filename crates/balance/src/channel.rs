@@ -39,6 +39,8 @@ pub struct ChannelOptions {
     pub authority: Option<Authority>,
     /// The `user-agent` of calls that bring none. Default `shoal/<version>`.
     pub user_agent: HeaderValue,
+    /// Endpoints that are asked only when no other takes a call. Default none.
+    pub avoided: Vec<SocketAddr>,
 }
 
 impl Default for ChannelOptions {
@@ -48,6 +50,7 @@ impl Default for ChannelOptions {
             unavailable_after: Duration::from_secs(1),
             authority: None,
             user_agent: HeaderValue::from_static(concat!("shoal/", env!("CARGO_PKG_VERSION"))),
+            avoided: Vec::new(),
         }
     }
 }
@@ -133,7 +136,7 @@ struct Call<'a> {
 impl Call<'_> {
     async fn run(&self, body: tonic::body::Body) -> Result<Response<tonic::body::Body>, Status> {
         let mut body = Outgoing::begin(body).await?;
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried: Vec<SocketAddr> = self.shared.options.avoided.clone();
         let mut refusals = 0;
         let mut patience = self.patience();
         loop {

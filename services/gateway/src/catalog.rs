@@ -13,7 +13,7 @@ use shoal_kit::role::Role;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::descriptors::Files;
@@ -26,7 +26,7 @@ use crate::upstream::Upstream;
 
 /// After the endpoints of an upstream changed, before it is asked: a rolling restart changes them many times.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long one upstream may take to describe itself.
+/// How long one endpoint may take to describe its upstream.
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
 /// Between questions to an upstream that is connected and did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -152,8 +152,7 @@ impl Catalog {
             changed.mark_unchanged();
             let mut again = None;
             if upstream.lane(0).ready() > 0 {
-                let fetched = timeout(FETCH_WITHIN, fetch(&upstream.lane(0).balancer)).await;
-                match fetched.unwrap_or(Err(FetchError::Timeout(FETCH_WITHIN))) {
+                match fetch(&upstream.lane(0).balancer, FETCH_WITHIN).await {
                     Ok((services, files)) => {
                         tracing::info!(upstream = upstream.name, ?services, files = files.len(), "described");
                         self.describe(&upstream, Described::Known { services, files: Arc::new(files) });
@@ -285,6 +284,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::runtime::Handle;
+    use tokio::time::timeout;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;

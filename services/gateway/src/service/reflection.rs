@@ -2,15 +2,19 @@
 //!
 //! v1 and v1alpha differ in nothing but their name, so one set of bindings speaks both.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
-use shoal_balance::{Balancer, Channel, ChannelOptions};
+use shoal_balance::{Balancer, Channel, ChannelOptions, EndpointState};
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -29,6 +33,10 @@ use crate::descriptors::{Descriptors, File, Files, Found};
 /// Services and files one upstream may have. More is a mistake, or an attack.
 const SERVICES_MAX: usize = 1_000;
 const FILES_MAX: usize = 5_000;
+/// Endpoints of an upstream that are asked before it is taken for one that does not describe itself.
+const ENDPOINTS_MAX: usize = 5;
+/// After this another endpoint is asked beside one that has not answered.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// One answer of an upstream.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Longest symbol or file name asked for.
@@ -42,7 +50,7 @@ pub(crate) enum FetchError {
     Unimplemented,
     /// It did not answer.
     #[error("its reflection did not answer within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
     /// It failed.
     #[error("its reflection failed: {} ({:?})", .0.message(), .0.code())]
     Status(Status),
@@ -61,16 +69,61 @@ impl From<Status> for FetchError {
     }
 }
 
-/// Asks one endpoint of an upstream for its services and all their descriptors: by v1, or by v1alpha if it has no v1.
-pub(crate) async fn fetch(balancer: &Balancer) -> Result<(Vec<String>, Files), FetchError> {
-    match fetch_by(balancer, REFLECTION_V1).await {
-        Err(FetchError::Unimplemented) => fetch_by(balancer, REFLECTION_V1ALPHA).await,
+/// Asks the endpoints of an upstream, one after the other until one says it, for its services and all their descriptors. One
+/// that fails, or is slow, is not the last word: the next one is asked at once, or after a moment beside it.
+///
+/// # Errors
+/// When none has said it: that it has no reflection only if all asked have none.
+pub(crate) async fn fetch(balancer: &Balancer, within: Duration) -> Result<(Vec<String>, Files), FetchError> {
+    let ready = balancer.snapshot().into_iter().filter(|endpoint| endpoint.state == EndpointState::Ready);
+    let mut ready: Vec<SocketAddr> = ready.map(|endpoint| endpoint.address).collect();
+    fastrand::shuffle(&mut ready);
+    let mut unasked: VecDeque<SocketAddr> = ready.iter().copied().take(ENDPOINTS_MAX).collect();
+    let ask = |endpoint: Option<SocketAddr>| {
+        let avoided = ready.iter().copied().filter(|other| Some(*other) != endpoint).collect();
+        let options = ChannelOptions {
+            avoided: if endpoint.is_some() { avoided } else { Vec::new() },
+            ..ChannelOptions::default()
+        };
+        let channel = Channel::new(balancer.clone(), options);
+        async move {
+            let fetched = timeout(within, fetch_from(channel)).await;
+            fetched.unwrap_or(Err(FetchError::Timeout(within)))
+        }
+    };
+    let mut asked = FuturesUnordered::new();
+    // With none ready: whichever is first.
+    asked.push(ask(unasked.pop_front()));
+    let mut failed: Option<FetchError> = None;
+    loop {
+        tokio::select! {
+            fetched = asked.next() => match fetched {
+                Some(Ok(described)) => return Ok(described),
+                Some(Err(error)) => {
+                    if failed.as_ref().is_none_or(|failed| matches!(failed, FetchError::Unimplemented)) {
+                        failed = Some(error);
+                    }
+                    if let Some(next) = unasked.pop_front() {
+                        asked.push(ask(Some(next)));
+                    }
+                }
+                None => return Err(failed.unwrap_or(FetchError::Unimplemented)),
+            },
+            () = sleep(SLOW_AFTER), if !unasked.is_empty() => asked.push(ask(unasked.pop_front())),
+        }
+    }
+}
+
+/// By v1, or by v1alpha if it has no v1.
+async fn fetch_from(channel: Channel) -> Result<(Vec<String>, Files), FetchError> {
+    match fetch_by(&channel, REFLECTION_V1).await {
+        Err(FetchError::Unimplemented) => fetch_by(&channel, REFLECTION_V1ALPHA).await,
         fetched => fetched,
     }
 }
 
-async fn fetch_by(balancer: &Balancer, path: &'static str) -> Result<(Vec<String>, Files), FetchError> {
-    let mut questions = Questions::open(balancer, path, MessageRequest::ListServices(String::new())).await?;
+async fn fetch_by(channel: &Channel, path: &'static str) -> Result<(Vec<String>, Files), FetchError> {
+    let mut questions = Questions::open(channel, path, MessageRequest::ListServices(String::new())).await?;
     let MessageResponse::ListServicesResponse(list) = questions.answer().await? else {
         return Err(FetchError::Nonsense("no list of services in the answer".to_owned()));
     };
@@ -112,12 +165,12 @@ impl Questions {
     /// Opens a stream with its first question already on the way: servers of some languages send their headers only
     /// with the first answer, and waiting for them first would wait for ever.
     async fn open(
-        balancer: &Balancer,
+        channel: &Channel,
         path: &'static str,
         first: MessageRequest,
     ) -> Result<Questions, FetchError> {
-        let channel = Channel::new(balancer.clone(), ChannelOptions::default());
-        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let mut client =
+            tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let (ask, asked) = mpsc::channel(1);
         let _ = ask.try_send(question(first));
         let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();

@@ -243,3 +243,55 @@ async fn a_foreign_upstream_takes_no_service_of_shoals_own() {
     let role = warned(&mesh, "session").await;
     assert!(role.warnings[0].contains("`other` replaces"), "{role:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_clone_without_reflection_is_not_the_last_word() {
+    let echo = Echo::start(true).await;
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(Upstream::start(|call| call.answer(b"ok")).await);
+    }
+    let addresses: Vec<_> = others.iter().map(|other| format!("'{}'", other.address)).collect();
+    // More often than not, one of the others is asked first.
+    for _ in 0..5 {
+        let mesh = Mesh::start(&format!(
+            "[gateway.upstream.echo]\nendpoints = ['{}', {}]",
+            echo.address,
+            addresses.join(", ")
+        ))
+        .await;
+        mesh.ready("echo", 4).await;
+        described(&mesh, "test.echo.v1.Echo").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_whose_reflection_hangs_delays_nobody_for_long() {
+    let echo = Echo::start(true).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let hangs = listener.local_addr().expect("bound");
+    let accept = async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                let mut calls = Vec::new();
+                while let Some(Ok(call)) = connection.accept().await {
+                    calls.push(call);
+                }
+            }));
+        }
+    };
+    let _hanging = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(accept));
+    for _ in 0..3 {
+        let mesh = Mesh::start(&format!(
+            "[gateway.upstream.echo]\nendpoints = ['{}', '{hangs}']\nhealth = 'none'",
+            echo.address
+        ))
+        .await;
+        mesh.ready("echo", 2).await;
+        let begun = std::time::Instant::now();
+        described(&mesh, "test.echo.v1.Echo").await;
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
+}
