@@ -124,16 +124,18 @@ impl Line {
 /// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
 async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, shared: &Shared) -> String {
     let options = &shared.options;
-    let mut answers = link.answers();
+    let (mut answers, mut quiet) = (link.answers(), 0);
     loop {
         sleep(options.keepalive_interval).await;
         let answers_now = link.answers();
         if answers_now != answers {
-            answers = answers_now;
+            (answers, quiet) = (answers_now, 0);
             keepalive.answered();
             continue;
         }
-        if !keepalive.due(link.streams.calls() > 0) {
+        quiet += 1;
+        let busy = link.streams.calls() > 0;
+        if !is_turn(quiet, busy) || !keepalive.due(busy) {
             continue;
         }
         match timeout(options.keepalive_timeout, pings.ping()).await {
@@ -145,6 +147,16 @@ async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, s
     }
 }
 
+/// Whether a connection is looked after that has been without an answer for so many intervals. Early when somebody waits;
+/// then later, since what a strict server allows until its next answer is soon used up.
+fn is_turn(quiet: u32, busy: bool) -> bool {
+    match quiet {
+        1 => busy,
+        2 | 3 => !busy && quiet == 2,
+        _ => quiet % 2 == 0,
+    }
+}
+
 /// Returns when a connection beside the first one was without calls for a while.
 async fn idle(endpoint: &Endpoint, link: &Arc<Link>, shared: &Shared) {
     loop {
@@ -153,5 +165,17 @@ async fn idle(endpoint: &Endpoint, link: &Arc<Link>, shared: &Shared) {
         if !link.streams.was_used() && !is_first {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_connection_is_looked_after_sooner_when_somebody_waits() {
+        let turns = |busy| (1..=10).filter(|quiet| is_turn(*quiet, busy)).collect::<Vec<u32>>();
+        assert_eq!(turns(true), [1, 4, 6, 8, 10]);
+        assert_eq!(turns(false), [2, 4, 6, 8, 10]);
     }
 }
