@@ -25,6 +25,9 @@ use crate::options::Options;
 /// A peer that allows fewer streams than this is not watched: more than a tenth of them would be ours.
 const WATCH_STREAMS_MIN: u32 = 10;
 
+/// A server that serves is out after so many checks in a row without an answer to them or to a call.
+const UNANSWERED_MAX: u32 = 3;
+
 /// Whether an endpoint serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
@@ -55,12 +58,44 @@ pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl 
         service,
         options,
     };
-    if follower.link.streams.limit() >= WATCH_STREAMS_MIN {
+    if options.health_watched && follower.link.streams.limit() >= WATCH_STREAMS_MIN {
         follower.watch(&mut report).await;
     }
     follower.check(&mut report).await;
     report(Health::Serving);
     std::future::pending::<()>().await;
+}
+
+/// What came of one check.
+enum Checked {
+    Said(Health),
+    Failed(Status),
+    /// Not in time.
+    Unanswered,
+    /// All streams of the connection are in use by calls, so that the question would wait for them.
+    Unasked,
+}
+
+/// The benefit of the doubt for a server that has said that it serves and does not answer now: its threads may all be busy
+/// with calls, which a check waits behind as they do. One that is stuck is found by its calls and by pings. Pure.
+#[derive(Debug, Default)]
+struct Benefit {
+    serves: bool,
+    /// Checks in a row without an answer, and without an answer to a call meanwhile.
+    unanswered: u32,
+}
+
+impl Benefit {
+    /// It answered a check.
+    fn said(&mut self, health: &Health) {
+        *self = Benefit { serves: *health == Health::Serving, unanswered: 0 };
+    }
+
+    /// It did not. Returns whether its last word stands. `answered`: it answered calls meanwhile.
+    fn holds(&mut self, answered: bool) -> bool {
+        self.unanswered = if answered { 0 } else { self.unanswered + 1 };
+        self.serves && self.unanswered < UNANSWERED_MAX
+    }
 }
 
 struct Follower<'a> {
@@ -130,15 +165,20 @@ impl Follower<'_> {
         let options = self.options;
         let mut rng = fastrand::Rng::new();
         let mut backoff = Backoff::new(options.backoff_first, options.health_interval);
+        let mut benefit = Benefit::default();
         loop {
+            let answers = self.link.answers();
             let missing = match self.check_once().await {
-                None => None,
-                Some(Ok(health)) => {
+                Checked::Unasked => None,
+                Checked::Said(health) => {
+                    benefit.said(&health);
                     report(health);
                     None
                 }
-                Some(Err(status)) if status.code() == Code::Unimplemented => return,
-                Some(Err(status)) => Some(said(&status)),
+                Checked::Failed(status) if status.code() == Code::Unimplemented => return,
+                Checked::Failed(status) => Some(said(&status)),
+                Checked::Unanswered if benefit.holds(self.link.answers() != answers) => None,
+                Checked::Unanswered => Some(format!("no answer within {:?}", options.health_timeout)),
             };
             match missing {
                 None => {
@@ -147,6 +187,7 @@ impl Follower<'_> {
                 }
                 // Asked again sooner than by the clock: a server that was short of time for a second need not be out for five.
                 Some(error) => {
+                    benefit = Benefit::default();
                     report(Health::NotServing(format!("health check: {error}")));
                     sleep(backoff.next(&mut rng)).await;
                 }
@@ -154,20 +195,18 @@ impl Follower<'_> {
         }
     }
 
-    /// What the server says now. `None`: all its streams are in use by calls, so that the question would wait for them; what
-    /// was said last stands.
-    async fn check_once(&mut self) -> Option<Result<Health, Status>> {
+    /// What the server says now.
+    async fn check_once(&mut self) -> Checked {
         if !self.link.streams.has_room() {
-            return None;
+            return Checked::Unasked;
         }
         let _seat = self.link.streams.seat();
         let request = HealthCheckRequest { service: self.service.clone() };
-        Some(match timeout(self.options.health_timeout, self.client.check(request)).await {
-            Ok(answer) => answer.map(|answer| health_of(answer.into_inner().status())),
-            Err(_) => {
-                Err(Status::deadline_exceeded(format!("no answer within {:?}", self.options.health_timeout)))
-            }
-        })
+        match timeout(self.options.health_timeout, self.client.check(request)).await {
+            Ok(Ok(answer)) => Checked::Said(health_of(answer.into_inner().status())),
+            Ok(Err(status)) => Checked::Failed(status),
+            Err(_) => Checked::Unanswered,
+        }
     }
 }
 
@@ -217,5 +256,23 @@ impl tower::Service<Request<tonic::body::Body>> for Lone {
             let body = Incoming::new(stream, head.status, None, None, pump);
             Ok(Response::from_parts(head, tonic::body::Body::new(body)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_server_keeps_its_word_and_a_stuck_one_does_not() {
+        let mut benefit = Benefit::default();
+        assert!(!benefit.holds(true), "it has said nothing yet");
+        benefit.said(&Health::Serving);
+        for _ in 0..10 {
+            assert!(benefit.holds(true), "it answers calls");
+        }
+        assert_eq!([benefit.holds(false), benefit.holds(false), benefit.holds(false)], [true, true, false]);
+        benefit.said(&Health::NotServing("no".into()));
+        assert!(!benefit.holds(true));
     }
 }

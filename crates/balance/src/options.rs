@@ -41,6 +41,9 @@ pub struct Options {
     /// The name that is watched in `grpc.health.v1`; `Some("")`, the default, is the server as a whole, and `None` takes
     /// every connected endpoint for serving. A server without the health service is taken for serving too.
     pub health_service: Option<String>,
+    /// Whether health is watched where it can be. A watch is a stream without end: a server that gives each of its streams a
+    /// thread has one less for calls. Default true; false: it is checked.
+    pub health_watched: bool,
     /// How often health is checked where it is not watched. Default 5 s.
     pub health_interval: Duration,
     /// How long a health answer may take. Default 1 s.
@@ -155,6 +158,7 @@ impl Options {
             keepalive_timeout: Duration::from_secs(2),
             drain: Duration::from_secs(600),
             health_service: Some(String::new()),
+            health_watched: true,
             health_interval: Duration::from_secs(5),
             health_timeout: Duration::from_secs(1),
             penalty: Duration::from_secs(5),

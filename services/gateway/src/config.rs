@@ -70,8 +70,24 @@ pub struct UpstreamConfig {
     pub default: bool,
     /// Whether only calls that the route file sends here come here: a canary.
     pub by_route: bool,
+    /// How its clones are asked for their health.
+    pub health: Health,
     /// Whether `services` may have services of Shoal's own, which then come here instead of to the clones of their role.
     pub replaces: bool,
+}
+
+/// How the clones of an upstream are asked whether they serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// `grpc.health.v1.Health/Watch`: a change is known at once. A watch of each core stays open at each clone, which takes a
+    /// thread for good of a server that has one for each stream.
+    Watch,
+    /// `Check`, every five seconds.
+    #[default]
+    Check,
+    /// Not at all: a clone serves while it is connected.
+    None,
 }
 
 /// Limits of one client connection and of the process.
@@ -535,6 +551,7 @@ mod tests {
                 "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['grpc.health.v1.Health']",
                 "answered by the gateway itself",
             ),
+            ("[upstream.a]\nendpoints = ['127.0.0.1:1']\nhealth = 'often'", "often"),
             ("[retry]\nattempts = 0", "gateway.retry.attempts"),
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
             ("[callers.named.a]\nper_second = 1", "gateway.callers.named.a"),

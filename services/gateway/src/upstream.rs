@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Budget;
-use crate::config::Config;
+use crate::config::{Config, Health};
 use crate::hedge::Hedges;
 use crate::latency::Summary;
 use crate::limiter::Limiter;
@@ -72,6 +72,11 @@ impl Upstream {
     ) -> Arc<Upstream> {
         let cancel = CancellationToken::new();
         let poke = Poke::default();
+        // Shoal's own clones have no thread for each stream.
+        let health = match role {
+            Some(_) => Health::Watch,
+            None => config.upstream.get(name).map_or(Health::default(), |upstream| upstream.health),
+        };
         let targets = discover_poked(source, poke.clone(), cancel.clone());
         let retry = &config.retry;
         // Other processes choose other endpoints where there are more than a core connects to.
@@ -89,6 +94,8 @@ impl Upstream {
                     header_fields_max: config.limits.header_fields,
                     secrets: config.callers.secrets(),
                     seed: config.seed,
+                    health_service: (health != Health::None).then(String::new),
+                    health_watched: health == Health::Watch,
                     penalty: config.balance.penalty,
                     slow_start: config.balance.slow_start,
                     ejection: config.ejection.options(),

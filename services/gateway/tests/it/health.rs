@@ -99,3 +99,28 @@ async fn an_unknown_method_of_the_gateways_own_services_is_unimplemented() {
     assert_eq!(answer.code(), 12);
     assert!(answer.grpc().message().contains("/Nothing"), "{:?}", answer.grpc());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_clones_of_a_role_are_watched_unless_it_is_said() {
+    for (health, expected) in [
+        (None, &["/grpc.health.v1.Health/Check"][..]),
+        (Some("check"), &["/grpc.health.v1.Health/Check"]),
+        // It has none, and is checked then.
+        (Some("watch"), &["/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"]),
+        (Some("none"), &[]),
+    ] {
+        let upstream = Upstream::start(|call| call.answer(b"ok")).await;
+        let key = health.map_or(String::new(), |health| format!("\nhealth = '{health}'"));
+        let configuration =
+            format!("[gateway.upstream.a]\nendpoints = ['{}']\nservices = ['a.B']{key}", upstream.address);
+        let mesh = Mesh::with_cores(1, &configuration).await;
+        mesh.ready("a", 1).await;
+        let asked = upstream.asked_about_itself();
+        let health: Vec<_> = asked.iter().filter(|path| path.starts_with("/grpc.health.")).collect();
+        assert_eq!(health, expected);
+    }
+    let upstream = Upstream::start(|call| call.answer(b"ok")).await;
+    let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
+    mesh.ready("session", 1).await;
+    assert_eq!(upstream.asked_about_itself()[0], "/grpc.health.v1.Health/Watch");
+}

@@ -33,6 +33,7 @@ pub(crate) struct Upstream {
     handler: Handler,
     calls: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<http::request::Parts>>>,
+    about_itself: Arc<Mutex<Vec<String>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -57,6 +58,7 @@ impl Upstream {
             handler: Arc::new(move |call| Box::pin(handler(call))),
             calls: Arc::default(),
             heads: Arc::default(),
+            about_itself: Arc::default(),
             task: Mutex::default(),
         };
         upstream.serve(listener);
@@ -71,6 +73,11 @@ impl Upstream {
     /// The head of the call of that number.
     pub(crate) fn head(&self, number: usize) -> http::request::Parts {
         self.heads.lock().expect("no panic")[number].clone()
+    }
+
+    /// What it was asked about itself: the paths of health and reflection.
+    pub(crate) fn asked_about_itself(&self) -> Vec<String> {
+        self.about_itself.lock().expect("no panic").clone()
     }
 
     /// As kill -9 does: the port is closed and every connection with it.
@@ -97,13 +104,19 @@ impl Upstream {
 
     fn serve(&self, listener: TcpListener) {
         let (builder, handler) = (self.builder.clone(), self.handler.clone());
-        let (calls, heads) = (self.calls.clone(), self.heads.clone());
+        let (calls, heads, about) = (self.calls.clone(), self.heads.clone(), self.about_itself.clone());
         let task = tokio::spawn(async move {
             // Aborting this task drops the set, and with it every connection and call.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let connection =
-                    connection(stream, builder.clone(), handler.clone(), calls.clone(), heads.clone());
+                let connection = connection(
+                    stream,
+                    builder.clone(),
+                    handler.clone(),
+                    calls.clone(),
+                    heads.clone(),
+                    about.clone(),
+                );
                 connections.spawn(connection);
             }
         });
@@ -125,6 +138,7 @@ async fn connection(
     handler: Handler,
     calls: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<http::request::Parts>>>,
+    about_itself: Arc<Mutex<Vec<String>>>,
 ) {
     stream.set_nodelay(true).expect("TCP_NODELAY");
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
@@ -137,6 +151,7 @@ async fn connection(
         let Some(Ok((request, mut respond))) = accepted else { return };
         if request.uri().path().starts_with("/grpc.") {
             // No health, no reflection: taken for serving as long as it is connected.
+            about_itself.lock().expect("no panic").push(request.uri().path().to_owned());
             end(&mut respond, 12);
             continue;
         }
