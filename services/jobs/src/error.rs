@@ -1,5 +1,6 @@
 //! What can go wrong, cut by what a caller does about it, and what callers are told: in one place each.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use shoal_kit::{EngineError, Fault};
@@ -16,8 +17,8 @@ pub(crate) enum Error {
     Invalid {
         /// Stable, UPPER_SNAKE.
         reason: &'static str,
-        /// The field.
-        field: &'static str,
+        /// The field's path in the request.
+        field: Cow<'static, str>,
         /// What is wrong with it and what would be right.
         problem: String,
     },
@@ -60,6 +61,14 @@ pub(crate) enum Error {
     Forgotten {
         /// The job.
         id: JobId,
+        /// Of which of the requests, from 0.
+        index: usize,
+    },
+    /// A request_id was used before for another job.
+    #[error("the request_id of requests[{index}] was used for another job")]
+    RequestDiffers {
+        /// Of which of the requests, from 0.
+        index: usize,
     },
     /// A new queue would be one too many.
     #[error(
@@ -96,13 +105,51 @@ pub(crate) enum Error {
     Internal(String),
 }
 
+/// The reason of [`Error::Forgotten`].
+const JOB_EXPIRED: &str = "JOB_EXPIRED";
+
+/// The fault of [`Error::RequestDiffers`].
+fn request_differs(field: impl Into<String>) -> Fault {
+    Fault::invalid(
+        "REQUEST_ID_REUSED",
+        field,
+        "was used for an Enqueue with other fields; give each job a request_id of its own",
+    )
+}
+
 /// When to come back for what ended with a clone that drains: another one, if there is one, is there already.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
     /// A field that is not acceptable.
     pub(crate) fn invalid(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
-        Self::Invalid { reason, field, problem: problem.into() }
+        Self::Invalid { reason, field: field.into(), problem: problem.into() }
+    }
+
+    /// The same, of one request of a batch. What a store says of one has its index already.
+    #[must_use]
+    pub(crate) fn of_request(self, index: usize) -> Self {
+        match self {
+            Self::Invalid { reason, field, problem } => {
+                Self::Invalid { reason, field: format!("requests[{index}].{field}").into(), problem }
+            }
+            other => other,
+        }
+    }
+
+    /// What a store says of the requests of a batch, with their fields.
+    pub(crate) fn in_batch(self) -> Fault {
+        let field = |index: usize| format!("requests[{index}].request_id");
+        match self {
+            Self::RequestDiffers { index } => request_differs(field(index)),
+            Self::Forgotten { ref id, index } => {
+                let (field, id) = (field(index), id.to_string());
+                Fault::new(Code::AlreadyExists, JOB_EXPIRED, format!("{field}: {self}"))
+                    .meta("id", id)
+                    .meta("field", field)
+            }
+            other => other.into(),
+        }
     }
 
     /// A page token that is none of ours.
@@ -124,7 +171,7 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
-            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field, problem),
+            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field.into_owned(), problem),
             Error::NotFound { id } => Fault::new(Code::NotFound, "JOB_NOT_FOUND", message).meta("id", id),
             Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, "LEASE_LOST", message)
                 .meta("id", id.to_string())
@@ -135,9 +182,10 @@ impl From<Error> for Fault {
             Error::NoQueue { queue } => {
                 Fault::new(Code::NotFound, "QUEUE_NOT_FOUND", message).meta("queue", queue.to_string())
             }
-            Error::Forgotten { id } => {
-                Fault::new(Code::AlreadyExists, "JOB_EXPIRED", message).meta("id", id.to_string())
+            Error::Forgotten { id, .. } => {
+                Fault::new(Code::AlreadyExists, JOB_EXPIRED, message).meta("id", id.to_string())
             }
+            Error::RequestDiffers { .. } => request_differs("request_id"),
             Error::TooManyQueues { max } => {
                 Fault::new(Code::ResourceExhausted, "TOO_MANY_QUEUES", message).meta("max", max.to_string())
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use crate::backoff::BACKOFF_MAX;
 use crate::error::Error;
@@ -45,7 +46,43 @@ pub(crate) struct NewJob {
     /// When.
     pub(crate) run: Run,
     /// Makes a repeat find the first job.
-    pub(crate) request_id: Option<String>,
+    pub(crate) request: Option<RequestKey>,
+}
+
+/// A request_id and what it stands for. Told apart by queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RequestKey {
+    /// As the caller gave it.
+    pub(crate) id: String,
+    /// A hash of the job's fields: the same id with another one is another job.
+    pub(crate) fingerprint: [u8; FINGERPRINT_LEN],
+}
+
+/// Bytes of a fingerprint, kept with every request_id: enough to notice a mistake.
+pub(crate) const FINGERPRINT_LEN: usize = 8;
+
+impl RequestKey {
+    /// The trace is not part of it: each call has its own.
+    fn new(id: String, spec: &Spec, run: Run) -> Self {
+        let mut hash = Sha256::new();
+        for text in [spec.kind.as_bytes(), &spec.payload] {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        }
+        hash.update(spec.max_attempts.to_be_bytes());
+        hash.update(spec.backoff.as_nanos().to_be_bytes());
+        hash.update(spec.retention.as_nanos().to_be_bytes());
+        let (when, time) = match run {
+            Run::Now => (0, 0),
+            Run::After(delay) => (1, delay.as_nanos()),
+            Run::At(moment) => (2, u128::from(moment.0)),
+        };
+        hash.update([when]);
+        hash.update(time.to_be_bytes());
+        let mut fingerprint = [0; FINGERPRINT_LEN];
+        fingerprint.copy_from_slice(&hash.finalize()[..FINGERPRINT_LEN]);
+        Self { id, fingerprint }
+    }
 }
 
 /// When a job is to run.
@@ -146,8 +183,16 @@ impl NewJob {
             backoff,
             retention,
         };
-        let request_id = (!wanted.request_id.is_empty()).then_some(wanted.request_id);
-        Ok(Self { queue, spec, run, request_id })
+        let id = wanted.request_id;
+        let request = (!id.is_empty()).then(|| RequestKey::new(id, &spec, run));
+        Ok(Self { queue, spec, run, request })
+    }
+
+    /// The same job, made once for this request_id.
+    #[cfg(test)]
+    pub(crate) fn with_request_id(mut self, id: &str) -> Self {
+        self.request = Some(RequestKey::new(id.to_owned(), &self.spec, self.run));
+        self
     }
 }
 
@@ -162,6 +207,8 @@ pub(crate) fn too_large(field: &'static str, len: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     fn check(change: impl FnOnce(&mut Wanted)) -> Result<NewJob, Error> {
@@ -170,7 +217,7 @@ mod tests {
         NewJob::check(QueueName::parse("q").unwrap(), wanted)
     }
 
-    fn refused(change: impl FnOnce(&mut Wanted)) -> &'static str {
+    fn refused(change: impl FnOnce(&mut Wanted)) -> Cow<'static, str> {
         match check(change) {
             Err(Error::Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
@@ -182,7 +229,33 @@ mod tests {
         let job = check(|_| {}).unwrap();
         assert_eq!((job.spec.max_attempts, job.spec.backoff), (5, Duration::from_secs(1)));
         assert_eq!((job.spec.retention, job.run), (Duration::from_secs(3600), Run::Now));
-        assert_eq!(job.request_id, None);
+        assert_eq!(job.request, None);
+    }
+
+    #[test]
+    fn every_field_but_the_trace_is_in_the_fingerprint() {
+        let of = |change: fn(&mut Wanted)| {
+            let named = |w: &mut Wanted| {
+                w.request_id = "r".into();
+                change(w);
+            };
+            check(named).unwrap().request.unwrap().fingerprint
+        };
+        let plain = of(|_| {});
+        let changes: [fn(&mut Wanted); 8] = [
+            |w| w.kind = "other".into(),
+            |w| w.payload = Bytes::from_static(b"x"),
+            |w| w.delay = Some(Duration::from_secs(5)),
+            |w| w.run_time = Some(Moment(5)),
+            |w| w.max_attempts = 9,
+            |w| w.backoff = Some(Duration::from_secs(2)),
+            |w| w.retention = Some(Duration::from_secs(60)),
+            |w| (w.kind, w.payload) = (String::from("k\0"), Bytes::new()),
+        ];
+        let all: std::collections::HashSet<_> = changes.map(of).into_iter().chain([plain]).collect();
+        assert_eq!(all.len(), changes.len() + 1);
+        assert_eq!(of(|w| w.traceparent = "00-a".into()), plain);
+        assert_eq!(of(|w| w.max_attempts = 5), plain, "what is said and what is the default are the same");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::job::{Failure, Job, State};
 use crate::lease::{Counter, Order};
 use crate::moment::Moment;
 use crate::new_job::{NewJob, PAYLOAD_BYTES_MAX, Wanted, too_large};
-use crate::store::{CLAIM_JOBS_MAX, Counts, PAGE_JOBS_MAX, Store};
+use crate::store::{CLAIM_JOBS_MAX, Counts, Enqueued, PAGE_JOBS_MAX, Store};
 use crate::trace;
 use crate::watch::{Seen, Watch};
 
@@ -97,8 +97,10 @@ impl JobsService for Jobs {
         let request = request.into_inner();
         let span = trace::send(&QueueName::parse(&request.queue)?);
         let new = decode(request, trace::traceparent(&span).or(callers).unwrap_or_default())?;
-        let job = self.store.enqueue(new).instrument(span).await?;
-        Ok(shoal_kit::answer(pb::EnqueueResponse { job: Some(encode(job)) }))
+        let enqueued = self.store.enqueue_all(vec![new]).instrument(span).await?.pop();
+        let Enqueued { job, deduplicated } =
+            enqueued.ok_or_else(|| Error::Internal("one job was enqueued and none came back".to_owned()))?;
+        Ok(shoal_kit::answer(pb::EnqueueResponse { job: Some(encode(job)), deduplicated }))
     }
 
     async fn batch_enqueue(
@@ -110,20 +112,26 @@ impl JobsService for Jobs {
         let first = requests.first().filter(|_| requests.len() <= BATCH_JOBS_MAX).ok_or_else(|| {
             Error::invalid("INVALID_BATCH", "requests", format!("must be 1 to {BATCH_JOBS_MAX} jobs"))
         })?;
-        if requests.iter().any(|request| request.queue != first.queue) {
-            let problem = "must all be of one queue; send a batch for each";
-            return Err(Error::invalid("INVALID_BATCH", "requests", problem).into());
+        if let Some(other) = requests.iter().position(|request| request.queue != first.queue) {
+            let problem = "must be the queue of requests[0]; send a batch for each queue";
+            return Err(Error::invalid("INVALID_BATCH", "queue", problem).of_request(other).into());
         }
         if requests.iter().map(|request| request.payload.len()).sum::<usize>() > BATCH_BYTES_MAX {
             let problem =
                 format!("must have at most {BATCH_BYTES_MAX} bytes of payload together; send fewer at once");
             return Err(Error::invalid("BATCH_TOO_LARGE", "requests", problem).into());
         }
-        let span = trace::send(&QueueName::parse(&first.queue)?);
+        let queue = QueueName::parse(&first.queue).map_err(|error| error.of_request(0))?;
+        let span = trace::send(&queue);
         let traceparent = trace::traceparent(&span).or(callers).unwrap_or_default();
-        let jobs = requests.into_iter().map(|request| decode(request, traceparent.clone()));
-        let jobs = self.store.enqueue_all(jobs.collect::<Result<_, _>>()?).instrument(span).await?;
-        Ok(shoal_kit::answer(pb::BatchEnqueueResponse { jobs: jobs.into_iter().map(encode).collect() }))
+        let jobs = requests.into_iter().enumerate().map(|(index, request)| {
+            decode(request, traceparent.clone()).map_err(|error| error.of_request(index))
+        });
+        let jobs = jobs.collect::<Result<_, _>>()?;
+        let enqueued = self.store.enqueue_all(jobs).instrument(span).await.map_err(Error::in_batch)?;
+        let deduplicated = enqueued.iter().map(|enqueued| enqueued.deduplicated).collect();
+        let jobs = enqueued.into_iter().map(|enqueued| encode(enqueued.job)).collect();
+        Ok(shoal_kit::answer(pb::BatchEnqueueResponse { jobs, deduplicated }))
     }
 
     async fn get_job(

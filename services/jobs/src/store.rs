@@ -112,18 +112,29 @@ pub(crate) struct Page {
 /// Keeps the interest in a queue's changes alive until it is dropped.
 pub(crate) type Following = Box<dyn std::any::Any + Send + Sync>;
 
+/// A job that was to be added.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Enqueued {
+    /// As it is now.
+    pub(crate) job: Job,
+    /// It was there: an earlier one with the same request_id made it.
+    pub(crate) deduplicated: bool,
+}
+
 /// A store of jobs. See the [module](self) for what holds.
 pub(crate) trait Store: Send + Sync + 'static {
     /// Adds jobs to their queue, all or none, and returns them in the same order. One with a request_id that was used
-    /// within the last hour is that job, as it is now; if it is gone, [`Error::Forgotten`] for all. At least one job, all
-    /// of one queue.
-    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>>;
+    /// within the last hour, or earlier in the batch, is that job, as it is now. [`Error::RequestDiffers`] for all if that
+    /// one was asked for with another fingerprint, [`Error::Forgotten`] if it is gone. At least one job, all of one queue.
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Enqueued>, Error>>;
 
     /// Adds one job.
+    #[cfg(test)]
     fn enqueue(&self, job: NewJob) -> BoxFuture<'_, Result<Job, Error>> {
         Box::pin(async move {
             let mut jobs = self.enqueue_all(vec![job]).await?;
-            jobs.pop().ok_or_else(|| Error::Internal("one job was enqueued and none came back".to_owned()))
+            let one = jobs.pop().ok_or_else(|| Error::Internal("no job came back".to_owned()))?;
+            Ok(one.job)
         })
     }
 

@@ -97,6 +97,35 @@ async fn what_is_not_acceptable_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
+async fn a_batch_names_the_request_it_is_refused_for() {
+    let jobs = jobs();
+    let batch = async |change: fn(&mut pb::EnqueueRequest)| {
+        let mut requests = vec![enqueue("q"); 3];
+        change(&mut requests[1]);
+        jobs.batch_enqueue(Request::new(pb::BatchEnqueueRequest { requests })).await
+    };
+    assert_eq!(refused(batch(|r| r.kind.clear()).await), "requests[1].kind");
+    assert_eq!(refused(batch(|r| r.delay = seconds(-1)).await), "requests[1].delay");
+    assert_eq!(refused(batch(|r| r.queue = "r".to_owned()).await), "requests[1].queue");
+    let requests = vec![enqueue("a b"); 2];
+    let bad_queue = jobs.batch_enqueue(Request::new(pb::BatchEnqueueRequest { requests })).await;
+    assert_eq!(refused(bad_queue), "requests[0].queue");
+
+    let named = pb::EnqueueRequest { request_id: "r".to_owned(), payload: "x".into(), ..enqueue("q") };
+    let first = jobs.enqueue(Request::new(named.clone())).await.unwrap().into_inner();
+    assert!(!first.deduplicated);
+    assert_eq!(refused(batch(|r| r.request_id = "r".to_owned()).await), "requests[1].request_id");
+    let other = pb::EnqueueRequest { request_id: "r".to_owned(), ..enqueue("q") };
+    assert_eq!(refused(jobs.enqueue(Request::new(other)).await), "request_id");
+    let again = jobs.enqueue(Request::new(named.clone())).await.unwrap().into_inner();
+    assert_eq!((again.job, again.deduplicated), (first.job.clone(), true));
+    let requests = vec![enqueue("q"), named];
+    let both = jobs.batch_enqueue(Request::new(pb::BatchEnqueueRequest { requests })).await.unwrap();
+    let both = both.into_inner();
+    assert_eq!((both.deduplicated, both.jobs.get(1)), (vec![false, true], first.job.as_ref()));
+}
+
+#[tokio::test]
 async fn an_id_that_no_job_can_have_is_not_found() {
     let jobs = jobs();
     for id in ["nope", "q.0123", "q.01m86edk29eey88zj21vs9avrh", "ü.ü"] {

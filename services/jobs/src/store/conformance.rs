@@ -107,7 +107,7 @@ pub(crate) fn new_job(queue: &QueueName, kind: &str) -> NewJob {
         backoff: Duration::from_millis(1),
         retention: Duration::from_secs(600),
     };
-    NewJob { queue: queue.clone(), spec, run: Run::Now, request_id: None }
+    NewJob { queue: queue.clone(), spec, run: Run::Now, request: None }
 }
 
 pub(crate) fn ask(queue: &QueueName, max_jobs: usize, duration: Duration) -> Ask {
@@ -197,6 +197,7 @@ suites!({
         a_leased_job_is_whole,
         what_is_unknown_is_not_found_at_once,
         a_request_id_makes_one_job,
+        a_used_request_id_with_other_fields_is_refused,
         there_are_at_most_so_many_queues,
         a_batch_is_added_whole_and_in_order,
         a_batch_with_a_forgotten_job_adds_none,

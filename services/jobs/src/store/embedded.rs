@@ -21,7 +21,7 @@ use self::layout::Layout;
 use self::list::Reader;
 use self::step::{News, Step, damaged, engine, ready_from};
 use super::schedule::Schedule;
-use super::{Ask, Claim, Counts, Following, Page, Store, Tended};
+use super::{Ask, Claim, Counts, Enqueued, Following, Page, Store, Tended};
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::id::{JobId, QueueName};
@@ -139,7 +139,7 @@ impl Embedded {
 }
 
 impl Store for Embedded {
-    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>> {
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Enqueued>, Error>> {
         self.step(move |step| step.enqueue(&jobs)).boxed()
     }
 
@@ -325,7 +325,7 @@ mod tests {
         let q = queue("q");
         let store = Embedded::open(Some(dir.path()), 1000).unwrap();
         let delayed = NewJob { run: Run::After(Duration::from_millis(1)), ..new_job(&q, "delayed") };
-        let named = NewJob { request_id: Some("r".to_owned()), ..new_job(&q, "held") };
+        let named = new_job(&q, "held").with_request_id("r");
         let held = store.enqueue(named.clone()).await.unwrap();
         let lost = store.enqueue(new_job(&q, "lost")).await.unwrap();
         let claim = store.lease(ask(&q, 1, LONG)).await.unwrap();

@@ -12,7 +12,7 @@
 //! | `:c:FENCE` string · `:left` hash | ids of one claim · fence → how many of them it still holds |
 //! | `:leases` zset | moment → fence of a claim that runs out then |
 //! | `:n:TICKET` string | fence that a LeaseJobs call got, or `x` if it may get none |
-//! | `:i:KEY` string | id that a request_id made |
+//! | `:i:KEY` string | id that a request_id made, and the fingerprint of what it asked for |
 //! | `:f` string | the last fence |
 //! | `:ev` stream | ids and versions that a script changed, one entry a script |
 //!
@@ -42,7 +42,8 @@ use self::registry::Known;
 use self::script::{Fields, read};
 use super::schedule::{CLAIM, Moments};
 use super::{
-    Ask, CLAIM_BYTES_MAX, Claim, Counts, Following, PAGE_LOOKS_MAX, Page, Store, TEND_MAX, Tended, record,
+    Ask, CLAIM_BYTES_MAX, Claim, Counts, Enqueued, Following, PAGE_LOOKS_MAX, Page, Store, TEND_MAX, Tended,
+    record,
 };
 use crate::backoff::{self, BACKOFF_MAX};
 use crate::config::Config;
@@ -153,7 +154,7 @@ impl Redis {
         self.link.script(&script::SCHEDULE, &[base.as_bytes()], &args).await.map_err(error)
     }
 
-    async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Job>, Error> {
+    async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
         let Some(queue) = jobs.first().map(|job| job.queue.clone()) else { return Ok(Vec::new()) };
         if let Some(policy) = self.link.loses() {
             return Err(Error::Evicts { policy });
@@ -169,7 +170,10 @@ impl Redis {
             };
             args.push(id.tail().as_bytes().to_vec());
             args.push(record::header(&job.spec, Moment::default()));
-            args.push(job.request_id.clone().unwrap_or_default().into_bytes());
+            args.push(
+                job.request.as_ref().map(|request| request.id.clone().into_bytes()).unwrap_or_default(),
+            );
+            args.push(job.request.as_ref().map(|request| request.fingerprint.to_vec()).unwrap_or_default());
             args.push(mode.as_bytes().to_vec());
             args.push(time.to_string().into_bytes());
         }
@@ -256,24 +260,29 @@ impl Redis {
 }
 
 /// What the script says of one job that was to be added.
-fn enqueued(made: Value, job: NewJob) -> Result<Job, Error> {
+fn enqueued(made: Value, job: NewJob) -> Result<Enqueued, Error> {
     let mut parts = read::<Vec<Value>>(made)?.into_iter();
     let mut next = || parts.next().unwrap_or(Value::Nil);
     let (outcome, tail): (String, String) = (read(next())?, read(next())?);
     let id = JobId::of_tail(&job.queue, &tail).ok_or_else(|| Error::Internal(format!("an id: {tail}")))?;
     match outcome.as_str() {
-        "known" => script::job_of(&id, next())?.ok_or(Error::Forgotten { id }),
-        "gone" => Err(Error::Forgotten { id }),
+        "known" => {
+            let job = script::job_of(&id, next())?.ok_or_else(|| Error::not_found(&id))?;
+            Ok(Enqueued { job, deduplicated: true })
+        }
+        "gone" => Err(Error::Forgotten { id, index: read(next())? }),
+        "differs" => Err(Error::RequestDiffers { index: read(next())? }),
         _ => {
             let (create, run_at): (Vec<u8>, String) = (read(next())?, read(next())?);
             let standing = Standing::enqueued(run_at.parse().ok().map(Moment));
-            Ok(Job { id, spec: job.spec, create: Moment(big_endian(&create)), standing })
+            let job = Job { id, spec: job.spec, create: Moment(big_endian(&create)), standing };
+            Ok(Enqueued { job, deduplicated: false })
         }
     }
 }
 
 impl Store for Redis {
-    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Job>, Error>> {
+    fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Enqueued>, Error>> {
         async move {
             // Up to three calls, and one deadline for the caller.
             let all = tokio::time::timeout(self.deadline, self.put(jobs)).await;

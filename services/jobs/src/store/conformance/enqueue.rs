@@ -42,8 +42,9 @@ pub(super) async fn what_is_unknown_is_not_found_at_once(mesh: Mesh) {
 
 pub(super) async fn a_request_id_makes_one_job(mesh: Mesh) {
     let q = queue("request");
-    let mut new = NewJob { request_id: Some("r\0 ü".to_owned()), ..new_job(&q, "k") };
+    let mut new = new_job(&q, "k");
     new.spec.retention = Duration::from_millis(300);
+    let new = new.with_request_id("r\0 ü");
     let enqueues: FuturesUnordered<_> = (0..40)
         .map(|n| if n % 2 == 0 { &mesh.a } else { &mesh.b })
         .map(|clone| clone.store.enqueue(new.clone()))
@@ -60,7 +61,7 @@ pub(super) async fn a_request_id_makes_one_job(mesh: Mesh) {
     mesh.a.store.complete(&id, claim.fence, Bytes::new()).await.unwrap();
     eventually("it is forgotten", || async { mesh.b.get(&id).await.is_none().then_some(()) }).await;
     mesh.a.store.tend(&q).await.unwrap();
-    assert_eq!(mesh.b.store.enqueue(new).await, Err(Error::Forgotten { id }), "and not made again");
+    assert_eq!(mesh.b.store.enqueue(new).await, Err(Error::Forgotten { id, index: 0 }), "and not made again");
 }
 
 pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
@@ -75,19 +76,21 @@ pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
 
 pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
     let q = queue("batch");
-    let named =
-        |kind: &str, request: &str| NewJob { request_id: Some(request.to_owned()), ..new_job(&q, kind) };
+    let named = |kind: &str, request: &str| new_job(&q, kind).with_request_id(request);
     let known = mesh.a.store.enqueue(named("known", "r0")).await.unwrap();
     let late = NewJob { run: Run::After(LONG), ..new_job(&q, "late") };
     let batch = vec![
         new_job(&q, "1"),
         named("2", "r2"),
-        named("again", "r0"),
+        named("known", "r0"),
         late,
-        named("twice", "r2"),
+        named("2", "r2"),
         new_job(&q, "3"),
     ];
-    let jobs = mesh.b.store.enqueue_all(batch).await.unwrap();
+    let enqueued = mesh.b.store.enqueue_all(batch).await.unwrap();
+    let repeats: Vec<_> = enqueued.iter().map(|enqueued| enqueued.deduplicated).collect();
+    assert_eq!(repeats, [false, false, true, false, true, false]);
+    let jobs: Vec<_> = enqueued.into_iter().map(|enqueued| enqueued.job).collect();
     let made: Vec<_> = jobs.iter().map(|job| job.spec.kind.as_str()).collect();
     assert_eq!(made, ["1", "2", "known", "late", "2", "3"]);
     assert_eq!((&jobs[2], &jobs[4]), (&known, &jobs[1]));
@@ -97,13 +100,29 @@ pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
 
 pub(super) async fn a_batch_with_a_forgotten_job_adds_none(mesh: Mesh) {
     let q = queue("batch-forgotten");
-    let mut named = NewJob { request_id: Some("r".to_owned()), ..new_job(&q, "k") };
+    let mut named = new_job(&q, "k");
     named.spec.retention = Duration::from_millis(50);
+    let named = named.with_request_id("r");
     let id = mesh.a.store.enqueue(named.clone()).await.unwrap().id;
     let claim = mesh.a.lease(&q, 1, LONG).await;
     mesh.a.store.complete(&id, claim.fence, Bytes::new()).await.unwrap();
     eventually("it is forgotten", || async { mesh.b.get(&id).await.is_none().then_some(()) }).await;
     let batch = vec![new_job(&q, "1"), named, new_job(&q, "2")];
-    assert_eq!(mesh.b.store.enqueue_all(batch).await, Err(Error::Forgotten { id }));
+    assert_eq!(mesh.b.store.enqueue_all(batch).await, Err(Error::Forgotten { id, index: 1 }));
     assert!(mesh.b.lease(&q, 9, LONG).await.jobs.is_empty());
+}
+
+pub(super) async fn a_used_request_id_with_other_fields_is_refused(mesh: Mesh) {
+    let q = queue("reused");
+    let first = mesh.a.store.enqueue(new_job(&q, "1").with_request_id("r")).await.unwrap();
+    let other = || new_job(&q, "2").with_request_id("r");
+    assert_eq!(mesh.b.store.enqueue(other()).await, Err(Error::RequestDiffers { index: 0 }));
+    let fresh = |kind: &str| new_job(&q, kind).with_request_id("fresh");
+    for batch in [vec![new_job(&q, "3"), other()], vec![fresh("3"), fresh("4")]] {
+        assert_eq!(mesh.b.store.enqueue_all(batch).await, Err(Error::RequestDiffers { index: 1 }));
+    }
+    let again =
+        mesh.b.store.enqueue_all(vec![new_job(&q, "1").with_request_id("r"), fresh("5")]).await.unwrap();
+    assert_eq!((&again[0].job, again[0].deduplicated, again[1].deduplicated), (&first, true, false));
+    assert_eq!(kinds(&mesh.a.lease(&q, 9, LONG).await), ["1", "5"], "what was refused added nothing");
 }

@@ -25,7 +25,7 @@ pub(super) struct Layout {
     pub(super) leases: Keyspace,
     /// queue, ticket → fence, or 0 if it may not claim.
     pub(super) tickets: Keyspace,
-    /// queue, request_id → moment of forgetting, id's tail.
+    /// queue, request_id → moment of forgetting, id's tail, fingerprint of what it asked for.
     pub(super) requests: Keyspace,
     /// moment, a letter, key → nothing: what is forgotten when.
     pub(super) ends: Keyspace,

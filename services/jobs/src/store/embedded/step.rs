@@ -8,12 +8,13 @@ use shoal_kit::EngineError;
 use super::layout::{self, Claimed, End, Layout, Marks};
 use crate::backoff;
 use crate::error::Error;
+use crate::id::TAIL_LEN;
 use crate::id::{JobId, QueueName};
 use crate::job::{Failure, Job, Standing, State, Verdict};
 use crate::moment::Moment;
 use crate::new_job::{NewJob, REQUEST_ID_TTL, Run};
 use crate::store::record::{self, Stood};
-use crate::store::{Ask, CLAIM_BYTES_MAX, Claim, TEND_MAX};
+use crate::store::{Ask, CLAIM_BYTES_MAX, Claim, Enqueued, TEND_MAX};
 
 /// How long a ticket that claimed nothing is remembered.
 const TICKET_TTL: std::time::Duration = std::time::Duration::from_secs(60);
@@ -47,7 +48,7 @@ impl Step<'_, '_> {
         Moment(self.now_us / 1000)
     }
 
-    pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Job>, Error> {
+    pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         let Some(queue) = jobs.first().map(|job| &job.queue) else { return Ok(Vec::new()) };
         let known = self.get(&self.layout.queues, queue.as_str())?.is_some();
         // One that is empty is forgotten with its last record.
@@ -56,22 +57,32 @@ impl Step<'_, '_> {
         }
         let mut marks = self.marks(queue)?;
         self.promote(queue, &mut marks)?;
-        let jobs = jobs.iter().map(|job| self.add(job, &mut marks)).collect::<Result<_, _>>()?;
+        let jobs = jobs.iter().enumerate();
+        let jobs = jobs.map(|(index, job)| self.add(index, job, &mut marks)).collect::<Result<_, _>>()?;
         self.put_marks(queue, &marks);
         Ok(jobs)
     }
 
-    fn add(&mut self, new: &NewJob, marks: &mut Marks) -> Result<Job, Error> {
+    /// `index` is the job's place in its batch.
+    fn add(&mut self, index: usize, new: &NewJob, marks: &mut Marks) -> Result<Enqueued, Error> {
         let queue = &new.queue;
         let now = self.now();
-        let request = new.request_id.as_ref().map(|id| layout::of_queue(queue, id.as_bytes()));
-        if let Some(key) = &request
+        let request = new
+            .request
+            .as_ref()
+            .map(|request| (layout::of_queue(queue, request.id.as_bytes()), request.fingerprint));
+        if let Some((key, fingerprint)) = &request
             && let Some(value) = self.get(&self.layout.requests, key)?
-            && let Some((forget, tail)) = value.split_at_checked(8)
+            && let Some((forget, made)) = value.split_at_checked(8)
             && forget > &now.0.to_be_bytes()[..]
         {
+            let (tail, of) = made.split_at_checked(TAIL_LEN).ok_or_else(|| damaged("request_id"))?;
+            if !of.is_empty() && of != fingerprint {
+                return Err(Error::RequestDiffers { index });
+            }
             let id = tail_of(queue, tail)?;
-            return self.job(&id)?.ok_or(Error::Forgotten { id });
+            let job = self.job(&id)?.ok_or(Error::Forgotten { id, index })?;
+            return Ok(Enqueued { job, deduplicated: true });
         }
         let id = JobId::generate(queue);
         let run_at = match new.run {
@@ -83,9 +94,9 @@ impl Step<'_, '_> {
         let header = record::header(&new.spec, now);
         self.tx.put(&self.layout.jobs, layout::job(&id), header.clone());
         marks.records += 1;
-        if let Some(key) = request {
+        if let Some((key, fingerprint)) = request {
             let forget = now.after(REQUEST_ID_TTL);
-            let value = [&forget.0.to_be_bytes(), id.tail().as_bytes()].concat();
+            let value = [&forget.0.to_be_bytes(), id.tail().as_bytes(), &fingerprint].concat();
             self.tx.put(&self.layout.ends, layout::end(forget, End::Request, &key), Slice::from([]));
             self.tx.put(&self.layout.requests, key, value);
             marks.records += 1;
@@ -96,7 +107,8 @@ impl Step<'_, '_> {
         }
         marks.moved(None, Some(standing.state));
         self.keep(&id, &standing, 0, None);
-        record::job(&id, &header, standing)
+        let job = record::job(&id, &header, standing)?;
+        Ok(Enqueued { job, deduplicated: false })
     }
 
     pub(super) fn lease(&mut self, ask: &Ask) -> Result<Claim, Error> {
