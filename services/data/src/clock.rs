@@ -15,6 +15,11 @@ pub(crate) struct Micros(pub(crate) i64);
 /// A token from further ahead than this would hide every later write for that long.
 const TOKEN_AHEAD_MAX: i64 = 5 * 60 * 1_000_000;
 
+/// A token from longer ago than this is a mistake: milliseconds or seconds read as microseconds lie in January 1970, where
+/// a write hides behind every other and is lost. Moments of history that somebody brings along are younger.
+const TOKEN_BEHIND_MAX: i64 = TOKEN_BEHIND_YEARS * 366 * 24 * 3600 * 1_000_000;
+const TOKEN_BEHIND_YEARS: i64 = 10;
+
 /// Limit of a token's nonce.
 const NONCE_BYTES_MAX: usize = 64;
 
@@ -57,7 +62,7 @@ impl Clock {
 /// The timestamp in `<microseconds since 1970>-<nonce>`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when it has another form, or lies more than five minutes ahead of `now`.
+/// INVALID_ARGUMENT when it has another form, or lies more than five minutes ahead of `now` or ten years behind.
 pub(crate) fn stamp_of_token(token: &str, now: Micros) -> Result<Micros, Error> {
     let malformed = || {
         Error::invalid(
@@ -81,6 +86,16 @@ pub(crate) fn stamp_of_token(token: &str, now: Micros) -> Result<Micros, Error> 
             "TOKEN_IN_THE_FUTURE",
             "idempotency_token",
             "its time is more than five minutes ahead; use microseconds since 1970 and check the caller's clock",
+        ));
+    }
+    if micros < now.0.saturating_sub(TOKEN_BEHIND_MAX) {
+        return Err(Error::invalid(
+            "TOKEN_IN_THE_PAST",
+            "idempotency_token",
+            format!(
+                "its time is more than {TOKEN_BEHIND_YEARS} years ago; use microseconds since 1970, not milliseconds or \
+                 seconds"
+            ),
         ));
     }
     Ok(Micros(micros))
@@ -115,5 +130,22 @@ mod tests {
         }
         let error = stamp_of_token("1300000001-x", now).unwrap_err();
         assert!(matches!(error, Error::Invalid { reason: "TOKEN_IN_THE_FUTURE", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_token_in_another_unit_is_refused() {
+        let now = Micros(1_800_000_000_000_000);
+        for other_unit in [now.0 / 1000, now.0 / 1_000_000, now.0 - TOKEN_BEHIND_MAX - 1] {
+            let error = stamp_of_token(&format!("{other_unit}-x"), now).unwrap_err();
+            assert!(
+                matches!(error, Error::Invalid { reason: "TOKEN_IN_THE_PAST", .. }),
+                "{other_unit}: {error}"
+            );
+            assert!(error.to_string().contains("microseconds"), "{error}");
+        }
+        let nanos = stamp_of_token(&format!("{}-x", now.0 * 1000), now).unwrap_err();
+        assert!(matches!(nanos, Error::Invalid { reason: "TOKEN_IN_THE_FUTURE", .. }), "{nanos}");
+        let oldest = now.0 - TOKEN_BEHIND_MAX;
+        assert_eq!(stamp_of_token(&format!("{oldest}-x"), now).unwrap(), Micros(oldest));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     a_delete_wins_a_tie(clones).await;
     of_puts_at_one_timestamp_the_same_one_stays_in_any_order(clones).await;
     a_repeat_changes_nothing(clones).await;
+    a_token_in_milliseconds_is_refused_and_writes_nothing(clones).await;
     deleted_ranges_hide_older_puts_that_come_later(clones).await;
     a_put_into_a_range_deleted_by_the_same_write_stays(clones).await;
     a_row_ends_with_its_ttl(clones).await;
@@ -100,7 +102,18 @@ fn token(micros: i64) -> String {
     format!("{micros}-{}", unique("n"))
 }
 
+/// So long after a moment that is past for all checks of this process.
+pub(crate) fn moment(micros: i64) -> Micros {
+    static BASE: OnceLock<i64> = OnceLock::new();
+    Micros(BASE.get_or_init(|| Micros::now().0 - 3_600_000_000) + micros)
+}
+
+/// Writes at a [`moment`].
 async fn mutate<S: Store>(data: &Data<S>, table: &str, at: i64, mutations: Vec<Mutation>) -> Micros {
+    mutate_at(data, table, moment(at).0, mutations).await
+}
+
+async fn mutate_at<S: Store>(data: &Data<S>, table: &str, at: i64, mutations: Vec<Mutation>) -> Micros {
     data.mutate(table, "p".to_owned(), mutations, &token(at)).await.unwrap()
 }
 
@@ -266,9 +279,9 @@ async fn the_latest_timestamp_stays_in_whatever_order_writes_come<S: Store>(
     let at = mutate(here, &table, 2000, vec![put("a", "late")]).await;
     mutate(there, &table, 1000, vec![put("a", "early"), put("b", "early")]).await;
     assert_eq!(value(here, &table, "a").await.as_deref(), Some("late"));
-    assert_eq!(at, Micros(2000), "a token's time is the write's time");
+    assert_eq!(at, moment(2000), "a token's time is the write's time");
     let row = there.get(&table, "p".to_owned(), text("a"), Consistency::Quorum).await.unwrap();
-    assert_eq!(row.write_time, Micros(2000));
+    assert_eq!(row.write_time, moment(2000));
 
     mutate(here, &table, 3000, vec![delete("a"), delete("never")]).await;
     mutate(there, &table, 2500, vec![put("a", "before the delete"), put("never", "before")]).await;
@@ -306,8 +319,8 @@ async fn of_puts_at_one_timestamp_the_same_one_stays_in_any_order<S: Store>(
         ("h", large("h"), ended("h"), None),
     ] {
         let at = if expected.is_none() { now - 10_000_000 } else { now };
-        mutate(here, &table, at, vec![first]).await;
-        mutate(there, &table, at, vec![second]).await;
+        mutate_at(here, &table, at, vec![first]).await;
+        mutate_at(there, &table, at, vec![second]).await;
         assert_eq!(value(here, &table, key).await.as_deref(), expected, "{key}");
     }
 }
@@ -316,7 +329,7 @@ async fn a_repeat_changes_nothing<S: Store>(clones: &Clones<S>) {
     let Clones { here, there } = clones;
     let table = create(here, "repeat", SortKeyType::String).await;
     let now = Micros::now().0;
-    mutate(here, &table, now - 9_000_000, vec![put("b", "old"), put("d", "old")]).await;
+    mutate_at(here, &table, now - 9_000_000, vec![put("b", "old"), put("d", "old")]).await;
     let write = || vec![put_for("a", "1", 100), delete("b"), delete_range("c", "z"), put("d", "new")];
     let token = token(now - 5_000_000);
     here.mutate(&table, "p".to_owned(), write(), &token).await.unwrap();
@@ -327,10 +340,18 @@ async fn a_repeat_changes_nothing<S: Store>(clones: &Clones<S>) {
     let end = before[0].expire_time;
     assert_eq!(end, Some(Micros(now - 5_000_000 + 100_000_000)), "it ends at the write's time and its ttl");
 
-    mutate(here, &table, now - 1_000_000, vec![put("b", "newer"), put("d", "newer")]).await;
+    mutate_at(here, &table, now - 1_000_000, vec![put("b", "newer"), put("d", "newer")]).await;
     there.mutate(&table, "p".to_owned(), write(), &token).await.unwrap();
     assert_eq!(value(here, &table, "b").await.as_deref(), Some("newer"), "a late repeat does not undo");
     assert_eq!(value(here, &table, "d").await.as_deref(), Some("newer"));
+}
+
+async fn a_token_in_milliseconds_is_refused_and_writes_nothing<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create(here, "unit", SortKeyType::String).await;
+    let token = token(Micros::now().0 / 1000);
+    let refused = here.mutate(&table, "p".to_owned(), vec![put("a", "1")], &token).await;
+    assert!(matches!(refused, Err(Error::Invalid { reason: "TOKEN_IN_THE_PAST", .. })), "{refused:?}");
+    assert_eq!(value(there, &table, "a").await, None);
 }
 
 async fn deleted_ranges_hide_older_puts_that_come_later<S: Store>(clones: &Clones<S>) {
@@ -394,15 +415,15 @@ async fn a_row_ends_with_its_ttl<S: Store>(clones: &Clones<S>) {
     let now = Micros::now().0;
     let past = now - 100_000_000;
     // Put 100 s ago by their token: the one for 50 s has ended, the one for 1000 s has not.
-    mutate(here, &table, past, vec![put("default", "1"), put_for("own", "1", 1000)]).await;
-    mutate(here, &table, past - 5, vec![put_for("default", "older", 1000)]).await;
+    mutate_at(here, &table, past, vec![put("default", "1"), put_for("own", "1", 1000)]).await;
+    mutate_at(here, &table, past - 5, vec![put_for("default", "older", 1000)]).await;
     assert_eq!(value(there, &table, "default").await, None, "and it hides what is older");
     let rows = all(clones, request(&table)).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].expire_time, Some(Micros(past + 1_000_000_000)));
 
     // One that ends while we look.
-    mutate(here, &table, now - 49_000_000, vec![put("soon", "1")]).await;
+    mutate_at(here, &table, now - 49_000_000, vec![put("soon", "1")]).await;
     let until = std::time::Instant::now() + Duration::from_secs(10);
     while value(there, &table, "soon").await.is_some() {
         assert!(std::time::Instant::now() < until, "it does not end");

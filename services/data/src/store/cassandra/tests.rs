@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::data::Data;
 use crate::mutation::Mutation;
-use crate::store::conformance::{self, Clones, holding, text};
+use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::embedded::Embedded;
 use crate::store::model::Model;
 use crate::store::random;
@@ -243,7 +243,7 @@ async fn create(data: &Data<Cassandra>, table: &str) {
 
 async fn put(data: &Data<Cassandra>, table: &str, at: i64, key: &str) -> Result<Micros, Error> {
     let put = Mutation::Put { sort_key: text(key), attributes: holding("x"), ttl: None };
-    data.mutate(table, "p".to_owned(), vec![put], &format!("{at}-n")).await
+    data.mutate(table, "p".to_owned(), vec![put], &format!("{}-n", moment(at).0)).await
 }
 
 async fn get(data: &Data<Cassandra>, table: &str, key: &str) -> Result<Row, Error> {
@@ -412,7 +412,7 @@ async fn no_call_hangs_when_cassandra_falls_silent_or_dies() {
             "{network:?}: {read:?}"
         );
         assert!(
-            matches!(write, Err(Error::OutcomeUnknown { stamp: Some(Micros(20)), .. })),
+            matches!(write, Err(Error::OutcomeUnknown { stamp: Some(stamp), .. }) if stamp == moment(20)),
             "{network:?}: {write:?}"
         );
         assert!(began.elapsed() < SOON, "{network:?}: {:?}", began.elapsed());
@@ -453,7 +453,7 @@ async fn a_write_without_an_answer_may_have_happened_and_can_be_repeated() {
     assert!(get(&direct, "rows", "b").await.is_ok(), "it had happened");
     proxy.set(Network::Fine);
     put(&data, "rows", 20, "b").await.unwrap();
-    assert_eq!(get(&data, "rows", "b").await.unwrap().write_time, Micros(20));
+    assert_eq!(get(&data, "rows", "b").await.unwrap().write_time, moment(20));
     drop_keyspace(&points, &config.keyspace).await;
 }
 

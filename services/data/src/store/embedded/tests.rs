@@ -6,7 +6,7 @@ use super::*;
 use crate::data::{Data, QueryRequest};
 use crate::mutation::Mutation;
 use crate::store::Consistency;
-use crate::store::conformance::{self, Clones, holding, text};
+use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::model::Model;
 use crate::store::random::{self, Subject};
 use crate::table::{SortKeyType, WriteMode};
@@ -78,7 +78,7 @@ async fn what_was_answered_is_there_after_a_restart_and_tokens_hold() {
     };
     let data = Data::new(open());
     create(&data).await;
-    mutate(&data, Micros(10), vec![put("a", None), put("b", None)]).await;
+    mutate(&data, moment(10), vec![put("a", None), put("b", None)]).await;
     let (_, token) = data.query(request.clone(), Consistency::Quorum).await.unwrap();
     drop(data);
     let data = Data::new(open());
@@ -139,9 +139,9 @@ async fn a_row_put_into_a_deleted_range_outlives_it() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;
-    mutate(&data, Micros(100), vec![put("a", None), put("b", None)]).await;
-    mutate(&data, Micros(200), vec![Mutation::DeleteRange { start: None, end: None }]).await;
-    mutate(&data, Micros(300), vec![put("b", None)]).await;
+    mutate(&data, moment(100), vec![put("a", None), put("b", None)]).await;
+    mutate(&data, moment(200), vec![Mutation::DeleteRange { start: None, end: None }]).await;
+    mutate(&data, moment(300), vec![put("b", None)]).await;
     while store.sweep(Micros::now().plus_seconds(GRACE_SECONDS + 60)).await.unwrap() {}
     assert_eq!(stored(&store), HashMap::from([("rows", 1), ("ranges", 0), ("due", 0)]));
     assert_eq!(keys(&data).await, [SortKey::Text("b".into())]);
@@ -152,7 +152,7 @@ async fn what_cannot_be_read_is_data_loss() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;
-    mutate(&data, Micros(10), vec![put("a", None)]).await;
+    mutate(&data, moment(10), vec![put("a", None)]).await;
     let spaces = store.spaces.clone();
     let (key, mut value) = {
         let (key, value) = spaces.rows.range(..).next().unwrap().unwrap();
