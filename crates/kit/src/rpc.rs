@@ -53,7 +53,8 @@ impl Rpc {
         let span = telemetry::server_span(self.role, &self.clone, service, name, request.headers());
         let finish = Finished { method, started, span: span.clone() };
 
-        let request = request.map(|body| WholeMessages::new(body, route.message_bytes_max, &self.memory));
+        let mut request = request.map(|body| WholeMessages::new(body, route.message_bytes_max, &self.memory));
+        compress_for_who_does(request.headers_mut());
         let answer = span.in_scope(|| route.server.handle(request)).instrument(span.clone());
         let response = match deadline {
             None => answer.await,
@@ -142,12 +143,22 @@ fn deadline_exceeded(path: &str) -> Fault {
     .meta("method", path)
 }
 
+/// Answers are compressed for callers who compress, and accept it. That a client could read gzip most say, unasked: to
+/// compress for all of them would cost far more than the bytes on a mesh's links.
+fn compress_for_who_does(headers: &mut HeaderMap) {
+    if headers.get(&GRPC_ENCODING).is_none_or(|encoding| encoding == "identity") {
+        headers.remove(&GRPC_ACCEPT_ENCODING);
+    }
+}
+
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static(ACCEPT_ENCODING);
+
 /// What tonic says, with INTERNAL, of bytes from the caller that are no message: a flag that is neither 0 nor 1, a message that
-/// is compressed and does not say how, or is cut, or missing, or does not decode.
-const MALFORMED: [&str; 6] = [
+/// is cut, or missing, or does not decode.
+const MALFORMED: [&str; 5] = [
     "failed to decode Protobuf message",
     "received message with invalid compression flag",
-    "received message with compressed-flag but no grpc-encoding",
     "Unexpected EOF decoding stream",
     "Missing request message",
     "Error decompressing",
@@ -166,6 +177,11 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
         Code::ResourceExhausted if message.contains("exceeded while decompressing") => too_large(&message),
         Code::Internal if MALFORMED.iter().any(|malformed| message.contains(malformed)) => {
             Fault::invalid("MALFORMED_MESSAGE", "message", message)
+        }
+        // gRPC's "Compression" asks for this code.
+        Code::Internal if message.contains(NO_ENCODING) => {
+            Fault::new(code, "MALFORMED_MESSAGE", format!("{message}; name its encoding in grpc-encoding"))
+                .of_caller()
         }
         Code::InvalidArgument if message.starts_with("too many elements") => {
             Fault::invalid("TOO_MANY_ELEMENTS", "message", message)
@@ -198,6 +214,9 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
     };
     Some(fault.into())
 }
+
+/// What tonic says of a message that is compressed and does not say how.
+const NO_ENCODING: &str = "received message with compressed-flag but no grpc-encoding";
 
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -223,12 +224,14 @@ fn add_health_and_reflection(
         builder
     };
     const MAX: usize = SMALL_MESSAGE_BYTES_MAX;
+    const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
     let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
-    routes.add(health.max_decoding_message_size(MAX), MAX);
+    let health = health.max_decoding_message_size(MAX).accept_compressed(GZIP).send_compressed(GZIP);
+    routes.add(health, MAX);
     let v1 = reflection().build_v1().context("reflection v1")?;
-    routes.add(v1.max_decoding_message_size(MAX), MAX);
+    routes.add(v1.max_decoding_message_size(MAX).accept_compressed(GZIP).send_compressed(GZIP), MAX);
     let v1alpha = reflection().build_v1alpha().context("reflection v1alpha")?;
-    routes.add(v1alpha.max_decoding_message_size(MAX), MAX);
+    routes.add(v1alpha.max_decoding_message_size(MAX).accept_compressed(GZIP).send_compressed(GZIP), MAX);
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use shoal_kit::Settings;
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
 use shoal_proto::cache::v1::cache_service_server::CacheServiceServer;
+use tonic::codec::CompressionEncoding;
 
 pub use config::{Config, NamespaceConfig, ObjectConfig};
 pub use engine::Engine;
@@ -60,7 +61,10 @@ pub async fn service(
     );
     let service = service::Service { cache: Cache::new(engine.store(), spaces), objects };
     let message_bytes_max = config.value_bytes_max() + REQUEST_OVERHEAD_BYTES;
-    let server = CacheServiceServer::new(service).max_decoding_message_size(message_bytes_max);
+    let server = CacheServiceServer::new(service)
+        .max_decoding_message_size(message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     Ok(shoal_kit::Service::new(Role::Cache, clone, shoal_proto::DESCRIPTOR_SET, background)
         .with(server, message_bytes_max)
         .ready_when(move || engine.ready()))

@@ -23,6 +23,7 @@ use shoal_kit::role::Role;
 use shoal_kit::service::Background;
 use shoal_kit::{Service, Settings};
 use shoal_proto::data::v1::data_service_server::DataServiceServer;
+use tonic::codec::CompressionEncoding;
 
 pub use config::Config;
 pub use engine::Engine;
@@ -62,6 +63,9 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
 
 fn of_store(store: impl Store, clone: String, background: Background) -> Service {
     let api = Api::new(Data::new(store));
-    let server = DataServiceServer::new(api).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let server = DataServiceServer::new(api)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     Service::new(Role::Data, clone, shoal_proto::DESCRIPTOR_SET, background).with(server, MESSAGE_BYTES_MAX)
 }

@@ -14,6 +14,7 @@ use shoal_proto::jobs::v1 as pb;
 use shoal_proto::jobs::v1::jobs_service_server::{JobsService, JobsServiceServer};
 use shoal_proto::jobs::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -66,11 +67,17 @@ pub(crate) struct Jobs {
 pub(crate) fn assemble(jobs: Jobs, clone: String, background: Background) -> shoal_kit::Service {
     shoal_kit::Service::new(Role::Jobs, clone, shoal_proto::DESCRIPTOR_SET, background)
         .with(
-            JobsServiceServer::new(jobs.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            JobsServiceServer::new(jobs.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
             MESSAGE_BYTES_MAX,
         )
         .with(
-            WorkerServiceServer::new(jobs).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX),
+            WorkerServiceServer::new(jobs)
+                .max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
             WORKER_MESSAGE_BYTES_MAX,
         )
 }

@@ -28,6 +28,7 @@ use shoal_kit::role::Role;
 use shoal_kit::service::Background;
 use shoal_kit::{Service, Settings};
 use shoal_proto::session::v1::session_service_server::SessionServiceServer;
+use tonic::codec::CompressionEncoding;
 
 use crate::engine::Backend;
 use crate::mark::Lives;
@@ -61,7 +62,9 @@ fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
     let message_bytes_max = config.message_bytes_max();
     let sessions = Sessions { store, config: Arc::new(config) };
     let server = SessionServiceServer::new(Server::new(sessions, background.clone()))
-        .max_decoding_message_size(message_bytes_max);
+        .max_decoding_message_size(message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     Service::new(Role::Session, clone, shoal_proto::DESCRIPTOR_SET, background)
         .with(server, message_bytes_max)
         .ready_when(move || ready.ready())

@@ -72,7 +72,7 @@ async fn what_the_caller_malformed_is_its_own_fault() {
     let invalid = (Code::InvalidArgument, "MALFORMED_MESSAGE", false);
     for (body, encoding, expected) in [
         (&b"\x07\0\0\0\0"[..], None, invalid),
-        (b"\x01\0\0\0\x01a", None, invalid),
+        (b"\x01\0\0\0\x01a", None, (Code::Internal, "MALFORMED_MESSAGE", true)),
         (b"\0\0\0\0\x09ab", None, invalid),
         (b"\0\0", None, invalid),
         (b"", None, invalid),

@@ -125,6 +125,43 @@ async fn a_batch_names_the_request_it_is_refused_for() {
     assert_eq!((both.deduplicated, both.jobs.get(1)), (vec![false, true], first.job.as_ref()));
 }
 
+/// The reason of a refusal, with its code.
+fn reason(status: &Status) -> (Code, String) {
+    use tonic_types::StatusExt as _;
+    (status.code(), status.get_details_error_info().expect("ErrorInfo").reason)
+}
+
+#[tokio::test]
+async fn gzip_is_read_and_answered_and_its_size_is_bounded() {
+    use shoal_proto::jobs::v1::jobs_service_client::JobsServiceClient;
+
+    let listener = shoal_kit::serve::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (shutdown, drain) = (CancellationToken::new(), shoal_kit::serve::Drain::default());
+    let service = assemble(jobs(), "clone".to_owned(), Background::default());
+    let served = tokio::spawn(shoal_kit::serve::serve(service, listener, drain, shutdown.clone()));
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
+    let accepts = JobsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
+    let compresses = accepts.clone().send_compressed(CompressionEncoding::Gzip);
+    let encoding = |metadata: &tonic::metadata::MetadataMap| metadata.get("grpc-encoding").cloned();
+    let with = |payload: usize| pb::EnqueueRequest { payload: vec![0; payload].into(), ..enqueue("q") };
+
+    let answer = compresses.clone().enqueue(with(PAYLOAD_BYTES_MAX)).await.unwrap();
+    assert_eq!(encoding(answer.metadata()).expect("compressed"), "gzip");
+    assert_eq!(answer.into_inner().job.unwrap().payload.len(), PAYLOAD_BYTES_MAX);
+    let plain = accepts.clone().enqueue(with(PAYLOAD_BYTES_MAX)).await.unwrap();
+    assert_eq!(encoding(plain.metadata()), None, "who merely accepts it is answered without");
+
+    // A few kilobytes on the wire, each of them.
+    let bomb = compresses.clone().enqueue(with(2 * MESSAGE_BYTES_MAX)).await.unwrap_err();
+    assert_eq!(reason(&bomb), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE".to_owned()));
+    let requests = vec![pb::EnqueueRequest::default(); 100_000];
+    let many = compresses.clone().batch_enqueue(pb::BatchEnqueueRequest { requests }).await.unwrap_err();
+    assert_eq!(reason(&many), (Code::InvalidArgument, "TOO_MANY_ELEMENTS".to_owned()));
+    shutdown.cancel();
+    served.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn an_id_that_no_job_can_have_is_not_found() {
     let jobs = jobs();
