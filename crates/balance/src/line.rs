@@ -152,8 +152,9 @@ async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, s
 fn is_turn(quiet: u32, busy: bool) -> bool {
     match quiet {
         1 => busy,
-        2 | 3 => !busy && quiet == 2,
-        _ => quiet % 2 == 0,
+        2 => !busy,
+        3 => false,
+        _ => quiet.is_multiple_of(2),
     }
 }
 
