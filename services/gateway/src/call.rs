@@ -65,8 +65,8 @@ pub(crate) fn serve(
         return;
     }
     let mut caller = Caller::new(respond, in_flight);
-    if client.is_cut() {
-        return refuse(&core.meter, &mut caller, Error::Draining, started);
+    if let Some(ending) = client.ending() {
+        return refuse(&core.meter, &mut caller, ending, started);
     }
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
@@ -265,10 +265,10 @@ impl Call<'_> {
                 None => End::Failed(self.deadline_exceeded()),
             },
         };
-        let end = match end {
+        let end = match (end, self.caller.client().ending()) {
             // It is there; or it has gone in this instant, and hears nothing.
-            End::CallerGone if self.caller.client().is_cut() => End::Failed(Error::Draining),
-            end => end,
+            (End::CallerGone, Some(ending)) => End::Failed(ending),
+            (end, _) => end,
         };
         match end {
             End::Handed(code) => Ended::With(code),

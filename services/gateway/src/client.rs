@@ -1,25 +1,35 @@
 //! What all calls of one client connection have in common.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use shoal_balance::Share;
 use shoal_http2::Unread as Counter;
 
 use crate::callers::Known;
 use crate::config::Config;
+use crate::error::Error;
 use crate::kept::KeptBytes;
 use crate::resets::Resets;
 use crate::seats::Seat;
 use crate::unread::Unread;
 
+/// Why the calls of a connection are ended.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The gateway drains, and its time for that is up.
+    Drained,
+    /// The connection was to leave, and its calls have had their time.
+    Aged { grace: Duration },
+}
+
 /// One connection's.
 pub(crate) struct Client {
     pub(crate) resets: Resets,
-    /// Its calls are ended: the drain's time is up.
-    cut: AtomicBool,
+    /// Why its calls are ended, if they are.
+    cut: OnceLock<Cut>,
     pub(crate) known: Known,
     /// What it has of each upstream's streams.
     pub(crate) share: Arc<Share>,
@@ -45,7 +55,7 @@ impl Client {
     ) -> Client {
         Client {
             resets: Resets::default(),
-            cut: AtomicBool::new(false),
+            cut: OnceLock::new(),
             known: Known::new(address),
             share: Share::new(upstreams),
             seat,
@@ -56,12 +66,20 @@ impl Client {
     }
 
     /// Has its calls end as soon as they are polled.
-    pub(crate) fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
+    pub(crate) fn cut(&self, why: Cut) {
+        let _ = self.cut.set(why);
     }
 
     /// Whether its calls are ended.
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+        self.cut.get().is_some()
+    }
+
+    /// What the callers of calls that are ended are told.
+    pub(crate) fn ending(&self) -> Option<Error> {
+        self.cut.get().map(|cut| match cut {
+            Cut::Drained => Error::Draining,
+            Cut::Aged { grace } => Error::ConnectionAged { grace: *grace },
+        })
     }
 }

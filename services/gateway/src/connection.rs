@@ -13,11 +13,11 @@ use shoal_http2::{Config, Reason, ServerConnection, Unfinished};
 use shoal_kit::{Preface, Rewound, read_preface, refuse};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::call;
-use crate::client::Client;
-use crate::core::Core;
+use crate::client::{Client, Cut};
+use crate::core::{Core, FAREWELL};
 use crate::lifetime::{Lifetime, Verdict, Why};
 use crate::seats::Seat;
 use crate::upstream;
@@ -193,12 +193,16 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                             });
                             !this.draining
                         }
+                        Verdict::Over if this.connection.has_streams() && !this.client.is_cut() => {
+                            this.end_calls(Cut::Aged { grace: this.core.config.connection.age_grace });
+                            this.timer = Some(Box::pin(sleep(FAREWELL)));
+                            continue;
+                        }
                         Verdict::Over => return Poll::Ready(()),
                     };
                     if !stopped && !leaves {
                         if this.draining && !this.client.is_cut() && this.cut.as_mut().poll(cx).is_ready() {
-                            this.client.cut();
-                            this.connection.wake_streams();
+                            this.end_calls(Cut::Drained);
                         }
                         return Poll::Pending;
                     }
@@ -220,6 +224,12 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
         // Whether it has to leave is asked next.
         let _ = self.client.seat.poll_told(cx);
         self.stop.as_mut().poll(cx).is_ready()
+    }
+
+    /// Has its calls end with an error of ours. When they have, it ends.
+    fn end_calls(&mut self, why: Cut) {
+        self.client.cut(why);
+        self.connection.wake_streams();
     }
 
     /// Ends it now. What of the GOAWAY the socket takes at once is sent.

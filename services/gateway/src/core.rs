@@ -28,8 +28,8 @@ use crate::seats::Seats;
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// How long the callers whose calls are ended by the drain have to be told.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long callers have to be told whose calls are ended because their connection is.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the calls of one core share.
 pub(crate) struct Core {

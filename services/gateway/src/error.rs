@@ -110,6 +110,12 @@ pub(crate) enum Error {
         "{path} is not a method of the gateway's own services; list them with reflection (grpcurl describe)"
     )]
     UnknownMethod { path: String },
+    /// A call is ended because its connection is.
+    #[error(
+        "this connection was to end, and its calls have had {grace:.0?} more (gateway.connection.age, age_grace); call \
+         again, on a new connection"
+    )]
+    ConnectionAged { grace: Duration },
     /// A call without end is ended because the gateway drains.
     #[error("this gateway is shutting down; call again")]
     Draining,
@@ -240,6 +246,9 @@ impl From<Error> for Fault {
             Error::UnknownMethod { path } => {
                 Fault::new(Code::Unimplemented, "UNKNOWN_METHOD", message).meta("path", path)
             }
+            Error::ConnectionAged { grace } => Fault::new(Code::Unavailable, "CONNECTION_AGED", message)
+                .meta("limit", "gateway.connection.age_grace")
+                .meta("grace", format!("{grace:?}")),
             Error::Draining => Fault::new(Code::Unavailable, "DRAINING", message).retry_after(RETRY_AFTER),
         }
     }

@@ -37,8 +37,10 @@ pub(crate) async fn serve(
     };
     let (response, mut answer) = match answered {
         Ok(parts) => parts,
-        Err(None) if caller.client().is_cut() => return fail(caller, Error::Draining),
-        Err(None) => return Ended::CallerGone,
+        Err(None) => {
+            let ending = caller.client().ending();
+            return ending.map_or(Ended::CallerGone, |ending| fail(caller, ending));
+        }
         Err(Some(error)) => return fail(caller, error),
     };
     let ended = answer.is_end_stream();

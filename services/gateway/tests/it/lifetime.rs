@@ -1,6 +1,7 @@
 //! How long connections of clients live.
 
 use tokio::sync::watch;
+use tonic_types::StatusExt as _;
 
 use crate::harness::caller::{Caller, answer, request};
 use crate::harness::mesh::Mesh;
@@ -52,7 +53,7 @@ async fn an_old_connection_is_ended_after_its_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_end_is_cut_when_its_old_connection_had_its_grace() {
+async fn a_call_without_end_is_told_when_its_old_connection_had_its_grace() {
     let upstream = silent().await;
     let configuration = format!(
         "gateway.connection.age = '100ms'\ngateway.connection.age_grace = '100ms'\n{}",
@@ -63,7 +64,10 @@ async fn a_call_without_end_is_cut_when_its_old_connection_had_its_grace() {
     let caller = mesh.caller().await;
     let (response, _stream) = caller.begin(request(SAFE, &[]), true).await;
     eventually("the call", || (upstream.calls() == 1).then_some(())).await;
-    assert!(within("the cut", response).await.is_err());
+    let answer = answer(within("the end", response).await.expect("an answer")).await.expect("whole");
+    let info = answer.grpc().get_details_error_info().expect("ErrorInfo");
+    assert_eq!((answer.code(), info.reason.as_str()), (14, "CONNECTION_AGED"));
+    caller.closed().await.expect("closed in order");
     assert!(mesh.runs());
 }
 
