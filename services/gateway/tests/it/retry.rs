@@ -242,8 +242,8 @@ async fn an_endpoint_may_ask_for_a_pause_or_for_peace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_stream_is_sent_once_more_whatever_its_method() {
-    for (refusals, code, calls) in [(1, 0, 2), (9, 14, 2)] {
+async fn a_refused_stream_is_sent_again_whatever_its_method() {
+    for (refusals, code, calls) in [(1, 0, 2), (3, 0, 4), (9, 14, 4)] {
         let upstream = Upstream::start(move |mut call: Call| async move {
             if call.number < refusals {
                 return call.respond.send_reset(Reason::REFUSED_STREAM);
