@@ -30,7 +30,7 @@ const WAITING_SHARES: usize = 4;
 /// The most bytes of messages that have not fully arrived, in one process.
 const UNFINISHED_BYTES_MAX: usize = 32 << 20;
 /// The most bytes of large answers that have not been taken, in one process.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// What all clones of a process may hold for peers that are slow.
 #[derive(Debug, Clone)]
