@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use shoal_kit::EngineError;
+
+use crate::error::Error;
 use crate::store::Store;
 
 /// Sweeps every `interval`, a little apart from the other clones; never ends by itself.
@@ -13,6 +16,10 @@ pub(crate) async fn run<S: Store>(store: S, interval: Duration) {
             Ok(ended) => {
                 metrics::counter!("session_expired_total").increment(ended);
                 failing = false;
+            }
+            // The connection says so, once for the process.
+            Err(Error::Engine(error @ EngineError::Unavailable { engine: "redis", .. })) => {
+                tracing::debug!(%error, "ended sessions stay in the indexes until the store answers");
             }
             // One line for an outage, not one a second.
             Err(error) if !failing => {

@@ -6,6 +6,8 @@ mod field;
 mod hub;
 mod script;
 mod shared_keys;
+mod sweep;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use self::clock::RedisClock;
 use self::field::{answer, answered_record, broken};
 use self::hub::{Hub, Listener};
 use self::shared_keys::SharedKeys;
+use self::sweep::Sweep;
 use super::{Ends, History, ListPlace, Store, report_reuse};
 use crate::attribute::{Change, Passed};
 use crate::clock::{Time, millis};
@@ -33,17 +36,10 @@ use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
 use crate::token::{SessionId, hex, push_hex};
 
 const ENGINE: &str = "redis";
-/// Entries one sweep script looks at: Redis does nothing else meanwhile.
-const SWEEP_MAX: usize = 100;
-/// Buckets swept at once: calls of users wait behind as many scripts.
-const SWEEP_CONCURRENCY: usize = 4;
 /// The pause between two passes over the ends of all buckets: watchers that begin together share one.
 const ENDS_INTERVAL: Duration = Duration::from_millis(200);
 /// Buckets asked at once in such a pass.
 const ENDS_CONCURRENCY: usize = 32;
-/// A sweeper that died is replaced after this many sweep intervals.
-const LEASE_INTERVALS: u32 = 3;
-
 /// One clone's way to Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct RedisStore {
@@ -51,7 +47,7 @@ pub(crate) struct RedisStore {
     names: Arc<Names>,
     keys: Arc<Keys>,
     policy: Policy,
-    lease: Duration,
+    sweep: Sweep,
     hub: Hub,
     clock: Arc<RedisClock>,
     /// The last pass over the buckets' ends.
@@ -105,8 +101,17 @@ impl Names {
         format!("{}marks", self.prefix)
     }
 
-    fn sweeper_lease(&self) -> String {
-        format!("{}sweeper", self.prefix)
+    fn expiries(&self, bucket: u8) -> String {
+        format!("{}e", self.base(bucket))
+    }
+
+    /// Who sweeps; on one slot with [`Names::soon`].
+    fn lease(&self) -> String {
+        format!("{}{{sweep}}:lease", self.prefix)
+    }
+
+    fn soon(&self) -> String {
+        format!("{}{{sweep}}:soon", self.prefix)
     }
 }
 
@@ -133,7 +138,7 @@ impl RedisStore {
             names,
             keys: Arc::new(keys),
             policy: config.policy(),
-            lease: config.sweep_interval * LEASE_INTERVALS,
+            sweep: Sweep::new(config.sweep_interval, config.redis_deadline),
         })
     }
 
@@ -222,7 +227,7 @@ impl RedisStore {
     /// Entries of all expiry indexes and of the users' own.
     #[cfg(test)]
     pub(crate) async fn index_entries(&self, users: &[(u8, String)]) -> usize {
-        let expiries = (0..=u8::MAX).map(|bucket| format!("{}e", self.names.base(bucket)));
+        let expiries = (0..=u8::MAX).map(|bucket| self.names.expiries(bucket));
         let keys = expiries.chain(users.iter().map(|(bucket, user)| self.names.user(*bucket, user)));
         let mut entries = 0;
         for key in keys {
@@ -260,33 +265,6 @@ impl RedisStore {
         match latest.first() {
             Some((id, _)) => field::place(id).ok_or_else(|| broken("a place")),
             None => Ok(Place::default()),
-        }
-    }
-
-    /// Sweeps one bucket to the end of what is due.
-    async fn sweep_bucket(&self, bucket: u8) -> Result<u64, Error> {
-        let most = SWEEP_MAX.to_string();
-        let mut ended = 0;
-        loop {
-            let (now, looked_at): (u64, usize) =
-                self.run(&script::SWEEP, bucket, &[most.as_bytes()]).await.map_err(from_write)?;
-            ended += now;
-            if looked_at < SWEEP_MAX {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// Whether this clone is the one to sweep. When the lease cannot be asked for, it is: sweeping twice does no harm.
-    async fn is_sweeper(&self) -> bool {
-        let (key, lease) = (self.names.sweeper_lease(), millis(self.lease).to_string());
-        let args = [self.names.sweeper.as_bytes(), lease.as_bytes()];
-        match self.link.script::<(bool, i64)>(&script::LEASE, &[key.as_bytes()], &args).await {
-            Ok((held, now)) => {
-                self.clock.told(Time::from_millis(now));
-                held
-            }
-            Err(_) => true,
         }
     }
 }
@@ -375,7 +353,10 @@ impl Store for RedisStore {
             policy.as_bytes(),
         ];
         args.extend(attributes.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]));
-        match self.change(&script::CREATE, new.id, &args).await? {
+        let lives = new.idle_ttl.min(new.absolute_ttl);
+        let (made, ()) =
+            futures::join!(self.change(&script::CREATE, new.id, &args), self.say_soon(new.id.bucket, lives));
+        match made? {
             Answer::Done(record) => Ok(Created::New(record.session)),
             Answer::Repeat(record) => Ok(Created::Repeat(record)),
             Answer::Version(_) => Err(broken("an answer to another question")),
@@ -491,19 +472,7 @@ impl Store for RedisStore {
     }
 
     async fn sweep(&self) -> Result<u64, Error> {
-        if let Keys::Shared(shared) = &*self.keys {
-            shared.refresh(&self.link).await?;
-        }
-        if !self.is_sweeper().await {
-            return Ok(0);
-        }
-        // One bucket's trouble, in a Cluster with a primary down, must not keep the others from being swept.
-        let results: Vec<Result<u64, Error>> = stream::iter(0..=u8::MAX)
-            .map(|bucket| self.sweep_bucket(bucket))
-            .buffer_unordered(SWEEP_CONCURRENCY)
-            .collect()
-            .await;
-        results.into_iter().sum()
+        self.sweep_due().await
     }
 
     async fn history(&self, bucket: u8, after: Place, limit: usize) -> Result<History, Error> {

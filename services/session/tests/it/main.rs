@@ -5,6 +5,7 @@
 mod captured;
 mod faults;
 mod forged;
+mod idle;
 mod keys;
 mod marks;
 mod mesh;

@@ -124,6 +124,24 @@ async fn what_ran_out_leaves_every_index_and_is_told_once<M: Make>(make: M) {
     assert_eq!(watching.event().await, (Kind::Revoked, kept.session.id.to_string()), "nothing between");
 }
 
+async fn a_short_session_is_swept_though_its_bucket_is_at_rest<M: Make>(make: M) {
+    let world = make.world(Config::default()).await;
+    // From here on nothing is due for long.
+    assert_eq!(world.sessions.store.sweep().await, Ok(0));
+    assert_eq!(world.sessions.store.sweep().await, Ok(0));
+    let clones = [&world.sessions, &world.other];
+    for round in 0..4 {
+        let made = clones[round % 2].create(short("u", 1000, 60_000)).await.unwrap();
+        world.until_gone(&made.token).await;
+        world
+            .until("empty indexes", || async {
+                world.sessions.store.sweep().await.unwrap();
+                (world.index_entries("u").await == 0).then_some(())
+            })
+            .await;
+    }
+}
+
 /// How many sessions end while nobody looks; a million by `SHOAL_TEST_SCALE=1000000`.
 fn scale() -> usize {
     std::env::var("SHOAL_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
@@ -257,6 +275,7 @@ super::conformance!(
     reading_without_a_touch_is_no_use,
     what_ran_out_leaves_every_index_and_is_told_once,
     what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep,
+    a_short_session_is_swept_though_its_bucket_is_at_rest,
     a_session_in_use_stays_in_the_index_until_it_ends,
     lists_are_paged_newest_first_and_of_one_user,
     all_but_one_of_a_users_sessions_are_ended,

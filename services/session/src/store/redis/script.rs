@@ -21,10 +21,11 @@ script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "revoke_user.lua");
 script!(SWEEP, "session.sweep", "prelude.lua", "sweep.lua");
 script!(HISTORY, "session.history", "prelude.lua", "history.lua");
 script!(LEASE, "session.lease", "lease.lua");
+script!(SOON, "session.soon", "soon.lua");
 
 /// All of them, to be loaded with each connection.
 pub(super) fn all() -> Vec<Script> {
-    [&CREATE, &USE, &UPDATE, &ROTATE, &REVOKE, &REVOKE_USER, &SWEEP, &HISTORY, &LEASE]
+    [&CREATE, &USE, &UPDATE, &ROTATE, &REVOKE, &REVOKE_USER, &SWEEP, &HISTORY, &LEASE, &SOON]
         .into_iter()
         .map(|script| Script::clone(script))
         .collect()

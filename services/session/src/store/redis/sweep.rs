@@ -1,0 +1,175 @@
+//! The sweep: one clone leads it by a lease, and looks at the buckets whose turn it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use shoal_redis_link::LinkError;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::turns::{Said, Turns};
+use super::{Keys, RedisStore, from_read, from_write, script};
+use crate::clock::{Time, millis};
+use crate::error::Error;
+
+/// Entries one sweep script looks at: Redis does nothing else meanwhile.
+const SWEEP_MAX: usize = 100;
+/// Buckets swept at once: calls of users wait behind as many scripts.
+const SWEEP_CONCURRENCY: usize = 4;
+/// A sweeper that died is replaced after this many sweep intervals.
+const LEASE_INTERVALS: u32 = 3;
+
+/// A clone's part in the sweep.
+#[derive(Debug, Clone)]
+pub(super) struct Sweep {
+    lease: Duration,
+    post: Arc<tokio::sync::Mutex<Post>>,
+    said: Arc<Said>,
+}
+
+#[derive(Debug)]
+enum Post {
+    /// Another one holds the lease, at least so long if it is not renewed; none: nobody was asked yet.
+    Waiting(Option<Instant>),
+    Sweeper(Box<Turns>),
+}
+
+/// What `lease.lua` answers.
+type Lease = (bool, i64, i64, Vec<(u8, i64)>);
+
+impl Sweep {
+    pub(super) fn new(interval: Duration, call_deadline: Duration) -> Self {
+        Self {
+            lease: interval * LEASE_INTERVALS,
+            post: Arc::new(tokio::sync::Mutex::new(Post::Waiting(None))),
+            // A call may have its deadline to reach Redis.
+            said: Arc::new(Said::new(call_deadline + Duration::from_millis(100))),
+        }
+    }
+}
+
+impl RedisStore {
+    /// Tells the sweeper of a session that ends before its bucket's turn comes. Best effort: the turn comes.
+    pub(super) async fn say_soon(&self, bucket: u8, lives: Duration) {
+        let asked = Instant::now();
+        let Some(within) = self.sweep.said.needed(bucket, lives, asked) else { return };
+        let key = self.names.soon();
+        let (name, within) = (bucket.to_string(), within.to_string());
+        let args = [name.as_bytes(), within.as_bytes()];
+        match self.link.script::<()>(&script::SOON, &[key.as_bytes()], &args).await {
+            Ok(()) => self.sweep.said.said(bucket, lives, asked),
+            Err(error) => tracing::debug!(%error, "the sweeper is not told of a short session"),
+        }
+    }
+
+    /// Takes ended sessions from the buckets whose turn it is, if this clone is the one to do it.
+    pub(super) async fn sweep_due(&self) -> Result<u64, Error> {
+        let mut post = self.sweep.post.lock().await;
+        if let Post::Waiting(until) = &mut *post
+            && let Some(until) = until
+        {
+            if Instant::now() < *until {
+                return Ok(0);
+            }
+            // It was renewed: nothing else is to be asked.
+            if let Ok(Some(left)) = self.lease_left().await {
+                *until = Instant::now() + left;
+                return Ok(0);
+            }
+        }
+        if let Keys::Shared(shared) = &*self.keys {
+            shared.refresh(&self.link).await?;
+        }
+        let mut turns = match (self.ask_lease().await, &mut *post) {
+            (Ok((false, now, left, _)), _) => {
+                self.clock.told(Time::from_millis(now));
+                *post =
+                    Post::Waiting(Some(Instant::now() + Duration::from_millis(left.max(0).unsigned_abs())));
+                return Ok(0);
+            }
+            (Ok((true, now, _, soon)), post) => {
+                self.clock.told(Time::from_millis(now));
+                let mut turns = match std::mem::replace(post, Post::Waiting(None)) {
+                    Post::Sweeper(turns) => turns,
+                    Post::Waiting(_) => Box::default(),
+                };
+                soon.into_iter().for_each(|(bucket, at)| turns.soon(bucket, Time::from_millis(at)));
+                turns
+            }
+            // Sweeping twice does no harm, and nobody else may be able to. What was said may be lost with an answer.
+            (Err(error), post) => match std::mem::replace(post, Post::Waiting(None)) {
+                Post::Sweeper(turns) if !matches!(error, LinkError::Unknown(_)) => turns,
+                Post::Sweeper(_) | Post::Waiting(_) => Box::default(),
+            },
+        };
+        let now = self.clock.now();
+        // One bucket's trouble, in a Cluster with a primary down, must not keep the others from being swept.
+        let swept: Vec<_> = stream::iter(turns.due(now))
+            .map(|bucket| async move { (bucket, self.sweep_bucket(bucket).await) })
+            .buffer_unordered(SWEEP_CONCURRENCY)
+            .collect()
+            .await;
+        let mut all = Ok(0);
+        for (bucket, outcome) in swept {
+            match outcome {
+                Ok((ended, first)) => {
+                    turns.looked(bucket, now, first);
+                    all = all.map(|all| all + ended);
+                }
+                Err(error) => all = Err(error),
+            }
+        }
+        *post = Post::Sweeper(turns);
+        all
+    }
+
+    /// Sweeps one bucket to the end of what is due. How many ended, and when the next may.
+    async fn sweep_bucket(&self, bucket: u8) -> Result<(u64, Option<Time>), Error> {
+        let first = self.first_end(bucket).await?;
+        if first.is_none_or(|first| first > self.clock.now()) {
+            return Ok((0, first));
+        }
+        // A trace begins where something is done, not with each look.
+        let span = tracing::info_span!("sweep", shoal.role = "session", bucket);
+        let ended = self.end_due(bucket).instrument(span).await?;
+        Ok((ended, self.first_end(bucket).await?))
+    }
+
+    async fn end_due(&self, bucket: u8) -> Result<u64, Error> {
+        let most = SWEEP_MAX.to_string();
+        let mut ended = 0;
+        loop {
+            let (now, looked_at): (u64, usize) =
+                self.run(&script::SWEEP, bucket, &[most.as_bytes()]).await.map_err(from_write)?;
+            ended += now;
+            if looked_at < SWEEP_MAX {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// When the first session of a bucket may end.
+    async fn first_end(&self, bucket: u8) -> Result<Option<Time>, Error> {
+        let mut first = redis::cmd("ZRANGE");
+        first.arg(self.names.expiries(bucket)).arg(0).arg(0).arg("WITHSCORES");
+        let first: Vec<(Vec<u8>, i64)> = self.link.query(&first).await.map_err(from_read)?;
+        Ok(first.first().map(|(_, at)| Time::from_millis(*at)))
+    }
+
+    /// How long another still holds the lease, if any does. Tells the clock as well.
+    async fn lease_left(&self) -> Result<Option<Duration>, LinkError> {
+        let mut ask = redis::pipe();
+        ask.cmd("PTTL").arg(self.names.lease()).cmd("TIME");
+        let (left, (seconds, micros)): (i64, (i64, i64)) = self.link.pipeline(&ask).await?;
+        self.clock.told(Time::from_millis(seconds * 1000 + micros / 1000));
+        Ok(u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_millis))
+    }
+
+    async fn ask_lease(&self) -> Result<Lease, LinkError> {
+        let (key, soon, lease) =
+            (self.names.lease(), self.names.soon(), millis(self.sweep.lease).to_string());
+        let args = [self.names.sweeper.as_bytes(), lease.as_bytes()];
+        self.link.script(&script::LEASE, &[key.as_bytes(), soon.as_bytes()], &args).await
+    }
+}

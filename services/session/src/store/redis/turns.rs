@@ -1,0 +1,144 @@
+//! When which bucket is to be looked at for sessions that have ended: at rest a look now and then, in turn, costs next to
+//! nothing.
+//!
+//! A session that outlives a round is seen by a look before it ends. Of a shorter one its maker says so ([`Said`]).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::{Time, millis};
+use crate::event::BUCKETS;
+
+/// Within this time every bucket is looked at.
+pub(super) const ROUND: Duration = Duration::from_secs(120);
+
+/// What the sweeper knows of the buckets.
+#[derive(Debug)]
+pub(super) struct Turns {
+    /// When each is to be looked at; none: at once, for nothing is known of it.
+    next: [Option<Time>; BUCKETS],
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { next: [None; BUCKETS] }
+    }
+}
+
+impl Turns {
+    /// The buckets whose turn it is.
+    pub(super) fn due(&self, now: Time) -> Vec<u8> {
+        let buckets = (0..=u8::MAX).zip(&self.next);
+        buckets.filter(|(_, next)| next.is_none_or(|next| next <= now)).map(|(bucket, _)| bucket).collect()
+    }
+
+    /// A bucket was looked at, and holds nothing that ends before `first`.
+    pub(super) fn looked(&mut self, bucket: u8, now: Time, first: Option<Time>) {
+        let next = &mut self.next[usize::from(bucket)];
+        let round = match next {
+            Some(_) => ROUND,
+            // All are looked at together when nothing is known: from then on one after the other.
+            None => ROUND * (u32::from(bucket) + 1) / 256,
+        };
+        let turn = now.plus(round);
+        *next = Some(first.map_or(turn, |first| first.min(turn)));
+    }
+
+    /// A session in the bucket may end then.
+    pub(super) fn soon(&mut self, bucket: u8, at: Time) {
+        let next = &mut self.next[usize::from(bucket)];
+        *next = next.map(|next| next.min(at));
+    }
+}
+
+/// What this clone has said of sessions that end before a round is over: what is said of one goes for those behind it.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// For each bucket when it will be looked at.
+    looks: Mutex<[Option<Instant>; BUCKETS]>,
+    /// How long a session may take to be made.
+    margin: Duration,
+}
+
+impl Said {
+    pub(super) fn new(margin: Duration) -> Self {
+        Self { looks: Mutex::new([None; BUCKETS]), margin }
+    }
+
+    /// In how many milliseconds the bucket is to be looked at for a session that is made now and `lives` so long, if that is
+    /// to be said.
+    pub(super) fn needed(&self, bucket: u8, lives: Duration, now: Instant) -> Option<i64> {
+        if lives >= ROUND {
+            return None;
+        }
+        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let covered =
+            looks[usize::from(bucket)].is_some_and(|at| at >= now + self.margin && at <= now + lives);
+        (!covered).then(|| millis(lives))
+    }
+
+    /// It was said.
+    pub(super) fn said(&self, bucket: u8, lives: Duration, asked: Instant) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks[usize::from(bucket)] = Some(asked + lives);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_at_rest_take_turns() {
+        let mut turns = Turns::default();
+        let begun = Time::from_millis(1_000_000);
+        assert_eq!(turns.due(begun).len(), BUCKETS, "nothing is known");
+        (0..=u8::MAX).for_each(|bucket| turns.looked(bucket, begun, None));
+        let mut looks = [0; BUCKETS];
+        for second in 1..=ROUND.as_secs() * 2 {
+            let now = begun.plus(Duration::from_secs(second));
+            let due = turns.due(now);
+            assert!(due.len() <= 3, "{} at once", due.len());
+            for bucket in due {
+                looks[usize::from(bucket)] += 1;
+                turns.looked(bucket, now, None);
+            }
+        }
+        assert!(looks.iter().all(|looks| (1..=2).contains(looks)), "{looks:?}");
+    }
+
+    #[test]
+    fn a_bucket_is_looked_at_when_its_first_session_ends() {
+        let mut turns = Turns::default();
+        let now = Time::from_millis(0);
+        let at = |seconds| now.plus(Duration::from_secs(seconds));
+        (0..=u8::MAX).for_each(|bucket| turns.looked(bucket, now, None));
+        turns.looked(9, now, Some(at(1)));
+        turns.soon(200, at(1));
+        turns.soon(200, at(50));
+        assert_eq!(turns.due(at(1)), [0, 1, 9, 200]);
+        turns.looked(9, at(1), Some(at(1000)));
+        assert!(turns.due(at(1).plus(ROUND)).contains(&9), "no look is later than a round");
+    }
+
+    #[test]
+    fn short_sessions_of_a_bucket_are_said_together() {
+        let said = Said::new(Duration::from_millis(300));
+        let (second, begun) = (Duration::from_secs, Instant::now());
+        assert_eq!(said.needed(7, ROUND, begun), None, "its turn comes before");
+        assert_eq!(said.needed(7, second(20), begun), Some(20_000));
+        said.said(7, second(20), begun);
+        let now = begun + second(10);
+        assert_eq!(said.needed(7, second(20), now), None, "the look for the first finds this one");
+        assert_eq!(said.needed(8, second(20), now), Some(20_000), "another bucket");
+        assert_eq!(said.needed(7, second(5), now), Some(5_000), "it ends before that look");
+        let now = begun + second(20);
+        assert_eq!(
+            said.needed(7, second(20), now),
+            Some(20_000),
+            "that look may be over before this one is made"
+        );
+    }
+}
