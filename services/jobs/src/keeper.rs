@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use shoal_kit::EngineError;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::error::Error;
 use crate::hub::{DueTimes, Hub};
 use crate::id::QueueName;
 use crate::store::{Store, Tended};
+use crate::trace;
 
 /// Queues looked after at the same time.
 const AT_ONCE: usize = 16;
@@ -31,6 +34,7 @@ pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes,
         hub,
         interval,
         next,
+        looks: HashSet::new(),
         known: HashSet::new(),
         turn: Vec::new(),
         ticks: 0,
@@ -64,6 +68,8 @@ struct Keeper {
     interval: Duration,
     /// The queues to be looked at within an interval, and when.
     next: HashMap<QueueName, Instant>,
+    /// Those of them of which nothing is known to be due.
+    looks: HashSet<QueueName>,
     /// The queues as they were listed last.
     known: HashSet<QueueName>,
     /// Those of them whose turn is still to come.
@@ -81,7 +87,7 @@ impl Keeper {
         }
         if self.ticks.is_multiple_of(LOOK_TICKS) {
             for queue in self.hub.waited_for().into_iter().chain(self.turn.pop()) {
-                self.next.entry(queue).or_insert(now);
+                self.look(queue, now);
             }
         }
         self.ticks += 1;
@@ -89,8 +95,19 @@ impl Keeper {
         self.report(due.as_ref().err());
         let due = due.unwrap_or_default();
         let more = due.len() >= DUE_MAX;
+        for queue in &due {
+            self.looks.remove(queue);
+        }
         self.next.extend(due.into_iter().map(|queue| (queue, now)));
         more
+    }
+
+    /// Looks at a queue, whatever is known of it.
+    fn look(&mut self, queue: QueueName, now: Instant) {
+        if !self.next.contains_key(&queue) {
+            self.looks.insert(queue.clone());
+            self.next.insert(queue, now);
+        }
     }
 
     /// Learns which queues there are, and looks once at each that is new here. If that fails it goes on with those it knows.
@@ -99,9 +116,8 @@ impl Keeper {
         self.report(listed.as_ref().err());
         let Ok(listed) = listed else { return };
         let listed: HashSet<_> = listed.into_iter().collect();
-        for queue in listed.difference(&self.known) {
-            self.next.entry(queue.clone()).or_insert(now);
-        }
+        let new: Vec<_> = listed.difference(&self.known).cloned().collect();
+        new.into_iter().for_each(|queue| self.look(queue, now));
         if self.turn.is_empty() {
             self.turn = listed.iter().cloned().collect();
         }
@@ -112,10 +128,11 @@ impl Keeper {
     async fn tend(&mut self, now: Instant) {
         let queues: Vec<_> =
             self.next.iter().filter(|(_, at)| **at <= now).map(|(queue, _)| queue.clone()).collect();
-        let store = &self.store;
+        let (store, looks) = (&self.store, &self.looks);
         let mut tended = futures::stream::iter(queues)
             .map(|queue| async move {
-                let tended = store.tend(&queue).await;
+                let span = if looks.contains(&queue) { Span::none() } else { trace::tend(&queue) };
+                let tended = store.tend(&queue).instrument(span).await;
                 (queue, tended)
             })
             .buffer_unordered(AT_ONCE);
@@ -127,6 +144,7 @@ impl Keeper {
         for (queue, outcome) in outcomes {
             self.report(outcome.as_ref().err());
             self.next.remove(&queue);
+            self.looks.remove(&queue);
             match outcome {
                 Ok(Tended { ready, next }) => {
                     if ready {
@@ -151,6 +169,7 @@ impl Keeper {
             return;
         }
         let at = Instant::now() + within;
+        self.looks.remove(&queue);
         let next = self.next.entry(queue).or_insert(at);
         *next = (*next).min(at);
     }
@@ -158,6 +177,12 @@ impl Keeper {
     /// An engine that is down is said once, not once a second.
     fn report(&mut self, error: Option<&Error>) {
         match error {
+            // The connection says so, once for the process.
+            Some(Error::Engine(error @ EngineError::Unavailable { engine: "redis", .. }))
+                if !self.failing =>
+            {
+                tracing::debug!(%error, "cannot look after the queues");
+            }
             Some(error) if !self.failing => tracing::warn!(%error, "cannot look after the queues"),
             Some(_) => {}
             None if self.failing => tracing::info!("looking after the queues again"),

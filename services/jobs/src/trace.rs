@@ -38,6 +38,17 @@ pub(crate) fn lease(queue: &QueueName) -> Span {
     )
 }
 
+/// The span of looking after a queue of which something is due. A look that finds nothing to do has none.
+#[must_use]
+pub(crate) fn tend(queue: &QueueName) -> Span {
+    tracing::info_span!(
+        "tend",
+        otel.name = format_args!("tend {queue}"),
+        messaging.destination.name = queue.as_str(),
+        shoal.role = "jobs",
+    )
+}
+
 /// The `traceparent` of a span; `None` if it is not traced.
 #[must_use]
 pub(crate) fn traceparent(span: &Span) -> Option<String> {

@@ -17,7 +17,7 @@
 //! | `:ev` stream | ids and versions that a script changed, one entry a script |
 //!
 //! Beside the queues: `queues`, a zset of their names by last use, `{queues}:due` and `{queues}:claimed`, which `schedule.lua`
-//! describes, and the channel `wake`.
+//! describes, `{queues}:asked`, which is there for most of an interval after a clone asked for what is due, and the channel `wake`.
 
 mod announce;
 #[cfg(test)]
@@ -62,6 +62,10 @@ const TICKET_TTL: Duration = Duration::from_secs(60);
 /// Jobs that have ended and are forgotten leave the lists so long after that, so that many leave together.
 const FORGET_AFTER: Duration = Duration::from_secs(5);
 
+/// The part of an interval for which one clone's question of the schedule is enough for all: less than there is between two of
+/// its own, so that one of them asks within each interval.
+const TURN: f64 = 0.8;
+
 /// One clone's store. See the [module](self).
 #[derive(Clone)]
 pub(crate) struct Redis {
@@ -72,6 +76,8 @@ pub(crate) struct Redis {
     follows: Arc<Follows>,
     known: Arc<Mutex<Known>>,
     notes: Arc<Mutex<Notes>>,
+    /// How often the schedule is asked by all clones together.
+    turn: Duration,
     queues_max: usize,
 }
 
@@ -80,6 +86,14 @@ pub(crate) struct Redis {
 struct Notes {
     due: Moments,
     settled: Vec<QueueName>,
+    /// The last answer was not all.
+    more: bool,
+}
+
+impl Notes {
+    fn is_pressing(&self) -> bool {
+        self.more || !self.settled.is_empty() || !self.due.is_empty()
+    }
 }
 
 impl Redis {
@@ -99,6 +113,7 @@ impl Redis {
             follows: Arc::default(),
             known: Arc::default(),
             notes: Arc::default(),
+            turn: config.tend_interval.mul_f64(TURN),
             queues_max: config.queues_max,
         })
     }
@@ -133,6 +148,17 @@ impl Redis {
         if job.standing.state.is_final() {
             self.note_within(job.id.queue(), job.spec.retention + FORGET_AFTER);
         }
+    }
+
+    /// Whether this clone is the one to ask the schedule now.
+    async fn takes_turn(&self) -> Result<bool, Error> {
+        let mut take = redis::cmd("SET");
+        take.arg(format!("{}{{queues}}:asked", self.prefix))
+            .arg(1)
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(self.turn));
+        Ok(self.link.query::<Option<String>>(&take).await.map_err(error)?.is_some())
     }
 
     /// One question of the schedule, with what this clone has to say.
@@ -446,12 +472,19 @@ impl Store for Redis {
 
     fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
         async move {
+            if !self.notes().is_pressing() && !self.takes_turn().await? {
+                return Ok(Vec::new());
+            }
             let (due, settled) = {
                 let mut notes = self.notes();
+                notes.more = false;
                 (notes.due.take(), std::mem::take(&mut notes.settled))
             };
             match self.ask_schedule(max, &due, &settled).await {
-                Ok(queues) => Ok(queues.iter().filter_map(|name| QueueName::parse(name).ok()).collect()),
+                Ok(queues) => {
+                    self.notes().more = queues.len() >= max;
+                    Ok(queues.iter().filter_map(|name| QueueName::parse(name).ok()).collect())
+                }
                 Err(error) => {
                     // Said again with the next question; that it was heard twice does no harm.
                     let mut notes = self.notes();

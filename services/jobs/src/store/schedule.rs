@@ -33,6 +33,10 @@ impl Moments {
         due
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes all of them.
     pub(super) fn take(&mut self) -> HashMap<QueueName, Instant> {
         std::mem::take(&mut self.0)
