@@ -24,26 +24,15 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// `name` is the span's name: the command's, or the script's. It is asked for only if there is a span.
+    /// `name` is the span's name: the command's, or the script's. It is asked for only if there is a span, and that only within
+    /// another: what a service does by itself all the time begins no trace.
     pub(crate) fn start(
         settings: &'a Settings,
         operation: impl fmt::Display,
         name: impl fmt::Display,
     ) -> Self {
-        let span = tracing::info_span!(
-            "redis",
-            otel.kind = "client",
-            otel.name = %name,
-            otel.status_code = field::Empty,
-            db.system.name = "redis",
-            db.operation.name = %operation,
-            db.operation.batch.size = field::Empty,
-            db.response.status_code = field::Empty,
-            server.address = field::Empty,
-            server.port = field::Empty,
-            error.type = field::Empty,
-            shoal.role = settings.role,
-        );
+        let within = !Span::current().is_none();
+        let span = if within { client_span(settings.role, operation, name) } else { Span::none() };
         Call { span, meter: &settings.meter, started: Instant::now(), outcome: CANCELLED }
     }
 
@@ -77,6 +66,23 @@ impl<'a> Call<'a> {
         }
         result
     }
+}
+
+fn client_span(role: &str, operation: impl fmt::Display, name: impl fmt::Display) -> Span {
+    tracing::info_span!(
+        "redis",
+        otel.kind = "client",
+        otel.name = %name,
+        otel.status_code = field::Empty,
+        db.system.name = "redis",
+        db.operation.name = %operation,
+        db.operation.batch.size = field::Empty,
+        db.response.status_code = field::Empty,
+        server.address = field::Empty,
+        server.port = field::Empty,
+        error.type = field::Empty,
+        shoal.role = role,
+    )
 }
 
 impl Drop for Call<'_> {

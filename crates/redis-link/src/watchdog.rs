@@ -20,7 +20,7 @@ use crate::health::Condition;
 use crate::node::Shared;
 use crate::script::Script;
 
-/// Between PINGs while all is well: idle connections that died are found by it.
+/// Between PINGs while all is well, each of one connection: idle ones that died are found by it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between PINGs while calls fail or Redis is not in service.
@@ -52,6 +52,8 @@ pub(crate) async fn run(node: Arc<Shared>) {
         ping_at: now + INTERVAL,
         probe_at: now,
         policy_at: now + POLICY_INTERVAL,
+        well: false,
+        turn: 0,
     };
     loop {
         watchdog.turn().await;
@@ -68,6 +70,10 @@ struct Watchdog {
     ping_at: Instant,
     probe_at: Instant,
     policy_at: Instant,
+    /// All connections answered, and no call has failed since.
+    well: bool,
+    /// Counts the PINGs that went to one connection.
+    turn: usize,
 }
 
 /// A PING's answer.
@@ -90,7 +96,8 @@ impl Watchdog {
             self.connect(slot).await;
         }
         if Instant::now() >= self.ping_at {
-            let well = self.ping().await;
+            let well = (self.is_quiet() && self.ping_one().await) || self.ping().await;
+            self.well = well;
             self.look_at_policy().await;
             let interval = match well {
                 false => INTERVAL_SUSPICIOUS,
@@ -109,6 +116,7 @@ impl Watchdog {
             // Replaced in the next turn.
             () = self.node.one_ended() => {}
             () = self.node.suspicion.notified() => {
+                self.well = false;
                 // Failing calls ask for one PING each; they share one.
                 self.ping_at = self.ping_at.min(self.pinged_at + INTERVAL_SUSPICIOUS);
             }
@@ -157,6 +165,26 @@ impl Watchdog {
         {
             self.node.has_policy(MemoryPolicy::of_reply(reply));
         }
+    }
+
+    /// Whether nothing more is to be found out than that Redis is there.
+    fn is_quiet(&self) -> bool {
+        self.well && Instant::now() < self.probe_at && !self.node.refusing.load(Ordering::Acquire)
+    }
+
+    /// PINGs one connection, each in its turn: enough to know that Redis is there. True if it is, and no connection is missing.
+    async fn ping_one(&mut self) -> bool {
+        let mut live = self.node.live();
+        if live.is_empty() || self.node.first_down().is_some() {
+            return false;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let (_, requests) = live.swap_remove(self.turn % live.len());
+        if !matches!(ping(requests, self.node.settings.call_deadline).await, Ping::Pong) {
+            return false;
+        }
+        self.node.up();
+        true
     }
 
     /// PINGs every live connection, ends the dead ones, and moves the breaker. True if all is well.

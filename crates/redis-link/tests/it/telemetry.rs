@@ -5,10 +5,10 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use shoal_redis_link::{LinkConfig, Script};
+use shoal_redis_link::{Link, LinkConfig, Script};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Instrument as _, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::server::{Server, open, patient};
@@ -100,6 +100,12 @@ fn each_call_has_one_span_one_count_and_no_secrets() {
 async fn calls() -> Option<u16> {
     let server = Server::start().await?;
     let link = open(patient(LinkConfig::new(server.url(), ROLE))).await;
+    let _: String = link.query(redis::cmd("ECHO").arg("outside of any span")).await.unwrap();
+    calls_on(&link).instrument(tracing::info_span!("caller", shoal.role = "caller")).await;
+    Some(server.port)
+}
+
+async fn calls_on(link: &Link) {
     let () = link.query(redis::cmd("SET").arg("secret-key").arg("secret-value")).await.unwrap();
     let _: String = link.query(redis::cmd("GET").arg("secret-key")).await.unwrap();
     let mut pipe = redis::pipe();
@@ -109,5 +115,4 @@ async fn calls() -> Option<u16> {
     let _: (String, String, i64) = link.pipeline(&pipe).await.unwrap();
     let refuse = Script::new("refuse", "return redis.error_reply('SHOAL no')");
     link.script::<()>(&refuse, &[b"secret-key"], &[b"secret-value"]).await.unwrap_err();
-    Some(server.port)
 }
