@@ -68,7 +68,7 @@ pub struct CommonArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// Log filter, e.g. info,shoal_gateway=debug  [default: info, in `up` warn,scylla=off]
+    /// Log filter, e.g. info,shoal_gateway=debug  [default: info,scylla=off, in `up` warn,scylla=off]
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
@@ -81,7 +81,12 @@ pub struct CommonArgs {
 /// Where a single role listens when nothing is said.
 #[must_use]
 pub fn serve_defaults() -> Defaults {
-    Defaults { listen: ([127, 0, 0, 1], 7000).into(), admin: ([127, 0, 0, 1], 7001).into(), log: "info" }
+    Defaults {
+        listen: ([127, 0, 0, 1], 7000).into(),
+        admin: ([127, 0, 0, 1], 7001).into(),
+        // A driver that cannot connect says so of each attempt; our own line says it once.
+        log: "info,scylla=off",
+    }
 }
 
 /// Hides the flags that mean nothing to a process that runs one clone.

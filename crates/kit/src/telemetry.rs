@@ -25,7 +25,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::logs::{LogFormat, Logs};
 use crate::role::Role;
-use crate::sampling::Root;
+use crate::sampling::{Root, TRACEPARENT};
 
 /// Span attribute that says which role made a span; the exporter files it under that role's service name.
 pub const ROLE_ATTRIBUTE: &str = "shoal.role";
@@ -103,8 +103,18 @@ where
         .with_filter(filter.and(filter_fn(|meta| !meta.is_span())))
 }
 
+/// What processes ask each other all the time, with nobody behind: calls of these begin no trace, but they are part of one.
+const BACKGROUND: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 /// The span of one incoming call, child of the caller's.
 pub fn server_span(role: Role, clone: &str, service: &str, method: &str, headers: &HeaderMap) -> Span {
+    if BACKGROUND.contains(&service) && !headers.contains_key(TRACEPARENT) {
+        return Span::none();
+    }
     let span = tracing::info_span!(
         "rpc",
         otel.name = format_args!("{service}/{method}"),
@@ -218,5 +228,30 @@ mod tests {
         let disabled =
             || server_span(Role::Session, "clone", "service", "method", &HeaderMap::new()).is_disabled();
         assert!(tracing::subscriber::with_default(logs, disabled));
+    }
+
+    #[test]
+    fn a_drivers_own_lines_are_not_told_by_default() {
+        let filter = EnvFilter::new(crate::cli::serve_defaults().log);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
+            assert!(!tracing::enabled!(target: "scylla::cluster::worker", tracing::Level::ERROR));
+            assert!(tracing::enabled!(target: "shoal_data::store::cassandra::link", tracing::Level::INFO));
+        });
+    }
+
+    #[test]
+    fn health_checks_begin_no_trace_of_their_own() {
+        let none = |service: &str, headers: &HeaderMap| {
+            server_span(Role::Session, "clone", service, "Check", headers).is_none()
+        };
+        let mut traced = HeaderMap::new();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        traced.insert(TRACEPARENT, parent.parse().unwrap());
+        tracing::subscriber::with_default(tracing_subscriber::registry(), || {
+            assert!(none("grpc.health.v1.Health", &HeaderMap::new()));
+            assert!(none("grpc.reflection.v1.ServerReflection", &HeaderMap::new()));
+            assert!(!none("grpc.health.v1.Health", &traced), "a caller follows it");
+            assert!(!none("shoal.session.v1.SessionService", &HeaderMap::new()));
+        });
     }
 }
