@@ -26,6 +26,7 @@ use crate::source::{Source, TARGETS_MAX};
 use crate::streams;
 use crate::subset;
 use crate::target::Target;
+use crate::told;
 use crate::unavailable::{Crowded, Unavailable};
 
 /// Picks connected, serving endpoints of one upstream. A cheap handle: clone it, share it between threads.
@@ -299,13 +300,17 @@ impl Shared {
             load.outlier.eject(reason, now);
         }
         self.publish();
-        tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
+        if told::is_new(&self.options.name, address, "ejected") {
+            tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
+        }
     }
 
     /// The endpoint at `address` takes calls again: its probe went well.
     pub(crate) fn readmitted(&self, address: SocketAddr) {
         self.publish();
-        tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
+        if told::is_new(&self.options.name, address, "readmitted") {
+            tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
+        }
     }
 
     /// So many streams may be had by those who wait.

@@ -19,6 +19,7 @@ use crate::endpoint::{Endpoint, EndpointState};
 use crate::health::{self, Health};
 use crate::keepalive::Keepalive;
 use crate::line::{End, Ended, Fresh, Line, dial};
+use crate::told;
 
 /// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
 /// be asked in a tight loop.
@@ -123,7 +124,9 @@ impl Keeper {
                     }
                     Some(Err(reason)) => {
                         let (upstream, endpoint) = (self.shared.options.name.as_str(), self.endpoint.address);
-                        tracing::info!(upstream, %endpoint, reason, "no further connection");
+                        if told::is_new(upstream, endpoint, "no further connection") {
+                            tracing::info!(upstream, %endpoint, reason, "no further connection");
+                        }
                         growth.pause(&mut self.rng);
                     }
                     None => {}
@@ -203,7 +206,10 @@ impl Keeper {
 
     fn log_down(&self, reason: &str) {
         let upstream = self.shared.options.name.as_str();
-        tracing::info!(upstream, endpoint = %self.endpoint.address, reason, "connection down");
+        let endpoint = self.endpoint.address;
+        if told::is_new(upstream, endpoint, "down") {
+            tracing::info!(upstream, %endpoint, reason, "connection down");
+        }
     }
 }
 
@@ -274,8 +280,10 @@ async fn follow_health(endpoint: Arc<Endpoint>, shared: Arc<Shared>, link: Arc<L
         }
         shared.publish();
         if before != state {
-            let upstream = shared.options.name.as_str();
-            tracing::info!(upstream, endpoint = %endpoint.address, %state, reason, "endpoint changed");
+            let (upstream, endpoint) = (shared.options.name.as_str(), endpoint.address);
+            if told::is_new(upstream, endpoint, &state.to_string()) {
+                tracing::info!(upstream, %endpoint, %state, reason, "endpoint changed");
+            }
         }
     };
     health::follow(link, &shared.options, report).await;

@@ -41,6 +41,7 @@ mod streams;
 mod subset;
 mod target;
 mod timeout;
+mod told;
 mod trace;
 mod unavailable;
 mod window;
