@@ -174,6 +174,29 @@ async fn one_trace_shows_the_whole_way() {
     check_secrecy(&receiver.trace(&driven.sessions.trace_id));
 }
 
+/// Spans leave a process by the batch, every few seconds: what has come of a call says that all from before has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_at_rest_begins_no_traces() {
+    let redis = need!("SHOAL_TEST_REDIS");
+    let receiver = Receiver::start().await;
+    let up = Up::start(&["--redis", &redis, "--otlp", &receiver.endpoint, "--ephemeral"]).await;
+    let mut client = shoal_client::jobs(up.channel());
+    for round in 0..3 {
+        let caller = Caller::new("caller at rest");
+        let queue = format!("rest-{}", fastrand::u32(..));
+        let request = EnqueueRequest { queue, kind: "mail".into(), ..EnqueueRequest::default() };
+        client.enqueue(traced(request, &caller)).await.expect("a job");
+        eventually("the spans of a call", Duration::from_secs(30), async || {
+            receiver.trace(&caller.trace_id).has("shoal-jobs").then_some(())
+        })
+        .await;
+        // Other tests' sessions and jobs end in the same Redis.
+        let due = |name: &str| name == "sweep" || name.starts_with("tend ");
+        let roots: Vec<_> = receiver.roots().into_iter().filter(|span| !due(&span.name)).collect();
+        assert!(roots.is_empty(), "round {round}: {} begun, such as {:?}", roots.len(), roots[0]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn both_attempts_of_a_hedged_call_are_children_of_it() {
     let receiver = Receiver::start().await;

@@ -40,6 +40,12 @@ impl Receiver {
         Self { endpoint, spans, server }
     }
 
+    /// The spans that began a trace so far.
+    pub(crate) fn roots(&self) -> Vec<Span> {
+        let spans = self.spans.lock().expect("not poisoned");
+        spans.iter().map(|(_, span)| span).filter(|span| span.parent.is_empty()).cloned().collect()
+    }
+
     /// What has come of a trace so far.
     pub(crate) fn trace(&self, id: &str) -> Tree {
         let spans = self.spans.lock().expect("not poisoned");
