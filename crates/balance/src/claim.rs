@@ -135,7 +135,8 @@ impl Claim {
             let probed = match went_well {
                 Some(true) => Probed::Well,
                 Some(false) => Probed::Badly,
-                None if outcome == Outcome::Neutral => Probed::Unsent,
+                // Refused, perhaps. With an answer it had the call, and that says no more than it would of others.
+                None if outcome == Outcome::Neutral && self.answered.is_none() => Probed::Unsent,
                 None => Probed::Unknown,
             };
             return self.probed(load, probed, now);
@@ -149,6 +150,12 @@ impl Claim {
             None => {}
         }
         Verdict::Nothing
+    }
+
+    /// The endpoint had it, and answered with an error that is its caller's own: nothing follows from that, and a probe has
+    /// been one.
+    pub(crate) fn excused(&mut self, load: &Load, now: Instant) -> Verdict {
+        self.probed(load, Probed::Unknown, now)
     }
 
     /// It is over; `sent` says whether the endpoint ever had it.
@@ -446,6 +453,22 @@ mod tests {
         assert_eq!(next_probe(Some(Outcome::TimedOut), true, true), 1_000 * MS, "a stream without events");
         assert_eq!(next_probe(None, true, false), 1_000 * MS);
         assert_eq!(next_probe(Some(Outcome::EndpointFault), true, false), 2_000 * MS, "that says enough");
+    }
+
+    #[test]
+    fn a_probe_whose_error_is_its_callers_own_does_not_hurry_the_next() {
+        let (endpoint, mut claim) = Endpoint::probing();
+        let at = endpoint.now + 50 * MS;
+        assert_eq!(claim.excused(&endpoint.load, at), Verdict::Nothing);
+        claim.end(&endpoint.load, true, || at);
+        assert_eq!(endpoint.load.outlier.snapshot(at).expect("ejected").next_probe, 1_000 * MS);
+
+        let (endpoint, mut claim) = Endpoint::probing();
+        claim.answer(&endpoint.load, at);
+        assert_eq!(claim.outcome(&endpoint.load, Outcome::Neutral, true, at), Verdict::Nothing, "malformed");
+        claim.end(&endpoint.load, true, || at);
+        let next = endpoint.load.outlier.snapshot(at).expect("ejected").next_probe;
+        assert!(next >= 900 * MS, "{next:?}");
     }
 
     #[test]

@@ -91,14 +91,12 @@ impl Outlier {
         self.window.add(true, at);
     }
 
-    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should and this one `decides`.
+    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should. Only of failures that
+    /// `decide`: of others it is not known that they are its own, and however many there are, one more decides nothing.
     pub(crate) fn failed(&self, picked: Instant, decides: bool, now: Instant) -> Option<String> {
-        let rules = self.rules.as_ref().filter(|_| self.counts(picked))?;
+        let rules = self.rules.as_ref().filter(|_| decides && self.counts(picked))?;
         let consecutive = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         self.window.add(false, now);
-        if !decides {
-            return None;
-        }
         if consecutive >= rules.consecutive {
             return self.ask(now).then(|| format!("{consecutive} failures in a row"));
         }
@@ -292,15 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_decide_is_counted_and_ejects_nobody() {
-        let endpoint = Endpoint::new();
+    fn what_does_not_decide_ejects_nobody_whatever_comes_after() {
+        let mut endpoint = Endpoint::new();
         for _ in 0..20 {
             assert_eq!(endpoint.outlier.failed(endpoint.now, false, endpoint.now), None);
         }
-        assert!(
-            endpoint.outlier.failed(endpoint.now, true, endpoint.now).is_some(),
-            "the next one that does"
-        );
+        assert!(!endpoint.fails(4), "one that does, or four");
+        assert!(endpoint.fails(1), "five in a row that do");
     }
 
     #[test]

@@ -118,25 +118,23 @@ impl Pick {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };
-        let (outcome, decides) = self.blamed(outcome, seen);
-        let verdict = self.claim.outcome(&self.link.load, outcome, decides, seen);
+        let verdict = match self.blame(outcome, seen) {
+            Blame::Caller => self.claim.excused(&self.link.load, seen),
+            blame => self.claim.outcome(&self.link.load, outcome, blame == Blame::Endpoint, seen),
+        };
         self.execute(verdict);
     }
 
-    /// What an outcome says of the endpoint, seeing how others answered the same share, and whether that may eject it.
-    fn blamed(&self, outcome: Outcome, now: Instant) -> (Outcome, bool) {
-        let Some(share) = &self.share else { return (outcome, true) };
+    /// Whose a failure is that the outcome says, seeing how others answered the same share.
+    fn blame(&self, outcome: Outcome, now: Instant) -> Blame {
+        let Some(share) = &self.share else { return Blame::Endpoint };
         let (index, endpoint) = (self.link.room.index, self.link.address);
         match outcome {
+            Outcome::ServerError => return share.failed(index, endpoint, now),
             Outcome::Success => share.served(index, endpoint, now),
-            Outcome::ServerError => match share.failed(index, endpoint, now) {
-                Blame::Endpoint => {}
-                Blame::Open => return (outcome, false),
-                Blame::Caller => return (Outcome::Neutral, true),
-            },
             _ => {}
         }
-        (outcome, true)
+        Blame::Endpoint
     }
 
     fn execute(&self, verdict: Verdict) {

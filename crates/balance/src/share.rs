@@ -46,8 +46,7 @@ impl Share {
     /// An endpoint has answered it with an error. Says whose that is.
     pub(crate) fn failed(&self, upstream: usize, endpoint: SocketAddr, now: Instant) -> Blame {
         let mut all = self.errors();
-        let (errors, blame) = Errors::failed(all.get(&upstream).copied(), endpoint, now);
-        all.insert(upstream, errors);
+        let blame = all.entry(upstream).or_insert_with(|| Errors::new(now)).failed(endpoint, now);
         self.has_errors.store(true, Ordering::Relaxed);
         blame
     }
