@@ -223,7 +223,7 @@ pub(crate) struct Driver<F: FnOnce(String)> {
     drain_timer: Option<Pin<Box<Sleep>>>,
     /// While resets wait for [`RESET_AFTER`].
     reset_timer: Option<Pin<Box<Sleep>>>,
-    /// While calls wait for the peer's window, but not for [`SHORT_AFTER`] yet.
+    /// While calls wait for the peer's window, or for a stream, but not for [`SHORT_AFTER`] yet.
     short_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -269,7 +269,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         if polled.is_pending() && standing.has_late_resets {
             this.poll_resets(cx);
         }
-        this.poll_window(standing.is_short_of_window, cx);
+        this.poll_window(standing.is_short_of_window || standing.has_queued, cx);
         let Some(link) = &this.link else {
             return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
         };
@@ -318,7 +318,7 @@ impl<F: FnOnce(String)> Driver<F> {
         }
     }
 
-    /// Wants another connection when calls have waited for the peer's window.
+    /// Wants another connection when calls have waited for the peer's window, or for a stream that this one has not.
     fn poll_window(&mut self, is_short: bool, cx: &mut Context<'_>) {
         let Some(link) = &self.link else { return };
         if !is_short {

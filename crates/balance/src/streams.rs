@@ -14,7 +14,7 @@ pub(crate) struct Streams {
     /// Health calls of our own.
     health: AtomicU32,
     limit: AtomicU32,
-    /// Whether calls wait for the peer's window, and would not on another connection.
+    /// Whether calls wait for the peer's window or for a stream, and would not on another connection.
     short: AtomicBool,
     /// Whether a call was sent since this was last asked.
     used: AtomicBool,
@@ -60,7 +60,7 @@ impl Streams {
         self.limit.load(Ordering::Relaxed) != limit && self.limit.swap(limit, Ordering::Relaxed) != limit
     }
 
-    /// Says whether calls wait for the peer's window. While they do the connection counts as crowded.
+    /// Says whether calls wait for the peer's window or for a stream. While they do the connection counts as crowded.
     pub(crate) fn set_short(&self, short: bool) {
         if self.is_short() != short {
             self.short.store(short, Ordering::Relaxed);

@@ -38,8 +38,10 @@ pub struct Standing {
     pub streams_max: u32,
     /// Resets wait for [`Connection::send_late_resets`].
     pub has_late_resets: bool,
-    /// See [`Connection::is_short_of_window`].
+    /// See [`SendRequest::is_short_of_window`].
     pub is_short_of_window: bool,
+    /// Requests wait to be sent.
+    pub has_queued: bool,
 }
 
 /// Speaks HTTP/2 on `socket`. Nothing is waited for: requests may be sent before the peer has said anything.
@@ -66,6 +68,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             streams_max: core.peer.streams_max,
             has_late_resets: !core.late.is_empty(),
             is_short_of_window: core.is_short_of_window(),
+            has_queued: !core.queued.is_empty(),
         }
     }
 

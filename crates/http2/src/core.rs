@@ -372,19 +372,16 @@ impl Core {
         stream.counted = false;
         stream.wake();
         let id = stream.id;
-        self.late.push(id, reason);
+        self.late.push(id, reason, self.out.end());
         self.resets.remember(id);
         self.settle(key);
         self.wake_driver();
     }
 
-    /// A moment has passed: sends the resets that have waited for it. While something else waits for the socket it does not
-    /// count: the requests may be among that.
+    /// A moment has passed: sends the resets that have waited for it. One in which their requests were still on their way to
+    /// the socket does not count.
     pub(crate) fn send_late_resets(&mut self) {
-        if !self.out.is_empty() {
-            return;
-        }
-        let due = self.late.take_due();
+        let due = self.late.take_due(self.out.written());
         for (id, reason) in &due {
             frame::write_reset(self.out.frames(), *id, *reason);
             self.open -= 1;

@@ -32,6 +32,8 @@ pub(crate) struct Outbox {
     in_pieces: usize,
     /// Bytes that were taken out, and not written as far as is known.
     taken: usize,
+    /// Bytes that were ever written.
+    written: u64,
 }
 
 /// What is being written. It comes before all that is in the outbox.
@@ -76,10 +78,22 @@ impl Outbox {
         self.taken + self.in_pieces + self.tail.len()
     }
 
+    /// Bytes that were ever written.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// What [`written`](Outbox::written) is when all is written that is here.
+    pub(crate) fn end(&self) -> u64 {
+        self.written + self.bytes() as u64
+    }
+
     /// Takes note of what was written, and when that is all, hands out what comes next. Says whether there is something to be
     /// written. Two buffers go to and fro; one that is not needed for that is not made.
     pub(crate) fn hand_out(&mut self, writing: &mut Writing) -> bool {
-        self.taken -= std::mem::take(&mut writing.unsaid);
+        let written = std::mem::take(&mut writing.unsaid);
+        self.taken -= written;
+        self.written += written as u64;
         if self.taken > 0 {
             return true;
         }

@@ -1,8 +1,10 @@
 //! Resets that wait, so that no peer finds them beside the request they are of.
 
+use bytes::Bytes;
 use shoal_http2::{Config, Reason};
 
-use super::harness::{Client, now};
+use super::frames::{DATA, HEADERS, RST_STREAM, WINDOW};
+use super::harness::{Client, Task, now};
 
 fn late() -> Config {
     Config { late_resets: true, ..Config::default() }
@@ -54,6 +56,38 @@ fn a_moment_in_which_the_request_was_not_written_does_not_count() {
     assert!(says.iter().any(|line| line.contains("HEADERS")), "{says:?}");
     assert!(!says.iter().any(|line| line.contains("RST_STREAM")), "{says:?}");
     assert!(client.has_late_resets());
+}
+
+#[test]
+fn a_reset_comes_through_beside_an_endless_upload() {
+    let config = Config { send_buffer: 20_000, ..late() };
+    let mut client = Client::silent(config, 1_000);
+    client.wire.settings(&[(WINDOW, 1 << 20)]);
+    client.run();
+    let (response, mut body) = client.request(false);
+    let mut tasks = vec![Task::new(async move {
+        let _response = response;
+        body.send(Bytes::from(vec![7; 60_000]), true).await.expect("not reset");
+    })];
+    client.settle(&mut tasks);
+    drop(client.request(true));
+    let (mut data, mut headers, mut reset) = (0, 0, None);
+    while data < 50_000 {
+        client.settle(&mut tasks);
+        client.send_late_resets();
+        client.run();
+        for frame in client.wire_frames() {
+            match frame.kind {
+                DATA => data += frame.payload.len(),
+                HEADERS => headers += 1,
+                RST_STREAM => reset = reset.or(Some((headers, data))),
+                _ => {}
+            }
+        }
+    }
+    let (headers, before) = reset.expect("the upload goes on, and it is told");
+    assert!(headers == 2, "not before its request");
+    assert!(before < 50_000, "{before}");
 }
 
 #[test]
