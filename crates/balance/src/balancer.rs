@@ -86,6 +86,11 @@ impl Balancer {
         self.choose(share, exclude, false).map_err(|none| self.unavailable(exclude, none, share))
     }
 
+    /// [`Balancer::pick`] for those who have another way when it fails, and do not ask why.
+    pub fn try_pick(&self, share: Option<&Arc<Share>>, exclude: &[SocketAddr]) -> Option<Pick> {
+        self.choose(share, exclude, false).ok()
+    }
+
     /// `in_turn`: it has waited, and others of its share that wait do not come before it.
     fn choose(
         &self,
@@ -130,10 +135,11 @@ impl Balancer {
         deadline: Instant,
     ) -> Result<Pick, Unavailable> {
         let mut changed = self.changed();
-        let mut in_turn = false;
+        // Of the place in line that it had, once it has waited.
+        let mut ticket = None;
         loop {
             changed.mark_unchanged();
-            let missing = match self.choose(share, exclude, in_turn) {
+            let missing = match self.choose(share, exclude, ticket.is_some()) {
                 Ok(pick) => return Ok(pick),
                 Err(missing) => missing,
             };
@@ -143,7 +149,7 @@ impl Balancer {
             let woken = match missing {
                 Missing::Endpoint => matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))),
                 Missing::Stream { .. } => {
-                    let Some(waiter) = self.shared.room.wait(share, in_turn) else {
+                    let Some(waiter) = self.shared.room.wait(share, ticket) else {
                         return Err(self.unavailable(
                             exclude,
                             Missing::Stream { too_many_wait: true },
@@ -151,12 +157,12 @@ impl Balancer {
                         ));
                     };
                     let is_first = waiter.is_first;
+                    ticket = Some(waiter.ticket);
                     let mut waiter = Waiting { shared: &self.shared, waiter: Some(waiter) };
                     // One may have ended between the look and the line.
                     if is_first && let Ok(pick) = self.choose(share, exclude, true) {
                         return Ok(pick);
                     }
-                    in_turn = true;
                     timeout_at(deadline, waiter.woken()).await.is_ok()
                 }
             };

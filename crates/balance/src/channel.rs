@@ -139,12 +139,16 @@ impl Call<'_> {
         let mut tried: Vec<SocketAddr> = self.shared.options.avoided.clone();
         let mut refusals = 0;
         let mut patience = self.patience();
+        let mut full: Option<Status> = None;
         loop {
             // What is over is not forwarded: the endpoint would do work that nobody waits for.
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.deadline_exceeded());
             }
-            let pick = self.pick(&mut tried, patience).await?;
+            let pick = match full.take() {
+                None => self.pick(&mut tried, patience).await?,
+                Some(status) => self.shared.balancer.try_pick(None, &tried).ok_or(status)?,
+            };
             let address = pick.address();
             match self.attempt(pick, &mut body).await? {
                 Attempted::Answered(response) => return Ok(response),
@@ -155,6 +159,7 @@ impl Call<'_> {
                     refusals += 1;
                     patience = self.patience();
                 }
+                Attempted::Full(status) => full = Some(status),
                 Attempted::NotSent(status) => {
                     if Instant::now() >= patience {
                         return Err(status);
@@ -170,7 +175,7 @@ impl Call<'_> {
     /// An endpoint not tried yet, or, when all were, any.
     async fn pick(&self, tried: &mut Vec<SocketAddr>, patience: Instant) -> Result<Pick, Status> {
         let balancer = &self.shared.balancer;
-        if let Ok(pick) = balancer.pick(None, tried) {
+        if let Some(pick) = balancer.try_pick(None, tried) {
             return Ok(pick);
         }
         tried.clear();
@@ -204,7 +209,9 @@ impl Call<'_> {
             Ok(streams) => streams,
             Err(error @ (SendError::Full { .. } | SendError::TooLong { .. })) => {
                 attempt.end_unsent(Code::ResourceExhausted);
-                return Err(Status::resource_exhausted(format!("`{}`: {error}", options.name)));
+                let status = Status::resource_exhausted(format!("`{}`: {error}", options.name));
+                let is_full = matches!(error, SendError::Full { .. });
+                return if is_full { Ok(Attempted::Full(status)) } else { Err(status) };
             }
             Err(error @ SendError::Invalid(_)) => {
                 attempt.end_unsent(Code::Internal);
@@ -292,4 +299,6 @@ enum Attempted {
     Refused(Status),
     /// It did not leave.
     NotSent(Status),
+    /// It did not leave, and where it was to go too many wait.
+    Full(Status),
 }

@@ -103,26 +103,27 @@ impl Room {
         self.has_waiters() && self.lines().lines.iter().any(|line| line.is_of(share))
     }
 
-    /// Stands in line: at its end, or `again` at its front. None if there is no place.
-    pub(crate) fn wait(self: &Arc<Room>, share: Option<&Arc<Share>>, again: bool) -> Option<Waiter> {
+    /// Stands in line: at its end, or `again` where the ticket belongs that it had. None if there is no place; who had one
+    /// is not sent away.
+    pub(crate) fn wait(self: &Arc<Room>, share: Option<&Arc<Share>>, again: Option<u64>) -> Option<Waiter> {
         let mut lines = self.lines();
         let places = WAITING_MAX - self.waiting.load(Ordering::Relaxed).min(WAITING_MAX);
         let at = lines.lines.iter().position(|line| line.is_of(share));
-        if at.map_or(0, |at| lines.lines[at].waiters.len()) >= places {
+        if again.is_none() && at.map_or(0, |at| lines.lines[at].waiters.len()) >= places {
             return None;
         }
         let (woken, wakes) = oneshot::channel();
-        lines.tickets += 1;
-        let ticket = lines.tickets;
+        let ticket = again.unwrap_or_else(|| {
+            lines.tickets += 1;
+            lines.tickets
+        });
         let at = at.unwrap_or_else(|| {
             lines.lines.push_back(Line { share: share.cloned(), waiters: VecDeque::new() });
             lines.lines.len() - 1
         });
         let waiters = &mut lines.lines[at].waiters;
-        match again {
-            true => waiters.push_front((ticket, woken)),
-            false => waiters.push_back((ticket, woken)),
-        }
+        let place = waiters.iter().rposition(|(before, _)| *before < ticket).map_or(0, |before| before + 1);
+        waiters.insert(place, (ticket, woken));
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let is_first = waiters.front().is_some_and(|(first, _)| *first == ticket);
         Some(Waiter { room: self.clone(), share: share.cloned(), ticket, wakes, is_first, is_woken: false })
@@ -163,7 +164,8 @@ impl Room {
 pub(crate) struct Waiter {
     room: Arc<Room>,
     share: Option<Arc<Share>>,
-    ticket: u64,
+    /// Its place, in the order in which they came.
+    pub(crate) ticket: u64,
     wakes: oneshot::Receiver<()>,
     /// Nobody of its share waited before it.
     pub(crate) is_first: bool,
@@ -257,12 +259,12 @@ mod tests {
     fn lines_have_turns_and_who_waits_longest_in_one_is_first() {
         let room = Arc::new(Room::new(0));
         let (many, few) = (Share::new(1), Share::new(1));
-        let mut of_many: Vec<_> = (0..3).map(|_| room.wait(Some(&many), false).unwrap()).collect();
-        let mut of_few = room.wait(Some(&few), false).unwrap();
+        let mut of_many: Vec<_> = (0..3).map(|_| room.wait(Some(&many), None).unwrap()).collect();
+        let mut of_few = room.wait(Some(&few), None).unwrap();
         room.wake(2, |_| true);
         assert!(is_woken(&mut of_many[0]) && is_woken(&mut of_few) && !is_woken(&mut of_many[1]));
         // One that was woken in vain is not the last.
-        of_many[0] = room.wait(Some(&many), true).unwrap();
+        of_many[0] = room.wait(Some(&many), Some(of_many[0].ticket)).unwrap();
         room.wake(1, |_| true);
         assert!(is_woken(&mut of_many[0]) && !is_woken(&mut of_many[1]));
         drop(of_many);
@@ -270,11 +272,32 @@ mod tests {
     }
 
     #[test]
+    fn several_woken_in_vain_keep_their_order_and_a_full_line() {
+        let room = Arc::new(Room::new(0));
+        let share = Share::new(1);
+        let mut waiters: Vec<_> = (0..3).map(|_| room.wait(Some(&share), None).unwrap()).collect();
+        room.wake(2, |_| true);
+        assert!(is_woken(&mut waiters[0]) && is_woken(&mut waiters[1]));
+        let filling: Vec<_> = std::iter::from_fn(|| room.wait(Some(&share), None)).collect();
+        for at in 0..2 {
+            let ticket = waiters[at].ticket;
+            waiters[at] = room.wait(Some(&share), Some(ticket)).expect("it had a place");
+        }
+        assert!(room.wait(Some(&share), None).is_none());
+        for at in 0..3 {
+            room.wake(1, |_| true);
+            assert!(waiters.iter_mut().skip(at).map(is_woken).eq((at..3).map(|other| other == at)), "{at}");
+        }
+        drop((filling, waiters));
+        assert!(!room.has_waiters());
+    }
+
+    #[test]
     fn who_may_have_no_more_is_passed_over() {
         let room = Arc::new(Room::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
-        let mut first = room.wait(Some(&greedy), false).unwrap();
-        let mut second = room.wait(Some(&other), false).unwrap();
+        let mut first = room.wait(Some(&greedy), None).unwrap();
+        let mut second = room.wait(Some(&other), None).unwrap();
         let may_have = |share: Option<&Arc<Share>>| share.is_some_and(|share| !Arc::ptr_eq(share, &greedy));
         room.wake(5, may_have);
         assert!(!is_woken(&mut first) && is_woken(&mut second));
@@ -283,7 +306,7 @@ mod tests {
     #[test]
     fn one_that_leaves_says_whether_it_was_its_turn() {
         let room = Arc::new(Room::new(0));
-        let waiters = [room.wait(None, false).unwrap(), room.wait(None, false).unwrap()];
+        let waiters = [room.wait(None, None).unwrap(), room.wait(None, None).unwrap()];
         room.wake(1, |_| true);
         assert_eq!(waiters.map(Waiter::leave), [true, false]);
         assert!(!room.has_waiters());
@@ -293,9 +316,9 @@ mod tests {
     fn one_share_never_has_all_places() {
         let room = Arc::new(Room::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
-        let waiting: Vec<_> = std::iter::from_fn(|| room.wait(Some(&greedy), false)).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| room.wait(Some(&greedy), None)).collect();
         assert_eq!(waiting.len(), WAITING_MAX / 2);
-        assert!(room.wait(Some(&other), false).is_some());
+        assert!(room.wait(Some(&other), None).is_some());
         drop(waiting);
         assert!(!room.has_waiters());
     }

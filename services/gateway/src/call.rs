@@ -240,6 +240,8 @@ enum Unsent {
     Late,
     /// Its connection is gone.
     Lost(String),
+    /// Its connection has too many that wait; another endpoint's may not.
+    Full(Error),
     /// No endpoint would take it.
     Invalid(Error),
 }
@@ -251,6 +253,8 @@ struct Retryable {
     detail: String,
     /// What to hand on if it is not repeated.
     answer: Option<Box<http::Response<()>>>,
+    /// What to say if no other endpoint can be tried at once.
+    full: Option<Error>,
 }
 
 impl Call<'_> {
@@ -297,19 +301,28 @@ impl Call<'_> {
             return end;
         }
         let mut patience = Instant::now() + PATIENCE;
+        let mut full = None;
         loop {
-            let pick = match self.pick(patience).await {
+            let picked = match full.take() {
+                None => self.pick(patience).await,
+                Some(error) => self.pick_another(error),
+            };
+            let pick = match picked {
                 Ok(pick) => pick,
                 Err(end) => return end,
             };
-            let failed = match self.attempt(pick).await {
+            let mut failed = match self.attempt(pick).await {
                 Ok(end) => return end,
                 Err(failed) => failed,
             };
+            full = failed.full.take();
             let delay = match self.again(&failed) {
                 Ok(delay) => delay,
                 Err(stopped) => return self.give_up(failed, stopped),
             };
+            if full.is_some() {
+                continue;
+            }
             if failed.failure == Failure::NotSent {
                 if Instant::now() >= patience {
                     return self.give_up(failed, "no endpoint took it in time");
@@ -358,7 +371,7 @@ impl Call<'_> {
     async fn pick(&mut self, patience: Instant) -> Result<Pick, End> {
         self.at = None;
         let (balancer, share) = (&self.lane.balancer, Some(self.share));
-        if let Ok(pick) = balancer.pick(share, self.attempts.tried()) {
+        if let Some(pick) = balancer.try_pick(share, self.attempts.tried()) {
             return Ok(pick);
         }
         self.attempts.forget_tried();
@@ -379,6 +392,15 @@ impl Call<'_> {
         })
     }
 
+    /// An endpoint that has not failed this call, for which another one had no place.
+    fn pick_another(&mut self, full: Error) -> Result<Pick, End> {
+        self.at = None;
+        self.lane.balancer.try_pick(Some(self.share), self.attempts.tried()).ok_or_else(|| {
+            self.lane.meter.event(Event::Streamless);
+            End::Failed(full)
+        })
+    }
+
     async fn attempt(&mut self, pick: Pick) -> Result<End, Retryable> {
         let endpoint = pick.address();
         self.at = Some(endpoint);
@@ -396,12 +418,11 @@ impl Call<'_> {
         let (attempt, response) = match sending.send(pick, number, ended) {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
-            Err(Unsent::Invalid(error)) => {
-                if matches!(error, Error::Stuck { .. }) {
-                    self.lane.meter.event(Event::Streamless);
-                }
-                return Ok(End::Failed(error));
+            Err(Unsent::Full(error)) => {
+                let unsent = failed(Failure::NotSent, endpoint, String::new());
+                return Err(Retryable { full: Some(error), ..unsent });
             }
+            Err(Unsent::Invalid(error)) => return Ok(End::Failed(error)),
             Err(Unsent::Late) => {
                 self.attempts.unsent();
                 self.at = None;
@@ -465,7 +486,7 @@ impl Call<'_> {
             Exchanged::Withheld(answer) => {
                 let failure = Failure::Unavailable(pushback);
                 let answer = Some(Box::new(answer));
-                (outcome, Err(Retryable { failure, endpoint, detail: String::new(), answer }))
+                (outcome, Err(Retryable { failure, endpoint, detail: String::new(), answer, full: None }))
             }
             Exchanged::Broken(error) => self.broken(endpoint, &error),
         }
@@ -624,8 +645,9 @@ impl Sending<'_> {
                 Err(Unsent::Invalid(TooLong::call_to(self.upstream, address, list)))
             }
             Err(SendError::Full { address, waiting }) => {
+                span::end_attempt(&span, Code::ResourceExhausted);
                 let upstream = self.upstream.to_owned();
-                Err(Unsent::Invalid(Error::Stuck { upstream, address, waiting }))
+                Err(Unsent::Full(Error::Stuck { upstream, address, waiting }))
             }
             Err(error) => Err(Unsent::Invalid(Error::Unforwardable { detail: error.to_string() })),
         }
@@ -647,7 +669,7 @@ fn hedge(
     if !lane.hedges.may(Instant::now()) {
         return;
     }
-    let Ok(pick) = lane.balancer.pick(Some(share), &[exchange.endpoint()]) else { return };
+    let Some(pick) = lane.balancer.try_pick(Some(share), &[exchange.endpoint()]) else { return };
     // Nobody else on this core has come between.
     if !lane.hedges.take(Instant::now()) {
         return;
@@ -679,7 +701,7 @@ async fn answers_are_taken(caller: &mut Caller) -> Result<(), End> {
 }
 
 fn failed(failure: Failure, endpoint: SocketAddr, detail: String) -> Retryable {
-    Retryable { failure, endpoint, detail, answer: None }
+    Retryable { failure, endpoint, detail, answer: None, full: None }
 }
 
 /// What a reset means in gRPC ("gRPC over HTTP/2", Errors).
