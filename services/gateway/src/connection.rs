@@ -158,11 +158,16 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                 return Poll::Pending;
             }
             match this.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
                     accepted += 1;
                     if !this.client.resets.opened() {
                         tracing::info!("connection ended: most of its calls were reset at once");
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
+                    if this.client.seat.has_to_leave() {
+                        // It was idle when it was told, and the client had begun this: it asks again on another connection.
+                        respond.send_reset(Reason::REFUSED_STREAM);
                         continue;
                     }
                     call::serve(this.core, &this.client, request, respond);
@@ -174,8 +179,11 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
                     let stopped = !this.draining && this.stopped(cx);
-                    if this.client.seat.has_to_leave() {
+                    let told = this.client.seat.has_to_leave();
+                    if told && !this.draining {
                         left("room");
+                    }
+                    if told && !this.connection.has_streams() {
                         return this.cut(cx, Reason::NO_ERROR);
                     }
                     if this.trickles(cx) {
@@ -200,7 +208,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                         }
                         Verdict::Over => return Poll::Ready(()),
                     };
-                    if !stopped && !leaves {
+                    if !stopped && !leaves && (!told || this.draining) {
                         if this.draining && !this.client.is_cut() && this.cut.as_mut().poll(cx).is_ready() {
                             this.end_calls(Cut::Drained);
                         }

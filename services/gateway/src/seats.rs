@@ -32,14 +32,39 @@ pub(crate) struct Seats {
 #[derive(Default)]
 struct Taken {
     seats: Slab<Arc<Seat>>,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, OfAddress>,
     /// Those that give way next, the last first, each with when it became idle.
     idle: Vec<(Arc<Seat>, u64)>,
+}
+
+/// The seats of one address.
+#[derive(Default)]
+struct OfAddress {
+    count: usize,
+    /// None of them is idle.
+    busy: Arc<AtomicBool>,
+    /// When that was found out.
+    found: Option<Instant>,
+}
+
+impl OfAddress {
+    /// Whether it is known that none is idle. One that becomes idle at the moment it is found out may be missed, and is found a
+    /// little later.
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) && self.found.is_some_and(|found| found.elapsed() < ASK_AGAIN_AFTER)
+    }
+
+    fn found_busy(&mut self) {
+        self.busy.store(true, Ordering::Relaxed);
+        self.found = Some(Instant::now());
+    }
 }
 
 /// One connection's.
 pub(crate) struct Seat {
     address: IpAddr,
+    /// None of its address is idle.
+    none_idle: Arc<AtomicBool>,
     begun: Instant,
     /// Calls in flight.
     calls: AtomicU32,
@@ -85,9 +110,14 @@ impl Seats {
             let freed = self.freed.notified();
             {
                 let mut taken = self.taken();
-                let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-                if of_address >= self.most_per_address {
+                let of_address = taken.by_address.get(&address);
+                if of_address.is_some_and(OfAddress::is_busy) {
+                    // Whoever is refused comes again at once: not each of them looks at all seats.
+                    return Err(AddressFull);
+                }
+                if of_address.map_or(0, |of| of.count) >= self.most_per_address {
                     if !taken.give_up(Some(address)) {
+                        taken.by_address.entry(address).or_default().found_busy();
                         return Err(AddressFull);
                     }
                 } else if taken.seats.len() < self.most {
@@ -107,8 +137,13 @@ impl Seats {
     }
 
     fn seat(self: &Arc<Seats>, taken: &mut Taken, address: IpAddr) -> Seated {
+        let of_address = taken.by_address.entry(address).or_default();
+        of_address.count += 1;
+        // It is idle itself.
+        of_address.busy.store(false, Ordering::Relaxed);
         let seat = Arc::new(Seat {
             address,
+            none_idle: of_address.busy.clone(),
             begun: self.begun,
             calls: AtomicU32::new(0),
             idle_since: AtomicU64::new(micros_since(self.begun)),
@@ -116,7 +151,6 @@ impl Seats {
             given_up: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        *taken.by_address.entry(address).or_default() += 1;
         let key = taken.seats.insert(seat.clone());
         Seated { seats: self.clone(), seat, key }
     }
@@ -130,9 +164,10 @@ impl Drop for Seated {
     fn drop(&mut self) {
         let mut taken = self.seats.taken();
         taken.seats.remove(self.key);
-        if let Some(count) = taken.by_address.get_mut(&self.seat.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of) = taken.by_address.get_mut(&self.seat.address) {
+            of.count -= 1;
+            of.busy.store(false, Ordering::Relaxed);
+            if of.count == 0 {
                 taken.by_address.remove(&self.seat.address);
             }
         }
@@ -190,6 +225,9 @@ impl Seat {
     pub(crate) fn call_ended(&self) {
         if self.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.idle_since.store(micros_since(self.begun), Ordering::Relaxed);
+            if self.none_idle.load(Ordering::Relaxed) {
+                self.none_idle.store(false, Ordering::Relaxed);
+            }
         }
     }
 
@@ -287,6 +325,19 @@ mod tests {
         assert_eq!(take_one_more(&seats, &mut open).await, 1);
         drop(open);
         assert_eq!(seats.taken().by_address.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn seats_are_searched_once_for_many_refusals() {
+        let seats = Seats::new(10, 1);
+        let here = take(&seats, [127, 0, 0, 1]).await;
+        here.seat.call_began();
+        assert!(seats.take(HERE).await.is_err());
+        let is_busy = || seats.taken().by_address[&HERE].is_busy();
+        assert!(is_busy(), "the next one is refused without a search");
+        here.seat.call_ended();
+        assert!(!is_busy(), "one is idle");
+        assert!(seats.taken().give_up(Some(HERE)));
     }
 
     #[tokio::test]
