@@ -206,6 +206,12 @@ impl RecvStream {
         self.0.shared.lock().streams[self.0.key].unreleased as usize
     }
 
+    /// Lets the peer send `more` on this stream than the [window](crate::Config::stream_window) of each, from now on. Together
+    /// they must stay below 2³¹.
+    pub fn widen(&mut self, more: u32) {
+        self.0.shared.lock().widen_received(self.0.key, more);
+    }
+
     /// So much of what was read is done with: the peer may send as much again.
     pub fn release(&mut self, bytes: usize) {
         if bytes > 0 {

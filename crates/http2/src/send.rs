@@ -391,8 +391,8 @@ impl Core {
 
     /// The owner of a stream has read so much of it: the peer may send as much again, once it is worth a frame.
     pub(crate) fn release(&mut self, key: usize, bytes: u32, unreleased: u32) {
-        let window = self.config.stream_window;
         let stream = &mut self.streams[key];
+        let window = self.config.stream_window.saturating_add(stream.widened);
         stream.let_go(unreleased);
         if stream.receiving == Receiving::Body && stream.error.is_none() {
             stream.released += bytes;
@@ -404,6 +404,18 @@ impl Core {
             }
         }
         self.release_connection(bytes);
+    }
+
+    /// Lets the peer send so much more on a stream before it is read.
+    pub(crate) fn widen_received(&mut self, key: usize, more: u32) {
+        let stream = &mut self.streams[key];
+        if more == 0 || stream.receiving != Receiving::Body || stream.error.is_some() {
+            return;
+        }
+        stream.widened = stream.widened.saturating_add(more);
+        stream.receive_window += i64::from(more);
+        frame::write_window_update(self.out.frames(), stream.id, more);
+        self.wake_driver();
     }
 
     pub(crate) fn release_connection(&mut self, bytes: u32) {

@@ -81,6 +81,8 @@ pub(crate) struct Stream {
     pub(crate) length_left: Option<u64>,
     /// Bytes the peer may send.
     pub(crate) receive_window: i64,
+    /// What its window is larger by than that of others.
+    pub(crate) widened: u32,
     /// Bytes that were read, and that the peer has not been told of.
     pub(crate) released: u32,
     /// Bytes received and not released yet: owed to the connection's window when the stream is given up.
@@ -115,6 +117,7 @@ impl Stream {
             unread: false,
             length_left: None,
             receive_window,
+            widened: 0,
             released: 0,
             unreleased: 0,
             unread_in: None,

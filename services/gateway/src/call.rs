@@ -346,7 +346,7 @@ impl Call<'_> {
     /// Waits its turn: until its connection has taken some of the answers it has, and if the upstream is protected from
     /// overload.
     async fn enter(&mut self) -> Result<(), End> {
-        if self.caller.client().unread.is_crowded() {
+        if self.caller.client().unread.holds_calls() {
             Box::pin(answers_are_taken(&mut self.caller)).await?;
         }
         let Some(limiter) = self.lane.limiter.as_ref().filter(|_| self.route.limited) else { return Ok(()) };
@@ -689,7 +689,7 @@ fn hedge(
 async fn answers_are_taken(caller: &mut Caller) -> Result<(), End> {
     let client = caller.client().clone();
     let in_time = tokio::select! {
-        in_time = client.unread.no_longer_crowded() => in_time,
+        in_time = client.unread.has_room() => in_time,
         _ = caller.gone() => return Err(End::CallerGone),
     };
     if in_time {

@@ -128,7 +128,7 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub request_time: Duration,
     /// Bytes of answers that one connection may leave here without taking them; and a quarter of what is left of
-    /// `unread_bytes_total`, if that is less. Of a connection that has left half of it, further calls wait.
+    /// `unread_bytes_total`, if that is less. Of a connection that has left more, further calls wait.
     pub unread_bytes: usize,
     /// The same of all connections together.
     pub unread_bytes_total: usize,

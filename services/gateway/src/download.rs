@@ -8,11 +8,16 @@ use shoal_http2::{RecvStream, SendStream};
 
 use crate::unread::{NotTaken, Stall, Unread};
 
+/// The window an answer has until its caller has taken half of it. One that nobody takes costs no more.
+pub(crate) const FIRST_WINDOW: u32 = 64 << 10;
+
 /// A response body on its way.
 pub(crate) struct Download {
     from: RecvStream,
     /// The frame that waits for the caller's window.
     chunk: Bytes,
+    /// Of the [first window](FIRST_WINDOW), what the caller has to take before it is wider.
+    until_wider: usize,
     stall: Stall,
 }
 
@@ -34,7 +39,7 @@ pub(crate) enum Downloaded {
 impl Download {
     /// Of `from`, of which `chunk` was read already.
     pub(crate) fn new(from: RecvStream, chunk: Bytes) -> Download {
-        Download { from, chunk, stall: Stall::default() }
+        Download { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
     }
 
     /// Moves what can be moved. `unary`: the answer is one message.
@@ -50,7 +55,7 @@ impl Download {
                 match to.poll_send(cx, &mut self.chunk, false) {
                     Poll::Ready(Ok(sent)) => {
                         self.from.release(sent);
-                        self.stall.took(sent, unread);
+                        self.took(sent, unread);
                         continue;
                     }
                     Poll::Ready(Err(_)) => return Poll::Ready(Downloaded::CallerGone),
@@ -71,6 +76,23 @@ impl Download {
                         Err(error) => Downloaded::Broken(error),
                     });
                 }
+            }
+        }
+    }
+
+    /// The caller has taken some.
+    fn took(&mut self, bytes: usize, unread: &Unread) {
+        self.stall.took(bytes, unread);
+        if self.until_wider == 0 {
+            return;
+        }
+        self.until_wider = self.until_wider.saturating_sub(bytes);
+        if self.until_wider == 0 {
+            if unread.is_crowded() {
+                // Asked again when it has taken as much once more.
+                self.until_wider = FIRST_WINDOW as usize / 2;
+            } else {
+                self.from.widen(unread.window().saturating_sub(FIRST_WINDOW));
             }
         }
     }

@@ -17,19 +17,26 @@ use crate::config::Limits;
 /// One connection has at most a part of what is left of the whole, by the rule that holds for [calls](crate::in_flight).
 const FREE_FOR_ONE: usize = 4;
 
-/// A connection that has left half of what it may is crowded: its further calls wait.
+/// A connection that has left half of what it may is crowded: its answers get no wider windows.
 const CROWDED: usize = 2;
+
+/// Of a connection that has left so many times what it may, answers of which nothing was taken yet are given up at once.
+const FAR_TOO_MUCH: usize = 2;
 
 /// How often a caller that takes nothing is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the answer to a unary call of a crowded connection is kept: its clone holds the rest of it.
+/// How long the answer to a unary call of a crowded connection is kept while nothing of it is taken: its clone holds the rest
+/// of it. So long is any answer kept for a connection that has left more than it may.
 const CROWDED_TIME: Duration = Duration::from_secs(2);
 
 /// Taking less than this is taking nothing.
 const PROGRESS_BYTES: usize = 4 << 10;
 
-/// A connection that has left this much is looked at whenever more comes.
+/// A connection that takes so much a second is taking its answers in turn: one that is not taken has not had its turn.
+const TURNS_BYTES: usize = 64 << 10;
+
+/// A connection that has left this much is looked at whenever more comes; with less it is not crowded.
 const WATCHED_BYTES: usize = 1 << 20;
 
 /// What one connection has left.
@@ -37,6 +44,8 @@ pub(crate) struct Unread {
     pub(crate) counter: Arc<Counter>,
     all: Arc<Counter>,
     limits: Limits,
+    /// What its callers took of answers that had waited for them.
+    moved: AtomicUsize,
     /// Calls that wait until some of it is taken.
     waiting: AtomicUsize,
     taken: Notify,
@@ -48,6 +57,7 @@ impl Unread {
             counter: Arc::new(Counter::part_of(all.clone())),
             all,
             limits,
+            moved: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             taken: Notify::new(),
         }
@@ -65,19 +75,42 @@ impl Unread {
     }
 
     /// Whether its further calls are to wait.
+    pub(crate) fn holds_calls(&self) -> bool {
+        let bytes = self.counter.bytes();
+        // Most often it has left nothing at all. However little others leave free, each connection goes on with this much.
+        bytes > WATCHED_BYTES && bytes > self.most()
+    }
+
+    /// Whether so much is left that it cannot wait.
+    fn is_far_too_full(&self) -> bool {
+        let bytes = self.counter.bytes();
+        bytes > WATCHED_BYTES && bytes > self.most() * FAR_TOO_MUCH
+    }
+
+    /// Whether the connection has taken answers in turn, for so long and since so much was `moved`.
+    fn moves(&self, moved: usize, time: Duration) -> bool {
+        let seconds = usize::try_from(time.as_secs()).unwrap_or(usize::MAX).max(1);
+        self.moved.load(Ordering::Relaxed).wrapping_sub(moved) >= TURNS_BYTES.saturating_mul(seconds)
+    }
+
+    /// The widest window of an answer.
+    pub(crate) fn window(&self) -> u32 {
+        self.limits.answer_window
+    }
+
+    /// Whether its answers get no wider windows, and are not waited for as long.
     pub(crate) fn is_crowded(&self) -> bool {
         let bytes = self.counter.bytes();
-        // Most often it has left nothing at all.
         bytes > WATCHED_BYTES && bytes > self.most() / CROWDED
     }
 
-    /// Waits until it is no longer crowded. Says whether that came in time.
-    pub(crate) async fn no_longer_crowded(&self) -> bool {
+    /// Waits until it holds calls no longer. Says whether that came in time.
+    pub(crate) async fn has_room(&self) -> bool {
         let _waits = Waits::new(&self.waiting);
         let wait = async {
             loop {
                 let taken = self.taken.notified();
-                if !self.is_crowded() {
+                if !self.holds_calls() {
                     // And there may be room for the next.
                     return self.taken.notify_one();
                 }
@@ -119,8 +152,10 @@ impl Drop for Waits<'_> {
 pub(crate) struct Stall(Option<Box<Stalled>>);
 
 struct Stalled {
-    /// None: the caller has caught up.
-    since: Option<Instant>,
+    /// None: the caller has caught up. With what the connection had moved then.
+    since: Option<(Instant, usize)>,
+    /// The caller has taken some of it before.
+    progressed: bool,
     /// What was taken since.
     taken: usize,
     timer: Pin<Box<Sleep>>,
@@ -135,18 +170,23 @@ impl Stall {
     /// caller has no reason to leave it.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<NotTaken> {
         let stalled = self.0.get_or_insert_with(|| {
-            Box::new(Stalled { since: None, taken: 0, timer: Box::pin(sleep(LOOK_EVERY)) })
+            Box::new(Stalled { since: None, progressed: false, taken: 0, timer: Box::pin(sleep(LOOK_EVERY)) })
         });
-        let since = *stalled.since.get_or_insert_with(Instant::now);
-        if unread.is_full() {
+        let begin = || (Instant::now(), unread.moved.load(Ordering::Relaxed));
+        let (since, moved) = *stalled.since.get_or_insert_with(begin);
+        if !stalled.progressed && unread.is_far_too_full() {
             return Poll::Ready(NotTaken(since.elapsed()));
         }
         while stalled.timer.as_mut().poll(cx).is_ready() {
-            let (now, crowded) = (Instant::now(), unread.is_crowded());
-            let time = unread.limits.unread_time;
-            let time = if unary && crowded { time.min(CROWDED_TIME) } else { time };
-            if (unary || crowded) && now - since >= time {
-                return Poll::Ready(NotTaken(now - since));
+            let now = Instant::now();
+            let (full, crowded, waited) = (unread.is_full(), unread.is_crowded(), now - since);
+            let time = match unread.limits.unread_time {
+                time if !unread.is_far_too_full() && unread.moves(moved, waited) => time,
+                time if full || (unary && crowded) => time.min(CROWDED_TIME),
+                time => time,
+            };
+            if (unary || crowded || full) && waited >= time {
+                return Poll::Ready(NotTaken(waited));
             }
             stalled.timer.as_mut().reset(now + LOOK_EVERY);
         }
@@ -168,8 +208,9 @@ impl Stall {
         if let Some(stalled) = &mut self.0 {
             stalled.taken += bytes;
             if stalled.taken >= PROGRESS_BYTES {
-                (stalled.taken, stalled.since) = (0, None);
+                (stalled.taken, stalled.since, stalled.progressed) = (0, None, true);
             }
+            unread.moved.fetch_add(bytes, Ordering::Relaxed);
             unread.some_was_taken();
         }
     }

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::budget::Budget;
 use crate::config::{Config, Health};
+use crate::download::FIRST_WINDOW;
 use crate::hedge::Hedges;
 use crate::latency::Summary;
 use crate::limiter::Limiter;
@@ -88,7 +89,7 @@ impl Upstream {
             .map(|(index, core)| {
                 let _on_core = core.enter();
                 let options = Options {
-                    stream_window: config.limits.answer_window,
+                    stream_window: config.limits.answer_window.min(FIRST_WINDOW),
                     connection_window: CONNECTION_WINDOW,
                     header_list_max: config.limits.answer_header_bytes,
                     header_fields_max: config.limits.header_fields,

@@ -203,7 +203,7 @@ async fn an_answer_that_is_not_taken_is_given_up_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_answers_unread_waits_with_further_calls_and_nobody_else_does() {
-    const UNREAD: usize = 4 << 20;
+    const UNREAD: usize = 2 << 20;
     let (upstream, sent) = long().await;
     // A time that does not end here.
     let lines = format!("gateway.limits.unread_bytes = {UNREAD}\ngateway.limits.unread_time = '1h'");
@@ -211,8 +211,8 @@ async fn who_leaves_answers_unread_waits_with_further_calls_and_nobody_else_does
     let caller = takes_nothing(&mesh).await;
     let mut calls = Vec::new();
     // One after the other, so that each finds what those before have left.
-    const WINDOW: usize = 256 << 10;
-    let most = UNREAD / 2 / WINDOW + 1;
+    const WINDOW: usize = 64 << 10;
+    let most = UNREAD / WINDOW + 1;
     let beside = mesh.caller().await;
     for n in 0..most {
         let (response, stream) = caller.begin(request(SAFE, &[]), true).await;
@@ -236,7 +236,7 @@ async fn who_leaves_answers_unread_waits_with_further_calls_and_nobody_else_does
 #[tokio::test(flavor = "multi_thread")]
 async fn many_unread_answers_at_once_are_bounded_at_once() {
     const UNREAD: usize = 2 << 20;
-    const CALLS: usize = 24;
+    const CALLS: usize = 96;
     let (upstream, _sent) = long().await;
     let mesh = mesh(&format!("gateway.limits.unread_bytes = {UNREAD}"), &upstream).await;
     let caller = takes_nothing(&mesh).await;
@@ -253,4 +253,28 @@ async fn many_unread_answers_at_once_are_bounded_at_once() {
     // None is left: each was over the bound, or was not taken in time by a connection that had left too much.
     assert_eq!(refused, CALLS);
     ok(&within("a call beside", mesh.caller().await.call(SAFE, &[], b"x")).await, b"ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_taken_in_time_are_kept_whole() {
+    const UNREAD: usize = 2 << 20;
+    // Together they leave more than that before the first is read.
+    const CALLS: usize = 40;
+    let (upstream, sent) = long().await;
+    let mesh = mesh(&format!("gateway.limits.unread_bytes = {UNREAD}"), &upstream).await;
+    let caller =
+        Caller::connect_with(mesh.address, h2::client::Builder::new().initial_window_size(16 << 10)).await;
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        calls.push(caller.begin(request(SAFE, &[]), true).await);
+    }
+    let full = || (sent.load(Ordering::SeqCst) > UNREAD + UNREAD / 8).then_some(());
+    eventually("more than may be left", full).await;
+    let read = calls.into_iter().map(|(response, _stream)| async {
+        let answer = answer(response.await.expect("a head")).await.expect("whole");
+        (answer.code(), answer.data.len())
+    });
+    let answers = within("every answer", futures::future::join_all(read)).await;
+    let lost: Vec<_> = answers.iter().filter(|answer| **answer != (0, LONG)).collect();
+    assert!(lost.is_empty(), "{} of {CALLS} were given up: {:?}", lost.len(), lost[0]);
 }
