@@ -13,6 +13,7 @@ mod refusals;
 mod scripts;
 mod server;
 mod stalls;
+mod store_name;
 mod subscription;
 mod tail;
 mod telemetry;

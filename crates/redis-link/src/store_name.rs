@@ -1,0 +1,86 @@
+//! The name that a Redis has of itself: a random text under one key, written by whoever first finds none. All who read the
+//! same name see the same store.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::LinkError;
+use crate::link::Link;
+
+/// Reads the name of a store. One for each clone.
+#[derive(Debug)]
+pub struct StoreName {
+    link: Link,
+    key: String,
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    name: String,
+    /// The run of the server that had it.
+    run: Option<String>,
+}
+
+impl StoreName {
+    /// The name is kept under `key`, which is of the caller's role: roles may have different rights.
+    pub fn new(link: Link, key: impl Into<String>) -> StoreName {
+        StoreName { link, key: key.into(), known: Mutex::default() }
+    }
+
+    /// The name of the store, which is given one if it has none: one command while nothing has changed. `None` when Redis
+    /// answers and takes no name, because it is full, a replica, or does not let this user.
+    ///
+    /// A server that lost the name while it ran, because it was emptied or evicted it, gets it back: the clones do not take it
+    /// for another store. Behind an address where another server answers now, a new name is made.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn read(&self) -> Result<Option<String>, LinkError> {
+        match self.read_or_give().await {
+            Ok(name) => Ok(Some(name)),
+            Err(error @ (LinkError::Unavailable(_) | LinkError::Unknown(_) | LinkError::Config(_))) => {
+                Err(error)
+            }
+            Err(error) => {
+                tracing::debug!(%error, key = self.key, "redis has no name of itself");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn read_or_give(&self) -> Result<String, LinkError> {
+        let known = self.known();
+        if let Some(name) = self.get().await? {
+            if known.is_none_or(|known| known.name != name) {
+                self.remember(&name, self.link.run_id().await.ok());
+            }
+            return Ok(name);
+        }
+        let run = self.link.run_id().await.ok();
+        let lost = known.filter(|known| run.is_some() && known.run == run);
+        let name = lost.map_or_else(|| format!("{:032x}", fastrand::u128(..)), |known| known.name);
+        let mut set = redis::cmd("SET");
+        set.arg(&self.key).arg(&name).arg("NX");
+        let given: Option<String> = self.link.query(&set).await?;
+        let name = match given {
+            Some(_) => name,
+            // Another clone was first. One that is gone again already will be found the next time.
+            None => self.get().await?.unwrap_or(name),
+        };
+        self.remember(&name, run);
+        Ok(name)
+    }
+
+    async fn get(&self) -> Result<Option<String>, LinkError> {
+        self.link.query(redis::cmd("GET").arg(&self.key)).await
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, name: &str, run: Option<String>) {
+        let known = Known { name: name.to_owned(), run };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+}
