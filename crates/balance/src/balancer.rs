@@ -64,6 +64,7 @@ impl Balancer {
     ) -> Balancer {
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
         let room = Arc::new(Room::new(options.share_index));
+        let options_stores = options.stores.clone();
         let shared = Arc::new(Shared {
             options,
             poke,
@@ -72,6 +73,7 @@ impl Balancer {
             pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new(), 0)),
             version: watch::Sender::new(0),
             room,
+            store_view: options_stores.join(),
             stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
         });
@@ -267,6 +269,8 @@ pub(crate) struct Shared {
     version: watch::Sender<u64>,
     /// Who has streams, and who waits for one.
     pub(crate) room: Arc<Room>,
+    /// Which of the balancers it is that share [`Options::stores`].
+    store_view: u64,
     stopping: AtomicBool,
     stopped: CancellationToken,
 }
@@ -275,9 +279,11 @@ impl Shared {
     /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
     pub(crate) fn publish(&self) {
         let endpoints = self.endpoints();
+        let refused = self.refuse_other_stores(&endpoints);
         let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| endpoint.member()).collect();
         let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
-        let pool = Pool::of_serving(serving, endpoints.len(), panic_below, self.options.connections_max);
+        let usable = endpoints.len() - refused;
+        let pool = Pool::of_serving(serving, usable, panic_below, self.options.connections_max);
         // Under the lock: of two changes at once, the later list must be the one that stays.
         self.pool.store(Arc::new(pool));
         drop(endpoints);
@@ -288,6 +294,30 @@ impl Shared {
             let free = pool.allowed().saturating_sub(pool.in_use());
             let most = if pool.members().is_empty() { u64::MAX } else { free };
             self.has_room(usize::try_from(most).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Takes those out that stand on another store than the one that is kept. Returns how many.
+    fn refuse_other_stores(&self, endpoints: &BTreeMap<SocketAddr, Arc<Endpoint>>) -> usize {
+        let sights = endpoints.iter().map(|(address, endpoint)| (*address, endpoint.sight())).collect();
+        let stores = &self.options.stores;
+        let refused = stores.update(&self.options.name, self.store_view, &sights, Instant::now());
+        for (address, endpoint) in endpoints {
+            endpoint.set_refused(refused.get(address));
+        }
+        refused.len()
+    }
+
+    /// Publishes anew whenever another balancer, or time, has changed which store is kept. Never returns.
+    async fn follow_stores(&self) {
+        let mut changed = self.options.stores.changed();
+        loop {
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = self.options.stores.due() => {}
+            }
+            changed.mark_unchanged();
+            self.publish();
         }
     }
 
@@ -363,6 +393,7 @@ async fn supervise(shared: Arc<Shared>, targets: watch::Receiver<Arc<[Target]>>,
     tokio::select! {
         () = cancel.cancelled() => {}
         () = follow(&shared, targets, &mut tasks) => {}
+        () = shared.follow_stores() => {}
     }
     shared.stopping.store(true, Ordering::Relaxed);
     tasks.shutdown().await;

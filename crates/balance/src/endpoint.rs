@@ -11,6 +11,7 @@ use crate::connection::{Farewell, Link};
 use crate::load::Load;
 use crate::options::Options;
 use crate::pool::Member;
+use crate::stores::{Backing, Sight};
 
 /// A server that said good-bye and is back this soon is the same process on another connection: it ages them. One that
 /// restarts takes longer, or does not say good-bye.
@@ -26,6 +27,8 @@ pub enum EndpointState {
     /// Connected and serving by its own word, but its calls fail: it is left alone for a while, unless too few others
     /// are left.
     Ejected,
+    /// Connected and serving by its own word, on another store than the others.
+    OtherStore,
     /// Connected and serving.
     Ready,
 }
@@ -36,6 +39,7 @@ impl fmt::Display for EndpointState {
             EndpointState::Connecting => "connecting",
             EndpointState::NotServing => "not serving",
             EndpointState::Ejected => "ejected",
+            EndpointState::OtherStore => "on another store",
             EndpointState::Ready => "ready",
         })
     }
@@ -52,6 +56,8 @@ pub struct EndpointSnapshot {
     pub state: EndpointState,
     /// Why it is in that state: the last error, or what health said. Empty when there is nothing to say.
     pub reason: String,
+    /// What it says of the store behind it.
+    pub backing: Backing,
     /// Its peak-EWMA latency.
     pub ewma: Duration,
     /// What is left of the penalty for a failed call.
@@ -97,9 +103,13 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug)]
 struct Status {
-    /// What it is by its connections and its own word: never [`EndpointState::Ejected`].
+    /// What it is by its connections and its own word: neither [`EndpointState::Ejected`] nor [`EndpointState::OtherStore`].
     state: EndpointState,
     reason: String,
+    /// What it said last of its store.
+    backing: Backing,
+    /// Why it must not be used although it serves.
+    refused: Option<String>,
     /// The oldest first.
     links: Arc<[Arc<Link>]>,
     /// When it served last, if it was left with a good-bye.
@@ -114,6 +124,8 @@ impl Endpoint {
             status: Mutex::new(Status {
                 state: EndpointState::Connecting,
                 reason: "not tried yet".into(),
+                backing: Backing::default(),
+                refused: None,
                 links: Arc::from([]),
                 left: None,
             }),
@@ -123,7 +135,7 @@ impl Endpoint {
     /// What is picked, while it is ready by its own word.
     pub(crate) fn member(&self) -> Option<Member> {
         let status = self.status();
-        (status.state == EndpointState::Ready)
+        (status.state == EndpointState::Ready && status.refused.is_none())
             .then(|| Member::new(self.address, self.load.clone(), status.links.clone()))
     }
 
@@ -131,6 +143,9 @@ impl Endpoint {
         let status = self.status();
         let ejection = self.load.outlier.snapshot(now);
         let (state, reason) = match (&ejection, status.state) {
+            (_, EndpointState::Ready) if status.refused.is_some() => {
+                (EndpointState::OtherStore, status.refused.clone().unwrap_or_default())
+            }
             (Some(ejection), EndpointState::Ready) => (EndpointState::Ejected, ejection.reason.clone()),
             (_, state) => (state, status.reason.clone()),
         };
@@ -139,6 +154,7 @@ impl Endpoint {
             weight: self.load.weight(),
             state,
             reason,
+            backing: status.backing.clone(),
             ewma: Duration::from_secs_f64(self.load.ewma_s(now).max(0.0)),
             penalty: self.load.penalty(now),
             connections: status.links.len(),
@@ -152,9 +168,29 @@ impl Endpoint {
         }
     }
 
-    /// Whether it serves by its own word.
+    /// Whether it serves by its own word, and on the store that the others have.
     pub(crate) fn is_ready(&self) -> bool {
-        self.status().state == EndpointState::Ready
+        let status = self.status();
+        status.state == EndpointState::Ready && status.refused.is_none()
+    }
+
+    /// How it is seen by those who choose a store.
+    pub(crate) fn sight(&self) -> Sight {
+        let status = self.status();
+        match status.state {
+            EndpointState::Connecting => Sight::Lost,
+            // Its health could not be asked: that is no good-bye.
+            EndpointState::NotServing if status.backing.store.is_empty() => Sight::Lost,
+            EndpointState::Ready if !status.backing.store.is_empty() => {
+                Sight::Serving(status.backing.clone())
+            }
+            _ => Sight::Left,
+        }
+    }
+
+    /// Says whether it must not be used although it serves, and why.
+    pub(crate) fn set_refused(&self, reason: Option<&String>) {
+        self.status().refused = reason.cloned();
     }
 
     /// The oldest connection: the one that is asked for health.
@@ -174,12 +210,18 @@ impl Endpoint {
 
     /// Says what is known of the endpoint, unless it has lost its connections meanwhile. Returns the state before, if
     /// anything changed.
-    pub(crate) fn report(&self, state: EndpointState, reason: String) -> Option<EndpointState> {
+    pub(crate) fn report(
+        &self,
+        state: EndpointState,
+        reason: String,
+        backing: Backing,
+    ) -> Option<EndpointState> {
         let mut status = self.status();
-        if status.links.is_empty() || (status.state == state && status.reason == reason) {
+        let is_same = status.state == state && status.reason == reason && status.backing == backing;
+        if status.links.is_empty() || is_same {
             return None;
         }
-        status.reason = reason;
+        (status.reason, status.backing) = (reason, backing);
         Some(std::mem::replace(&mut status.state, state))
     }
 

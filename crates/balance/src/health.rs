@@ -9,18 +9,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
+use tonic_prost::ProstCodec;
 
 use crate::attempt::status_of;
 use crate::backoff::Backoff;
 use crate::body::{Incoming, Outgoing};
 use crate::connection::Link;
 use crate::options::Options;
+use crate::stores::Backing;
 
 /// A peer that allows fewer streams than this is not watched: more than a tenth of them would be ours.
 const WATCH_STREAMS_MIN: u32 = 10;
@@ -28,29 +30,51 @@ const WATCH_STREAMS_MIN: u32 = 10;
 /// A server that serves is out after so many checks in a row without an answer to them or to a call.
 const UNANSWERED_MAX: u32 = 3;
 
-/// Whether an endpoint serves.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The longest name of an engine or a store that is taken from an answer, in characters.
+const NAME_CHARS_MAX: usize = 200;
+
+/// Whether an endpoint serves, and what it says of its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    Serving,
+    Serving(Backing),
     /// It does not, and this is what it said.
-    NotServing(String),
+    NotServing(String, Backing),
+}
+
+/// `grpc.health.v1.HealthCheckResponse` with what a Shoal clone adds to it (kit's `health.rs` has the same fields). Servers
+/// that are not ours leave them out.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(enumeration = "ServingStatus", tag = "1")]
+    status: i32,
+    #[prost(string, tag = "20001")]
+    engine: String,
+    #[prost(string, tag = "20002")]
+    store: String,
+    #[prost(uint64, tag = "20003")]
+    since_ms: u64,
+    #[prost(string, tag = "20004")]
+    why: String,
 }
 
 /// Reports the health of the server at the other end of `link`, whenever it changes. Never returns.
 pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl FnMut(Health)) {
     let Some(service) = options.health_service.clone() else {
-        report(Health::Serving);
+        report(Health::Serving(Backing::default()));
         return std::future::pending().await;
     };
     let origin = link.authority.clone().and_then(|authority| {
         Uri::builder().scheme("http").authority(authority).path_and_query("/").build().ok()
     });
     let Some(origin) = origin else {
-        report(Health::NotServing(format!("{} is no authority", link.address)));
+        report(failed(format!("{} is no authority", link.address)));
         return std::future::pending().await;
     };
     let mut follower = Follower {
-        client: HealthClient::with_origin(
+        client: tonic::client::Grpc::with_origin(
             Lone { link: link.clone(), upstream: options.name.clone() },
             origin,
         ),
@@ -62,7 +86,7 @@ pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl 
         follower.watch(&mut report).await;
     }
     follower.check(&mut report).await;
-    report(Health::Serving);
+    report(Health::Serving(Backing::default()));
     std::future::pending::<()>().await;
 }
 
@@ -88,7 +112,7 @@ struct Benefit {
 impl Benefit {
     /// It answered a check.
     fn said(&mut self, health: &Health) {
-        *self = Benefit { serves: *health == Health::Serving, unanswered: 0 };
+        *self = Benefit { serves: matches!(health, Health::Serving(_)), unanswered: 0 };
     }
 
     /// It did not. Returns whether its last word stands. `answered`: it answered calls meanwhile.
@@ -99,7 +123,7 @@ impl Benefit {
 }
 
 struct Follower<'a> {
-    client: HealthClient<Lone>,
+    client: tonic::client::Grpc<Lone>,
     link: Arc<Link>,
     service: String,
     options: &'a Options,
@@ -128,7 +152,7 @@ impl Follower<'_> {
                 // is opened again at once.
                 backoff.reset();
             } else {
-                report(Health::NotServing(format!("health watch: {}", said(&ended))));
+                report(failed(format!("health watch: {}", said(&ended))));
             }
             sleep(backoff.next(&mut rng)).await;
         }
@@ -137,7 +161,9 @@ impl Follower<'_> {
     /// One watch stream, to its end. Returns how it ended.
     async fn watch_once(&mut self, mut report: impl FnMut(Health)) -> Status {
         let _seat = self.link.streams.seat();
-        let opened = self.client.watch(HealthCheckRequest { service: self.service.clone() });
+        let request = tonic::Request::new(HealthCheckRequest { service: self.service.clone() });
+        let codec = ProstCodec::<HealthCheckRequest, Answer>::default();
+        let opened = self.client.server_streaming(request, PathAndQuery::from_static(WATCH), codec);
         let first = timeout(self.options.health_timeout, async {
             let mut answers = opened.await?.into_inner();
             let first = answers.message().await?;
@@ -150,7 +176,7 @@ impl Follower<'_> {
         };
         loop {
             match answer {
-                Some(said) => report(health_of(said.status())),
+                Some(said) => report(health_of(said)),
                 None => return Status::ok("ended"),
             }
             answer = match answers.message().await {
@@ -188,7 +214,7 @@ impl Follower<'_> {
                 // Asked again sooner than by the clock: a server that was short of time for a second need not be out for five.
                 Some(error) => {
                     benefit = Benefit::default();
-                    report(Health::NotServing(format!("health check: {error}")));
+                    report(failed(format!("health check: {error}")));
                     sleep(backoff.next(&mut rng)).await;
                 }
             }
@@ -201,20 +227,32 @@ impl Follower<'_> {
             return Checked::Unasked;
         }
         let _seat = self.link.streams.seat();
-        let request = HealthCheckRequest { service: self.service.clone() };
-        match timeout(self.options.health_timeout, self.client.check(request)).await {
-            Ok(Ok(answer)) => Checked::Said(health_of(answer.into_inner().status())),
+        let request = tonic::Request::new(HealthCheckRequest { service: self.service.clone() });
+        let codec = ProstCodec::<HealthCheckRequest, Answer>::default();
+        let asked = self.client.unary(request, PathAndQuery::from_static(CHECK), codec);
+        match timeout(self.options.health_timeout, asked).await {
+            Ok(Ok(answer)) => Checked::Said(health_of(answer.into_inner())),
             Ok(Err(status)) => Checked::Failed(status),
             Err(_) => Checked::Unanswered,
         }
     }
 }
 
-fn health_of(status: ServingStatus) -> Health {
+fn health_of(answer: Answer) -> Health {
+    let status = answer.status();
+    let short = |text: String| text.chars().take(NAME_CHARS_MAX).collect::<String>();
+    let backing =
+        Backing { engine: short(answer.engine), store: short(answer.store), since_ms: answer.since_ms };
     match status {
-        ServingStatus::Serving => Health::Serving,
-        other => Health::NotServing(other.as_str_name().into()),
+        ServingStatus::Serving => Health::Serving(backing),
+        other if answer.why.is_empty() => Health::NotServing(other.as_str_name().into(), backing),
+        other => Health::NotServing(format!("{}: {}", other.as_str_name(), short(answer.why)), backing),
     }
+}
+
+/// It could not be asked.
+fn failed(reason: String) -> Health {
+    Health::NotServing(reason, Backing::default())
 }
 
 fn said(status: &Status) -> String {
@@ -267,12 +305,12 @@ mod tests {
     fn a_busy_server_keeps_its_word_and_a_stuck_one_does_not() {
         let mut benefit = Benefit::default();
         assert!(!benefit.holds(true), "it has said nothing yet");
-        benefit.said(&Health::Serving);
+        benefit.said(&Health::Serving(Backing::default()));
         for _ in 0..10 {
             assert!(benefit.holds(true), "it answers calls");
         }
         assert_eq!([benefit.holds(false), benefit.holds(false), benefit.holds(false)], [true, true, false]);
-        benefit.said(&Health::NotServing("no".into()));
+        benefit.said(&failed("no".into()));
         assert!(!benefit.holds(true));
     }
 }

@@ -262,12 +262,12 @@ impl Growth {
 
 async fn follow_health(endpoint: Arc<Endpoint>, shared: Arc<Shared>, link: Arc<Link>, mut joined: bool) {
     let report = |health: Health| {
-        let (state, reason) = match health {
-            Health::Serving => (EndpointState::Ready, String::new()),
-            Health::NotServing(reason) => (EndpointState::NotServing, reason),
+        let (state, reason, backing) = match health {
+            Health::Serving(backing) => (EndpointState::Ready, String::new(), backing),
+            Health::NotServing(reason, backing) => (EndpointState::NotServing, reason, backing),
         };
-        let Some(before) = endpoint.report(state, reason.clone()) else { return };
-        if state == EndpointState::Ready {
+        let Some(before) = endpoint.report(state, reason.clone(), backing) else { return };
+        if state == EndpointState::Ready && before != state {
             let now = Instant::now();
             let first = !std::mem::replace(&mut joined, true);
             if first && endpoint.is_same_process(now) {

@@ -1,8 +1,11 @@
 //! What a balancer is told about its upstream and its connections. Plain values; nothing is read later.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+
+use crate::stores::Stores;
 
 /// Settings of one [`Balancer`](crate::Balancer). Start from [`Options::new`] and change what differs.
 #[derive(Clone, Debug)]
@@ -64,6 +67,9 @@ pub struct Options {
     pub share_index: usize,
     /// How long a further connection may be without calls before it is closed. Default 30 s.
     pub connection_idle: Duration,
+    /// Which store the endpoints may stand on, if they name one: shared by the balancers of one upstream in a process. Default:
+    /// not shared.
+    pub stores: Arc<Stores>,
     /// Fixes the random choices, for tests. Default `None`.
     pub seed: Option<u64>,
 }
@@ -168,6 +174,7 @@ impl Options {
             connections_max: 8,
             share_index: 0,
             connection_idle: Duration::from_secs(30),
+            stores: Arc::default(),
             seed: None,
         }
     }

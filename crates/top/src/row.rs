@@ -274,6 +274,7 @@ fn state(state: EndpointState) -> &'static str {
         EndpointState::NotServing => "not serving",
         EndpointState::Ready => "ready",
         EndpointState::Ejected => "ejected",
+        EndpointState::OtherStore => "other store",
     }
 }
 

@@ -224,7 +224,7 @@ fn cell(column: Column, text: String) -> Cell<'static> {
 fn color(of: EndpointState) -> Color {
     match of {
         EndpointState::Ready => Color::Green,
-        EndpointState::Ejected => Color::Red,
+        EndpointState::Ejected | EndpointState::OtherStore => Color::Red,
         EndpointState::Connecting | EndpointState::NotServing => Color::Yellow,
         EndpointState::Unspecified => Color::DarkGray,
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, Subset, discover_poked};
+use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, Stores, Subset, discover_poked};
 use shoal_kit::role::Role;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -83,6 +83,8 @@ impl Upstream {
         // Other processes choose other endpoints where there are more than a core connects to.
         let identity = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let share = retry.budget_per_second / cores.len() as f64;
+        // The cores must not choose different ones.
+        let stores = Arc::<Stores>::default();
         let lanes = cores
             .iter()
             .enumerate()
@@ -104,6 +106,7 @@ impl Upstream {
                     connections_max: config.balance.connections,
                     connection_idle: config.balance.connection_idle,
                     share_index: index_of(name, role, config),
+                    stores: stores.clone(),
                     ..Options::new(name, ROLE)
                 };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
@@ -178,9 +181,10 @@ fn subset(config: &Config, identity: u64, core: usize, cores: usize) -> Option<S
 }
 
 /// The states from worst to best, as they are labelled.
-const STATES: [(EndpointState, &str); 4] = [
+const STATES: [(EndpointState, &str); 5] = [
     (EndpointState::Connecting, "connecting"),
     (EndpointState::NotServing, "not_serving"),
+    (EndpointState::OtherStore, "other_store"),
     (EndpointState::Ejected, "ejected"),
     (EndpointState::Ready, "ready"),
 ];

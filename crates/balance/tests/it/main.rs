@@ -12,4 +12,5 @@ mod frames;
 mod limits;
 mod peer;
 mod raw;
+mod stores;
 mod tracing_context;

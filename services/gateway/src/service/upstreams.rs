@@ -190,6 +190,7 @@ fn endpoint(address: SocketAddr, seen: &Seen) -> pb::Endpoint {
     let total = |of: fn(&EndpointSnapshot) -> u64| number(cores.iter().map(of).sum());
     let percentile = |share| seen.latencies.percentile(share).map(duration);
     let best = cores.iter().map(|core| core.state).max_by_key(|state| rank(*state));
+    let backing = cores.iter().map(|core| &core.backing).find(|backing| !backing.engine.is_empty());
     let next_probe = cores.iter().filter_map(|core| Some(core.ejection.as_ref()?.next_probe)).min();
     pb::Endpoint {
         address: address.to_string(),
@@ -209,6 +210,8 @@ fn endpoint(address: SocketAddr, seen: &Seen) -> pb::Endpoint {
         next_probe_time: next_probe.map(|after| (SystemTime::now() + after).into()),
         ready_cores: count(cores.iter().filter(|core| core.state == EndpointState::Ready).count()),
         cores: count(cores.len()),
+        engine: backing.map_or(String::new(), |backing| backing.engine.clone()),
+        store: backing.map_or(String::new(), |backing| backing.store.clone()),
     }
 }
 
@@ -231,6 +234,7 @@ fn state(state: EndpointState) -> pb::EndpointState {
         EndpointState::Connecting => pb::EndpointState::Connecting,
         EndpointState::NotServing => pb::EndpointState::NotServing,
         EndpointState::Ejected => pb::EndpointState::Ejected,
+        EndpointState::OtherStore => pb::EndpointState::OtherStore,
         EndpointState::Ready => pb::EndpointState::Ready,
     }
 }
@@ -259,6 +263,7 @@ mod tests {
             weight: 2,
             state,
             reason: reason.to_owned(),
+            backing: shoal_balance::Backing::default(),
             ewma: Duration::from_millis(u64::from(in_flight)),
             penalty: Duration::ZERO,
             connections: 1,
