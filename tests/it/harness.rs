@@ -3,6 +3,7 @@
 pub(crate) mod clone;
 pub(crate) mod engines;
 pub(crate) mod grpcurl;
+pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod raw_codec;
 pub(crate) mod redis_server;

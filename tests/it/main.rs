@@ -19,6 +19,7 @@ mod serve;
 mod sessions;
 mod settings;
 mod slow_peers;
+mod stores;
 mod tidy;
 mod top;
 mod trace;

@@ -5,23 +5,14 @@ use std::time::Duration;
 use shoal_proto::data::v1 as data;
 use shoal_proto::jobs::v1 as jobs;
 use shoal_proto::session::v1 as session;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tonic_types::StatusExt as _;
 
 use crate::harness::engines::need;
+use crate::harness::http::http_get;
 use crate::harness::process::{Process, free_port, shoal_binary};
 use crate::harness::redis_server::RedisServer;
 use crate::harness::up::Up;
-
-async fn http_get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connected");
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    answer
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
@@ -151,13 +142,17 @@ async fn the_ready_line_says_which_engine_is_away_and_a_line_when_it_is_there() 
     let address = format!("127.0.0.1:{port}");
     let url = format!("redis://{address}");
     let mut up = Up::start(&["--ephemeral", "--redis", &url]).await;
+    // The gateway takes calls, and the process has clones that never reached their engine.
+    let probed = http_get(&up.admin, "/readyz").await;
+    assert!(probed.starts_with("HTTP/1.0 503") && probed.contains("gateway: ok"), "{probed}");
+    assert!(probed.contains("session-1: redis 127.0.0.1:") && probed.contains("data-1: ok"), "{probed}");
     let output = up.process.output();
     let ready = output.lines().find(|line| line.starts_with("ready in")).expect("a ready line");
     assert!(
         ready.contains(&format!("not reachable yet: redis {address} for session, cache, jobs (")),
         "{ready}"
     );
-    assert!(!output.contains("reachable: redis"), "{output}");
+    assert!(!output.contains("\nreachable: redis"), "{output}");
 
     let _redis = RedisServer::start_at(&server, port).await;
     up.process
@@ -165,4 +160,8 @@ async fn the_ready_line_says_which_engine_is_away_and_a_line_when_it_is_there() 
         .await;
     let create = session::CreateSessionRequest { user_id: "ada".into(), ..Default::default() };
     shoal_client::session(up.channel()).create_session(create).await.expect("a session");
+    crate::harness::eventually("it is ready", Duration::from_secs(10), async || {
+        http_get(&up.admin, "/readyz").await.starts_with("HTTP/1.0 200").then_some(())
+    })
+    .await;
 }

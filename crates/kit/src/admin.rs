@@ -1,4 +1,7 @@
-//! The admin port: `/metrics`, `/livez`, `/readyz`, and a page that names them.
+//! The admin port: `/metrics`, `/livez`, `/readyz`, `/status`, and a page that names them. `docs/probes.md` says who asks which.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -6,20 +9,68 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::ReadyCheck;
+use crate::backing::Probe;
+use crate::role::Role;
 
 /// What the admin port shows.
 #[derive(Clone)]
 pub struct Admin {
     /// The process's metrics.
     pub metrics: PrometheusHandle,
-    /// Name and check of each clone in the process.
-    pub checks: Vec<(String, ReadyCheck)>,
+    /// The clones in the process, and its gateway.
+    pub parts: Vec<Part>,
     /// Cancelled when the process begins to drain: no longer ready.
     pub shutdown: CancellationToken,
+}
+
+/// A clone or a gateway in the process.
+#[derive(Clone)]
+pub struct Part {
+    /// What tells it from the others: `session-2`.
+    pub name: String,
+    /// Looks at it.
+    pub look: Arc<dyn Fn() -> Look + Send + Sync>,
+}
+
+/// A part as it is in one moment.
+pub struct Look {
+    /// Whether it can take calls; if not, why.
+    pub ready: Result<(), String>,
+    /// What is not well although it takes calls.
+    pub note: Option<String>,
+    /// An object for `/status`, to which the name and the above are added.
+    pub status: Value,
+}
+
+impl Part {
+    /// A clone of a role, by its engine.
+    #[must_use]
+    pub fn of_clone(name: String, role: Role, probe: Probe) -> Part {
+        let look = move || {
+            let ready = probe.takes_calls();
+            let well = probe.well();
+            let state = match (&ready, &well) {
+                (_, Ok(())) => "ok",
+                (Ok(()), Err(_)) => "unwell",
+                (Err(_), Err(_)) if probe.was_reached() => "failed",
+                (Err(_), Err(_)) => "not reached",
+            };
+            let engine = probe.engine();
+            let named = |why: String| if engine.is_empty() { why } else { format!("{engine}: {why}") };
+            let mut status = json!({ "role": role.name() });
+            if !engine.is_empty() {
+                let store = probe.store();
+                status["engine"] = json!({ "name": engine, "state": state, "store": store });
+            }
+            let note = if ready.is_ok() { well.err().map(named) } else { None };
+            Look { ready: ready.map_err(named), note, status }
+        };
+        Part { name, look: Arc::new(look) }
+    }
 }
 
 /// Between two upkeeps of the metrics.
@@ -27,7 +78,8 @@ const UPKEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
 const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Shoal</title><h1>Shoal</h1>\
 <ul><li><a href=/metrics>/metrics</a> Prometheus metrics<li><a href=/livez>/livez</a> the process answers\
-<li><a href=/readyz>/readyz</a> every clone in it can serve</ul>";
+<li><a href=/readyz>/readyz</a> this process can take calls\
+<li><a href=/status>/status</a> its engines, and what stands behind it</ul>";
 
 /// Serves until the process drains.
 ///
@@ -39,6 +91,7 @@ pub async fn serve(admin: Admin, listener: TcpListener) -> std::io::Result<()> {
         .route("/", get(|| async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE) }))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(admin);
     tokio::select! {
@@ -62,17 +115,90 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    let mut ready = !admin.shutdown.is_cancelled();
-    let mut lines = String::new();
-    for (name, check) in &admin.checks {
-        let line = match check() {
-            Ok(()) => format!("{name}: ok\n"),
-            Err(why) => {
-                ready = false;
-                format!("{name}: {why}\n")
-            }
-        };
-        lines.push_str(&line);
-    }
+    let (ready, lines) = readiness(&admin.parts, admin.shutdown.is_cancelled());
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
+}
+
+/// Whether every part can take calls, and a line for each.
+fn readiness(parts: &[Part], draining: bool) -> (bool, String) {
+    let (mut ready, mut lines) = (!draining, String::new());
+    if draining {
+        lines.push_str("draining\n");
+    }
+    for part in parts {
+        let look = (part.look)();
+        ready &= look.ready.is_ok();
+        let (state, note) = match (look.ready, look.note) {
+            (Err(why), _) => (why, String::new()),
+            (Ok(()), note) => ("ok".to_owned(), note.map_or(String::new(), |note| format!("; {note}"))),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(lines, "{}: {state}{note}", part.name);
+    }
+    (ready, lines)
+}
+
+async fn status(State(admin): State<Admin>) -> impl IntoResponse {
+    let status = status_of(&admin.parts, admin.shutdown.is_cancelled());
+    ([(header::CONTENT_TYPE, "application/json")], format!("{status:#}\n"))
+}
+
+fn status_of(parts: &[Part], draining: bool) -> Value {
+    let mut all = !draining;
+    let parts: Vec<Value> = parts
+        .iter()
+        .map(|part| {
+            let Look { ready, note, mut status } = (part.look)();
+            all &= ready.is_ok();
+            status["name"] = json!(part.name);
+            status["ready"] = json!(ready.is_ok());
+            if let Some(why) = ready.err().or(note) {
+                status["why"] = json!(why);
+            }
+            status
+        })
+        .collect();
+    json!({ "version": env!("CARGO_PKG_VERSION"), "ready": all, "draining": draining, "parts": parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::Backing;
+
+    fn part(name: &str, own: bool, well: Result<(), String>) -> Part {
+        let backing = match own {
+            true => Backing::own("memory", "f00"),
+            false => Backing::shared("redis a:1", || Box::pin(async { Ok(None) })),
+        };
+        let probe = Probe::of(&backing, Arc::new(move || well.clone()));
+        if !own && name != "new" {
+            probe.set_reached();
+        }
+        Part::of_clone(name.to_owned(), Role::Session, probe)
+    }
+
+    #[test]
+    fn ready_is_what_can_take_calls_whatever_its_engine_does_now() {
+        let away = || Err("does not answer".to_owned());
+        for (part, ready, line, state) in [
+            (part("s", true, Ok(())), true, "s: ok\n", "ok"),
+            (part("s", false, Ok(())), true, "s: ok\n", "ok"),
+            (part("s", false, away()), true, "s: ok; redis a:1: does not answer\n", "unwell"),
+            (
+                part("new", false, away()),
+                false,
+                "new: redis a:1: not reached since the start: does not answer\n",
+                "not reached",
+            ),
+            (part("s", true, away()), false, "s: memory: does not answer\n", "failed"),
+        ] {
+            let status = status_of(std::slice::from_ref(&part), false);
+            assert_eq!(status["parts"][0]["engine"]["state"], state, "{status}");
+            assert_eq!(status["ready"], ready, "{status}");
+            let parts = [part];
+            assert_eq!(readiness(&parts, false), (ready, line.to_owned()));
+            assert_eq!(readiness(&parts, true), (false, format!("draining\n{line}")));
+        }
+    }
 }

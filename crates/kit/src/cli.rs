@@ -24,7 +24,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// Address of the admin port, HTTP/1: /metrics, /livez, /readyz  [default: 127.0.0.1:7001]
+    /// Address of the admin port, HTTP/1: /metrics, /livez, /readyz, /status  [default: 127.0.0.1:7001]
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<String>,
@@ -139,13 +139,11 @@ where
     let (address, drain) = (listener.local_addr()?, settings.drain);
     let admin_address = admin_listener.local_addr()?;
     let service = build(settings).await?;
-    let admin = admin::Admin {
-        metrics,
-        checks: vec![(role.to_string(), service.ready.clone())],
-        shutdown: shutdown.clone(),
-    };
+    let probe = service.probe();
+    let part = admin::Part::of_clone(role.to_string(), role, probe.clone());
+    let admin = admin::Admin { metrics, parts: vec![part], shutdown: shutdown.clone() };
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
-    tracing::info!(%role, %address, admin = %admin_address, "serving");
+    tracing::info!(%role, %address, admin = %admin_address, engine = probe.engine(), "serving");
     serve(service, listener, drain, shutdown).await?;
     admin.abort();
     tracing::info!(%role, "drained");

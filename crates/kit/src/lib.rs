@@ -3,12 +3,14 @@
 
 pub mod admin;
 mod answer;
+pub mod backing;
 mod body;
 mod budget;
 pub mod chain;
 pub mod cli;
 mod engine;
 pub mod fault;
+mod health;
 pub mod logs;
 pub mod message;
 mod methods;
@@ -28,6 +30,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use answer::answer;
+pub use backing::{Backing, Probe};
 pub use budget::Memory;
 pub use engine::EngineError;
 pub use fault::Fault;

@@ -14,9 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
+use crate::health::Health;
 use crate::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::methods;
 use crate::metric::Methods;
@@ -67,11 +66,11 @@ pub async fn serve(
     drain: Drain,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Service { role, clone, mut routes, descriptors, background, memory, .. } = service;
-    let health = HealthReporter::new();
+    let Service { role, clone, mut routes, descriptors, background, memory, backing, probe } = service;
     let served: Vec<_> = routes.names().collect();
-    for name in &served {
-        health.set_service_status(*name, ServingStatus::Serving).await;
+    let health = Health::new(served.clone(), probe.clone());
+    if let Some(backing) = backing {
+        background.spawn(probe.follow(backing, clone.clone()));
     }
     let descriptors = [
         descriptors,
@@ -97,9 +96,7 @@ pub async fn serve(
     accept_until(&listener, &rpc, &connections, async {
         shutdown.cancelled().await;
         // From here on new calls go to other clones; those already on their way are still taken.
-        for name in served.iter().copied().chain([""]) {
-            health.set_service_status(name, ServingStatus::NotServing).await;
-        }
+        health.drain();
         tokio::time::sleep(drain.notice).await;
     })
     .await?;
@@ -204,12 +201,10 @@ async fn http2(
 
 fn add_health_and_reflection(
     routes: &mut Routes,
-    health: &HealthReporter,
+    health: &Health,
     names: &[&'static str],
     descriptors: &[&'static [u8]],
 ) -> anyhow::Result<()> {
-    use tonic_health::pb::health_server::HealthServer;
-    use tonic_health::server::HealthService;
     let reflection = || {
         let mut builder = tonic_reflection::server::Builder::configure()
             .with_service_name("grpc.health.v1.Health")
@@ -225,9 +220,7 @@ fn add_health_and_reflection(
     };
     const MAX: usize = SMALL_MESSAGE_BYTES_MAX;
     const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
-    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
-    let health = health.max_decoding_message_size(MAX).accept_compressed(GZIP).send_compressed(GZIP);
-    routes.add(health, MAX);
+    routes.add(health.clone(), MAX);
     let v1 = reflection().build_v1().context("reflection v1")?;
     routes.add(v1.max_decoding_message_size(MAX).accept_compressed(GZIP).send_compressed(GZIP), MAX);
     let v1alpha = reflection().build_v1alpha().context("reflection v1alpha")?;

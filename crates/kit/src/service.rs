@@ -7,11 +7,12 @@ use tokio_util::task::TaskTracker;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
+use crate::backing::{Backing, Probe};
 use crate::budget::Memory;
 use crate::role::Role;
 use crate::routes::{RequestBody, Routes};
 
-/// Says whether a clone's engines can be reached, for `/readyz`.
+/// Says whether all is well with a clone's engine, and if not why.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// One clone of one service.
@@ -20,7 +21,8 @@ pub struct Service {
     pub(crate) clone: String,
     pub(crate) routes: Routes,
     pub(crate) descriptors: &'static [u8],
-    pub(crate) ready: ReadyCheck,
+    pub(crate) backing: Option<Backing>,
+    pub(crate) probe: Probe,
     pub(crate) background: Background,
     pub(crate) memory: Memory,
 }
@@ -63,7 +65,8 @@ impl Service {
             clone: clone.into(),
             routes: Routes::default(),
             descriptors,
-            ready: Arc::new(|| Ok(())),
+            backing: None,
+            probe: Probe::none(),
             background,
             memory: Memory::default(),
         }
@@ -96,10 +99,15 @@ impl Service {
         self
     }
 
-    /// What `/readyz` asks.
+    /// Says what the clone stands on, and how it asks whether all is well with that now. It serves once it has reached it.
     #[must_use]
-    pub fn ready_when(mut self, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        self.ready = Arc::new(check);
+    pub fn on(
+        mut self,
+        backing: Backing,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.probe = Probe::of(&backing, Arc::new(check));
+        self.backing = Some(backing);
         self
     }
 
@@ -109,9 +117,15 @@ impl Service {
         self.background.draining.clone()
     }
 
-    /// The check `/readyz` asks.
+    /// What there is to know of the engine behind the clone, for `/readyz` and `/status`.
     #[must_use]
-    pub fn ready_check(&self) -> ReadyCheck {
-        self.ready.clone()
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
+    /// The role of the clone.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
     }
 }

@@ -28,23 +28,21 @@ impl StoreName {
     }
 
     /// The name of the store, which is given one if it has none: one command while nothing has changed. `None` when Redis
-    /// answers and takes no name, because it is full, a replica, or does not let this user.
+    /// answers and takes no name, because it is full or a replica.
     ///
     /// A server that lost the name while it ran, because it was emptied or evicted it, gets it back: the clones do not take it
     /// for another store. Behind an address where another server answers now, a new name is made.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// When Redis does not answer, or denies access.
     pub async fn read(&self) -> Result<Option<String>, LinkError> {
         match self.read_or_give().await {
             Ok(name) => Ok(Some(name)),
-            Err(error @ (LinkError::Unavailable(_) | LinkError::Unknown(_) | LinkError::Config(_))) => {
-                Err(error)
-            }
-            Err(error) => {
+            Err(error @ (LinkError::Full(_) | LinkError::ReadOnly(_) | LinkError::Server { .. })) => {
                 tracing::debug!(%error, key = self.key, "redis has no name of itself");
                 Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use shoal_kit::Probe;
 use shoal_kit::role::Role;
-use shoal_kit::service::ReadyCheck;
 
 use crate::report;
 
@@ -21,7 +21,7 @@ pub(crate) struct Engines(Vec<Engine>);
 struct Engine {
     /// `redis 127.0.0.1:6379`
     name: String,
-    clones: Vec<(Role, ReadyCheck)>,
+    clones: Vec<(Role, Probe)>,
     /// Whether people were told that it is away.
     told_away: bool,
     /// Whether it was well before.
@@ -30,13 +30,13 @@ struct Engine {
 
 impl Engines {
     /// Says that a clone stands on the engine of this name.
-    pub(crate) fn add(&mut self, name: &str, role: Role, check: ReadyCheck) {
+    pub(crate) fn add(&mut self, name: &str, role: Role, probe: Probe) {
         match self.0.iter_mut().find(|engine| engine.name == name) {
-            Some(engine) => engine.clones.push((role, check)),
+            Some(engine) => engine.clones.push((role, probe)),
             None => {
                 self.0.push(Engine {
                     name: name.to_owned(),
-                    clones: vec![(role, check)],
+                    clones: vec![(role, probe)],
                     told_away: false,
                     met: false,
                 });
@@ -49,6 +49,13 @@ impl Engines {
         while self.0.iter().any(|engine| engine.away().is_some()) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The roles all of whose clones have reached their engine: they serve.
+    pub(crate) fn roles_reached(&self) -> Vec<Role> {
+        let clones = || self.0.iter().flat_map(|engine| &engine.clones);
+        let reached = |role| clones().filter(|(of, _)| *of == role).all(|(_, probe)| probe.was_reached());
+        Role::ALL.into_iter().filter(|role| *role != Role::Gateway && reached(*role)).collect()
     }
 
     /// A sentence on those that cannot be reached; none, if all can.
@@ -100,7 +107,7 @@ impl Engines {
 impl Engine {
     /// Why a clone cannot reach it, if one cannot.
     fn away(&self) -> Option<String> {
-        let why = self.clones.iter().find_map(|(_, check)| check().err())?;
+        let why = self.clones.iter().find_map(|(_, probe)| probe.well().err())?;
         let cut = why.char_indices().nth(WHY_CHARS_MAX).map(|(at, _)| at);
         Some(cut.map_or_else(|| why.clone(), |at| format!("{}…", &why[..at])))
     }

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::engines::Engines;
@@ -76,7 +75,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     settings.peers.insert(Role::Gateway, address.to_string());
 
     let mut rows = vec![["gateway".into(), "1".into(), address.to_string(), String::new()]];
-    let mut checks = Vec::new();
+    let mut parts = vec![gateway.readiness().part()];
     let mut clones = JoinSet::new();
     let stop_clones = CancellationToken::new();
     let expected: Vec<(String, SocketAddr)> = bound.iter().map(|b| (b.name.clone(), b.address)).collect();
@@ -84,15 +83,13 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let built = build(&settings, bound, &mut rows, &mut engines).await?;
     let memory = Memory::default();
     for (clone, service) in built {
-        checks.push((clone.name, service.ready_check()));
+        parts.push(admin::Part::of_clone(clone.name, service.role(), service.probe()));
         watches.push(service.draining());
         let service = service.within(memory.clone());
         clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
     }
-    let admin = tokio::spawn(admin::serve(
-        admin::Admin { metrics, checks, shutdown: signal.clone() },
-        admin_listener,
-    ));
+    let admin =
+        tokio::spawn(admin::serve(admin::Admin { metrics, parts, shutdown: signal.clone() }, admin_listener));
     let mesh = gateway.readiness();
     let stop_gateway = CancellationToken::new();
     let mut gateway = {
@@ -107,9 +104,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
             for (name, address) in &expected {
                 answers(*address).await.with_context(|| format!("{name} at {address}"))?;
             }
-            mesh.ready().await;
-            // A mesh without an engine is ready all the same: it says so to whoever calls.
+            // A mesh without an engine is ready all the same: calls that need it are told that it is away.
             let _ = tokio::time::timeout(ENGINES_WITHIN, engines.reachable()).await;
+            let reached = engines.roles_reached();
+            mesh.when(|mesh| reached.iter().all(|role| mesh.endpoints(role.name()) > 0)).await;
             anyhow::Ok(())
         }) => {
             ready.with_context(|| format!("not every clone answered within {READY_WITHIN:?}"))??;
@@ -173,7 +171,7 @@ async fn build(
                 let engine = engine.for_clone(settings).await?;
                 let service = $service::service(settings, engine, clone.name.clone()).await?;
                 addresses.push(clone.address.to_string());
-                engines.add(&description, $role, service.ready_check());
+                engines.add(&description, $role, service.probe());
                 built.push((clone, service));
             }
             rows.push([$role.to_string(), addresses.len().to_string(), addresses.join(" "), description]);
@@ -186,11 +184,11 @@ async fn build(
     Ok(built)
 }
 
-/// Whether a clone says SERVING; it must, once its listener is bound and its routes are built.
+/// Whether a clone answers for its health, as it must once its listener is bound and its routes are built. It does not serve
+/// before it has reached its engine.
 async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?.into_inner();
-    anyhow::ensure!(answer.status() == ServingStatus::Serving, "it says {:?}", answer.status());
+    HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
     Ok(())
 }
 
@@ -202,7 +200,7 @@ fn announce(
     away: Option<String>,
 ) {
     report::line(report::table(["SERVICE", "CLONES", "ADDRESS", "ENGINE"], rows));
-    report::line(format_args!("  admin     http://{admin}/metrics /livez /readyz\n"));
+    report::line(format_args!("  admin     http://{admin}/metrics /livez /readyz /status\n"));
     let away = away.map_or(String::new(), |away| format!("; {away}"));
     report::line(format_args!("ready in {} ms{away}. Try:\n", took.as_millis()));
     report::line(format_args!("  grpcurl -plaintext {gateway} list"));

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shoal_kit::Settings;
+use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
-use shoal_redis_link::{Eviction, Health, LinkConfig};
+use shoal_redis_link::{Eviction, Health, LinkConfig, StoreName};
 
 use crate::config::Config;
 use crate::store::{MemoryStore, RedisStore, Store};
@@ -22,7 +23,10 @@ pub struct Engine {
 
 #[derive(Clone)]
 enum Kind {
-    Memory(Arc<MemoryStore>),
+    Memory {
+        store: Arc<MemoryStore>,
+        name: String,
+    },
     /// The health is shared by the clones of a process: what becomes of their Redis is said once.
     Redis {
         store: Arc<RedisStore>,
@@ -46,7 +50,7 @@ impl Engine {
         let kind = match settings.redis_of(Role::Cache) {
             None => {
                 let store = MemoryStore::new(config.memory_bytes_max, config.value_bytes_max());
-                Kind::Memory(Arc::new(store))
+                Kind::Memory { store: Arc::new(store), name: new_store_name() }
             }
             Some(url) => {
                 let link = LinkConfig {
@@ -64,7 +68,7 @@ impl Engine {
     /// What stands in the table of `shoal up`.
     pub fn describe(&self) -> String {
         match &self.kind {
-            Kind::Memory(_) => "memory".to_owned(),
+            Kind::Memory { .. } => "memory".to_owned(),
             Kind::Redis { named, .. } => format!("redis {named}"),
         }
     }
@@ -75,15 +79,29 @@ impl Engine {
     /// When the configuration is not valid.
     pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Engine> {
         match &self.kind {
-            Kind::Memory(_) => Ok(self.clone()),
+            Kind::Memory { .. } => Ok(self.clone()),
             Kind::Redis { health, .. } => Self::open_with(settings, health.clone()).await,
         }
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match &self.kind {
-            Kind::Memory(store) => store.clone(),
+            Kind::Memory { store, .. } => store.clone(),
             Kind::Redis { store, .. } => store.clone(),
+        }
+    }
+
+    /// What a clone of it says of its store.
+    pub(crate) fn backing(&self) -> Backing {
+        match &self.kind {
+            Kind::Memory { name, .. } => Backing::own(self.describe(), name.clone()),
+            Kind::Redis { store, .. } => {
+                let name = Arc::new(StoreName::new(store.link(), store.name_key()));
+                Backing::shared(self.describe(), move || {
+                    let name = name.clone();
+                    Box::pin(async move { name.read().await.map_err(|error| error.to_string()) })
+                })
+            }
         }
     }
 
@@ -91,7 +109,7 @@ impl Engine {
     pub(crate) fn ready(&self) -> Result<(), String> {
         match &self.kind {
             Kind::Redis { store, .. } => store.ready_now(),
-            Kind::Memory(_) => Ok(()),
+            Kind::Memory { .. } => Ok(()),
         }
     }
 }

@@ -67,7 +67,7 @@ pub async fn service(
         .send_compressed(CompressionEncoding::Gzip);
     Ok(shoal_kit::Service::new(Role::Cache, clone, shoal_proto::DESCRIPTOR_SET, background)
         .with(server, message_bytes_max)
-        .ready_when(move || engine.ready()))
+        .on(engine.backing(), move || engine.ready()))
 }
 
 /// Connects to every loader, in the background.

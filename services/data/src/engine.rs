@@ -3,9 +3,11 @@
 use anyhow::Context as _;
 use shoal_embedded::Database;
 use shoal_kit::Settings;
+use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
 
 use crate::config::Config;
+use crate::store::cassandra::Cassandra;
 use crate::store::embedded::Embedded;
 
 /// The store behind the service.
@@ -14,7 +16,7 @@ pub struct Engine(pub(crate) Kind);
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Embedded { store: Embedded, place: String },
+    Embedded { store: Embedded, place: String, name: String },
     Cassandra { config: Config, contact_points: Vec<String> },
 }
 
@@ -37,7 +39,7 @@ impl Engine {
         });
         let database = opened.await.context("opening the database")??;
         let store = Embedded::new(database).map_err(|error| anyhow::anyhow!("{error}"))?;
-        Ok(Engine(Kind::Embedded { store, place }))
+        Ok(Engine(Kind::Embedded { store, place, name: new_store_name() }))
     }
 
     /// For the table of what runs.
@@ -46,6 +48,20 @@ impl Engine {
             Kind::Embedded { place, .. } => place.clone(),
             Kind::Cassandra { contact_points, .. } => format!("cassandra {}", contact_points.join(",")),
         }
+    }
+
+    /// What a clone of it says of its store, which is in this process.
+    pub(crate) fn own_backing(&self, name: &str) -> Backing {
+        Backing::own(self.describe(), name)
+    }
+
+    /// What a clone says of the Cassandra that it is connected to by `store`.
+    pub(crate) fn shared_backing(&self, store: &Cassandra) -> Backing {
+        let store = store.clone();
+        Backing::shared(self.describe(), move || {
+            let store = store.clone();
+            Box::pin(async move { store.name().await })
+        })
     }
 
     /// A clone's own engine: connections of its own to Cassandra, the same embedded database.

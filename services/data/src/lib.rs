@@ -44,19 +44,20 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// None today: what could fail has failed in [`Engine::open`].
 pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
     let background = Background::default();
-    match engine.0 {
-        Kind::Embedded { store, .. } => {
+    match &engine.0 {
+        Kind::Embedded { store, name, .. } => {
             background.spawn(sweep_forever(store.clone()));
-            Ok(of_store(store, clone, background))
+            Ok(of_store(store.clone(), clone, background).on(engine.own_backing(name), || Ok(())))
         }
         Kind::Cassandra { config, contact_points } => {
-            let store = Cassandra::start(config, contact_points);
+            let store = Cassandra::start(config.clone(), contact_points.clone());
+            let backing = engine.shared_backing(&store);
             let (watched, closed, stop) = (store.clone(), store.clone(), background.stop.clone());
             background.tasks.spawn(async move {
                 stop.cancelled().await;
                 closed.close().await;
             });
-            Ok(of_store(store, clone, background).ready_when(move || watched.healthy()))
+            Ok(of_store(store, clone, background).on(backing, move || watched.healthy()))
         }
     }
 }

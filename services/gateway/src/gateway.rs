@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
 use anyhow::Context as _;
+use serde_json::json;
 use shoal_balance::Source;
 use shoal_http2::Unread;
+use shoal_kit::admin::{Look, Part};
 use shoal_kit::role::Role;
 use shoal_kit::sampling::Sampling;
 use shoal_kit::{Memory, Settings, open_files};
@@ -25,6 +27,7 @@ use crate::listener;
 use crate::meter::Meter;
 use crate::seats::Seats;
 use crate::service;
+use crate::status;
 use crate::table::{Described, Entry};
 use crate::upstream::Upstream;
 
@@ -217,14 +220,21 @@ impl Readiness {
         table.entries.iter().find(|e| e.upstream.name == upstream).map_or(0, |e| e.upstream.ready())
     }
 
+    /// Whether the gateway itself takes calls. What stands behind it does not matter: a role without clones fails the calls of
+    /// that role alone.
+    ///
+    /// # Errors
+    /// While it does not run yet.
+    pub fn check(&self) -> Result<(), String> {
+        if self.0.is_set() { Ok(()) } else { Err("the gateway is not running".to_owned()) }
+    }
+
     /// Whether every configured Shoal role has a clone that takes calls, on every core.
     ///
     /// # Errors
     /// With the roles that have none, and why.
-    pub fn check(&self) -> Result<(), String> {
-        if !self.0.is_set() {
-            return Err("the gateway is not running".to_owned());
-        }
+    pub fn roles(&self) -> Result<(), String> {
+        self.check()?;
         let table = self.0.table();
         let unready: Vec<String> = table
             .entries
@@ -235,9 +245,22 @@ impl Readiness {
         if unready.is_empty() { Ok(()) } else { Err(unready.join("; ")) }
     }
 
-    /// Resolves when [`Readiness::check`] is satisfied.
+    /// Resolves when [`Readiness::roles`] is satisfied.
     pub async fn ready(&self) {
-        self.when(|readiness| readiness.check().is_ok()).await;
+        self.when(|readiness| readiness.roles().is_ok()).await;
+    }
+
+    /// The gateway as its admin port shows it.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        let readiness = self.clone();
+        let look = move || {
+            let ready = readiness.check();
+            let note = if ready.is_ok() { readiness.roles().err() } else { None };
+            let upstreams = status::upstreams(&readiness.0.table());
+            Look { ready, note, status: json!({ "role": Role::Gateway.name(), "upstreams": upstreams }) }
+        };
+        Part { name: Role::Gateway.to_string(), look: Arc::new(look) }
     }
 
     /// Resolves when `satisfied`, asked again at every change of a route or an endpoint.

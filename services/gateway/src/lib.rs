@@ -47,6 +47,7 @@ mod rules;
 mod seats;
 mod service;
 mod span;
+mod status;
 mod table;
 mod tally;
 mod unread;

@@ -17,13 +17,10 @@ pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
     let gateway = Gateway::bind(&settings)?;
     let listener = serve::bind(settings.admin).await?;
+    tracing::info!(admin = %listener.local_addr()?, "admin port");
     let readiness = gateway.readiness();
     let admin = tokio::spawn(admin::serve(
-        Admin {
-            metrics,
-            checks: vec![("gateway".to_owned(), std::sync::Arc::new(move || readiness.check()))],
-            shutdown: shutdown.clone(),
-        },
+        Admin { metrics, parts: vec![readiness.part()], shutdown: shutdown.clone() },
         listener,
     ));
     let ended = gateway.run(&settings, shutdown).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shoal_kit::Settings;
+use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
 use shoal_redis_link::{Eviction, Health, LinkConfig};
 
@@ -24,13 +25,11 @@ enum Kind {
     Embedded {
         store: Embedded,
         dir: Option<PathBuf>,
+        /// The name of the store, which all clones of the process share.
+        name: String,
     },
     /// The health is shared by the clones of a process: what becomes of their Redis is said once.
-    Redis {
-        store: Redis,
-        url: String,
-        health: Health,
-    },
+    Redis { store: Redis, url: String, health: Health },
 }
 
 impl Engine {
@@ -51,7 +50,7 @@ impl Engine {
         let queues_max = config.queues_max;
         let store =
             tokio::task::spawn_blocking(move || Embedded::open(place.as_deref(), queues_max)).await??;
-        Ok(Self(Kind::Embedded { store, dir }))
+        Ok(Self(Kind::Embedded { store, dir, name: new_store_name() }))
     }
 
     async fn redis(
@@ -92,6 +91,20 @@ impl Engine {
             Kind::Embedded { .. } => Ok(self.clone()),
             Kind::Redis { url, health, .. } => {
                 Self::redis(url.clone(), settings, &config(settings)?, health.clone()).await
+            }
+        }
+    }
+
+    /// What a clone of it says of its store.
+    pub(crate) fn backing(&self) -> Backing {
+        match &self.0 {
+            Kind::Embedded { name, .. } => Backing::own(self.describe(), name.clone()),
+            Kind::Redis { store, .. } => {
+                let name = store.name();
+                Backing::shared(self.describe(), move || {
+                    let name = name.clone();
+                    Box::pin(async move { name.read().await.map_err(|error| error.to_string()) })
+                })
             }
         }
     }

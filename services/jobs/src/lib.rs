@@ -39,6 +39,7 @@ pub async fn service(
 ) -> anyhow::Result<shoal_kit::Service> {
     let config = config(settings)?;
     let background = Background::default();
+    let backing = engine.backing();
     let store = engine.store();
     let (hub, due) = Hub::new();
     let (counter, giving_back) =
@@ -48,5 +49,5 @@ pub async fn service(
     // Not stopped with the others: it ends by itself, after what is left.
     background.tasks.spawn(giving_back);
     let jobs = Jobs::new(store.clone(), hub, counter, background.draining.clone());
-    Ok(service::assemble(jobs, clone, background).ready_when(move || store.ready()))
+    Ok(service::assemble(jobs, clone, background).on(backing, move || store.ready()))
 }

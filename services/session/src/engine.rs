@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use shoal_embedded::Database;
 use shoal_kit::Settings;
+use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
-use shoal_redis_link::{Eviction, Health, LinkConfig};
+use shoal_redis_link::{Eviction, Health, LinkConfig, StoreName};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -20,6 +21,8 @@ use crate::store::redis::RedisStore;
 pub struct Engine {
     pub(crate) store: Backend,
     description: String,
+    /// The name of an embedded store, which all clones of the process share.
+    name: String,
     /// Shared by the clones of a process: what becomes of their Redis is said once.
     health: Health,
 }
@@ -54,7 +57,7 @@ impl Engine {
             let description = format!("redis {}", shoal_redis_link::describe(&link.url));
             let store = RedisStore::open(link, &config, keyring);
             let store = store.with_context(|| settings.redis_given(Role::Session))?;
-            return Ok(Engine { store: Backend::Redis(store), description, health });
+            return Ok(Engine { store: Backend::Redis(store), description, name: String::new(), health });
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Session.name()));
         // Opening replays a journal.
@@ -77,7 +80,7 @@ impl Engine {
                 }
             };
             let store = EmbeddedStore::new(db, keyring, config.policy(), Clock::System)?;
-            Ok(Engine { store: Backend::Embedded(store), description, health })
+            Ok(Engine { store: Backend::Embedded(store), description, name: new_store_name(), health })
         })
         .await
         .context("opening the session store")?
@@ -87,6 +90,20 @@ impl Engine {
     #[must_use]
     pub fn describe(&self) -> String {
         self.description.clone()
+    }
+
+    /// What a clone of it says of its store.
+    pub(crate) fn backing(&self) -> Backing {
+        match &self.store {
+            Backend::Embedded(_) => Backing::own(self.describe(), self.name.clone()),
+            Backend::Redis(store) => {
+                let name = Arc::new(StoreName::new(store.link(), store.name_key()));
+                Backing::shared(self.describe(), move || {
+                    let name = name.clone();
+                    Box::pin(async move { name.read().await.map_err(|error| error.to_string()) })
+                })
+            }
+        }
     }
 
     /// A clone's own way to the same store: connections of its own to Redis, the very same embedded database.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
-use shoal_kit::{Service, Settings};
+use shoal_kit::{Backing, Service, Settings};
 use shoal_proto::session::v1::session_service_server::SessionServiceServer;
 use tonic::codec::CompressionEncoding;
 
@@ -47,13 +47,14 @@ pub use crate::session::AtLimit;
 /// When the configuration cannot be used.
 pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
     let config = settings.valid_section(Role::Session.name(), Config::validate)?;
+    let backing = engine.backing();
     Ok(match engine.store {
-        Backend::Redis(store) => build(config, store, clone),
-        Backend::Embedded(store) => build(config, store, clone),
+        Backend::Redis(store) => build(config, store, backing, clone),
+        Backend::Embedded(store) => build(config, store, backing, clone),
     })
 }
 
-fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
+fn build<S: Store>(config: Config, store: S, backing: Backing, clone: String) -> Service {
     let background = Background::default();
     background.spawn(sweeper::run(store.clone(), config.sweep_interval));
     let lives = Lives { sessions: config.absolute_ttl_max, requests: config.request_kept };
@@ -67,5 +68,5 @@ fn build<S: Store>(config: Config, store: S, clone: String) -> Service {
         .send_compressed(CompressionEncoding::Gzip);
     Service::new(Role::Session, clone, shoal_proto::DESCRIPTOR_SET, background)
         .with(server, message_bytes_max)
-        .ready_when(move || ready.ready())
+        .on(backing, move || ready.ready())
 }

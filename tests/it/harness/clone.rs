@@ -12,6 +12,8 @@ use super::process::{Process, free_port, shoal_binary};
 pub(crate) struct Clone {
     pub(crate) process: Process,
     pub(crate) address: String,
+    /// Its admin port's address.
+    pub(crate) admin: String,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
 }
@@ -28,8 +30,18 @@ impl Clone {
         command.args(["serve", role, "--listen", address, "--admin", "127.0.0.1:0"]).args(flags);
         let mut process = Process::spawn(command);
         process.printed("address", Duration::from_secs(20)).await;
+        let output = process.output();
+        // The gateway's line does not say it.
+        let admin = output.split_once("admin=").and_then(|(_, rest)| rest.split_whitespace().next());
+        let admin = admin.unwrap_or_default().to_owned();
         let cancel = CancellationToken::new();
-        Self { process, address: address.to_owned(), _cancel_on_drop: cancel.clone().drop_guard(), cancel }
+        Self {
+            process,
+            address: address.to_owned(),
+            admin,
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            cancel,
+        }
     }
 
     /// A channel to this clone alone.

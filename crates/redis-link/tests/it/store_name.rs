@@ -53,3 +53,14 @@ async fn a_redis_that_does_not_answer_is_not_reached() {
     server.stop();
     assert!(name.read().await.is_err());
 }
+
+#[tokio::test]
+async fn a_redis_that_denies_access_is_not_reached() {
+    let Some(server) = Server::start().await else { return };
+    let link = server.link().await;
+    let name = StoreName::new(link.clone(), "s:store-id");
+    let mut acl = redis::cmd("ACL");
+    acl.arg("SETUSER").arg("default").arg("-@read");
+    let () = link.query(&acl).await.unwrap();
+    assert!(name.read().await.is_err());
+}

@@ -104,6 +104,16 @@ impl RedisStore {
         })
     }
 
+    /// The way to Redis.
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// The key under which the store has its name.
+    pub(crate) fn name_key(&self) -> String {
+        format!("{}store-id", self.prefix)
+    }
+
     /// Whether all is well, and if not why.
     pub(crate) fn ready_now(&self) -> Result<(), String> {
         self.link.ready_now()

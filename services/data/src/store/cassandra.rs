@@ -89,6 +89,24 @@ impl Cassandra {
         self.inner.link.healthy()
     }
 
+    /// The name that the keyspace has of itself, which it is given if it has none. `None` when Cassandra answers and does not let
+    /// this user.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn name(&self) -> Result<Option<String>, String> {
+        let link = &self.inner.link;
+        link.healthy()?;
+        let connected = link.connected().await.map_err(|error| error.to_string())?;
+        match registry::store_name(link, &connected).await {
+            Ok(name) => Ok(Some(name.simple().to_string())),
+            Err(error) => {
+                tracing::debug!(%error, "the keyspace has no name of itself");
+                link.healthy().map(|()| None)
+            }
+        }
+    }
+
     /// Ends the connection, after the statements that are in flight.
     pub(crate) async fn close(&self) {
         self.inner.link.close().await;

@@ -1,5 +1,5 @@
-//! `grpc.health.v1` for the mesh: of each service, whether its upstream can take calls; of `""`, whether every Shoal role
-//! can.
+//! `grpc.health.v1` for the mesh: of each service, whether its upstream can take calls; of `""`, whether the gateway itself
+//! can, whatever stands behind it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,10 +30,7 @@ impl MeshHealth {
 
     fn status(&self, service: &str) -> ServingStatus {
         let table = self.catalog.table();
-        let ready = if service.is_empty() {
-            let mut roles = table.entries.iter().filter(|entry| entry.upstream.role.is_some());
-            roles.all(|entry| entry.upstream.ready() > 0)
-        } else if table.is_local(service) {
+        let ready = if service.is_empty() || table.is_local(service) {
             true
         } else {
             let mut upstreams = table.upstreams_of(service).peekable();

@@ -34,7 +34,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use redis::Value;
 use shoal_kit::EngineError;
-use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
+use shoal_redis_link::{Link, LinkConfig, LinkError, Script, StoreName};
 use tokio::time::Instant;
 
 use self::announce::Follows;
@@ -121,6 +121,11 @@ impl Redis {
     /// Waits for Redis, so that a start against one that is up serves from its first call.
     pub(crate) async fn connected(&self, within: Duration) -> Result<(), LinkError> {
         self.link.ready(within).await
+    }
+
+    /// Reads the name that the store has of itself.
+    pub(crate) fn name(&self) -> Arc<StoreName> {
+        Arc::new(StoreName::new(self.link.clone(), format!("{}store-id", self.prefix)))
     }
 
     /// What all keys of a queue begin with.

@@ -101,6 +101,10 @@ impl Names {
         format!("{}marks", self.prefix)
     }
 
+    fn store_name(&self) -> String {
+        format!("{}store-id", self.prefix)
+    }
+
     fn expiries(&self, bucket: u8) -> String {
         format!("{}e", self.base(bucket))
     }
@@ -140,6 +144,16 @@ impl RedisStore {
             policy: config.policy(),
             sweep: Sweep::new(config.sweep_interval, config.redis_deadline),
         })
+    }
+
+    /// The way to Redis.
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// The key under which the store has its name.
+    pub(crate) fn name_key(&self) -> String {
+        self.names.store_name()
     }
 
     /// Runs a script on a bucket.

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Connected, Link};
 use crate::store::cassandra::schema::{
-    COLUMNS, CREATING, READY, REGISTRY, Record, SPACE, cql_table, create_keyspace, create_registry,
-    create_table, table_of,
+    COLUMNS, CREATING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_keyspace,
+    create_registry, create_table, table_of,
 };
 use crate::table::{Definition, Table, Ttl};
 
@@ -132,6 +132,38 @@ pub(super) async fn list(
             return Ok(tables);
         }
     }
+}
+
+/// The name of the store: the id in a row of the registry beside the tables, written by whoever first finds none.
+pub(super) async fn store_name(link: &Link, connected: &Arc<Connected>) -> Result<Uuid, Error> {
+    if let Some(name) = stored_name(link, connected, Consistency::LocalQuorum).await? {
+        return Ok(name);
+    }
+    let none: Option<i64> = None;
+    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64);
+    let session = connected.clone();
+    let insert = async move {
+        let insert = &session.registry.insert;
+        answer(session.session.execute_unpaged(insert, values).await?)
+    };
+    link.run(Intent::Schema, "INSERT", REGISTRY, insert).await?;
+    let name = stored_name(link, connected, Consistency::Serial).await?;
+    name.ok_or_else(|| Error::Internal("the store was given a name and has none".to_owned()))
+}
+
+async fn stored_name(
+    link: &Link,
+    connected: &Arc<Connected>,
+    consistency: Consistency,
+) -> Result<Option<Uuid>, Error> {
+    let session = connected.clone();
+    let read = async move {
+        let mut one = session.registry.one.clone();
+        one.set_consistency(consistency);
+        answer(session.session.execute_unpaged(&one, (STORE_SPACE, STORE_NAME)).await?)
+    };
+    let result = link.run(Intent::Read, "SELECT", REGISTRY, read).await?;
+    Ok(records(result)?.into_iter().next().map(|record| record.1))
 }
 
 /// Creates a table, or finds the one that is there.

@@ -15,6 +15,10 @@ use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
 pub(super) const REGISTRY: &str = "tables";
 /// The registry is one partition, so that it lists in order.
 pub(super) const SPACE: &str = "shoal";
+/// A partition beside it, which lists nothing: the row of the store's own name.
+pub(super) const STORE_SPACE: &str = "store";
+/// That row.
+pub(super) const STORE_NAME: &str = "id";
 /// The CQL table may not be there yet.
 pub(super) const CREATING: &str = "creating";
 /// The CQL table is there, on every node.
