@@ -47,8 +47,9 @@ local function list(key)
 end
 
 -- A sorted set: the token is the last member and its score, and how far into that member a page got. `each` shows
--- what a member stands for, from some place on; it answers whether to go on, or the place where it stopped.
-local function zset(key, each)
+-- what a member stands for, from some place on; it answers whether to go on, or the place where it stopped. Members
+-- with scores up to `past` are not listed.
+local function zset(key, each, past)
   local from, skip = 0, 0
   if ARGV[7] ~= '' then
     local member, score, inside = string.match(ARGV[7], '^(%w+)/(%d+)/?(%d*)$')
@@ -60,6 +61,8 @@ local function zset(key, each)
       from = redis.call('ZCOUNT', key, '-inf', '(' .. score)
     end
   end
+  local forgotten = past and redis.call('ZCOUNT', key, '-inf', past) or 0
+  if forgotten > from then from, skip = forgotten, 0 end
   while true do
     local found = redis.call('ZRANGE', key, from, from + CHUNK - 1, 'WITHSCORES')
     if #found == 0 then return end
@@ -97,7 +100,8 @@ elseif state == '3' then
 elseif state == '1' or state == '5' then
   bad = zset(P .. 'd', show)
 else
-  bad = zset(P .. 'z:' .. state, show)
+  -- Those that are forgotten now and not cleared yet count for nothing, as in count.lua.
+  bad = zset(P .. 'z:' .. state, show, now)
 end
 if bad then return { '?' } end
 return { token, unpack(jobs) }
