@@ -107,6 +107,8 @@ pub(crate) struct Core {
     pub(crate) last_id: u32,
     /// Requests that wait to be sent: for a stream, or for the headers of others to be taken.
     pub(crate) queued: Line,
+    /// How much is written, of all that ever is, once the headers are of those that were opened last.
+    pub(crate) opened_to: u64,
     /// Requests that came and were not looked at.
     pub(crate) accept: VecDeque<(Request<()>, usize)>,
     /// How many of them are reset already.
@@ -229,6 +231,7 @@ impl Core {
             open: 0,
             last_id: 0,
             queued: Line::new(For::Opening),
+            opened_to: 0,
             accept: VecDeque::new(),
             unseen_resets: 0,
             resets: Resets::new(config.resets_remembered, hashing),

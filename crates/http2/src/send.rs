@@ -94,13 +94,21 @@ impl Core {
             message::encode_request(request, &mut targets, encoder, block);
         });
         self.targets = targets;
+        self.opened_to = self.out.end();
     }
 
     /// Opens streams that wait, as far as the peer allows and the socket takes their headers. Half of the buffer is left for
-    /// DATA, which would never find room beside a queue that is always refilled.
+    /// DATA, which would never find room beside a queue that is always refilled. Nor would the queue move while DATA fills
+    /// more than half: whenever the headers opened last are written, it has a turn.
     pub(crate) fn open_queued(&mut self) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let has_turn = self.opened_to <= self.out.written();
+        let turn_end = self.out.end() + TURN_BYTES as u64;
         while self.open < self.peer.streams_max
-            && self.out.bytes() <= self.config.send_buffer / 2
+            && (self.out.bytes() <= self.config.send_buffer / 2
+                || (has_turn && self.out.bytes() <= self.config.send_buffer && self.out.end() < turn_end))
             && self.peer_leaves.is_none()
             && self.over.is_none()
         {

@@ -136,3 +136,36 @@ fn bodies_go_on_beside_headers_that_never_end() {
         assert!(headers < 1_000, "{data} bytes of the body beside {headers} headers");
     }
 }
+
+#[test]
+fn headers_go_on_beside_a_body_that_never_ends() {
+    let config = Config { queued_max: 10_000, send_buffer: 20_000, ..Config::default() };
+    let mut client = Client::silent(config, 1_000);
+    client.wire.settings(&[(WINDOW, 1 << 30), (STREAMS_MAX, 2)]);
+    client.wire.window(0, 1 << 29);
+    client.run();
+    let (response, mut body) = client.request(false);
+    let mut tasks = vec![Task::new(async move {
+        let _response = response;
+        body.send(Bytes::from(vec![7; 1_000_000]), true).await.expect("not reset");
+    })];
+    let other = client.request(true);
+    client.settle(&mut tasks);
+    let _calls: Vec<_> = (0..5).map(|_| client.request(true)).collect();
+    assert_eq!(client.sender.queued(), 5);
+    // From now on there are streams, and DATA fills the buffer.
+    client.wire.settings(&[(STREAMS_MAX, 100)]);
+    let (mut data, mut headers) = (0, 0);
+    while headers < 7 {
+        client.settle(&mut tasks);
+        for frame in client.wire_frames() {
+            match frame.kind {
+                DATA => data += frame.payload.len(),
+                HEADERS => headers += 1,
+                _ => {}
+            }
+        }
+        assert!(data < 500_000, "{headers} headers beside {data} bytes of the body");
+    }
+    drop(other);
+}
