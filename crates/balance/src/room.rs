@@ -279,9 +279,8 @@ mod tests {
         room.wake(2, |_| true);
         assert!(is_woken(&mut waiters[0]) && is_woken(&mut waiters[1]));
         let filling: Vec<_> = std::iter::from_fn(|| room.wait(Some(&share), None)).collect();
-        for at in 0..2 {
-            let ticket = waiters[at].ticket;
-            waiters[at] = room.wait(Some(&share), Some(ticket)).expect("it had a place");
+        for waiter in waiters.iter_mut().take(2) {
+            *waiter = room.wait(Some(&share), Some(waiter.ticket)).expect("it had a place");
         }
         assert!(room.wait(Some(&share), None).is_none());
         for at in 0..3 {
