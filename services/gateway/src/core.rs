@@ -152,6 +152,10 @@ async fn serve(core: Arc<Core>, listener: TcpListener) {
         // Who does not read in this time is cut.
         let _ = timeout(FAREWELL, connections.wait()).await;
     }
+    // The calls that ended last have woken the connections to their clones, which have resets to write.
+    for _ in 0..TURNS_AFTER {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTracker) {
