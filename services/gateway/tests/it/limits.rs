@@ -97,6 +97,7 @@ async fn an_overloaded_upstream_holds_a_few_calls_back_and_the_others_are_refuse
         }
     })
     .await;
+    eventually("the two let through", || (upstream.calls() >= 2).then_some(())).await;
     assert_eq!(upstream.calls(), 2);
     let refused = caller.call(SAFE, &[], b"").await;
     assert!(refused.headers.contains_key("grpc-retry-pushback-ms"));
