@@ -36,7 +36,7 @@ async fn it_prints_a_line_for_every_clone_and_what_became_of_the_calls() {
         for clone in up.clones(role) {
             let line =
                 text.lines().find(|line| line.contains(&clone)).unwrap_or_else(|| panic!("{clone}: {text}"));
-            assert!(line.starts_with(role) && line.contains(" ready"), "{line}");
+            assert!(line.starts_with(role) && line.contains(" ready  memory"), "{line}");
         }
     }
     assert!(text.contains("session: OK 30;"), "{text}");

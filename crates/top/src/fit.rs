@@ -7,12 +7,13 @@ use crate::row::{Column, Row};
 pub(crate) const SPACING: usize = 2;
 
 /// Columns in the order they are left out. The service, the clone and its state stay.
-const LEFT_OUT: [Column; 9] = [
+const LEFT_OUT: [Column; 10] = [
     Column::Ewma,
     Column::P50,
     Column::InFlight,
     Column::P95,
     Column::Ready,
+    Column::Engine,
     Column::Rps,
     Column::P99,
     Column::Success,

@@ -18,7 +18,9 @@ Columns (a narrow terminal leaves some out):
   P50..P99   latencies to the first byte of an answer, over the last 15 to 30 seconds
   EWMA       the average latency that the balancer compares, which rises at once and falls slowly
   IN-FLIGHT  calls without an answer; +N: long streams
-  STATE      ready: takes calls; connecting; not serving: its health check says so; ejected: it failed too many calls
+  STATE      ready: takes calls; connecting; not serving: its health check says so; ejected: it failed too many calls;
+             other store: it sees another store than its siblings, and takes none
+  ENGINE     the store behind it, as it says itself
   WHY        why it is in that state
 
 Below the table: what became of each service's calls since the gateway started, and the depth of the queues. `shoal top`

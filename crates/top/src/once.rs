@@ -84,9 +84,9 @@ mod tests {
         ];
         let text = text(&args, &now, Some((&now, Duration::from_secs(1))), &None);
         let expected = "\
-SERVICE  CLONE         READY  SUCCESS  RPS    P50    P95     P99   EWMA  IN-FLIGHT  STATE  WHY
-cache    10.0.0.22:70  2/2          -  0.0  1.0ms  2.0ms   900ms  1.0ms          3  ready
-cache    10.0.0.1:70   2/2          -  0.0  1.0ms  2.0ms  12.0ms  1.0ms          3  ready  ejected on 1 of 2 cores: 5 failures in a row
+SERVICE  CLONE         READY  SUCCESS  RPS    P50    P95     P99   EWMA  IN-FLIGHT  STATE  ENGINE     WHY
+cache    10.0.0.22:70  2/2          -  0.0  1.0ms  2.0ms   900ms  1.0ms          3  ready  redis a:1
+cache    10.0.0.1:70   2/2          -  0.0  1.0ms  2.0ms  12.0ms  1.0ms          3  ready  redis a:1  ejected on 1 of 2 cores: 5 failures in a row
 
 cache: no calls; retries 0 (budget 0), hedges 0 (won 0), shed 0
 ";

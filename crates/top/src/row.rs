@@ -22,11 +22,12 @@ pub(crate) enum Column {
     Ewma,
     InFlight,
     State,
+    Engine,
     Why,
 }
 
 impl Column {
-    pub(crate) const ALL: [Column; 12] = [
+    pub(crate) const ALL: [Column; 13] = [
         Column::Service,
         Column::Clone,
         Column::Ready,
@@ -38,6 +39,7 @@ impl Column {
         Column::Ewma,
         Column::InFlight,
         Column::State,
+        Column::Engine,
         Column::Why,
     ];
 
@@ -54,6 +56,7 @@ impl Column {
             Column::Ewma => "EWMA",
             Column::InFlight => "IN-FLIGHT",
             Column::State => "STATE",
+            Column::Engine => "ENGINE",
             Column::Why => "WHY",
         }
     }
@@ -66,7 +69,10 @@ impl Column {
 
     /// Whether it is a number: right-aligned, and sorted from the highest.
     pub(crate) fn is_number(self) -> bool {
-        !matches!(self, Column::Service | Column::Clone | Column::Ready | Column::State | Column::Why)
+        !matches!(
+            self,
+            Column::Service | Column::Clone | Column::Ready | Column::State | Column::Engine | Column::Why
+        )
     }
 }
 
@@ -88,6 +94,8 @@ pub(crate) struct Row {
     pub(crate) in_flight: i64,
     pub(crate) streams: i64,
     pub(crate) state: EndpointState,
+    /// What its store is, as it says itself; empty if it does not say.
+    pub(crate) engine: String,
     pub(crate) why: String,
 }
 
@@ -129,6 +137,7 @@ impl Row {
             in_flight: 0,
             streams: 0,
             state: EndpointState::Unspecified,
+            engine: String::new(),
             why: "discovery has found no clone".to_owned(),
         }
     }
@@ -155,6 +164,7 @@ impl Row {
             in_flight: endpoint.in_flight,
             streams: endpoint.streams,
             state: endpoint.state(),
+            engine: endpoint.engine.clone(),
             why: endpoint.reason.clone(),
         }
     }
@@ -174,6 +184,8 @@ impl Row {
             Column::InFlight if self.streams > 0 => format!("{} +{}", self.in_flight, self.streams),
             Column::InFlight => self.in_flight.to_string(),
             Column::State => state(self.state).to_owned(),
+            Column::Engine if self.engine.is_empty() => none(),
+            Column::Engine => self.engine.clone(),
             Column::Why => self.why.clone(),
         }
     }
@@ -302,6 +314,7 @@ pub(crate) mod tests {
             in_flight: 3,
             ready_cores: 2,
             cores: 2,
+            engine: "redis a:1".to_owned(),
             ..Endpoint::default()
         }
     }
@@ -331,6 +344,7 @@ pub(crate) mod tests {
             "1.0ms",
             "3",
             "ready",
+            "redis a:1",
             "",
         ];
         assert_eq!(texts(&rows[0]), expected);
@@ -347,7 +361,7 @@ pub(crate) mod tests {
         let rows = rows(&now, Some((&now, Duration::from_secs(1))));
         assert_eq!(texts(&rows[0])[3..5], ["-", "0.0"]);
         assert_eq!(
-            (texts(&rows[1])[1].as_str(), texts(&rows[1])[11].as_str()),
+            (texts(&rows[1])[11].as_str(), texts(&rows[1])[12].as_str()),
             ("-", "discovery has found no clone")
         );
     }
@@ -397,7 +411,7 @@ pub(crate) mod tests {
         down.state = EndpointState::Ejected.into();
         down.reason = "5 failures in a row".to_owned();
         let row = &rows(&[upstream("cache", vec![down])], None)[0];
-        for text in ["CACHE", "0.0.1", "eject", "in a row", ""] {
+        for text in ["CACHE", "0.0.1", "eject", "redis a", "in a row", ""] {
             assert!(row.has(text), "{text}");
         }
         assert!(!row.has("session"));

@@ -275,15 +275,15 @@ mod tests {
         assert_eq!(lines[0], "shoal top  127.0.0.1:7000  3 of 3 clones");
         assert_eq!(
             lines[1],
-            "SERVICE  CLONE        READY  SUCCESS   RPS    P50    P95     P99   EWMA  IN-FLIGHT  STATE    WHY"
+            "SERVICE  CLONE        READY  SUCCESS   RPS    P50    P95     P99   EWMA  IN-FLIGHT  STATE    ENGINE     WHY"
         );
         assert_eq!(
             lines[2],
-            "cache    10.0.0.1:70  2/2          -   0.0  1.0ms  2.0ms  12.0ms  1.0ms          3  ejected  5 failures in a row"
+            "cache    10.0.0.1:70  2/2          -   0.0  1.0ms  2.0ms  12.0ms  1.0ms          3  ejected  redis a:1  5 failures in a row"
         );
         assert_eq!(
             lines[3],
-            "cache    10.0.0.2:70  2/2     100.0%  50.0  1.0ms  2.0ms   9.0ms  1.0ms          3  ready"
+            "cache    10.0.0.2:70  2/2     100.0%  50.0  1.0ms  2.0ms   9.0ms  1.0ms          3  ready    redis a:1"
         );
         assert!(lines[7].starts_with("cache: OK 310; retries 0"), "{lines:#?}");
         assert!(lines[9].starts_with("? help   q quit   s sort (SERVICE)"), "{lines:#?}");
