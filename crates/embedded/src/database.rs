@@ -4,22 +4,16 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use fjall::KeyspaceCreateOptions;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, OpenError};
 use crate::keyspace::{Keyspace, Snapshot};
+use crate::storage::{Condition, Engine, Storage};
 use crate::tx::Tx;
 use crate::writer::{Durability, Writer};
 
 /// Names the process that has the directory open, for the message to the next one.
 const HOLDER_FILE: &str = "holder";
-
-/// The journal is replayed when opening: this bounds how long that takes.
-const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
-
-/// Flushes and compactions run beside the callers: more threads would take their cores.
-const WORKER_THREADS: usize = 2;
 
 /// One open database. Clones share it; the last one to go closes it, after the queued writes.
 #[derive(Clone)]
@@ -38,15 +32,6 @@ pub struct Stats {
     pub groups: u64,
 }
 
-/// The engine and, for an ephemeral database, the directory that goes with it. Every handle that can read
-/// keeps it alive.
-pub(crate) struct Storage {
-    pub(crate) engine: fjall::Database,
-    // After the engine: the directory is removed when nothing writes to it any more.
-    #[cfg_attr(not(test), expect(dead_code, reason = "held for its drop"))]
-    temporary: Option<tempfile::TempDir>,
-}
-
 impl Database {
     /// Opens the database in `dir`, which is made (mode 0700) if it is not there. Answers of
     /// [`Database::write`] wait for the disk. Blocks while an earlier journal is replayed.
@@ -54,9 +39,13 @@ impl Database {
         let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
         make_directory(dir).map_err(directory)?;
         let engine = open_engine(dir)?;
-        // Written while the engine holds its lock, so only the holder writes it.
-        fs::write(dir.join(HOLDER_FILE), std::process::id().to_string()).map_err(directory)?;
-        Database::start(Storage { engine, temporary: None }, Durability::Disk).map_err(directory)
+        // Written while the engine holds its lock, so only the holder writes it. A full disk is no reason not to read.
+        if let Err(error) = fs::write(dir.join(HOLDER_FILE), std::process::id().to_string())
+            && error.kind() != std::io::ErrorKind::StorageFull
+        {
+            return Err(directory(error));
+        }
+        Database::start(Storage::new(engine, dir.to_owned(), None), Durability::Disk).map_err(directory)
     }
 
     /// Opens a database in a new temporary directory. Nothing waits for the disk, and the directory is
@@ -65,7 +54,8 @@ impl Database {
         let directory = |reason| OpenError::Directory { dir: std::env::temp_dir(), reason };
         let temporary = tempfile::Builder::new().prefix("shoal-").tempdir().map_err(directory)?;
         let engine = open_engine(temporary.path())?;
-        Database::start(Storage { engine, temporary: Some(temporary) }, Durability::None).map_err(directory)
+        let dir = temporary.path().to_owned();
+        Database::start(Storage::new(engine, dir, Some(temporary)), Durability::None).map_err(directory)
     }
 
     fn start(storage: Storage, durability: Durability) -> std::io::Result<Database> {
@@ -80,8 +70,8 @@ impl Database {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::Limit(format!("a keyspace's name has 1 to 255 bytes, not {}", name.len())));
         }
-        let inner = self.storage.engine.keyspace(name, KeyspaceCreateOptions::default)?;
-        Ok(Keyspace { inner, storage: Arc::clone(&self.storage) })
+        let index = self.storage.keyspace(name)?;
+        Ok(Keyspace { index, name: name.into(), storage: Arc::clone(&self.storage) })
     }
 
     /// All keyspaces as they are now: several reads of it belong together, whatever is written meanwhile.
@@ -115,6 +105,22 @@ impl Database {
         self.writer.stats()
     }
 
+    /// Whether it takes writes, and if not why. A disk that is full is no reason before a write was refused for it: until then
+    /// everybody has what they want.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.storage.condition() {
+            Condition::Up => Ok(()),
+            Condition::Full(_) if !self.storage.refused.load(Ordering::Acquire) => Ok(()),
+            Condition::Full(why) => Err(format!("{} is full: {why}", self.storage.dir.display())),
+            Condition::Failed(why) => Err(format!("{} takes no writes: {why}", self.storage.dir.display())),
+        }
+    }
+
+    /// Shows how it is as `engine_up`, `engine_full` and `engine_read_only` of this role.
+    pub fn report_as(&self, role: &'static str) {
+        self.storage.report_as(role);
+    }
+
     /// Runs what is queued, then stops the writer and waits for it. Other clones' later writes get
     /// [`Error::Closed`]; reads still work. Dropping the last clone does the same, but blocks its thread.
     pub async fn close(self) {
@@ -141,17 +147,11 @@ fn make_directory(dir: &Path) -> std::io::Result<()> {
     fs::File::open(parent)?.sync_all()
 }
 
-fn open_engine(dir: &Path) -> Result<fjall::Database, OpenError> {
-    fjall::Database::builder(dir)
-        // The writer persists each group itself, in the mode that it was opened with.
-        .manual_journal_persist(true)
-        .max_journaling_size(JOURNAL_BYTES_MAX)
-        .worker_threads(WORKER_THREADS)
-        .open()
-        .map_err(|error| match error {
-            fjall::Error::Locked => OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) },
-            reason => OpenError::Engine { dir: dir.to_owned(), reason },
-        })
+fn open_engine(dir: &Path) -> Result<Engine, OpenError> {
+    Engine::open(dir).map_err(|reason| match reason {
+        fjall::Error::Locked => OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) },
+        reason => OpenError::Engine { dir: dir.to_owned(), reason },
+    })
 }
 
 /// Who has the directory open, by the file it left and what the system says of that process.

@@ -49,8 +49,17 @@ pub enum Error {
     /// A key, value, name or transaction is beyond a limit, which the text names. Nothing was done.
     #[error("{0}")]
     Limit(String),
-    /// The storage engine failed. From a write: it may or may not be found after a restart, and the database
-    /// takes no more writes until then.
+    /// The disk has no room. Nothing was done; reads go on, and writes do when there is room.
+    #[error("the embedded database is full: {0}")]
+    Full(String),
+    /// The disk failed earlier, and the database is not open again yet. Nothing was done.
+    #[error("the embedded database takes no writes: {0}")]
+    Failed(String),
+    /// The files are being opened again after the disk failed. Nothing was done; soon they are open.
+    #[error("the embedded database is being opened again")]
+    Reopening,
+    /// The storage engine failed under this call. From a write: it may or may not be found later. The database is opened again
+    /// before the next one.
     #[error("the embedded database failed: {}", words(.0))]
     Engine(Arc<fjall::Error>),
 }
@@ -62,7 +71,7 @@ impl From<fjall::Error> for Error {
 }
 
 /// Says what went wrong in the storage engine. Its own text is the debug form of a Rust type.
-fn words(error: &fjall::Error) -> String {
+pub(crate) fn words(error: &fjall::Error) -> String {
     use fjall::Error as Engine;
     match error {
         Engine::Io(error) => error.to_string(),
@@ -75,9 +84,7 @@ fn words(error: &fjall::Error) -> String {
         Engine::InvalidVersion(Some(version)) => {
             format!("its files have format {version}, which this version of shoal does not read")
         }
-        Engine::Poisoned => {
-            "an earlier write failed, and it takes no more until the process is restarted".to_owned()
-        }
+        Engine::Poisoned => "an earlier write failed".to_owned(),
         Engine::KeyspaceDeleted => "a keyspace was deleted".to_owned(),
         Engine::Locked => "another process has it open".to_owned(),
         Engine::Unrecoverable => "its files do not fit together".to_owned(),

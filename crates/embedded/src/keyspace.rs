@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use fjall::{Readable, Slice};
 
-use crate::database::Storage;
 use crate::error::Error;
 use crate::range::{Range, bounds};
+use crate::storage::{Engine, Storage};
 
 /// One ordered map of keys to values. Reads see what is durable, and each sees transactions whole.
 ///
@@ -15,15 +15,17 @@ use crate::range::{Range, bounds};
 /// `spawn_blocking`.
 #[derive(Clone)]
 pub struct Keyspace {
-    // Before the storage: an ephemeral directory goes when nothing in it is open.
-    pub(crate) inner: fjall::Keyspace,
+    /// Its place in the engine, whichever is open.
+    pub(crate) index: usize,
+    pub(crate) name: Arc<str>,
     pub(crate) storage: Arc<Storage>,
 }
 
 /// The whole database as it was at one instant. Its methods panic when given another database's keyspace.
 #[derive(Clone)]
 pub struct Snapshot {
-    inner: fjall::Snapshot,
+    // Before the engine, which may be closed with its last handle; the error, if none is open.
+    inner: Result<(fjall::Snapshot, Arc<Engine>), Error>,
     storage: Arc<Storage>,
 }
 
@@ -56,34 +58,47 @@ impl Keyspace {
 
 impl std::fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Keyspace").field(&&**self.inner.name()).finish()
+        f.debug_tuple("Keyspace").field(&self.name).finish()
     }
 }
 
 impl Snapshot {
     pub(crate) fn new(storage: &Arc<Storage>) -> Snapshot {
-        Snapshot { inner: storage.engine.snapshot(), storage: Arc::clone(storage) }
+        let inner = storage.engine().map(|engine| (engine.snapshot(), engine));
+        Snapshot { inner, storage: Arc::clone(storage) }
     }
 
     /// The value of `key`.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>, Error> {
-        keyspace.expect_of(&self.storage);
-        Ok(self.inner.get(&keyspace.inner, key)?)
+        match self.of(keyspace)? {
+            Some((snapshot, space)) => Ok(snapshot.get(space, key)?),
+            None => Ok(None),
+        }
     }
 
     /// The pairs with keys in `range`, in order, from both ends.
     pub fn range(&self, keyspace: &Keyspace, range: impl RangeBounds<Vec<u8>>) -> Range {
-        keyspace.expect_of(&self.storage);
-        match bounds(&range) {
-            Some(bounds) => Range::stored(self.inner.range(&keyspace.inner, bounds)),
-            None => Range::empty(),
+        match (self.of(keyspace), bounds(&range)) {
+            (Ok(Some((snapshot, space))), Some(bounds)) => Range::stored(snapshot.range(space, bounds)),
+            (Ok(_), _) => Range::empty(),
+            (Err(error), _) => Range::failed(error),
         }
     }
 
     /// The pairs whose keys begin with `prefix`, in order, from both ends.
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
+        match self.of(keyspace) {
+            Ok(Some((snapshot, space))) => Range::stored(snapshot.prefix(space, prefix)),
+            Ok(None) => Range::empty(),
+            Err(error) => Range::failed(error),
+        }
+    }
+
+    /// None of a keyspace that is younger than the snapshot: it is empty here.
+    fn of(&self, keyspace: &Keyspace) -> Result<Option<(&fjall::Snapshot, &fjall::Keyspace)>, Error> {
         keyspace.expect_of(&self.storage);
-        Range::stored(self.inner.prefix(&keyspace.inner, prefix))
+        let (snapshot, engine) = self.inner.as_ref().map_err(Clone::clone)?;
+        Ok(engine.space(keyspace.index).map(|space| (snapshot, space)))
     }
 }
 

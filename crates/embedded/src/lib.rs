@@ -12,8 +12,10 @@
 //! * **After a crash** (of the process or the machine): each transaction is there whole or not at all, and
 //!   they are there in their order: none is missing before one that is there.
 //! * **After an error**: [`Error::Closed`], [`Error::Panicked`] and [`Error::Limit`] mean nothing was done.
-//!   [`Error::Engine`] from a write means the disk failed: the write may or may not be found after a restart,
-//!   and until then the database refuses every further write.
+//!   So do [`Error::Full`] and [`Error::Failed`], with which writes are refused while the disk has no room or has failed:
+//!   reads go on, and writes do as soon as they can. Where the files must be opened again for that, both get
+//!   [`Error::Reopening`] meanwhile.
+//!   [`Error::Engine`] from a write means that the disk failed under it: it may or may not be found later.
 //! * **After the caller's future was dropped**: a write that was already queued runs all the same, whole;
 //!   one that was still waiting for room in the queue never runs. The caller cannot tell which.
 //! * An **ephemeral** database keeps all of this except durability, and its files go with the last handle.
@@ -22,6 +24,7 @@ mod database;
 mod error;
 mod keyspace;
 mod range;
+mod storage;
 mod tx;
 mod writer;
 

@@ -19,19 +19,25 @@ pub struct Range {
     back: Option<(Slice, Slice)>,
     // Uncommitted writes in range; `None` is a delete. They win over what is stored.
     written: VecDeque<(Slice, Option<Slice>)>,
+    // What its next pair is, if nothing could be read.
+    failed: Option<Error>,
 }
 
 impl Range {
     pub(crate) fn empty() -> Range {
-        Range { stored: None, front: None, back: None, written: VecDeque::new() }
+        Range { stored: None, front: None, back: None, written: VecDeque::new(), failed: None }
+    }
+
+    pub(crate) fn failed(error: Error) -> Range {
+        Range { failed: Some(error), ..Range::empty() }
     }
 
     pub(crate) fn stored(iter: fjall::Iter) -> Range {
         Range { stored: Some(iter), ..Range::empty() }
     }
 
-    pub(crate) fn merged(iter: fjall::Iter, written: VecDeque<(Slice, Option<Slice>)>) -> Range {
-        Range { stored: Some(iter), written, ..Range::empty() }
+    pub(crate) fn merged(iter: Option<fjall::Iter>, written: VecDeque<(Slice, Option<Slice>)>) -> Range {
+        Range { stored: iter, written, ..Range::empty() }
     }
 
     fn fail(&mut self, error: fjall::Error) -> Pair {
@@ -66,6 +72,9 @@ impl Iterator for Range {
     type Item = Pair;
 
     fn next(&mut self) -> Option<Pair> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
         loop {
             if let Err(error) = self.fill_front() {
                 return Some(self.fail(error));
@@ -91,6 +100,9 @@ impl Iterator for Range {
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Pair> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
         loop {
             if let Err(error) = self.fill_back() {
                 return Some(self.fail(error));

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fjall::{Readable, Slice};
 
-use crate::database::Storage;
 use crate::error::Error;
 use crate::keyspace::Keyspace;
 use crate::range::{Range, bounds};
+use crate::storage::{Engine, Storage};
 
 /// The engine's limit for a key.
 const KEY_BYTES_MAX: usize = 65_535;
@@ -26,7 +27,10 @@ const TX_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Tx<'a> {
     storage: &'a Arc<Storage>,
     group: &'a mut Pending,
+    engine: &'a Engine,
     snapshot: &'a fjall::Snapshot,
+    /// What it is refused with if it writes.
+    refusal: Option<&'a Error>,
     // What each of this transaction's writes replaced in the group, oldest first.
     undo: Vec<Undo>,
     bytes: usize,
@@ -37,7 +41,7 @@ pub struct Tx<'a> {
 /// Writes of one group of transactions that are not committed yet, over what is stored.
 #[derive(Default)]
 pub(crate) struct Pending {
-    keyspaces: HashMap<u64, (fjall::Keyspace, Writes)>,
+    keyspaces: HashMap<usize, Writes>,
     bytes: usize,
 }
 
@@ -45,7 +49,7 @@ pub(crate) struct Pending {
 type Writes = BTreeMap<Slice, Option<Slice>>;
 
 struct Undo {
-    keyspace: u64,
+    keyspace: usize,
     key: Slice,
     replaced: Option<Option<Slice>>,
 }
@@ -54,9 +58,21 @@ impl<'a> Tx<'a> {
     pub(crate) fn new(
         storage: &'a Arc<Storage>,
         group: &'a mut Pending,
+        engine: &'a Engine,
         snapshot: &'a fjall::Snapshot,
+        refusal: Option<&'a Error>,
     ) -> Tx<'a> {
-        Tx { storage, group, snapshot, undo: Vec::new(), bytes: 0, refused: None, aborted: false }
+        Tx {
+            storage,
+            group,
+            engine,
+            snapshot,
+            refusal,
+            undo: Vec::new(),
+            bytes: 0,
+            refused: None,
+            aborted: false,
+        }
     }
 
     /// The value of `key`.
@@ -65,7 +81,10 @@ impl<'a> Tx<'a> {
         let key = key.as_ref();
         match self.group.writes(keyspace).and_then(|writes| writes.get(key)) {
             Some(written) => Ok(written.clone()),
-            None => Ok(self.snapshot.get(&keyspace.inner, key)?),
+            None => match self.engine.space(keyspace.index) {
+                Some(space) => Ok(self.snapshot.get(space, key)?),
+                None => Ok(None),
+            },
         }
     }
 
@@ -80,7 +99,8 @@ impl<'a> Tx<'a> {
                 .collect(),
             None => VecDeque::new(),
         };
-        Range::merged(self.snapshot.range(&keyspace.inner, (start, end)), written)
+        let stored = self.engine.space(keyspace.index);
+        Range::merged(stored.map(|space| self.snapshot.range(space, (start, end))), written)
     }
 
     /// The pairs whose keys begin with `prefix`, in order, as they are at this call; from both ends.
@@ -95,7 +115,8 @@ impl<'a> Tx<'a> {
                 .collect(),
             None => VecDeque::new(),
         };
-        Range::merged(self.snapshot.prefix(&keyspace.inner, prefix), written)
+        let stored = self.engine.space(keyspace.index);
+        Range::merged(stored.map(|space| self.snapshot.prefix(space, prefix)), written)
     }
 
     /// Sets `key` to `value`. A key that is empty or over 65 535 bytes, or a transaction over 64 MiB, fails
@@ -129,7 +150,7 @@ impl<'a> Tx<'a> {
         };
         if self.refused.is_none() {
             let replaced = self.group.writes_mut(keyspace).insert(key.clone(), value);
-            self.undo.push(Undo { keyspace: keyspace.inner.id(), key, replaced });
+            self.undo.push(Undo { keyspace: keyspace.index, key, replaced });
         }
     }
 
@@ -143,13 +164,20 @@ impl<'a> Tx<'a> {
             self.roll_back();
             return Ok(());
         }
+        // What only reads is done all the same.
+        if let Some(refusal) = self.refusal.filter(|_| !self.undo.is_empty()) {
+            let refusal = refusal.clone();
+            self.storage.refused.store(true, Ordering::Release);
+            self.roll_back();
+            return Err(refusal);
+        }
         self.group.bytes += self.bytes;
         Ok(())
     }
 
     pub(crate) fn roll_back(mut self) {
         while let Some(Undo { keyspace, key, replaced }) = self.undo.pop() {
-            let Some((_, writes)) = self.group.keyspaces.get_mut(&keyspace) else { continue };
+            let Some(writes) = self.group.keyspaces.get_mut(&keyspace) else { continue };
             match replaced {
                 Some(value) => writes.insert(key, value),
                 None => writes.remove(&key),
@@ -173,19 +201,18 @@ impl Pending {
         self.bytes
     }
 
-    /// Every write, each key once.
-    pub(crate) fn into_writes(self) -> impl Iterator<Item = (fjall::Keyspace, Slice, Option<Slice>)> {
-        self.keyspaces.into_values().flat_map(|(keyspace, writes)| {
-            writes.into_iter().map(move |(key, value)| (keyspace.clone(), key, value))
-        })
+    /// Every write, each key once, with the place of its keyspace.
+    pub(crate) fn into_writes(self) -> impl Iterator<Item = (usize, Slice, Option<Slice>)> {
+        self.keyspaces
+            .into_iter()
+            .flat_map(|(keyspace, writes)| writes.into_iter().map(move |(key, value)| (keyspace, key, value)))
     }
 
     fn writes(&self, keyspace: &Keyspace) -> Option<&Writes> {
-        self.keyspaces.get(&keyspace.inner.id()).map(|(_, writes)| writes)
+        self.keyspaces.get(&keyspace.index)
     }
 
     fn writes_mut(&mut self, keyspace: &Keyspace) -> &mut Writes {
-        let entry = self.keyspaces.entry(keyspace.inner.id());
-        &mut entry.or_insert_with(|| (keyspace.inner.clone(), Writes::new())).1
+        self.keyspaces.entry(keyspace.index).or_default()
     }
 }

@@ -10,12 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use fjall::PersistMode;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
-use crate::database::{Stats, Storage};
-use crate::error::Error;
+use crate::database::Stats;
+use crate::error::{Error, words};
+use crate::storage::{self, Condition, Engine, Room, Storage};
 use crate::tx::{Pending, Tx};
 
 /// Transactions that wait for their turn; further callers wait for room.
@@ -26,6 +29,18 @@ const GROUP_MAX: usize = 256;
 
 /// A group ends at this many bytes: it is held in memory and written in one go.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Between two looks at the disk while nothing is written, and two attempts to open the files again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Files that failed again so soon after they were opened are opened again later and later.
+const SOON: Duration = Duration::from_secs(30);
+
+/// The longest pause between two attempts to open the files again, unless the disk has more room meanwhile.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
+/// How much more is worth an attempt.
+const MORE_ROOM_BYTES: u64 = 16 << 20;
 
 /// What an answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,18 +69,31 @@ enum Message {
     Close,
 }
 
-/// Runs a caller's closure; what it gives back tells that caller how the group went.
-type Transaction = Box<dyn FnOnce(Tx<'_>) -> Answer + Send>;
+/// Runs a caller's closure; what it gives back tells that caller how the group went. Without a database to run it on it is given
+/// the reason.
+type Transaction = Box<dyn FnOnce(Result<Tx<'_>, Error>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl Writer {
     pub(crate) fn start(storage: Arc<Storage>, durability: Durability) -> std::io::Result<Writer> {
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let counters = Arc::new(Counters::default());
-        let group_commit = GroupCommit { storage, durability, counters: Arc::clone(&counters) };
+        // For its timer: the thread waits for messages, or until it is to look at the disk.
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let mut group_commit = GroupCommit {
+            storage,
+            durability,
+            counters: Arc::clone(&counters),
+            failed: false,
+            look_at: Instant::now(),
+            opened_at: None,
+            failures: 0,
+            free: 0,
+        };
+        group_commit.measure_room();
         let thread = thread::Builder::new()
             .name("embedded-writer".to_owned())
-            .spawn(move || group_commit.run(messages))?;
+            .spawn(move || group_commit.run(&clock, messages))?;
         Ok(Writer { queue: Some(queue), thread: Mutex::new(Some(thread)), counters })
     }
 
@@ -76,14 +104,14 @@ impl Writer {
     {
         let queue = self.queue.as_ref().ok_or(Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let transaction = Box::new(move |mut tx: Tx<'_>| -> Answer {
-            let outcome = match catch_unwind(AssertUnwindSafe(|| f(&mut tx))) {
+        let transaction = Box::new(move |tx: Result<Tx<'_>, Error>| -> Answer {
+            let outcome = tx.and_then(|mut tx| match catch_unwind(AssertUnwindSafe(|| f(&mut tx))) {
                 Ok(value) => tx.finish().map(|()| value),
                 Err(panic) => {
                     tx.roll_back();
                     Err(Error::Panicked(panic_text(panic.as_ref())))
                 }
-            };
+            });
             Box::new(move |committed| {
                 // Nobody listens if the caller's future was dropped: the write stands all the same.
                 let _ = answer.send(outcome.and_then(|value| committed.map(|()| value)));
@@ -136,42 +164,180 @@ struct GroupCommit {
     storage: Arc<Storage>,
     durability: Durability,
     counters: Arc<Counters>,
+    /// The disk failed: nothing is written before the files were opened again.
+    failed: bool,
+    /// When the files are to be opened again.
+    look_at: Instant,
+    /// When they last were.
+    opened_at: Option<Instant>,
+    /// How often they have failed soon after that.
+    failures: u32,
+    /// Room when they were last to be opened.
+    free: u64,
 }
 
 impl GroupCommit {
-    fn run(self, mut messages: mpsc::Receiver<Message>) {
-        while let Some(Message::Write(first)) = messages.blocking_recv() {
-            let (group, answers, closed) = self.gather(first, &mut messages);
-            self.counters.writes.fetch_add(answers.len() as u64, Ordering::Relaxed);
-            // A panic of the engine leaves its locks poisoned: later groups fail the same way.
-            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(group)))
-                .unwrap_or_else(|_| Err(fjall::Error::Poisoned.into()));
-            if let Err(error) = &committed {
-                tracing::error!(%error, "the embedded database takes no more writes");
-            }
-            for answer in answers {
-                answer(committed.clone());
-            }
-            if closed {
+    fn run(mut self, clock: &tokio::runtime::Runtime, mut messages: mpsc::Receiver<Message>) {
+        loop {
+            let first = match clock.block_on(async { timeout(LOOK_EVERY, messages.recv()).await }) {
+                Err(_) => {
+                    self.check();
+                    continue;
+                }
+                Ok(Some(Message::Write(first))) => first,
+                Ok(Some(Message::Close) | None) => return,
+            };
+            self.prepare();
+            if self.write(first, &mut messages) {
                 return;
             }
+        }
+    }
+
+    /// One group. True if it was the last.
+    fn write(&mut self, first: Transaction, messages: &mut mpsc::Receiver<Message>) -> bool {
+        let engine = match self.storage.engine() {
+            Ok(engine) => engine,
+            Err(error) => {
+                first(Err(error))(Ok(()));
+                return false;
+            }
+        };
+        let refusal = self.storage.condition().refusal();
+        let (group, answers, closed) = self.gather(&engine, refusal.as_ref(), first, messages);
+        self.counters.writes.fetch_add(answers.len() as u64, Ordering::Relaxed);
+        // A panic of the engine leaves its locks poisoned.
+        let committed =
+            catch_unwind(AssertUnwindSafe(|| self.commit(&engine, group))).unwrap_or(Err(Failure::Panicked));
+        drop(engine);
+        let outcome = match committed {
+            Ok(()) => Ok(()),
+            Err(Failure::NoRoom(error)) => Err(error),
+
+            // It is asked before anything is written: background work failed, and this group was not tried.
+            Err(Failure::Tried(fjall::Error::Poisoned)) => Err(self.fails(&fjall::Error::Poisoned)),
+            Err(Failure::Panicked) => {
+                self.fails(&fjall::Error::Poisoned);
+                Err(fjall::Error::Poisoned.into())
+            }
+            Err(Failure::Tried(error)) => {
+                self.fails(&error);
+                Err(error.into())
+            }
+        };
+        for answer in answers {
+            answer(outcome.clone());
+        }
+        closed
+    }
+
+    /// The files are not written any more until they were opened again.
+    fn fails(&mut self, error: &fjall::Error) -> Error {
+        let mut condition = storage::after(error);
+        if let Some(room) = Room::of(&self.storage.dir) {
+            self.free = room.free;
+            let by_others = matches!(error, fjall::Error::Poisoned) && room.is_short();
+            if by_others || room.free < room.reserve() {
+                condition = Condition::Full(room.text(room.reserve().max(room.free + MORE_ROOM_BYTES)));
+            }
+        }
+        let soon = self.opened_at.take().is_some_and(|at| at.elapsed() < SOON);
+        self.failures = if soon { self.failures + 1 } else { 0 };
+        let pause = LOOK_EVERY.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
+        // The first time it is worth an attempt at once.
+        self.look_at = Instant::now() + if soon { pause } else { Duration::ZERO };
+        let refusal = condition.refusal().unwrap_or_else(|| Error::Failed(words(error)));
+        self.storage.is(condition);
+        self.storage.refused.store(true, Ordering::Release);
+        self.failed = true;
+        refusal
+    }
+
+    /// Before a group: whoever made room needs not wait for the next look.
+    fn prepare(&mut self) {
+        let was_full = matches!(self.storage.condition(), Condition::Full(_));
+        self.measure_room();
+        // While it was full background work may have failed.
+        if !self.failed && was_full && self.storage.condition() == Condition::Up {
+            self.check();
+        }
+        if self.failed {
+            self.look();
+        }
+    }
+
+    /// Looks at all that may have happened.
+    fn check(&mut self) {
+        self.measure_room();
+        if !self.failed {
+            let alive = self.storage.engine().map(|engine| engine.alive());
+            if let Ok(Err(error)) = alive {
+                self.fails(&error);
+            }
+        }
+        if self.failed {
+            self.look();
+        }
+    }
+
+    /// Opens the files again, if it is time and the disk has room.
+    fn look(&mut self) {
+        let room = Room::of(&self.storage.dir);
+        let grown = room.is_some_and(|room| room.free > self.free + MORE_ROOM_BYTES);
+        if Instant::now() < self.look_at && !grown {
+            return;
+        }
+        self.look_at = Instant::now() + LOOK_EVERY;
+        if let Some(room) = room {
+            self.free = room.free;
+            if room.free < room.reserve() {
+                return self.storage.is(Condition::Full(room.text(room.reserve())));
+            }
+        }
+        match self.storage.reopen() {
+            Ok(()) => {
+                self.failed = false;
+                self.opened_at = Some(Instant::now());
+                self.storage.is(Condition::Up);
+                self.measure_room();
+            }
+            Err(error) => self.storage.is(Condition::Failed(error.to_string())),
+        }
+    }
+
+    /// Writes are refused before the disk is full: what fails half-way is known to nobody.
+    fn measure_room(&mut self) {
+        if self.failed {
+            return;
+        }
+        let Some(room) = Room::of(&self.storage.dir) else { return };
+        let full = matches!(self.storage.condition(), Condition::Full(_));
+        // A little more than what it was refused at, or it would be full and not full in turns.
+        let needed = if full { room.reserve() + room.reserve() / 4 } else { room.reserve() };
+        match (room.free < needed, full) {
+            (true, false) => self.storage.is(Condition::Full(room.text(room.reserve()))),
+            (false, true) => self.storage.is(Condition::Up),
+            (true, true) | (false, false) => {}
         }
     }
 
     /// Runs `first` and whatever is queued behind it, up to the group's limits.
     fn gather(
         &self,
+        engine: &Engine,
+        refusal: Option<&Error>,
         first: Transaction,
         messages: &mut mpsc::Receiver<Message>,
     ) -> (Pending, Vec<Answer>, bool) {
         // Only this thread writes, so one snapshot serves the group: everything newer is in `group`.
-        let snapshot = self.storage.engine.snapshot();
+        let snapshot = engine.snapshot();
         let mut group = Pending::default();
-        let mut answers = vec![first(Tx::new(&self.storage, &mut group, &snapshot))];
+        let mut answers = vec![first(Ok(Tx::new(&self.storage, &mut group, engine, &snapshot, refusal)))];
         while answers.len() < GROUP_MAX && group.bytes() < GROUP_BYTES_MAX {
             match messages.try_recv() {
                 Ok(Message::Write(transaction)) => {
-                    answers.push(transaction(Tx::new(&self.storage, &mut group, &snapshot)));
+                    let tx = Tx::new(&self.storage, &mut group, engine, &snapshot, refusal);
+                    answers.push(transaction(Ok(tx)));
                 }
                 Ok(Message::Close) => return (group, answers, true),
                 Err(_) => break,
@@ -180,25 +346,39 @@ impl GroupCommit {
         (group, answers, false)
     }
 
-    fn commit(&self, group: Pending) -> Result<(), Error> {
+    fn commit(&self, engine: &Engine, group: Pending) -> Result<(), Failure> {
         let mode = match self.durability {
             Durability::Disk => Some(PersistMode::SyncData),
             Durability::None => None,
         };
-        let mut batch = self.storage.engine.batch().durability(mode);
+        let bytes = group.bytes() as u64;
+        let mut batch = engine.batch().durability(mode);
         for (keyspace, key, value) in group.into_writes() {
+            let Some(keyspace) = engine.space(keyspace) else { continue };
             match value {
-                Some(value) => batch.insert(&keyspace, key, value),
-                None => batch.remove(&keyspace, key),
+                Some(value) => batch.insert(keyspace, key, value),
+                None => batch.remove(keyspace, key),
             }
         }
         if batch.is_empty() {
             return Ok(());
         }
-        batch.commit()?;
+        // One group may be larger than what is kept free.
+        if let Some(room) = Room::of(&self.storage.dir).filter(|room| room.free < 2 * bytes) {
+            return Err(Failure::NoRoom(Error::Full(room.text(2 * bytes))));
+        }
+        batch.commit().map_err(Failure::Tried)?;
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Why a group was not committed.
+enum Failure {
+    /// It was not tried.
+    NoRoom(Error),
+    Tried(fjall::Error),
+    Panicked,
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

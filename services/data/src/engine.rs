@@ -38,6 +38,7 @@ impl Engine {
             None => Database::ephemeral(),
         });
         let database = opened.await.context("opening the database")??;
+        database.report_as(Role::Data.name());
         let store = Embedded::new(database).map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(Engine(Kind::Embedded { store, place, name: new_store_name() }))
     }

@@ -40,6 +40,9 @@ pub(crate) enum Error {
         /// What was seen.
         detail: String,
     },
+    /// The engine refused it. Nothing was done.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The engine did not answer a read in time, or too few of its replicas did.
     #[error("{engine} did not answer the read: {detail}")]
     ReadFailed {
@@ -123,6 +126,7 @@ impl From<Error> for Fault {
             Error::Unavailable { engine, detail } => {
                 EngineError::Unavailable { engine, detail }.into_fault("")
             }
+            Error::Engine(error) => error.into_fault("repeat it with its idempotency_token"),
             Error::ReadFailed { engine, detail } => Fault::new(
                 Code::Unavailable,
                 "READ_FAILED",

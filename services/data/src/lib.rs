@@ -47,7 +47,9 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
     match &engine.0 {
         Kind::Embedded { store, name, .. } => {
             background.spawn(sweep_forever(store.clone()));
-            Ok(of_store(store.clone(), clone, background).on(engine.own_backing(name), || Ok(())))
+            let watched = store.clone();
+            Ok(of_store(store.clone(), clone, background)
+                .on(engine.own_backing(name), move || watched.ready()))
         }
         Kind::Cassandra { config, contact_points } => {
             let store = Cassandra::start(config.clone(), contact_points.clone());

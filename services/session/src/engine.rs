@@ -79,6 +79,7 @@ impl Engine {
                     (Database::ephemeral()?, keyring, "memory".to_owned())
                 }
             };
+            db.report_as(Role::Session.name());
             let store = EmbeddedStore::new(db, keyring, config.policy(), Clock::System)?;
             Ok(Engine { store: Backend::Embedded(store), description, name: new_store_name(), health })
         })

@@ -6,6 +6,7 @@
 
 mod crash;
 mod durability;
+mod failing_disk;
 mod group_commit;
 mod read;
 mod transaction;

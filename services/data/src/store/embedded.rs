@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use shoal_embedded::{Database, Keyspace, Range, Snapshot, Tx};
+use shoal_kit::EngineError;
 use uuid::Uuid;
 
 use crate::clock::Micros;
@@ -66,6 +67,11 @@ impl Embedded {
             due: database.keyspace("due")?,
         };
         Ok(Self { database, spaces: Arc::new(spaces), sweeping: Arc::default(), swept_until: Arc::default() })
+    }
+
+    /// Whether it takes writes, and if not why.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.database.ready()
     }
 }
 
@@ -281,23 +287,25 @@ fn last_fragment(mut fragments: Range, prefix: &[u8]) -> Result<Option<Fragment>
     Fragment::decode(&key[prefix.len()..], &stored).map(Some)
 }
 
+const ENGINE: &str = "the embedded database";
+
 impl From<shoal_embedded::Error> for Error {
     fn from(error: shoal_embedded::Error) -> Self {
-        match error {
-            shoal_embedded::Error::Closed => {
-                Error::Unavailable { engine: "embedded", detail: error.to_string() }
-            }
-            shoal_embedded::Error::Panicked(_)
-            | shoal_embedded::Error::Limit(_)
-            | shoal_embedded::Error::Engine(_) => Error::Internal(error.to_string()),
-        }
+        use shoal_embedded::Error as Embedded;
+        let (engine, text) = (ENGINE, error.to_string());
+        Error::Engine(match error {
+            Embedded::Closed | Embedded::Reopening => EngineError::Unavailable { engine, detail: text },
+            Embedded::Full(detail) => EngineError::Full { engine, detail, remedy: "free space on its disk" },
+            Embedded::Failed(detail) => EngineError::ReadOnly { engine, detail },
+            Embedded::Panicked(_) | Embedded::Limit(_) | Embedded::Engine(_) => return Error::Internal(text),
+        })
     }
 }
 
 fn write_failed(error: shoal_embedded::Error, stamp: Option<Micros>) -> Error {
     match error {
         // The disk failed under it.
-        shoal_embedded::Error::Engine(error) => Error::OutcomeUnknown { detail: error.to_string(), stamp },
+        shoal_embedded::Error::Engine(_) => Error::OutcomeUnknown { detail: error.to_string(), stamp },
         error => error.into(),
     }
 }

@@ -54,6 +54,7 @@ impl Embedded {
             Some(dir) => Database::open(dir)?,
             None => Database::ephemeral()?,
         };
+        db.report_as("jobs");
         let layout = Layout::open(&db)?;
         Ok(Self {
             db,
@@ -272,7 +273,7 @@ impl Store for Embedded {
     }
 
     fn ready(&self) -> Result<(), String> {
-        Ok(())
+        self.db.ready()
     }
 }
 
@@ -296,19 +297,16 @@ impl Clock {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn write_failed(error: shoal_embedded::Error) -> Error {
-    match error {
-        shoal_embedded::Error::Closed => {
-            EngineError::Unavailable { engine: ENGINE, detail: error.to_string() }.into()
-        }
-        shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
-            Error::Internal(error.to_string())
-        }
-        shoal_embedded::Error::Engine(_) => {
-            EngineError::Unknown { engine: ENGINE, detail: error.to_string() }.into()
-        }
-    }
+    use shoal_embedded::Error as Embedded;
+    let (engine, text) = (ENGINE, error.to_string());
+    Error::Engine(match error {
+        Embedded::Closed | Embedded::Reopening => EngineError::Unavailable { engine, detail: text },
+        Embedded::Full(detail) => EngineError::Full { engine, detail, remedy: "free space on its disk" },
+        Embedded::Failed(detail) => EngineError::ReadOnly { engine, detail },
+        Embedded::Engine(_) => EngineError::Unknown { engine, detail: text },
+        Embedded::Panicked(_) | Embedded::Limit(_) => return Error::Internal(text),
+    })
 }
 
 #[cfg(test)]

@@ -340,7 +340,7 @@ impl Store for EmbeddedStore {
     }
 
     fn ready(&self) -> Result<(), String> {
-        Ok(())
+        self.db.ready()
     }
 }
 
@@ -365,16 +365,14 @@ impl Listen for Listener {
 
 impl From<shoal_embedded::Error> for Error {
     fn from(error: shoal_embedded::Error) -> Self {
-        match error {
-            shoal_embedded::Error::Closed => {
-                EngineError::Unavailable { engine: ENGINE, detail: "it is closed".to_owned() }.into()
-            }
-            shoal_embedded::Error::Engine(_) => {
-                EngineError::Unknown { engine: ENGINE, detail: error.to_string() }.into()
-            }
-            shoal_embedded::Error::Panicked(_) | shoal_embedded::Error::Limit(_) => {
-                Error::Internal(error.to_string())
-            }
-        }
+        use shoal_embedded::Error as Embedded;
+        let (engine, text) = (ENGINE, error.to_string());
+        Error::Engine(match error {
+            Embedded::Closed | Embedded::Reopening => EngineError::Unavailable { engine, detail: text },
+            Embedded::Full(detail) => EngineError::Full { engine, detail, remedy: "free space on its disk" },
+            Embedded::Failed(detail) => EngineError::ReadOnly { engine, detail },
+            Embedded::Engine(_) => EngineError::Unknown { engine, detail: text },
+            Embedded::Panicked(_) | Embedded::Limit(_) => return Error::Internal(text),
+        })
     }
 }

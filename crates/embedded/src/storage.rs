@@ -1,0 +1,294 @@
+//! The engine as it is open now: readers borrow it, and the writer thread closes and opens it again when the disk failed under
+//! it. How it is stands here too.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use fjall::KeyspaceCreateOptions;
+
+use crate::error::{Error, words};
+
+/// Room that is left for what is written besides: tables, a new journal. Of a small file system, at most a part.
+const RESERVE_BYTES: u64 = 64 << 20;
+const RESERVE_PART: u64 = 16;
+
+/// How long closing waits for reads that are under way.
+const READS_END_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a read waits for the files to be open again.
+const READS_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The journal is replayed when opening: this bounds how long that takes.
+const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Flushes and compactions run beside the callers: more threads would take their cores.
+const WORKER_THREADS: usize = 2;
+
+/// The engine and its keyspaces, by their place in [`Keyspace`](crate::Keyspace).
+pub(crate) struct Engine {
+    database: fjall::Database,
+    spaces: Vec<(String, fjall::Keyspace)>,
+}
+
+/// The engine and, for an ephemeral database, the directory that goes with it. Every handle that can read
+/// keeps it alive.
+pub(crate) struct Storage {
+    /// None while it is closed to be opened again.
+    engine: RwLock<Option<Arc<Engine>>>,
+    /// Whether it is about to be open again, and who waits for that.
+    reopening: (Mutex<bool>, Condvar),
+    /// The keyspaces that were taken, in their order.
+    names: Mutex<Vec<String>>,
+    pub(crate) dir: PathBuf,
+    condition: Mutex<Condition>,
+    /// Whether a write was refused since it was last well.
+    pub(crate) refused: AtomicBool,
+    role: OnceLock<&'static str>,
+    // After the engine: the directory is removed when nothing writes to it any more.
+    #[cfg_attr(not(test), expect(dead_code, reason = "held for its drop"))]
+    pub(crate) temporary: Option<tempfile::TempDir>,
+}
+
+/// How the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// It takes writes.
+    Up,
+    /// The disk has no room for them; why.
+    Full(String),
+    /// The disk failed, and the database is not open again yet; why.
+    Failed(String),
+}
+
+impl Condition {
+    /// What a write is refused with, and has not done.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        match self {
+            Condition::Up => None,
+            Condition::Full(why) => Some(Error::Full(why.clone())),
+            Condition::Failed(why) => Some(Error::Failed(why.clone())),
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn open(dir: &Path) -> Result<Engine, fjall::Error> {
+        let database = fjall::Database::builder(dir)
+            // The writer persists each group itself, in the mode that it was opened with.
+            .manual_journal_persist(true)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .worker_threads(WORKER_THREADS)
+            .open()?;
+        Ok(Engine { database, spaces: Vec::new() })
+    }
+
+    /// The same engine with one keyspace more.
+    fn with(&self, name: &str) -> Result<Engine, fjall::Error> {
+        let space = self.database.keyspace(name, KeyspaceCreateOptions::default)?;
+        let mut spaces = self.spaces.clone();
+        spaces.push((name.to_owned(), space));
+        Ok(Engine { database: self.database.clone(), spaces })
+    }
+
+    /// None of a keyspace that is younger than this view of the engine.
+    pub(crate) fn space(&self, index: usize) -> Option<&fjall::Keyspace> {
+        self.spaces.get(index).map(|(_, space)| space)
+    }
+
+    /// What failed in the background, if something did: every write is refused then.
+    pub(crate) fn alive(&self) -> Result<(), fjall::Error> {
+        self.database.persist(fjall::PersistMode::Buffer)
+    }
+
+    pub(crate) fn snapshot(&self) -> fjall::Snapshot {
+        self.database.snapshot()
+    }
+
+    pub(crate) fn batch(&self) -> fjall::OwnedWriteBatch {
+        self.database.batch()
+    }
+}
+
+impl Storage {
+    pub(crate) fn new(engine: Engine, dir: PathBuf, temporary: Option<tempfile::TempDir>) -> Storage {
+        Storage {
+            engine: RwLock::new(Some(Arc::new(engine))),
+            reopening: (Mutex::new(false), Condvar::new()),
+            names: Mutex::default(),
+            dir,
+            condition: Mutex::new(Condition::Up),
+            refused: AtomicBool::new(false),
+            role: OnceLock::new(),
+            temporary,
+        }
+    }
+
+    /// The engine that is open. While it is opened again a caller waits for that, as it would for a slow disk.
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>, Error> {
+        let open = || self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(engine) = open() {
+            return Ok(engine);
+        }
+        let (reopening, opened) = &self.reopening;
+        let waiting = reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = opened.wait_timeout_while(waiting, READS_WAIT_MAX, |reopening| *reopening);
+        drop(waited);
+        open().ok_or(Error::Reopening)
+    }
+
+    /// The place of the keyspace of that name, which is made if it is not there.
+    pub(crate) fn keyspace(&self, name: &str) -> Result<usize, Error> {
+        let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        let engine = slot.as_ref().ok_or(Error::Reopening)?;
+        if let Some(index) = engine.spaces.iter().position(|(known, _)| known == name) {
+            return Ok(index);
+        }
+        let engine = engine.with(name)?;
+        let index = engine.spaces.len() - 1;
+        *slot = Some(Arc::new(engine));
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        Ok(index)
+    }
+
+    /// Closes the engine and opens it again: what the journal has whole is there then. If it does not open reads fail from then
+    /// on, until a later attempt succeeds.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        let (reopening, opened) = &self.reopening;
+        *reopening.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let result = self.close_and_open();
+        *reopening.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        opened.notify_all();
+        result
+    }
+
+    fn close_and_open(&self) -> Result<(), Error> {
+        let taken = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut engine) = taken {
+            let deadline = Instant::now() + READS_END_WITHIN;
+            loop {
+                match Arc::try_unwrap(engine) {
+                    Ok(engine) => break drop(engine),
+                    Err(shared) if Instant::now() < deadline => engine = shared,
+                    Err(shared) => {
+                        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(shared);
+                        return Err(Error::Failed("reads are under way that do not end".to_owned()));
+                    }
+                }
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        }
+        let mut engine = Engine::open(&self.dir)?;
+        for name in &*self.names.lock().unwrap_or_else(PoisonError::into_inner) {
+            engine = engine.with(name)?;
+        }
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(engine));
+        Ok(())
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes down how it is, and tells if that is news.
+    pub(crate) fn is(&self, now: Condition) {
+        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_kind = std::mem::discriminant(&*condition) == std::mem::discriminant(&now);
+        if !same_kind {
+            let dir = self.dir.display();
+            match &now {
+                Condition::Up => tracing::info!(%dir, "the embedded database takes writes again"),
+                Condition::Full(why) => tracing::warn!(
+                    %dir, why,
+                    "the embedded database is full: writes are refused, reads go on; free disk space"
+                ),
+                Condition::Failed(why) => tracing::error!(
+                    %dir, why,
+                    "the embedded database takes no writes: its disk failed; it is opened again when that can be written"
+                ),
+            }
+        }
+        if now == Condition::Up {
+            self.refused.store(false, Ordering::Release);
+        }
+        *condition = now;
+        self.measure(&condition);
+    }
+
+    /// Names the role in the gauges.
+    pub(crate) fn report_as(&self, role: &'static str) {
+        let _ = self.role.set(role);
+        self.measure(&self.condition.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn measure(&self, condition: &Condition) {
+        let Some(role) = self.role.get().copied() else { return };
+        let (up, full, read_only) = match condition {
+            Condition::Up => (1.0, 0.0, 0.0),
+            Condition::Full(_) => (1.0, 1.0, 0.0),
+            Condition::Failed(_) => (0.0, 0.0, 1.0),
+        };
+        for (name, value) in [("engine_up", up), ("engine_full", full), ("engine_read_only", read_only)] {
+            metrics::gauge!(name, "role" => role, "engine" => "embedded").set(value);
+        }
+    }
+}
+
+/// Room on the file system of a directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    total: u64,
+}
+
+impl Room {
+    /// None if the system does not say: writes find out then.
+    pub(crate) fn of(dir: &Path) -> Option<Room> {
+        let stat = rustix::fs::statvfs(dir).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Some(Room { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+    }
+
+    /// Whether it is less than background work may need for one table: it does not say why it failed.
+    pub(crate) fn is_short(self) -> bool {
+        self.free < self.reserve() + RESERVE_BYTES
+    }
+
+    /// Below this nothing is written.
+    pub(crate) fn reserve(self) -> u64 {
+        RESERVE_BYTES.min(self.total / RESERVE_PART)
+    }
+
+    pub(crate) fn text(self, needed: u64) -> String {
+        format!("{} MiB are free on its disk, and {} MiB must be", self.free >> 20, (needed >> 20).max(1))
+    }
+}
+
+/// Whether the system said that there is no room, for this process or at all.
+pub(crate) fn is_no_room(error: &fjall::Error) -> bool {
+    let io = match error {
+        fjall::Error::Io(io) => io,
+        fjall::Error::Storage(fjall::LsmError::Io(io)) => io,
+        _ => return false,
+    };
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(io.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+}
+
+/// What a failure means for what comes after it.
+pub(crate) fn after(error: &fjall::Error) -> Condition {
+    if is_no_room(error) { Condition::Full(words(error)) } else { Condition::Failed(words(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_disk_keeps_a_part_and_a_large_one_a_fixed_reserve() {
+        let reserve = |total: u64| Room { free: 0, total }.reserve();
+        assert_eq!(reserve(160 << 20), 10 << 20);
+        assert_eq!(reserve(1 << 40), RESERVE_BYTES);
+    }
+}
