@@ -28,6 +28,9 @@ use crate::seats::Seats;
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// The turns that connections to clones have before the runtime ends. A connection may leave one to calls that are ready.
+const TURNS_AFTER: usize = 8;
+
 /// How long callers have to be told whose calls are ended because their connection is.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
