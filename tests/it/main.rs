@@ -15,6 +15,7 @@ mod memory;
 mod read_path;
 mod readme;
 mod rolling;
+mod rolling_restart;
 mod serve;
 mod sessions;
 mod settings;
