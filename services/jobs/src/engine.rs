@@ -23,7 +23,7 @@ pub struct Engine(Kind);
 #[derive(Clone)]
 enum Kind {
     Embedded {
-        store: Embedded,
+        store: Box<Embedded>,
         dir: Option<PathBuf>,
         /// The name of the store, which all clones of the process share.
         name: String,
@@ -50,7 +50,7 @@ impl Engine {
         let queues_max = config.queues_max;
         let store =
             tokio::task::spawn_blocking(move || Embedded::open(place.as_deref(), queues_max)).await??;
-        Ok(Self(Kind::Embedded { store, dir, name: new_store_name() }))
+        Ok(Self(Kind::Embedded { store: Box::new(store), dir, name: new_store_name() }))
     }
 
     async fn redis(
@@ -111,7 +111,7 @@ impl Engine {
 
     pub(crate) fn store(self) -> Arc<dyn Store> {
         match self.0 {
-            Kind::Embedded { store, .. } => Arc::new(store),
+            Kind::Embedded { store, .. } => Arc::new(*store),
             Kind::Redis { store, .. } => Arc::new(store),
         }
     }
