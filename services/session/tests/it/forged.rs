@@ -51,14 +51,16 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     after.retain(|command, count| before.get(command) != Some(count));
     // The watchdog's, and this test's own.
     after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
-    let mut more = |command: &str| after.remove(command).map_or(0, |count| count - before.get(command).copied().unwrap_or(0));
+    let mut more = |command: &str| {
+        after.remove(command).map_or(0, |count| count - before.get(command).copied().unwrap_or(0))
+    };
     let (written, notes) = (more("hset"), more("hgetall"));
     assert!(notes <= started.elapsed().as_secs() / NOTE_EVERY.as_secs(), "{notes} notes");
     assert_eq!(written, notes * KEYS_NOTED, "{notes} notes");
     // The watchdog asks now and then whether a write would be taken.
     let (probes, seconds) = (more("evalsha"), started.elapsed().as_secs());
     assert!(probes <= seconds / 5 + 2, "{probes} scripts in {seconds} s");
-    // The leader of the sweep renews its lease.
+    // A clone says which store it stands on, and the leader of the sweep that it leads.
     let renewals = more("set");
     assert!(renewals <= seconds / 5 + 2, "{renewals} renewals in {seconds} s");
     assert!(after.is_empty(), "{after:?}");
