@@ -28,9 +28,6 @@ use crate::seats::Seats;
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// The turns that connections to clones have before the runtime ends. A connection may leave one to calls that are ready.
-const TURNS_AFTER: usize = 8;
-
 /// How long callers have to be told whose calls are ended because their connection is.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -154,10 +151,6 @@ async fn serve(core: Arc<Core>, listener: TcpListener) {
         core.cut.cancel();
         // Who does not read in this time is cut.
         let _ = timeout(FAREWELL, connections.wait()).await;
-    }
-    // The calls that ended last have woken the connections to their clones, which have resets to write.
-    for _ in 0..TURNS_AFTER {
-        tokio::task::yield_now().await;
     }
 }
 
