@@ -148,7 +148,7 @@ async fn connection(
             accepted = connection.accept() => accepted,
             Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
         };
-        let Some(Ok((request, mut respond))) = accepted else { return };
+        let Some(Ok((request, mut respond))) = accepted else { break };
         if request.uri().path().starts_with("/grpc.") {
             // No health, no reflection: taken for serving as long as it is connected.
             about_itself.lock().expect("no panic").push(request.uri().path().to_owned());
@@ -160,6 +160,9 @@ async fn connection(
         let number = calls.fetch_add(1, Ordering::SeqCst);
         tasks.spawn(handler(Call { request: Request::from_parts(parts, body), respond, number }));
     }
+    // A reset may have come in one read with the end. Whoever waits for one is told which of the two it was.
+    drop(connection);
+    while tasks.join_next().await.is_some() {}
 }
 
 /// Answers with nothing but a status.
