@@ -38,6 +38,8 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     let clone = Clone::start(&toml).await;
     let good = until("a session", || async { create(&clone.client, "u").await.ok() }).await.token;
     until("the first note", || async { redis.command_counts().contains_key("hgetall").then_some(()) }).await;
+    // The clone's keys, the store's name and the session: what a start writes is written.
+    until("the start", || async { (redis.command_counts().get("set") == Some(&3)).then_some(()) }).await;
     let before = redis.command_counts();
     stream::iter(0..FORGED)
         .map(|n| {
@@ -51,18 +53,13 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     after.retain(|command, count| before.get(command) != Some(count));
     // The watchdog's, and this test's own.
     after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
-    let mut more = |command: &str| {
-        after.remove(command).map_or(0, |count| count - before.get(command).copied().unwrap_or(0))
-    };
+    let mut more = |command: &str| after.remove(command).map_or(0, |count| count - before[command]);
     let (written, notes) = (more("hset"), more("hgetall"));
     assert!(notes <= started.elapsed().as_secs() / NOTE_EVERY.as_secs(), "{notes} notes");
     assert_eq!(written, notes * KEYS_NOTED, "{notes} notes");
     // The watchdog asks now and then whether a write would be taken.
     let (probes, seconds) = (more("evalsha"), started.elapsed().as_secs());
     assert!(probes <= seconds / 5 + 2, "{probes} scripts in {seconds} s");
-    // A clone says which store it stands on, and the leader of the sweep that it leads.
-    let renewals = more("set");
-    assert!(renewals <= seconds / 5 + 2, "{renewals} renewals in {seconds} s");
     assert!(after.is_empty(), "{after:?}");
     get(&clone.client, &good).await.unwrap();
     assert_ne!(redis.command_counts().get("get"), before.get("get"), "the count counts");
