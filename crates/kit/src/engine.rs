@@ -98,8 +98,7 @@ impl EngineError {
                 Code::ResourceExhausted,
                 "ENGINE_FULL",
                 format!(
-                    "{engine} is full ({detail}); nothing was done; its operator can {remedy}, and reads and what finishes \
-                     or removes go on meanwhile"
+                    "{engine} is full ({detail}); nothing was done, and reads go on; its operator can {remedy}"
                 ),
             )
             .meta("engine", engine)
