@@ -29,6 +29,8 @@ const WAITING_SHARES: usize = 4;
 
 /// The most bytes of messages that have not fully arrived, in one process.
 const UNFINISHED_BYTES_MAX: usize = 32 << 20;
+/// The most of them at any moment. Up to here a burst has `GRACE` to be over; beyond, age protects no message.
+const UNFINISHED_BYTES_BURST: usize = UNFINISHED_BYTES_MAX / 4 * 5;
 /// The most bytes of large answers that have not been taken, in one process.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -42,7 +44,7 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         Self {
-            unfinished: Budget::new("request", UNFINISHED_BYTES_MAX),
+            unfinished: Budget::with_burst("request", UNFINISHED_BYTES_MAX, UNFINISHED_BYTES_BURST),
             answers: Budget::new("answer", ANSWER_BYTES_MAX),
         }
     }
@@ -52,6 +54,8 @@ impl Default for Memory {
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: usize,
+    /// The bytes beyond which also what is younger than `GRACE` gives way.
+    burst_max: usize,
     held: AtomicUsize,
     shares: Mutex<Shares>,
     /// The bytes that wait for room.
@@ -93,8 +97,14 @@ pub(crate) struct UsedUp;
 impl Budget {
     /// `what` is a label of `rpc_server_gave_way_total`.
     pub(crate) fn new(what: &'static str, bytes_max: usize) -> Arc<Self> {
+        Self::with_burst(what, bytes_max, usize::MAX)
+    }
+
+    /// The same, where what is held without being admitted is bounded by `burst_max` at any moment.
+    pub(crate) fn with_burst(what: &'static str, bytes_max: usize, burst_max: usize) -> Arc<Self> {
         Arc::new(Self {
             bytes_max,
+            burst_max,
             held: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             shares: Mutex::default(),
@@ -203,31 +213,35 @@ impl Budget {
         Share { budget: self.clone(), number, content }
     }
 
-    /// Lets the slowest give way until the rest is within the bound, or nothing is old enough.
+    /// Lets the slowest give way until the rest is within the bound, or nothing is old enough. Beyond the bound of a burst the
+    /// young give way too, and at once: what is freed then lies between this search and the next one.
     fn make_room(&self) {
         if self.held.load(Ordering::Relaxed) <= self.bytes_max && self.waiting.load(Ordering::Relaxed) == 0 {
             return;
         }
         let now = Instant::now();
         let mut shares = self.shares();
-        if shares.searched.is_some_and(|at| now < at + SEARCH_INTERVAL) {
+        let is_burst = self.held.load(Ordering::Relaxed) > self.burst_max;
+        if !is_burst && shares.searched.is_some_and(|at| now < at + SEARCH_INTERVAL) {
             return;
         }
         shares.searched = Some(now);
         let rate = |content: &Arc<Mutex<Content>>| {
             let content = lock(content);
             let age = now.saturating_duration_since(content.since);
-            let old = age >= GRACE && content.counted > 0;
-            old.then(|| content.moved as f64 / age.as_secs_f64())
+            let is_young = age < GRACE;
+            // Of one that has just begun the rate is high: it is judged by what it does from here on.
+            (content.counted > 0).then(|| (is_young, content.moved as f64 / age.as_secs_f64()))
         };
         let mut slowest: Vec<_> =
             shares.by_number.values().filter_map(|content| Some((rate(content)?, content.clone()))).collect();
         drop(shares);
-        slowest.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        slowest.sort_by(|((a_young, a), _), ((b_young, b), _)| a_young.cmp(b_young).then(a.total_cmp(b)));
         // Room for whoever waits, not only for what is there.
         let wanted = self.waiting.load(Ordering::Relaxed).min(self.bytes_max / 4);
-        for (_, content) in slowest {
-            if self.held.load(Ordering::Relaxed) + wanted <= self.bytes_max {
+        for ((is_young, _), content) in slowest {
+            let held = self.held.load(Ordering::Relaxed);
+            if held + wanted <= self.bytes_max || (is_young && !is_burst) {
                 return;
             }
             self.give_way(&content);
@@ -417,6 +431,7 @@ fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
 
 #[cfg(test)]
 mod tests {
+    use super::arriving::BLOCK_BYTES;
     use super::*;
 
     impl Share {
@@ -450,6 +465,21 @@ mod tests {
         busy.arrived(Bytes::new()).expect("it moved");
         drop((stalled, busy));
         assert_eq!(held(&budget), 0);
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_bounded_whatever_its_age() {
+        let (bytes_max, burst_max) = (4 * BLOCK_BYTES, 6 * BLOCK_BYTES);
+        let budget = Budget::with_burst("test", bytes_max, burst_max);
+        let piece = Bytes::from(vec![1; BLOCK_BYTES]);
+        let burst: Vec<_> = (0..20).map(|_| budget.share()).collect();
+        for share in &burst {
+            // One that gave way already is told so.
+            let _ = share.arrived(piece.clone());
+            assert!(held(&budget) <= burst_max, "{} bytes are held", held(&budget));
+        }
+        let staying = burst.iter().filter(|share| share.gives_way().is_ok()).count();
+        assert!(staying >= 4, "{staying} of 20 stay");
     }
 
     #[tokio::test]

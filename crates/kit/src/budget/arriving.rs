@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 /// The bytes at the front of a message that its length stands in.
 pub(crate) const HEAD_BYTES: usize = 5;
 /// Pieces of less than half of this are gathered into blocks of it.
-const BLOCK_BYTES: usize = 16 << 10;
+pub(super) const BLOCK_BYTES: usize = 16 << 10;
 
 /// Received pieces, without room for more than a block.
 #[derive(Debug, Default)]
