@@ -214,10 +214,21 @@ fn role_of(span: &SpanData) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// Lets one test at a time have a subscriber of its own: whether a call site is of interest is one
+    /// answer for the whole process, and two threads that register the same one at once may keep the
+    /// answer of the other's subscriber.
+    fn only_subscriber() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn a_span_is_made_only_for_a_trace() {
+        let _only = only_subscriber();
         let config = TelemetryConfig {
             otlp: None,
             sample_ratio: 1.0,
@@ -232,6 +243,7 @@ mod tests {
 
     #[test]
     fn a_drivers_own_lines_are_not_told_by_default() {
+        let _only = only_subscriber();
         let filter = EnvFilter::new(crate::cli::serve_defaults().log);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
             assert!(!tracing::enabled!(target: "scylla::cluster::worker", tracing::Level::ERROR));
@@ -241,6 +253,7 @@ mod tests {
 
     #[test]
     fn health_checks_begin_no_trace_of_their_own() {
+        let _only = only_subscriber();
         let none = |service: &str, headers: &HeaderMap| {
             server_span(Role::Session, "clone", service, "Check", headers).is_none()
         };
