@@ -26,7 +26,9 @@ impl Clone {
 
     /// Starts a clone on a given address, for one that comes back.
     pub(crate) async fn start_at(role: &str, address: &str, flags: &[&str]) -> Self {
-        let mut command = Command::new(shoal_binary());
+        // A signal that whoever runs the tests ignores (`nohup`) is not ignored here.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(shoal_binary());
         command.args(["serve", role, "--listen", address, "--admin", "127.0.0.1:0"]).args(flags);
         let mut process = Process::spawn(command);
         process.printed("address", Duration::from_secs(20)).await;
