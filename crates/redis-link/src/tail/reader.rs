@@ -1,6 +1,6 @@
 //! One blocking connection and the streams that are read over it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,9 +33,30 @@ pub(super) struct Readers {
     pub(super) cursors: Arc<Cursors>,
     events: mpsc::Sender<TailEvent>,
     connecting: Semaphore,
-    /// Changes of Redis (one `run_id` by another) that were told of: the readers of a Cluster's node all see
-    /// one, and it is told once. Holds one pair for each restart.
-    restarts: Mutex<HashSet<(String, String)>>,
+    restarts: Mutex<Restarts>,
+}
+
+/// The changes of Redis (one `run_id` by another) that were told of: the readers of a Cluster's node all see a change, and it
+/// is told once. Holds one pair for each restart.
+#[derive(Debug, Default)]
+struct Restarts {
+    /// How many were told.
+    count: u64,
+    /// Which of them each pair was last: a fail-over can come again, to a process that was there before.
+    told: HashMap<(String, String), u64>,
+}
+
+impl Restarts {
+    /// Whether this change is to be told: it was not since `read_at`, the count when the reader last read from `before`.
+    fn is_news(&mut self, before: &str, after: &str, read_at: u64) -> bool {
+        let pair = (before.to_owned(), after.to_owned());
+        if self.told.get(&pair).is_some_and(|told| *told > read_at) {
+            return false;
+        }
+        self.count += 1;
+        self.told.insert(pair, self.count);
+        true
+    }
 }
 
 /// Reads one group of streams: those of a slot, or all of them.
@@ -45,6 +66,8 @@ pub(super) struct Reader {
     version: watch::Receiver<u64>,
     /// The Redis that was read last.
     run_id: Option<String>,
+    /// How many changes had been told then.
+    read_at: u64,
 }
 
 /// A connection for blocking reads and what Redis says of it.
@@ -66,17 +89,15 @@ impl Readers {
         let _ = self.events.send(event).await;
     }
 
-    /// Whether this change of Redis was not told of before.
-    fn first_to_see(&self, before: &str, after: &str) -> bool {
-        let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
-        restarts.insert((before.to_owned(), after.to_owned()))
+    fn restarts(&self) -> std::sync::MutexGuard<'_, Restarts> {
+        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reader {
     pub(super) fn new(readers: Arc<Readers>, slot: Option<u16>) -> Reader {
         let version = readers.cursors.version.subscribe();
-        Reader { readers, slot, version, run_id: None }
+        Reader { readers, slot, version, run_id: None, read_at: 0 }
     }
 
     pub(super) async fn run(mut self) {
@@ -96,6 +117,7 @@ impl Reader {
     async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
         let session = self.connect().await?;
         self.tell(&session).await?;
+        self.read_at = self.readers.restarts().count;
         loop {
             self.version.mark_unchanged();
             let mut cursors = self.readers.cursors.of(self.slot);
@@ -105,7 +127,9 @@ impl Reader {
                 continue;
             }
             self.resolve(&session, &mut cursors).await?;
+            let asked_at = self.readers.restarts().count;
             let streams = self.next(&session, &cursors).await?;
+            self.read_at = asked_at;
             backoff.reset();
             for (key, entries) in streams {
                 let (Some(cursor), Some(last)) = (cursors.get(&key), entries.last()) else { continue };
@@ -156,7 +180,8 @@ impl Reader {
                 self.readers.cursors.advance(&key, &cursor, &last);
             }
         }
-        if self.readers.first_to_see(&before, &session.run_id) {
+        let is_news = self.readers.restarts().is_news(&before, &session.run_id, self.read_at);
+        if is_news {
             self.readers.send(TailEvent::RestartedOrFailedOver).await;
         }
         self.run_id = Some(session.run_id.clone());
@@ -266,4 +291,21 @@ fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, LinkError> {
 fn parse_id(id: &str) -> (u64, u64) {
     let (time, sequence) = id.split_once('-').unwrap_or((id, "0"));
     (time.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_once_each_time() {
+        let mut restarts = Restarts::default();
+        assert!(restarts.is_news("a", "b", 0));
+        assert!(!restarts.is_news("a", "b", 0), "another reader's sight of the same change");
+        assert!(restarts.is_news("b", "a", 1));
+        assert!(!restarts.is_news("b", "a", 1));
+        assert!(restarts.is_news("a", "b", 2), "the second fail-over to the same process");
+        assert!(!restarts.is_news("a", "b", 2));
+        assert!(!restarts.is_news("a", "b", 0), "a reader that was not there for the changes in between");
+    }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// Connections up to this number are cut off; all of them with `usize::MAX`.
     cut: watch::Sender<usize>,
+    /// The port that connections lead to.
+    target: watch::Sender<u16>,
     accepted: Arc<AtomicUsize>,
     task: AbortHandle,
 }
@@ -23,6 +25,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (cut, gate) = watch::channel(0);
+        let (target, leads_to) = watch::channel(target);
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&accepted);
         let task = tokio::spawn(async move {
@@ -31,19 +34,26 @@ impl Proxy {
             loop {
                 let (inbound, _) = listener.accept().await.unwrap();
                 let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
-                let gate = gate.clone();
+                let (gate, mut leads_to) = (gate.clone(), leads_to.clone());
+                let target = *leads_to.borrow_and_update();
                 connections.spawn(async move {
                     let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else { return };
                     let (from_client, to_client) = inbound.into_split();
                     let (from_server, to_server) = outbound.into_split();
-                    tokio::join!(
-                        pump(number, from_client, to_server, gate.clone()),
-                        pump(number, from_server, to_client, gate)
-                    );
+                    let both = async {
+                        tokio::join!(
+                            pump(number, from_client, to_server, gate.clone()),
+                            pump(number, from_server, to_client, gate)
+                        )
+                    };
+                    tokio::select! {
+                        _ = both => {}
+                        _ = leads_to.changed() => {}
+                    }
                 });
             }
         });
-        Proxy { port, cut, accepted, task: task.abort_handle() }
+        Proxy { port, cut, target, accepted, task: task.abort_handle() }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -58,6 +68,11 @@ impl Proxy {
     /// Nothing passes any more on the connections that there are; new ones work.
     pub(crate) fn swallow_established(&self) {
         self.cut.send_replace(self.accepted());
+    }
+
+    /// Ends the connections that there are; new ones lead to `target`.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.target.send_replace(target);
     }
 
     pub(crate) fn pass(&self) {

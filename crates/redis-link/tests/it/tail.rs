@@ -149,6 +149,30 @@ async fn a_restart_is_told_and_entries_with_smaller_ids_are_seen() {
     assert_eq!(values(&mut tail, 1).await, (vec![pair("s", "two")], vec![]));
 }
 
+/// Both processes live on, and each takes over from the other again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fail_over_is_told() {
+    let (Some(a), Some(b)) = (Server::start().await, Server::start().await) else { return };
+    let proxy = Proxy::to(a.port).await;
+    let link = open(LinkConfig::new(proxy.url(), "test")).await;
+    let mut tail = link.tail(vec![(b"s".to_vec(), "0-0".to_owned())]);
+    let (direct, mut at) = ([a.link().await, b.link().await], 0);
+    append(&direct[at], "s", "0").await;
+    assert_eq!(values(&mut tail, 1).await.0, [pair("s", "0")]);
+    for round in 1..=6 {
+        at = 1 - at;
+        proxy.lead_to([a.port, b.port][at]);
+        let mut events = vec![next(&mut tail).await];
+        while *events.last().unwrap() == TailEvent::Reconnected {
+            events.push(next(&mut tail).await);
+        }
+        assert_eq!(events.pop(), Some(TailEvent::RestartedOrFailedOver), "change {round}");
+        append(&direct[at], "s", &round.to_string()).await;
+        let (seen, _) = values(&mut tail, 1).await;
+        assert_eq!(seen, [pair("s", &round.to_string())]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tail_that_died_silently_reads_on() {
     let Some(server) = Server::start().await else { return };
