@@ -108,6 +108,17 @@ fn check_read(tree: &Tree, driven: &Driven) {
             && span.name.contains(&driven.table)
     });
     assert_eq!((cql.service.as_str(), cql.kind.as_str()), ("shoal-data", "client"));
+    // Whatever a clone does for a call is filed under it, also what a store was sent.
+    assert_ne!(gateway.instance, "");
+    let of_clone = |role: &'static str, store: &view::Span| {
+        let mut servers = tree.spans().iter().filter(|span| span.service == role && span.kind == "server");
+        servers.find(|server| tree.is_below(store, server)).expect("a call").clone()
+    };
+    for (clone, store) in [(of_clone("shoal-cache", redis), redis), (of_clone("shoal-data", cql), cql)] {
+        let name = &clone.attributes["shoal.clone"];
+        assert_eq!(store.attributes.get("shoal.clone"), Some(name), "{store:?}");
+        assert!(clone.instance.ends_with(name.as_str()) && store.instance == clone.instance, "{store:?}");
+    }
     for span in tree.spans() {
         for (key, value) in &span.attributes {
             assert!(!value.contains("ada"), "a key in a span: {key}={value}");

@@ -128,6 +128,7 @@ impl Settings {
             telemetry: TelemetryConfig {
                 otlp: read.otlp()?,
                 sample_ratio: trace_ratio,
+                instance: clone_name(listen),
                 log_format: read.get::<LogFormat>(key::LOG_FORMAT)?.unwrap_or_default(),
                 log_filter: read.get(key::LOG)?.unwrap_or_else(|| defaults.log.to_owned()),
             },
@@ -204,14 +205,18 @@ impl Settings {
 
     /// What tells a clone that has a process of its own from its siblings, in logs, spans and metrics: its host and port.
     pub fn clone_name(&self) -> String {
-        let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-        format!("{}:{}", host.trim(), self.listen.port())
+        clone_name(self.listen)
     }
 
     /// The Redis of a role: its section's `redis` key, else the common one.
     pub fn redis_of(&self, role: Role) -> Option<String> {
         self.figment.extract_inner(&format!("{role}.redis")).ok().or_else(|| self.redis.clone())
     }
+}
+
+fn clone_name(listen: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), listen.port())
 }
 
 /// Reads the keys at the top.

@@ -1,20 +1,17 @@
-//! Traces: W3C context in, OTLP out, one OpenTelemetry service per role.
+//! Traces: W3C context in, OTLP out, one OpenTelemetry service per role and one instance per clone.
 //!
 //! Without an OTLP endpoint no span is made at all, so tracing costs nothing when it is off.
 
-use std::collections::HashMap;
+mod export;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry::{KeyValue, Value};
-use opentelemetry_otlp::WithExportConfig as _;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
@@ -26,9 +23,12 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::logs::{LogFormat, Logs};
 use crate::role::Role;
 use crate::sampling::{Root, TRACEPARENT};
+use export::{NameClones, PerInstance};
 
 /// Span attribute that says which role made a span; the exporter files it under that role's service name.
 pub const ROLE_ATTRIBUTE: &str = "shoal.role";
+/// Span attribute that says which clone took the call that a span is of; the exporter files it under that instance.
+pub const CLONE_ATTRIBUTE: &str = "shoal.clone";
 
 /// What to set up.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct TelemetryConfig {
     pub otlp: Option<String>,
     /// Fraction of traces begun here that are kept; a caller's own decision is followed.
     pub sample_ratio: f64,
+    /// The name of this process among all: spans have it as `service.instance.id`.
+    pub instance: String,
     /// Format of log lines.
     pub log_format: LogFormat,
     /// Filter in `tracing` syntax, e.g. `info,shoal_gateway=debug`.
@@ -73,9 +75,10 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
         registry.try_init()?;
         return Ok(Telemetry { provider: None });
     };
+    let batches = BatchSpanProcessor::builder(PerInstance::new(endpoint, &config.instance)?).build();
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::ParentBased(Box::new(Root::new(config.sample_ratio))))
-        .with_batch_exporter(PerRole::new(endpoint)?)
+        .with_span_processor(NameClones::new(batches))
         .build();
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("shoal"))
@@ -151,67 +154,6 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Files every span under the service of the role that made it: in `shoal up` five services share one process, and a
-/// reader of traces wants to see five.
-#[derive(Debug)]
-struct PerRole {
-    by_role: HashMap<&'static str, opentelemetry_otlp::SpanExporter>,
-    other: opentelemetry_otlp::SpanExporter,
-}
-
-impl PerRole {
-    fn new(endpoint: &str) -> anyhow::Result<Self> {
-        let exporter = |service: String| -> anyhow::Result<_> {
-            let mut exporter = opentelemetry_otlp::SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .with_timeout(Duration::from_secs(5))
-                .build()
-                .with_context(|| format!("OTLP endpoint {endpoint} (example: http://127.0.0.1:4317)"))?;
-            let resource = Resource::builder()
-                .with_service_name(service)
-                .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-                .build();
-            exporter.set_resource(&resource);
-            Ok(exporter)
-        };
-        let mut by_role = HashMap::new();
-        for role in Role::ALL {
-            by_role.insert(role.name(), exporter(format!("shoal-{role}"))?);
-        }
-        Ok(Self { by_role, other: exporter("shoal".to_owned())? })
-    }
-}
-
-impl SpanExporter for PerRole {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let mut groups: HashMap<Option<&'static str>, Vec<SpanData>> = HashMap::new();
-        for span in batch {
-            groups.entry(role_of(&span)).or_default().push(span);
-        }
-        for (role, spans) in groups {
-            let exporter = role.and_then(|role| self.by_role.get(role)).unwrap_or(&self.other);
-            exporter.export(spans).await?;
-        }
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        for exporter in self.by_role.values().chain([&self.other]) {
-            exporter.shutdown_with_timeout(timeout)?;
-        }
-        Ok(())
-    }
-}
-
-fn role_of(span: &SpanData) -> Option<&'static str> {
-    let attribute = span.attributes.iter().find(|kv| kv.key.as_str() == ROLE_ATTRIBUTE)?;
-    match &attribute.value {
-        Value::String(name) => Role::parse(name.as_str()).map(Role::name),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -232,6 +174,7 @@ mod tests {
         let config = TelemetryConfig {
             otlp: None,
             sample_ratio: 1.0,
+            instance: String::new(),
             log_format: LogFormat::default(),
             log_filter: String::new(),
         };

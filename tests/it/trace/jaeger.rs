@@ -28,6 +28,13 @@ pub(crate) async fn trace(query: &str, id: &str) -> Option<Tree> {
         let process = span["processID"].as_str().unwrap_or_default();
         Span {
             service: text(&trace["processes"][process]["serviceName"]),
+            instance: trace["processes"][process]["tags"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|tag| tag["key"] == "service.instance.id")
+                .map(|tag| text(&tag["value"]))
+                .unwrap_or_default(),
             name: text(&span["operationName"]),
             kind: attributes.get("span.kind").cloned().unwrap_or_default(),
             id: text(&span["spanID"]),

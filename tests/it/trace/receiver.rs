@@ -70,11 +70,10 @@ impl TraceService for Collect {
         let mut spans = self.0.lock().expect("not poisoned");
         for resource in request.into_inner().resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let service = attributes
-                .iter()
-                .find(|attribute| attribute.key == "service.name")
-                .map(text)
-                .unwrap_or_default();
+            let of = |key: &str| {
+                attributes.iter().find(|attribute| attribute.key == key).map(text).unwrap_or_default()
+            };
+            let (service, instance) = (of("service.name"), of("service.instance.id"));
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 let kind = match span.kind() {
                     SpanKind::Server => "server",
@@ -87,6 +86,7 @@ impl TraceService for Collect {
                     hex(&span.trace_id),
                     Span {
                         service: service.clone(),
+                        instance: instance.clone(),
                         kind: kind.to_owned(),
                         id: hex(&span.span_id),
                         parent: hex(&span.parent_span_id),

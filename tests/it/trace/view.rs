@@ -14,6 +14,8 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as O
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) service: String,
+    /// Its clone.
+    pub(crate) instance: String,
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) id: String,
@@ -58,7 +60,7 @@ impl Tree {
             .unwrap_or_else(|| panic!("nothing that fits below {}:\n{self}", ancestor.name))
     }
 
-    fn is_below(&self, span: &Span, ancestor: &Span) -> bool {
+    pub(crate) fn is_below(&self, span: &Span, ancestor: &Span) -> bool {
         let mut parent = span.parent.clone();
         for _ in 0..self.0.len() {
             if parent == ancestor.id {
