@@ -1,6 +1,7 @@
 //! The flags every command that runs clones has, and the whole life of a process that runs one clone.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, FromArgMatches as _};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use crate::role::Role;
 use crate::serve::{bind, serve};
 use crate::service::Service;
 use crate::settings::{Defaults, Settings};
-use crate::{admin, metric, open_files, shutdown, telemetry};
+use crate::{admin, exit, metric, open_files, shutdown, telemetry};
 
 /// Flags in common. Each but `--config` is also a variable (`SHOAL_REDIS`) and a key of the file (`redis`; `--data` is
 /// `data_dir` there).
@@ -105,18 +106,18 @@ pub fn settings_of_one(about: &'static str) -> anyhow::Result<Settings> {
     Settings::load_one(&CommonArgs::from_arg_matches(&matches)?, serve_defaults())
 }
 
-/// The `main` of a service's thin binary: parses flags and runs one clone.
-///
-/// # Errors
-/// Whatever keeps the clone from running.
-pub fn single<F, Fut>(role: Role, build: F) -> anyhow::Result<()>
+/// The `main` of a service's thin binary: parses flags, runs one clone, and says what kept it from running.
+pub fn single<F, Fut>(role: Role, build: F) -> ExitCode
 where
     F: FnOnce(Settings) -> Fut,
     Fut: Future<Output = anyhow::Result<Service>>,
 {
-    let settings = settings_of_one("One clone of one Shoal service")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run_one(role, settings, build))
+    let run = || {
+        let settings = settings_of_one("One clone of one Shoal service")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(run_one(role, settings, build))
+    };
+    exit::done(&format!("shoal-{role}"), run())
 }
 
 /// Runs one clone with its admin port until a signal, then drains.

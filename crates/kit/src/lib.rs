@@ -9,6 +9,7 @@ mod budget;
 pub mod chain;
 pub mod cli;
 mod engine;
+pub mod exit;
 pub mod fault;
 mod health;
 pub mod logs;

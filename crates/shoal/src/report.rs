@@ -3,6 +3,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use shoal_kit::exit;
+
+const PROGRAM: &str = "shoal";
+
 /// Prints a line; a closed pipe is not an error.
 pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -10,16 +14,12 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 
 /// The exit code of a command, with its error said.
 pub(crate) fn done(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
+    exit::done(PROGRAM, result)
 }
 
 /// Says an error with its causes.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "shoal: {}", shoal_kit::chain::chain(error));
-    ExitCode::FAILURE
+    exit::failed(PROGRAM, error)
 }
 
 /// Rows under a header, columns as wide as they need.

@@ -1,0 +1,21 @@
+//! How a process ends: its exit code, and what it says of the error that ended it.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::chain::chain;
+
+/// Returns the exit code of a program, and says its error as [`failed`] does.
+#[must_use]
+pub fn done(program: &str, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(program, &error),
+    }
+}
+
+/// Says an error with its causes on stderr, in one line that begins with the program's name.
+pub fn failed(program: &str, error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{program}: {}", chain(error));
+    ExitCode::FAILURE
+}
