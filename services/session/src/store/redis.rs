@@ -339,34 +339,28 @@ impl Store for RedisStore {
         if let Some(policy) = self.link.loses() {
             return Err(Error::Evicts { policy });
         }
-        let (request, fingerprint) = match &new.request {
-            Some(request) => (hex(&request.key), hex(&request.fingerprint)),
-            None => (String::new(), String::new()),
-        };
-        let policy = match self.policy.at_limit {
-            AtLimit::Reject => "reject",
-            AtLimit::RevokeOldest => "revoke_oldest",
+        let policy: &[u8] = match self.policy.at_limit {
+            AtLimit::Reject => b"reject",
+            AtLimit::RevokeOldest => b"revoke_oldest",
         };
         let (idle, absolute) = (millis(new.idle_ttl).to_string(), millis(new.absolute_ttl).to_string());
-        let (kept, most) =
-            (millis(self.policy.request_kept).to_string(), self.policy.sessions_per_user_max.to_string());
-        let (name, metadata) = (new.id.unique_hex(), field::pack(&new.metadata));
-        let attributes: Vec<(&str, Vec<u8>)> =
-            new.attributes.iter().map(|(name, value)| (name.as_str(), value.encode())).collect();
+        let most = self.policy.sessions_per_user_max.to_string();
+        let (name, (head, tail)) = (new.id.unique_hex(), field::new_record(&new, &idle));
         let mut args: Vec<&[u8]> = vec![
             name.as_bytes(),
             new.user.as_bytes(),
-            &new.hash,
             idle.as_bytes(),
             absolute.as_bytes(),
-            &metadata,
-            request.as_bytes(),
-            fingerprint.as_bytes(),
-            kept.as_bytes(),
             most.as_bytes(),
-            policy.as_bytes(),
+            policy,
+            &head,
+            &tail,
         ];
-        args.extend(attributes.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_slice()]));
+        let request = new.request.as_ref().map(|request| {
+            let kept = millis(self.policy.request_kept).to_string();
+            [hex(&request.key), hex(&request.fingerprint), kept]
+        });
+        args.extend(request.iter().flatten().map(String::as_bytes));
         let lives = new.idle_ttl.min(new.absolute_ttl);
         let (made, ()) =
             futures::join!(self.change(&script::CREATE, new.id, &args), self.say_soon(new.id.bucket, lives));

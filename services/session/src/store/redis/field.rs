@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue as _, Value as Reply};
 use rmp::decode::{read_map_len, read_str_len};
+use rmp::encode::{write_map_len, write_str_len};
 
 use crate::attribute::{Attributes, Value};
 use crate::clock::Time;
@@ -12,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Event, Kind, Place};
 use crate::keyring::Hash;
 use crate::rotation::{Retired, Secrets};
-use crate::session::{Record, Session};
+use crate::session::{NewSession, Record, Session};
 use crate::token::SessionId;
 
 /// A hash and its end's time, in digits.
@@ -50,6 +51,36 @@ pub(super) fn record(id: SessionId, read: Read) -> Result<Option<Record>, Error>
         }
     }
     raw.record(id).ok_or_else(|| broken("a session without its fields")).map(Some)
+}
+
+/// A new record as [`record`] reads it, before and after its three times, which `create.lua` puts between.
+pub(super) fn new_record(new: &NewSession, idle: &str) -> (Vec<u8>, Vec<u8>) {
+    let metadata = pack(&new.metadata);
+    let mut tail = Vec::with_capacity(128);
+    let mut fields = 7;
+    put(&mut tail, b"u", new.user.as_bytes());
+    put(&mut tail, b"i", idle.as_bytes());
+    put(&mut tail, b"v", b"1");
+    put(&mut tail, b"h", &new.hash);
+    if !metadata.is_empty() {
+        put(&mut tail, b"m", &metadata);
+        fields += 1;
+    }
+    for (name, value) in &new.attributes {
+        put(&mut tail, &[b"a:", name.as_bytes()].concat(), &value.encode());
+        fields += 1;
+    }
+    let mut head = Vec::with_capacity(8);
+    // Writing to memory does not fail.
+    let _ = write_map_len(&mut head, fields);
+    (head, tail)
+}
+
+fn put(record: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for string in [name, value] {
+        let _ = write_str_len(record, string.len() as u32);
+        record.extend_from_slice(string);
+    }
 }
 
 #[derive(Default)]

@@ -1,4 +1,5 @@
 -- ARGV: place, most events. Answers whether some may be missing, the latest place, and the events after the place.
+local events = base .. 'v'
 local info = redis.pcall('XINFO', 'STREAM', events)
 if info.err then return {ARGV[2] == '0-0' and 0 or 1, '0-0', {}} end
 local stream = {}
@@ -15,11 +16,11 @@ if before(place(last), after) then return {1, last, {}} end
 local gap = false
 if stream['entries-added'] > stream['length'] and before(after, place(last)) then
   -- Some were trimmed. If what is left begins later than right after the place, some of those may have been between.
-  local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
+  local first = call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
   local least = first and place(first[1])
   if least then
     least = least[2] > 0 and {least[1], least[2] - 1} or {least[1] - 1, 2 ^ 64}
   end
   gap = not least or before(after, least)
 end
-return {gap and 1 or 0, last, redis.call('XRANGE', events, '(' .. ARGV[2], '+', 'COUNT', ARGV[3])}
+return {gap and 1 or 0, last, call('XRANGE', events, '(' .. ARGV[2], '+', 'COUNT', ARGV[3])}

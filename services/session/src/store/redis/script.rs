@@ -12,13 +12,41 @@ macro_rules! script {
     };
 }
 
-script!(CREATE, "session.create", "prelude.lua", "create.lua");
-script!(USE, "session.use", "prelude.lua", "present.lua", "use.lua");
-script!(UPDATE, "session.update", "prelude.lua", "present.lua", "change.lua", "update.lua");
-script!(ROTATE, "session.rotate", "prelude.lua", "present.lua", "change.lua", "rotate.lua");
-script!(REVOKE, "session.revoke", "prelude.lua", "present.lua", "revoke.lua");
-script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "revoke_user.lua");
-script!(SWEEP, "session.sweep", "prelude.lua", "sweep.lua");
+script!(CREATE, "session.create", "prelude.lua", "finish.lua", "create.lua");
+script!(USE, "session.use", "prelude.lua", "finish.lua", "growth.lua", "fetch.lua", "present.lua", "use.lua");
+script!(
+    UPDATE,
+    "session.update",
+    "prelude.lua",
+    "finish.lua",
+    "fetch.lua",
+    "present.lua",
+    "change.lua",
+    "update.lua"
+);
+script!(
+    ROTATE,
+    "session.rotate",
+    "prelude.lua",
+    "finish.lua",
+    "growth.lua",
+    "fetch.lua",
+    "present.lua",
+    "change.lua",
+    "rotate.lua"
+);
+script!(
+    REVOKE,
+    "session.revoke",
+    "prelude.lua",
+    "finish.lua",
+    "growth.lua",
+    "fetch.lua",
+    "present.lua",
+    "revoke.lua"
+);
+script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "finish.lua", "revoke_user.lua");
+script!(SWEEP, "session.sweep", "prelude.lua", "finish.lua", "growth.lua", "fetch.lua", "sweep.lua");
 script!(HISTORY, "session.history", "prelude.lua", "history.lua");
 script!(LEASE, "session.lease", "lease.lua");
 script!(SOON, "session.soon", "soon.lua");

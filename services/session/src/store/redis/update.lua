@@ -5,5 +5,4 @@ if not session then return {standing} end
 if ARGV[5] ~= '' and ARGV[5] ~= session.v then return {'version', session.v} end
 local changed, passed = change(session, 6)
 if passed then return {passed} end
-save(id, changed, touch(changed))
-return {'ok', id, record(id)}
+return {'ok', id, {save(id, changed, touch(changed)), now}}

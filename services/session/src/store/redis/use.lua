@@ -2,7 +2,10 @@
 allow_growth()
 local session, standing = present(ARGV[2], ARGV[3], tonumber(ARGV[4]))
 if not session then return {standing} end
+local record
 if ARGV[5] == '1' then
-  save(ARGV[2], session, touch(session))
+  record = save(ARGV[2], session, touch(session))
+else
+  record = call('GET', base .. 's:' .. ARGV[2])
 end
-return {'ok', ARGV[2], record(ARGV[2])}
+return {'ok', ARGV[2], {record, now}}

@@ -1,0 +1,25 @@
+-- A session, or nothing.
+local function fetch(id)
+  local packed = call('GET', base .. 's:' .. id)
+  return packed and cmsgpack.unpack(packed)
+end
+
+-- Writes back what was fetched in this script: never what is gone meanwhile. Its end stays what it is, or is the one given.
+-- Answers the record as get reads it.
+local function save(id, session, ends)
+  local packed = cmsgpack.pack(session)
+  if ends then
+    call('SET', base .. 's:' .. id, packed, 'XX', 'PXAT', ends)
+  else
+    call('SET', base .. 's:' .. id, packed, 'XX', 'KEEPTTL')
+  end
+  return packed
+end
+
+-- Records a use of what was fetched, for the caller to save with the end that it answers: never beyond the absolute end, and
+-- never shorter.
+local function touch(session)
+  local ends = math.min(math.max(now + session.i, tonumber(session.e)), tonumber(session.x))
+  session.e = string.format('%d', ends)
+  return ends
+end
