@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::call::Call;
 use crate::config::{Endpoint, Settings};
 use crate::error::LinkError;
-use crate::node::Node;
+use crate::node::{Kind, Node};
 use crate::script::{Request, Scripts};
 use crate::slot::SLOTS;
 
@@ -319,7 +319,14 @@ impl Shared {
     /// The node at an endpoint, which is connected to if it is new.
     fn node(&self, endpoint: &Endpoint) -> Arc<Node> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = || Node::start(endpoint.clone(), Arc::clone(&self.settings), Arc::clone(&self.scripts));
+        let start = || {
+            Node::start(
+                endpoint.clone(),
+                Kind::OfCluster,
+                Arc::clone(&self.settings),
+                Arc::clone(&self.scripts),
+            )
+        };
         Arc::clone(nodes.entry(endpoint.clone()).or_insert_with(|| Arc::new(start())))
     }
 

@@ -1,5 +1,6 @@
 //! One connection to one Redis: the socket's options, the handshake, and a sign of its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,9 +13,11 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
+use crate::dial::Dialer;
 use crate::error::{self, LinkError};
 use crate::eviction::MemoryPolicy;
+use crate::hello::Hello;
 use crate::script::Script;
 use crate::watchdog;
 
@@ -43,31 +46,39 @@ pub(crate) struct Connection {
     pub(crate) closed: CancellationToken,
     /// The same, for calls: asking the token takes a lock.
     ended: Arc<AtomicBool>,
+    /// The node uses it no more; what is in flight may still be answered.
+    pub(crate) retired: AtomicBool,
     /// Calls that wait for a reply.
     pub(crate) in_flight: Arc<AtomicUsize>,
     /// What Redis does when its memory is full; of a connection for requests, and if it says so.
     pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// What the server says of itself; of a connection for requests, and if it says so.
+    pub(crate) hello: Option<Hello>,
+    /// The address that was connected to.
+    pub(crate) peer: SocketAddr,
     _driver: AbortOnDropHandle<()>,
 }
 
 impl Connection {
     /// Connects for requests: names itself, loads `scripts`, and has a PING answered.
     pub(crate) async fn open(
-        endpoint: &Endpoint,
+        dialer: &Dialer,
         settings: &Settings,
         scripts: &[Script],
     ) -> Result<Connection, LinkError> {
-        within(endpoint, settings, async {
-            let mut connection = Connection::establish(endpoint, settings, None).await?;
+        within(dialer, settings, async {
+            let mut connection = Connection::establish(dialer, settings, None).await?;
             let mut setup = redis::pipe();
             setup.cmd("CLIENT").arg("SETNAME").arg(format!("shoal-{}", settings.role)).cmd("PING");
             for script in scripts {
                 setup.add_command(script.load());
             }
-            // These two may fail: an older Redis compiles no such script, and not every user may ask.
+            // These may fail: an older Redis compiles no such script, and not every user may ask.
             setup.add_command(watchdog::PROBE.load()).add_command(MemoryPolicy::ask());
+            setup.add_command(Hello::ask());
             let count = setup.len();
             let mut replies = connection.requests.send_packed_commands(&setup, 0, count).await?;
+            connection.hello = replies.pop().and_then(Hello::of_reply);
             connection.memory_policy = replies.pop().and_then(MemoryPolicy::of_reply);
             replies.pop();
             for reply in replies {
@@ -84,12 +95,12 @@ impl Connection {
 
     /// Connects for push messages (RESP3); they go to `pushes`.
     pub(crate) async fn open_for_pushes(
-        endpoint: &Endpoint,
+        dialer: &Dialer,
         settings: &Settings,
         pushes: impl AsyncPushSender,
     ) -> Result<Connection, LinkError> {
         let config = AsyncConnectionConfig::new().set_push_sender(pushes);
-        within(endpoint, settings, Connection::establish(endpoint, settings, Some(config))).await
+        within(dialer, settings, Connection::establish(dialer, settings, Some(config))).await
     }
 
     /// Sends one command and waits for its reply; without a deadline.
@@ -99,11 +110,11 @@ impl Connection {
     }
 
     async fn establish(
-        endpoint: &Endpoint,
+        dialer: &Dialer,
         settings: &Settings,
         push: Option<AsyncConnectionConfig>,
     ) -> Result<Connection, redis::RedisError> {
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let (stream, peer) = dialer.connect(settings.connect_deadline).await?;
         set_options(&stream)?;
         let protocol = if push.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
         let login = settings.login.clone().set_protocol(protocol);
@@ -127,12 +138,27 @@ impl Connection {
             Gather::new(driver, busy).await;
         });
         let driver = AbortOnDropHandle::new(driver);
-        Ok(Connection { requests, closed, ended, in_flight, memory_policy: None, _driver: driver })
+        Ok(Connection {
+            requests,
+            closed,
+            ended,
+            retired: AtomicBool::new(false),
+            in_flight,
+            memory_policy: None,
+            hello: None,
+            peer,
+            _driver: driver,
+        })
+    }
+
+    /// Whether the server says that it follows another one.
+    pub(crate) fn is_replica(&self) -> bool {
+        self.hello.is_some_and(|hello| hello.replica)
     }
 
     /// Whether it may still carry calls.
     pub(crate) fn is_live(&self) -> bool {
-        !self.ended.load(Ordering::Acquire)
+        !self.ended.load(Ordering::Acquire) && !self.retired.load(Ordering::Acquire)
     }
 }
 
@@ -158,16 +184,16 @@ fn set_options(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 async fn within(
-    endpoint: &Endpoint,
+    dialer: &Dialer,
     settings: &Settings,
     attempt: impl Future<Output = Result<Connection, redis::RedisError>>,
 ) -> Result<Connection, LinkError> {
     match tokio::time::timeout(settings.connect_deadline, attempt).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(error::of_connecting(&error, &settings.place(endpoint))),
+        Ok(Err(error)) => Err(error::of_connecting(&error, &settings.place(dialer.endpoint()))),
         Err(_) => Err(LinkError::Unavailable(format!(
             "{} did not answer a new connection within {:?}",
-            settings.place(endpoint),
+            settings.place(dialer.endpoint()),
             settings.connect_deadline
         ))),
     }

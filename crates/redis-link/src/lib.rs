@@ -6,8 +6,10 @@
 //! * Each call has one deadline for everything, the wait for a connection included ([`LinkConfig::call_deadline`]).
 //! * Each node has a breaker: after consecutive time-outs, or when it cannot be connected to, calls fail at once,
 //!   until the node's watchdog has its PING answered. Only the watchdog connects, one attempt at a time.
-//! * A `redis://` URL names one Redis; several, separated by commas, name a Cluster, whose slot map is
-//!   kept here, so that each primary has its own connections, breaker and watchdog.
+//! * A `redis://` URL names one Redis, or a Cluster if the server says that it is a node of one; several, separated by commas,
+//!   name a Cluster. Its slot map is kept here, so that each primary has its own connections, breaker and watchdog.
+//! * A link to one Redis follows its name to the primary: a server that became a replica, and addresses that are gone from the
+//!   name, lose their connections to it.
 //! * A Redis that refuses ([`LinkError::Full`], [`LinkError::ReadOnly`], [`LinkError::Denied`]) has done nothing. What becomes
 //!   of it is told once for all links of a role ([`Health`]).
 //! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
@@ -20,16 +22,20 @@ mod call;
 mod cluster;
 mod config;
 mod connection;
+mod dial;
 mod error;
 mod eviction;
 mod health;
+mod hello;
 mod link;
+mod moving;
 mod node;
 mod script;
 mod slot;
 mod store_name;
 mod subscription;
 mod tail;
+mod topology;
 mod watchdog;
 
 pub use config::{LinkConfig, describe};

@@ -10,14 +10,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument;
 
 use crate::call::Call;
-use crate::cluster::Cluster;
 use crate::config::{LinkConfig, Settings};
 use crate::error::LinkError;
-use crate::node::Node;
 use crate::script::{Request, Script, Scripts};
 use crate::slot;
 use crate::subscription::Subscription;
 use crate::tail::Tail;
+use crate::topology::{Route, Topology};
 
 /// How often [`Link::ready`] looks again while Redis does not answer.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
@@ -34,27 +33,16 @@ pub(crate) struct Inner {
     pub(crate) settings: Arc<Settings>,
 }
 
-#[derive(Debug)]
-pub(crate) enum Topology {
-    Single(Arc<Node>),
-    Cluster(Cluster),
-}
-
 impl Link {
     /// Validates the configuration and starts connecting in the background of the current tokio runtime. It does
     /// not wait: a Redis that is down now is used when it comes up.
     pub fn open(config: LinkConfig) -> Result<Link, LinkError> {
-        let (mut seeds, settings, scripts) = config.validate()?;
-        if tokio::runtime::Handle::try_current().is_err() {
+        let (seeds, settings, scripts) = config.validate()?;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return Err(LinkError::Config("a link needs a tokio runtime to live in".to_owned()));
-        }
-        let (settings, scripts) = (Arc::new(settings), Arc::new(Scripts::new(&scripts)));
-        let topology = if seeds.len() == 1 {
-            let node = Node::start(seeds.remove(0), Arc::clone(&settings), scripts);
-            Topology::Single(Arc::new(node))
-        } else {
-            Topology::Cluster(Cluster::start(seeds, Arc::clone(&settings), scripts))
         };
+        let (settings, scripts) = (Arc::new(settings), Arc::new(Scripts::new(&scripts)));
+        let topology = Topology::start(seeds, Arc::clone(&settings), scripts, runtime);
         Ok(Link { inner: Arc::new(Inner { topology, settings }) })
     }
 
@@ -78,18 +66,18 @@ impl Link {
     /// Whether calls have a chance: connected, and the breaker (each primary's in a Cluster) is closed.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        match &self.inner.topology {
-            Topology::Single(node) => node.healthy(),
-            Topology::Cluster(cluster) => cluster.healthy(),
+        match self.inner.topology.now() {
+            Route::Single(node) => node.healthy(),
+            Route::Cluster(cluster) => cluster.healthy(),
         }
     }
 
     /// Whether all is well, and if not why, in words for those who run it: they name the node. What a caller may be told is in
     /// the error of its call.
     pub fn ready_now(&self) -> Result<(), String> {
-        let (loses, why) = match &self.inner.topology {
-            Topology::Single(node) => (node.loses(), node.why()),
-            Topology::Cluster(cluster) => (cluster.loses(), cluster.why()),
+        let (loses, why) = match self.inner.topology.now() {
+            Route::Single(node) => (node.loses(), node.why()),
+            Route::Cluster(cluster) => (cluster.loses(), cluster.why()),
         };
         let evicts = loses.map(|policy| {
             format!("redis is configured to evict ({policy}); set its maxmemory-policy to noeviction")
@@ -105,16 +93,18 @@ impl Link {
     /// connection on.
     #[must_use]
     pub fn loses(&self) -> Option<String> {
-        match &self.inner.topology {
-            Topology::Single(node) => node.loses(),
-            Topology::Cluster(cluster) => cluster.loses(),
+        match self.inner.topology.now() {
+            Route::Single(node) => node.loses(),
+            Route::Cluster(cluster) => cluster.loses(),
         }
     }
 
-    /// Whether it is a Cluster's.
-    #[must_use]
-    pub fn is_cluster(&self) -> bool {
-        matches!(self.inner.topology, Topology::Cluster(_))
+    /// Whether it is a Cluster's. Of one URL that is not known before the server was connected to: it waits as a call does.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn is_cluster(&self) -> Result<bool, LinkError> {
+        Ok(matches!(self.inner.topology.known(self.deadline()).await?, Route::Cluster(_)))
     }
 
     /// Sends one command. In a Cluster it goes to the node of its first key, and to any primary if it has none.
@@ -132,14 +122,13 @@ impl Link {
         let call = Call::pipeline(&self.inner.settings, pipe);
         let span = call.span.clone();
         let result = async {
-            let replies = match &self.inner.topology {
-                Topology::Single(node) => {
+            let deadline = self.deadline();
+            let replies = match self.inner.topology.known(deadline).await? {
+                Route::Single(node) => {
                     Call::goes_to(node.endpoint());
-                    node.pipeline(pipe, self.deadline()).await?
+                    node.pipeline(pipe, deadline).await?
                 }
-                Topology::Cluster(cluster) => {
-                    cluster.pipeline(slot::of_pipeline(pipe), pipe, self.deadline()).await?
-                }
+                Route::Cluster(cluster) => cluster.pipeline(slot::of_pipeline(pipe), pipe, deadline).await?,
             };
             // The driver knows which replies the pipeline ignores, and how to read those of a transaction.
             pipe.query_async(&mut Replies(replies)).await.map_err(|error| from_pipeline(error, pipe.len()))
@@ -176,9 +165,9 @@ impl Link {
         let span = call.span.clone();
         let result = async {
             let deadline = self.deadline();
-            let nodes = match &self.inner.topology {
-                Topology::Single(node) => vec![Arc::clone(node)],
-                Topology::Cluster(cluster) => cluster.primaries(deadline).await?,
+            let nodes = match self.inner.topology.known(deadline).await? {
+                Route::Single(node) => vec![Arc::clone(node)],
+                Route::Cluster(cluster) => cluster.primaries(deadline).await?,
             };
             let replies = nodes.iter().map(|node| async move { decode(node.command(cmd, deadline).await?) });
             try_join_all(replies).await
@@ -220,13 +209,14 @@ impl Link {
     }
 
     async fn request(&self, request: Request<'_>) -> Result<Value, LinkError> {
-        match &self.inner.topology {
-            Topology::Single(node) => {
+        let deadline = self.deadline();
+        match self.inner.topology.known(deadline).await? {
+            Route::Single(node) => {
                 Call::goes_to(node.endpoint());
-                node.request(request, false, self.deadline()).await
+                node.follow(request, deadline).await
             }
-            Topology::Cluster(cluster) => {
-                cluster.request(slot::of_command(request.command), request, self.deadline()).await
+            Route::Cluster(cluster) => {
+                cluster.request(slot::of_command(request.command), request, deadline).await
             }
         }
     }

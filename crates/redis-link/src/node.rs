@@ -1,6 +1,7 @@
 //! One Redis server: its connections, its breaker, and calls with a deadline.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,9 +15,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::breaker::Breaker;
 use crate::config::{Endpoint, Settings};
 use crate::connection::Connection;
+use crate::dial::Dialer;
 use crate::error::{self, LinkError, Trouble};
 use crate::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
+use crate::moving::{self, Search};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
 
@@ -35,12 +38,26 @@ const SERVING_WAIT: Duration = Duration::from_millis(500);
 pub(crate) struct Node {
     pub(crate) shared: Arc<Shared>,
     _watchdog: AbortOnDropHandle<()>,
+    _resolver: Option<AbortOnDropHandle<()>>,
+}
+
+/// What a server is to the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has not said yet whether it is a node of a Cluster.
+    Unknown,
+    /// The only Redis of the link.
+    Single,
+    /// A node of a Cluster.
+    OfCluster,
 }
 
 /// What calls and the watchdog share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
+    pub(crate) dialer: Dialer,
+    kind: AtomicU8,
     pub(crate) settings: Arc<Settings>,
     pub(crate) scripts: Arc<Scripts>,
     pub(crate) breaker: Breaker,
@@ -53,6 +70,11 @@ pub(crate) struct Shared {
     /// What it does when its memory is full, as last heard.
     memory_policy: Mutex<Option<MemoryPolicy>>,
     pub(crate) report: Report,
+    pub(crate) search: watch::Sender<Search>,
+    /// Counts the times that all connections went to another server; calls ask here.
+    pub(crate) moved: AtomicU64,
+    /// A connection leads to an address that the name no longer has.
+    pub(crate) stray: AtomicBool,
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
     // Only the watchdog fills and empties them.
@@ -80,12 +102,23 @@ impl Drop for Lease {
 
 impl Node {
     /// Starts connecting in the background.
-    pub(crate) fn start(endpoint: Endpoint, settings: Arc<Settings>, scripts: Arc<Scripts>) -> Node {
+    pub(crate) fn start(
+        endpoint: Endpoint,
+        kind: Kind,
+        settings: Arc<Settings>,
+        scripts: Arc<Scripts>,
+    ) -> Node {
+        let dialer = Dialer::new(endpoint.clone());
         let shared = Arc::new(Shared {
             report: settings.health.join(&endpoint),
             refusing: AtomicBool::new(false),
             refused_at: Mutex::default(),
             memory_policy: Mutex::default(),
+            search: watch::channel(Search::default()).0,
+            moved: AtomicU64::new(0),
+            stray: AtomicBool::new(false),
+            dialer,
+            kind: AtomicU8::new(kind as u8),
             endpoint,
             breaker: Breaker::new(settings.breaker_threshold),
             slots: (0..settings.connections).map(|_| RwLock::new(None)).collect(),
@@ -95,7 +128,18 @@ impl Node {
             changes: watch::channel(0).0,
         });
         let watchdog = tokio::spawn(watchdog::run(Arc::clone(&shared)));
-        Node { shared, _watchdog: AbortOnDropHandle::new(watchdog) }
+        // The nodes of a Cluster tell of each other.
+        let resolver = (kind != Kind::OfCluster && shared.dialer.has_name())
+            .then(|| AbortOnDropHandle::new(tokio::spawn(moving::follow_name(Arc::clone(&shared)))));
+        Node { shared, _watchdog: AbortOnDropHandle::new(watchdog), _resolver: resolver }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.shared.kind()
+    }
+
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.shared.dialer
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -166,7 +210,7 @@ impl Node {
         let mut lease = self.shared.lease(deadline).await?;
         let reply = timeout_at(deadline, lease.requests.send_packed_command(command)).await;
         let reply = self.shared.settle(&lease, reply)?;
-        self.shared.refused(std::slice::from_ref(&reply));
+        self.shared.refused(&lease, std::slice::from_ref(&reply));
         Ok(reply)
     }
 
@@ -201,7 +245,7 @@ impl Node {
         let mut lease = self.shared.lease(deadline).await?;
         let replies = timeout_at(deadline, lease.requests.send_packed_commands(pipeline, skip, count)).await;
         let replies = self.shared.settle(&lease, replies)?;
-        self.shared.refused(&replies);
+        self.shared.refused(&lease, &replies);
         Ok(replies)
     }
 }
@@ -279,14 +323,23 @@ impl Shared {
     }
 
     /// Redis answers, but is not in service, or takes no writes: the watchdog looks until it does.
-    fn refused(&self, replies: &[Value]) {
+    fn refused(&self, lease: &Lease, replies: &[Value]) {
         for reply in replies {
             let Value::ServerError(error) = reply else { continue };
+            // A server that was left meanwhile says nothing of the one in use.
+            if !lease.connection.is_live() {
+                return;
+            }
             if error::is_out_of_service(error.code()) {
                 self.suspicion.notify_one();
                 return;
             }
-            if let Some(condition) = Trouble::of_code(error.code()).and_then(Condition::of_trouble) {
+            let Some(trouble) = Trouble::of_code(error.code()) else { continue };
+            if trouble == Trouble::Replica {
+                self.is_demoted();
+                return;
+            }
+            if let Some(condition) = Condition::of_trouble(trouble) {
                 self.refuses(condition);
                 return;
             }
@@ -322,6 +375,38 @@ impl Shared {
             self.refusing.store(false, Ordering::Release);
             self.report.is(Condition::Up);
         }
+    }
+
+    /// Another server is in use, which has refused nothing yet.
+    pub(crate) fn writes_again(&self) {
+        *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.refusing.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self.kind.load(Ordering::Acquire) {
+            kind if kind == Kind::OfCluster as u8 => Kind::OfCluster,
+            kind if kind == Kind::Single as u8 => Kind::Single,
+            _ => Kind::Unknown,
+        }
+    }
+
+    /// The server has said what it is.
+    pub(crate) fn is_a(&self, kind: Kind) {
+        self.kind.store(kind as u8, Ordering::Release);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The addresses of live connections.
+    pub(crate) fn peers(&self) -> Vec<SocketAddr> {
+        let mut peers = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            peers.extend(
+                slot.as_ref().filter(|connection| connection.is_live()).map(|connection| connection.peer),
+            );
+        }
+        peers
     }
 
     /// The slots whose connection is missing or has ended.
@@ -365,7 +450,9 @@ impl Shared {
             let mut slot = self.slots[index].write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *slot, connection.map(Arc::new))
         };
-        drop(old);
+        if let Some(old) = old {
+            old.retired.store(true, Ordering::Release);
+        }
     }
 
     /// The node answers: calls may go.

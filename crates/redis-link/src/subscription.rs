@@ -12,7 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::error::LinkError;
-use crate::link::{Link, Topology};
+use crate::link::Link;
+use crate::topology::Route;
 
 /// Messages that wait for [`Subscription::recv`]. If more come, they are dropped and the subscriber is told.
 const MESSAGES_MAX: usize = 4096;
@@ -85,17 +86,18 @@ impl Subscriber {
         let settings = &self.link.inner.settings;
         let deadline = tokio::time::Instant::now() + settings.call_deadline;
         // In a Cluster every node hears what is published on any.
-        let node = match &self.link.inner.topology {
-            Topology::Single(node) => Arc::clone(node),
-            Topology::Cluster(cluster) => cluster.owner(None, deadline).await?,
+        let node = match self.link.inner.topology.known(deadline).await? {
+            Route::Single(node) => Arc::clone(node),
+            Route::Cluster(cluster) => cluster.owner(None, deadline).await?,
         };
         node.serving().await?;
+        let mut moves = node.moves();
         let (sender, missed) = (self.sender.clone(), Arc::clone(&self.missed));
         let pushes = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
             deliver(push, &sender, &missed);
             Ok(())
         };
-        let mut connection = Connection::open_for_pushes(node.endpoint(), settings, pushes).await?;
+        let mut connection = Connection::open_for_pushes(node.dialer(), settings, pushes).await?;
         let subscribed = timeout(settings.call_deadline, connection.requests.subscribe(&self.channel)).await;
         if let Ok(Err(error)) = &subscribed {
             return Err(LinkError::Unavailable(error.to_string()));
@@ -110,6 +112,7 @@ impl Subscriber {
         loop {
             tokio::select! {
                 () = connection.closed.cancelled() => return Ok(()),
+                () = moves.moved() => return Ok(()),
                 () = sleep(PING_INTERVAL) => {}
             }
             if !matches!(timeout(settings.call_deadline, connection.command(&ping)).await, Ok(Ok(_))) {

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::link::{Link, Topology};
+use crate::link::Link;
 use crate::slot;
 use crate::tail::reader::{Reader, Readers};
+use crate::topology::Route;
 
 /// Events that wait for [`Tail::recv`]; then reading waits too, and the entries stay in Redis.
 const EVENTS_MAX: usize = 64;
@@ -156,9 +157,9 @@ async fn supervise(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailE
     let mut readers: HashMap<Option<u16>, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         version.mark_unchanged();
-        let groups: Vec<Option<u16>> = match &shared.link.inner.topology {
-            Topology::Single(_) => vec![None],
-            Topology::Cluster(_) => shared.cursors.slots().into_iter().map(Some).collect(),
+        let groups: Vec<Option<u16>> = match shared.link.inner.topology.learned().await {
+            Route::Single(_) => vec![None],
+            Route::Cluster(_) => shared.cursors.slots().into_iter().map(Some).collect(),
         };
         readers.retain(|group, _| groups.contains(group));
         for group in groups {

@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
@@ -17,7 +17,9 @@ use crate::connection::Connection;
 use crate::error::{self, LinkError, Trouble};
 use crate::eviction::MemoryPolicy;
 use crate::health::Condition;
-use crate::node::Shared;
+use crate::hello::{Hello, Mode};
+use crate::moving;
+use crate::node::{Kind, Shared};
 use crate::script::Script;
 
 /// Between PINGs while all is well, each of one connection: idle ones that died are found by it.
@@ -40,10 +42,11 @@ const POLICY_INTERVAL: Duration = Duration::from_secs(10);
 /// says otherwise, is taken for one (Redis 7, "Script flags").
 pub(crate) static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("probe", "#!lua\nreturn 0"));
 
-/// Runs until the node is dropped.
+/// Runs until the node is dropped, or says that it is one of a Cluster, which has watchdogs of its own.
 pub(crate) async fn run(node: Arc<Shared>) {
     let now = Instant::now();
     let mut watchdog = Watchdog {
+        of_cluster: node.kind() == Kind::OfCluster,
         node,
         backoff: Backoff::default(),
         made: 0,
@@ -52,16 +55,20 @@ pub(crate) async fn run(node: Arc<Shared>) {
         ping_at: now + INTERVAL,
         probe_at: now,
         policy_at: now + POLICY_INTERVAL,
+        search_at: now,
+        searches: 0,
         well: false,
         turn: 0,
     };
-    loop {
+    while !watchdog.is_relieved() {
         watchdog.turn().await;
     }
 }
 
 struct Watchdog {
     node: Arc<Shared>,
+    /// It is the Cluster's from the begin.
+    of_cluster: bool,
     backoff: Backoff,
     /// Connections made since all of them answered a PING.
     made: usize,
@@ -70,6 +77,9 @@ struct Watchdog {
     ping_at: Instant,
     probe_at: Instant,
     policy_at: Instant,
+    search_at: Instant,
+    /// Looks for a primary that found none.
+    searches: u32,
     /// All connections answered, and no call has failed since.
     well: bool,
     /// Counts the PINGs that went to one connection.
@@ -94,6 +104,12 @@ impl Watchdog {
             && Instant::now() >= self.connect_at
         {
             self.connect(slot).await;
+            if self.is_relieved() {
+                return;
+            }
+        }
+        if self.node.is_searching() && Instant::now() >= self.search_at {
+            self.search().await;
         }
         if Instant::now() >= self.ping_at {
             let well = (self.is_quiet() && self.ping_one().await) || self.ping().await;
@@ -111,6 +127,7 @@ impl Watchdog {
             Some(_) => self.connect_at.min(self.ping_at),
             None => self.ping_at,
         };
+        let wake = if self.node.is_searching() { wake.min(self.search_at) } else { wake };
         tokio::select! {
             () = sleep_until(wake) => {}
             // Replaced in the next turn.
@@ -126,15 +143,15 @@ impl Watchdog {
     /// One attempt to fill `slot`.
     async fn connect(&mut self, slot: usize) {
         let attempt =
-            Connection::open(&self.node.endpoint, &self.node.settings, &self.node.scripts.all()).await;
+            Connection::open(&self.node.dialer, &self.node.settings, &self.node.scripts.all()).await;
         let outcome = if attempt.is_ok() { "ok" } else { "failed" };
         metrics::counter!("redis_connects_total", "role" => self.node.settings.role, "outcome" => outcome)
             .increment(1);
-        match attempt {
-            Ok(mut connection) => {
-                self.node.has_policy(connection.memory_policy.take());
-                self.node.replace(slot, Some(connection));
-                self.node.up();
+        let used = attempt.and_then(|connection| self.greet(&connection).map(|()| connection));
+        match used {
+            Ok(_) if self.is_relieved() => self.node.up(),
+            Ok(connection) => {
+                self.use_for(slot, connection);
                 self.made += 1;
                 // More than there are slots: they die as they are made.
                 let dying = self.made > self.node.settings.connections;
@@ -152,6 +169,66 @@ impl Watchdog {
         }
     }
 
+    /// Learns from a new connection what the server is; an error if a link has no use for it.
+    fn greet(&self, connection: &Connection) -> Result<(), LinkError> {
+        let node = &self.node;
+        let unfit = |what: &str| {
+            let place = node.settings.place(&node.endpoint);
+            Err(LinkError::Unavailable(format!("{place} {what}")))
+        };
+        match (node.kind(), connection.hello.map_or(Mode::Standalone, |hello| hello.mode)) {
+            (_, Mode::Sentinel) => {
+                unfit("is a Sentinel, which keeps no data: give the URL of the Redis it watches")
+            }
+            (Kind::Single, Mode::Cluster) => {
+                unfit("is a node of a Redis Cluster and was none when this process started: restart it")
+            }
+            (Kind::Unknown, Mode::Cluster) => {
+                node.is_a(Kind::OfCluster);
+                Ok(())
+            }
+            (Kind::Unknown, Mode::Standalone) => {
+                node.is_a(Kind::Single);
+                Ok(())
+            }
+            (Kind::Single | Kind::OfCluster, Mode::Standalone) | (Kind::OfCluster, Mode::Cluster) => Ok(()),
+        }
+    }
+
+    /// Puts a connection into its slot. Connections to two servers are never used together: the newer one has the name, unless
+    /// it is a replica.
+    fn use_for(&self, slot: usize, mut connection: Connection) {
+        let (node, peer, hello) = (&self.node, connection.peer, connection.hello);
+        node.has_policy(connection.memory_policy.take());
+        if node.kind() == Kind::Single && node.dialer.has_moved_to(peer) {
+            if connection.is_replica() && !node.peers().is_empty() {
+                node.dialer.shun(peer);
+                return;
+            }
+            node.move_to(connection);
+        } else {
+            node.dialer.prefer(peer);
+            node.replace(slot, Some(connection));
+        }
+        node.heard(hello);
+        node.up();
+    }
+
+    /// Looks where the primary is, if the server in use is none or the name has left it.
+    async fn search(&mut self) {
+        let found = self.node.search().await;
+        self.searches = if found { 0 } else { self.searches.saturating_add(1) };
+        let now = Instant::now();
+        self.search_at = if found { now } else { now + moving::search_pause(self.searches - 1) };
+        self.connect_at = now;
+        self.ping_at = self.ping_at.min(now + INTERVAL_SUSPICIOUS);
+    }
+
+    /// The server turned out to be a node of a Cluster, whose watchdogs take over.
+    fn is_relieved(&self) -> bool {
+        !self.of_cluster && self.node.kind() == Kind::OfCluster
+    }
+
     /// Asks what Redis does when its memory is full, if that is due.
     async fn look_at_policy(&mut self) {
         if Instant::now() < self.policy_at && self.node.loses().is_none() {
@@ -167,6 +244,11 @@ impl Watchdog {
         }
     }
 
+    /// The nodes of a Cluster tell of each other.
+    fn asks_role(&self) -> bool {
+        self.node.kind() == Kind::Single
+    }
+
     /// Whether nothing more is to be found out than that Redis is there.
     fn is_quiet(&self) -> bool {
         self.well && Instant::now() < self.probe_at && !self.node.refusing.load(Ordering::Acquire)
@@ -180,7 +262,9 @@ impl Watchdog {
         }
         self.turn = self.turn.wrapping_add(1);
         let (_, requests) = live.swap_remove(self.turn % live.len());
-        if !matches!(ping(requests, self.node.settings.call_deadline).await, Ping::Pong) {
+        let (answer, hello) = ping(requests, self.node.settings.call_deadline, self.asks_role()).await;
+        self.node.heard(hello);
+        if !matches!(answer, Ping::Pong) {
             return false;
         }
         self.node.up();
@@ -198,17 +282,19 @@ impl Watchdog {
         let deadline = node.settings.call_deadline;
         // One of them is asked for more.
         let probe = Instant::now() >= self.probe_at || node.refusing.load(Ordering::Acquire);
+        let role = self.asks_role();
         let pings = live.into_iter().enumerate().map(|(at, (slot, requests))| async move {
-            let answer = if probe && at == 0 {
-                self::probe(requests, deadline).await
+            let (answer, hello) = if probe && at == 0 {
+                (self::probe(requests, deadline).await, None)
             } else {
-                ping(requests, deadline).await
+                ping(requests, deadline, role).await
             };
-            (slot, answer)
+            (slot, answer, hello)
         });
         let mut pings: FuturesUnordered<_> = pings.collect();
         let (mut answered, mut refused) = (false, false);
-        while let Some((slot, outcome)) = pings.next().await {
+        while let Some((slot, outcome, hello)) = pings.next().await {
+            node.heard(hello);
             match outcome {
                 Ping::Refused(error) => {
                     refused = true;
@@ -262,15 +348,22 @@ fn read(reply: Result<Value, redis::RedisError>, unknown: fn(LinkError) -> Ping)
     }
 }
 
-async fn ping(mut requests: MultiplexedConnection, deadline: Duration) -> Ping {
-    let ping = redis::cmd("PING");
-    match timeout(deadline, requests.send_packed_command(&ping)).await {
-        // It says nothing of writes.
-        Ok(reply) => match read(reply, Ping::Refused) {
-            Ping::Writable => Ping::Pong,
-            other => other,
-        },
-        Err(_) => Ping::Dead,
+/// Asks whether it answers and, with `role`, what it is.
+async fn ping(mut requests: MultiplexedConnection, deadline: Duration, role: bool) -> (Ping, Option<Hello>) {
+    let mut ping = Pipeline::with_capacity(2);
+    ping.cmd("PING");
+    if role {
+        ping.add_command(Hello::ask());
+    }
+    match timeout(deadline, requests.send_packed_commands(&ping, 0, ping.len())).await {
+        Ok(Ok(replies)) => {
+            let mut replies = replies.into_iter();
+            let pong = read(Ok(replies.next().unwrap_or(Value::Nil)), Ping::Refused);
+            let hello = replies.next().and_then(Hello::of_reply);
+            // A PONG says nothing of writes.
+            (if matches!(pong, Ping::Writable) { Ping::Pong } else { pong }, hello)
+        }
+        Ok(Err(_)) | Err(_) => (Ping::Dead, None),
     }
 }
 

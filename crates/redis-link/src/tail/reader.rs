@@ -12,8 +12,10 @@ use super::{Cursor, Cursors, TailEvent, reply};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::error::{self, LinkError};
-use crate::link::{Link, Topology};
+use crate::link::Link;
+use crate::moving::Moves;
 use crate::node::Node;
+use crate::topology::Route;
 
 /// How long Redis holds an answer back when there is nothing: also how soon a dead connection is noticed.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -73,6 +75,7 @@ pub(super) struct Reader {
 /// A connection for blocking reads and what Redis says of it.
 struct Session {
     node: Arc<Node>,
+    moves: Moves,
     connection: Connection,
     client_id: i64,
     run_id: String,
@@ -105,7 +108,7 @@ impl Reader {
         loop {
             if let Err(error) = self.read(&mut backoff).await {
                 tracing::debug!(%error, "the reader of redis streams connects again");
-                if let Topology::Cluster(cluster) = &self.readers.link.inner.topology {
+                if let Route::Cluster(cluster) = self.readers.link.inner.topology.now() {
                     cluster.suspect();
                 }
             }
@@ -115,7 +118,7 @@ impl Reader {
 
     /// Connects and reads until something fails.
     async fn read(&mut self, backoff: &mut Backoff) -> Result<(), LinkError> {
-        let session = self.connect().await?;
+        let mut session = self.connect().await?;
         self.tell(&session).await?;
         self.read_at = self.readers.restarts().count;
         loop {
@@ -123,12 +126,14 @@ impl Reader {
             let mut cursors = self.readers.cursors.of(self.slot);
             if cursors.is_empty() {
                 // The connection may die unseen meanwhile: the next read finds out.
-                let _ = self.version.changed().await;
-                continue;
+                tokio::select! {
+                    _ = self.version.changed() => continue,
+                    () = session.moves.moved() => return Err(session.left()),
+                }
             }
             self.resolve(&session, &mut cursors).await?;
             let asked_at = self.readers.restarts().count;
-            let streams = self.next(&session, &cursors).await?;
+            let streams = self.next(&mut session, &cursors).await?;
             self.read_at = asked_at;
             backoff.reset();
             for (key, entries) in streams {
@@ -142,16 +147,16 @@ impl Reader {
 
     async fn connect(&self) -> Result<Session, LinkError> {
         let settings = &self.readers.link.inner.settings;
-        let node = match &self.readers.link.inner.topology {
-            Topology::Single(node) => Arc::clone(node),
-            Topology::Cluster(cluster) => {
-                cluster.owner(self.slot, Instant::now() + settings.call_deadline).await?
-            }
+        let deadline = Instant::now() + settings.call_deadline;
+        let node = match self.readers.link.inner.topology.known(deadline).await? {
+            Route::Single(node) => Arc::clone(node),
+            Route::Cluster(cluster) => cluster.owner(self.slot, deadline).await?,
         };
         node.serving().await?;
+        let moves = node.moves();
         let connection = {
             let _turn = self.readers.connecting.acquire().await;
-            Connection::open(node.endpoint(), settings, &[]).await?
+            Connection::open(node.dialer(), settings, &[]).await?
         };
         let mut id = redis::cmd("CLIENT");
         id.arg("ID");
@@ -161,7 +166,7 @@ impl Reader {
         let info: InfoDict = value(self.ask(&node, &connection, &info).await?)?;
         let run_id =
             info.get("run_id").ok_or_else(|| LinkError::unexpected("INFO server names no run_id"))?;
-        Ok(Session { node, connection, client_id, run_id })
+        Ok(Session { node, moves, connection, client_id, run_id })
     }
 
     /// Says what the new connection means, and moves cursors back that are ahead of their streams.
@@ -221,7 +226,7 @@ impl Reader {
     /// What was added after the cursors; nothing after a while, or when the cursors change.
     async fn next(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         cursors: &BTreeMap<Vec<u8>, Cursor>,
     ) -> Result<Vec<(Vec<u8>, Vec<super::Entry>)>, LinkError> {
         let mut xread = redis::cmd("XREAD");
@@ -238,6 +243,7 @@ impl Reader {
         let reply = loop {
             tokio::select! {
                 reply = &mut reply => break reply,
+                () = session.moves.moved() => return Err(session.left()),
                 _ = self.version.changed(), if !changed => changed = self.readers.cursors.differ(self.slot, cursors),
                 () = sleep(UNBLOCK_INTERVAL), if changed => {}
             }
@@ -263,6 +269,11 @@ impl Reader {
 }
 
 impl Session {
+    /// The error of a server that the link has left for another one.
+    fn left(&self) -> LinkError {
+        LinkError::Unavailable(format!("{} is another server now", self.node.place()))
+    }
+
     /// Ends the blocking read, if it has begun. Its failure costs a wait of [`BLOCK`].
     async fn unblock(&self, link: &Link) {
         let mut unblock = redis::cmd("CLIENT");

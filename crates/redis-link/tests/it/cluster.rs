@@ -350,3 +350,28 @@ async fn one_living_seed_is_enough() {
     }
     assert!(link.healthy());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_url_of_cluster_reaches_every_primary() {
+    let Some(nodes) = Nodes::start().await else { return };
+    let link = Link::open(patient(LinkConfig::new(nodes.servers[1].url(), "test"))).unwrap();
+    let mut news = link.subscribe("news");
+    let mut grown = link.tail(TAGS.map(|tag| (key(tag, "s").into_bytes(), "0".to_owned())).to_vec());
+    assert!(link.is_cluster().await.unwrap());
+    for tag in TAGS {
+        let () = link.query(redis::cmd("SET").arg(key(tag, "k")).arg(tag)).await.unwrap();
+        let _: String =
+            link.query(redis::cmd("XADD").arg(key(tag, "s")).arg("*").arg("a").arg("b")).await.unwrap();
+    }
+    assert_eq!(link.run_id().await.unwrap().split(',').count(), 3);
+    assert_eq!(timeout(PATIENCE, news.recv()).await.unwrap(), SubscriptionEvent::Reconnected);
+    let mut read = BTreeSet::new();
+    while read.len() < TAGS.len() {
+        if let TailEvent::Entries { key, .. } = timeout(PATIENCE, grown.recv()).await.unwrap() {
+            read.insert(key);
+        }
+    }
+    assert!(link.healthy() && link.ready_now().is_ok());
+    let single = Server::start().await.unwrap();
+    assert!(!single.link().await.is_cluster().await.unwrap());
+}

@@ -6,6 +6,7 @@
 
 mod basics;
 mod cluster;
+mod failover;
 mod load;
 mod outage;
 mod proxy;

@@ -75,6 +75,14 @@ impl Proxy {
         self.target.send_replace(target);
     }
 
+    /// Takes new connections to `target`; those that there are stay where they lead.
+    pub(crate) fn lead_new_to(&self, target: u16) {
+        self.target.send_if_modified(|leads_to| {
+            *leads_to = target;
+            false
+        });
+    }
+
     pub(crate) fn pass(&self) {
         self.cut.send_replace(0);
     }

@@ -16,6 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A running Redis.
 pub(crate) struct Server {
     binary: PathBuf,
+    host: &'static str,
     pub(crate) port: u16,
     directory: tempfile::TempDir,
     options: Vec<String>,
@@ -29,14 +30,20 @@ impl Server {
     }
 
     pub(crate) async fn start_with(options: &[&str]) -> Option<Server> {
+        Server::start_at("127.0.0.1", None, options).await
+    }
+
+    /// At an address of this machine, and on this port or a free one.
+    pub(crate) async fn start_at(host: &'static str, port: Option<u16>, options: &[&str]) -> Option<Server> {
         let binary = binary()?;
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
         loop {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = port.unwrap_or_else(free);
             let directory = tempfile::tempdir().unwrap();
-            let child = spawn(&binary, port, &directory, &options);
+            let child = spawn(&binary, host, port, &directory, &options);
             let mut server =
-                Server { binary: binary.clone(), port, directory, options: options.clone(), child };
+                Server { binary: binary.clone(), host, port, directory, options: options.clone(), child };
             // Another program may have taken the port meanwhile.
             if server.answers().await {
                 return Some(server);
@@ -61,7 +68,7 @@ impl Server {
 
     /// Starts it again on the same port, empty.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(&self.binary, self.port, &self.directory, &self.options);
+        self.child = spawn(&self.binary, self.host, self.port, &self.directory, &self.options);
         assert!(self.answers().await, "redis did not come back on port {}", self.port);
     }
 
@@ -90,6 +97,14 @@ impl Server {
         .await;
     }
 
+    /// A command to it, past every link.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let address = redis::ConnectionAddr::Tcp(self.host.to_owned(), self.port);
+        let client = redis::Client::open(redis::IntoConnectionInfo::into_connection_info(address).unwrap());
+        let mut connection = client.unwrap().get_multiplexed_async_connection().await.unwrap();
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+    }
+
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
@@ -112,7 +127,7 @@ impl Server {
 
     /// PONG, or that it wants a password.
     async fn says_something(&self) -> std::io::Result<u8> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let mut stream = TcpStream::connect((self.host, self.port)).await?;
         stream.write_all(b"PING\r\n").await?;
         stream.read_u8().await
     }
@@ -147,9 +162,15 @@ pub(crate) async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> bool)
     }
 }
 
-fn spawn(binary: &PathBuf, port: u16, directory: &tempfile::TempDir, options: &[String]) -> Child {
+fn spawn(
+    binary: &PathBuf,
+    host: &str,
+    port: u16,
+    directory: &tempfile::TempDir,
+    options: &[String],
+) -> Child {
     Command::new(binary)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--port", &port.to_string(), "--bind", host, "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())
         .args(options)

@@ -15,7 +15,7 @@
 //! snapshot, a fail-over): what such a process remembers may lack the last deletes, so all of it misses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt as _;
@@ -60,7 +60,8 @@ fn script(name: &'static str, body: &str) -> Script {
 pub(crate) struct RedisStore {
     link: Link,
     prefix: String,
-    shards: u64,
+    /// How many shards a namespace has, once Redis has said whether it is a Cluster.
+    shards: OnceLock<u64>,
     runs: Runs,
     hints: Box<[AtomicU64]>,
     channel: String,
@@ -88,7 +89,6 @@ impl RedisStore {
         let scripts = [&PUT, &ACQUIRE, &FILL, &DELETE, &RELEASE].map(|script| Script::clone(script)).to_vec();
         let role = link.role;
         let link = Link::open(LinkConfig { scripts, ..link })?;
-        let cluster = link.is_cluster();
         let channel = format!("{prefix}wake");
         let wakes = Wakes::new();
         let listener = tokio::spawn(listen(link.subscribe(&channel), wakes.clone()));
@@ -98,9 +98,9 @@ impl RedisStore {
             _listener: AbortOnDropHandle::new(listener),
             link,
             prefix,
-            shards: if cluster { CLUSTER_SHARDS } else { 1 },
+            shards: OnceLock::new(),
             runs: Runs::new(role),
-            hints: (0..if cluster { CLUSTER_HINTS } else { 1 }).map(|_| AtomicU64::new(0)).collect(),
+            hints: (0..CLUSTER_HINTS).map(|_| AtomicU64::new(0)).collect(),
         })
     }
 
@@ -124,18 +124,30 @@ impl RedisStore {
         self.link.ready(within).await
     }
 
+    /// The names of a key, once it is known whether Redis is a Cluster: with another number of shards they would be others.
+    async fn named(&self, key: &Key) -> Result<Names, StoreError> {
+        if self.shards.get().is_none() {
+            let cluster = self.link.is_cluster().await.map_err(read_error)?;
+            let _ = self.shards.set(if cluster { CLUSTER_SHARDS } else { 1 });
+        }
+        Ok(self.names(key))
+    }
+
     fn names(&self, key: &Key) -> Names {
         let hash = fnv1a(key.name().as_bytes());
-        let (namespace, shard) = (key.namespace().as_str(), hash % self.shards);
+        let shards = self.shards.get().copied().unwrap_or(1);
+        let (namespace, shard) = (key.namespace().as_str(), hash % shards);
         let tag = format!("{}{{{namespace}#{shard}}}", self.prefix);
         let named = |kind: &str| format!("{tag}{kind}:{}", key.name()).into_bytes();
-        let hint = (fnv1a(tag.as_bytes()) % self.hints.len() as u64) as usize;
+        // One Redis is one process, whatever the namespace.
+        let hints = if shards == 1 { 1 } else { self.hints.len() as u64 };
+        let hint = (fnv1a(tag.as_bytes()) % hints) as usize;
         Names { entry: named("e"), lease: named("l"), state: format!("{tag}t").into_bytes(), hint }
     }
 
     /// One round trip and no script: as a script the same read would cost Redis many times more.
     async fn read(&self, key: &Key, with_lease: bool) -> Result<Read, StoreError> {
-        let names = self.names(key);
+        let names = self.named(key).await?;
         let asked = |pipe: &mut Pipeline| {
             pipe.cmd("GET").arg(&names.entry).cmd("ZMSCORE").arg(&names.state).arg("e").arg("r");
             if with_lease {
@@ -330,7 +342,7 @@ impl Store for RedisStore {
         async move {
             let ttl = millis(draft.ttl);
             let (lead, tail) = frame::encode(&draft);
-            let names = self.names(key);
+            let names = self.named(key).await?;
             let (guess, condition): (_, &[u8]) =
                 if only_if_absent { (Run::NONE, b"1") } else { (self.guess(&names), b"0") };
             let args: [&[u8]; 4] = [ttl.as_bytes(), &lead, &tail, condition];
@@ -341,7 +353,7 @@ impl Store for RedisStore {
 
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let names = self.names(key);
+            let names = self.named(key).await?;
             let keys: [&[u8]; 2] = [&names.entry, &names.lease];
             self.link.script(&DELETE, &keys, &[self.channel.as_bytes()]).await.map_err(write_error)
         }
@@ -357,7 +369,7 @@ impl Store for RedisStore {
         async move {
             let limit = millis(limit);
             let args: [&[u8]; 2] = [&token.to_bytes(), limit.as_bytes()];
-            let mut reply = self.run(&ACQUIRE, &self.names(key), Run::NONE, &args).await?;
+            let mut reply = self.run(&ACQUIRE, &self.named(key).await?, Run::NONE, &args).await?;
             match (reply.pop(), reply.pop()) {
                 (Some(Value::Int(1)), _) => Ok(Acquired::Granted),
                 (Some(Value::BulkString(entry)), _) => match Frame::decode(entry.into()) {
@@ -387,7 +399,7 @@ impl Store for RedisStore {
             let ttl = millis(draft.ttl);
             let (lead, tail) = frame::encode(&draft);
             let args: [&[u8]; 4] = [&token.to_bytes(), ttl.as_bytes(), &lead, &tail];
-            let names = self.names(key);
+            let names = self.named(key).await?;
             flag(&self.run(&FILL, &names, self.guess(&names), &args).await?)
         }
         .boxed()
@@ -399,7 +411,7 @@ impl Store for RedisStore {
 
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
-            let names = self.names(key);
+            let names = self.named(key).await?;
             let keys: [&[u8]; 1] = [&names.lease];
             self.link
                 .script(&RELEASE, &keys, &[&token.to_bytes(), self.channel.as_bytes()])
