@@ -244,6 +244,7 @@ suites!({
         a_job_can_be_cancelled_until_it_ends,
         what_has_ended_cannot_be_cancelled,
         a_worker_comes_past_very_many_cancelled_jobs,
+        cancelled_jobs_leave_the_queue_in_order,
         a_watcher_is_told_of_a_cancellation,
     ],
     list: [

@@ -11,7 +11,9 @@ use crate::job::{Job, JobError, Spec, Standing, State, Verdict};
 use crate::moment::Moment;
 
 /// First byte of a header: its format.
-const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 1;
+/// Where a header goes on after the format and the moment.
+pub(crate) const AFTER_CREATE: usize = 9;
 /// Format, create (8), max_attempts (2), backoff_ms (4), retention_ms (4); big-endian. Then [`Input`].
 const FIXED_LEN: usize = 19;
 

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `:j:ID` string | header and payload, see [`record`](super::record) |
 //! | `:s:ID` hash | where the job stands: `st` state, `v` version, `a` attempt, `l` lost, `rt` `sm` `fm` run, start and finish times, `r` result, `en` and `e0`–`e9` errors, `ff` `fo` how the last lease was closed. Absent: as enqueued |
-//! | `:r:TENANT:BAND` list | ready ids of a flow; so far one flow, no tenant and band 1 |
-//! | `:k` hash | how many jobs are scheduled, ready and retrying, by state |
+//! | `:r:TENANT:BAND` list | ready ids of a flow, and some of cancelled jobs; so far one flow, no tenant and band 1 |
+//! | `:r:TENANT:BAND:first` list | ready ids that come before those, while ids of cancelled jobs are taken out: see `clean.lua` |
+//! | `:k` hash | how many jobs are scheduled, ready and retrying, by state; `w` which way the lists are cleaned |
 //! | `:z:STATE` zset | moment of forgetting → id of a finished job |
 //! | `:d` zset | moment → id of a job that waits for it |
 //! | `:run` hash | id → fence and worker |
@@ -192,7 +193,7 @@ impl Redis {
         }
         self.touch(&queue).await?;
         let ids: Vec<_> = jobs.iter().map(|job| JobId::generate(&job.queue)).collect();
-        let mut args = vec![millis(REQUEST_ID_TTL)];
+        let mut args = vec![millis(REQUEST_ID_TTL), vec![record::FORMAT]];
         for (id, job) in ids.iter().zip(&jobs) {
             let (mode, time) = match job.run {
                 Run::Now => ("n", 0),
@@ -200,7 +201,8 @@ impl Redis {
                 Run::At(moment) => ("t", moment.0),
             };
             args.push(id.tail().as_bytes().to_vec());
-            args.push(record::header(&job.spec, Moment::default()));
+            // The script writes what comes before, with Redis' time.
+            args.push(record::header(&job.spec, Moment::default()).split_off(record::AFTER_CREATE));
             args.push(
                 job.request.as_ref().map(|request| request.id.clone().into_bytes()).unwrap_or_default(),
             );

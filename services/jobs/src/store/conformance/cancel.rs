@@ -72,3 +72,41 @@ pub(super) async fn a_watcher_is_told_of_a_cancellation(mesh: Mesh) {
     assert_eq!(told, Some(Ok(cancelled)));
     assert_eq!(watch.next().await, None);
 }
+
+/// Nobody leases: what is cancelled must not fill the queue, in whatever order it is.
+pub(super) async fn cancelled_jobs_leave_the_queue_in_order(mesh: Mesh) {
+    const JOBS: usize = 1500;
+    let q = queue("cancel-order");
+    let jobs = (0..JOBS).map(|n| new_job(&q, &n.to_string())).collect::<Vec<_>>();
+    let mut ids = Vec::new();
+    for batch in jobs.chunks(100) {
+        ids.extend(
+            mesh.a.store.enqueue_all(batch.to_vec()).await.unwrap().into_iter().map(|made| made.job.id),
+        );
+    }
+    let keeps = |n: usize| n % 7 == 3;
+    // From the middle outwards, so that no end of the queue is near.
+    let mut order: Vec<usize> = (0..JOBS).filter(|n| !keeps(*n)).collect();
+    order.sort_by_key(|n| n.abs_diff(JOBS / 2));
+    for n in order {
+        mesh.a.store.cancel(&ids[n]).await.unwrap();
+    }
+    let mut page = mesh.a.store.list(&q, State::Ready, 100, None).await.unwrap();
+    let mut listed: Vec<String> = page.jobs.iter().map(|job| job.spec.kind.clone()).collect();
+    while let Some(token) = page.next {
+        page = mesh.b.store.list(&q, State::Ready, 100, Some(token)).await.unwrap();
+        listed.extend(page.jobs.iter().map(|job| job.spec.kind.clone()));
+    }
+    let wanted: Vec<String> = (0..JOBS).filter(|n| keeps(*n)).map(|n| n.to_string()).collect();
+    assert_eq!(listed, wanted);
+    mesh.a.enqueue(&q, "last").await;
+    assert_eq!(mesh.b.store.count(&q).await.unwrap().unwrap().ready, wanted.len() as u64 + 1);
+    let mut leased = Vec::new();
+    while leased.len() <= wanted.len() {
+        let claim = mesh.b.lease(&q, 50, LONG).await;
+        assert!(!claim.jobs.is_empty(), "a lease that passes over nothing but cancelled jobs");
+        leased.extend(kinds(&claim).into_iter().map(str::to_owned));
+    }
+    assert_eq!(leased, [wanted, vec!["last".to_owned()]].concat());
+    assert_eq!(mesh.a.store.count(&q).await.unwrap().unwrap().ready, 0);
+}

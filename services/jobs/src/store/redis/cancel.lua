@@ -1,23 +1,31 @@
 -- ARGV: 3 id. Answers {'ok', job}, {'final', job} if it ended otherwise, or {'none'}.
 allow_growth()
 local id = ARGV[3]
-local s = P .. 's:' .. id
-local header = redis.call('GETRANGE', P .. 'j:' .. id, 0, 18)
-if header == '' then return { 'none' } end
-local state = redis.call('HGET', s, 'st') or '2'
-if state == '7' then return { 'ok', job(id) } end
-if state == '4' or state == '6' then return { 'final', job(id) } end
+local header = call('GET', P .. 'j:' .. id)
+if not header then return { 'none' } end
+local fields = fields_of(id)
+local state = fields.st or '2'
+if state == '7' then return { 'ok', { header, packed(fields) } } end
+if state == '4' or state == '6' then return { 'final', { header, packed(fields) } } end
 if state == '3' then
   local fence = holder(id)
   if fence then let_go(id, fence) end
+elseif state == '2' then
+  count('2', -1)
 else
-  -- A ready one stays in its list and is passed over there.
   count(state, -1)
-  redis.call('ZREM', P .. 'd', id)
+  call('ZREM', P .. 'd', id)
 end
-if redis.call('HEXISTS', s, 'v') == 0 then redis.call('HSET', s, 'v', 1) end
 local _, _, retention = limits(header)
-finish(id, 7, retention)
-note(id, redis.call('HINCRBY', s, 'v', 1))
+local version = (fields.v or 1) + 1
+set(id, fields, { 'st', 7, 'fm', string.format('%d', now), 'v', version })
+forget(id, 7, retention)
+note(id, version)
 tell()
-return { 'ok', job(id) }
+if state == '2' then
+  -- A short list is searched. In a long one the id stays and is passed over, and cancelled jobs pay for the cleaning.
+  local all, dead = in_lists()
+  if all <= 1000 and call('LREM', READY, 1, id) + call('LREM', FIRST, 1, id) > 0 then dead = dead - 1 end
+  if dead > all - dead + DEAD_MAX then clean(CHUNK) end
+end
+return { 'ok', { header, packed(fields) } }

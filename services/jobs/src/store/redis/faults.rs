@@ -405,3 +405,74 @@ async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
     // 100 first looks, and for each clone one look a second; nobody asks over and over.
     assert!(calls < 100 + 40, "{calls} calls");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_jobs_leave_no_ids_behind() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("cancelled");
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        let jobs = (0..100).map(|_| new_job(&q, "k")).collect();
+        ids.extend(mesh.a.store.enqueue_all(jobs).await.unwrap().into_iter().map(|made| made.job.id));
+    }
+    let length = || -> usize {
+        let of = |key: &str| server.cli(&["llen", key]).trim().parse::<usize>().unwrap();
+        of("t:{cancelled}:r::1") + of("t:{cancelled}:r::1:first")
+    };
+    fastrand::Rng::with_seed(11).shuffle(&mut ids);
+    for (n, id) in ids.iter().enumerate() {
+        mesh.a.store.cancel(id).await.unwrap();
+        let alive = ids.len() - n - 1;
+        if n % 100 == 0 {
+            assert!(length() <= 2 * alive + 400, "{} ids for {alive} jobs", length());
+        }
+    }
+    assert!(length() <= 200, "{} ids for no job", length());
+    mesh.a.store.tend(&q).await.unwrap();
+    assert_eq!(length(), 0, "a queue without jobs can be retired");
+}
+
+/// A change here is a change of what Redis can carry: docs/redis.md has the figures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_cost_redis_few_commands() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let mesh = mesh(&server).await;
+    let q = queue("cost");
+    let of_steps = || -> u64 {
+        let stats = server.cli(&["info", "commandstats"]);
+        let beside = ["ping", "info", "config", "client", "subscribe", "hello", "script", "xread"];
+        stats
+            .lines()
+            .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
+            .filter(|(name, _)| !beside.iter().any(|other| name.starts_with(other)))
+            .map(|(_, rest)| rest.split(',').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    };
+    // The first says that the queue is used.
+    mesh.a.enqueue(&q, "first").await;
+    let cost =
+        async |what: &str, max: u64, step: &mut dyn FnMut() -> futures::future::BoxFuture<'static, ()>| {
+            let mut fewest = u64::MAX;
+            for _ in 0..5 {
+                let before = of_steps();
+                step().await;
+                // The watchdog's probe is one command, now and then.
+                fewest = fewest.min(of_steps() - before);
+            }
+            assert!(fewest <= max, "{what}: {fewest} commands");
+        };
+    let store = mesh.a.store.clone();
+    cost("enqueue", 6, &mut || {
+        let (store, job) = (store.clone(), new_job(&q, "k"));
+        Box::pin(async move { drop(store.enqueue(job).await.unwrap()) })
+    })
+    .await;
+    let claim = mesh.a.lease(&q, 6, LONG).await;
+    let (fence, mut ids) = (claim.fence, claim.jobs.into_iter().map(|job| job.id));
+    cost("complete", 12, &mut || {
+        let (store, id) = (store.clone(), ids.next().unwrap());
+        Box::pin(async move { drop(store.complete(&id, fence, Bytes::new()).await.unwrap()) })
+    })
+    .await;
+}

@@ -7,11 +7,11 @@ local FIELDS = { 'st', 'v', 'a', 'l', 'rt', 'sm', 'fm' }
 
 -- Whether there is room for more.
 local function show(id)
-  local header = redis.call('GETRANGE', P .. 'j:' .. id, 0, ARGV[6] - 1)
+  local header = call('GETRANGE', P .. 'j:' .. id, 0, ARGV[6] - 1)
   local s = P .. 's:' .. id
-  if header ~= '' and (redis.call('HGET', s, 'st') or '2') == state then
+  if header ~= '' and (call('HGET', s, 'st') or '2') == state then
     local fields = {}
-    for index, value in ipairs(redis.call('HMGET', s, unpack(FIELDS))) do
+    for index, value in ipairs(call('HMGET', s, unpack(FIELDS))) do
       if value then
         fields[#fields + 1] = FIELDS[index]
         fields[#fields + 1] = value
@@ -23,22 +23,28 @@ local function show(id)
   return #jobs < max and looks > 0
 end
 
--- A list: the token is the last id and its place, which can only have come nearer to the head. If it was leased, so
--- was all before it.
-local function list(key)
-  local from = 0
+-- The ready ones, of both lists: the token is the last id and its place, which can only have come nearer to the head. If it was
+-- leased, so was all before it.
+local function ready()
+  local from, first = 0, call('LLEN', FIRST)
   if ARGV[7] ~= '' then
     local id, place = string.match(ARGV[7], '^(%w+)/(%d+)$')
     if not id then return true end
-    local found = redis.call('LPOS', key, id, 'MAXLEN', place + 1)
+    local found = call('LPOS', FIRST, id, 'MAXLEN', place + 1)
+    if not found and place + 1 > first then
+      found = call('LPOS', READY, id, 'MAXLEN', place + 1 - first)
+      found = found and found + first
+    end
     if found then from = found + 1 end
   end
-  while true do
-    local ids = redis.call('LRANGE', key, from, from + CHUNK - 1)
-    if #ids == 0 then return end
+  local all = first + call('LLEN', READY)
+  while from < all do
+    local key, at = FIRST, from
+    if from >= first then key, at = READY, from - first end
+    local ids = call('LRANGE', key, at, at + CHUNK - 1)
     for index, id in ipairs(ids) do
       if not show(id) then
-        if redis.call('LLEN', key) > from + index then token = id .. '/' .. (from + index - 1) end
+        if all > from + index then token = id .. '/' .. (from + index - 1) end
         return
       end
     end
@@ -54,17 +60,17 @@ local function zset(key, each, past)
   if ARGV[7] ~= '' then
     local member, score, inside = string.match(ARGV[7], '^(%w+)/(%d+)/?(%d*)$')
     if not member then return true end
-    if tonumber(redis.call('ZSCORE', key, member) or -1) == tonumber(score) then
+    if tonumber(call('ZSCORE', key, member) or -1) == tonumber(score) then
       skip = tonumber(inside) or 0
-      from = redis.call('ZRANK', key, member) + (skip > 0 and 0 or 1)
+      from = call('ZRANK', key, member) + (skip > 0 and 0 or 1)
     else
-      from = redis.call('ZCOUNT', key, '-inf', '(' .. score)
+      from = call('ZCOUNT', key, '-inf', '(' .. score)
     end
   end
-  local forgotten = past and redis.call('ZCOUNT', key, '-inf', past) or 0
+  local forgotten = past and call('ZCOUNT', key, '-inf', past) or 0
   if forgotten > from then from, skip = forgotten, 0 end
   while true do
-    local found = redis.call('ZRANGE', key, from, from + CHUNK - 1, 'WITHSCORES')
+    local found = call('ZRANGE', key, from, from + CHUNK - 1, 'WITHSCORES')
     if #found == 0 then return end
     for index = 1, #found, 2 do
       local on = each(found[index], skip)
@@ -73,7 +79,7 @@ local function zset(key, each, past)
         local last = found[index] .. '/' .. found[index + 1]
         if on then
           token = last .. '/' .. on
-        elseif redis.call('ZCARD', key) > from + (index + 1) / 2 then
+        elseif call('ZCARD', key) > from + (index + 1) / 2 then
           token = last
         end
         return
@@ -84,7 +90,7 @@ local function zset(key, each, past)
 end
 
 local function claim(fence, skip)
-  local all = redis.call('GET', P .. 'c:' .. fence) or ''
+  local all = call('GET', P .. 'c:' .. fence) or ''
   for place = skip + 1, #all / TAIL do
     local id = string.sub(all, (place - 1) * TAIL + 1, place * TAIL)
     if holder(id) == fence and not show(id) then return place < #all / TAIL and place end
@@ -94,7 +100,7 @@ end
 
 local bad
 if state == '2' then
-  bad = list(READY)
+  bad = ready()
 elseif state == '3' then
   bad = zset(P .. 'leases', claim)
 elseif state == '1' or state == '5' then

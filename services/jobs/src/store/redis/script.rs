@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use redis::{FromRedisValue, Value};
+use redis::{FromRedisValue, ParsingError, Value};
+use rmp::decode::{read_map_len, read_str_len};
 use shoal_redis_link::Script;
 
 use crate::error::Error;
@@ -14,26 +15,30 @@ use crate::moment::Moment;
 use crate::store::record;
 
 macro_rules! script {
-    ($constant:ident, $name:literal) => {
+    ($constant:ident, $name:literal $(, $part:literal)*) => {
         pub(super) static $constant: LazyLock<Script> = LazyLock::new(|| {
             Script::new(
                 concat!("jobs.", $name),
-                concat!(include_str!("prelude.lua"), include_str!(concat!($name, ".lua"))),
+                concat!(
+                    include_str!("prelude.lua"),
+                    $(include_str!(concat!($part, ".lua")),)*
+                    include_str!(concat!($name, ".lua"))
+                ),
             )
         });
     };
 }
 
-script!(ENQUEUE, "enqueue");
-script!(LEASE, "lease");
-script!(RELEASE, "release");
-script!(COMPLETE, "complete");
-script!(FAIL, "fail");
-script!(TEND, "tend");
-script!(EXTEND, "extend");
-script!(CANCEL, "cancel");
-script!(COUNT, "count");
-script!(LIST, "list");
+script!(ENQUEUE, "enqueue", "tell", "ready", "due", "wait", "job");
+script!(LEASE, "lease", "growth", "tell", "ready", "due", "fields");
+script!(RELEASE, "release", "growth", "tell", "ready", "claim", "held");
+script!(COMPLETE, "complete", "tell", "finish", "claim", "fields");
+script!(FAIL, "fail", "tell", "finish", "claim", "wait", "fields");
+script!(TEND, "tend", "growth", "tell", "ready", "due", "finish", "claim", "held", "clean");
+script!(EXTEND, "extend", "growth", "claim");
+script!(CANCEL, "cancel", "growth", "tell", "ready", "finish", "claim", "fields", "clean");
+script!(COUNT, "count", "ready");
+script!(LIST, "list", "ready", "claim");
 script!(RETIRE, "retire");
 
 pub(super) static QUEUES: LazyLock<Script> =
@@ -59,7 +64,39 @@ pub(super) fn read<T: FromRedisValue>(value: Value) -> Result<T, Error> {
 }
 
 /// The fields of `:s:ID`.
-pub(super) type Fields = HashMap<String, Bytes>;
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Fields(HashMap<String, Bytes>);
+
+impl Fields {
+    /// Reads a MessagePack map of strings, as scripts answer fields that they changed; `None` if it is no such map.
+    fn unpack(packed: &Bytes) -> Option<Fields> {
+        let mut rest = &packed[..];
+        let string = |rest: &mut &[u8]| -> Option<Bytes> {
+            let length = usize::try_from(read_str_len(rest).ok()?).ok()?;
+            let (string, after) = rest.split_at_checked(length)?;
+            let string = packed.slice_ref(string);
+            *rest = after;
+            Some(string)
+        };
+        let mut fields = HashMap::new();
+        for _ in 0..read_map_len(&mut rest).ok()? {
+            let name = String::from_utf8(string(&mut rest)?.into()).ok()?;
+            fields.insert(name, string(&mut rest)?);
+        }
+        Some(Fields(fields))
+    }
+}
+
+/// Packed, or as `HGETALL` answers.
+impl FromRedisValue for Fields {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::BulkString(packed) => Fields::unpack(&packed.into())
+                .ok_or_else(|| ParsingError::from("fields that are no map of strings")),
+            value => HashMap::from_redis_value(value).map(Fields),
+        }
+    }
+}
 
 /// A job from its header and its fields; `None` if the header is gone. Without fields it is as it was enqueued.
 pub(super) fn job(id: &JobId, header: Option<Bytes>, fields: &Fields) -> Result<Option<Job>, Error> {
@@ -77,6 +114,7 @@ pub(super) fn job_of(id: &JobId, value: Value) -> Result<Option<Job>, Error> {
 
 fn standing(fields: &Fields) -> Option<Standing> {
     let mut standing = Standing::enqueued(None);
+    let Fields(fields) = fields;
     if fields.is_empty() {
         return Some(standing);
     }
@@ -114,4 +152,29 @@ pub(super) fn changes(entry: &[u8]) -> impl Iterator<Item = (&str, u64)> {
         let (tail, version) = change.split_at_checked(crate::id::TAIL_LEN)?;
         Some((tail, version.parse().ok()?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_packed_or_not() {
+        let pairs = [("st", "4"), ("r", "\u{0}result"), ("e0", "")];
+        let plain = pairs.iter().flat_map(|(name, value)| [name, value]);
+        let plain = plain.map(|part| Value::BulkString(part.as_bytes().to_vec())).collect();
+        let mut packed = vec![0x80 | pairs.len() as u8];
+        for part in pairs.iter().flat_map(|(name, value)| [name, value]) {
+            packed.push(0xa0 | part.len() as u8);
+            packed.extend_from_slice(part.as_bytes());
+        }
+        let read = |value| Fields::from_redis_value(value).expect("fields");
+        assert_eq!(read(Value::BulkString(packed.clone())), read(Value::Array(plain)));
+        for cut in 0..packed.len() {
+            assert!(
+                Fields::from_redis_value(Value::BulkString(packed[..cut].to_vec())).is_err(),
+                "{cut} bytes"
+            );
+        }
+    }
 }

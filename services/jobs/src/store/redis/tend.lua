@@ -1,13 +1,14 @@
 -- ARGV: 3 steps at most. Promotes what is due, gives back what was lost and forgets what is over.
 -- Answers {ready jobs, ms until something is due or -1}.
 allow_growth()
+local LOST_MAX = 3
 local max = tonumber(ARGV[3])
 local steps = promote(max)
 local again = steps >= max
 if not again then
   local ready = {}
   -- One more than the steps allow would be the next call's.
-  for _, fence in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, max)) do
+  for _, fence in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, max)) do
     if steps >= max then
       again = true
       break
@@ -16,34 +17,46 @@ if not again then
     local ids = held(fence)
     for _, id in ipairs(ids) do
       local s = P .. 's:' .. id
-      local attempt = tonumber(redis.call('HGET', s, 'a'))
-      redis.call('HINCRBY', s, 'a', -1)
-      if redis.call('HINCRBY', s, 'l', 1) >= LOST_MAX then
-        add_error(s, attempt, LOST_MAX .. ' leases ran out without an answer')
-        local _, _, retention = limits(redis.call('GETRANGE', P .. 'j:' .. id, 0, 18))
-        finish(id, 6, retention)
+      local stood = call('HMGET', s, 'a', 'l', 'v', 'en')
+      local attempt, lost, version = tonumber(stood[1]), (stood[2] or 0) + 1, stood[3] + 1
+      if lost >= LOST_MAX then
+        local errors, text = (stood[4] or 0) + 1, string.format('%d', now)
+        local message = LOST_MAX .. ' leases ran out without an answer'
+        -- Errors are a ring of ten fields.
+        local at = 'e' .. (errors - 1) % 10
+        call('HSET', s, 'en', errors, at, attempt .. ' ' .. text .. ' ' .. message)
+        call('HSET', s, 'st', 6, 'a', attempt - 1, 'l', lost, 'v', version, 'fm', text)
+        local _, _, retention = limits(call('GETRANGE', P .. 'j:' .. id, 0, 18))
+        forget(id, 6, retention)
       else
-        redis.call('HSET', s, 'st', 2)
+        call('HSET', s, 'st', 2, 'a', attempt - 1, 'l', lost, 'v', version)
         ready[#ready + 1] = id
       end
-      note(id, redis.call('HINCRBY', s, 'v', 1))
+      note(id, version)
     end
     steps = steps + 1 + #ids
-    end_claim(fence, ids)
+    if #ids > 0 then chunked('HDEL', P .. 'run', ids) end
+    end_claim(fence)
   end
   push('RPUSH', ready)
 end
 -- What was finished and is forgotten leaves the lists of finished jobs.
 for _, state in ipairs({ 4, 6, 7 }) do
-  local gone = redis.call('ZRANGEBYSCORE', P .. 'z:' .. state, '-inf', now, 'LIMIT', 0, max)
+  local gone = call('ZRANGEBYSCORE', P .. 'z:' .. state, '-inf', now, 'LIMIT', 0, max)
   chunked('ZREM', P .. 'z:' .. state, gone)
   again = again or #gone == max
 end
 tell()
 
+-- What was cancelled while it was ready.
+local all, dead = in_lists()
+if dead > 0 and (dead == all or dead > all - dead + DEAD_MAX) then
+  again = clean(max) > 0 or again
+end
+
 local next = -1
 for _, key in ipairs({ 'd', 'leases' }) do
-  local first = redis.call('ZRANGE', P .. key, 0, 0, 'WITHSCORES')[2]
+  local first = call('ZRANGE', P .. key, 0, 0, 'WITHSCORES')[2]
   if first then
     local within = math.max(0, tonumber(first) - now)
     if next == -1 or within < next then next = within end
@@ -51,11 +64,11 @@ for _, key in ipairs({ 'd', 'leases' }) do
 end
 -- What ended and is to be forgotten may wait a little, so that many go together.
 for _, state in ipairs({ 4, 6, 7 }) do
-  local first = redis.call('ZRANGE', P .. 'z:' .. state, 0, 0, 'WITHSCORES')[2]
+  local first = call('ZRANGE', P .. 'z:' .. state, 0, 0, 'WITHSCORES')[2]
   if first then
     local within = math.max(0, tonumber(first) - now) + 5000
     if next == -1 or within < next then next = within end
   end
 end
 if again then next = 0 end
-return { redis.call('LLEN', READY), next }
+return { all, next }
