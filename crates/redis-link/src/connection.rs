@@ -18,6 +18,7 @@ use crate::dial::Dialer;
 use crate::error::{self, LinkError};
 use crate::eviction::MemoryPolicy;
 use crate::hello::Hello;
+use crate::progress::{Progress, Watched};
 use crate::script::Script;
 use crate::watchdog;
 
@@ -50,6 +51,7 @@ pub(crate) struct Connection {
     pub(crate) retired: AtomicBool,
     /// Calls that wait for a reply.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) progress: Progress,
     /// What Redis does when its memory is full; of a connection for requests, and if it says so.
     pub(crate) memory_policy: Option<MemoryPolicy>,
     /// What the server says of itself; of a connection for requests, and if it says so.
@@ -116,6 +118,8 @@ impl Connection {
     ) -> Result<Connection, redis::RedisError> {
         let (stream, peer) = dialer.connect(settings.connect_deadline).await?;
         set_options(&stream)?;
+        let progress = Progress::new();
+        let stream = Watched::new(stream, progress.clone());
         let protocol = if push.is_some() { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 };
         let login = settings.login.clone().set_protocol(protocol);
         // Deadlines are kept around each call: the driver's own time-out leaves the connection as it is.
@@ -144,6 +148,7 @@ impl Connection {
             ended,
             retired: AtomicBool::new(false),
             in_flight,
+            progress,
             memory_policy: None,
             hello: None,
             peer,

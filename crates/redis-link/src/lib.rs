@@ -12,8 +12,9 @@
 //!   name, lose their connections to it.
 //! * A Redis that refuses ([`LinkError::Full`], [`LinkError::ReadOnly`], [`LinkError::Denied`]) has done nothing. What becomes
 //!   of it is told once for all links of a role ([`Health`]).
+//! * Reads have connections of their own beside writes: where Redis holds writes back, reads go on.
 //! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
-//!   those behind it. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
+//!   those behind it, and is no sign of death while its bytes come. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
 //!   connections of their own.
 
 mod backoff;
@@ -26,10 +27,13 @@ mod dial;
 mod error;
 mod eviction;
 mod health;
+mod held_writes;
 mod hello;
+mod lane;
 mod link;
 mod moving;
 mod node;
+mod progress;
 mod script;
 mod slot;
 mod store_name;

@@ -147,7 +147,7 @@ impl Link {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<T, LinkError> {
-        let call = Call::start(&self.inner.settings, "EVALSHA", script.name());
+        let call = Call::start(&self.inner.settings, script.command(), script.name());
         let span = call.span.clone();
         let result = async {
             let evalsha = script.evalsha(keys, args);

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::future::select_all;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
@@ -19,13 +18,10 @@ use crate::dial::Dialer;
 use crate::error::{self, LinkError, Trouble};
 use crate::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
+use crate::lane::{Lane, Lease};
 use crate::moving::{self, Search};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
-
-/// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
-/// and in Redis.
-const BUSY: usize = 512;
 
 /// A Redis that refused a write is said to be well after it has refused none for so long.
 const WRITABLE_AFTER: Duration = Duration::from_millis(500);
@@ -61,6 +57,10 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) scripts: Arc<Scripts>,
     pub(crate) breaker: Breaker,
+    /// The one of writes alone.
+    pub(crate) write_breaker: Breaker,
+    /// A write was not answered though reads are: the breaker of writes stays open until one is.
+    pub(crate) doubtful: AtomicBool,
     /// Wakes the watchdog: a call was not answered.
     pub(crate) suspicion: Notify,
     /// Wakes the watchdog: a write was refused. Set until writes are taken again.
@@ -78,26 +78,7 @@ pub(crate) struct Shared {
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
     // Only the watchdog fills and empties them.
-    slots: Vec<RwLock<Option<Arc<Connection>>>>,
-}
-
-/// A connection as a call uses it.
-struct Lease {
-    requests: MultiplexedConnection,
-    connection: Arc<Connection>,
-}
-
-impl Lease {
-    fn of(connection: &Arc<Connection>) -> Lease {
-        connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease { requests: connection.requests.clone(), connection: Arc::clone(connection) }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+    pub(crate) slots: Vec<RwLock<Option<Arc<Connection>>>>,
 }
 
 impl Node {
@@ -121,6 +102,8 @@ impl Node {
             kind: AtomicU8::new(kind as u8),
             endpoint,
             breaker: Breaker::new(settings.breaker_threshold),
+            write_breaker: Breaker::new(settings.breaker_threshold),
+            doubtful: AtomicBool::new(false),
             slots: (0..settings.connections).map(|_| RwLock::new(None)).collect(),
             settings,
             scripts,
@@ -167,7 +150,7 @@ impl Node {
     }
 
     pub(crate) fn healthy(&self) -> bool {
-        !self.shared.breaker.is_open() && self.shared.pick().is_some()
+        !self.shared.breaker.is_open() && self.shared.pick(Lane::Read).is_some()
     }
 
     /// Waits until the breaker is closed, so that connections beside those of the watchdog are
@@ -207,7 +190,7 @@ impl Node {
 
     /// Sends one command. The reply may be [`Value::ServerError`].
     pub(crate) async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
-        let mut lease = self.shared.lease(deadline).await?;
+        let mut lease = self.shared.lease(Lane::of_command(command), deadline).await?;
         let reply = timeout_at(deadline, lease.requests.send_packed_command(command)).await;
         let reply = self.shared.settle(&lease, reply)?;
         self.shared.refused(&lease, std::slice::from_ref(&reply));
@@ -242,7 +225,7 @@ impl Node {
     ) -> Result<Vec<Value>, LinkError> {
         let (skip, count) =
             if pipeline.is_transaction() { (pipeline.len() + 1, 1) } else { (0, pipeline.len()) };
-        let mut lease = self.shared.lease(deadline).await?;
+        let mut lease = self.shared.lease(Lane::of_pipeline(pipeline), deadline).await?;
         let replies = timeout_at(deadline, lease.requests.send_packed_commands(pipeline, skip, count)).await;
         let replies = self.shared.settle(&lease, replies)?;
         self.shared.refused(&lease, &replies);
@@ -251,46 +234,6 @@ impl Node {
 }
 
 impl Shared {
-    /// A live connection; waits for one until the deadline, unless the breaker is open.
-    async fn lease(&self, deadline: Instant) -> Result<Lease, LinkError> {
-        if let Some(reason) = self.breaker.refusal() {
-            return Err(reason);
-        }
-        if let Some(lease) = self.pick() {
-            return Ok(lease);
-        }
-        let mut changes = self.changes.subscribe();
-        loop {
-            if let Some(reason) = self.breaker.refusal() {
-                return Err(reason);
-            }
-            if let Some(lease) = self.pick() {
-                return Ok(lease);
-            }
-            if timeout_at(deadline, changes.changed()).await.is_err() {
-                let place = self.settings.place(&self.endpoint);
-                return Err(LinkError::Unavailable(format!("{place}: still connecting")));
-            }
-        }
-    }
-
-    /// The first live connection that is not busy; if all are, the one with the fewest calls.
-    fn pick(&self) -> Option<Lease> {
-        let mut best: Option<(usize, Arc<Connection>)> = None;
-        for slot in &self.slots {
-            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) else { continue };
-            let in_flight = connection.in_flight.load(Ordering::Relaxed);
-            if in_flight < BUSY {
-                return Some(Lease::of(connection));
-            }
-            if best.as_ref().is_none_or(|(fewest, _)| in_flight < *fewest) {
-                best = Some((in_flight, Arc::clone(connection)));
-            }
-        }
-        best.map(|(_, connection)| Lease::of(&connection))
-    }
-
     /// What a call's end says of the node, and to the caller.
     fn settle<T>(
         &self,
@@ -299,7 +242,7 @@ impl Shared {
     ) -> Result<T, LinkError> {
         match outcome {
             Ok(Ok(reply)) => {
-                self.breaker.success();
+                self.breaker_of(lease.lane).success();
                 Ok(reply)
             }
             Ok(Err(error)) => {
@@ -314,11 +257,19 @@ impl Shared {
                 let text = format!("{place} did not answer within {:?}", self.settings.call_deadline);
                 // A connection that was replaced meanwhile says nothing of the node as it is now.
                 if lease.connection.is_live() {
-                    self.breaker.failure(&text);
+                    self.breaker_of(lease.lane).failure(&text);
                 }
                 self.suspicion.notify_one();
                 Err(LinkError::Unknown(text))
             }
+        }
+    }
+
+    /// Reads that are answered do not make up for writes that are not, nor the other way round.
+    fn breaker_of(&self, lane: Lane) -> &Breaker {
+        match lane {
+            Lane::Read => &self.breaker,
+            Lane::Write => &self.write_breaker,
         }
     }
 
@@ -377,8 +328,10 @@ impl Shared {
         }
     }
 
-    /// Another server is in use, which has refused nothing yet.
+    /// Writes are taken again, or by another server, which has refused none yet.
     pub(crate) fn writes_again(&self) {
+        self.doubtful.store(false, Ordering::Release);
+        self.write_breaker.close();
         *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.refusing.store(false, Ordering::Release);
     }
@@ -399,14 +352,7 @@ impl Shared {
 
     /// The addresses of live connections.
     pub(crate) fn peers(&self) -> Vec<SocketAddr> {
-        let mut peers = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            peers.extend(
-                slot.as_ref().filter(|connection| connection.is_live()).map(|connection| connection.peer),
-            );
-        }
-        peers
+        self.live().into_iter().map(|(_, connection)| connection.peer).collect()
     }
 
     /// The slots whose connection is missing or has ended.
@@ -418,15 +364,15 @@ impl Shared {
     }
 
     /// Live connections by their slots.
-    pub(crate) fn live(&self) -> Vec<(usize, MultiplexedConnection)> {
-        let mut live = Vec::with_capacity(self.slots.len());
-        for (index, slot) in self.slots.iter().enumerate() {
-            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) {
-                live.push((index, connection.requests.clone()));
-            }
-        }
-        live
+    pub(crate) fn live(&self) -> Vec<(usize, Arc<Connection>)> {
+        let slots = 0..self.slots.len();
+        slots.filter_map(|index| Some((index, self.connection(index)?))).collect()
+    }
+
+    /// The live connection in a slot.
+    pub(crate) fn connection(&self, index: usize) -> Option<Arc<Connection>> {
+        let slot = self.slots[index].read().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().filter(|connection| connection.is_live()).cloned()
     }
 
     /// Resolves when one of the live connections ends; never, if there is none.
@@ -458,6 +404,9 @@ impl Shared {
     /// The node answers: calls may go.
     pub(crate) fn up(&self) {
         self.breaker.close();
+        if !self.doubtful.load(Ordering::Acquire) {
+            self.write_breaker.close();
+        }
         if !self.refusing.load(Ordering::Acquire) {
             self.report.is(Condition::Up);
         }
@@ -467,6 +416,7 @@ impl Shared {
     /// The node does not answer: calls fail at once, with `error`.
     pub(crate) fn down(&self, error: LinkError) {
         self.refusing.store(false, Ordering::Release);
+        self.doubtful.store(false, Ordering::Release);
         self.report.is(Condition::of_error(&error));
         self.breaker.open(error);
         self.changes.send_modify(|count| *count += 1);

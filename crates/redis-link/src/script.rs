@@ -9,6 +9,7 @@ pub struct Script {
     name: &'static str,
     source: Arc<str>,
     sha: Arc<str>,
+    reads: bool,
 }
 
 impl Script {
@@ -16,7 +17,18 @@ impl Script {
     #[must_use]
     pub fn new(name: &'static str, source: &str) -> Script {
         let sha = redis::Script::new(source).get_hash().into();
-        Script { name, source: source.into(), sha }
+        Script { name, source: source.into(), sha, reads: false }
+    }
+
+    /// A script that writes nothing: Redis refuses it if it does, and runs it while it holds writes back.
+    #[must_use]
+    pub fn reading(name: &'static str, source: &str) -> Script {
+        Script { reads: true, ..Script::new(name, source) }
+    }
+
+    /// The command that runs it.
+    pub(crate) fn command(&self) -> &'static str {
+        if self.reads { "EVALSHA_RO" } else { "EVALSHA" }
     }
 
     /// What spans and logs call it.
@@ -34,7 +46,7 @@ impl Script {
     pub(crate) fn evalsha(&self, keys: &[&[u8]], args: &[&[u8]]) -> redis::Cmd {
         let size = [keys, args].iter().flat_map(|parts| parts.iter()).map(|part| part.len()).sum::<usize>();
         let mut evalsha = redis::Cmd::with_capacity(3 + keys.len() + args.len(), size + 64);
-        evalsha.arg("EVALSHA").arg(self.sha.as_bytes()).arg(keys.len()).arg(keys).arg(args);
+        evalsha.arg(self.command()).arg(self.sha.as_bytes()).arg(keys.len()).arg(keys).arg(args);
         evalsha
     }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -17,6 +16,7 @@ use crate::connection::Connection;
 use crate::error::{self, LinkError, Trouble};
 use crate::eviction::MemoryPolicy;
 use crate::health::Condition;
+use crate::held_writes::Held;
 use crate::hello::{Hello, Mode};
 use crate::moving;
 use crate::node::{Kind, Shared};
@@ -59,14 +59,15 @@ pub(crate) async fn run(node: Arc<Shared>) {
         searches: 0,
         well: false,
         turn: 0,
+        held: None,
     };
     while !watchdog.is_relieved() {
         watchdog.turn().await;
     }
 }
 
-struct Watchdog {
-    node: Arc<Shared>,
+pub(crate) struct Watchdog {
+    pub(crate) node: Arc<Shared>,
     /// It is the Cluster's from the begin.
     of_cluster: bool,
     backoff: Backoff,
@@ -84,11 +85,15 @@ struct Watchdog {
     well: bool,
     /// Counts the PINGs that went to one connection.
     turn: usize,
+    /// A write that Redis holds back.
+    pub(crate) held: Option<Held>,
 }
 
 /// A PING's answer.
-enum Ping {
+pub(crate) enum Ping {
     Pong,
+    /// It did not answer in time, and sends what was asked for before.
+    Busy,
     /// Redis answers, and would take a write, as far as can be told.
     Writable,
     /// Redis answers, and refuses writes.
@@ -100,6 +105,9 @@ enum Ping {
 
 impl Watchdog {
     async fn turn(&mut self) {
+        if !self.node.doubtful.load(Ordering::Acquire) {
+            self.held = None;
+        }
         if let Some(slot) = self.node.first_down()
             && Instant::now() >= self.connect_at
         {
@@ -132,6 +140,7 @@ impl Watchdog {
             () = sleep_until(wake) => {}
             // Replaced in the next turn.
             () = self.node.one_ended() => {}
+            (slot, answer) = held_back(&mut self.held) => self.write_ended(slot, answer),
             () = self.node.suspicion.notified() => {
                 self.well = false;
                 // Failing calls ask for one PING each; they share one.
@@ -152,6 +161,9 @@ impl Watchdog {
             Ok(_) if self.is_relieved() => self.node.up(),
             Ok(connection) => {
                 self.use_for(slot, connection);
+                if self.node.doubtful.load(Ordering::Acquire) && self.node.is_for_writes_alone(slot) {
+                    self.try_write(slot).await;
+                }
                 self.made += 1;
                 // More than there are slots: they die as they are made.
                 let dying = self.made > self.node.settings.connections;
@@ -234,7 +246,9 @@ impl Watchdog {
         if Instant::now() < self.policy_at && self.node.loses().is_none() {
             return;
         }
-        let Some((_, mut requests)) = self.node.live().into_iter().next() else { return };
+        // The last one is for reads.
+        let Some((_, connection)) = self.node.live().pop() else { return };
+        let mut requests = connection.requests.clone();
         self.policy_at = Instant::now() + POLICY_INTERVAL;
         let ask = MemoryPolicy::ask();
         if let Ok(Ok(reply)) =
@@ -261,8 +275,8 @@ impl Watchdog {
             return false;
         }
         self.turn = self.turn.wrapping_add(1);
-        let (_, requests) = live.swap_remove(self.turn % live.len());
-        let (answer, hello) = ping(requests, self.node.settings.call_deadline, self.asks_role()).await;
+        let (_, connection) = live.swap_remove(self.turn % live.len());
+        let (answer, hello) = ping(&connection, self.node.settings.call_deadline, self.asks_role()).await;
         self.node.heard(hello);
         if !matches!(answer, Ping::Pong) {
             return false;
@@ -274,25 +288,29 @@ impl Watchdog {
     /// PINGs every live connection, ends the dead ones, and moves the breaker. True if all is well.
     async fn ping(&mut self) -> bool {
         let node = &self.node;
-        let live = node.live();
+        let held = self.held.is_some();
+        let mut live = node.live();
+        // What is held back answers nothing.
+        live.retain(|(slot, _)| !(held && node.is_for_writes_alone(*slot)));
         if live.is_empty() {
             return false;
         }
         // What takes longer than a call may fails the calls as well.
         let deadline = node.settings.call_deadline;
         // One of them is asked for more.
-        let probe = Instant::now() >= self.probe_at || node.refusing.load(Ordering::Acquire);
+        let probe = !held && (Instant::now() >= self.probe_at || node.refusing.load(Ordering::Acquire));
+        let alone = node.settings.connections == 1;
         let role = self.asks_role();
-        let pings = live.into_iter().enumerate().map(|(at, (slot, requests))| async move {
-            let (answer, hello) = if probe && at == 0 {
-                (self::probe(requests, deadline).await, None)
+        let pings = live.into_iter().enumerate().map(|(at, (slot, connection))| async move {
+            let (answer, hello) = if probe && at == 0 && (alone || node.is_for_writes_alone(slot)) {
+                (self::probe(&connection, deadline).await, None)
             } else {
-                ping(requests, deadline, role).await
+                ping(&connection, deadline, role).await
             };
             (slot, answer, hello)
         });
         let mut pings: FuturesUnordered<_> = pings.collect();
-        let (mut answered, mut refused) = (false, false);
+        let (mut answered, mut refused, mut busy, mut silent) = (false, false, false, false);
         while let Some((slot, outcome, hello)) = pings.next().await {
             node.heard(hello);
             match outcome {
@@ -300,7 +318,11 @@ impl Watchdog {
                     refused = true;
                     node.down(error);
                 }
-                Ping::Dead => node.replace(slot, None),
+                Ping::Dead => {
+                    silent |= node.is_for_writes_alone(slot);
+                    node.replace(slot, None);
+                }
+                Ping::Busy => busy = true,
                 Ping::Pong | Ping::Writable | Ping::Refusing(_) if refused => {}
                 answer => {
                     answered = true;
@@ -319,11 +341,14 @@ impl Watchdog {
         if refused {
             return false;
         }
-        if !answered {
+        if silent && (answered || busy) {
+            node.doubts_writes();
+        }
+        if !answered && !busy {
             let place = node.settings.place(&node.endpoint);
             node.down(LinkError::Unavailable(format!("{place} does not answer PING within {deadline:?}")));
         }
-        if node.first_down().is_none() {
+        if node.first_down().is_none() && !busy {
             self.backoff.reset();
             self.made = 0;
             return true;
@@ -349,7 +374,8 @@ fn read(reply: Result<Value, redis::RedisError>, unknown: fn(LinkError) -> Ping)
 }
 
 /// Asks whether it answers and, with `role`, what it is.
-async fn ping(mut requests: MultiplexedConnection, deadline: Duration, role: bool) -> (Ping, Option<Hello>) {
+async fn ping(connection: &Connection, deadline: Duration, role: bool) -> (Ping, Option<Hello>) {
+    let mut requests = connection.requests.clone();
     let mut ping = Pipeline::with_capacity(2);
     ping.cmd("PING");
     if role {
@@ -363,12 +389,14 @@ async fn ping(mut requests: MultiplexedConnection, deadline: Duration, role: boo
             // A PONG says nothing of writes.
             (if matches!(pong, Ping::Writable) { Ping::Pong } else { pong }, hello)
         }
-        Ok(Err(_)) | Err(_) => (Ping::Dead, None),
+        Ok(Err(_)) => (Ping::Dead, None),
+        Err(_) => (unanswered(connection, deadline), None),
     }
 }
 
 /// Asks whether a write would be taken.
-async fn probe(mut requests: MultiplexedConnection, deadline: Duration) -> Ping {
+pub(crate) async fn probe(connection: &Connection, deadline: Duration) -> Ping {
+    let mut requests = connection.requests.clone();
     let asked = async {
         let reply = requests.send_packed_command(&PROBE.evalsha(&[], &[])).await?;
         if !matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") {
@@ -380,5 +408,21 @@ async fn probe(mut requests: MultiplexedConnection, deadline: Duration) -> Ping 
         Ok(replies.pop().unwrap_or(Value::Nil))
     };
     // A Redis that knows no flags of scripts cannot say.
-    timeout(deadline, asked).await.map_or(Ping::Dead, |reply| read(reply, |_| Ping::Writable))
+    match timeout(deadline, asked).await {
+        Ok(reply) => read(reply, |_| Ping::Writable),
+        Err(_) => unanswered(connection, deadline),
+    }
+}
+
+/// Bytes that came meanwhile are of a reply before this one, and a sign of life.
+fn unanswered(connection: &Connection, deadline: Duration) -> Ping {
+    if connection.progress.heard_within(deadline) { Ping::Busy } else { Ping::Dead }
+}
+
+/// The answer to the write that Redis holds back; never, if there is none.
+async fn held_back(held: &mut Option<Held>) -> (usize, Ping) {
+    match held {
+        Some((slot, answer)) => (*slot, answer.await),
+        None => std::future::pending().await,
+    }
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod failover;
 mod load;
 mod outage;
+mod pause;
 mod proxy;
 mod refusals;
 mod scripts;

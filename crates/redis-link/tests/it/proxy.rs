@@ -9,10 +9,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+/// Between two reads of a slow proxy.
+const SLOW: std::time::Duration = std::time::Duration::from_millis(5);
+
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// Connections up to this number are cut off; all of them with `usize::MAX`.
     cut: watch::Sender<usize>,
+    /// Whether bytes pass slowly.
+    slow: watch::Sender<bool>,
     /// The port that connections lead to.
     target: watch::Sender<u16>,
     accepted: Arc<AtomicUsize>,
@@ -26,6 +31,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (cut, gate) = watch::channel(0);
         let (target, leads_to) = watch::channel(target);
+        let (slow, pace) = watch::channel(false);
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&accepted);
         let task = tokio::spawn(async move {
@@ -36,14 +42,15 @@ impl Proxy {
                 let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
                 let (gate, mut leads_to) = (gate.clone(), leads_to.clone());
                 let target = *leads_to.borrow_and_update();
+                let pace = pace.clone();
                 connections.spawn(async move {
                     let Ok(outbound) = TcpStream::connect(("127.0.0.1", target)).await else { return };
                     let (from_client, to_client) = inbound.into_split();
                     let (from_server, to_server) = outbound.into_split();
                     let both = async {
                         tokio::join!(
-                            pump(number, from_client, to_server, gate.clone()),
-                            pump(number, from_server, to_client, gate)
+                            pump(number, from_client, to_server, gate.clone(), pace.clone()),
+                            pump(number, from_server, to_client, gate, pace)
                         )
                     };
                     tokio::select! {
@@ -53,7 +60,7 @@ impl Proxy {
                 });
             }
         });
-        Proxy { port, cut, target, accepted, task: task.abort_handle() }
+        Proxy { port, cut, slow, target, accepted, task: task.abort_handle() }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -83,6 +90,11 @@ impl Proxy {
         });
     }
 
+    /// From now on 16 KiB pass each 5 ms.
+    pub(crate) fn slow_down(&self) {
+        self.slow.send_replace(true);
+    }
+
     pub(crate) fn pass(&self) {
         self.cut.send_replace(0);
     }
@@ -100,12 +112,21 @@ impl Drop for Proxy {
 }
 
 /// Bytes that were swallowed are lost, as in a network that drops packets for good.
-async fn pump(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: watch::Receiver<usize>) {
+async fn pump(
+    number: usize,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    cut: watch::Receiver<usize>,
+    slow: watch::Receiver<bool>,
+) {
     let mut buffer = vec![0; 16 * 1024];
     // A connection that lost bytes never passes any again.
     let mut broken = false;
     while let Ok(read) = from.read(&mut buffer).await {
         broken |= number <= *cut.borrow();
+        if *slow.borrow() {
+            tokio::time::sleep(SLOW).await;
+        }
         if read == 0 && broken {
             return std::future::pending().await;
         }

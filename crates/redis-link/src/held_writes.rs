@@ -1,0 +1,78 @@
+//! Finds out that Redis holds back writes while it answers reads, as `CLIENT PAUSE … WRITE` makes it do, and when it takes them
+//! again. A connection whose write is held back answers nothing at all, like one that is dead; a new one that answers PING and
+//! not a write tells the two apart. Meanwhile writes are refused at once, and nothing of them is done.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use crate::error::LinkError;
+use crate::health::{Condition, Refusal};
+use crate::lane::Lane;
+use crate::node::Shared;
+use crate::watchdog::{Ping, Watchdog, probe};
+
+/// A write that is held back for longer is given up with its connection, and another one is tried.
+const HELD_MAX: Duration = Duration::from_secs(60);
+
+const WHY: &str = "it answers reads and holds writes back (CLIENT PAUSE)";
+
+/// The write whose answer says that writes are taken again.
+pub(crate) type Held = (usize, BoxFuture<'static, Ping>);
+
+impl Watchdog {
+    /// Tries a write on the connection in `slot`.
+    pub(crate) async fn try_write(&mut self, slot: usize) {
+        let Some(connection) = self.node.connection(slot) else { return };
+        let mut answer: BoxFuture<'static, Ping> =
+            Box::pin(async move { probe(&connection, HELD_MAX).await });
+        match timeout(self.node.settings.call_deadline, &mut answer).await {
+            Ok(answer) => self.write_ended(slot, answer),
+            Err(_) => {
+                self.node.holds_writes();
+                self.held = Some((slot, answer));
+            }
+        }
+    }
+
+    /// The write in `slot` was answered, or will not be.
+    pub(crate) fn write_ended(&mut self, slot: usize, answer: Ping) {
+        self.held = None;
+        match answer {
+            Ping::Dead | Ping::Busy => self.node.replace(slot, None),
+            Ping::Refused(error) => self.node.down(error),
+            Ping::Refusing(condition) => {
+                self.node.writes_again();
+                self.node.refuses(condition);
+            }
+            Ping::Pong | Ping::Writable => {
+                self.node.writes_again();
+                self.node.up();
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the slot is one of those for writes, and reads have others.
+    pub(crate) fn is_for_writes_alone(&self, slot: usize) -> bool {
+        !Lane::Read.slots(self.settings.connections).contains(&slot)
+    }
+
+    /// A connection for writes is silent though reads are answered: no write is sent until one was answered.
+    pub(crate) fn doubts_writes(&self) {
+        self.doubtful.store(true, Ordering::Release);
+        let place = self.settings.place(&self.endpoint);
+        self.write_breaker.open(LinkError::Unavailable(format!("{place} does not answer writes")));
+    }
+
+    /// Reads are answered, and a write on a new connection is not.
+    fn holds_writes(&self) {
+        self.doubtful.store(true, Ordering::Release);
+        self.refusing.store(true, Ordering::Release);
+        self.write_breaker.open(LinkError::ReadOnly(WHY.to_owned()));
+        self.report.is(Condition::Refusing(WHY, Refusal::Writes));
+    }
+}

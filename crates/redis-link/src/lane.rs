@@ -1,0 +1,213 @@
+//! Which connections a call may use: reads do not wait behind writes, which Redis may hold back for long (`CLIENT PAUSE … WRITE`,
+//! as a planned fail-over does it) and with them whatever follows on their connection.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Arg, Cmd, Pipeline};
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::Connection;
+use crate::error::LinkError;
+use crate::node::Shared;
+
+/// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
+/// and in Redis.
+const BUSY: usize = 512;
+
+/// A connection with calls in flight that has said nothing for so long is not used to help out the other lane.
+const STUCK_AFTER: Duration = Duration::from_millis(20);
+
+/// What a call does, as far as Redis holds it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Read,
+    Write,
+}
+
+impl Lane {
+    /// What is not known to read is a write, and so is a script unless it is run as one that reads.
+    pub(crate) fn of_command(command: &Cmd) -> Lane {
+        if reads(command) { Lane::Read } else { Lane::Write }
+    }
+
+    pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Lane {
+        if pipeline.cmd_iter().all(reads) { Lane::Read } else { Lane::Write }
+    }
+
+    /// The lane's part of a node's connections: the first half is for writes, and the only one for both.
+    pub(crate) fn slots(self, connections: usize) -> Range<usize> {
+        let writes = connections.div_ceil(2);
+        match self {
+            Lane::Write => 0..writes,
+            Lane::Read if writes == connections => 0..connections,
+            Lane::Read => writes..connections,
+        }
+    }
+}
+
+fn reads(command: &Cmd) -> bool {
+    let Some(Arg::Simple(name)) = command.args_iter().next() else { return false };
+    let mut upper = [0; 16];
+    let Some(upper) = upper.get_mut(..name.len()) else { return false };
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    matches!(
+        &*upper,
+        b"GET"
+            | b"MGET"
+            | b"GETRANGE"
+            | b"STRLEN"
+            | b"EXISTS"
+            | b"TYPE"
+            | b"TTL"
+            | b"PTTL"
+            | b"HGET"
+            | b"HMGET"
+            | b"HGETALL"
+            | b"HLEN"
+            | b"LLEN"
+            | b"LRANGE"
+            | b"LINDEX"
+            | b"SMEMBERS"
+            | b"SCARD"
+            | b"ZSCORE"
+            | b"ZMSCORE"
+            | b"ZCARD"
+            | b"ZCOUNT"
+            | b"ZRANGE"
+            | b"ZRANGEBYSCORE"
+            | b"XLEN"
+            | b"XINFO"
+            | b"XRANGE"
+            | b"XREVRANGE"
+            | b"EVALSHA_RO"
+            | b"PING"
+            | b"HELLO"
+            | b"TIME"
+            | b"INFO"
+            | b"CLIENT"
+            | b"CLUSTER"
+            | b"CONFIG"
+            | b"SCRIPT"
+            | b"ASKING"
+    )
+}
+
+/// A connection as a call uses it.
+pub(crate) struct Lease {
+    pub(crate) requests: MultiplexedConnection,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) lane: Lane,
+}
+
+impl Lease {
+    fn of(connection: &Arc<Connection>, lane: Lane) -> Lease {
+        if connection.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            connection.progress.asked();
+        }
+        Lease { requests: connection.requests.clone(), connection: Arc::clone(connection), lane }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connection.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// The error with which a call must fail at once, if it must.
+    fn refusal(&self, lane: Lane) -> Option<LinkError> {
+        let of_writes = || self.write_breaker.refusal().filter(|_| lane == Lane::Write);
+        self.breaker.refusal().or_else(of_writes)
+    }
+
+    /// A live connection; waits for one until the deadline, unless the breaker is open.
+    pub(crate) async fn lease(&self, lane: Lane, deadline: Instant) -> Result<Lease, LinkError> {
+        if let Some(reason) = self.refusal(lane) {
+            return Err(reason);
+        }
+        if let Some(lease) = self.pick(lane) {
+            return Ok(lease);
+        }
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(reason) = self.refusal(lane) {
+                return Err(reason);
+            }
+            if let Some(lease) = self.pick(lane) {
+                return Ok(lease);
+            }
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                let place = self.settings.place(&self.endpoint);
+                return Err(LinkError::Unavailable(format!("{place}: still connecting")));
+            }
+        }
+    }
+
+    /// The lane's first live connection that is not busy. If all are, one of the other lane that is not and has not got stuck;
+    /// if there is none, the one with the fewest calls. Without a live connection of its own it uses the other's.
+    pub(crate) fn pick(&self, lane: Lane) -> Option<Lease> {
+        let own = lane.slots(self.slots.len());
+        let mut best: Option<(usize, Arc<Connection>)> = None;
+        for slot in &self.slots[own.clone()] {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) else { continue };
+            let in_flight = connection.in_flight.load(Ordering::Relaxed);
+            if in_flight < BUSY {
+                return Some(Lease::of(connection, lane));
+            }
+            if best.as_ref().is_none_or(|(fewest, _)| in_flight < *fewest) {
+                best = Some((in_flight, Arc::clone(connection)));
+            }
+        }
+        let others = self.slots.iter().enumerate().filter(|(index, _)| !own.contains(index));
+        for (_, slot) in others {
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) else { continue };
+            let in_flight = connection.in_flight.load(Ordering::Relaxed);
+            let is_stuck = || in_flight > 0 && connection.progress.silence() >= STUCK_AFTER;
+            if best.is_none() || (in_flight < BUSY && !is_stuck()) {
+                return Some(Lease::of(connection, lane));
+            }
+        }
+        best.map(|(_, connection)| Lease::of(&connection, lane))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_share_one_connection_only() {
+        for (connections, writes, reads) in
+            [(1, 0..1, 0..1), (2, 0..1, 1..2), (3, 0..2, 2..3), (4, 0..2, 2..4)]
+        {
+            assert_eq!(Lane::Write.slots(connections), writes);
+            assert_eq!(Lane::Read.slots(connections), reads);
+        }
+    }
+
+    #[test]
+    fn unknown_commands_are_writes() {
+        for (name, lane) in [
+            ("get", Lane::Read),
+            ("EVALSHA_RO", Lane::Read),
+            ("EVALSHA", Lane::Write),
+            ("SET", Lane::Write),
+            ("A-COMMAND-OF-A-MODULE", Lane::Write),
+        ] {
+            assert_eq!(Lane::of_command(redis::cmd(name).arg("k")), lane, "{name}");
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg("k").cmd("HGETALL").arg("h");
+        assert_eq!(Lane::of_pipeline(&pipe), Lane::Read);
+        pipe.cmd("DEL").arg("k");
+        assert_eq!(Lane::of_pipeline(&pipe), Lane::Write);
+    }
+}
