@@ -16,8 +16,11 @@ use crate::store::record;
 
 macro_rules! script {
     ($constant:ident, $name:literal $(, $part:literal)*) => {
+        script!(new $constant, $name $(, $part)*);
+    };
+    ($made:ident $constant:ident, $name:literal $(, $part:literal)*) => {
         pub(super) static $constant: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(
+            Script::$made(
                 concat!("jobs.", $name),
                 concat!(
                     include_str!("prelude.lua"),
@@ -38,7 +41,7 @@ script!(TEND, "tend", "growth", "tell", "ready", "due", "finish", "claim", "held
 script!(EXTEND, "extend", "growth", "claim");
 script!(CANCEL, "cancel", "growth", "tell", "ready", "finish", "claim", "fields", "clean");
 script!(COUNT, "count", "ready");
-script!(LIST, "list", "ready", "claim");
+script!(reading LIST, "list", "ready", "claim");
 script!(RETIRE, "retire");
 
 pub(super) static QUEUES: LazyLock<Script> =

@@ -47,7 +47,9 @@ script!(
 );
 script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "finish.lua", "revoke_user.lua");
 script!(SWEEP, "session.sweep", "prelude.lua", "finish.lua", "growth.lua", "fetch.lua", "sweep.lua");
-script!(HISTORY, "session.history", "prelude.lua", "history.lua");
+pub(super) static HISTORY: LazyLock<Script> = LazyLock::new(|| {
+    Script::reading("session.history", concat!(include_str!("prelude.lua"), include_str!("history.lua")))
+});
 script!(LEASE, "session.lease", "lease.lua");
 script!(SOON, "session.soon", "soon.lua");
 
