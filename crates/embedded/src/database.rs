@@ -1,19 +1,27 @@
 //! The handle: opens a directory, hands out keyspaces, queues writes for the writer thread.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use crate::commits;
+use crate::damage::{self, Trouble};
 use crate::error::{Error, OpenError};
 use crate::keyspace::{Keyspace, Snapshot};
+use crate::ledger::Ledger;
 use crate::storage::{Condition, Engine, Storage};
 use crate::tx::Tx;
 use crate::writer::{Durability, Writer};
 
 /// Names the process that has the directory open, for the message to the next one.
 const HOLDER_FILE: &str = "holder";
+
+/// How long a start waits for a process that is about to end.
+const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// One open database. Clones share it; the last one to go closes it, after the queued writes.
 #[derive(Clone)]
@@ -35,17 +43,18 @@ pub struct Stats {
 impl Database {
     /// Opens the database in `dir`, which is made (mode 0700) if it is not there. Answers of
     /// [`Database::write`] wait for the disk. Blocks while an earlier journal is replayed.
+    ///
+    /// Refuses a directory that holds less than was acknowledged, with [`OpenError::Damaged`], and changes nothing in it where that
+    /// can be told before the engine opens it.
     pub fn open(dir: &Path) -> Result<Database, OpenError> {
         let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
         make_directory(dir).map_err(directory)?;
-        let engine = open_engine(dir)?;
-        // Written while the engine holds its lock, so only the holder writes it. A full disk is no reason not to read.
-        if let Err(error) = fs::write(dir.join(HOLDER_FILE), std::process::id().to_string())
-            && error.kind() != std::io::ErrorKind::StorageFull
-        {
-            return Err(directory(error));
-        }
-        Database::start(Storage::new(engine, dir.to_owned(), None), Durability::Disk).map_err(directory)
+        // Before anything is looked at: another process may be writing it.
+        let held = hold(dir)?;
+        let ledger = damage::ledger(dir).map_err(|trouble| trouble.into_open_error(dir))?;
+        let engine = open_engine(dir, Some(&ledger))?;
+        let storage = Storage::new(engine, dir.to_owned(), Some((ledger, held)), None);
+        Database::start(storage, Durability::Disk).map_err(directory)
     }
 
     /// Opens a database in a new temporary directory. Nothing waits for the disk, and the directory is
@@ -53,9 +62,9 @@ impl Database {
     pub fn ephemeral() -> Result<Database, OpenError> {
         let directory = |reason| OpenError::Directory { dir: std::env::temp_dir(), reason };
         let temporary = tempfile::Builder::new().prefix("shoal-").tempdir().map_err(directory)?;
-        let engine = open_engine(temporary.path())?;
+        let engine = open_engine(temporary.path(), None)?;
         let dir = temporary.path().to_owned();
-        Database::start(Storage::new(engine, dir, Some(temporary)), Durability::None).map_err(directory)
+        Database::start(Storage::new(engine, dir, None, Some(temporary)), Durability::None).map_err(directory)
     }
 
     fn start(storage: Storage, durability: Durability) -> std::io::Result<Database> {
@@ -69,6 +78,9 @@ impl Database {
     pub fn keyspace(&self, name: &str) -> Result<Keyspace, Error> {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::Limit(format!("a keyspace's name has 1 to 255 bytes, not {}", name.len())));
+        }
+        if name == commits::KEYSPACE {
+            return Err(Error::Limit(format!("the keyspace {name} is the database's own")));
         }
         let index = self.storage.keyspace(name)?;
         Ok(Keyspace { index, name: name.into(), storage: Arc::clone(&self.storage) })
@@ -147,11 +159,39 @@ fn make_directory(dir: &Path) -> std::io::Result<()> {
     fs::File::open(parent)?.sync_all()
 }
 
-fn open_engine(dir: &Path) -> Result<Engine, OpenError> {
-    Engine::open(dir).map_err(|reason| match reason {
-        fjall::Error::Locked => OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) },
-        reason => OpenError::Engine { dir: dir.to_owned(), reason },
+fn open_engine(dir: &Path, ledger: Option<&Ledger>) -> Result<Engine, OpenError> {
+    Engine::open(dir, ledger).map_err(|trouble| match trouble {
+        Trouble::Engine(fjall::Error::Locked) => in_use(dir),
+        trouble => trouble.into_open_error(dir),
     })
+}
+
+/// Locks the directory for as long as the file is open, and says there who has it.
+fn hold(dir: &Path) -> Result<File, OpenError> {
+    let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
+    let path = dir.join(HOLDER_FILE);
+    let mut file = File::options().write(true).create(true).truncate(false).open(path).map_err(directory)?;
+    let deadline = Instant::now() + HOLDER_ENDS_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(dir)),
+            Err(TryLockError::Error(error)) => return Err(directory(error)),
+        }
+    }
+    let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    match written {
+        // A full disk is no reason not to read.
+        Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(directory(error)),
+        _ => Ok(file),
+    }
+}
+
+fn in_use(dir: &Path) -> OpenError {
+    OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) }
 }
 
 /// Who has the directory open, by the file it left and what the system says of that process.

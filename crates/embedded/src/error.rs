@@ -1,7 +1,9 @@
 //! What can go wrong, cut by what a caller does about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::damage::Trouble;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,17 @@ pub enum OpenError {
         dir: PathBuf,
         /// The operating system's reason.
         reason: std::io::Error,
+    },
+    /// Something that was written is missing or damaged. Nothing is opened, so that nothing goes on with less.
+    #[error(
+        "the database in {} is damaged: {what}; restore a copy of the whole directory, or move it away to begin with an \
+         empty database", dir.display()
+    )]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing or damaged.
+        what: String,
     },
     /// The files in it are not usable: another version's, or damaged.
     #[error(
@@ -67,6 +80,28 @@ pub enum Error {
 impl From<fjall::Error> for Error {
     fn from(error: fjall::Error) -> Self {
         Error::Engine(Arc::new(error))
+    }
+}
+
+impl Trouble {
+    /// Says that `dir` was not opened, and why.
+    pub(crate) fn into_open_error(self, dir: &Path) -> OpenError {
+        let dir = dir.to_owned();
+        match self {
+            Trouble::Io(reason) => OpenError::Directory { dir, reason },
+            Trouble::Engine(reason) => OpenError::Engine { dir, reason },
+            Trouble::Damaged(what) => OpenError::Damaged { dir, what },
+        }
+    }
+}
+
+impl From<Trouble> for Error {
+    fn from(trouble: Trouble) -> Error {
+        match trouble {
+            Trouble::Io(error) => fjall::Error::Io(error).into(),
+            Trouble::Engine(error) => error.into(),
+            Trouble::Damaged(what) => Error::Failed(format!("its files are damaged: {what}")),
+        }
     }
 }
 

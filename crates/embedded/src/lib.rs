@@ -18,11 +18,19 @@
 //!   [`Error::Engine`] from a write means that the disk failed under it: it may or may not be found later.
 //! * **After the caller's future was dropped**: a write that was already queued runs all the same, whole;
 //!   one that was still waiting for room in the queue never runs. The caller cannot tell which.
+//! * **After damage** to the files at rest: [`Database::open`] refuses ([`OpenError::Damaged`]) a journal that is cut, missing or
+//!   holds less than was acknowledged, and a keyspace or a list of tables that is missing or damaged. A damaged table fails
+//!   the reads that meet it. The file `ledger` beside the engine's own says what was acknowledged; after a power cut it may lack the
+//!   last five seconds of it, of which the journal alone tells then.
 //! * An **ephemeral** database keeps all of this except durability, and its files go with the last handle.
 
+mod commits;
+mod damage;
 mod database;
 mod error;
+mod journal;
 mod keyspace;
+mod ledger;
 mod range;
 mod storage;
 mod tx;

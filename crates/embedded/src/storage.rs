@@ -1,6 +1,7 @@
 //! The engine as it is open now: readers borrow it, and the writer thread closes and opens it again when the disk failed under
 //! it. How it is stands here too.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
@@ -8,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use fjall::KeyspaceCreateOptions;
 
+use crate::commits::Commits;
+use crate::damage::{self, Trouble};
 use crate::error::{Error, words};
+use crate::ledger::Ledger;
 
 /// Room that is left for what is written besides: tables, a new journal. Of a small file system, at most a part.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -30,6 +34,8 @@ const WORKER_THREADS: usize = 2;
 pub(crate) struct Engine {
     database: fjall::Database,
     spaces: Vec<(String, fjall::Keyspace)>,
+    /// None in an ephemeral database.
+    pub(crate) commits: Option<Arc<Commits>>,
 }
 
 /// The engine and, for an ephemeral database, the directory that goes with it. Every handle that can read
@@ -42,10 +48,15 @@ pub(crate) struct Storage {
     /// The keyspaces that were taken, in their order.
     names: Mutex<Vec<String>>,
     pub(crate) dir: PathBuf,
+    /// What was acknowledged; none in an ephemeral database.
+    pub(crate) ledger: Option<Ledger>,
     condition: Mutex<Condition>,
     /// Whether a write was refused since it was last well.
     pub(crate) refused: AtomicBool,
     role: OnceLock<&'static str>,
+    /// Locks the directory.
+    // After the engine: nobody else opens the files before it is closed.
+    _lock: Option<File>,
     // After the engine: the directory is removed when nothing writes to it any more.
     #[cfg_attr(not(test), expect(dead_code, reason = "held for its drop"))]
     pub(crate) temporary: Option<tempfile::TempDir>,
@@ -74,14 +85,23 @@ impl Condition {
 }
 
 impl Engine {
-    pub(crate) fn open(dir: &Path) -> Result<Engine, fjall::Error> {
+    /// Opens the files, if they hold what `ledger` says was acknowledged.
+    pub(crate) fn open(dir: &Path, ledger: Option<&Ledger>) -> Result<Engine, Trouble> {
+        let journal = match ledger {
+            Some(ledger) => damage::look(dir, ledger)?,
+            None => None,
+        };
         let database = fjall::Database::builder(dir)
             // The writer persists each group itself, in the mode that it was opened with.
             .manual_journal_persist(true)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(WORKER_THREADS)
             .open()?;
-        Ok(Engine { database, spaces: Vec::new() })
+        let commits = match ledger {
+            Some(ledger) => Some(Arc::new(Commits::open(&database, ledger, journal.as_ref())?)),
+            None => None,
+        };
+        Ok(Engine { database, spaces: Vec::new(), commits })
     }
 
     /// The same engine with one keyspace more.
@@ -89,7 +109,7 @@ impl Engine {
         let space = self.database.keyspace(name, KeyspaceCreateOptions::default)?;
         let mut spaces = self.spaces.clone();
         spaces.push((name.to_owned(), space));
-        Ok(Engine { database: self.database.clone(), spaces })
+        Ok(Engine { database: self.database.clone(), spaces, commits: self.commits.clone() })
     }
 
     /// None of a keyspace that is younger than this view of the engine.
@@ -112,9 +132,17 @@ impl Engine {
 }
 
 impl Storage {
-    pub(crate) fn new(engine: Engine, dir: PathBuf, temporary: Option<tempfile::TempDir>) -> Storage {
+    pub(crate) fn new(
+        engine: Engine,
+        dir: PathBuf,
+        held: Option<(Ledger, File)>,
+        temporary: Option<tempfile::TempDir>,
+    ) -> Storage {
+        let (ledger, lock) = held.unzip();
         Storage {
             engine: RwLock::new(Some(Arc::new(engine))),
+            ledger,
+            _lock: lock,
             reopening: (Mutex::new(false), Condvar::new()),
             names: Mutex::default(),
             dir,
@@ -147,6 +175,10 @@ impl Storage {
         }
         let engine = engine.with(name)?;
         let index = engine.spaces.len() - 1;
+        // Before anything is written to it.
+        if let (Some(ledger), Some((_, space))) = (&self.ledger, engine.spaces.last()) {
+            ledger.add_keyspace(space.id(), name).map_err(fjall::Error::Io)?;
+        }
         *slot = Some(Arc::new(engine));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
         Ok(index)
@@ -179,7 +211,7 @@ impl Storage {
                 std::thread::park_timeout(Duration::from_millis(2));
             }
         }
-        let mut engine = Engine::open(&self.dir)?;
+        let mut engine = Engine::open(&self.dir, self.ledger.as_ref())?;
         for name in &*self.names.lock().unwrap_or_else(PoisonError::into_inner) {
             engine = engine.with(name)?;
         }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::database::Stats;
 use crate::error::{Error, words};
+use crate::ledger::Ledger;
 use crate::storage::{self, Condition, Engine, Room, Storage};
 use crate::tx::{Pending, Tx};
 
@@ -182,15 +183,24 @@ impl GroupCommit {
             let first = match clock.block_on(async { timeout(LOOK_EVERY, messages.recv()).await }) {
                 Err(_) => {
                     self.check();
+                    self.with_ledger(Ledger::sync);
                     continue;
                 }
                 Ok(Some(Message::Write(first))) => first,
-                Ok(Some(Message::Close) | None) => return,
+                Ok(Some(Message::Close) | None) => break,
             };
             self.prepare();
             if self.write(first, &mut messages) {
-                return;
+                break;
             }
+            self.with_ledger(Ledger::sync_if_due);
+        }
+        self.with_ledger(Ledger::sync);
+    }
+
+    fn with_ledger(&self, f: impl FnOnce(&Ledger)) {
+        if let Some(ledger) = &self.storage.ledger {
+            f(ledger);
         }
     }
 
@@ -367,7 +377,15 @@ impl GroupCommit {
         if let Some(room) = Room::of(&self.storage.dir).filter(|room| room.free < 2 * bytes) {
             return Err(Failure::NoRoom(Error::Full(room.text(2 * bytes))));
         }
+        if let Some(commits) = &engine.commits {
+            commits.count(&mut batch);
+        }
         batch.commit().map_err(Failure::Tried)?;
+        if let Some(commits) = &engine.commits {
+            // It is on the disk, and nobody knows yet.
+            let number = commits.committed();
+            self.with_ledger(|ledger| ledger.committed(number));
+        }
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use shoal_embedded::Database;
 
@@ -10,11 +11,15 @@ const DIR: &str = "SHOAL_EMBEDDED_CRASH_DIR";
 /// A group's other writes, which must be there whenever its number is.
 const PARTS: u8 = 5;
 
+/// Acknowledged writes before each kill: many, and so few that it comes while the database is opened or first written.
+const BEFORE_KILLS: [u32; 24] =
+    [0, 1, 300, 2, 0, 5, 1, 300, 17, 3, 0, 40, 1, 9, 0, 120, 2, 0, 7, 60, 1, 0, 25, 300];
+
 #[test]
 fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = 0u64;
-    for _ in 0..3 {
+    for count in BEFORE_KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture"])
             .env(DIR, dir.path())
@@ -24,18 +29,18 @@ fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
         let mut seen = 0;
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         for line in lines.by_ref() {
+            if seen == count {
+                break;
+            }
             // The test harness prints lines of its own.
             if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
                 acknowledged = acknowledged.max(number.parse().unwrap());
                 seen += 1;
             }
-            if seen == 300 {
-                break;
-            }
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(seen, 300, "the child ended by itself");
+        assert_eq!(seen, count, "the child ended by itself");
         for line in lines {
             if let Some(number) = line.unwrap().strip_prefix("acknowledged ") {
                 acknowledged = acknowledged.max(number.parse().unwrap_or(0));
@@ -48,7 +53,7 @@ fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
             .prefix("")
             .map(|pair| u64::from_be_bytes(pair.unwrap().0[..].try_into().unwrap()))
             .collect();
-        let last = stored.last().copied().unwrap();
+        let last = stored.last().copied().unwrap_or(0);
         assert!(last >= acknowledged, "acknowledged {acknowledged}, found {last}");
         assert_eq!(stored, (1..=last).collect::<Vec<_>>(), "none is missing before one that is there");
         assert_eq!(parts.prefix("").count() as u64, last * u64::from(PARTS), "transactions are whole");
@@ -56,7 +61,33 @@ fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
     }
 }
 
-/// Run by the test above in a process of its own; does nothing otherwise.
+/// What a first start makes, in its order.
+const MADE: [&str; 7] =
+    ["holder", "ledger", "0.jnl", "version", "keyspaces/0/current", "keyspaces/1", "keyspaces/2"];
+
+#[test]
+fn a_first_start_killed_at_any_point_is_followed_by_another() {
+    for made in MADE {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture"])
+            .env(DIR, dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !dir.path().join(made).exists() {
+            assert!(Instant::now() < deadline, "{made} was never made");
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let database = Database::open(dir.path()).unwrap_or_else(|error| panic!("after {made}: {error}"));
+        database.keyspace("numbers").unwrap();
+    }
+}
+
+/// Run by the tests above in a process of its own; does nothing otherwise.
 #[test]
 fn child_that_writes_until_it_is_killed() {
     let Some(dir) = std::env::var_os(DIR) else { return };

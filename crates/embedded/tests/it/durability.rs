@@ -111,7 +111,7 @@ fn refusals_are_words_said_once() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let damaged = dir.path().join("damaged");
-    std::fs::create_dir(&damaged).unwrap();
+    drop(Database::open(&damaged).unwrap());
     std::fs::write(damaged.join("version"), "garbage").unwrap();
     for (path, said) in [(file.join("data"), "Not a directory"), (damaged, "its version file is damaged")] {
         let error = Database::open(&path).unwrap_err();

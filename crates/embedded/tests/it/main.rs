@@ -5,6 +5,7 @@
 )]
 
 mod crash;
+mod damage;
 mod durability;
 mod failing_disk;
 mod group_commit;

@@ -1,0 +1,277 @@
+//! Files that are damaged, cut or missing at a start: what was acknowledged is there, or the start is refused.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use shoal_embedded::{Database, OpenError};
+use tempfile::TempDir;
+
+const GROUPS: u32 = 12;
+const JOURNAL: &str = "0.jnl";
+const LEDGER: &str = "ledger";
+
+async fn put(database: &Database, keyspace: &str, key: u32, value: Vec<u8>) {
+    let keyspace = database.keyspace(keyspace).unwrap();
+    database.write(move |tx| tx.put(&keyspace, key.to_be_bytes(), value)).await.unwrap();
+}
+
+/// A database of two keyspaces with a group for each key, closed.
+async fn written() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(dir.path()).unwrap();
+    database.keyspace("other").unwrap();
+    for key in 0..GROUPS {
+        put(&database, "k", key, vec![b'x'; 100]).await;
+    }
+    database.close().await;
+    // A second start cuts off the room that was never written, which makes copies small.
+    Database::open(dir.path()).unwrap().close().await;
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Every file but the one that names its holder.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else if !path.ends_with("holder") {
+            files.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// Opens a copy of `dir` after `damage`: the refusal, if it is refused; all of it is there otherwise.
+fn opened_after(dir: &Path, damage: impl FnOnce(&Path)) -> Option<String> {
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir, copied.path());
+    damage(copied.path());
+    match Database::open(copied.path()) {
+        Ok(database) => {
+            assert_eq!(database.keyspace("k").unwrap().prefix("").count(), GROUPS as usize);
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The refusal of a copy of `dir` after `damage`, which has changed nothing and comes again.
+#[track_caller]
+fn refused(dir: &Path, damage: impl FnOnce(&Path)) -> String {
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir, copied.path());
+    damage(copied.path());
+    let before = files(copied.path());
+    let mut texts = [(), ()].map(|()| match Database::open(copied.path()) {
+        Err(error @ OpenError::Damaged { .. }) => error.to_string(),
+        Err(other) => panic!("{other:?}"),
+        Ok(database) => {
+            let found = database.keyspace("k").unwrap().prefix("").count();
+            panic!("started with {found} of {GROUPS}")
+        }
+    });
+    assert!(before == files(copied.path()), "a refused start changes nothing");
+    for part in ["restore a copy", "move it away", copied.path().to_str().unwrap()] {
+        assert!(texts[0].contains(part), "{:?} does not say {part:?}", texts[0]);
+    }
+    assert_eq!(texts[0], texts[1]);
+    std::mem::take(&mut texts[0])
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+}
+
+fn cut(path: &Path, length: u64) {
+    File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+/// Bytes of the journal that were written.
+fn used(dir: &Path) -> u64 {
+    let bytes = fs::read(dir.join(JOURNAL)).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1
+}
+
+#[tokio::test]
+async fn a_cut_or_missing_journal_is_refused() {
+    let dir = written().await;
+    let dir = dir.path();
+    assert!(refused(dir, |dir| fs::remove_file(dir.join(JOURNAL)).unwrap()).contains("journal"));
+    let used = used(dir);
+    for length in [used / 2, used * 3 / 4, used - 1] {
+        let text = refused(dir, |dir| cut(&dir.join(JOURNAL), length));
+        assert!(text.contains(JOURNAL), "{text}");
+    }
+    // What an empty journal lacks is known once the tables are open.
+    for length in [0, 1, 40] {
+        let text = opened_after(dir, |dir| cut(&dir.join(JOURNAL), length)).unwrap();
+        assert!(text.contains(&format!("0 of the {GROUPS} groups")), "{text}");
+    }
+    let text = opened_after(dir, |dir| {
+        cut(&dir.join(JOURNAL), 0);
+        cut(&dir.join(JOURNAL), 64 << 20);
+    });
+    assert!(text.unwrap().contains(&format!("0 of the {GROUPS} groups")));
+}
+
+#[tokio::test]
+async fn no_flipped_byte_of_the_journal_loses_a_group() {
+    let dir = written().await;
+    let dir = dir.path();
+    let used = used(dir);
+    for at in (0..used).filter(|at| *at < 120 || at % 7 == 0 || used - at < 40) {
+        let text = opened_after(dir, |dir| flip(&dir.join(JOURNAL), at));
+        assert!(text.as_ref().is_none_or(|text| text.contains("is damaged")), "byte {at}: {text:?}");
+        let last_seqno = text.is_some() || used - at > 100;
+        assert!(last_seqno, "byte {at}: only the last group's place in the order may change unseen");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_first_byte_leaves_the_rest_as_it_was() {
+    let dir = written().await;
+    for at in [0, 1, 13, 20, 40] {
+        let text = refused(dir.path(), |dir| flip(&dir.join(JOURNAL), at));
+        assert!(text.contains("damaged at byte 0"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_damaged_ledger_is_refused() {
+    let dir = written().await;
+    let dir = dir.path();
+    assert!(refused(dir, |dir| fs::remove_file(dir.join(LEDGER)).unwrap()).contains("ledger"));
+    for length in [0, 10, 4096, 8192, 8200] {
+        assert!(refused(dir, |dir| cut(&dir.join(LEDGER), length)).contains("ledger"), "{length}");
+    }
+    assert!(refused(dir, |dir| flip(&dir.join(LEDGER), 8195)).contains("ledger"));
+    for slot in [0, 4096] {
+        assert_eq!(
+            opened_after(dir, |dir| flip(&dir.join(LEDGER), slot + 10)),
+            None,
+            "the other slot stands"
+        );
+    }
+}
+
+#[tokio::test]
+async fn missing_keyspaces_and_table_lists_are_refused() {
+    let dir = written().await;
+    let dir = dir.path();
+    let keyspaces = dir.join("keyspaces");
+    for entry in fs::read_dir(&keyspaces).unwrap() {
+        let id = entry.unwrap().file_name();
+        let keyspace = Path::new("keyspaces").join(id);
+        refused(dir, |dir| fs::remove_dir_all(dir.join(&keyspace)).unwrap());
+        refused(dir, |dir| fs::remove_file(dir.join(&keyspace).join("current")).unwrap());
+        refused(dir, |dir| cut(&dir.join(&keyspace).join("current"), 9));
+        for at in 0..24 {
+            refused(dir, |dir| flip(&dir.join(&keyspace).join("current"), at));
+        }
+        let version = fs::read_dir(dir.join(&keyspace)).unwrap().map(|entry| entry.unwrap().file_name());
+        let version = version.filter_map(|name| name.into_string().ok()).find(|name| name.starts_with('v'));
+        let version = keyspace.join(version.unwrap());
+        refused(dir, |dir| fs::remove_file(dir.join(&version)).unwrap());
+        for at in (0..fs::metadata(dir.join(&version)).unwrap().len()).step_by(11) {
+            refused(dir, |dir| flip(&dir.join(&version), at));
+        }
+    }
+    refused(dir, |dir| fs::remove_dir_all(dir.join("keyspaces")).unwrap());
+    refused(dir, |dir| fs::remove_file(dir.join("version")).unwrap());
+}
+
+/// Values that are not stored packed.
+fn noise(seed: u32, bytes: usize) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    let random = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    random.take(bytes / 8).flatten().collect()
+}
+
+fn journals(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut journals: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect();
+    journals.sort();
+    journals
+}
+
+/// Writes from key `from` on, until `done` says so of the directory, and closes. Returns the next key.
+async fn fill(dir: &Path, from: u32, done: impl Fn(&Path) -> bool) -> u32 {
+    let database = Database::open(dir).unwrap();
+    let mut key = from;
+    while !done(dir) {
+        assert!(key < 400, "the engine takes no other journal");
+        put(&database, "k", key, noise(key, 2 << 20)).await;
+        key += 1;
+    }
+    database.close().await;
+    key
+}
+
+#[tokio::test]
+async fn no_journal_of_several_may_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fill(dir, 0, |dir| journals(dir).len() == 2).await;
+    let journals = journals(dir);
+    assert_eq!(journals.len(), 2, "the first one has what is in no table");
+    for journal in journals {
+        // Opening changes files, so each look is at links of its own.
+        let copied = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
+        link(dir, copied.path());
+        fs::remove_file(copied.path().join(journal.file_name().unwrap())).unwrap();
+        let refused = Database::open(copied.path());
+        assert!(matches!(refused, Err(OpenError::Damaged { .. })), "without {journal:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_the_engine_removed_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let keys = fill(dir, 0, |dir| dir.join("1.jnl").exists() && !dir.join(JOURNAL).exists()).await;
+    for _ in 0..2 {
+        let database = Database::open(dir).unwrap();
+        assert_eq!(database.keyspace("k").unwrap().prefix("").count(), keys as usize);
+        database.close().await;
+    }
+}
+
+/// The files of a database that is closed, under another name.
+fn link(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            link(&entry.path(), &target);
+        } else {
+            fs::hard_link(entry.path(), target).unwrap();
+        }
+    }
+}
