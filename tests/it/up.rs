@@ -82,6 +82,56 @@ async fn what_it_answered_is_there_after_kill_nine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_lack_what_was_answered_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_str().expect("utf-8");
+    let mut up = Up::start(&["--data", path]).await;
+    let channel = up.channel();
+    shoal_client::session(channel.clone())
+        .create_session(session::CreateSessionRequest { user_id: "ada".into(), ..Default::default() })
+        .await
+        .expect("a session");
+    let definition = data::Table {
+        name: "kept".into(),
+        sort_key_type: data::SortKeyType::None.into(),
+        ..Default::default()
+    };
+    shoal_client::data(channel.clone())
+        .create_table(data::CreateTableRequest { table: Some(definition) })
+        .await
+        .expect("a table");
+    let enqueue = jobs::EnqueueRequest { queue: "q".into(), kind: "k".into(), ..Default::default() };
+    shoal_client::jobs(channel).enqueue(enqueue).await.expect("a job");
+    up.process.kill().await;
+
+    for (role, damage) in [("session", "cut"), ("data", "overwritten"), ("jobs", "removed")] {
+        let journal = dir.path().join(role).join("0.jnl");
+        match damage {
+            "cut" => std::fs::File::create(&journal).map(drop),
+            "overwritten" => {
+                let file = std::fs::File::options().write(true).open(&journal);
+                file.and_then(|file| std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 64], 0))
+            }
+            _ => std::fs::remove_file(&journal),
+        }
+        .expect("damaged");
+        let mut command = Command::new(shoal_binary());
+        command.args(["serve", role, "--data", path, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let mut process = Process::spawn(command);
+        assert!(!process.ended(Duration::from_secs(20)).await.success(), "{role}, {damage}");
+        let output = crate::harness::eventually("its error", Duration::from_secs(2), async || {
+            let output = process.output();
+            output.contains("shoal:").then_some(output)
+        })
+        .await;
+        let database = dir.path().join(role).display().to_string();
+        for part in [&database, "is damaged", "restore a copy", "move it away"] {
+            assert!(output.contains(part), "{role}, {damage}: {output}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_it_from_starting_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
