@@ -18,6 +18,7 @@ use crate::dial::Dialer;
 use crate::error::{self, LinkError};
 use crate::eviction::MemoryPolicy;
 use crate::hello::Hello;
+use crate::process::Met;
 use crate::progress::{Progress, Watched};
 use crate::script::Script;
 use crate::watchdog;
@@ -56,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) memory_policy: Option<MemoryPolicy>,
     /// What the server says of itself; of a connection for requests, and if it says so.
     pub(crate) hello: Option<Hello>,
+    /// The process behind it; of a connection for requests, and if it says so.
+    pub(crate) process: Option<Met>,
     /// The address that was connected to.
     pub(crate) peer: SocketAddr,
     _driver: AbortOnDropHandle<()>,
@@ -78,8 +81,11 @@ impl Connection {
             // These may fail: an older Redis compiles no such script, and not every user may ask.
             setup.add_command(watchdog::PROBE.load()).add_command(MemoryPolicy::ask());
             setup.add_command(Hello::ask());
+            setup.cmd("INFO").arg("server").cmd("TIME");
             let count = setup.len();
             let mut replies = connection.requests.send_packed_commands(&setup, 0, count).await?;
+            let (time, info) = (replies.pop(), replies.pop());
+            connection.process = info.zip(time).and_then(|(info, time)| Met::of_replies(info, time));
             connection.hello = replies.pop().and_then(Hello::of_reply);
             connection.memory_policy = replies.pop().and_then(MemoryPolicy::of_reply);
             replies.pop();
@@ -151,6 +157,7 @@ impl Connection {
             progress,
             memory_policy: None,
             hello: None,
+            process: None,
             peer,
             _driver: driver,
         })

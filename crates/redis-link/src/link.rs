@@ -107,6 +107,17 @@ impl Link {
         Ok(matches!(self.inner.topology.known(self.deadline()).await?, Route::Cluster(_)))
     }
 
+    /// When a server process (see [`process_of`](crate::process_of)) last came back after another one had been in its place, in
+    /// microseconds since 1970 by its clock. What it holds from before then may lack what the other was told. Nothing if it
+    /// did not, as far as this link has seen; nothing of the nodes of a Cluster, where one that comes back is a copy first.
+    #[must_use]
+    pub fn returned_at(&self, process: u64) -> Option<u64> {
+        match self.inner.topology.now() {
+            Route::Single(node) => node.shared.processes.returned_at(process),
+            Route::Cluster(_) => None,
+        }
+    }
+
     /// Sends one command. In a Cluster it goes to the node of its first key, and to any primary if it has none.
     pub async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LinkError> {
         let call = Call::command(&self.inner.settings, cmd);
@@ -119,19 +130,31 @@ impl Link {
     /// keys must have one slot (a hash tag). If one command fails, the others may have been done: the
     /// error is the first one's.
     pub async fn pipeline<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, LinkError> {
+        Ok(self.pipeline_by(pipe).await?.0)
+    }
+
+    /// The same, and which process answered (see [`process_of`](crate::process_of)): a connection leads to one for as long as it
+    /// lives. Not known of a Cluster's nodes, of which several may answer, and of a Redis that does not say.
+    pub async fn pipeline_by<T: FromRedisValue>(
+        &self,
+        pipe: &Pipeline,
+    ) -> Result<(T, Option<u64>), LinkError> {
         let call = Call::pipeline(&self.inner.settings, pipe);
         let span = call.span.clone();
         let result = async {
             let deadline = self.deadline();
-            let replies = match self.inner.topology.known(deadline).await? {
+            let (replies, process) = match self.inner.topology.known(deadline).await? {
                 Route::Single(node) => {
                     Call::goes_to(node.endpoint());
-                    node.pipeline(pipe, deadline).await?
+                    node.pipeline_by(pipe, deadline).await?
                 }
-                Route::Cluster(cluster) => cluster.pipeline(slot::of_pipeline(pipe), pipe, deadline).await?,
+                Route::Cluster(cluster) => {
+                    (cluster.pipeline(slot::of_pipeline(pipe), pipe, deadline).await?, None)
+                }
             };
             // The driver knows which replies the pipeline ignores, and how to read those of a transaction.
-            pipe.query_async(&mut Replies(replies)).await.map_err(|error| from_pipeline(error, pipe.len()))
+            let read = pipe.query_async(&mut Replies(replies)).await;
+            read.map(|read| (read, process)).map_err(|error| from_pipeline(error, pipe.len()))
         }
         .instrument(span)
         .await;
@@ -157,6 +180,23 @@ impl Link {
         .instrument(span)
         .await;
         call.end(result)
+    }
+
+    /// The same, and which process ran it, as [`Link::pipeline_by`] says. Not known if Redis did not know the script.
+    pub async fn script_by<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<(T, Option<u64>), LinkError> {
+        let mut alone = Pipeline::with_capacity(1);
+        alone.add_command(script.evalsha(keys, args));
+        match self.pipeline_by::<(T,)>(&alone).await {
+            Err(LinkError::Server { code, .. }) if code == "NOSCRIPT" => {
+                Ok((self.script(script, keys, args).await?, None))
+            }
+            ran => ran.map(|((reply,), process)| (reply, process)),
+        }
     }
 
     /// Sends one command to every primary; the answers are in no order.

@@ -20,6 +20,7 @@ use crate::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
 use crate::lane::{Lane, Lease};
 use crate::moving::{self, Search};
+use crate::process::{Met, Processes};
 use crate::script::{Request, Script, Scripts};
 use crate::watchdog;
 
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     /// What it does when its memory is full, as last heard.
     memory_policy: Mutex<Option<MemoryPolicy>>,
     pub(crate) report: Report,
+    pub(crate) processes: Processes,
     pub(crate) search: watch::Sender<Search>,
     /// Counts the times that all connections went to another server; calls ask here.
     pub(crate) moved: AtomicU64,
@@ -95,6 +97,7 @@ impl Node {
             refusing: AtomicBool::new(false),
             refused_at: Mutex::default(),
             memory_policy: Mutex::default(),
+            processes: Processes::default(),
             search: watch::channel(Search::default()).0,
             moved: AtomicU64::new(0),
             stray: AtomicBool::new(false),
@@ -223,13 +226,22 @@ impl Node {
         pipeline: &Pipeline,
         deadline: Instant,
     ) -> Result<Vec<Value>, LinkError> {
+        Ok(self.pipeline_by(pipeline, deadline).await?.0)
+    }
+
+    /// The same, and the process that answered, if it is known.
+    pub(crate) async fn pipeline_by(
+        &self,
+        pipeline: &Pipeline,
+        deadline: Instant,
+    ) -> Result<(Vec<Value>, Option<u64>), LinkError> {
         let (skip, count) =
             if pipeline.is_transaction() { (pipeline.len() + 1, 1) } else { (0, pipeline.len()) };
         let mut lease = self.shared.lease(Lane::of_pipeline(pipeline), deadline).await?;
         let replies = timeout_at(deadline, lease.requests.send_packed_commands(pipeline, skip, count)).await;
         let replies = self.shared.settle(&lease, replies)?;
         self.shared.refused(&lease, &replies);
-        Ok(replies)
+        Ok((replies, lease.connection.process.map(Met::process)))
     }
 }
 
@@ -392,6 +404,16 @@ impl Shared {
 
     /// Puts a connection into its slot, or ends the one there.
     pub(crate) fn replace(&self, index: usize, connection: Option<Connection>) {
+        // Before calls can go there.
+        let came_back = connection
+            .as_ref()
+            .and_then(|connection| connection.process)
+            .is_some_and(|met| self.processes.met(met));
+        if came_back {
+            let (endpoint, role) = (&self.endpoint, self.settings.role);
+            tracing::warn!(%endpoint, role, "redis is again the process that another one had replaced");
+            metrics::counter!("redis_returned_processes_total", "role" => role).increment(1);
+        }
         let old = {
             let mut slot = self.slots[index].write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *slot, connection.map(Arc::new))

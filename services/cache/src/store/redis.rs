@@ -4,7 +4,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{..}t` | sorted set, the state of the shard: `c` logical clock, `e` epoch, `r` the server process it was made in |
+//! | `{..}t` | sorted set, the state of the shard: `c` logical clock, `e` epoch, `r` the server process it was made in, `m` when |
 //! | `{..}e:KEY` | string, an entry: header and payload (see `frame`) |
 //! | `{..}l:KEY` | string, a lease: token, epoch, clock; one byte more once somebody waits for its end |
 //!
@@ -12,7 +12,10 @@
 //!
 //! An entry counts only while its epoch is the shard's and the shard's process is the one that answers. A new epoch is
 //! random and is taken when the state is missing (evicted, flushed) or was made in another process (a restart from a
-//! snapshot, a fail-over): what such a process remembers may lack the last deletes, so all of it misses.
+//! snapshot, a fail-over): what such a process remembers may lack the last deletes, so all of it misses. A process may also come
+//! back, after another was in its place and both lived on: a clone that saw another in between trusts no epoch that was made
+//! before, and the first of them that writes takes a new one, which holds for all. Not covered: two processes that both take
+//! writes at the same time, and a clone that never was connected to the one in between.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -53,7 +56,7 @@ static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new("cache.release", include_str!("redis/release.lua")));
 
 fn script(name: &'static str, body: &str) -> Script {
-    Script::new(name, &[include_str!("redis/state.lua"), body].concat())
+    Script::new(name, &[include_str!("redis/state.lua"), include_str!("redis/present.lua"), body].concat())
 }
 
 /// Entries in Redis.
@@ -148,37 +151,32 @@ impl RedisStore {
     /// One round trip and no script: as a script the same read would cost Redis many times more.
     async fn read(&self, key: &Key, with_lease: bool) -> Result<Read, StoreError> {
         let names = self.named(key).await?;
+        let returned = self.link.returned_at(self.guess(&names).bits()).is_some();
         let asked = |pipe: &mut Pipeline| {
             pipe.cmd("GET").arg(&names.entry).cmd("ZMSCORE").arg(&names.state).arg("e").arg("r");
+            if returned {
+                pipe.arg("m");
+            }
             if with_lease {
                 pipe.cmd("GET").arg(&names.lease);
             }
         };
         let mut known = None;
-        if !self.runs.must_ask() {
+        if self.shards.get() == Some(&1) {
             let mut pipe = redis::pipe();
-            pipe.cmd("CLIENT").arg("GETNAME");
             asked(&mut pipe);
-            let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
-            known = self.runs.named(replies.first()).map(|run| (run, replies));
+            let (replies, process) = self.link.pipeline_by(&pipe).await.map_err(read_error)?;
+            known = process.map(|process| (Run::from_bits(process), replies));
         }
         let (run, mut replies) = match known {
             Some(known) => known,
-            // A connection that was made since: ask it who answers, and name it so that it need not be asked again.
-            None => {
-                let name = self.runs.new_name();
-                let mut pipe = redis::pipe();
-                pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
-                asked(&mut pipe);
-                let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
-                let run = self.runs.learn(name, replies.get(1));
-                (run.ok_or_else(|| broken("INFO server names no run_id"))?, replies)
-            }
+            None => self.read_of_node(asked).await?,
         };
         self.hint(&names, run);
         let lease = if with_lease { replies.pop() } else { None };
         let (state, entry) = (replies.pop(), replies.pop());
-        let Some(epoch) = state.and_then(|state| epoch_of(state, run)) else {
+        let since = self.link.returned_at(run.bits());
+        let Some(epoch) = state.and_then(|state| epoch_of(state, run, since)) else {
             return Ok(Read { record: None, lease: None });
         };
         let record = match entry {
@@ -192,6 +190,27 @@ impl RedisStore {
         Ok(Read { record, lease: lease.map(|lease| lease.token) })
     }
 
+    /// A read of a Cluster, whose nodes are each asked for their process. A new connection is, and is named so that it need not
+    /// be asked again.
+    async fn read_of_node(&self, asked: impl Fn(&mut Pipeline)) -> Result<(Run, Vec<Value>), StoreError> {
+        if !self.runs.must_ask() {
+            let mut pipe = redis::pipe();
+            pipe.cmd("CLIENT").arg("GETNAME");
+            asked(&mut pipe);
+            let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+            if let Some(run) = self.runs.named(replies.first()) {
+                return Ok((run, replies));
+            }
+        }
+        let name = self.runs.new_name();
+        let mut pipe = redis::pipe();
+        pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
+        asked(&mut pipe);
+        let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+        let run = self.runs.learn(name, replies.get(1));
+        Ok((run.ok_or_else(|| broken("INFO server names no run_id"))?, replies))
+    }
+
     /// The process that answered for this shard last.
     fn guess(&self, names: &Names) -> Run {
         Run::from_bits(self.hints[names.hint].load(Ordering::Relaxed))
@@ -201,27 +220,95 @@ impl RedisStore {
         self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
     }
 
-    /// Runs a script on the keys of an entry. One that answers what is there must not be misled by a guess: it runs with
-    /// `Run::NONE`, and the process is asked.
-    async fn run(
-        &self,
-        script: &Script,
-        names: &Names,
-        guess: Run,
-        args: &[&[u8]],
-    ) -> Result<Vec<Value>, StoreError> {
-        let guess = guess.to_string();
-        // 52 bits: a score is a double.
-        let epoch = (fastrand::u64(..) >> 12).to_string();
-        let mut all: Vec<&[u8]> =
-            vec![guess.as_bytes(), epoch.as_bytes(), STATE_TTL_MS.as_bytes(), self.channel.as_bytes()];
-        all.extend_from_slice(args);
-        let keys: [&[u8]; 3] = [&names.state, &names.entry, &names.lease];
-        let reply: Vec<Value> = self.link.script(script, &keys, &all).await.map_err(write_error)?;
+    /// Since when a process is back; zero if it never was away.
+    fn since(&self, run: Run) -> u64 {
+        self.link.returned_at(run.bits()).unwrap_or(0)
+    }
+
+    /// Runs a script that only writes: what it writes by a wrong guess is seen by no reader.
+    async fn write(&self, script: &Script, names: &Names, args: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
+        let guess = self.guess(names);
+        let before = Before::new(guess, self.since(guess));
+        let keys = names.keys();
+        let args = before.args(&self.channel, args);
+        let reply: Vec<Value> = self.link.script(script, &keys, &args).await.map_err(write_error)?;
         if let Some(run) = reply.first().and_then(Run::of_reply) {
             self.hint(names, run);
         }
         Ok(reply)
+    }
+
+    /// Runs a script that answers what is there, which must not be misled: Redis is asked for its process.
+    async fn read_and_write(
+        &self,
+        script: &Script,
+        names: &Names,
+        args: &[&[u8]],
+    ) -> Result<Vec<Value>, StoreError> {
+        let mut since = self.since(self.guess(names));
+        loop {
+            let before = Before::new(Run::NONE, since);
+            let args = before.args(&self.channel, args);
+            let reply: Vec<Value> =
+                self.link.script(script, &names.keys(), &args).await.map_err(write_error)?;
+            let run = reply.first().and_then(Run::of_reply).unwrap_or(Run::NONE);
+            self.hint(names, run);
+            // It went to a process that came back in this moment: once more, in a new epoch.
+            let back = self.since(run);
+            if back <= since {
+                return Ok(reply);
+            }
+            since = back;
+        }
+    }
+
+    /// The same without asking Redis, if its connection tells which process ran the script; nothing if that is not the process of
+    /// the shard's state, or not known. The script may have run then: it must be one that can be repeated.
+    async fn read_and_write_known(
+        &self,
+        script: &Script,
+        names: &Names,
+        args: &[&[u8]],
+    ) -> Result<Option<Vec<Value>>, StoreError> {
+        let guess = self.guess(names);
+        if guess == Run::NONE || self.shards.get() != Some(&1) {
+            return Ok(None);
+        }
+        let since = self.since(guess);
+        let before = Before::new(guess, since);
+        let args = before.args(&self.channel, args);
+        let (reply, process): (Vec<Value>, _) =
+            self.link.script_by(script, &names.keys(), &args).await.map_err(write_error)?;
+        let made_in = reply.first().and_then(Run::of_reply);
+        let process = process.map(Run::from_bits);
+        let known = process == Some(guess) && made_in == process && self.since(guess) == since;
+        Ok(known.then_some(reply))
+    }
+}
+
+impl Names {
+    fn keys(&self) -> [&[u8]; 3] {
+        [&self.state, &self.entry, &self.lease]
+    }
+}
+
+/// The arguments before a script's own.
+struct Before {
+    guess: String,
+    since: String,
+    epoch: String,
+}
+
+impl Before {
+    fn new(guess: Run, since: u64) -> Before {
+        // 52 bits: a score is a double.
+        let epoch = fastrand::u64(..) >> 12;
+        Before { guess: guess.to_string(), since: since.to_string(), epoch: epoch.to_string() }
+    }
+
+    fn args<'a>(&'a self, channel: &'a str, own: &[&'a [u8]]) -> Vec<&'a [u8]> {
+        let before = [&self.guess, &self.since, &self.epoch, STATE_TTL_MS, channel];
+        before.into_iter().map(str::as_bytes).chain(own.iter().copied()).collect()
     }
 }
 
@@ -235,10 +322,12 @@ async fn listen(mut ends: Subscription, wakes: Arc<Wakes<Vec<u8>>>) {
     }
 }
 
-/// The shard's epoch, if it was taken in the process that answered.
-fn epoch_of(state: Value, run: Run) -> Option<f64> {
-    let (epoch, made_in) = redis::from_redis_value::<(Option<f64>, Option<f64>)>(state).ok()?;
-    epoch.filter(|_| made_in.map(Run::of_score) == Some(run))
+/// The shard's epoch, if it was taken in the process that answered, and after it came back if it was away.
+fn epoch_of(state: Value, run: Run, since: Option<u64>) -> Option<f64> {
+    let mut state = redis::from_redis_value::<Vec<Option<f64>>>(state).ok()?.into_iter();
+    let (epoch, made_in, made_at) = (state.next()?, state.next()?, state.next());
+    let fresh = since.is_none_or(|since| made_at.flatten().is_some_and(|made_at| made_at >= since as f64));
+    epoch.filter(|_| fresh && made_in.map(Run::of_score) == Some(run))
 }
 
 fn record(frame: Frame) -> Record {
@@ -343,10 +432,12 @@ impl Store for RedisStore {
             let ttl = millis(draft.ttl);
             let (lead, tail) = frame::encode(&draft);
             let names = self.named(key).await?;
-            let (guess, condition): (_, &[u8]) =
-                if only_if_absent { (Run::NONE, b"1") } else { (self.guess(&names), b"0") };
+            let condition: &[u8] = if only_if_absent { b"1" } else { b"0" };
             let args: [&[u8]; 4] = [ttl.as_bytes(), &lead, &tail, condition];
-            flag(&self.run(&PUT, &names, guess, &args).await?)
+            flag(&match only_if_absent {
+                true => self.read_and_write(&PUT, &names, &args).await?,
+                false => self.write(&PUT, &names, &args).await?,
+            })
         }
         .boxed()
     }
@@ -369,7 +460,11 @@ impl Store for RedisStore {
         async move {
             let limit = millis(limit);
             let args: [&[u8]; 2] = [&token.to_bytes(), limit.as_bytes()];
-            let mut reply = self.run(&ACQUIRE, &self.named(key).await?, Run::NONE, &args).await?;
+            let names = self.named(key).await?;
+            let mut reply = match self.read_and_write_known(&ACQUIRE, &names, &args).await? {
+                Some(reply) => reply,
+                None => self.read_and_write(&ACQUIRE, &names, &args).await?,
+            };
             match (reply.pop(), reply.pop()) {
                 (Some(Value::Int(1)), _) => Ok(Acquired::Granted),
                 (Some(Value::BulkString(entry)), _) => match Frame::decode(entry.into()) {
@@ -400,7 +495,7 @@ impl Store for RedisStore {
             let (lead, tail) = frame::encode(&draft);
             let args: [&[u8]; 4] = [&token.to_bytes(), ttl.as_bytes(), &lead, &tail];
             let names = self.named(key).await?;
-            flag(&self.run(&FILL, &names, self.guess(&names), &args).await?)
+            flag(&self.write(&FILL, &names, &args).await?)
         }
         .boxed()
     }

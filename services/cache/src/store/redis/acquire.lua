@@ -2,18 +2,17 @@
 -- {process, lease, -left} if another load has it for so many ms.
 local epoch, run = epoch_of_shard()
 if present(epoch) then
-  return { exact(run), '', redis.call('GET', ENTRY) }
+  return { exact(run), '', call('GET', ENTRY) }
 end
-local lease = redis.call('GET', LEASE)
+local lease = call('GET', LEASE)
 if lease and struct.unpack('>d', lease, 17) == epoch then
-  if string.sub(lease, 1, 16) == ARGV[5] then
+  if string.sub(lease, 1, 16) == ARGV[6] then
     return { exact(run), '', 1 }
   end
   if #lease == 32 then
-    redis.call('APPEND', LEASE, '+')
+    call('APPEND', LEASE, '+')
   end
-  return { exact(run), lease, -math.max(redis.call('PTTL', LEASE), 0) }
+  return { exact(run), lease, -math.max(call('PTTL', LEASE), 0) }
 end
-local clock = tick()
-redis.call('SET', LEASE, ARGV[5] .. struct.pack('>dd', epoch, clock), 'PX', ARGV[6])
+call('SET', LEASE, ARGV[6] .. struct.pack('>dd', epoch, (tick())), 'PX', ARGV[7])
 return { exact(run), '', 1 }

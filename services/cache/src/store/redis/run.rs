@@ -1,4 +1,4 @@
-//! Which server process answers on a connection. A connection cannot outlive its process, so each is given a name of its
+//! Which server process of a Cluster answers on a connection; of one Redis the link knows it. A connection cannot outlive its process, so each is given a name of its
 //! own once, in the same pipeline that asks for the process; from then on the name, which costs Redis next to nothing to
 //! tell, says which process it is. A new connection has the link's name, which is not known here.
 
@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use redis::Value;
+use shoal_redis_link::process_of;
 
 /// Names kept. Connections are few; past this all are asked again.
 const NAMES_MAX: usize = 256;
 
-/// A server process: 52 bits of its run id, which a score and Lua hold exactly. Zero is none.
+/// A server process as the link numbers it, which a score and Lua hold exactly. Zero is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run(u64);
 
@@ -42,7 +43,7 @@ impl Run {
     /// From the text of `INFO server`.
     fn of_info(info: &str) -> Option<Self> {
         let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
-        Some(Self(u64::from_str_radix(id.get(..13)?, 16).ok()?))
+        process_of(id).map(Self)
     }
 }
 

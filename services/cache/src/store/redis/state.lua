@@ -1,46 +1,50 @@
 -- Comes before the scripts that write. KEYS: state, entry, lease of one shard. ARGV: the process the caller thinks it talks
--- to (or 0), a random epoch in case one is needed, the state's ttl in ms, the channel of ended leases; a script's own
--- arguments follow.
-local STATE, ENTRY, LEASE = KEYS[1], KEYS[2], KEYS[3]
-local EPOCH_AT, FLAGS_AT = 2, 1 -- offsets in an entry, see frame.rs
+-- to (or 0), since when that process is back after another one was in its place (or 0), a random epoch in case one is needed,
+-- the state's ttl in ms, the channel of ended leases; a script's own arguments follow.
+local call, STATE, ENTRY, LEASE = redis.call, KEYS[1], KEYS[2], KEYS[3]
+local clock
 
--- The epoch of the shard, and the process it was made in. The state is trusted while the caller's guess agrees with it:
--- should both be of a process that is gone, then what a script writes here is seen by no reader, for readers know the
--- process from their connection. A script that answers what is there is given no guess, and asks (some 10 us).
+local function micros()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- The epoch of the shard, and the process it was made in. The state is trusted while the caller's guess agrees with it, and
+-- not if it was made before that process came back. A caller that reads what is there compares the process with the one that
+-- its connection leads to; should both the guess and the state be of a process that is gone, then what a script writes here is
+-- seen by no reader. Without a guess Redis is asked (some 10 us).
 local function epoch_of_shard()
-  local scores = redis.call('ZMSCORE', STATE, 'e', 'r')
-  local epoch, run = tonumber(scores[1]), tonumber(scores[2])
-  if epoch and run and run == tonumber(ARGV[1]) then
+  local state = call('ZMSCORE', STATE, 'e', 'r', 'c', 'm')
+  local epoch, run, since = tonumber(state[1]), tonumber(state[2]), tonumber(ARGV[2])
+  clock = tonumber(state[3])
+  local fresh = since == 0 or since <= (tonumber(state[4]) or 0)
+  if epoch and run and fresh and run == tonumber(ARGV[1]) then
     return epoch, run
   end
-  local id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
   local this = tonumber(string.sub(id, 1, 13), 16)
-  if not epoch or run ~= this then
-    epoch = tonumber(ARGV[2])
-    redis.call('ZADD', STATE, epoch, 'e', this, 'r')
+  if not epoch or run ~= this or not fresh then
+    epoch = tonumber(ARGV[3])
+    call('ZADD', STATE, epoch, 'e', this, 'r', math.max(micros(), since), 'm')
+    call('PEXPIRE', STATE, ARGV[4])
   end
   return epoch, this
 end
 
--- The next tick of the shard's logical clock, stored, and Redis' time; microseconds. Never goes back, whatever TIME does.
+-- The next tick of the shard's logical clock, stored, and Redis' time; microseconds. Never goes back, whatever TIME does. The
+-- state's life is drawn out once a day.
+local DAY = 86400000000
 local function tick()
-  local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-  local clock = math.max((tonumber(redis.call('ZSCORE', STATE, 'c')) or 0) + 1, now)
-  redis.call('ZADD', STATE, clock, 'c')
-  redis.call('PEXPIRE', STATE, ARGV[3])
+  local now, last = micros(), clock or 0
+  clock = math.max(last + 1, now)
+  call('ZADD', STATE, clock, 'c')
+  if math.floor(clock / DAY) ~= math.floor(last / DAY) then call('PEXPIRE', STATE, ARGV[4]) end
   return clock, now
-end
-
--- Whether an entry of this epoch is there.
-local function present(epoch)
-  local at = redis.call('GETRANGE', ENTRY, EPOCH_AT, EPOCH_AT + 7)
-  return #at == 8 and struct.unpack('>d', at) == epoch
 end
 
 local function store(epoch, built, now, ttl, lead, tail)
   local head = struct.pack('>dddd', epoch, built, 0, now + tonumber(ttl) * 1000)
-  redis.call('SET', ENTRY, lead .. head .. tail, 'PX', ttl)
+  call('SET', ENTRY, lead .. head .. tail, 'PX', ttl)
 end
 
 -- A double as text without loss.
@@ -48,13 +52,7 @@ local function exact(number)
   return string.format('%.0f', number)
 end
 
--- Ends the lease, and tells those who wait for that.
-local function end_lease()
-  local lease = redis.call('GET', LEASE)
-  if lease then
-    redis.call('DEL', LEASE)
-    if #lease > 32 then
-      redis.call('PUBLISH', ARGV[4], LEASE)
-    end
-  end
+-- Tells those who wait for the end of a lease that has ended.
+local function tell(lease)
+  if lease and #lease > 32 then call('PUBLISH', ARGV[5], LEASE) end
 end
