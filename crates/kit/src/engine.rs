@@ -29,6 +29,14 @@ pub enum EngineError {
         /// What was seen.
         detail: String,
     },
+    /// It is moving what was asked about from one of its nodes to another. Nothing was done; shortly it can be.
+    #[error("{engine} is moving what this is about: {detail}")]
+    Moving {
+        /// The engine's name.
+        engine: &'static str,
+        /// What moves.
+        detail: String,
+    },
     /// It has no room for what was asked. Nothing was done; reads and what removes go on.
     #[error("{engine} is full: {detail}")]
     Full {
@@ -75,7 +83,7 @@ impl EngineError {
 
     /// What callers are told. `advice` says what to do about a change of which nothing is known.
     ///
-    /// A full engine and one that takes no changes are so for every clone: a balancer that held them against this one would
+    /// A full engine, one that takes no changes and one that moves data are so for every clone: a balancer that held them against this one would
     /// take it from the calls that go on. One that is not reached may be reached by another clone.
     #[must_use]
     pub fn into_fault(self, advice: &str) -> Fault {
@@ -94,6 +102,14 @@ impl EngineError {
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
+            EngineError::Moving { engine, detail } => Fault::new(
+                Code::Unavailable,
+                "ENGINE_MOVING",
+                format!("{engine} is moving what this is about ({detail}); nothing was done; try again shortly"),
+            )
+            .meta("engine", engine)
+            .retry_after(RETRY_AFTER)
+            .of_backend(),
             EngineError::Full { engine, detail, remedy } => Fault::new(
                 Code::ResourceExhausted,
                 "ENGINE_FULL",
@@ -139,6 +155,7 @@ mod tests {
                 false,
             ),
             (EngineError::Unknown { engine, detail: detail() }, Code::Unavailable, "OUTCOME_UNKNOWN", false),
+            (EngineError::Moving { engine, detail: detail() }, Code::Unavailable, "ENGINE_MOVING", true),
             (
                 EngineError::Full { engine, detail: detail(), remedy: "raise it" },
                 Code::ResourceExhausted,
