@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-proto", &[]),
     ("shoal-gather", &[]),
     ("shoal-kit", &["shoal-gather"]),
@@ -13,7 +13,8 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("shoal-http2-fuzz", &["shoal-http2"]),
     ("shoal-balance", &["shoal-http2"]),
     ("shoal-embedded", &[]),
-    ("shoal-redis-link", &["shoal-gather"]),
+    ("shoal-redis-link", &["shoal-gather", TESTING]),
+    (TESTING, &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
     ("shoal-bench", &["shoal-proto"]),
     ("shoal-top", &["shoal-proto"]),
@@ -38,7 +39,10 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ),
     ("shoal-tests", &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto"]),
 ];
-const STATEFUL: &[&str] = &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link"];
+const STATEFUL: &[&str] =
+    &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link", TESTING];
+/// What tests share: nothing else depends on it.
+const TESTING: &str = "shoal-testing";
 
 /// A file longer than this is more than one noun.
 const LINES_MAX: usize = 900;
@@ -93,6 +97,9 @@ fn crates_depend_only_on_the_layers_below_them() {
             for (dependency, how) in dependencies {
                 if dependency.starts_with("shoal") && !layer.contains(&dependency.as_str()) {
                     problems.push(format!("{file}: {name} must not depend on {dependency}"));
+                }
+                if dependency == TESTING && section != "dev-dependencies" {
+                    problems.push(format!("{file}: {dependency} is for tests alone"));
                 }
                 if how.get("workspace").is_none() {
                     problems.push(format!("{file}: {dependency} must be `workspace = true`"));

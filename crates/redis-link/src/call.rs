@@ -11,8 +11,8 @@ use crate::config::{Endpoint, Settings};
 use crate::error::LinkError;
 
 /// How calls end, as the metric says it.
-const OUTCOMES: [&str; 8] =
-    ["ok", "unavailable", "unknown", "full", "read_only", "denied", "server", CANCELLED];
+const OUTCOMES: [&str; 9] =
+    ["ok", "unavailable", "unknown", "moving", "full", "read_only", "denied", "server", CANCELLED];
 const CANCELLED: &str = "cancelled";
 
 /// A call from its start to its end; a caller that gives up ends it as `cancelled`.

@@ -3,25 +3,26 @@
 //! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
 //! primary while the others serve, and it repeats requests that may have been done.
 
+mod way;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Pipeline, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::way::Way;
 use crate::call::Call;
 use crate::config::{Endpoint, Settings};
 use crate::error::LinkError;
 use crate::node::{Kind, Node};
 use crate::script::{Request, Scripts};
-use crate::slot::SLOTS;
-
-/// A call follows this many redirects: while slots move, one or two are usual.
-const REDIRECTS_MAX: usize = 5;
+use crate::slot::{self, SLOTS};
+use crate::slot_move::Moves;
 
 /// Between two looks at the slot map while nothing asks for one.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,9 +32,6 @@ const REFRESH_INTERVAL_UNHEALTHY: Duration = Duration::from_millis(200);
 
 /// Between two looks that redirects asked for: many calls ask at the same time.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(50);
-
-/// While a slot moves, a command with several keys waits this long for the rest of them.
-const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// No owner is known for a slot.
 const NOBODY: u16 = u16::MAX;
@@ -53,6 +51,7 @@ struct Shared {
     map: watch::Sender<Arc<SlotMap>>,
     stale: Notify,
     turn: AtomicUsize,
+    moves: Moves,
 }
 
 /// Owners of slots, as last heard.
@@ -85,6 +84,7 @@ impl Cluster {
             map: watch::channel(Arc::new(empty)).0,
             stale: Notify::new(),
             turn: AtomicUsize::new(0),
+            moves: Moves::default(),
         });
         let refresher = tokio::spawn(refresh(Arc::clone(&shared)));
         Cluster { shared, _refresher: AbortOnDropHandle::new(refresher) }
@@ -119,26 +119,21 @@ impl Cluster {
         self.shared.stale.notify_one();
     }
 
-    /// Sends one command to the owner of `slot`, following redirects.
+    /// Sends one command to the owner of `slot`, following redirects. It waits for a slot that moves where it must not follow.
     pub(crate) async fn request(
         &self,
         slot: Option<u16>,
         request: Request<'_>,
         deadline: Instant,
     ) -> Result<Value, LinkError> {
-        let mut node = self.shared.owner(slot, deadline).await?;
-        let mut asking = false;
-        let mut reply = Value::Nil;
-        for _ in 0..=REDIRECTS_MAX {
-            Call::goes_to(node.endpoint());
-            reply = self.shared.heed(node.request(request, asking, deadline).await)?;
+        let mut way = Way::new(&self.shared, slot, request.declares_all(), deadline).await?;
+        loop {
+            Call::goes_to(way.node.endpoint());
+            let sent = way.node.request(request, way.asking, way.wait.deadline).await;
+            let reply = self.shared.heed(sent)?;
             let Some(redirect) = Redirect::of(&reply) else { return Ok(reply) };
-            asking = matches!(redirect, Redirect::Ask(_));
-            if let Some(next) = self.shared.follow(&redirect).await {
-                node = next;
-            }
+            way.turn(redirect).await?;
         }
-        Ok(reply)
     }
 
     /// Sends a pipeline to the owner of `slot`, following redirects.
@@ -148,56 +143,40 @@ impl Cluster {
         pipeline: &Pipeline,
         deadline: Instant,
     ) -> Result<Vec<Value>, LinkError> {
-        let mut node = self.shared.owner(slot, deadline).await?;
-        let mut replies = Vec::new();
-        for _ in 0..=REDIRECTS_MAX {
-            Call::goes_to(node.endpoint());
-            let answer = self.shared.heed(node.pipeline(pipeline, deadline).await);
+        let declares_all = !pipeline.cmd_iter().any(slot::runs_code);
+        let mut way = Way::new(&self.shared, slot, declares_all, deadline).await?;
+        let transaction = pipeline.is_transaction();
+        let mut replies = loop {
+            Call::goes_to(way.node.endpoint());
+            let sent = match way.asking {
+                true => ask_transaction(&way.node, pipeline, way.wait.deadline).await,
+                false => way.node.pipeline(pipeline, way.wait.deadline).await,
+            };
+            let answer = self.shared.heed(sent);
             // A transaction that met a redirect was given up whole, and says so as an error.
             let whole = match &answer {
                 Ok(replies) => Redirect::of_all(replies),
                 Err(LinkError::Server { code, message }) => Redirect::parse(code, message),
                 Err(_) => None,
             };
-            match (whole, pipeline.is_transaction()) {
-                (None, _) | (Some(Redirect::Ask(_)), false) => {
-                    replies = answer?;
-                    break;
-                }
-                (Some(Redirect::Ask(endpoint)), true) => {
-                    return ask_transaction(&self.shared.node(&endpoint), pipeline, deadline).await;
-                }
-                (Some(redirect), _) => {
-                    if let Some(next) = self.shared.follow(&redirect).await {
-                        node = next;
-                    }
-                }
+            match whole {
+                Some(redirect @ Redirect::Moved(..)) => way.turn(redirect).await?,
+                Some(redirect) if transaction => way.turn(redirect).await?,
+                _ => break answer?,
             }
-        }
-        if pipeline.is_transaction() {
+        };
+        if transaction {
             return Ok(replies);
         }
         // While a slot moves, some commands may have been done here and others must be done there.
+        let alone = replies.len() == 1;
         for (reply, command) in replies.iter_mut().zip(pipeline.cmd_iter()) {
-            if let Some(redirect) = Redirect::of(reply) {
-                *reply = self.redirected(&redirect, command, slot, deadline).await?;
+            if Redirect::of(reply).is_some() {
+                let done = self.request(slot::of_command(command).or(slot), command.into(), deadline).await;
+                *reply = done.map_err(|error| if alone { error } else { error.of_part() })?;
             }
         }
         Ok(replies)
-    }
-
-    async fn redirected(
-        &self,
-        redirect: &Redirect,
-        command: &Cmd,
-        slot: Option<u16>,
-        deadline: Instant,
-    ) -> Result<Value, LinkError> {
-        if let Redirect::Ask(endpoint) = redirect {
-            return self.shared.node(endpoint).request(command.into(), true, deadline).await;
-        }
-        self.shared.follow(redirect).await;
-        self.request(slot, command.into(), deadline).await
     }
 }
 
@@ -213,8 +192,11 @@ async fn ask_transaction(
         all.add_command(command.clone());
     }
     all.cmd("EXEC");
-    let mut replies = node.pipeline(&all, deadline).await?;
-    Ok(replies.split_off(replies.len().saturating_sub(1)))
+    let replies = node.pipeline(&all, deadline).await?;
+    // One that was given up says why where the command was refused.
+    let refused = |reply: &&Value| Redirect::of(reply).is_some();
+    let told = replies.iter().find(refused).or(replies.last()).cloned();
+    Ok(told.into_iter().collect())
 }
 
 impl Redirect {
@@ -292,28 +274,19 @@ impl Shared {
         result
     }
 
-    /// Learns from a redirect; the node to go to, unless it is the same.
-    async fn follow(&self, redirect: &Redirect) -> Option<Arc<Node>> {
-        match redirect {
-            Redirect::Moved(slot, endpoint) => {
-                let node = self.node(endpoint);
-                // Many calls hear of one move.
-                self.map.send_if_modified(|map| {
-                    let news = !map.owned_by(*slot, &node);
-                    if news {
-                        *map = Arc::new(map.moved(*slot, &node));
-                    }
-                    news
-                });
-                self.stale.notify_one();
-                Some(node)
+    /// Learns that a slot has a new owner, which is returned.
+    fn moved(&self, slot: u16, endpoint: &Endpoint) -> Arc<Node> {
+        let node = self.node(endpoint);
+        // Many calls hear of one move.
+        self.map.send_if_modified(|map| {
+            let news = !map.owned_by(slot, &node);
+            if news {
+                *map = Arc::new(map.moved(slot, &node));
             }
-            Redirect::Ask(endpoint) => Some(self.node(endpoint)),
-            Redirect::TryAgain => {
-                sleep(TRY_AGAIN_PAUSE).await;
-                None
-            }
-        }
+            news
+        });
+        self.stale.notify_one();
+        node
     }
 
     /// The node at an endpoint, which is connected to if it is new.

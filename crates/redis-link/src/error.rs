@@ -13,6 +13,10 @@ pub enum LinkError {
     /// done, or may still be done.
     #[error("{0}")]
     Unknown(String),
+    /// The slot is moving from one node of a Cluster to another, and until it has moved neither can do this: nothing was done,
+    /// and it can be repeated shortly.
+    #[error("{0}")]
+    Moving(String),
     /// Redis has reached its `maxmemory` and may evict nothing: what needs memory is refused, and nothing of it was done.
     /// Reads pass, and so do scripts whose first write frees memory.
     #[error("redis is full: {0}")]
@@ -51,6 +55,14 @@ impl LinkError {
         LinkError::Server { code: code.to_owned(), message: message.to_owned() }
     }
 
+    /// The error of a call of which other parts were done.
+    pub(crate) fn of_part(self) -> LinkError {
+        match self {
+            LinkError::Unavailable(text) | LinkError::Moving(text) => LinkError::Unknown(text),
+            other => other,
+        }
+    }
+
     /// The error of a reply that is not of the type asked for: the command was done.
     pub(crate) fn unexpected(error: impl std::fmt::Display) -> LinkError {
         LinkError::Server { code: "UNEXPECTED".to_owned(), message: error.to_string() }
@@ -61,6 +73,7 @@ impl LinkError {
         match self {
             LinkError::Unavailable(_) => "unavailable",
             LinkError::Unknown(_) => "unknown",
+            LinkError::Moving(_) => "moving",
             LinkError::Full(_) => "full",
             LinkError::ReadOnly(_) => "read_only",
             LinkError::Denied(_) => "denied",
@@ -141,7 +154,7 @@ pub(crate) fn of_connecting(error: &RedisError, place: &str) -> LinkError {
 
 /// Redis answered an error by which it did nothing and which passes with time.
 pub(crate) fn is_out_of_service(code: &str) -> bool {
-    matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY")
+    matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY")
 }
 
 /// Whether the driver's error means that the connection is of no more use.

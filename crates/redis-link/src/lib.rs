@@ -13,6 +13,8 @@
 //! * A Redis that refuses ([`LinkError::Full`], [`LinkError::ReadOnly`], [`LinkError::Denied`]) has done nothing. What becomes
 //!   of it is told once for all links of a role ([`Health`]).
 //! * Reads have connections of their own beside writes: where Redis holds writes back, reads go on.
+//! * A script that touches keys it does not declare never runs on one half of a slot that moves: it waits until the slot has
+//!   moved, or is refused ([`LinkError::Moving`]) before it has run.
 //! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
 //!   those behind it, and is no sign of death while its bytes come. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
 //!   connections of their own.
@@ -37,6 +39,7 @@ mod process;
 mod progress;
 mod script;
 mod slot;
+mod slot_move;
 mod store_name;
 mod subscription;
 mod tail;

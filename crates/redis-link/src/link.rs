@@ -122,7 +122,8 @@ impl Link {
     pub async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LinkError> {
         let call = Call::command(&self.inner.settings, cmd);
         let span = call.span.clone();
-        let result = async { decode(self.request(cmd.into()).await?) }.instrument(span).await;
+        let result =
+            async { decode(self.request(cmd.into(), self.deadline()).await?) }.instrument(span).await;
         call.end(result)
     }
 
@@ -162,10 +163,21 @@ impl Link {
     }
 
     /// Runs a script by its hash. In a Cluster it goes to the node of the first key, and all keys must have one
-    /// slot. If Redis does not know the script it is loaded, and run once more, in one round trip; from then
-    /// on every new connection loads it.
+    /// slot; while that slot moves, it waits as [`Script::new`] says. If Redis does not know the script it is loaded, and run once
+    /// more, in one round trip; from then on every new connection loads it.
     pub async fn script<T: FromRedisValue>(
         &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<T, LinkError> {
+        self.script_until(self.deadline(), script, keys, args).await
+    }
+
+    /// The same with a deadline of the caller's, for one step of several.
+    pub async fn script_until<T: FromRedisValue>(
+        &self,
+        deadline: Instant,
         script: &Script,
         keys: &[&[u8]],
         args: &[&[u8]],
@@ -174,7 +186,7 @@ impl Link {
         let span = call.span.clone();
         let result = async {
             let evalsha = script.evalsha(keys, args);
-            let reply = self.request(Request { command: &evalsha, script: Some(script) }).await?;
+            let reply = self.request(Request { command: &evalsha, script: Some(script) }, deadline).await?;
             decode(reply)
         }
         .instrument(span)
@@ -189,6 +201,9 @@ impl Link {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<(T, Option<u64>), LinkError> {
+        if let Route::Cluster(_) = self.inner.topology.known(self.deadline()).await? {
+            return Ok((self.script(script, keys, args).await?, None));
+        }
         let mut alone = Pipeline::with_capacity(1);
         alone.add_command(script.evalsha(keys, args));
         match self.pipeline_by::<(T,)>(&alone).await {
@@ -248,8 +263,7 @@ impl Link {
         Instant::now() + self.inner.settings.call_deadline
     }
 
-    async fn request(&self, request: Request<'_>) -> Result<Value, LinkError> {
-        let deadline = self.deadline();
+    async fn request(&self, request: Request<'_>, deadline: Instant) -> Result<Value, LinkError> {
         match self.inner.topology.known(deadline).await? {
             Route::Single(node) => {
                 Call::goes_to(node.endpoint());
@@ -277,7 +291,7 @@ fn from_pipeline(error: redis::RedisError, sent: usize) -> LinkError {
     let mapped: Vec<_> = errors.iter().map(|(_, error)| LinkError::from_server(error)).collect();
     let unavailable = mapped.iter().filter(|error| matches!(error, LinkError::Unavailable(_))).count();
     match mapped.into_iter().next() {
-        Some(LinkError::Unavailable(text)) if unavailable < sent => LinkError::Unknown(text),
+        Some(first) if unavailable < sent => first.of_part(),
         Some(first) => first,
         None => LinkError::unexpected(text),
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::slot;
+
 /// A Lua script. Rolling versions of a service run side by side: the hash of the source tells them apart.
 #[derive(Clone)]
 pub struct Script {
@@ -10,17 +12,30 @@ pub struct Script {
     source: Arc<str>,
     sha: Arc<str>,
     reads: bool,
+    declares_all: bool,
 }
 
 impl Script {
-    /// `name` is what spans and logs call it. Make it once: `static S: LazyLock<Script> = ...`.
+    /// A script that may touch other keys than those it is given, of the same slot. `name` is what spans and logs call it.
+    /// Make it once: `static S: LazyLock<Script> = ...`.
+    ///
+    /// The key it is given in a Cluster is one that **never exists**: while a slot moves, it is by that key alone that Redis
+    /// refuses the script where half of the data is. Its commands name one key each, for a node that takes a slot refuses
+    /// those with several, and by then the script may have written.
     #[must_use]
     pub fn new(name: &'static str, source: &str) -> Script {
         let sha = redis::Script::new(source).get_hash().into();
-        Script { name, source: source.into(), sha, reads: false }
+        Script { name, source: source.into(), sha, reads: false, declares_all: false }
     }
 
-    /// A script that writes nothing: Redis refuses it if it does, and runs it while it holds writes back.
+    /// A script that touches no other keys than those it is given: while a slot moves, Redis runs it where all of them are.
+    #[must_use]
+    pub fn of_declared_keys(name: &'static str, source: &str) -> Script {
+        Script { declares_all: true, ..Script::new(name, source) }
+    }
+
+    /// A script that writes nothing, and else as [`Script::new`]: Redis refuses it if it does, and runs it while it holds writes
+    /// back.
     #[must_use]
     pub fn reading(name: &'static str, source: &str) -> Script {
         Script { reads: true, ..Script::new(name, source) }
@@ -83,6 +98,13 @@ impl Scripts {
 pub(crate) struct Request<'a> {
     pub(crate) command: &'a redis::Cmd,
     pub(crate) script: Option<&'a Script>,
+}
+
+impl Request<'_> {
+    /// Whether it touches no other keys than those that Redis knows of.
+    pub(crate) fn declares_all(&self) -> bool {
+        self.script.map_or_else(|| !slot::runs_code(self.command), |script| script.declares_all)
+    }
 }
 
 impl<'a> From<&'a redis::Cmd> for Request<'a> {

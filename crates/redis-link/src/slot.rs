@@ -40,6 +40,13 @@ pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
     key.map(of_key)
 }
 
+/// Whether a command runs a script or a function, which may touch keys that it does not name.
+pub(crate) fn runs_code(command: &Cmd) -> bool {
+    let Some(Arg::Simple(name)) = command.args_iter().next() else { return false };
+    let begins = |word: &[u8]| name.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+    begins(b"EVAL") || begins(b"FCALL")
+}
+
 /// The slot of a pipeline: all its keys have the same one, so the first will do.
 pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Option<u16> {
     pipeline.cmd_iter().find_map(of_command)

@@ -144,7 +144,7 @@ impl Watch {
             match self.store.get(&self.id).await {
                 Ok(Some(job)) => return Ok(job),
                 Ok(None) => return Err(Error::not_found(&self.id)),
-                Err(Error::Engine(EngineError::Unavailable { .. }))
+                Err(Error::Engine(EngineError::Unavailable { .. } | EngineError::Moving { .. }))
                     if Instant::now() + INTERVAL < deadline => {}
                 Err(error) => return Err(error),
             }

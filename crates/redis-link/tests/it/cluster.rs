@@ -97,7 +97,10 @@ async fn commands_pipelines_and_scripts_reach_every_primary() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     assert!(link.healthy());
-    let add = Script::new("add", "redis.call('INCRBY', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[2])");
+    let add = Script::of_declared_keys(
+        "add",
+        "redis.call('INCRBY', KEYS[1], ARGV[1]); return redis.call('GET', KEYS[2])",
+    );
     for (index, tag) in TAGS.into_iter().enumerate() {
         let (n, other) = (key(tag, "n"), key(tag, "other"));
         let () = link.query(redis::cmd("SET").arg(&other).arg(tag)).await.unwrap();
@@ -153,7 +156,7 @@ async fn calls_follow_a_slot_while_and_after_it_moves() {
     migrate(&gone).await;
 
     // Half of the keys are there: ASK.
-    let increment = Script::new("increment", "return redis.call('INCR', KEYS[1])");
+    let increment = Script::of_declared_keys("increment", "return redis.call('INCR', KEYS[1])");
     for name in [&here, &gone] {
         assert_eq!(link.query::<u64>(redis::cmd("INCR").arg(name)).await.unwrap(), 1);
         assert_eq!(link.script::<u64>(&increment, &[name.as_bytes()], &[]).await.unwrap(), 2);

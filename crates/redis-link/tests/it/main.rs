@@ -8,6 +8,7 @@ mod basics;
 mod cluster;
 mod failover;
 mod load;
+mod moving;
 mod outage;
 mod pause;
 mod proxy;

@@ -51,12 +51,15 @@ static ACQUIRE: LazyLock<Script> =
     LazyLock::new(|| script("cache.acquire", include_str!("redis/acquire.lua")));
 static FILL: LazyLock<Script> = LazyLock::new(|| script("cache.fill", include_str!("redis/fill.lua")));
 static DELETE: LazyLock<Script> =
-    LazyLock::new(|| Script::new("cache.delete", include_str!("redis/delete.lua")));
+    LazyLock::new(|| Script::of_declared_keys("cache.delete", include_str!("redis/delete.lua")));
 static RELEASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new("cache.release", include_str!("redis/release.lua")));
+    LazyLock::new(|| Script::of_declared_keys("cache.release", include_str!("redis/release.lua")));
 
 fn script(name: &'static str, body: &str) -> Script {
-    Script::new(name, &[include_str!("redis/state.lua"), include_str!("redis/present.lua"), body].concat())
+    Script::of_declared_keys(
+        name,
+        &[include_str!("redis/state.lua"), include_str!("redis/present.lua"), body].concat(),
+    )
 }
 
 /// Entries in Redis.
@@ -391,6 +394,7 @@ fn write_error(error: LinkError) -> StoreError {
     StoreError::Engine(match error {
         LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
         LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Moving(detail) => EngineError::Moving { engine, detail },
         LinkError::Full(detail) => EngineError::Full {
             engine,
             detail,
@@ -517,5 +521,7 @@ impl Store for RedisStore {
     }
 }
 
+#[cfg(test)]
+mod moving;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,8 @@
 mod announce;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod moving;
 mod registry;
 mod script;
 
@@ -36,7 +38,7 @@ use futures::future::BoxFuture;
 use redis::Value;
 use shoal_kit::EngineError;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script, StoreName};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::announce::Follows;
 use self::registry::Known;
@@ -135,10 +137,20 @@ impl Redis {
     }
 
     async fn run(&self, script: &Script, queue: &QueueName, args: &[&[u8]]) -> Result<Vec<Value>, Error> {
+        self.run_by(Instant::now() + self.deadline, script, queue, args).await
+    }
+
+    async fn run_by(
+        &self,
+        deadline: Instant,
+        script: &Script,
+        queue: &QueueName,
+        args: &[&[u8]],
+    ) -> Result<Vec<Value>, Error> {
         let root = self.root(queue);
         let mut all = vec![self.wake.as_bytes(), queue.as_str().as_bytes()];
         all.extend(args);
-        self.link.script(script, &[root.as_bytes()], &all).await.map_err(error)
+        self.link.script_until(deadline, script, &[root.as_bytes()], &all).await.map_err(error)
     }
 
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
@@ -186,12 +198,16 @@ impl Redis {
         self.link.script(&script::SCHEDULE, &[base.as_bytes()], &args).await.map_err(error)
     }
 
-    async fn put(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
+    async fn put(&self, jobs: Vec<NewJob>, deadline: Instant) -> Result<Vec<Enqueued>, Error> {
         let Some(queue) = jobs.first().map(|job| job.queue.clone()) else { return Ok(Vec::new()) };
         if let Some(policy) = self.link.loses() {
             return Err(Error::Evicts { policy });
         }
-        self.touch(&queue).await?;
+        // That its queue is noted adds no job.
+        let detail = || format!("not within {:?}", self.deadline);
+        let noted = timeout_at(deadline, self.touch(&queue)).await;
+        noted
+            .unwrap_or_else(|_| Err(EngineError::Unavailable { engine: ENGINE, detail: detail() }.into()))?;
         let ids: Vec<_> = jobs.iter().map(|job| JobId::generate(&job.queue)).collect();
         let mut args = vec![millis(REQUEST_ID_TTL), vec![record::FORMAT]];
         for (id, job) in ids.iter().zip(&jobs) {
@@ -219,7 +235,7 @@ impl Redis {
                 Run::At(moment) => self.note_within(&queue, Moment::of_this_machine().until(moment)),
             }
         }
-        let reply = self.run(&script::ENQUEUE, &queue, &args).await?;
+        let reply = self.run_by(deadline, &script::ENQUEUE, &queue, &args).await?;
         reply.into_iter().zip(jobs).map(|(made, job)| enqueued(made, job)).collect()
     }
 
@@ -318,9 +334,7 @@ impl Store for Redis {
     fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Enqueued>, Error>> {
         async move {
             // Up to three calls, and one deadline for the caller.
-            let all = tokio::time::timeout(self.deadline, self.put(jobs)).await;
-            let detail = || format!("not within {:?}", self.deadline);
-            all.unwrap_or_else(|_| Err(EngineError::Unknown { engine: ENGINE, detail: detail() }.into()))
+            self.put(jobs, Instant::now() + self.deadline).await
         }
         .boxed()
     }
@@ -547,6 +561,7 @@ fn error(error: LinkError) -> Error {
     Error::Engine(match error {
         LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
         LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Moving(detail) => EngineError::Moving { engine, detail },
         LinkError::Full(detail) => {
             EngineError::Full { engine, detail, remedy: "raise its maxmemory, or let workers work off jobs" }
         }

@@ -1,7 +1,7 @@
 //! What every store must do, run on each of them: embedded on a clock that is moved by hand, Redis and Redis Cluster on
 //! their own. A check makes worlds of two clones, and tells time by polling.
 
-mod world;
+pub(crate) mod world;
 
 mod creating;
 mod ending;

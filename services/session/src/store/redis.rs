@@ -4,6 +4,8 @@
 mod clock;
 mod field;
 mod hub;
+#[cfg(test)]
+mod moving;
 mod script;
 mod shared_keys;
 mod sweep;
@@ -16,7 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Value as Reply;
 use shoal_kit::EngineError;
 use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::clock::RedisClock;
 use self::field::{answer, answered_record, broken};
@@ -47,6 +49,8 @@ pub(crate) struct RedisStore {
     names: Arc<Names>,
     keys: Arc<Keys>,
     policy: Policy,
+    /// How long a get waits for its use to be recorded.
+    touch_patience: Duration,
     sweep: Sweep,
     hub: Hub,
     clock: Arc<RedisClock>,
@@ -142,6 +146,7 @@ impl RedisStore {
             names,
             keys: Arc::new(keys),
             policy: config.policy(),
+            touch_patience: config.redis_deadline,
             sweep: Sweep::new(config.sweep_interval, config.redis_deadline),
         })
     }
@@ -377,11 +382,13 @@ impl Store for RedisStore {
         let touch = touch && session.touch_due(now);
         match secrets.standing(&presented, now) {
             Standing::Current { outdated: false } if !touch => Ok(session),
-            Standing::Current { outdated: false } => match self.present(id, &presented, true).await {
-                // The session was read; that this use is not recorded is no reason to refuse it.
-                Err(Error::Engine(_)) => Ok(session),
-                used => used,
-            },
+            // The session was read; that this use is not recorded is no reason to refuse it, nor to wait for a slot that moves.
+            Standing::Current { outdated: false } => {
+                match timeout(self.touch_patience, self.present(id, &presented, true)).await {
+                    Err(_) | Ok(Err(Error::Engine(_))) => Ok(session),
+                    Ok(used) => used,
+                }
+            }
             // How long an old token is good for is said by Redis' clock.
             Standing::Current { outdated: true } | Standing::Next | Standing::Grace | Standing::Reused => {
                 self.present(id, &presented, touch).await
@@ -545,6 +552,7 @@ fn from_write(error: LinkError) -> Error {
     Error::Engine(match error {
         LinkError::Unavailable(detail) => EngineError::Unavailable { engine, detail },
         LinkError::Unknown(detail) => EngineError::Unknown { engine, detail },
+        LinkError::Moving(detail) => EngineError::Moving { engine, detail },
         LinkError::Full(detail) => EngineError::Full { engine, detail, remedy: "raise its maxmemory" },
         LinkError::ReadOnly(detail) => EngineError::ReadOnly { engine, detail },
         LinkError::Denied(detail) => EngineError::Misconfigured { engine, detail },

@@ -1,4 +1,4 @@
--- KEYS: 1 what the schedule's keys begin with. due is a zset of queues by when something of each is due; claimed one of those
+-- KEYS: 1 what the schedule's keys begin with, which no key is (see prelude.lua). due is a zset of queues by when something of each is due; claimed one of those
 -- that a clone is looking at, by when another may.
 -- ARGV: 1 most queues, 2 for how long they are claimed in ms, 3 number of queues that were looked at, then these, then pairs
 -- of a queue and in how many ms something of it is due. Answers queues of which something is due, and claims them.

@@ -45,11 +45,11 @@ script!(reading LIST, "list", "ready", "claim");
 script!(RETIRE, "retire");
 
 pub(super) static QUEUES: LazyLock<Script> =
-    LazyLock::new(|| Script::new("jobs.queues", include_str!("queues.lua")));
+    LazyLock::new(|| Script::of_declared_keys("jobs.queues", include_str!("queues.lua")));
 pub(super) static SCHEDULE: LazyLock<Script> =
     LazyLock::new(|| Script::new("jobs.schedule", include_str!("schedule.lua")));
 pub(super) static DROP: LazyLock<Script> =
-    LazyLock::new(|| Script::new("jobs.drop", include_str!("drop.lua")));
+    LazyLock::new(|| Script::of_declared_keys("jobs.drop", include_str!("drop.lua")));
 
 /// All of them, to be loaded on every connection.
 pub(super) fn all() -> Vec<Script> {

@@ -97,6 +97,11 @@ impl Redis {
         }
     }
 
+    /// An engine of a test's own.
+    pub(crate) fn of(url: String) -> Redis {
+        Redis { url }
+    }
+
     fn clone_of(&self, config: &Config) -> Sessions<RedisStore> {
         let link = LinkConfig {
             connections: config.redis_connections,

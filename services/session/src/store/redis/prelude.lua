@@ -1,6 +1,8 @@
 -- What every script has in front. KEYS[1] is the bucket's base, "PREFIX{bXX}:": all keys of a bucket begin with it, so
--- they share a slot. ARGV[1] is the number of events to keep; ARGV[2] and on are the script's own. A function costs time in
--- each run, called or not: those that not every script calls stand in files of their own.
+-- they share a slot. Nothing ever has the key KEYS[1] itself, and each command names one key: while a Cluster moves the slot
+-- to another node, scripts are refused by that key before they begin, and run on the other node once the last key is there.
+-- ARGV[1] is the number of events to keep; ARGV[2] and on are the script's own. A function costs time in each run, called or
+-- not: those that not every script calls stand in files of their own.
 --
 -- base .. 's:' .. id    string  MessagePack map of strings: u user, c created, i idle ms, x absolute end, e end, v version,
 --                               h hash of the token's secret, n hash of the named successor, o retired hashes, m metadata,

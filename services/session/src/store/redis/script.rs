@@ -50,8 +50,12 @@ script!(SWEEP, "session.sweep", "prelude.lua", "finish.lua", "growth.lua", "fetc
 pub(super) static HISTORY: LazyLock<Script> = LazyLock::new(|| {
     Script::reading("session.history", concat!(include_str!("prelude.lua"), include_str!("history.lua")))
 });
-script!(LEASE, "session.lease", "lease.lua");
-script!(SOON, "session.soon", "soon.lua");
+
+/// The sweeper's two name all their keys.
+pub(super) static LEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::of_declared_keys("session.lease", include_str!("lease.lua")));
+pub(super) static SOON: LazyLock<Script> =
+    LazyLock::new(|| Script::of_declared_keys("session.soon", include_str!("soon.lua")));
 
 /// All of them, to be loaded with each connection.
 pub(super) fn all() -> Vec<Script> {

@@ -125,7 +125,7 @@ impl RedisStore {
     }
 
     /// Sweeps one bucket to the end of what is due. How many ended, and when the next may.
-    async fn sweep_bucket(&self, bucket: u8) -> Result<(u64, Option<Time>), Error> {
+    pub(super) async fn sweep_bucket(&self, bucket: u8) -> Result<(u64, Option<Time>), Error> {
         let first = self.first_end(bucket).await?;
         if first.is_none_or(|first| first > self.clock.now()) {
             return Ok((0, first));

@@ -1,0 +1,76 @@
+//! The way of one call through the nodes of a Cluster: which redirects it follows, and when it waits instead.
+
+use std::sync::Arc;
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::{Redirect, Shared};
+use crate::error::LinkError;
+use crate::node::Node;
+use crate::slot_move::Wait;
+
+/// A call follows this many redirects before it waits: while slots move, one or two are usual.
+const REDIRECTS_MAX: usize = 5;
+
+/// A call on its way.
+pub(super) struct Way<'a> {
+    shared: &'a Shared,
+    slot: Option<u16>,
+    /// Whether Redis knows all keys that the call touches.
+    declares_all: bool,
+    pub(super) node: Arc<Node>,
+    pub(super) asking: bool,
+    redirects: usize,
+    pub(super) wait: Wait,
+}
+
+impl<'a> Way<'a> {
+    pub(super) async fn new(
+        shared: &'a Shared,
+        slot: Option<u16>,
+        declares_all: bool,
+        deadline: Instant,
+    ) -> Result<Way<'a>, LinkError> {
+        let node = shared.owner(slot, deadline).await?;
+        Ok(Way { shared, slot, declares_all, node, asking: false, redirects: 0, wait: Wait::new(deadline) })
+    }
+
+    /// Goes where a redirect says, or waits until it says otherwise. The call was not done so far.
+    pub(super) async fn turn(&mut self, redirect: Redirect) -> Result<(), LinkError> {
+        self.redirects += 1;
+        let asked = std::mem::replace(&mut self.asking, false);
+        match redirect {
+            Redirect::Moved(slot, _) if self.slot.is_some_and(|own| own != slot) => {
+                let message = "the keys of one call have several slots".to_owned();
+                return Err(LinkError::Server { code: "CROSSSLOT".to_owned(), message });
+            }
+            Redirect::Moved(slot, endpoint) => {
+                self.node = self.shared.moved(slot, &endpoint);
+                if !asked && self.redirects <= REDIRECTS_MAX {
+                    return Ok(());
+                }
+            }
+            Redirect::Ask(endpoint) if !asked && (self.declares_all || self.emptied().await) => {
+                self.node = self.shared.node(&endpoint);
+                self.asking = true;
+                return Ok(());
+            }
+            Redirect::Ask(_) | Redirect::TryAgain => {}
+        }
+        let slot = self.slot.unwrap_or_default();
+        self.wait.pause(&self.shared.moves, slot, self.shared.settings.role).await?;
+        self.redirects = 0;
+        self.node = self.shared.owner(self.slot, self.wait.deadline).await?;
+        Ok(())
+    }
+
+    /// Whether the node that gives the slot away has no key of it left. Then all of them are on the other, and none comes back:
+    /// for a key that is not there it answers ASK.
+    async fn emptied(&self) -> bool {
+        let Some(slot) = self.slot else { return false };
+        let mut count = redis::cmd("CLUSTER");
+        count.arg("COUNTKEYSINSLOT").arg(slot);
+        matches!(self.node.command(&count, self.wait.deadline).await, Ok(Value::Int(0)))
+    }
+}

@@ -1,0 +1,219 @@
+//! A Redis Cluster of a test's own, whose slots are moved by hand, as `redis-cli --cluster reshard` does it.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::FromRedisValue;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, sleep};
+
+/// How long starting may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// MIGRATE gives up on the other node after this.
+const MIGRATE_MS: u64 = 5000;
+
+/// Two primaries with half of the slots each; they end with it.
+pub struct Cluster {
+    nodes: [Node; 2],
+}
+
+struct Node {
+    port: u16,
+    id: String,
+    connection: MultiplexedConnection,
+    _process: Process,
+}
+
+struct Process {
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+/// A slot on its way from one node to the other.
+pub struct SlotMove<'a> {
+    cluster: &'a Cluster,
+    slot: u16,
+    source: usize,
+}
+
+impl Cluster {
+    /// Starts two nodes and waits until both serve. Nothing, loudly, where no redis-server is named; a failure if
+    /// `SHOAL_TEST_REQUIRE` asks for engines.
+    pub async fn start() -> Option<Cluster> {
+        let Ok(binary) = std::env::var("SHOAL_TEST_REDIS_SERVER") else {
+            let required = std::env::var("SHOAL_TEST_REQUIRE").is_ok_and(|value| value == "1");
+            assert!(!required, "SHOAL_TEST_REDIS_SERVER is not set");
+            eprintln!("SKIPPED: SHOAL_TEST_REDIS_SERVER is not set");
+            return None;
+        };
+        let (first, second) = (Node::start(&binary).await, Node::start(&binary).await);
+        let cluster = Cluster { nodes: [first.0, second.0] };
+        for (index, (first, last)) in [("0", "8191"), ("8192", "16383")].into_iter().enumerate() {
+            cluster.ask::<()>(index, &["ADDSLOTSRANGE", first, last]).await;
+            // Nodes of one epoch would quarrel over slots that move.
+            cluster.ask::<()>(index, &["SET-CONFIG-EPOCH", &(index + 1).to_string()]).await;
+        }
+        let port = cluster.nodes[1].port.to_string();
+        cluster.ask::<()>(0, &["MEET", "127.0.0.1", &port, &second.1]).await;
+        let deadline = Instant::now() + PATIENCE;
+        for index in 0..2 {
+            loop {
+                let info: String = cluster.ask(index, &["INFO"]).await;
+                if info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384") {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "the cluster does not become one: {info}");
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Some(cluster)
+    }
+
+    /// Its nodes as a link takes them.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let urls = self.nodes.each_ref().map(|node| format!("redis://127.0.0.1:{}", node.port));
+        urls.join(",")
+    }
+
+    /// Begins to move the slot of a key to the other node; no key is moved yet.
+    pub async fn begin_move(&self, key: &str) -> SlotMove<'_> {
+        let slot: u16 = self.ask(0, &["KEYSLOT", key]).await;
+        let mine: String = self.ask(0, &["NODES"]).await;
+        let source = usize::from(!owns(&mine, &self.nodes[0].id, slot));
+        let moving = SlotMove { cluster: self, slot, source };
+        let (from, to) = (&self.nodes[source].id, &self.nodes[1 - source].id);
+        let slot = slot.to_string();
+        self.ask::<()>(1 - source, &["SETSLOT", &slot, "IMPORTING", from]).await;
+        self.ask::<()>(source, &["SETSLOT", &slot, "MIGRATING", to]).await;
+        moving
+    }
+
+    /// Whether one of the nodes has the key.
+    pub async fn has(&self, key: &str) -> bool {
+        let slot: u16 = self.ask(0, &["KEYSLOT", key]).await;
+        for index in 0..2 {
+            let keys: Vec<String> = self.ask(index, &["GETKEYSINSLOT", &slot.to_string(), "1000000"]).await;
+            if keys.iter().any(|known| known == key) {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn ask<T: FromRedisValue>(&self, index: usize, words: &[&str]) -> T {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg(words);
+        command.query_async(&mut self.nodes[index].connection.clone()).await.expect("a node answers")
+    }
+}
+
+impl SlotMove<'_> {
+    /// Moves so many of the keys that are still on the node that gives them away; how many are left. A key that the other node
+    /// has already is a failure.
+    pub async fn carry(&self, keys: usize) -> usize {
+        let (from, to) = (&self.cluster.nodes[self.source], &self.cluster.nodes[1 - self.source]);
+        let slot = self.slot.to_string();
+        let names: Vec<Vec<u8>> =
+            self.cluster.ask(self.source, &["GETKEYSINSLOT", &slot, &keys.to_string()]).await;
+        if !names.is_empty() {
+            let mut migrate = redis::cmd("MIGRATE");
+            migrate.arg("127.0.0.1").arg(to.port).arg("").arg(0).arg(MIGRATE_MS).arg("KEYS").arg(names);
+            let moved: Result<String, _> = migrate.query_async(&mut from.connection.clone()).await;
+            moved.expect("every key is on one node alone");
+        }
+        self.cluster.ask(self.source, &["COUNTKEYSINSLOT", &slot]).await
+    }
+
+    /// Moves half of the keys.
+    pub async fn carry_half(&self) {
+        let slot = self.slot.to_string();
+        let keys: usize = self.cluster.ask(self.source, &["COUNTKEYSINSLOT", &slot]).await;
+        assert!(keys >= 2, "the slot holds {keys} keys: no half of them can move");
+        self.carry(keys / 2).await;
+    }
+
+    /// Moves all keys that are left, and not the slot yet.
+    pub async fn carry_all(&self) {
+        while self.carry(100).await > 0 {}
+    }
+
+    /// Moves what is left, and the slot.
+    pub async fn finish(self) {
+        self.carry_all().await;
+        let to = &self.cluster.nodes[1 - self.source].id;
+        for index in [1 - self.source, self.source] {
+            self.cluster.ask::<()>(index, &["SETSLOT", &self.slot.to_string(), "NODE", to]).await;
+        }
+    }
+}
+
+/// Whether the node with this id owns a slot, by what CLUSTER NODES says.
+fn owns(nodes: &str, id: &str, slot: u16) -> bool {
+    let line = nodes.lines().find(|line| line.starts_with(id)).expect("a node knows itself");
+    line.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        (first.parse().expect("a slot")..=last.parse().expect("a slot")).contains(&slot)
+    })
+}
+
+impl Node {
+    /// The node, and its port for other nodes.
+    async fn start(binary: &str) -> (Node, String) {
+        loop {
+            let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+            let [port, bus] = [free(), free()].map(|address| address.expect("a free port").port());
+            let folder = tempfile::tempdir().expect("a folder");
+            let child = Command::new(binary)
+                .args([
+                    "--port",
+                    &port.to_string(),
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                ])
+                .args(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()])
+                .args(["--cluster-require-full-coverage", "no", "--dir"])
+                .arg(folder.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("redis-server starts");
+            let mut process = Process { child, _folder: folder };
+            // Another program may have taken a port meanwhile.
+            let Some(mut connection) = process.connect(port).await else { continue };
+            let id = redis::cmd("CLUSTER").arg("MYID").query_async(&mut connection).await.expect("an id");
+            return (Node { port, id, connection, _process: process }, bus.to_string());
+        }
+    }
+}
+
+impl Process {
+    /// Nothing, if it ended.
+    async fn connect(&mut self, port: u16) -> Option<MultiplexedConnection> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).expect("an address");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if self.child.try_wait().expect("a child").is_some() {
+                return None;
+            }
+            if let Ok(connection) = client.get_multiplexed_async_connection().await {
+                return Some(connection);
+            }
+            assert!(Instant::now() < deadline, "redis does not answer on port {port}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

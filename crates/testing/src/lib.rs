@@ -1,0 +1,5 @@
+//! What tests of several crates share: engines of a test's own. Only tests depend on it.
+
+mod cluster;
+
+pub use cluster::{Cluster, SlotMove};
