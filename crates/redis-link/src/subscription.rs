@@ -18,8 +18,9 @@ use crate::topology::Route;
 /// Messages that wait for [`Subscription::recv`]. If more come, they are dropped and the subscriber is told.
 const MESSAGES_MAX: usize = 4096;
 
-/// Between PINGs on the push connection: silence is no sign of life.
-const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// Between PINGs on the push connection: silence is no sign of life. What a dead one missed is found by those who wait for it,
+/// a little later.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a subscriber hears.
 #[derive(Debug, Clone, PartialEq, Eq)]

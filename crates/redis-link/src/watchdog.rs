@@ -22,17 +22,16 @@ use crate::moving;
 use crate::node::{Kind, Shared};
 use crate::script::Script;
 
-/// Between PINGs while all is well, each of one connection: idle ones that died are found by it.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Between PINGs while all is well: idle connections that died are found by them. One of them is the question whether a write
+/// would be taken. A call that is not answered, or refused, asks at once, so that a Redis at rest is not asked more often: all
+/// clones of all roles do.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between PINGs while calls fail or Redis is not in service.
 const INTERVAL_SUSPICIOUS: Duration = Duration::from_millis(100);
 
 /// Between PINGs while writes are refused.
 const INTERVAL_REFUSING: Duration = Duration::from_millis(250);
-
-/// Between two questions whether a write would be taken, while all is well: a call that is refused finds out at once.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at the eviction policy, which may be set at any time. One that does not suit the role is looked at with
 /// every PING.
@@ -57,8 +56,6 @@ pub(crate) async fn run(node: Arc<Shared>) {
         policy_at: now + POLICY_INTERVAL,
         search_at: now,
         searches: 0,
-        well: false,
-        turn: 0,
         held: None,
     };
     while !watchdog.is_relieved() {
@@ -76,15 +73,12 @@ pub(crate) struct Watchdog {
     connect_at: Instant,
     pinged_at: Instant,
     ping_at: Instant,
+    /// When to ask whether a write would be taken.
     probe_at: Instant,
     policy_at: Instant,
     search_at: Instant,
     /// Looks for a primary that found none.
     searches: u32,
-    /// All connections answered, and no call has failed since.
-    well: bool,
-    /// Counts the PINGs that went to one connection.
-    turn: usize,
     /// A write that Redis holds back.
     pub(crate) held: Option<Held>,
 }
@@ -120,8 +114,7 @@ impl Watchdog {
             self.search().await;
         }
         if Instant::now() >= self.ping_at {
-            let well = (self.is_quiet() && self.ping_one().await) || self.ping().await;
-            self.well = well;
+            let well = self.ping().await;
             self.look_at_policy().await;
             let interval = match well {
                 false => INTERVAL_SUSPICIOUS,
@@ -142,7 +135,6 @@ impl Watchdog {
             () = self.node.one_ended() => {}
             (slot, answer) = held_back(&mut self.held) => self.write_ended(slot, answer),
             () = self.node.suspicion.notified() => {
-                self.well = false;
                 // Failing calls ask for one PING each; they share one.
                 self.ping_at = self.ping_at.min(self.pinged_at + INTERVAL_SUSPICIOUS);
             }
@@ -263,28 +255,6 @@ impl Watchdog {
         self.node.kind() == Kind::Single
     }
 
-    /// Whether nothing more is to be found out than that Redis is there.
-    fn is_quiet(&self) -> bool {
-        self.well && Instant::now() < self.probe_at && !self.node.refusing.load(Ordering::Acquire)
-    }
-
-    /// PINGs one connection, each in its turn: enough to know that Redis is there. True if it is, and no connection is missing.
-    async fn ping_one(&mut self) -> bool {
-        let mut live = self.node.live();
-        if live.is_empty() || self.node.first_down().is_some() {
-            return false;
-        }
-        self.turn = self.turn.wrapping_add(1);
-        let (_, connection) = live.swap_remove(self.turn % live.len());
-        let (answer, hello) = ping(&connection, self.node.settings.call_deadline, self.asks_role()).await;
-        self.node.heard(hello);
-        if !matches!(answer, Ping::Pong) {
-            return false;
-        }
-        self.node.up();
-        true
-    }
-
     /// PINGs every live connection, ends the dead ones, and moves the breaker. True if all is well.
     async fn ping(&mut self) -> bool {
         let node = &self.node;
@@ -336,7 +306,9 @@ impl Watchdog {
             }
         }
         if probe {
-            self.probe_at = Instant::now() + PROBE_INTERVAL;
+            // An only connection is asked either in its turn.
+            let every = if alone { INTERVAL.mul_f32(1.5) } else { INTERVAL };
+            self.probe_at = Instant::now() + every;
         }
         if refused {
             return false;
