@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clock::{Clock, Time};
 
-/// The machine's clock, set by what Redis last said: with every change, and with every sweep interval.
+/// The machine's clock, set by what Redis last said: with every change, and with every other sweep.
 #[derive(Debug, Default)]
 pub(super) struct RedisClock {
     machine: Clock,

@@ -19,11 +19,14 @@ const SWEEP_MAX: usize = 100;
 const SWEEP_CONCURRENCY: usize = 4;
 /// A sweeper that died is replaced after this many sweep intervals.
 const LEASE_INTERVALS: u32 = 3;
+/// A sweeper renews its lease after this many: with every other sweep.
+const RENEW_INTERVALS: f64 = 1.5;
 
 /// A clone's part in the sweep.
 #[derive(Debug, Clone)]
 pub(super) struct Sweep {
     lease: Duration,
+    renew_after: Duration,
     post: Arc<tokio::sync::Mutex<Post>>,
     said: Arc<Said>,
 }
@@ -32,7 +35,8 @@ pub(super) struct Sweep {
 enum Post {
     /// Another one holds the lease, at least so long if it is not renewed; none: nobody was asked yet.
     Waiting(Option<Instant>),
-    Sweeper(Box<Turns>),
+    /// This one holds it, and renews it from then on.
+    Sweeper(Box<Turns>, Instant),
 }
 
 /// What `lease.lua` answers.
@@ -42,6 +46,7 @@ impl Sweep {
     pub(super) fn new(interval: Duration, call_deadline: Duration) -> Self {
         Self {
             lease: interval * LEASE_INTERVALS,
+            renew_after: interval.mul_f64(RENEW_INTERVALS),
             post: Arc::new(tokio::sync::Mutex::new(Post::Waiting(None))),
             // A call may have its deadline to reach Redis.
             said: Arc::new(Said::new(call_deadline + Duration::from_millis(100))),
@@ -78,30 +83,16 @@ impl RedisStore {
                 return Ok(0);
             }
         }
-        if let Keys::Shared(shared) = &*self.keys {
-            shared.refresh(&self.link).await?;
+        let holds = matches!(&*post, Post::Sweeper(_, renew_at) if Instant::now() < *renew_at);
+        if !(holds && self.nothing_is_soon().await) {
+            self.take_lease(&mut post).await?;
         }
-        let mut turns = match (self.ask_lease().await, &mut *post) {
-            (Ok((false, now, left, _)), _) => {
-                self.clock.told(Time::from_millis(now));
-                *post =
-                    Post::Waiting(Some(Instant::now() + Duration::from_millis(left.max(0).unsigned_abs())));
+        let (mut turns, renew_at) = match std::mem::replace(&mut *post, Post::Waiting(None)) {
+            Post::Sweeper(turns, renew_at) => (turns, renew_at),
+            waiting @ Post::Waiting(_) => {
+                *post = waiting;
                 return Ok(0);
             }
-            (Ok((true, now, _, soon)), post) => {
-                self.clock.told(Time::from_millis(now));
-                let mut turns = match std::mem::replace(post, Post::Waiting(None)) {
-                    Post::Sweeper(turns) => turns,
-                    Post::Waiting(_) => Box::default(),
-                };
-                soon.into_iter().for_each(|(bucket, at)| turns.soon(bucket, Time::from_millis(at)));
-                turns
-            }
-            // Sweeping twice does no harm, and nobody else may be able to. What was said may be lost with an answer.
-            (Err(error), post) => match std::mem::replace(post, Post::Waiting(None)) {
-                Post::Sweeper(turns) if !matches!(error, LinkError::Unknown(_)) => turns,
-                Post::Sweeper(_) | Post::Waiting(_) => Box::default(),
-            },
         };
         let now = self.clock.now();
         // One bucket's trouble, in a Cluster with a primary down, must not keep the others from being swept.
@@ -120,8 +111,45 @@ impl RedisStore {
                 Err(error) => all = Err(error),
             }
         }
-        *post = Post::Sweeper(turns);
+        *post = Post::Sweeper(turns, renew_at);
         all
+    }
+
+    /// Asks for the lease, or for more of it.
+    async fn take_lease(&self, post: &mut Post) -> Result<(), Error> {
+        if let Keys::Shared(shared) = &*self.keys {
+            shared.refresh(&self.link).await?;
+        }
+        let asked = Instant::now();
+        let lease = self.ask_lease().await;
+        if let Ok((_, now, ..)) = &lease {
+            self.clock.told(Time::from_millis(*now));
+        }
+        let turns = match std::mem::replace(post, Post::Waiting(None)) {
+            Post::Sweeper(turns, _) => turns,
+            Post::Waiting(_) => Box::default(),
+        };
+        *post = match lease {
+            Ok((false, _, left, _)) => {
+                Post::Waiting(Some(Instant::now() + Duration::from_millis(left.max(0).unsigned_abs())))
+            }
+            Ok((true, _, _, soon)) => {
+                let mut turns = turns;
+                soon.into_iter().for_each(|(bucket, at)| turns.soon(bucket, Time::from_millis(at)));
+                Post::Sweeper(turns, asked + self.sweep.renew_after)
+            }
+            // Sweeping twice does no harm, and nobody else may be able to. What was said may be lost with an answer.
+            Err(LinkError::Unknown(_)) => Post::Sweeper(Box::default(), asked),
+            Err(_) => Post::Sweeper(turns, asked),
+        };
+        Ok(())
+    }
+
+    /// Whether no bucket is to be looked at before its turn. The holder of the lease asks so while it lasts.
+    async fn nothing_is_soon(&self) -> bool {
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(self.names.soon());
+        self.link.query::<u64>(&exists).await.is_ok_and(|soon| soon == 0)
     }
 
     /// Sweeps one bucket to the end of what is due. How many ended, and when the next may.
