@@ -22,8 +22,8 @@ const AT_ONCE: usize = 16;
 const DUE_MAX: usize = 64;
 /// The ticks between two readings of the list of queues.
 const LIST_TICKS: u64 = 10;
-/// The ticks between two looks at the queues that workers wait for here, and at one queue in turn: what was done by a clone
-/// that died before it said so is found by these.
+/// The ticks between two looks at the queues that workers wait for here, and of the clone that leads at one queue in turn: what
+/// was done by a clone that died before it said so is found by these.
 const LOOK_TICKS: u64 = 5;
 
 /// Runs until dropped. A queue is looked at when something of it is due, which is asked for once an `interval`.
@@ -86,7 +86,8 @@ impl Keeper {
             self.list(now).await;
         }
         if self.ticks.is_multiple_of(LOOK_TICKS) {
-            for queue in self.hub.waited_for().into_iter().chain(self.turn.pop()) {
+            let turn = if self.store.leads() { self.turn.pop() } else { None };
+            for queue in self.hub.waited_for().into_iter().chain(turn) {
                 self.look(queue, now);
             }
         }

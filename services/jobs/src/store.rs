@@ -191,6 +191,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// At most `max` queues of which something is due; no other clone gets them for as long as it takes to look at them.
     fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>>;
 
+    /// Whether this clone is the one that asks what is due, for all: what one has to do, it does.
+    fn leads(&self) -> bool {
+        true
+    }
+
     /// A queue was looked at, and something of it is next due in this time.
     fn settle(&self, queue: &QueueName, next: Option<Duration>);
 

@@ -69,6 +69,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(5);
 /// its own, so that one of them asks within each interval.
 const TURN: f64 = 0.8;
 
+/// A clone that found another asking the schedule leaves that to it for so many intervals: for clones beside it the store does
+/// no work. One that died is followed by another within these.
+const TURNS_LEFT_TO_ANOTHER: u32 = 2;
+
 /// One clone's store. See the [module](self).
 #[derive(Clone)]
 pub(crate) struct Redis {
@@ -91,6 +95,10 @@ struct Notes {
     settled: Vec<QueueName>,
     /// The last answer was not all.
     more: bool,
+    /// This clone asked last, as far as it knows.
+    leads: bool,
+    /// Intervals that are left to the clone that asks.
+    left_to_another: u32,
 }
 
 impl Notes {
@@ -170,13 +178,26 @@ impl Redis {
 
     /// Whether this clone is the one to ask the schedule now.
     async fn takes_turn(&self) -> Result<bool, Error> {
+        {
+            let mut notes = self.notes();
+            if notes.left_to_another > 0 {
+                notes.left_to_another -= 1;
+                return Ok(false);
+            }
+        }
         let mut take = redis::cmd("SET");
         take.arg(format!("{}{{queues}}:asked", self.prefix))
             .arg(1)
             .arg("NX")
             .arg("PX")
             .arg(millis(self.turn));
-        Ok(self.link.query::<Option<String>>(&take).await.map_err(error)?.is_some())
+        let taken = self.link.query::<Option<String>>(&take).await.map_err(error)?.is_some();
+        let mut notes = self.notes();
+        notes.leads = taken;
+        if !taken {
+            notes.left_to_another = TURNS_LEFT_TO_ANOTHER;
+        }
+        Ok(taken)
     }
 
     /// One question of the schedule, with what this clone has to say.
@@ -516,6 +537,10 @@ impl Store for Redis {
             }
         }
         .boxed()
+    }
+
+    fn leads(&self) -> bool {
+        self.notes().leads
     }
 
     fn settle(&self, queue: &QueueName, next: Option<Duration>) {
