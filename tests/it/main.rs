@@ -11,6 +11,7 @@ mod clones;
 mod faults;
 mod fidelity;
 mod h2spec;
+mod idle;
 mod memory;
 mod read_path;
 mod readme;
