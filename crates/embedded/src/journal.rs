@@ -21,8 +21,8 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 const MAGIC: [u8; 4] = *b"FJL\x03";
 
-/// Bytes behind the last group that are looked at: if all are zero the rest is room that was never written.
-const TAIL_BYTES: u64 = 4096;
+/// Room of a file that was never written, which is most of a young one, is compared with this.
+const ZEROS: [u8; 4096] = [0; 4096];
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -70,7 +70,7 @@ impl Journal {
         loop {
             let at = reader.position;
             let Some(batch) = reader.batch(commits)? else {
-                if reader.is_written(at)? && reader.has_group_behind(at, commits)? {
+                if reader.has_group_behind(at, commits)? {
                     return Err(Trouble::damaged(format!(
                         "its journal file {name} is damaged at byte {at}, and has more behind it"
                     )));
@@ -202,13 +202,6 @@ impl Reader {
         Ok(())
     }
 
-    /// Returns whether something was written at `position`.
-    fn is_written(&mut self, position: u64) -> io::Result<bool> {
-        self.seek(position)?;
-        let count = TAIL_BYTES.min(self.length.saturating_sub(position)) as usize;
-        Ok(self.bytes(count)?.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)))
-    }
-
     /// Returns whether a whole group begins after `position`. A crash leaves none: each group is on the disk before the next
     /// one is written.
     fn has_group_behind(&mut self, position: u64, commits: u64) -> io::Result<bool> {
@@ -218,6 +211,13 @@ impl Reader {
             let buffer = self.file.fill_buf()?;
             if buffer.is_empty() {
                 return Ok(false);
+            }
+            if buffer.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()]) {
+                matched = 0;
+                let used = buffer.len();
+                self.file.consume(used);
+                self.position += used as u64;
+                continue;
             }
             let mut used = 0;
             for byte in buffer {
