@@ -67,7 +67,9 @@ impl Engine {
                     let db = Database::open(&dir)?;
                     let keyring = match keyring {
                         Some(keyring) => keyring,
-                        None => keyfile::load_or_generate(&dir.join(keyfile::FILE))?,
+                        None => keyfile::load_or_generate(&dir.join(keyfile::FILE), || {
+                            Ok(EmbeddedStore::needs_its_keys(&db)?)
+                        })?,
                     };
                     (db, keyring, format!("embedded {}", dir.display()))
                 }

@@ -1,6 +1,6 @@
 //! Where a mesh's keys come from: the configuration, or a file of the embedded database's folder, made at first use.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -26,22 +26,44 @@ pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>
     Ok(Some(Arc::new(keyring)))
 }
 
-/// The keys in `path`, made if there are none.
-pub(crate) fn load_or_generate(path: &Path) -> anyhow::Result<Arc<Keyring>> {
-    let text = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let text = KeysText::generate();
-            file.write_all(toml::to_string(&text)?.as_bytes())
-                .and_then(|()| file.sync_all())
-                .with_context(|| format!("session keys cannot be written to {}", path.display()))?;
-            text
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path)?,
-        Err(error) => {
-            return Err(error).with_context(|| format!("session keys cannot be made in {}", path.display()));
-        }
-    };
+/// The keys in `path`, which are made if the file is missing and `needed` says that no session needs the ones that were in it. The
+/// caller has the directory for itself.
+pub(crate) fn load_or_generate(
+    path: &Path,
+    needed: impl FnOnce() -> anyhow::Result<bool>,
+) -> anyhow::Result<Arc<Keyring>> {
+    if path.try_exists().with_context(|| format!("session keys in {}", path.display()))? {
+        return Ok(Arc::new(Keyring::parse(&read(path)?)?));
+    }
+    if needed()? {
+        anyhow::bail!(
+            "{} is missing beside sessions that need its keys: restore it, or give the keys in the configuration; with other \
+             keys all of them would be lost",
+            path.display()
+        );
+    }
+    let text = KeysText::generate();
+    write(path, &toml::to_string(&text)?)
+        .with_context(|| format!("session keys cannot be written to {}", path.display()))?;
     Ok(Arc::new(Keyring::parse(&text)?))
+}
+
+/// Makes the file whole or not at all.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    // One that was left has a mode of its own.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<KeysText> {
@@ -65,8 +87,9 @@ mod tests {
     fn keys_are_made_once_and_only_their_owner_reads_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let first = load_or_generate(&path).unwrap();
-        let again = load_or_generate(&path).unwrap();
+        std::fs::write(path.with_extension("new"), "half").unwrap();
+        let first = load_or_generate(&path, || Ok(false)).unwrap();
+        let again = load_or_generate(&path, || Ok(true)).unwrap();
         assert_eq!(first.check(b"body"), again.check(b"body"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -76,7 +99,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         std::fs::write(&path, "check = hunter2").unwrap();
-        let error = format!("{:?}", load_or_generate(&path).unwrap_err());
+        let error = format!("{:?}", load_or_generate(&path, || Ok(false)).unwrap_err());
         assert!(error.contains("keys.toml") && !error.contains("hunter2"), "{error}");
     }
 

@@ -77,6 +77,16 @@ impl EmbeddedStore {
         Ok(Self { db, spaces, keyring, policy, clock, happened: broadcast::channel(HEARD_MAX).0 })
     }
 
+    /// Returns whether there are sessions, or notes of the keys that some were made with.
+    pub(crate) fn needs_its_keys(db: &Database) -> Result<bool, shoal_embedded::Error> {
+        for name in ["sessions", "marks"] {
+            if db.keyspace(name)?.prefix("").next().transpose()?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Runs `change` alone. A refusal keeps what the presented token meant (a successor that took over, a theft); nothing
     /// of a change that failed is kept.
     async fn change<T: Send + 'static>(

@@ -28,3 +28,23 @@ async fn sessions_and_keys_are_in_the_data_folder() {
     assert_eq!(get(&clone.client, &ended.token).await.unwrap_err().code(), tonic::Code::NotFound);
     clone.stop().await;
 }
+
+#[tokio::test]
+async fn lost_keys_are_not_made_anew_beside_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(&format!("data_dir = '{}'", dir.path().display()));
+    let clone = Clone::on(&settings, Engine::open(&settings).await.unwrap()).await;
+    let kept = create(&clone.client, "u").await.unwrap();
+    clone.stop().await;
+    let (keys, elsewhere) = (dir.path().join("session/keys.toml"), dir.path().join("kept.toml"));
+    std::fs::rename(&keys, &elsewhere).unwrap();
+    for _ in 0..2 {
+        let refused = format!("{:#}", Engine::open(&settings).await.unwrap_err());
+        assert!(refused.contains("keys.toml is missing") && refused.contains("restore it"), "{refused}");
+        assert!(!keys.exists());
+    }
+    std::fs::rename(&elsewhere, &keys).unwrap();
+    let clone = Clone::on(&settings, Engine::open(&settings).await.unwrap()).await;
+    assert_eq!(get(&clone.client, &kept.token).await.unwrap(), kept.session.unwrap());
+    clone.stop().await;
+}
