@@ -9,6 +9,7 @@ mod call;
 mod closed;
 mod cpu;
 pub mod echo;
+mod engine;
 mod gateway;
 mod load;
 mod mesh;
@@ -34,6 +35,8 @@ pub enum Bench {
     Mesh(mesh::MeshArgs),
     /// GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
     Session(session::SessionArgs),
+    /// What each operation costs Redis, and how much memory what is stored takes there
+    Engine(engine::EngineArgs),
     /// Our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
@@ -49,6 +52,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Mesh(args) => mesh::run(&args).await,
         Bench::Session(args) => session::run(&args).await,
+        Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
         Bench::Echo(args) => echo::run(args).await,
     }
