@@ -320,8 +320,7 @@ impl Clients {
     }
 
     async fn get_object(mut self, id: usize) -> Result<(), Status> {
-        let request =
-            cache::GetObjectRequest { kind: "thing".to_owned(), id: format!("o{id}"), ..Default::default() };
+        let request = cache::GetObjectRequest { kind: "thing".to_owned(), id: format!("o{id}") };
         self.cache.get_object(request).await.map(drop)
     }
 }

@@ -4,6 +4,7 @@
 
 mod binary;
 mod captured;
+mod cost;
 mod faults;
 mod forged;
 mod idle;
