@@ -12,7 +12,7 @@ use crate::journal::{self, Journal};
 use crate::ledger::{self, Ledger};
 
 const VERSION_FILE: &str = "version";
-const KEYSPACES_DIRECTORY: &str = "keyspaces";
+pub(crate) const KEYSPACES_DIRECTORY: &str = "keyspaces";
 
 /// The engine's own keyspace, which lists the others.
 const META_KEYSPACE: &str = "0";

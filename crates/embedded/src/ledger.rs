@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::damage::Trouble;
+use crate::damage::{KEYSPACES_DIRECTORY, Trouble};
 
 pub(crate) const FILE: &str = "ledger";
 const NEW_FILE: &str = "ledger.new";
@@ -98,6 +98,11 @@ impl Ledger {
         let mut state = self.state();
         if state.keyspaces.iter().any(|(_, known)| known == name) {
             return Ok(());
+        }
+        // The engine syncs what is in the keyspace's directory, and not that there is one.
+        match File::open(self.dir.join(KEYSPACES_DIRECTORY)).and_then(|directory| directory.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
         let mut keyspaces = state.keyspaces.clone();
         keyspaces.push((id, name.to_owned()));
