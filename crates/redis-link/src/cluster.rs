@@ -141,6 +141,7 @@ impl Cluster {
         &self,
         slot: Option<u16>,
         pipeline: &Pipeline,
+        bulk: bool,
         deadline: Instant,
     ) -> Result<Vec<Value>, LinkError> {
         let declares_all = !pipeline.cmd_iter().any(slot::runs_code);
@@ -150,7 +151,7 @@ impl Cluster {
             Call::goes_to(way.node.endpoint());
             let sent = match way.asking {
                 true => ask_transaction(&way.node, pipeline, way.wait.deadline).await,
-                false => way.node.pipeline(pipeline, way.wait.deadline).await,
+                false => way.node.pipeline(pipeline, bulk, way.wait.deadline).await,
             };
             let answer = self.shared.heed(sent);
             // A transaction that met a redirect was given up whole, and says so as an error.
@@ -192,7 +193,7 @@ async fn ask_transaction(
         all.add_command(command.clone());
     }
     all.cmd("EXEC");
-    let replies = node.pipeline(&all, deadline).await?;
+    let replies = node.pipeline(&all, false, deadline).await?;
     // One that was given up says why where the command was refused.
     let refused = |reply: &&Value| Redirect::of(reply).is_some();
     let told = replies.iter().find(refused).or(replies.last()).cloned();

@@ -91,11 +91,19 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The time a whole call may take.
+    pub(crate) fn deadline(&self, bulk: bool) -> Duration {
+        if bulk { self.call_deadline * BULK_DEADLINE } else { self.call_deadline }
+    }
+
     /// What errors call a node.
     pub(crate) fn place(&self, endpoint: &Endpoint) -> String {
         if self.show_addresses { format!("redis at {endpoint}") } else { "redis".to_owned() }
     }
 }
+
+/// How many times the usual deadline a call with a big value has.
+const BULK_DEADLINE: u32 = 10;
 
 /// One Redis server's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

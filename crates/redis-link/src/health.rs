@@ -183,6 +183,9 @@ impl Shared {
         let up = !known.nodes.is_empty() && !any(away);
         let full = any(|condition| matches!(condition, Condition::Refusing(_, Refusal::Growth)));
         let read_only = any(|condition| matches!(condition, Condition::Refusing(_, Refusal::Writes)));
+        let down = known.nodes.values().filter(|(_, condition)| away(condition));
+        let down: std::collections::BTreeSet<_> = down.map(|(endpoint, _)| endpoint).collect();
+        metrics::gauge!("redis_nodes_down", "role" => self.role).set(down.len() as f64);
         for (name, is) in [("engine_up", up), ("engine_full", full), ("engine_read_only", read_only)] {
             let gauge = metrics::gauge!(name, "role" => self.role, "engine" => "redis");
             gauge.set(if is { 1.0 } else { 0.0 });
@@ -288,6 +291,25 @@ mod tests {
         assert_eq!(told(&health), 1, "the other link may say so yet");
         drop(one);
         assert_eq!(told(&health), 0);
+    }
+
+    #[test]
+    fn nodes_that_are_away_are_counted() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let health = Health::new("test");
+            let report = |host: &str| health.join(&Endpoint { host: host.into(), port: 1 });
+            let nodes = ["a", "b", "b", "c"].map(report);
+            for node in &nodes[..3] {
+                node.is(Condition::Down("gone".into()));
+            }
+            nodes[3].is(Condition::Up);
+            let down =
+                || recorder.handle().render().lines().any(|line| line == "redis_nodes_down{role=\"test\"} 2");
+            assert!(down(), "two, whatever the number of links to them");
+            nodes[0].is(Condition::Up);
+            assert!(!down());
+        });
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Watchdog {
 impl Shared {
     /// Whether the slot is one of those for writes, and reads have others.
     pub(crate) fn is_for_writes_alone(&self, slot: usize) -> bool {
-        !Lane::Read.slots(self.settings.connections).contains(&slot)
+        let connections = self.settings.connections;
+        Lane::Write.slots(connections).contains(&slot) && !Lane::Read.slots(connections).contains(&slot)
     }
 
     /// A connection for writes is silent though reads are answered: no write is sent until one was answered.

@@ -10,6 +10,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, Pipeline};
 use tokio::time::{Instant, timeout_at};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::connection::Connection;
 use crate::error::LinkError;
 use crate::node::Shared;
@@ -20,6 +22,9 @@ const BUSY: usize = 512;
 
 /// A connection with calls in flight that has said nothing for so long is not used to help out the other lane.
 const STUCK_AFTER: Duration = Duration::from_millis(20);
+
+/// Big values that are on their way from or to one node at once: bounds their memory, and how long one waits for the others.
+pub(crate) const BULK_MAX: usize = 8;
 
 /// What a call does, as far as Redis holds it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,8 @@ pub(crate) struct Lease {
     pub(crate) requests: MultiplexedConnection,
     pub(crate) connection: Arc<Connection>,
     pub(crate) lane: Lane,
+    /// Of a big value's call.
+    pub(crate) bulk: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -109,7 +116,7 @@ impl Lease {
         if connection.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
             connection.progress.asked();
         }
-        Lease { requests: connection.requests.clone(), connection: Arc::clone(connection), lane }
+        Lease { requests: connection.requests.clone(), connection: Arc::clone(connection), lane, bulk: None }
     }
 }
 
@@ -120,6 +127,35 @@ impl Drop for Lease {
 }
 
 impl Shared {
+    /// A connection for big values, which is made when the first of them comes; waits for it and for its turn.
+    pub(crate) async fn lease_bulk(&self, lane: Lane, deadline: Instant) -> Result<Lease, LinkError> {
+        if !self.bulk_wanted.swap(true, Ordering::AcqRel) {
+            self.suspicion.notify_one();
+        }
+        let place = || self.settings.place(&self.endpoint);
+        let turn = timeout_at(deadline, Arc::clone(&self.bulk).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(LinkError::Unavailable(format!(
+                "{}: {BULK_MAX} big values are on their way",
+                place()
+            )));
+        };
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(reason) = self.refusal(lane) {
+                return Err(reason);
+            }
+            if let Some(connection) = self.connection(self.settings.connections) {
+                let mut lease = Lease::of(&connection, lane);
+                lease.bulk = Some(turn);
+                return Ok(lease);
+            }
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(LinkError::Unavailable(format!("{}: still connecting", place())));
+            }
+        }
+    }
+
     /// The error with which a call must fail at once, if it must.
     fn refusal(&self, lane: Lane) -> Option<LinkError> {
         let of_writes = || self.write_breaker.refusal().filter(|_| lane == Lane::Write);
@@ -152,7 +188,7 @@ impl Shared {
     /// The lane's first live connection that is not busy. If all are, one of the other lane that is not and has not got stuck;
     /// if there is none, the one with the fewest calls. Without a live connection of its own it uses the other's.
     pub(crate) fn pick(&self, lane: Lane) -> Option<Lease> {
-        let own = lane.slots(self.slots.len());
+        let own = lane.slots(self.settings.connections);
         let mut best: Option<(usize, Arc<Connection>)> = None;
         for slot in &self.slots[own.clone()] {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +201,10 @@ impl Shared {
                 best = Some((in_flight, Arc::clone(connection)));
             }
         }
-        let others = self.slots.iter().enumerate().filter(|(index, _)| !own.contains(index));
+        let others = self.slots[..self.settings.connections]
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !own.contains(index));
         for (_, slot) in others {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
             let Some(connection) = slot.as_ref().filter(|connection| connection.is_live()) else { continue };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, FromRedisValue, InfoDict, Pipeline, RedisFuture, Value};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -25,6 +25,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 pub struct Link {
     pub(crate) inner: Arc<Inner>,
+    bulk: bool,
 }
 
 #[derive(Debug)]
@@ -43,19 +44,27 @@ impl Link {
         };
         let (settings, scripts) = (Arc::new(settings), Arc::new(Scripts::new(&scripts)));
         let topology = Topology::start(seeds, Arc::clone(&settings), scripts, runtime);
-        Ok(Link { inner: Arc::new(Inner { topology, settings }) })
+        Ok(Link { inner: Arc::new(Inner { topology, settings }), bulk: false })
     }
 
-    /// Waits until Redis (each primary of a Cluster) answers a PING, at most `within`.
+    /// The same link for calls with big values: they have a connection of their own to each node, which is made when the first
+    /// of them comes, ten times the usual deadline, and turns, so that no small call waits behind them.
+    #[must_use]
+    pub fn bulk(&self) -> Link {
+        Link { inner: Arc::clone(&self.inner), bulk: true }
+    }
+
+    /// Waits until Redis answers a PING, at most `within`. In a Cluster each primary is waited for as long as connecting may take;
+    /// then one that answers is enough.
     pub async fn ready(&self, within: Duration) -> Result<(), LinkError> {
-        let deadline = Instant::now() + within;
+        let begin = Instant::now();
+        let deadline = begin + within;
         loop {
-            let pings = timeout_at(deadline, self.query_each_primary::<Value>(&redis::cmd("PING"))).await;
-            match pings {
-                // One that cannot save refuses even a PING, and is there.
-                Ok(Ok(_) | Err(LinkError::ReadOnly(_))) => return Ok(()),
+            match timeout_at(deadline, self.ping()).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) if begin.elapsed() >= self.inner.settings.connect_deadline => return Ok(()),
                 Ok(Err(error)) if Instant::now() + READY_INTERVAL >= deadline => return Err(error),
-                Ok(Err(_)) => sleep(READY_INTERVAL).await,
+                Ok(Ok(false) | Err(_)) => sleep(READY_INTERVAL).await,
                 Err(_) => {
                     return Err(LinkError::Unavailable(format!("redis did not answer within {within:?}")));
                 }
@@ -123,7 +132,9 @@ impl Link {
         let call = Call::command(&self.inner.settings, cmd);
         let span = call.span.clone();
         let result =
-            async { decode(self.request(cmd.into(), self.deadline()).await?) }.instrument(span).await;
+            async { decode(self.request(Request { bulk: self.bulk, ..cmd.into() }, self.deadline()).await?) }
+                .instrument(span)
+                .await;
         call.end(result)
     }
 
@@ -147,10 +158,10 @@ impl Link {
             let (replies, process) = match self.inner.topology.known(deadline).await? {
                 Route::Single(node) => {
                     Call::goes_to(node.endpoint());
-                    node.pipeline_by(pipe, deadline).await?
+                    node.pipeline_by(pipe, self.bulk, deadline).await?
                 }
                 Route::Cluster(cluster) => {
-                    (cluster.pipeline(slot::of_pipeline(pipe), pipe, deadline).await?, None)
+                    (cluster.pipeline(slot::of_pipeline(pipe), pipe, self.bulk, deadline).await?, None)
                 }
             };
             // The driver knows which replies the pipeline ignores, and how to read those of a transaction.
@@ -186,7 +197,9 @@ impl Link {
         let span = call.span.clone();
         let result = async {
             let evalsha = script.evalsha(keys, args);
-            let reply = self.request(Request { command: &evalsha, script: Some(script) }, deadline).await?;
+            let reply = self
+                .request(Request { command: &evalsha, script: Some(script), bulk: self.bulk }, deadline)
+                .await?;
             decode(reply)
         }
         .instrument(span)
@@ -246,6 +259,29 @@ impl Link {
         Ok(ids.join(","))
     }
 
+    /// Whether all primaries answer; an error if none does.
+    async fn ping(&self) -> Result<bool, LinkError> {
+        let deadline = self.deadline();
+        let nodes = match self.inner.topology.known(deadline).await? {
+            Route::Single(node) => vec![Arc::clone(node)],
+            Route::Cluster(cluster) => cluster.primaries(deadline).await?,
+        };
+        let ping = redis::cmd("PING");
+        let pings = nodes.iter().map(|node| async {
+            match decode::<Value>(node.command(&ping, deadline).await?) {
+                // One that cannot save refuses even a PING, and is there.
+                Ok(_) | Err(LinkError::ReadOnly(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+        let answers = join_all(pings).await;
+        let all = answers.iter().all(Result::is_ok);
+        match answers.into_iter().reduce(Result::or) {
+            Some(Err(error)) => Err(error),
+            _ => Ok(all),
+        }
+    }
+
     /// Listens to a channel on a connection of its own.
     #[must_use]
     pub fn subscribe(&self, channel: &str) -> Subscription {
@@ -260,7 +296,7 @@ impl Link {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.inner.settings.call_deadline
+        Instant::now() + self.inner.settings.deadline(self.bulk)
     }
 
     async fn request(&self, request: Request<'_>, deadline: Instant) -> Result<Value, LinkError> {

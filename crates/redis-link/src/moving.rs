@@ -160,7 +160,7 @@ impl Shared {
         metrics::counter!("redis_moves_total", "role" => role).increment(1);
         self.dialer.prefer(address);
         self.replace(0, Some(connection));
-        for slot in 1..self.settings.connections {
+        for slot in 1..self.slots.len() {
             self.replace(slot, None);
         }
         self.stray.store(false, Ordering::Release);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use redis::{Cmd, Pipeline, RedisResult, Value};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -18,7 +18,7 @@ use crate::dial::Dialer;
 use crate::error::{self, LinkError, Trouble};
 use crate::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
-use crate::lane::{Lane, Lease};
+use crate::lane::{BULK_MAX, Lane, Lease};
 use crate::moving::{self, Search};
 use crate::process::{Met, Processes};
 use crate::script::{Request, Script, Scripts};
@@ -72,6 +72,9 @@ pub(crate) struct Shared {
     memory_policy: Mutex<Option<MemoryPolicy>>,
     pub(crate) report: Report,
     pub(crate) processes: Processes,
+    pub(crate) bulk: Arc<Semaphore>,
+    /// Set by the first call with a big value.
+    pub(crate) bulk_wanted: AtomicBool,
     pub(crate) search: watch::Sender<Search>,
     /// Counts the times that all connections went to another server; calls ask here.
     pub(crate) moved: AtomicU64,
@@ -80,6 +83,7 @@ pub(crate) struct Shared {
     /// Counts what may end a wait for a connection: one was made, or the breaker moved.
     pub(crate) changes: watch::Sender<u64>,
     // Only the watchdog fills and empties them.
+    /// The one after the link's `connections` is for big values.
     pub(crate) slots: Vec<RwLock<Option<Arc<Connection>>>>,
 }
 
@@ -107,7 +111,9 @@ impl Node {
             breaker: Breaker::new(settings.breaker_threshold),
             write_breaker: Breaker::new(settings.breaker_threshold),
             doubtful: AtomicBool::new(false),
-            slots: (0..settings.connections).map(|_| RwLock::new(None)).collect(),
+            bulk: Arc::new(Semaphore::new(BULK_MAX)),
+            bulk_wanted: AtomicBool::new(false),
+            slots: (0..=settings.connections).map(|_| RwLock::new(None)).collect(),
             settings,
             scripts,
             suspicion: Notify::new(),
@@ -180,7 +186,7 @@ impl Node {
         let reply = if asking {
             self.last_of(request, None, asking, deadline).await?
         } else {
-            self.command(request.command, deadline).await?
+            self.send(request.command, request.bulk, deadline).await?
         };
         match request.script {
             Some(script) if matches!(&reply, Value::ServerError(error) if error.code() == "NOSCRIPT") => {
@@ -193,7 +199,19 @@ impl Node {
 
     /// Sends one command. The reply may be [`Value::ServerError`].
     pub(crate) async fn command(&self, command: &Cmd, deadline: Instant) -> Result<Value, LinkError> {
-        let mut lease = self.shared.lease(Lane::of_command(command), deadline).await?;
+        self.send(command, false, deadline).await
+    }
+
+    async fn lease(&self, lane: Lane, bulk: bool, deadline: Instant) -> Result<Lease, LinkError> {
+        if bulk {
+            return self.shared.lease_bulk(lane, deadline).await;
+        }
+        self.shared.lease(lane, deadline).await
+    }
+
+    async fn send(&self, command: &Cmd, bulk: bool, deadline: Instant) -> Result<Value, LinkError> {
+        let lane = Lane::of_command(command);
+        let mut lease = self.lease(lane, bulk, deadline).await?;
         let reply = timeout_at(deadline, lease.requests.send_packed_command(command)).await;
         let reply = self.shared.settle(&lease, reply)?;
         self.shared.refused(&lease, std::slice::from_ref(&reply));
@@ -216,7 +234,7 @@ impl Node {
             pipeline.cmd("ASKING");
         }
         pipeline.add_command(request.command.clone());
-        let replies = self.pipeline(&pipeline, deadline).await?;
+        let replies = self.pipeline(&pipeline, request.bulk, deadline).await?;
         replies.into_iter().next_back().ok_or_else(|| LinkError::unexpected("no reply"))
     }
 
@@ -224,20 +242,22 @@ impl Node {
     pub(crate) async fn pipeline(
         &self,
         pipeline: &Pipeline,
+        bulk: bool,
         deadline: Instant,
     ) -> Result<Vec<Value>, LinkError> {
-        Ok(self.pipeline_by(pipeline, deadline).await?.0)
+        Ok(self.pipeline_by(pipeline, bulk, deadline).await?.0)
     }
 
     /// The same, and the process that answered, if it is known.
     pub(crate) async fn pipeline_by(
         &self,
         pipeline: &Pipeline,
+        bulk: bool,
         deadline: Instant,
     ) -> Result<(Vec<Value>, Option<u64>), LinkError> {
         let (skip, count) =
             if pipeline.is_transaction() { (pipeline.len() + 1, 1) } else { (0, pipeline.len()) };
-        let mut lease = self.shared.lease(Lane::of_pipeline(pipeline), deadline).await?;
+        let mut lease = self.lease(Lane::of_pipeline(pipeline), bulk, deadline).await?;
         let replies = timeout_at(deadline, lease.requests.send_packed_commands(pipeline, skip, count)).await;
         let replies = self.shared.settle(&lease, replies)?;
         self.shared.refused(&lease, &replies);
@@ -254,7 +274,9 @@ impl Shared {
     ) -> Result<T, LinkError> {
         match outcome {
             Ok(Ok(reply)) => {
-                self.breaker_of(lease.lane).success();
+                if lease.bulk.is_none() {
+                    self.breaker_of(lease.lane).success();
+                }
                 Ok(reply)
             }
             Ok(Err(error)) => {
@@ -266,9 +288,12 @@ impl Shared {
             }
             Err(_) => {
                 let place = self.settings.place(&self.endpoint);
-                let text = format!("{place} did not answer within {:?}", self.settings.call_deadline);
+                let text = format!(
+                    "{place} did not answer within {:?}",
+                    self.settings.deadline(lease.bulk.is_some())
+                );
                 // A connection that was replaced meanwhile says nothing of the node as it is now.
-                if lease.connection.is_live() {
+                if lease.connection.is_live() && lease.bulk.is_none() {
                     self.breaker_of(lease.lane).failure(&text);
                 }
                 self.suspicion.notify_one();
@@ -367,9 +392,10 @@ impl Shared {
         self.live().into_iter().map(|(_, connection)| connection.peer).collect()
     }
 
-    /// The slots whose connection is missing or has ended.
+    /// The first slot whose connection is missing or has ended.
     pub(crate) fn first_down(&self) -> Option<usize> {
-        self.slots.iter().position(|slot| {
+        let wanted = self.settings.connections + usize::from(self.bulk_wanted.load(Ordering::Acquire));
+        self.slots[..wanted].iter().position(|slot| {
             let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
             slot.as_ref().is_none_or(|connection| !connection.is_live())
         })

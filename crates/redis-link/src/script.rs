@@ -98,6 +98,8 @@ impl Scripts {
 pub(crate) struct Request<'a> {
     pub(crate) command: &'a redis::Cmd,
     pub(crate) script: Option<&'a Script>,
+    /// It carries a big value, or may answer one.
+    pub(crate) bulk: bool,
 }
 
 impl Request<'_> {
@@ -109,6 +111,6 @@ impl Request<'_> {
 
 impl<'a> From<&'a redis::Cmd> for Request<'a> {
     fn from(command: &'a redis::Cmd) -> Request<'a> {
-        Request { command, script: None }
+        Request { command, script: None, bulk: false }
     }
 }

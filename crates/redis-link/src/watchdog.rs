@@ -158,7 +158,7 @@ impl Watchdog {
                 }
                 self.made += 1;
                 // More than there are slots: they die as they are made.
-                let dying = self.made > self.node.settings.connections;
+                let dying = self.made > self.node.slots.len();
                 let pause = if dying { self.backoff.next() } else { Duration::ZERO };
                 self.connect_at = Instant::now() + pause;
                 self.ping_at = self.ping_at.min(Instant::now() + INTERVAL_SUSPICIOUS);
@@ -280,7 +280,7 @@ impl Watchdog {
             (slot, answer, hello)
         });
         let mut pings: FuturesUnordered<_> = pings.collect();
-        let (mut answered, mut refused, mut busy, mut silent) = (false, false, false, false);
+        let (mut answered, mut refused, mut busy) = (false, false, false);
         while let Some((slot, outcome, hello)) = pings.next().await {
             node.heard(hello);
             match outcome {
@@ -289,7 +289,10 @@ impl Watchdog {
                     node.down(error);
                 }
                 Ping::Dead => {
-                    silent |= node.is_for_writes_alone(slot);
+                    // Before a write takes the way of reads.
+                    if node.is_for_writes_alone(slot) {
+                        node.doubts_writes();
+                    }
                     node.replace(slot, None);
                 }
                 Ping::Busy => busy = true,
@@ -312,9 +315,6 @@ impl Watchdog {
         }
         if refused {
             return false;
-        }
-        if silent && (answered || busy) {
-            node.doubts_writes();
         }
         if !answered && !busy {
             let place = node.settings.place(&node.endpoint);

@@ -211,6 +211,12 @@ async fn one_frozen_primary_fails_fast_and_the_others_serve() {
     // A busy machine may cost one or the other its deadline.
     assert!(served >= 190, "the others served {served} of 200 calls");
     assert!(!link.healthy());
+    // One that starts now serves what the others have.
+    let late = open(nodes.config()).await;
+    eventually("the late one serves", async || {
+        late.query::<u64>(redis::cmd("INCR").arg(key(TAGS[1], "late"))).await.is_ok()
+    })
+    .await;
     nodes.servers[0].thaw();
     let begin = Instant::now();
     eventually("served again", async || call(TAGS[0]).await.0.is_ok()).await;

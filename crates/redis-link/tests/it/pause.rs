@@ -23,6 +23,8 @@ async fn count(link: &Link) -> Result<u64, LinkError> {
 async fn reads_go_on_while_writes_are_paused() {
     let Some(server) = Server::start().await else { return };
     let link = link(server.url()).await;
+    // Both connections are there.
+    server.settled().await;
     let first = Script::reading("first", "return redis.call('GET', KEYS[1])");
     let mut counted = count(&link).await.unwrap();
     let () = server.ask(&["CLIENT", "PAUSE", "600000", "WRITE"]).await;
@@ -93,4 +95,31 @@ async fn connection_with_long_reply_is_kept() {
     .await;
     assert_eq!(proxy.accepted(), 2, "no connection was made anew");
     assert!(link.healthy());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_calls_pass_big_values() {
+    let Some(server) = Server::start().await else { return };
+    let proxy = Proxy::to(server.port).await;
+    let link = link(proxy.url()).await;
+    eventually("both connections", async || proxy.accepted() == 2).await;
+    let () = server.ask(&["SET", "big", &"x".repeat(1 << 20)]).await;
+    proxy.slow_down();
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let bulk = link.bulk();
+            tokio::spawn(async move { bulk.query::<String>(redis::cmd("GET").arg("big")).await })
+        })
+        .collect();
+    let mut passed = 0;
+    while !readers.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(link.query::<Option<u64>>(redis::cmd("GET").arg("n")).await, Ok(None));
+        passed += 1;
+    }
+    assert!(passed > 1, "the big values took no time");
+    for reader in readers {
+        // 1 MiB takes a third of a second: longer than the last of them may wait on a connection for small calls.
+        assert_eq!(reader.await.unwrap().unwrap().len(), 1 << 20);
+    }
+    assert_eq!(proxy.accepted(), 3, "one connection for all big values");
 }
