@@ -204,7 +204,12 @@ impl Watchdog {
     fn use_for(&self, slot: usize, mut connection: Connection) {
         let (node, peer, hello) = (&self.node, connection.peer, connection.hello);
         node.has_policy(connection.memory_policy.take());
-        if node.kind() == Kind::Single && node.dialer.has_moved_to(peer) {
+        // Behind one address another server may answer.
+        let process = |connection: &Connection| connection.process.map(|met| met.process());
+        let other =
+            |live: &Connection| process(live).zip(process(&connection)).is_some_and(|(one, two)| one != two);
+        let moved = node.dialer.has_moved_to(peer) || node.live().iter().any(|(_, live)| other(live));
+        if node.kind() == Kind::Single && moved {
             if connection.is_replica() && !node.peers().is_empty() {
                 node.dialer.shun(peer);
                 return;

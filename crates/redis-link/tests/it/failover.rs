@@ -110,3 +110,20 @@ async fn primary_among_two_addresses_is_found() {
         eventually("all have moved", async || clients(new).await == 2).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_are_never_used_together() {
+    let (Some(one), Some(two)) = (Server::start().await, Server::start().await) else { return };
+    let proxy = Proxy::to(one.port).await;
+    let link = open(patient(LinkConfig::new(proxy.url(), "test"))).await;
+    eventually("both connections", async || clients(&one).await == 2).await;
+    // Both are primaries; the endpoint has another one behind it, and one of the two connections is lost.
+    proxy.lead_new_to(two.port);
+    let list: String = one.ask(&["CLIENT", "LIST"]).await;
+    let first = list.lines().find(|line| line.contains("name=shoal-test")).unwrap();
+    let id = first.split_once("id=").unwrap().1.split(' ').next().unwrap();
+    let _: u64 = one.ask(&["CLIENT", "KILL", "ID", id]).await;
+    eventually("both have moved", async || clients(&two).await == 2).await;
+    assert_eq!(clients(&one).await, 0);
+    set(&link).await.unwrap();
+}
