@@ -10,7 +10,7 @@ use shoal_kit::role::Role;
 use shoal_redis_link::{Eviction, Health, LinkConfig, StoreName};
 
 use crate::config::Config;
-use crate::store::{MemoryStore, RedisStore, Store};
+use crate::store::{Bulk, MemoryStore, RedisStore, Store};
 
 /// How long a start waits for Redis before it goes on without, so that the first calls find it connected.
 const START_PATIENCE: Duration = Duration::from_millis(500);
@@ -116,8 +116,9 @@ impl Engine {
 
 async fn redis(link: LinkConfig, config: Config) -> anyhow::Result<Kind> {
     let (named, health) = (shoal_redis_link::describe(&link.url), link.health.clone());
-    let store =
-        RedisStore::open(link, config.key_prefix).with_context(|| format!("redis {named}, for the cache"))?;
+    let bulk = Bulk::of(&config)?;
+    let store = RedisStore::open(link, config.key_prefix, bulk)
+        .with_context(|| format!("redis {named}, for the cache"))?;
     if let Err(error) = store.ready(START_PATIENCE).await {
         tracing::warn!(%error, redis = %named, "redis is not there yet; until it is entries answer UNAVAILABLE");
     }

@@ -15,7 +15,7 @@ mod redis;
 mod wake;
 
 pub(crate) use memory::MemoryStore;
-pub(crate) use redis::RedisStore;
+pub(crate) use redis::{Bulk, RedisStore};
 
 /// Names one load. Random, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -289,9 +289,12 @@ pub(crate) async fn redis_from(variable: &str) -> Option<Arc<RedisStore>> {
         eprintln!("SKIPPED: {variable} names no Redis");
         return None;
     };
-    let store =
-        RedisStore::open(shoal_redis_link::LinkConfig::new(&url, "cache"), "shoal-test-cache:".to_owned())
-            .expect("a valid URL");
+    let store = RedisStore::open(
+        shoal_redis_link::LinkConfig::new(&url, "cache"),
+        "shoal-test-cache:".to_owned(),
+        crate::store::Bulk::default(),
+    )
+    .expect("a valid URL");
     // The subscription's first sign of life wakes everyone; a test that waits for a wake must come after it.
     let subscribed = store.ended(&Case::new(Arc::new(MemoryStore::new(1 << 20, 1))).key("k"));
     store.ready(PATIENCE).await.expect("redis answers");

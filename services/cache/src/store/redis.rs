@@ -32,9 +32,11 @@ use super::wake::Wakes;
 use super::{Acquired, Draft, Found, Record, Store, StoreError, Token};
 use crate::key::Key;
 
+mod bulk;
 mod frame;
 mod run;
 
+pub(crate) use bulk::Bulk;
 use frame::Frame;
 use run::{Run, Runs};
 
@@ -65,6 +67,9 @@ fn script(name: &'static str, body: &str) -> Script {
 /// Entries in Redis.
 pub(crate) struct RedisStore {
     link: Link,
+    /// The same, for entries of `bulk`.
+    bulk_link: Link,
+    bulk: Bulk,
     prefix: String,
     /// How many shards a namespace has, once Redis has said whether it is a Cluster.
     shards: OnceLock<u64>,
@@ -81,6 +86,7 @@ struct Names {
     entry: Vec<u8>,
     lease: Vec<u8>,
     hint: usize,
+    bulk: bool,
 }
 
 /// A read of one key: the entry, and the lease if it was asked for.
@@ -90,8 +96,8 @@ struct Read {
 }
 
 impl RedisStore {
-    /// Connects in the background; every key begins with `prefix`.
-    pub(crate) fn open(link: LinkConfig, prefix: String) -> Result<Self, LinkError> {
+    /// Connects in the background; every key begins with `prefix`, and entries of the `bulk` namespaces may be big.
+    pub(crate) fn open(link: LinkConfig, prefix: String, bulk: Bulk) -> Result<Self, LinkError> {
         let scripts = [&PUT, &ACQUIRE, &FILL, &DELETE, &RELEASE].map(|script| Script::clone(script)).to_vec();
         let role = link.role;
         let link = Link::open(LinkConfig { scripts, ..link })?;
@@ -102,6 +108,8 @@ impl RedisStore {
             channel,
             wakes,
             _listener: AbortOnDropHandle::new(listener),
+            bulk_link: link.bulk(),
+            bulk,
             link,
             prefix,
             shards: OnceLock::new(),
@@ -148,7 +156,12 @@ impl RedisStore {
         // One Redis is one process, whatever the namespace.
         let hints = if shards == 1 { 1 } else { self.hints.len() as u64 };
         let hint = (fnv1a(tag.as_bytes()) % hints) as usize;
-        Names { entry: named("e"), lease: named("l"), state: format!("{tag}t").into_bytes(), hint }
+        let bulk = self.bulk.contains(key.namespace());
+        Names { entry: named("e"), lease: named("l"), state: format!("{tag}t").into_bytes(), hint, bulk }
+    }
+
+    fn link_of(&self, names: &Names) -> &Link {
+        if names.bulk { &self.bulk_link } else { &self.link }
     }
 
     /// One round trip and no script: as a script the same read would cost Redis many times more.
@@ -168,12 +181,12 @@ impl RedisStore {
         if self.shards.get() == Some(&1) {
             let mut pipe = redis::pipe();
             asked(&mut pipe);
-            let (replies, process) = self.link.pipeline_by(&pipe).await.map_err(read_error)?;
+            let (replies, process) = self.link_of(&names).pipeline_by(&pipe).await.map_err(read_error)?;
             known = process.map(|process| (Run::from_bits(process), replies));
         }
         let (run, mut replies) = match known {
             Some(known) => known,
-            None => self.read_of_node(asked).await?,
+            None => self.read_of_node(self.link_of(&names), asked).await?,
         };
         self.hint(&names, run);
         let lease = if with_lease { replies.pop() } else { None };
@@ -195,12 +208,16 @@ impl RedisStore {
 
     /// A read of a Cluster, whose nodes are each asked for their process. A new connection is, and is named so that it need not
     /// be asked again.
-    async fn read_of_node(&self, asked: impl Fn(&mut Pipeline)) -> Result<(Run, Vec<Value>), StoreError> {
+    async fn read_of_node(
+        &self,
+        link: &Link,
+        asked: impl Fn(&mut Pipeline),
+    ) -> Result<(Run, Vec<Value>), StoreError> {
         if !self.runs.must_ask() {
             let mut pipe = redis::pipe();
             pipe.cmd("CLIENT").arg("GETNAME");
             asked(&mut pipe);
-            let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+            let replies: Vec<Value> = link.pipeline(&pipe).await.map_err(read_error)?;
             if let Some(run) = self.runs.named(replies.first()) {
                 return Ok((run, replies));
             }
@@ -209,7 +226,7 @@ impl RedisStore {
         let mut pipe = redis::pipe();
         pipe.cmd("CLIENT").arg("SETNAME").arg(&name).cmd("INFO").arg("server");
         asked(&mut pipe);
-        let replies: Vec<Value> = self.link.pipeline(&pipe).await.map_err(read_error)?;
+        let replies: Vec<Value> = link.pipeline(&pipe).await.map_err(read_error)?;
         let run = self.runs.learn(name, replies.get(1));
         Ok((run.ok_or_else(|| broken("INFO server names no run_id"))?, replies))
     }
@@ -234,7 +251,8 @@ impl RedisStore {
         let before = Before::new(guess, self.since(guess));
         let keys = names.keys();
         let args = before.args(&self.channel, args);
-        let reply: Vec<Value> = self.link.script(script, &keys, &args).await.map_err(write_error)?;
+        let reply: Vec<Value> =
+            self.link_of(names).script(script, &keys, &args).await.map_err(write_error)?;
         if let Some(run) = reply.first().and_then(Run::of_reply) {
             self.hint(names, run);
         }
@@ -253,7 +271,7 @@ impl RedisStore {
             let before = Before::new(Run::NONE, since);
             let args = before.args(&self.channel, args);
             let reply: Vec<Value> =
-                self.link.script(script, &names.keys(), &args).await.map_err(write_error)?;
+                self.link_of(names).script(script, &names.keys(), &args).await.map_err(write_error)?;
             let run = reply.first().and_then(Run::of_reply).unwrap_or(Run::NONE);
             self.hint(names, run);
             // It went to a process that came back in this moment: once more, in a new epoch.
@@ -281,7 +299,7 @@ impl RedisStore {
         let before = Before::new(guess, since);
         let args = before.args(&self.channel, args);
         let (reply, process): (Vec<Value>, _) =
-            self.link.script_by(script, &names.keys(), &args).await.map_err(write_error)?;
+            self.link_of(names).script_by(script, &names.keys(), &args).await.map_err(write_error)?;
         let made_in = reply.first().and_then(Run::of_reply);
         let process = process.map(Run::from_bits);
         let known = process == Some(guess) && made_in == process && self.since(guess) == since;

@@ -10,7 +10,8 @@ use crate::store::conformance::{Case, LONG, draft};
 
 async fn store(cluster: &Cluster) -> Arc<RedisStore> {
     let store =
-        RedisStore::open(LinkConfig::new(cluster.url(), "cache"), "cache:".to_owned()).expect("valid");
+        RedisStore::open(LinkConfig::new(cluster.url(), "cache"), "cache:".to_owned(), Bulk::default())
+            .expect("valid");
     store.ready(Duration::from_secs(20)).await.expect("redis answers");
     Arc::new(store)
 }

@@ -17,7 +17,8 @@ use redis_server::{PATIENCE, RedisServer};
 
 async fn case(server: &RedisServer) -> Case {
     let store =
-        RedisStore::open(LinkConfig::new(server.url(), "cache"), "cache:".to_owned()).expect("a valid URL");
+        RedisStore::open(LinkConfig::new(server.url(), "cache"), "cache:".to_owned(), Bulk::default())
+            .expect("a valid URL");
     store.ready(PATIENCE).await.expect("redis answers");
     Case::new(Arc::new(store))
 }
@@ -151,7 +152,7 @@ async fn process_that_comes_back_is_not_trusted() {
         }
         let (lead, leads_to) = watch::channel(a.url());
         let config = LinkConfig::new(address_of(leads_to).await, "cache");
-        let store = RedisStore::open(config, "cache:".to_owned()).expect("a valid URL");
+        let store = RedisStore::open(config, "cache:".to_owned(), Bulk::default()).expect("a valid URL");
         store.ready(PATIENCE).await.expect("redis answers");
         let case = Case::new(Arc::new(store));
         let (entry, loading) = (case.key("entry"), case.key("loading"));
@@ -297,4 +298,29 @@ async fn redis_keeps_little_for_a_namespace_and_not_for_ever() {
         let ttl = server.command(&format!("PTTL {name}")).await;
         assert!(ttl.starts_with(':') && !ttl.starts_with(":-"), "{name} stays for ever: {ttl}");
     }
+}
+
+#[tokio::test]
+async fn big_namespace_has_its_own_connection() {
+    let Some(server) = RedisServer::start().await else { return };
+    let config: crate::config::Config = toml::from_str("default.max_value = 1048577").expect("valid");
+    let bulk = Bulk::of(&config).expect("valid");
+    let link = LinkConfig { connections: 1, ..LinkConfig::new(server.url(), "cache") };
+    let store = RedisStore::open(link, "cache:".to_owned(), bulk).expect("a valid URL");
+    store.ready(PATIENCE).await.expect("redis answers");
+    let client = redis::Client::open(server.url()).expect("a valid URL");
+    let mut operator = client.get_multiplexed_async_connection().await.expect("redis answers");
+    let mut connections = async || {
+        let mut list = redis::cmd("CLIENT");
+        list.arg("LIST").arg("TYPE").arg("NORMAL");
+        let list: String = list.query_async(&mut operator).await.expect("redis answers");
+        list.lines().filter(|line| line.contains(" name=shoal-cache")).count()
+    };
+    assert_eq!(connections().await, 1, "none before it is needed");
+    let case = Case::new(Arc::new(store));
+    let key = case.key("k");
+    let value = "x".repeat(2 << 20);
+    case.put(&key, &value).await;
+    assert_eq!(case.value(&key).await, Some(value));
+    assert_eq!(connections().await, 2);
 }
