@@ -125,6 +125,7 @@ impl From<Error> for Fault {
                 format!("there is no object of kind `{kind}` with this id"),
             )
             .meta("kind", kind),
+            // The loader is slow, for every clone, and this one has room for loads of other kinds.
             Error::Busy { kind, loads_max } => Fault::new(
                 Code::ResourceExhausted,
                 "TOO_MANY_LOADS",
@@ -132,7 +133,8 @@ impl From<Error> for Fault {
             )
             .meta("kind", kind)
             .meta("loads_max", loads_max.to_string())
-            .retry_after(Duration::from_millis(100)),
+            .retry_after(Duration::from_millis(100))
+            .of_backend(),
             Error::Interrupted => Fault::new(
                 Code::Unavailable,
                 "LOAD_INTERRUPTED",

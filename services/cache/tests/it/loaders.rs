@@ -206,6 +206,23 @@ async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_load_without_a_turn_is_not_the_clones_fault() {
+    let profiles = Profiles::new();
+    profiles.gate.forget_permits(usize::MAX);
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "timeout = '100ms'\nloads_max = 1")).await;
+    let calls = ["a", "b", "c"].map(|id| clone.get_object("profile", id));
+    let mut reasons: Vec<String> = Vec::new();
+    for answer in futures::future::join_all(calls).await {
+        let status = answer.expect_err("hangs");
+        assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
+        reasons.push(reason(&status));
+    }
+    reasons.sort();
+    assert_eq!(reasons, ["LOADER_TIMED_OUT", "LOADER_TIMED_OUT", "TOO_MANY_LOADS"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_over_the_limit_is_returned_and_not_cached() {
     let profiles = Profiles::new();
     profiles.has("ada", &"x".repeat(2 << 20));
