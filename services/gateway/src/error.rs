@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shoal_balance::Crowded;
 use shoal_kit::Fault;
+use shoal_kit::role::Role;
 use tonic::Code;
 
 use crate::headers::TooLong;
@@ -19,6 +20,12 @@ pub(crate) enum Error {
     /// No upstream has the service.
     #[error("no service `{service}` behind this gateway; it has: {known}")]
     UnknownService { service: String, known: String },
+    /// Clones of a Shoal role have the service, and the gateway was not told of any. It is not for the default.
+    #[error(
+        "`{service}` is served by clones of the role {role}, and this gateway knows none: say where they are with \
+         --peer {role}=HOST:PORT, or give it to an upstream of your own with `services` and `replaces = true`"
+    )]
+    RoleWithoutPeers { service: String, role: Role },
     /// No upstream is known to have the service, but one has not said yet what it has.
     #[error(
         "no service `{service}` is known, and upstream `{upstream}` has not said yet what it serves ({why}); name its \
@@ -129,6 +136,11 @@ impl From<Error> for Fault {
                 Fault::new(Code::Unimplemented, "UNKNOWN_SERVICE", message)
                     .meta("service", service)
                     .meta("services", known)
+            }
+            Error::RoleWithoutPeers { service, role } => {
+                Fault::new(Code::Unavailable, "ROLE_WITHOUT_PEERS", message)
+                    .meta("service", service)
+                    .meta("role", role.name())
             }
             Error::Undescribed { service, upstream, why } => {
                 Fault::new(Code::Unavailable, "UPSTREAM_NOT_DESCRIBED", message)

@@ -13,6 +13,7 @@ use crate::descriptors::{Descriptors, Files, Service};
 use crate::doubt::Look;
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::ownership::role_of;
 use crate::rules::{Headers, Hedge, Of, Rule, Rules};
 use crate::upstream::Upstream;
 
@@ -154,7 +155,7 @@ pub(crate) struct Plan<'p> {
 impl Table {
     /// A service goes to the first of: the gateway, the upstream it is configured for, the Shoal role of its package (and to no
     /// upstream that merely lists it), the upstream whose reflection lists it (by order of the entries), the first of a rule's
-    /// split, the default. The split
+    /// split, the default (which gets no service of Shoal's own). The split
     /// of a rule then says where the calls it is for go instead.
     pub(crate) fn build(plan: Plan<'_>) -> Table {
         let entries = &plan.entries;
@@ -219,7 +220,15 @@ impl Table {
         if self.local.contains(service) {
             return Ok(Target::Local);
         }
-        self.default.as_ref().map(Target::Upstream).ok_or_else(|| self.unknown(service))
+        let Some(default) = &self.default else { return Err(self.unknown(service)) };
+        match role_of(service) {
+            None => Ok(Target::Upstream(default)),
+            // Sessions and jobs are not for whoever takes all the rest.
+            Some(role) if self.entries.iter().any(|entry| entry.upstream.role == Some(role)) => {
+                Err(self.unknown(service))
+            }
+            Some(role) => Err(Error::RoleWithoutPeers { service: service.to_owned(), role }),
+        }
     }
 
     /// The upstreams of a service.

@@ -11,6 +11,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest};
 use tonic_reflection::pb::{v1, v1alpha};
+use tonic_types::StatusExt as _;
 
 use crate::harness::echo::Echo;
 use crate::harness::mesh::Mesh;
@@ -175,6 +176,15 @@ async fn a_default_upstream_gets_what_nobody_else_has() {
     .await;
     assert_eq!(mesh.caller().await.call("/acme.Anything/Do", &[], b"").await.code(), 0);
     assert_eq!(upstream.head(0).uri.path(), "/acme.Anything/Do");
+    // A role's services are for its clones alone, also while the gateway knows none.
+    let answer = mesh.caller().await.call("/shoal.jobs.v1.JobsService/Enqueue", &[], b"secret").await;
+    let status = answer.grpc();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("the role jobs"), "{status:?}");
+    assert_eq!(status.get_details_error_info().expect("ErrorInfo").reason, "ROLE_WITHOUT_PEERS");
+    // One that its clones do not have is nobody's.
+    assert_eq!(mesh.caller().await.call("/shoal.jobs.v1.JobsServices/Enqueue", &[], b"").await.code(), 14);
+    assert_eq!(upstream.calls(), 1);
     // The gateway's own services are its own.
     assert!(services(&mesh).await.contains(&"shoal.gateway.v1.GatewayService".to_owned()));
 }
