@@ -18,8 +18,9 @@ pub struct LinkConfig {
     pub url: String,
     /// Who uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
     pub role: &'static str,
-    /// Connections to each node, 1 to 64. The next one is used while those before it are busy: under little load
-    /// calls share one connection and with it system calls, under much a slow reply holds up a part of them.
+    /// Connections to each node, 1 to 64; the first half is for writes, the rest for reads, and one for both. Of a half the
+    /// next one is used while those before it are busy: under little load calls share one connection and with it system calls,
+    /// under much a slow reply holds up a part of them. [`Link::bulk`](crate::Link::bulk) has one more.
     pub connections: usize,
     /// The time a whole call may take.
     pub call_deadline: Duration,
