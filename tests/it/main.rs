@@ -10,6 +10,7 @@ mod bench;
 mod clones;
 mod faults;
 mod fidelity;
+mod frozen;
 mod h2spec;
 mod idle;
 mod memory;
