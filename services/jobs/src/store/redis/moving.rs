@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_kit::{EngineError, Fault};
+use shoal_redis_link::LinkConfig;
 use shoal_testing::Cluster;
 use tokio::time::sleep;
 
+use super::Redis;
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{JobId, QueueName};
 use crate::job::{Failure, Job, State};
 use crate::store::Claim;
-use crate::store::conformance::{Clone, Mesh, ask, new_job, queue, redis_mesh_at, wants};
+use crate::store::conformance::{Clone, Mesh, ask, eventually, new_job, queue, redis_mesh_at, wants};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -110,6 +112,64 @@ async fn a_queue_on_two_nodes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_script_runs_once_the_last_key_has_gone() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let mesh = mesh(&cluster).await;
+    let (q, store) = (queue("gone"), &mesh.a.store);
+    for kind in ["1", "2", "3", "4"] {
+        mesh.a.enqueue(&q, kind).await;
+    }
+    let slot = cluster.begin_move(&base(&q)).await;
+    slot.carry_all().await;
+    let asked = ask(&q, 1, LONG);
+    let ticket = asked.ticket.clone();
+    assert_eq!(store.lease(asked).await.unwrap().jobs.len(), 1);
+    store.release(&q, &ticket).await.unwrap();
+    let held = mesh.a.lease(&q, 2, LONG).await;
+    let [first, second] = &held.jobs[..] else { panic!("{} jobs", held.jobs.len()) };
+    store.extend(&first.id, held.fence, LONG).await.unwrap();
+    store.complete(&first.id, held.fence, Bytes::new()).await.unwrap();
+    let failure = Failure { message: "broken".to_owned(), permanent: false };
+    store.fail(&second.id, held.fence, failure).await.unwrap();
+    mesh.a.enqueue(&q, "5").await;
+    let listed = store.list(&q, State::Ready, 10, None).await.unwrap();
+    let third = listed.jobs.iter().find(|job| job.spec.kind == "3").expect("it is ready");
+    store.cancel(&third.id).await.unwrap();
+    let ready = || async {
+        store.tend(&q).await.unwrap();
+        let counts = store.count(&q).await.unwrap().unwrap();
+        ((counts.ready, counts.succeeded, counts.cancelled) == (3, 1, 1)).then_some(())
+    };
+    eventually("what failed is ready again", ready).await;
+    slot.finish().await;
+    assert_eq!(mesh.b.lease(&q, 9, LONG).await.jobs.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_queue_may_be_dropped_while_it_moves() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let mesh = mesh(&cluster).await;
+    let q = queue("empty");
+    let mut job = new_job(&q, "k");
+    job.spec.retention = Duration::from_millis(1);
+    let job = mesh.a.store.enqueue(job).await.unwrap();
+    mesh.a.store.cancel(&job.id).await.unwrap();
+    let forgotten = || async {
+        mesh.a.store.tend(&q).await.unwrap();
+        let counts = mesh.a.store.count(&q).await.unwrap().unwrap();
+        (counts.cancelled == 0).then_some(())
+    };
+    eventually("the job is forgotten", forgotten).await;
+    let config = Config { key_prefix: "t:".to_owned(), ..Config::default() };
+    let store = Redis::open(LinkConfig::new(cluster.url(), "jobs"), &config).unwrap();
+    store.connected(Duration::from_secs(20)).await.unwrap();
+    let slot = cluster.begin_move(&base(&q)).await;
+    slot.carry_all().await;
+    assert_eq!(store.drop_empty(&[q.to_string()], Duration::ZERO, 1).await, Ok(1));
+    slot.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_schedules_slot_may_move() {
     let Some(cluster) = Cluster::start().await else { return };
     let mesh = mesh(&cluster).await;
@@ -126,7 +186,7 @@ async fn the_schedules_slot_may_move() {
         let due = mesh.a.store.due(10).await.unwrap();
         due.contains(&q).then_some(())
     };
-    crate::store::conformance::eventually("what was said and refused is said again", asked).await;
+    eventually("what was said and refused is said again", asked).await;
     assert!(!cluster.has(&base).await, "by this key scripts are refused while the slot moves");
 }
 

@@ -91,7 +91,12 @@ impl Redis {
     }
 
     /// Drops queues that are empty and were not used for so long, until there are enough; how many.
-    async fn drop_empty(&self, queues: &[String], unused: Duration, enough: usize) -> Result<usize, Error> {
+    pub(super) async fn drop_empty(
+        &self,
+        queues: &[String],
+        unused: Duration,
+        enough: usize,
+    ) -> Result<usize, Error> {
         let (registry, age) = (self.registry(), unused.as_secs().to_string());
         let mut dropped = 0;
         for queue in queues.iter().filter_map(|name| QueueName::parse(name).ok()) {

@@ -30,6 +30,12 @@ fn base(world: &World<RedisStore>, session: &Session) -> String {
     world.sessions.store.names.base(session.id.bucket)
 }
 
+/// A session that ends soon.
+fn brief() -> Create {
+    let second = Some(Duration::from_secs(1));
+    Create { user: "u".to_owned(), idle_ttl: second, absolute_ttl: second, ..Create::default() }
+}
+
 fn number(session: &Session) -> i64 {
     match session.attributes.get("n") {
         Some(Value::Int(number)) => *number,
@@ -72,13 +78,7 @@ async fn answers_truly_and_changes_nothing(world: &World<RedisStore>, made: &[Is
 async fn a_bucket_on_two_nodes_is_refused() {
     let Some(cluster) = Cluster::start().await else { return };
     let world = world(&cluster).await;
-    let over = Create {
-        user: "u".to_owned(),
-        idle_ttl: Some(Duration::from_secs(1)),
-        absolute_ttl: Some(Duration::from_secs(1)),
-        ..Create::default()
-    };
-    let over = world.sessions.create(over).await.unwrap();
+    let over = world.sessions.create(brief()).await.unwrap();
     let mut made = Vec::new();
     for n in 0..4 {
         let issued = world.create("u").await;
@@ -113,6 +113,36 @@ async fn a_bucket_on_two_nodes_is_refused() {
         assert_eq!(watch.event().await, expected, "watchers miss nothing");
     }
     assert!(!cluster.has(&base).await, "by this key scripts are refused while the slot moves");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_script_runs_once_the_last_key_has_gone() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let world = world(&cluster).await;
+    let over = world.sessions.create(brief()).await.unwrap();
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        made.push(world.create("u").await);
+    }
+    world.until_gone(&over.token).await;
+    let (store, bucket) = (&world.sessions.store, over.session.id.bucket);
+    let slot = cluster.begin_move(&base(&world, &over.session)).await;
+    slot.carry_all().await;
+    assert_eq!(number(&world.set(&made[0].token, "n", 7).await.unwrap()), 7);
+    let rotated = world.rotate(&made[0].token).await;
+    assert_eq!(number(&world.get(&rotated).await.unwrap()), 7, "the successor takes over");
+    world.revoke(&made[1].token).await;
+    world.sessions.revoke(Target::Id(made[2].session.id.to_string())).await.unwrap();
+    assert_eq!(world.list("u").await.len(), 2);
+    assert_eq!(store.sweep_bucket(bucket).await.unwrap().0, 1);
+    let made_anew = world.create("u").await;
+    assert_eq!(world.sessions.revoke_user("u".to_owned(), "").await, Ok(3));
+    let history = store.history(bucket, Place::default(), 100).await.unwrap();
+    // Six were made, one rotated, one ran out, and the others were revoked.
+    assert_eq!((history.gap, history.events.len()), (false, 6 + 1 + 1 + 5));
+    slot.finish().await;
+    assert_eq!(world.get(&made_anew.token).await, Err(Error::NotFound));
+    assert_eq!(world.index_entries("u").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
