@@ -52,7 +52,7 @@ async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
     let mut after = redis.command_counts();
     after.retain(|command, count| before.get(command) != Some(count));
     // The watchdog's, and this test's own.
-    after.retain(|command, _| !["ping", "info"].contains(&command.as_str()));
+    after.retain(|command, _| !["ping", "info", "hello"].contains(&command.as_str()));
     let mut more = |command: &str| after.remove(command).map_or(0, |count| count - before[command]);
     let (written, notes) = (more("hset"), more("hgetall"));
     assert!(notes <= started.elapsed().as_secs() / NOTE_EVERY.as_secs(), "{notes} notes");
