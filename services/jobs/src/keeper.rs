@@ -179,9 +179,11 @@ impl Keeper {
     fn report(&mut self, error: Option<&Error>) {
         match error {
             // The connection says so, once for the process.
-            Some(Error::Engine(error @ EngineError::Unavailable { engine: "redis", .. }))
-                if !self.failing =>
-            {
+            Some(Error::Engine(
+                error @ (EngineError::Unavailable { engine: "redis", .. }
+                | EngineError::Full { engine: "redis", .. }
+                | EngineError::ReadOnly { engine: "redis", .. }),
+            )) if !self.failing => {
                 tracing::debug!(%error, "cannot look after the queues");
             }
             Some(error) if !self.failing => tracing::warn!(%error, "cannot look after the queues"),

@@ -191,7 +191,12 @@ impl Redis {
             .arg("NX")
             .arg("PX")
             .arg(millis(self.turn));
-        let taken = self.link.query::<Option<String>>(&take).await.map_err(error)?.is_some();
+        let taken = match self.link.query::<Option<String>>(&take).await {
+            Ok(taken) => taken.is_some(),
+            // There is no room for a turn: then each clone asks, for work goes on.
+            Err(LinkError::Full(_)) => true,
+            Err(failed) => return Err(error(failed)),
+        };
         let mut notes = self.notes();
         notes.leads = taken;
         if !taken {

@@ -185,6 +185,13 @@ async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
         mesh.b.get(&three).await.filter(|job| job.standing.lost_count == 1)
     })
     .await;
+    mesh.a.store.settle(&q, Some(Duration::ZERO));
+    eventually("what is due is told", || async {
+        mesh.a.store.due(8).await.expect("asked").contains(&q).then_some(())
+    })
+    .await;
+    // With nothing of its own to say.
+    mesh.b.store.due(8).await.expect("asked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

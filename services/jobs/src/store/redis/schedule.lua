@@ -2,6 +2,8 @@
 -- that a clone is looking at, by when another may.
 -- ARGV: 1 most queues, 2 for how long they are claimed in ms, 3 number of queues that were looked at, then these, then pairs
 -- of a queue and in how many ms something of it is due. Answers queues of which something is due, and claims them.
+-- What is due comes when the memory is full too (growth.lua): nothing has this key.
+redis.call('DEL', KEYS[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due, claimed = KEYS[1] .. 'due', KEYS[1] .. 'claimed'
