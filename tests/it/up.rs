@@ -31,6 +31,7 @@ async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
     assert!(metrics.contains("rpc_server_calls_total") && metrics.contains("grpc_code=\"Ok\""), "{metrics}");
 
     assert_eq!(crate::harness::process::token_in(&metrics), None);
+    assert!(!metrics.contains("engine=\"redis\""), "there is none: {metrics}");
 
     up.process.signal("INT");
     assert!(up.process.ended(Duration::from_secs(20)).await.success());

@@ -101,15 +101,17 @@ impl Health {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(role: &'static str) -> Health {
-        let health = Health(Arc::new(Shared { role, known: Mutex::default() }));
-        health.0.measure(&Known::default());
-        health
+        Health(Arc::new(Shared { role, known: Mutex::default() }))
     }
 
     /// One node of one link, which reports until it is dropped.
     pub(crate) fn join(&self, endpoint: &Endpoint) -> Report {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.next += 1;
+        // Only a role that has a Redis has its gauges.
+        if known.nodes.is_empty() {
+            self.0.measure(&known);
+        }
         Report { number: known.next, endpoint: endpoint.clone(), shared: Arc::clone(&self.0) }
     }
 }
