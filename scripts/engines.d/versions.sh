@@ -9,6 +9,7 @@ h2spec_version=2.2.1
 python_grpc_version=1.85.1
 buf_version=1.75.0
 jaeger_version=1.76.0
+cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
 
 # Gateways that `shoal bench gateway` runs beside ours. Debian's revisions of a version replace each other, so
