@@ -13,7 +13,7 @@ use tonic::{Code, Response, Status};
 
 use crate::budget::{Budget, GaveWay, Memory, Share, UsedUp};
 use crate::fault::Fault;
-
+use crate::reason;
 /// The size from which an answer is counted: what a gateway takes from a clone before its own caller takes anything is
 /// several times that.
 const LARGE_BYTES: usize = 32 << 10;
@@ -131,7 +131,7 @@ impl Leaving {
         let max = self.budget.as_ref().map_or(0, |budget| budget.bytes_max());
         let status: Status = Fault::new(
             Code::ResourceExhausted,
-            "ANSWERS_NOT_TAKEN",
+            reason::ANSWERS_NOT_TAKEN,
             format!(
                 "answers that their callers have not taken hold {max} bytes here, the most they may; call again, and \
                  read answers as they come"

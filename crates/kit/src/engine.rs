@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use crate::fault::Fault;
-
+use crate::reason;
 /// When to ask again an engine that is away or takes no writes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -90,14 +90,14 @@ impl EngineError {
         match self {
             EngineError::Unavailable { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "ENGINE_UNAVAILABLE",
+                reason::ENGINE_UNAVAILABLE,
                 format!("{engine} is not reachable ({detail}); nothing was done; try again shortly"),
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
             EngineError::Unknown { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "OUTCOME_UNKNOWN",
+                reason::OUTCOME_UNKNOWN,
                 format!("{engine} did not answer ({detail}); the change may have been made: {advice}"),
             )
             .meta("engine", engine)
@@ -112,7 +112,7 @@ impl EngineError {
             .of_backend(),
             EngineError::Full { engine, detail, remedy } => Fault::new(
                 Code::ResourceExhausted,
-                "ENGINE_FULL",
+                reason::ENGINE_FULL,
                 format!(
                     "{engine} is full ({detail}); nothing was done, and reads go on; its operator can {remedy}"
                 ),
@@ -121,7 +121,7 @@ impl EngineError {
             .of_backend(),
             EngineError::ReadOnly { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "ENGINE_READ_ONLY",
+                reason::ENGINE_READ_ONLY,
                 format!("{engine} takes no changes ({detail}); nothing was done; reads go on, try again when it does"),
             )
             .meta("engine", engine)
@@ -129,7 +129,7 @@ impl EngineError {
             .of_backend(),
             EngineError::Misconfigured { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "ENGINE_MISCONFIGURED",
+                reason::ENGINE_MISCONFIGURED,
                 format!("{engine} cannot be used as it is configured ({detail}); nothing was done; its operator must see to it"),
             )
             .meta("engine", engine),
@@ -172,7 +172,7 @@ mod tests {
         ] {
             let certain = error.is_certain();
             let fault = error.into_fault("look first");
-            assert_eq!((fault.code(), fault.reason()), (code, reason));
+            assert_eq!((fault.code(), fault.reason().as_str()), (code, reason));
             let message = fault.message().to_owned();
             assert!(message.contains("redis") && message.contains("seen"), "{message}");
             assert_eq!(message.contains("nothing was done"), certain, "{message}");

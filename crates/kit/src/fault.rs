@@ -8,6 +8,8 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use crate::reason::{self, Reason};
+
 /// Domain of every `ErrorInfo` we make.
 pub const DOMAIN: &str = "shoal";
 
@@ -21,7 +23,7 @@ pub struct Fault(Box<Parts>);
 #[derive(Debug, Clone)]
 struct Parts {
     code: Code,
-    reason: &'static str,
+    reason: Reason,
     message: String,
     metadata: HashMap<String, String>,
     violations: Vec<FieldViolation>,
@@ -30,8 +32,8 @@ struct Parts {
 }
 
 impl Fault {
-    /// `reason` is UPPER_SNAKE and stable: callers branch on it.
-    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+    /// Begins with what every status has; the rest is added.
+    pub fn new(code: Code, reason: Reason, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             code,
             reason,
@@ -44,7 +46,7 @@ impl Fault {
     }
 
     /// INVALID_ARGUMENT for one field, with the violation in `BadRequest`.
-    pub fn invalid(reason: &'static str, field: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub fn invalid(reason: Reason, field: impl Into<String>, problem: impl Into<String>) -> Self {
         let (field, problem) = (field.into(), problem.into());
         Self::new(Code::InvalidArgument, reason, format!("{field}: {problem}"))
             .meta("field", field.clone())
@@ -54,7 +56,7 @@ impl Fault {
     /// INTERNAL; `detail` goes to the log, never to the caller.
     pub fn internal(detail: impl std::fmt::Display) -> Self {
         tracing::error!(%detail, "internal error");
-        Self::new(Code::Internal, "INTERNAL", "internal error; the service's log has the details")
+        Self::new(Code::Internal, reason::INTERNAL, "internal error; the service's log has the details")
     }
 
     /// Adds a variable of the message.
@@ -100,7 +102,7 @@ impl Fault {
     }
 
     /// The stable reason.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         self.0.reason
     }
 
@@ -113,7 +115,7 @@ impl Fault {
 impl From<Fault> for Status {
     fn from(Fault(fault): Fault) -> Self {
         let mut details = ErrorDetails::new();
-        details.set_error_info(fault.reason, DOMAIN, fault.metadata);
+        details.set_error_info(fault.reason.as_str(), DOMAIN, fault.metadata);
         if !fault.violations.is_empty() {
             details.set_bad_request(fault.violations);
         }
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_fault_carries_exactly_one_error_info_and_its_violations() {
-        let status: Status = Fault::invalid("EMPTY_NAME", "name", "must not be empty").into();
+        let status: Status = Fault::invalid(reason::EMPTY_NAME, "name", "must not be empty").into();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "name: must not be empty");
         let details = status.get_details_error_info().expect("ErrorInfo");

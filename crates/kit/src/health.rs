@@ -21,6 +21,7 @@ use tonic_prost::ProstCodec;
 use crate::backing::{Known, Probe};
 use crate::fault::Fault;
 use crate::message::SMALL_MESSAGE_BYTES_MAX;
+use crate::reason;
 use crate::routes::{Answer, RequestBody};
 
 /// What a caller is told who asks a clone that has not reached its engine. It names no address: gateways pass it on.
@@ -101,7 +102,7 @@ impl UnaryService<HealthCheckRequest> for Check {
 
 fn unknown(service: String, names: &[&str]) -> Status {
     let message = format!("no service `{service}` here; there is: {}", names.join(", "));
-    Fault::new(Code::NotFound, "UNKNOWN_SERVICE", message).meta("service", service).into()
+    Fault::new(Code::NotFound, reason::UNKNOWN_SERVICE, message).meta("service", service).into()
 }
 
 /// The method Watch.

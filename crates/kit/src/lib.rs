@@ -18,6 +18,7 @@ mod methods;
 pub mod metric;
 pub mod open_files;
 mod preface;
+pub mod reason;
 mod rewound;
 pub mod role;
 mod routes;

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::budget::{Budget, GaveWay, HEAD_BYTES, Memory, Share};
 use crate::fault::Fault;
-
+use crate::reason;
 /// Largest request of services that take names only: health, reflection and the like.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
@@ -131,7 +131,7 @@ impl<B> WholeMessages<B> {
         let max = self.budget.bytes_max();
         Fault::new(
             Code::ResourceExhausted,
-            "UNFINISHED_MESSAGES",
+            reason::UNFINISHED_MESSAGES,
             format!(
                 "messages that have not fully arrived hold {max} bytes here, the most they may, and this one came \
                  slowest; send it again"

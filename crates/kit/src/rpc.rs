@@ -9,16 +9,18 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::answer::{AnswerBytes, Leaving};
 use crate::body::{Cut, Finish, RpcBody, code_of};
 use crate::budget::Memory;
 use crate::fault::Fault;
 use crate::message::WholeMessages;
 use crate::metric::{Method, Methods};
+use crate::reason;
 use crate::role::Role;
 use crate::routes::Routes;
 use crate::telemetry;
-use tokio_util::sync::CancellationToken;
 
 /// What all connections of one clone share.
 pub(crate) struct Rpc {
@@ -108,7 +110,7 @@ impl Rpc {
             };
             tokio::select! {
                 () = expire => deadline_exceeded(method.path()).into(),
-                () = drain => Fault::new(Code::Unavailable, "DRAINING", "this clone is shutting down; call again").into(),
+                () = drain => Fault::new(Code::Unavailable, reason::DRAINING, "this clone is shutting down; call again").into(),
             }
         }))
     }
@@ -117,7 +119,7 @@ impl Rpc {
         let services = self.routes.names().collect::<Vec<_>>().join(", ");
         Fault::new(
             Code::Unimplemented,
-            "UNKNOWN_SERVICE",
+            reason::UNKNOWN_SERVICE,
             format!("no service `{service}` here; this {} clone serves: {services}", self.role),
         )
         .meta("service", service)
@@ -137,7 +139,7 @@ fn response_of(status: Status, finish: Finished) -> Response<RpcBody<Finished>> 
 fn deadline_exceeded(path: &str) -> Fault {
     Fault::new(
         Code::DeadlineExceeded,
-        "DEADLINE_EXCEEDED",
+        reason::DEADLINE_EXCEEDED,
         format!("{path} did not finish within the caller's deadline"),
     )
     .meta("method", path)
@@ -176,26 +178,28 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
         Code::OutOfRange if message.contains("message length too large") => too_large(&message),
         Code::ResourceExhausted if message.contains("exceeded while decompressing") => too_large(&message),
         Code::Internal if MALFORMED.iter().any(|malformed| message.contains(malformed)) => {
-            Fault::invalid("MALFORMED_MESSAGE", "message", message)
+            Fault::invalid(reason::INVALID_MESSAGE, "message", message)
         }
         // gRPC's "Compression" asks for this code.
-        Code::Internal if message.contains(NO_ENCODING) => {
-            Fault::new(code, "MALFORMED_MESSAGE", format!("{message}; name its encoding in grpc-encoding"))
-                .of_caller()
-        }
+        Code::Internal if message.contains(NO_ENCODING) => Fault::new(
+            code,
+            reason::INVALID_MESSAGE,
+            format!("{message}; name its encoding in grpc-encoding"),
+        )
+        .of_caller(),
         Code::InvalidArgument if message.starts_with("too many elements") => {
-            Fault::invalid("TOO_MANY_ELEMENTS", "message", message)
+            Fault::invalid(reason::TOO_MANY_ELEMENTS, "message", message)
         }
         Code::Unimplemented if message.is_empty() => Fault::new(
             code,
-            "UNKNOWN_METHOD",
+            reason::UNKNOWN_METHOD,
             "the service has no such method; list them with reflection (grpcurl describe)",
         ),
         Code::Unimplemented if headers.contains_key(ACCEPT_ENCODING) => {
             // The code and the header are what gRPC's "Compression" asks for.
             let mut status: Status = Fault::new(
                 code,
-                "UNSUPPORTED_ENCODING",
+                reason::UNSUPPORTED_ENCODING,
                 format!("{message}; compress with what grpc-accept-encoding names, or not at all"),
             )
             .into();
@@ -206,11 +210,11 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
             }
             return Some(status);
         }
-        Code::Unimplemented => Fault::new(code, "UNIMPLEMENTED", message),
-        Code::Internal => Fault::new(code, "PROTOCOL_ERROR", message),
-        Code::NotFound => Fault::new(code, "NOT_FOUND", message),
-        Code::Cancelled => Fault::new(code, "CANCELLED", message),
-        _ => Fault::new(code, "FRAMEWORK", message),
+        Code::Unimplemented => Fault::new(code, reason::UNIMPLEMENTED, message),
+        Code::Internal => Fault::new(code, reason::PROTOCOL_ERROR, message),
+        Code::NotFound => Fault::new(code, reason::NOT_FOUND, message),
+        Code::Cancelled => Fault::new(code, reason::CANCELLED, message),
+        _ => Fault::new(code, reason::FRAMEWORK, message),
     };
     Some(fault.into())
 }
@@ -221,7 +225,7 @@ const NO_ENCODING: &str = "received message with compressed-flag but no grpc-enc
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 fn too_large(message: &str) -> Fault {
-    Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", format!("{message}; send less at once"))
+    Fault::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, format!("{message}; send less at once"))
         .of_caller()
 }
 
@@ -239,7 +243,7 @@ fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
     match parsed {
         Some(timeout) => Ok(Some(timeout)),
         None => Err(Fault::invalid(
-            "MALFORMED_TIMEOUT",
+            reason::INVALID_TIMEOUT,
             "grpc-timeout",
             "must be 1 to 8 digits and a unit of H, M, S, m, u or n",
         )),

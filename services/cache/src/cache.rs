@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use shoal_kit::reason;
 
 use crate::body::Body;
 use crate::error::{Error, Invalid};
@@ -72,7 +73,7 @@ impl Cache {
             Some(ttl) => {
                 let problem =
                     format!("must be 1 ms to 30 days, not {ttl:?}; leave it out for the namespace's");
-                return Err(Invalid::new("INVALID_TTL", "ttl", problem).into());
+                return Err(Invalid::new(reason::INVALID_TTL, "ttl", problem).into());
             }
         };
         let body = Body::pack(set.value, policy.compress_above).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoal_kit::Fault;
+use shoal_kit::reason::{self, Reason};
 use tonic::Code;
 
 use crate::loader::LoadError;
@@ -13,7 +14,7 @@ use crate::store::StoreError;
 #[error("{field}: {problem}")]
 pub(crate) struct Invalid {
     /// Stable reason, UPPER_SNAKE.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// The field of the request.
     pub field: &'static str,
     /// What is wrong with it and what it should be.
@@ -21,7 +22,7 @@ pub(crate) struct Invalid {
 }
 
 impl Invalid {
-    pub(crate) fn new(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, field: &'static str, problem: impl Into<String>) -> Self {
         Self { reason, field, problem: problem.into() }
     }
 }
@@ -91,7 +92,7 @@ impl From<Error> for Fault {
         match error {
             Error::Invalid(Invalid { reason, field, problem }) => Fault::invalid(reason, field, problem),
             Error::ValueTooLarge { namespace, bytes, bytes_max } => Fault::invalid(
-                "VALUE_TOO_LARGE",
+                reason::VALUE_TOO_LARGE,
                 "value",
                 format!(
                     "{bytes} bytes are over the limit of {bytes_max} bytes of namespace `{namespace}`; \
@@ -103,7 +104,7 @@ impl From<Error> for Fault {
             .meta("bytes_max", bytes_max.to_string()),
             Error::KindNotDeclared { kind } => Fault::new(
                 Code::FailedPrecondition,
-                "KIND_NOT_DECLARED",
+                reason::KIND_NOT_DECLARED,
                 format!(
                     "kind `{kind}` is not declared; add [cache.object.\"{kind}\"] with loader = \"http://HOST:PORT\" to the \
                      configuration of the cache, or use the built-in kind data.TABLE"
@@ -112,7 +113,7 @@ impl From<Error> for Fault {
             .meta("kind", kind),
             Error::NoDataPeer { kind } => Fault::new(
                 Code::FailedPrecondition,
-                "NO_DATA_PEER",
+                reason::NO_DATA_PEER,
                 format!(
                     "kind `{kind}` is read from the data service, and this clone does not know where that is; \
                      start it with --peer data=HOST:PORT"
@@ -121,14 +122,14 @@ impl From<Error> for Fault {
             .meta("kind", kind),
             Error::ObjectNotFound { kind } => Fault::new(
                 Code::NotFound,
-                "OBJECT_NOT_FOUND",
+                reason::OBJECT_NOT_FOUND,
                 format!("there is no object of kind `{kind}` with this id"),
             )
             .meta("kind", kind),
             // The loader is slow, for every clone, and this one has room for loads of other kinds.
             Error::Busy { kind, loads_max } => Fault::new(
                 Code::ResourceExhausted,
-                "TOO_MANY_LOADS",
+                reason::TOO_MANY_LOADS,
                 format!("{loads_max} loads of kind `{kind}` are going on at this clone already; try again shortly"),
             )
             .meta("kind", kind)
@@ -137,7 +138,7 @@ impl From<Error> for Fault {
             .of_backend(),
             Error::Interrupted => Fault::new(
                 Code::Unavailable,
-                "LOAD_INTERRUPTED",
+                reason::LOAD_INTERRUPTED,
                 "this clone stopped before the load was done; call again",
             ),
             Error::Store(error) => store(error),
@@ -160,29 +161,29 @@ fn load(error: &LoadError, loader: &str) -> Fault {
     match error {
         LoadError::Unreachable { detail } => Fault::new(
             Code::Unavailable,
-            "LOADER_UNAVAILABLE",
+            reason::LOADER_UNAVAILABLE,
             format!("loader {loader} is not reachable ({detail}); try again shortly"),
         )
         .retry_after(Duration::from_millis(500)),
         LoadError::TimedOut { after } => Fault::new(
             Code::Unavailable,
-            "LOADER_TIMED_OUT",
+            reason::LOADER_TIMED_OUT,
             format!("loader {loader} did not answer within {after:?}; try again, or raise its timeout"),
         )
         .retry_after(Duration::from_secs(1)),
         LoadError::Rejected { code, reason, message } => Fault::new(
             code_of(*code),
-            "LOADER_REFUSED",
+            reason::LOADER_REFUSED,
             format!("loader {loader} answered {code:?}: {message}"),
         )
         .meta("loader_code", format!("{code:?}"))
         .meta("loader_reason", reason.clone()),
         LoadError::Protocol { detail } => Fault::new(
             Code::Internal,
-            "LOADER_PROTOCOL",
+            reason::LOADER_PROTOCOL,
             format!("loader {loader} broke the contract of ObjectLoaderService: {detail}"),
         ),
-        LoadError::InvalidId { problem } => Fault::invalid("INVALID_OBJECT_ID", "id", problem.clone()),
+        LoadError::InvalidId { problem } => Fault::invalid(reason::INVALID_OBJECT_ID, "id", problem.clone()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use shoal_kit::reason;
+
 use crate::error::Invalid;
 use crate::limit::{
     KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TAG_BYTES_MAX, TAGS_MAX,
@@ -63,7 +65,7 @@ impl Key {
     fn named(namespace: Namespace, field: &'static str, name: &str) -> Result<Self, Invalid> {
         if name.is_empty() || name.len() > KEY_BYTES_MAX {
             return Err(Invalid::new(
-                "INVALID_KEY",
+                reason::INVALID_KEY,
                 field,
                 format!("must be 1 to {KEY_BYTES_MAX} bytes, not {}", name.len()),
             ));
@@ -94,13 +96,13 @@ impl Tags {
     pub(crate) fn parse(tags: Vec<String>) -> Result<Self, Invalid> {
         if tags.len() > TAGS_MAX {
             let problem = format!("at most {TAGS_MAX} tags an entry, not {}", tags.len());
-            return Err(Invalid::new("TOO_MANY_TAGS", "tags", problem));
+            return Err(Invalid::new(reason::TOO_MANY_TAGS, "tags", problem));
         }
         let mut kept: Vec<String> = Vec::with_capacity(tags.len());
         for tag in tags {
             if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
                 let problem = format!("each must be 1 to {TAG_BYTES_MAX} bytes, not {}", tag.len());
-                return Err(Invalid::new("INVALID_TAG", "tags", problem));
+                return Err(Invalid::new(reason::INVALID_TAG, "tags", problem));
             }
             if !kept.contains(&tag) {
                 kept.push(tag);
@@ -124,7 +126,7 @@ fn check_name(field: &'static str, name: &str, length_max: usize) -> Result<(), 
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if name.is_empty() || name.len() > length_max || !name.bytes().all(allowed) {
         let problem = format!("must be 1 to {length_max} characters of [A-Za-z0-9_.-]");
-        return Err(Invalid::new("INVALID_NAME", field, problem));
+        return Err(Invalid::new(reason::INVALID_NAME, field, problem));
     }
     Ok(())
 }

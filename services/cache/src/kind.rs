@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_kit::reason;
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, KindPolicy, Source, TABLE_PREFIX};
@@ -79,7 +80,7 @@ impl Kinds {
             let problem = format!(
                 "`{table}` is not the name of a table: 1 to {TABLE_LENGTH_MAX} characters of [a-z][a-z0-9_]*"
             );
-            return Err(Invalid::new("INVALID_NAME", "kind", problem).into());
+            return Err(Invalid::new(reason::INVALID_NAME, "kind", problem).into());
         }
         let Some(tables) = &self.tables else { return Err(Error::NoDataPeer { kind: name.to_owned() }) };
         Ok(Arc::new(Kind {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shoal_kit::Fault;
+use shoal_kit::reason;
 use shoal_proto::cache::v1 as pb;
 use shoal_proto::cache::v1::cache_service_server::CacheService;
 use tonic::{Request, Response, Status};
@@ -76,7 +77,7 @@ fn set_of(request: pb::SetRequest) -> Result<Set, Invalid> {
         None => None,
         Some(Ok(ttl)) => Some(ttl),
         Some(Err(_)) => {
-            return Err(Invalid::new("INVALID_TTL", "ttl", "must be 1 ms to 30 days, not negative"));
+            return Err(Invalid::new(reason::INVALID_TTL, "ttl", "must be 1 ms to 30 days, not negative"));
         }
     };
     Ok(Set { key: key_of(&namespace, &key)?, value, ttl, tags: Tags::parse(tags)?, only_if_absent })

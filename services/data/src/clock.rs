@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use shoal_kit::reason;
+
 use crate::error::Error;
 
 /// Microseconds since 1970, UTC.
@@ -66,7 +68,7 @@ impl Clock {
 pub(crate) fn stamp_of_token(token: &str, now: Micros) -> Result<Micros, Error> {
     let malformed = || {
         Error::invalid(
-            "MALFORMED_TOKEN",
+            reason::INVALID_IDEMPOTENCY_TOKEN,
             "idempotency_token",
             "must be <microseconds since 1970>-<nonce>, the nonce 1 to 64 characters of [A-Za-z0-9_-]",
         )
@@ -83,14 +85,14 @@ pub(crate) fn stamp_of_token(token: &str, now: Micros) -> Result<Micros, Error> 
     }
     if micros > now.0.saturating_add(TOKEN_AHEAD_MAX) {
         return Err(Error::invalid(
-            "TOKEN_IN_THE_FUTURE",
+            reason::TOKEN_IN_THE_FUTURE,
             "idempotency_token",
             "its time is more than five minutes ahead; use microseconds since 1970 and check the caller's clock",
         ));
     }
     if micros < now.0.saturating_sub(TOKEN_BEHIND_MAX) {
         return Err(Error::invalid(
-            "TOKEN_IN_THE_PAST",
+            reason::TOKEN_IN_THE_PAST,
             "idempotency_token",
             format!(
                 "its time is more than {TOKEN_BEHIND_YEARS} years ago; use microseconds since 1970, not milliseconds or \
@@ -126,10 +128,13 @@ mod tests {
             ["", "-", "5", "5-", "-5", "+5-a", "0-a", "5-ä", "5-a b", "99999999999999999999-a", &too_long]
         {
             let error = stamp_of_token(bad, now).unwrap_err();
-            assert!(matches!(error, Error::Invalid { reason: "MALFORMED_TOKEN", .. }), "{bad}: {error}");
+            assert!(
+                matches!(error, Error::Invalid { reason: reason::INVALID_IDEMPOTENCY_TOKEN, .. }),
+                "{bad}: {error}"
+            );
         }
         let error = stamp_of_token("1300000001-x", now).unwrap_err();
-        assert!(matches!(error, Error::Invalid { reason: "TOKEN_IN_THE_FUTURE", .. }), "{error}");
+        assert!(matches!(error, Error::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. }), "{error}");
     }
 
     #[test]
@@ -138,13 +143,13 @@ mod tests {
         for other_unit in [now.0 / 1000, now.0 / 1_000_000, now.0 - TOKEN_BEHIND_MAX - 1] {
             let error = stamp_of_token(&format!("{other_unit}-x"), now).unwrap_err();
             assert!(
-                matches!(error, Error::Invalid { reason: "TOKEN_IN_THE_PAST", .. }),
+                matches!(error, Error::Invalid { reason: reason::TOKEN_IN_THE_PAST, .. }),
                 "{other_unit}: {error}"
             );
             assert!(error.to_string().contains("microseconds"), "{error}");
         }
         let nanos = stamp_of_token(&format!("{}-x", now.0 * 1000), now).unwrap_err();
-        assert!(matches!(nanos, Error::Invalid { reason: "TOKEN_IN_THE_FUTURE", .. }), "{nanos}");
+        assert!(matches!(nanos, Error::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. }), "{nanos}");
         let oldest = now.0 - TOKEN_BEHIND_MAX;
         assert_eq!(stamp_of_token(&format!("{oldest}-x"), now).unwrap(), Micros(oldest));
     }

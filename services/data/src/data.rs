@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
+use shoal_kit::reason;
 
 use crate::clock::{Clock, Micros, stamp_of_token};
 use crate::error::Error;
@@ -140,7 +141,7 @@ impl<S: Store> Data<S> {
     ) -> Result<Vec<Option<Row>>, Error> {
         if keys.is_empty() || keys.len() > BATCH_KEYS_MAX {
             return Err(Error::invalid(
-                "BAD_KEYS",
+                reason::INVALID_KEYS,
                 "keys",
                 format!("must have 1 to {BATCH_KEYS_MAX} entries, has {}", keys.len()),
             ));
@@ -229,7 +230,7 @@ fn page_limit(page_size: i32) -> Result<usize, Error> {
         Ok(0) => Ok(PAGE_SIZE_DEFAULT),
         Ok(size) if size <= PAGE_SIZE_MAX => Ok(size),
         _ => Err(Error::invalid(
-            "BAD_PAGE_SIZE",
+            reason::INVALID_PAGE_SIZE,
             "page_size",
             format!("must be 0 (for {PAGE_SIZE_DEFAULT}) to {PAGE_SIZE_MAX}, is {page_size}"),
         )),

@@ -1,5 +1,6 @@
 //! What can go wrong, and the one place that says what callers see of it.
 
+use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
@@ -12,7 +13,7 @@ pub(crate) enum Error {
     #[error("{field}: {problem}")]
     Invalid {
         /// Stable, UPPER_SNAKE.
-        reason: &'static str,
+        reason: Reason,
         /// The field's path in the request.
         field: String,
         /// What is wrong and what would be right.
@@ -83,11 +84,7 @@ pub(crate) enum Error {
 
 impl Error {
     /// An argument that is not acceptable.
-    pub(crate) fn invalid(
-        reason: &'static str,
-        field: impl Into<String>,
-        problem: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn invalid(reason: Reason, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { reason, field: field.into(), problem: problem.into() }
     }
 
@@ -109,16 +106,16 @@ impl From<Error> for Fault {
             Error::Invalid { reason, field, problem } => Fault::invalid(reason, field, problem),
             Error::TableNotFound(name) => Fault::new(
                 Code::NotFound,
-                "TABLE_NOT_FOUND",
+                reason::TABLE_NOT_FOUND,
                 format!("there is no table `{name}`; create it with CreateTable, or see ListTables"),
             )
             .meta("table", name),
             Error::RowNotFound => {
-                Fault::new(Code::NotFound, "ROW_NOT_FOUND", "the table has no row with these keys")
+                Fault::new(Code::NotFound, reason::ROW_NOT_FOUND, "the table has no row with these keys")
             }
             Error::TableExists { name, difference } => Fault::new(
                 Code::AlreadyExists,
-                "TABLE_EXISTS",
+                reason::TABLE_EXISTS,
                 format!("table `{name}` exists with another definition ({difference}); choose another name"),
             )
             .meta("table", name)
@@ -129,7 +126,7 @@ impl From<Error> for Fault {
             Error::Engine(error) => error.into_fault("repeat it with its idempotency_token"),
             Error::ReadFailed { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "READ_FAILED",
+                reason::READ_FAILED,
                 format!("{engine} did not answer the read ({detail}); try again"),
             )
             .meta("engine", engine)
@@ -137,7 +134,7 @@ impl From<Error> for Fault {
             Error::OutcomeUnknown { detail, stamp } => outcome_unknown(&detail, stamp),
             Error::Overloaded { limit } => Fault::new(
                 Code::ResourceExhausted,
-                "TOO_MANY_STATEMENTS",
+                reason::TOO_MANY_STATEMENTS,
                 format!("this clone has {limit} statements in flight, which is its limit; try again shortly"),
             )
             .meta("limit", limit.to_string())
@@ -146,14 +143,14 @@ impl From<Error> for Fault {
                 tracing::error!(%detail, "stored data is damaged");
                 Fault::new(
                     Code::DataLoss,
-                    "ROW_DAMAGED",
+                    reason::ROW_DAMAGED,
                     format!("a stored row cannot be decoded ({detail}); put it again or restore it from a backup"),
                 )
                 .meta("detail", detail)
             }
             Error::ForeignTable { table, detail } => Fault::new(
                 Code::FailedPrecondition,
-                "FOREIGN_TABLE",
+                reason::FOREIGN_TABLE,
                 format!(
                     "the engine has a table `{table}` that this service did not make ({detail}); rename or drop it"
                 ),
@@ -181,7 +178,7 @@ fn outcome_unknown(detail: &str, stamp: Option<Micros>) -> Fault {
     };
     let fault = Fault::new(
         Code::Unavailable,
-        "OUTCOME_UNKNOWN",
+        reason::OUTCOME_UNKNOWN,
         format!("the write may or may not have happened ({detail}); {advice}: that cannot apply it twice"),
     )
     .retry_after(RETRY_AFTER);

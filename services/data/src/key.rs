@@ -2,6 +2,7 @@
 //! integers signed.
 
 use bytes::Bytes;
+use shoal_kit::reason;
 
 use crate::error::Error;
 use crate::table::SortKeyType;
@@ -44,7 +45,7 @@ impl PartitionKey {
     pub(crate) fn parse(key: String) -> Result<Self, Error> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(Error::invalid(
-                "BAD_PARTITION_KEY",
+                reason::INVALID_PARTITION_KEY,
                 "partition_key",
                 format!("must have 1 to {KEY_BYTES_MAX} bytes, has {}", key.len()),
             ));
@@ -67,12 +68,12 @@ impl SortKey {
         match (of, value) {
             (SortKeyType::None, None) => Ok(SortKey::Unit),
             (SortKeyType::None, Some(_)) => Err(Error::invalid(
-                "SORT_KEY_UNEXPECTED",
+                reason::SORT_KEY_UNEXPECTED,
                 field,
                 "the table's sort_key_type is NONE; leave it unset",
             )),
             (_, None) => Err(Error::invalid(
-                "SORT_KEY_REQUIRED",
+                reason::SORT_KEY_REQUIRED,
                 field,
                 format!("is required: the table's sort_key_type is {}", of.name()),
             )),
@@ -94,7 +95,7 @@ impl SortKey {
         let sized = |len: usize| match len {
             1..=KEY_BYTES_MAX => Ok(()),
             _ => Err(Error::invalid(
-                "BAD_SORT_KEY",
+                reason::INVALID_SORT_KEY,
                 field,
                 format!("must have 1 to {KEY_BYTES_MAX} bytes, has {len}"),
             )),
@@ -104,7 +105,7 @@ impl SortKey {
             (SortKeyType::Bytes, Value::Bytes(bytes)) => sized(bytes.len()).map(|()| SortKey::Bytes(bytes)),
             (SortKeyType::Int64, Value::Int(int)) => Ok(SortKey::Int(int)),
             _ => Err(Error::invalid(
-                "SORT_KEY_TYPE_MISMATCH",
+                reason::SORT_KEY_TYPE_MISMATCH,
                 field,
                 format!("the table's sort_key_type is {}; set {}", of.name(), of.value_field()),
             )),
@@ -174,14 +175,14 @@ impl SortRange {
         };
         if start.is_some() || end.is_some() {
             return Err(Error::invalid(
-                "PREFIX_WITH_BOUNDS",
+                reason::PREFIX_WITH_BOUNDS,
                 "prefix",
                 "cannot come together with start or end",
             ));
         }
         if of == SortKeyType::Int64 {
             return Err(Error::invalid(
-                "SORT_KEY_TYPE_MISMATCH",
+                reason::SORT_KEY_TYPE_MISMATCH,
                 "prefix",
                 "the table's sort_key_type is INT64; use start and end",
             ));
@@ -301,8 +302,8 @@ mod tests {
         assert_eq!(parse(SortKeyType::String, None), "SORT_KEY_REQUIRED");
         assert_eq!(parse(SortKeyType::None, Some(Value::Int(1))), "SORT_KEY_UNEXPECTED");
         assert_eq!(parse(SortKeyType::String, Some(Value::Int(1))), "SORT_KEY_TYPE_MISMATCH");
-        assert_eq!(parse(SortKeyType::String, Some(Value::String(String::new()))), "BAD_SORT_KEY");
-        assert_eq!(parse(SortKeyType::Bytes, Some(Value::Bytes(vec![0; 1025].into()))), "BAD_SORT_KEY");
+        assert_eq!(parse(SortKeyType::String, Some(Value::String(String::new()))), "INVALID_SORT_KEY");
+        assert_eq!(parse(SortKeyType::Bytes, Some(Value::Bytes(vec![0; 1025].into()))), "INVALID_SORT_KEY");
         assert!(PartitionKey::parse(String::new()).is_err());
         assert!(PartitionKey::parse("x".repeat(1024)).is_ok());
         assert!(PartitionKey::parse("x".repeat(1025)).is_err());

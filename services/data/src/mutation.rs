@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use shoal_kit::reason;
 
 use crate::cell;
 use crate::clock::Micros;
@@ -102,7 +103,7 @@ impl Write {
     ) -> Result<Self, Error> {
         if mutations.is_empty() || mutations.len() > MUTATIONS_MAX {
             return Err(Error::invalid(
-                "BAD_MUTATIONS",
+                reason::INVALID_MUTATIONS,
                 "mutations",
                 format!("must have 1 to {MUTATIONS_MAX} entries, has {}", mutations.len()),
             ));
@@ -138,7 +139,7 @@ impl Write {
         }
         if bytes > MUTATE_BYTES_MAX {
             return Err(Error::invalid(
-                "MUTATE_TOO_LARGE",
+                reason::MUTATE_TOO_LARGE,
                 "mutations",
                 format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
             ));
@@ -159,7 +160,7 @@ impl Write {
 fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error> {
     if attributes.len() > ATTRIBUTES_MAX {
         return Err(Error::invalid(
-            "TOO_MANY_ATTRIBUTES",
+            reason::TOO_MANY_ATTRIBUTES,
             field,
             format!("has {} attributes; a row has at most {ATTRIBUTES_MAX}", attributes.len()),
         ));
@@ -167,7 +168,7 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error
     for (name, _) in attributes.iter() {
         if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX {
             return Err(Error::invalid(
-                "BAD_ATTRIBUTE_NAME",
+                reason::INVALID_ATTRIBUTE_NAME,
                 field,
                 format!("names have 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, one has {}", name.len()),
             ));
@@ -176,7 +177,7 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error
     let bytes = attributes.encoded_len();
     if bytes > ROW_BYTES_MAX {
         return Err(Error::invalid(
-            "ROW_TOO_LARGE",
+            reason::ROW_TOO_LARGE,
             field,
             format!("has {bytes} bytes; a row has at most {ROW_BYTES_MAX}"),
         ));
@@ -194,7 +195,7 @@ fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Error> {
         };
         if !seen.insert(key) {
             return Err(Error::invalid(
-                "ROW_TWICE",
+                reason::ROW_TWICE,
                 format!("mutations[{i}]"),
                 "changes a row that another entry changes too; one Mutate changes a row once",
             ));
@@ -226,7 +227,7 @@ mod tests {
     fn refused(mutations: Vec<Mutation>, expected_reason: &str, expected_field: &str) {
         match parse(mutations) {
             Err(Error::Invalid { reason, field, .. }) => {
-                assert_eq!((reason, field.as_str()), (expected_reason, expected_field));
+                assert_eq!((reason.as_str(), field.as_str()), (expected_reason, expected_field));
             }
             other => panic!("{other:?}"),
         }
@@ -234,12 +235,16 @@ mod tests {
 
     #[test]
     fn limits_are_said_with_the_field() {
-        refused(vec![], "BAD_MUTATIONS", "mutations");
+        refused(vec![], "INVALID_MUTATIONS", "mutations");
         let many = |n: i64| (0..n).map(|i| put(i, Attributes::default())).collect::<Vec<_>>();
         assert_eq!(parse(many(100)).unwrap().changes.len(), 100);
-        refused(many(101), "BAD_MUTATIONS", "mutations");
-        refused(vec![put(1, one("", 1))], "BAD_ATTRIBUTE_NAME", "mutations[0].put.attributes");
-        refused(vec![put(1, one(&"x".repeat(256), 1))], "BAD_ATTRIBUTE_NAME", "mutations[0].put.attributes");
+        refused(many(101), "INVALID_MUTATIONS", "mutations");
+        refused(vec![put(1, one("", 1))], "INVALID_ATTRIBUTE_NAME", "mutations[0].put.attributes");
+        refused(
+            vec![put(1, one(&"x".repeat(256), 1))],
+            "INVALID_ATTRIBUTE_NAME",
+            "mutations[0].put.attributes",
+        );
         refused(vec![put(1, one("a", ROW_BYTES_MAX))], "ROW_TOO_LARGE", "mutations[0].put.attributes");
         let large = || one("a", ROW_BYTES_MAX - 100);
         assert!(parse(vec![put(1, large()), put(2, large())]).is_ok());
@@ -251,7 +256,7 @@ mod tests {
             attributes: Attributes::default(),
             ttl: Some(Duration::ZERO),
         };
-        refused(vec![ttl], "BAD_TTL", "mutations[0].put.ttl");
+        refused(vec![ttl], "INVALID_TTL", "mutations[0].put.ttl");
         let text = Some(Value::String("a".into()));
         let range = Mutation::DeleteRange { start: text, end: None };
         refused(vec![range], "SORT_KEY_TYPE_MISMATCH", "mutations[0].delete_range.start");

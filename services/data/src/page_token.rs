@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shoal_kit::reason;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::error::Error;
@@ -44,7 +45,7 @@ impl Binding {
     pub(crate) fn open(&self, token: &str) -> Result<Vec<u8>, Error> {
         let malformed = || {
             Error::invalid(
-                "MALFORMED_PAGE_TOKEN",
+                reason::INVALID_PAGE_TOKEN,
                 "page_token",
                 "is not a next_page_token of this service; leave it empty to begin anew",
             )
@@ -64,7 +65,7 @@ impl Binding {
         }
         if u64::from_le_bytes(*binding) != self.0.digest() {
             return Err(Error::invalid(
-                "FOREIGN_PAGE_TOKEN",
+                reason::INVALID_PAGE_TOKEN,
                 "page_token",
                 "belongs to another request; the other fields, except page_size and consistency, must be the same",
             ));
@@ -83,7 +84,7 @@ mod tests {
         let token = ours().token(b"last");
         assert_eq!(ours().open(&token).unwrap(), b"last");
         let foreign = Binding::default().field(b"tp").field(b"k").open(&token).unwrap_err();
-        assert!(matches!(foreign, Error::Invalid { reason: "FOREIGN_PAGE_TOKEN", .. }), "{foreign}");
+        assert!(matches!(foreign, Error::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. }), "{foreign}");
     }
 
     #[test]
@@ -99,7 +100,10 @@ mod tests {
         }));
         for bad in bad {
             let error = binding.open(&bad).unwrap_err();
-            assert!(matches!(error, Error::Invalid { reason: "MALFORMED_PAGE_TOKEN", .. }), "{bad}: {error}");
+            assert!(
+                matches!(error, Error::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. }),
+                "{bad}: {error}"
+            );
         }
     }
 

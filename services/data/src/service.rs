@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use shoal_kit::reason;
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;
 use shoal_proto::r#type::v1 as types;
@@ -39,7 +40,7 @@ impl<S: Store> DataService for Api<S> {
         request: Request<pb::CreateTableRequest>,
     ) -> Result<Response<pb::CreateTableResponse>, Status> {
         let Some(table) = request.into_inner().table else {
-            return Err(Error::invalid("TABLE_REQUIRED", "table", "is required").into());
+            return Err(Error::invalid(reason::TABLE_REQUIRED, "table", "is required").into());
         };
         let sort_key_type = sort_key_type(table.sort_key_type)?;
         let write_mode = write_mode(table.write_mode)?;
@@ -155,7 +156,11 @@ fn consistency_in(number: i32) -> Result<Consistency, Error> {
 }
 
 fn unknown_enum(field: &str, number: i32) -> Error {
-    Error::invalid("UNKNOWN_ENUM_VALUE", field, format!("{number} is not a value that this service knows"))
+    Error::invalid(
+        reason::UNKNOWN_ENUM_VALUE,
+        field,
+        format!("{number} is not a value that this service knows"),
+    )
 }
 
 fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Error> {
@@ -163,7 +168,7 @@ fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Error> 
     let at = |field: &str| format!("mutations[{index}].{field}");
     match mutation.kind {
         None => Err(Error::invalid(
-            "MUTATION_WITHOUT_KIND",
+            reason::MUTATION_WITHOUT_KIND,
             format!("mutations[{index}]"),
             "set put, delete or delete_range",
         )),
@@ -201,7 +206,7 @@ fn value_in(value: types::Value, field: &str) -> Result<Value, Error> {
     Ok(match value.kind {
         None => {
             return Err(Error::invalid(
-                "VALUE_WITHOUT_KIND",
+                reason::VALUE_WITHOUT_KIND,
                 field,
                 "a Value needs exactly one of its kinds set",
             ));
@@ -213,7 +218,11 @@ fn value_in(value: types::Value, field: &str) -> Result<Value, Error> {
         Some(Kind::BytesValue(bytes)) => Value::Bytes(bytes),
         Some(Kind::TimeValue(time)) => {
             if !TIME_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
-                return Err(Error::invalid("BAD_TIME", field, "a time must be in the years 1 to 9999"));
+                return Err(Error::invalid(
+                    reason::INVALID_TIMESTAMP,
+                    field,
+                    "a time must be in the years 1 to 9999",
+                ));
             }
             Value::Time(Time { seconds: time.seconds, nanos: time.nanos })
         }
@@ -237,7 +246,7 @@ fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Opti
     duration
         .map(|duration| {
             Duration::try_from(duration)
-                .map_err(|_| Error::invalid("BAD_TTL", field, "must be a positive duration"))
+                .map_err(|_| Error::invalid(reason::INVALID_TTL, field, "must be a positive duration"))
         })
         .transpose()
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use shoal_kit::reason;
 use uuid::Uuid;
 
 use crate::clock::Micros;
@@ -76,7 +77,7 @@ impl TableName {
         let begins = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
         if !letters || !begins || name.len() > NAME_BYTES_MAX {
             return Err(Error::invalid(
-                "BAD_TABLE_NAME",
+                reason::INVALID_TABLE_NAME,
                 field,
                 format!("must be 1 to {NAME_BYTES_MAX} characters of [a-z][a-z0-9_]*"),
             ));
@@ -149,7 +150,7 @@ impl Ttl {
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
         u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| {
             Error::invalid(
-                "BAD_TTL",
+                reason::INVALID_TTL,
                 field,
                 format!("must be more than 0 and at most {TTL_SECONDS_MAX} seconds"),
             )

@@ -143,7 +143,12 @@ mod tests {
     fn a_limit_says_when_to_come_back_in_both_languages() {
         let wait = std::time::Duration::from_micros(2_300);
         let limit = "100 calls a second".to_owned();
-        let error = Error::CallerLimit { caller: "billing".into(), reason: "CALLER_RATE", limit, wait };
+        let error = Error::CallerLimit {
+            caller: "billing".into(),
+            reason: shoal_kit::reason::CALLER_RATE,
+            limit,
+            wait,
+        };
         let headers = trailers(error);
         assert_eq!(headers[PUSHBACK], "3");
         let status = Status::from_header_map(&headers).expect("a status");

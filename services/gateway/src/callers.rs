@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
+use shoal_kit::reason::{self, Reason};
 use tokio::time::Instant;
 
 use crate::config::{CallerLimits, Callers as Settings};
@@ -181,7 +182,7 @@ impl Caller {
                 Some(inside) => Some(inside),
                 None => {
                     let limit = format!("{} calls in flight", gate.most);
-                    return Err(self.refused("in_flight", "CALLER_IN_FLIGHT", limit, RETRY_AFTER));
+                    return Err(self.refused("in_flight", reason::CALLER_IN_FLIGHT, limit, RETRY_AFTER));
                 }
             },
         };
@@ -189,12 +190,12 @@ impl Caller {
             && let Err(wait) = self.bucket.take(rate, since)
         {
             let limit = format!("{} calls a second", self.per_second);
-            return Err(self.refused("rate", "CALLER_RATE", limit, wait));
+            return Err(self.refused("rate", reason::CALLER_RATE, limit, wait));
         }
         Ok(inside)
     }
 
-    fn refused(&self, kind: &'static str, reason: &'static str, limit: String, wait: Duration) -> Error {
+    fn refused(&self, kind: &'static str, reason: Reason, limit: String, wait: Duration) -> Error {
         metrics::counter!("gateway_callers_refused_total", "caller" => self.name.to_string(), "limit" => kind)
             .increment(1);
         Error::CallerLimit { caller: self.name.to_string(), reason, limit, wait }
@@ -290,7 +291,7 @@ mod tests {
         let Error::CallerLimit { caller, reason, limit, wait } = error else { panic!("{error}") };
         assert_eq!(
             (caller.as_str(), reason, limit.as_str()),
-            ("billing", "CALLER_RATE", "50 calls a second")
+            ("billing", reason::CALLER_RATE, "50 calls a second")
         );
         assert_eq!(wait, Duration::from_millis(20));
     }
@@ -310,12 +311,12 @@ mod tests {
         let (first, _second) = (admit().expect("room"), admit().expect("room"));
         for _ in 0..10 {
             let error = admit().expect_err("full");
-            assert!(matches!(&error, Error::CallerLimit { reason: "CALLER_IN_FLIGHT", .. }), "{error}");
+            assert!(matches!(&error, Error::CallerLimit { reason: reason::CALLER_IN_FLIGHT, .. }), "{error}");
         }
         drop(first);
         drop(admit().expect("room"));
         drop(admit().expect("the last token"));
-        assert!(matches!(admit(), Err(Error::CallerLimit { reason: "CALLER_RATE", .. })));
+        assert!(matches!(admit(), Err(Error::CallerLimit { reason: reason::CALLER_RATE, .. })));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shoal_balance::Crowded;
 use shoal_kit::Fault;
+use shoal_kit::reason::{self, Reason};
 use shoal_kit::role::Role;
 use tonic::Code;
 
@@ -105,7 +106,7 @@ pub(crate) enum Error {
     AnswerNotTaken { time: Duration },
     /// A caller has used up what it may.
     #[error("caller `{caller}` has reached its limit of {limit}; try again in {wait:.0?}")]
-    CallerLimit { caller: String, reason: &'static str, limit: String, wait: Duration },
+    CallerLimit { caller: String, reason: Reason, limit: String, wait: Duration },
     /// The upstream answers more slowly than it can with fewer calls.
     #[error(
         "`{upstream}` has {limit} unanswered calls on this core of the gateway, as many as it answers in time (waited \
@@ -133,42 +134,42 @@ impl From<Error> for Fault {
         let message = error.to_string();
         match error {
             Error::UnknownService { service, known } => {
-                Fault::new(Code::Unimplemented, "UNKNOWN_SERVICE", message)
+                Fault::new(Code::Unimplemented, reason::UNKNOWN_SERVICE, message)
                     .meta("service", service)
                     .meta("services", known)
             }
             Error::RoleWithoutPeers { service, role } => {
-                Fault::new(Code::Unavailable, "ROLE_WITHOUT_PEERS", message)
+                Fault::new(Code::Unavailable, reason::ROLE_WITHOUT_PEERS, message)
                     .meta("service", service)
                     .meta("role", role.name())
             }
             Error::Undescribed { service, upstream, why } => {
-                Fault::new(Code::Unavailable, "UPSTREAM_NOT_DESCRIBED", message)
+                Fault::new(Code::Unavailable, reason::UPSTREAM_NOT_DESCRIBED, message)
                     .meta("service", service)
                     .meta("upstream", upstream)
                     .meta("why", why)
                     .retry_after(RETRY_AFTER)
             }
             Error::MalformedPath { path } => {
-                Fault::new(Code::Unimplemented, "MALFORMED_PATH", message).meta("path", path)
+                Fault::new(Code::Unimplemented, reason::INVALID_PATH, message).meta("path", path)
             }
             Error::MalformedTimeout { .. } => Fault::invalid(
-                "MALFORMED_TIMEOUT",
+                reason::INVALID_TIMEOUT,
                 "grpc-timeout",
                 "must be 1 to 8 digits and a unit of H, M, S, m, u or n",
             ),
             Error::Unforwardable { detail } => {
-                Fault::new(Code::Internal, "UNFORWARDABLE_REQUEST", message).meta("detail", detail)
+                Fault::new(Code::Internal, reason::UNFORWARDABLE_REQUEST, message).meta("detail", detail)
             }
             Error::DeadlineExceeded { path, upstream, allowed, progress } => {
-                Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
+                Fault::new(Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED, message)
                     .meta("method", path)
                     .meta("upstream", upstream)
                     .meta("allowed", format!("{allowed:?}"))
                     .meta("progress", progress)
             }
             Error::NoEndpoint { upstream, detail, waited, attempts } => {
-                Fault::new(Code::Unavailable, "NO_ENDPOINT", message)
+                Fault::new(Code::Unavailable, reason::NO_ENDPOINT, message)
                     .meta("upstream", upstream)
                     .meta("detail", detail)
                     .meta("waited", format!("{waited:?}"))
@@ -176,7 +177,7 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::Streamless { upstream, crowded, waited, attempts } => {
-                Fault::new(Code::ResourceExhausted, "UPSTREAM_STREAMS", message)
+                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_STREAMS, message)
                     .meta("upstream", upstream)
                     .meta("allowed", crowded.allowed.to_string())
                     .meta("held", crowded.held.to_string())
@@ -185,14 +186,14 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::Stuck { upstream, address, waiting } => {
-                Fault::new(Code::ResourceExhausted, "UPSTREAM_CONNECTION_FULL", message)
+                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_CONNECTION_FULL, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("waiting", waiting.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::Lost { upstream, address, detail, attempts, stopped } => {
-                Fault::new(Code::Unavailable, "ENDPOINT_LOST", message)
+                Fault::new(Code::Unavailable, reason::ENDPOINT_LOST, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
@@ -200,13 +201,13 @@ impl From<Error> for Fault {
                     .meta("not_repeated_because", stopped)
             }
             Error::Broken { upstream, address, detail } => {
-                Fault::new(Code::Internal, "UPSTREAM_PROTOCOL_ERROR", message)
+                Fault::new(Code::Internal, reason::UPSTREAM_PROTOCOL_ERROR, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
             }
             Error::NotGrpc { upstream, address, status, code, attempts, stopped } => {
-                Fault::new(code, "UPSTREAM_NOT_GRPC", message)
+                Fault::new(code, reason::UPSTREAM_NOT_GRPC, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("http_status", status.to_string())
@@ -214,33 +215,37 @@ impl From<Error> for Fault {
                     .meta("not_repeated_because", stopped)
             }
             Error::HeadersTooLong(too_long) => too_long.fault(message),
-            Error::Crowded { path, most } => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
-                .meta("method", path)
-                .meta("in_flight", most.to_string())
-                .retry_after(RETRY_AFTER),
+            Error::Crowded { path, most } => {
+                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_CALLS, message)
+                    .meta("method", path)
+                    .meta("in_flight", most.to_string())
+                    .retry_after(RETRY_AFTER)
+            }
             Error::TooManyCalls { own, most } => {
-                Fault::new(Code::ResourceExhausted, "CALLS_IN_FLIGHT", message)
+                Fault::new(Code::ResourceExhausted, reason::CALLS_IN_FLIGHT, message)
                     .meta("limit", "gateway.limits.calls")
                     .meta("most", most.to_string())
                     .meta("of_connection", own.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::RequestUnfinished { path, allowed } => {
-                Fault::new(Code::DeadlineExceeded, "REQUEST_UNFINISHED", message)
+                Fault::new(Code::DeadlineExceeded, reason::REQUEST_UNFINISHED, message)
                     .meta("limit", "gateway.limits.request_time")
                     .meta("method", path)
                     .meta("allowed", format!("{allowed:?}"))
             }
             Error::AnswersUnread { bytes, most } => {
-                Fault::new(Code::ResourceExhausted, "ANSWERS_UNREAD", message)
+                Fault::new(Code::ResourceExhausted, reason::ANSWERS_UNREAD, message)
                     .meta("limit", "gateway.limits.unread_bytes")
                     .meta("unread_bytes", bytes.to_string())
                     .meta("most", most.to_string())
                     .retry_after(RETRY_AFTER)
             }
-            Error::AnswerNotTaken { time } => Fault::new(Code::ResourceExhausted, "ANSWER_NOT_READ", message)
-                .meta("limit", "gateway.limits.unread_bytes")
-                .meta("waited", format!("{time:?}")),
+            Error::AnswerNotTaken { time } => {
+                Fault::new(Code::ResourceExhausted, reason::ANSWER_NOT_READ, message)
+                    .meta("limit", "gateway.limits.unread_bytes")
+                    .meta("waited", format!("{time:?}"))
+            }
             Error::CallerLimit { caller, reason, limit, wait } => {
                 Fault::new(Code::ResourceExhausted, reason, message)
                     .meta("caller", caller)
@@ -248,7 +253,7 @@ impl From<Error> for Fault {
                     .retry_after(wait)
             }
             Error::Overloaded { upstream, limit, waited } => {
-                Fault::new(Code::ResourceExhausted, "UPSTREAM_OVERLOADED", message)
+                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_OVERLOADED, message)
                     .meta("upstream", upstream)
                     .meta("limit", limit.to_string())
                     .meta("waited", format!("{waited:?}"))
@@ -256,12 +261,16 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::UnknownMethod { path } => {
-                Fault::new(Code::Unimplemented, "UNKNOWN_METHOD", message).meta("path", path)
+                Fault::new(Code::Unimplemented, reason::UNKNOWN_METHOD, message).meta("path", path)
             }
-            Error::ConnectionAged { grace } => Fault::new(Code::Unavailable, "CONNECTION_AGED", message)
-                .meta("limit", "gateway.connection.age_grace")
-                .meta("grace", format!("{grace:?}")),
-            Error::Draining => Fault::new(Code::Unavailable, "DRAINING", message).retry_after(RETRY_AFTER),
+            Error::ConnectionAged { grace } => {
+                Fault::new(Code::Unavailable, reason::CONNECTION_AGED, message)
+                    .meta("limit", "gateway.connection.age_grace")
+                    .meta("grace", format!("{grace:?}"))
+            }
+            Error::Draining => {
+                Fault::new(Code::Unavailable, reason::DRAINING, message).retry_after(RETRY_AFTER)
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use shoal_http2::{ListLimit, ListTooLong};
 use shoal_kit::Fault;
+use shoal_kit::reason;
 use tonic::Code;
 
 use crate::error::Error;
@@ -67,9 +68,9 @@ impl TooLong {
     /// The error as the caller gets it.
     pub(crate) fn fault(&self, message: String) -> Fault {
         let reason = match self.whose {
-            Whose::Call => "HEADERS_TOO_LONG",
-            Whose::CallTo { .. } => "HEADERS_TOO_LONG_FOR_UPSTREAM",
-            Whose::Answer { .. } => "ANSWER_HEADERS_TOO_LONG",
+            Whose::Call => reason::HEADERS_TOO_LONG,
+            Whose::CallTo { .. } => reason::HEADERS_TOO_LONG_FOR_UPSTREAM,
+            Whose::Answer { .. } => reason::ANSWER_HEADERS_TOO_LONG,
         };
         let fault = Fault::new(Code::ResourceExhausted, reason, message)
             .meta("limit", self.limit())

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
@@ -16,7 +17,7 @@ pub(crate) enum Error {
     #[error("{field}: {problem}")]
     Invalid {
         /// Stable, UPPER_SNAKE.
-        reason: &'static str,
+        reason: Reason,
         /// The field's path in the request.
         field: Cow<'static, str>,
         /// What is wrong with it and what would be right.
@@ -105,13 +106,10 @@ pub(crate) enum Error {
     Internal(String),
 }
 
-/// The reason of [`Error::Forgotten`].
-const JOB_EXPIRED: &str = "JOB_EXPIRED";
-
 /// The fault of [`Error::RequestDiffers`].
 fn request_differs(field: impl Into<String>) -> Fault {
     Fault::invalid(
-        "REQUEST_ID_REUSED",
+        reason::REQUEST_ID_REUSED,
         field,
         "was used for an Enqueue with other fields; give each job a request_id of its own",
     )
@@ -122,7 +120,7 @@ const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
     /// A field that is not acceptable.
-    pub(crate) fn invalid(reason: &'static str, field: &'static str, problem: impl Into<String>) -> Self {
+    pub(crate) fn invalid(reason: Reason, field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid { reason, field: field.into(), problem: problem.into() }
     }
 
@@ -144,7 +142,7 @@ impl Error {
             Self::RequestDiffers { index } => request_differs(field(index)),
             Self::Forgotten { ref id, index } => {
                 let (field, id) = (field(index), id.to_string());
-                Fault::new(Code::AlreadyExists, JOB_EXPIRED, format!("{field}: {self}"))
+                Fault::new(Code::AlreadyExists, reason::JOB_EXPIRED, format!("{field}: {self}"))
                     .meta("id", id)
                     .meta("field", field)
             }
@@ -155,7 +153,7 @@ impl Error {
     /// A page token that is none of ours.
     pub(crate) fn page_token() -> Self {
         Self::invalid(
-            "INVALID_PAGE_TOKEN",
+            reason::INVALID_PAGE_TOKEN,
             "page_token",
             "must be the next_page_token of the same list, or empty",
         )
@@ -172,37 +170,42 @@ impl From<Error> for Fault {
         let message = error.to_string();
         match error {
             Error::Invalid { reason, field, problem } => Fault::invalid(reason, field.into_owned(), problem),
-            Error::NotFound { id } => Fault::new(Code::NotFound, "JOB_NOT_FOUND", message).meta("id", id),
-            Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, "LEASE_LOST", message)
+            Error::NotFound { id } => {
+                Fault::new(Code::NotFound, reason::JOB_NOT_FOUND, message).meta("id", id)
+            }
+            Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, reason::LEASE_LOST, message)
                 .meta("id", id.to_string())
                 .meta("fencing_token", fence.to_string()),
-            Error::Finished { id, state } => Fault::new(Code::FailedPrecondition, "JOB_FINISHED", message)
-                .meta("id", id.to_string())
-                .meta("state", format!("{state:?}")),
+            Error::Finished { id, state } => {
+                Fault::new(Code::FailedPrecondition, reason::JOB_FINISHED, message)
+                    .meta("id", id.to_string())
+                    .meta("state", format!("{state:?}"))
+            }
             Error::NoQueue { queue } => {
-                Fault::new(Code::NotFound, "QUEUE_NOT_FOUND", message).meta("queue", queue.to_string())
+                Fault::new(Code::NotFound, reason::QUEUE_NOT_FOUND, message).meta("queue", queue.to_string())
             }
             Error::Forgotten { id, .. } => {
-                Fault::new(Code::AlreadyExists, JOB_EXPIRED, message).meta("id", id.to_string())
+                Fault::new(Code::AlreadyExists, reason::JOB_EXPIRED, message).meta("id", id.to_string())
             }
             Error::RequestDiffers { .. } => request_differs("request_id"),
             Error::TooManyQueues { max } => {
-                Fault::new(Code::ResourceExhausted, "TOO_MANY_QUEUES", message).meta("max", max.to_string())
+                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_QUEUES, message)
+                    .meta("max", max.to_string())
             }
             Error::TooManyWaiting { max, what } => {
-                Fault::new(Code::ResourceExhausted, "TOO_MANY_WAITING", message)
+                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_WAITING, message)
                     .meta("max", max.to_string())
                     .meta("what", what)
                     .retry_after(Duration::from_secs(1))
             }
-            Error::Evicts { policy } => Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", message)
+            Error::Evicts { policy } => Fault::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, message)
                 .meta("policy", policy)
                 .of_backend(),
             Error::Engine(error) => {
                 error.into_fault("repeat the call (an Enqueue with a request_id is safe to repeat)")
             }
             Error::Draining => {
-                Fault::new(Code::Unavailable, "DRAINING", message).retry_after(DRAINING_RETRY_AFTER)
+                Fault::new(Code::Unavailable, reason::DRAINING, message).retry_after(DRAINING_RETRY_AFTER)
             }
             Error::Internal(detail) => Fault::internal(detail),
         }

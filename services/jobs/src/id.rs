@@ -1,5 +1,6 @@
 //! Names of queues and ids of jobs. An id names its queue, so that a job is found by its id alone.
 
+use shoal_kit::reason;
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -26,7 +27,7 @@ impl QueueName {
             return Ok(Self(text.to_owned()));
         }
         Err(Error::invalid(
-            "INVALID_QUEUE",
+            reason::INVALID_QUEUE,
             "queue",
             format!("must have 1 to {QUEUE_BYTES_MAX} characters of [A-Za-z0-9_.-]"),
         ))

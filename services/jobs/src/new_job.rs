@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use shoal_kit::reason;
 
 use crate::backoff::BACKOFF_MAX;
 use crate::error::Error;
@@ -127,7 +128,7 @@ impl NewJob {
     pub(crate) fn check(queue: QueueName, wanted: Wanted) -> Result<Self, Error> {
         if wanted.kind.is_empty() || wanted.kind.len() > KIND_BYTES_MAX {
             return Err(Error::invalid(
-                "INVALID_KIND",
+                reason::INVALID_KIND,
                 "kind",
                 format!("must have 1 to {KIND_BYTES_MAX} bytes"),
             ));
@@ -137,23 +138,23 @@ impl NewJob {
         }
         if wanted.request_id.len() > REQUEST_ID_BYTES_MAX {
             let problem = format!("must have at most {REQUEST_ID_BYTES_MAX} bytes");
-            return Err(Error::invalid("INVALID_REQUEST_ID", "request_id", problem));
+            return Err(Error::invalid(reason::INVALID_REQUEST_ID, "request_id", problem));
         }
         let run = match (wanted.delay, wanted.run_time) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid(
-                    "DELAY_AND_RUN_TIME",
+                    reason::DELAY_AND_RUN_TIME,
                     "run_time",
                     "give delay or run_time, not both",
                 ));
             }
             (Some(delay), None) if delay > DELAY_MAX => {
                 let problem = format!("must be at most {} days", DELAY_MAX.as_secs() / 86_400);
-                return Err(Error::invalid("INVALID_DELAY", "delay", problem));
+                return Err(Error::invalid(reason::INVALID_DELAY, "delay", problem));
             }
             (None, Some(time)) if time > Moment::of_this_machine().after(DELAY_MAX) => {
                 let problem = format!("must be at most {} days from now", DELAY_MAX.as_secs() / 86_400);
-                return Err(Error::invalid("INVALID_RUN_TIME", "run_time", problem));
+                return Err(Error::invalid(reason::INVALID_RUN_TIME, "run_time", problem));
             }
             (Some(Duration::ZERO), None) | (None, None) => Run::Now,
             (Some(delay), None) => Run::After(delay),
@@ -164,16 +165,20 @@ impl NewJob {
             Ok(n) if n <= ATTEMPTS_MAX => n,
             _ => {
                 let problem = format!("must be 1 to {ATTEMPTS_MAX}, or 0 for {ATTEMPTS_DEFAULT}");
-                return Err(Error::invalid("INVALID_MAX_ATTEMPTS", "max_attempts", problem));
+                return Err(Error::invalid(reason::INVALID_MAX_ATTEMPTS, "max_attempts", problem));
             }
         };
         let backoff = wanted.backoff.unwrap_or(BACKOFF_DEFAULT);
         if !(BACKOFF_MIN..=BACKOFF_MAX).contains(&backoff) {
-            return Err(Error::invalid("INVALID_BACKOFF", "backoff", "must be 1 ms to 1 hour"));
+            return Err(Error::invalid(reason::INVALID_BACKOFF, "backoff", "must be 1 ms to 1 hour"));
         }
         let retention = wanted.retention.unwrap_or(RETENTION_DEFAULT);
         if !(RETENTION_MIN..=RETENTION_MAX).contains(&retention) {
-            return Err(Error::invalid("INVALID_RETENTION", "retention", "must be 10 seconds to 7 days"));
+            return Err(Error::invalid(
+                reason::INVALID_RETENTION,
+                "retention",
+                "must be 10 seconds to 7 days",
+            ));
         }
         let spec = Spec {
             kind: wanted.kind,
@@ -202,7 +207,7 @@ pub(crate) fn too_large(field: &'static str, len: usize) -> Error {
     let problem = format!(
         "must have at most {PAYLOAD_BYTES_MAX} bytes, not {len}; store it elsewhere and pass its name"
     );
-    Error::invalid("TOO_LARGE", field, problem)
+    Error::invalid(reason::TOO_LARGE, field, problem)
 }
 
 #[cfg(test)]

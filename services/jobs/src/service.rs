@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use shoal_kit::reason;
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
 use shoal_proto::jobs::v1 as pb;
@@ -117,16 +118,16 @@ impl JobsService for Jobs {
         let callers = callers_traceparent(&request);
         let requests = request.into_inner().requests;
         let first = requests.first().filter(|_| requests.len() <= BATCH_JOBS_MAX).ok_or_else(|| {
-            Error::invalid("INVALID_BATCH", "requests", format!("must be 1 to {BATCH_JOBS_MAX} jobs"))
+            Error::invalid(reason::INVALID_BATCH, "requests", format!("must be 1 to {BATCH_JOBS_MAX} jobs"))
         })?;
         if let Some(other) = requests.iter().position(|request| request.queue != first.queue) {
             let problem = "must be the queue of requests[0]; send a batch for each queue";
-            return Err(Error::invalid("INVALID_BATCH", "queue", problem).of_request(other).into());
+            return Err(Error::invalid(reason::INVALID_BATCH, "queue", problem).of_request(other).into());
         }
         if requests.iter().map(|request| request.payload.len()).sum::<usize>() > BATCH_BYTES_MAX {
             let problem =
                 format!("must have at most {BATCH_BYTES_MAX} bytes of payload together; send fewer at once");
-            return Err(Error::invalid("BATCH_TOO_LARGE", "requests", problem).into());
+            return Err(Error::invalid(reason::BATCH_TOO_LARGE, "requests", problem).into());
         }
         let queue = QueueName::parse(&first.queue).map_err(|error| error.of_request(0))?;
         let span = trace::send(&queue);
@@ -158,7 +159,7 @@ impl JobsService for Jobs {
         let queue = QueueName::parse(&request.queue)?;
         let state = u8::try_from(request.state).ok().and_then(State::of);
         let state =
-            state.ok_or_else(|| Error::invalid("INVALID_STATE", "state", "must be one of JobState"))?;
+            state.ok_or_else(|| Error::invalid(reason::INVALID_STATE, "state", "must be one of JobState"))?;
         let max = page_size(request.page_size, PAGE_JOBS_MAX)?;
         // A token goes with the state it was made for.
         let after = match page_token(&request.page_token)? {
@@ -255,7 +256,7 @@ impl WorkerService for Jobs {
         let wait = duration("wait", request.wait)?.unwrap_or_default();
         if wait > WAIT_MAX {
             return Err(Error::invalid(
-                "INVALID_WAIT",
+                reason::INVALID_WAIT,
                 "wait",
                 "must be at most 30 seconds; call again instead",
             )
@@ -310,7 +311,7 @@ impl WorkerService for Jobs {
         let request = request.into_inner();
         if request.message.len() > FAILURE_BYTES_MAX {
             let problem = format!("must have at most {FAILURE_BYTES_MAX} bytes");
-            return Err(Error::invalid("MESSAGE_TOO_LONG", "message", problem).into());
+            return Err(Error::invalid(reason::MESSAGE_TOO_LONG, "message", problem).into());
         }
         let (id, fence) = (job_id(&request.id)?, fence(request.fencing_token)?);
         let failure = Failure { message: request.message, permanent: request.permanent };
@@ -325,12 +326,12 @@ fn order(request: pb::LeaseJobsRequest) -> Result<Order, Error> {
         Ok(n) if n <= CLAIM_JOBS_MAX => n,
         _ => {
             let problem = format!("must be 1 to {CLAIM_JOBS_MAX}, or 0 for 1");
-            return Err(Error::invalid("INVALID_MAX_JOBS", "max_jobs", problem));
+            return Err(Error::invalid(reason::INVALID_MAX_JOBS, "max_jobs", problem));
         }
     };
     if request.worker.len() > WORKER_BYTES_MAX {
         let problem = format!("must have at most {WORKER_BYTES_MAX} bytes");
-        return Err(Error::invalid("INVALID_WORKER", "worker", problem));
+        return Err(Error::invalid(reason::INVALID_WORKER, "worker", problem));
     }
     let duration = lease_duration(request.lease_duration)?;
     Ok(Order { queue: QueueName::parse(&request.queue)?, max_jobs, worker: request.worker, duration })
@@ -339,7 +340,11 @@ fn order(request: pb::LeaseJobsRequest) -> Result<Order, Error> {
 fn lease_duration(value: Option<prost_types::Duration>) -> Result<Duration, Error> {
     let duration = duration("lease_duration", value)?.unwrap_or(LEASE_DEFAULT);
     if !(LEASE_MIN..=LEASE_MAX).contains(&duration) {
-        return Err(Error::invalid("INVALID_LEASE_DURATION", "lease_duration", "must be 1 second to 1 hour"));
+        return Err(Error::invalid(
+            reason::INVALID_LEASE_DURATION,
+            "lease_duration",
+            "must be 1 second to 1 hour",
+        ));
     }
     Ok(duration)
 }
@@ -371,7 +376,7 @@ fn page_size(size: i32, max: usize) -> Result<usize, Error> {
         Ok(size) if size <= max => Ok(size),
         _ => {
             let problem = format!("must be 1 to {max}, or 0 for {PAGE_DEFAULT}");
-            Err(Error::invalid("INVALID_PAGE_SIZE", "page_size", problem))
+            Err(Error::invalid(reason::INVALID_PAGE_SIZE, "page_size", problem))
         }
     }
 }
@@ -383,7 +388,7 @@ fn page_token(token: &str) -> Result<&str, Error> {
 /// An id is opaque to callers: one that no job can have is simply not found.
 fn job_id(text: &str) -> Result<JobId, Error> {
     if text.is_empty() || text.len() > ID_BYTES_MAX {
-        return Err(Error::invalid("INVALID_ID", "id", "must be an id that Enqueue gave"));
+        return Err(Error::invalid(reason::INVALID_ID, "id", "must be an id that Enqueue gave"));
     }
     JobId::parse(text).ok_or_else(|| Error::NotFound { id: text.to_owned() })
 }
@@ -393,20 +398,20 @@ fn fence(token: i64) -> Result<u64, Error> {
     u64::try_from(token)
         .ok()
         .filter(|fence| *fence > 0)
-        .ok_or_else(|| Error::invalid("INVALID_FENCING_TOKEN", "fencing_token", problem))
+        .ok_or_else(|| Error::invalid(reason::INVALID_FENCING_TOKEN, "fencing_token", problem))
 }
 
 fn duration(field: &'static str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
     let Some(value) = value else { return Ok(None) };
     Duration::try_from(value)
         .map(Some)
-        .map_err(|_| Error::invalid("INVALID_DURATION", field, "must not be negative"))
+        .map_err(|_| Error::invalid(reason::INVALID_DURATION, field, "must not be negative"))
 }
 
 fn moment(field: &'static str, value: Option<prost_types::Timestamp>) -> Result<Option<Moment>, Error> {
     let Some(value) = value else { return Ok(None) };
     let time = SystemTime::try_from(value).map_err(|_| {
-        Error::invalid("INVALID_TIMESTAMP", field, "must be a time between the years 1 and 9999")
+        Error::invalid(reason::INVALID_TIMESTAMP, field, "must be a time between the years 1 and 9999")
     })?;
     // What lies before 1970 is past as well.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_kit::EngineError;
+use shoal_kit::reason;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +47,11 @@ impl Seen {
         let (state, version) = token.split_once('.').unwrap_or_default();
         let state = state.parse().ok().and_then(State::of);
         state.zip(version.parse().ok()).map(|(state, version)| Self { version, state }).ok_or_else(|| {
-            Error::invalid("INVALID_RESUME_TOKEN", "resume_token", "must be one that WatchJob gave, or empty")
+            Error::invalid(
+                reason::INVALID_RESUME_TOKEN,
+                "resume_token",
+                "must be one that WatchJob gave, or empty",
+            )
         })
     }
 }

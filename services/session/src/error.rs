@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
 
@@ -15,7 +16,7 @@ pub(crate) enum Error {
     NotFound,
     /// One field of the request is wrong by itself.
     #[error("{field}: {problem}")]
-    Invalid { field: &'static str, reason: &'static str, problem: String },
+    Invalid { field: &'static str, reason: Reason, problem: String },
     /// One field of the request is over a limit by itself.
     #[error("{field}: over the limit `{limit}` of {max}")]
     TooMuch { field: &'static str, limit: &'static str, max: usize },
@@ -68,7 +69,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
-    pub(crate) fn invalid(field: &'static str, reason: &'static str, problem: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: &'static str, reason: Reason, problem: impl Into<String>) -> Self {
         Error::Invalid { field, reason, problem: problem.into() }
     }
 }
@@ -78,12 +79,12 @@ impl From<Error> for Fault {
         match error {
             Error::NotFound => Fault::new(
                 Code::NotFound,
-                "SESSION_NOT_FOUND",
+                reason::SESSION_NOT_FOUND,
                 "there is no session for this token or id: it has ended or never was; sign in again",
             ),
             Error::Invalid { field, reason, problem } => Fault::invalid(reason, field, problem),
             Error::TooMuch { field, limit, max } => Fault::invalid(
-                "LIMIT_EXCEEDED",
+                reason::LIMIT_EXCEEDED,
                 field,
                 format!("is over the limit {limit} = {max}; send less"),
             )
@@ -96,7 +97,7 @@ impl From<Error> for Fault {
                 };
                 Fault::new(
                     Code::ResourceExhausted,
-                    "ATTRIBUTES_LIMIT_EXCEEDED",
+                    reason::ATTRIBUTES_LIMIT_EXCEEDED,
                     format!(
                         "with this change the session's attributes would pass the limit {limit} = {max}; nothing was \
                          changed; remove some first"
@@ -107,36 +108,36 @@ impl From<Error> for Fault {
             }
             Error::VersionMismatch { expected, current } => Fault::new(
                 Code::Aborted,
-                "VERSION_MISMATCH",
+                reason::VERSION_MISMATCH,
                 format!("the session is at version {current}, not {expected}; read it and decide again"),
             )
             .meta("expected_version", expected.to_string())
             .meta("current_version", current.to_string()),
             Error::UserFull { max } => Fault::new(
                 Code::ResourceExhausted,
-                "SESSIONS_LIMIT_EXCEEDED",
+                reason::SESSIONS_LIMIT_EXCEEDED,
                 format!("the user has sessions_per_user_max = {max} sessions; revoke one first"),
             )
             .meta("limit", "sessions_per_user_max")
             .meta("max", max.to_string()),
             Error::RequestDiffers => Fault::invalid(
-                "REQUEST_ID_REUSED",
+                reason::REQUEST_ID_REUSED,
                 "request_id",
                 "was used for a CreateSession with other fields; give each session a request_id of its own",
             ),
             Error::RequestSpent => Fault::new(
                 Code::FailedPrecondition,
-                "REQUEST_ID_SPENT",
+                reason::REQUEST_ID_SPENT,
                 "the session that this request_id created has ended or was rotated; use a new request_id",
             ),
             Error::SuccessorLost => Fault::new(
                 Code::FailedPrecondition,
-                "SUCCESSOR_LOST",
+                reason::SUCCESSOR_LOST,
                 "the token's successor was derived with a key that is no longer configured; sign in again",
             ),
             Error::WatchersFull { max, of } => Fault::new(
                 Code::ResourceExhausted,
-                "WATCHERS_LIMIT_EXCEEDED",
+                reason::WATCHERS_LIMIT_EXCEEDED,
                 format!(
                     "this clone serves {max} watchers{of}, the most that watchers_max lets it; try another clone or raise the limit"
                 ),
@@ -146,13 +147,13 @@ impl From<Error> for Fault {
             .retry_after(RETRY_AFTER),
             Error::Draining => Fault::new(
                 Code::Unavailable,
-                "DRAINING",
+                reason::DRAINING,
                 "this clone is shutting down; call again with the last resume_token: it goes on at another clone, \
                  or when one serves again",
             )
             .retry_after(DRAINING_RETRY_AFTER),
             Error::Engine(error) => error.into_fault("look before repeating it"),
-            Error::Evicts { ref policy } => Fault::new(Code::FailedPrecondition, "ENGINE_EVICTS", error.to_string())
+            Error::Evicts { ref policy } => Fault::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, error.to_string())
                 .meta("policy", policy.as_str())
                 .of_backend(),
             Error::Internal(detail) => Fault::internal(detail),

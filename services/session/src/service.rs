@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use prost_types::Timestamp;
+use shoal_kit::reason;
 use shoal_kit::service::Background;
 use shoal_proto::session::v1::revoke_session_request::Target as ProtoTarget;
 use shoal_proto::session::v1::session_service_server::SessionService;
@@ -95,7 +96,9 @@ impl<S: Store> SessionService for Server<S> {
             Some(ProtoTarget::Token(token)) => Target::Token(token),
             Some(ProtoTarget::SessionId(id)) => Target::Id(id),
             None => {
-                return Err(Error::invalid("target", "MISSING_TARGET", "give a token or a session_id").into());
+                return Err(
+                    Error::invalid("target", reason::MISSING_TARGET, "give a token or a session_id").into()
+                );
             }
         };
         self.sessions.revoke(target).await?;
@@ -134,7 +137,11 @@ impl<S: Store> SessionService for Server<S> {
         let resume = match request.resume_token.as_str() {
             "" => None,
             token => Some(Cursor::decode(token).ok_or_else(|| {
-                Error::invalid("resume_token", "MALFORMED_RESUME_TOKEN", "is not one that WatchSessions gave")
+                Error::invalid(
+                    "resume_token",
+                    reason::INVALID_RESUME_TOKEN,
+                    "is not one that WatchSessions gave",
+                )
             })?),
         };
         let watch = self.sessions.watch(request.user_id, resume).await?;
@@ -243,7 +250,7 @@ fn attributes(field: &'static str, values: BTreeMap<String, proto_type::Value>) 
             None => {
                 return Err(Error::invalid(
                     field,
-                    "EMPTY_VALUE",
+                    reason::EMPTY_VALUE,
                     "every attribute needs a value of some type",
                 ));
             }
@@ -257,7 +264,7 @@ fn duration(field: &'static str, duration: Option<prost_types::Duration>) -> Res
     duration
         .map(|duration| {
             Duration::try_from(duration)
-                .map_err(|_| Error::invalid(field, "NEGATIVE_DURATION", "must not be negative"))
+                .map_err(|_| Error::invalid(field, reason::INVALID_DURATION, "must not be negative"))
         })
         .transpose()
 }

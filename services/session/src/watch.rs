@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use shoal_kit::reason;
 use tokio::time::sleep;
 
 use crate::error::Error;
@@ -182,5 +183,5 @@ async fn end_of<S: Store>(store: &S, bucket: u8) -> Result<Place, Error> {
 }
 
 fn other_watch() -> Error {
-    Error::invalid("resume_token", "RESUME_TOKEN_OF_ANOTHER_WATCH", "belongs to a watch on other users")
+    Error::invalid("resume_token", reason::INVALID_RESUME_TOKEN, "belongs to a watch on other users")
 }

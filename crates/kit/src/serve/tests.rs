@@ -69,10 +69,10 @@ async fn what_the_caller_malformed_is_its_own_fault() {
     let service = Service::new(Role::Session, "clone", descriptors, Background::default());
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(serve(service, listener, Drain::default(), shutdown.clone()));
-    let invalid = (Code::InvalidArgument, "MALFORMED_MESSAGE", false);
+    let invalid = (Code::InvalidArgument, "INVALID_MESSAGE", false);
     for (body, encoding, expected) in [
         (&b"\x07\0\0\0\0"[..], None, invalid),
-        (b"\x01\0\0\0\x01a", None, (Code::Internal, "MALFORMED_MESSAGE", true)),
+        (b"\x01\0\0\0\x01a", None, (Code::Internal, "INVALID_MESSAGE", true)),
         (b"\0\0\0\0\x09ab", None, invalid),
         (b"\0\0", None, invalid),
         (b"", None, invalid),

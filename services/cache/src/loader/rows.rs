@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use prost::Message as _;
 use shoal_client::Channel;
+use shoal_kit::reason;
 use shoal_proto::data::v1::data_service_client::DataServiceClient;
 use shoal_proto::data::v1::{GetRequest, GetTableRequest, Row, SortKeyType};
 use shoal_proto::r#type::v1::{Value, value};
@@ -102,7 +103,10 @@ impl Loader for RowLoader {
                     Some(row) => Ok(loaded(&row)),
                     None => Err(LoadError::Protocol { detail: "Get without a row".to_owned() }),
                 },
-                Err(status) if status.code() == Code::NotFound && reason_of(&status) == "ROW_NOT_FOUND" => {
+                Err(status)
+                    if status.code() == Code::NotFound
+                        && reason_of(&status) == reason::ROW_NOT_FOUND.as_str() =>
+                {
                     Ok(Loaded::Missing)
                 }
                 Err(status) => Err(failure(&status, timeout)),

@@ -486,7 +486,10 @@ async fn a_kind_that_is_not_declared_says_how_to_declare_it() {
         shoal_kit::Fault::from(error)
     };
     let fault = reason("user").await;
-    assert_eq!((fault.code(), fault.reason()), (tonic::Code::FailedPrecondition, "KIND_NOT_DECLARED"));
+    assert_eq!(
+        (fault.code(), fault.reason().as_str()),
+        (tonic::Code::FailedPrecondition, "KIND_NOT_DECLARED")
+    );
     assert!(fault.message().contains("[cache.object.\"user\"]"), "{}", fault.message());
     assert_eq!(reason("data.users").await.reason(), "NO_DATA_PEER");
     assert_eq!(reason("data.No Such").await.reason(), "INVALID_NAME");

@@ -49,7 +49,7 @@ impl Rows {
     }
 }
 
-fn missing(reason: &'static str) -> Status {
+fn missing(reason: shoal_kit::reason::Reason) -> Status {
     Fault::new(Code::NotFound, reason, "not there").into()
 }
 
@@ -61,7 +61,8 @@ impl DataService for Rows {
     ) -> Result<Response<data::GetTableResponse>, Status> {
         self.table_gets.fetch_add(1, Ordering::SeqCst);
         let name = request.into_inner().name;
-        let sort_key_type = *self.tables.get(name.as_str()).ok_or_else(|| missing("TABLE_NOT_FOUND"))?;
+        let sort_key_type =
+            *self.tables.get(name.as_str()).ok_or_else(|| missing(shoal_kit::reason::TABLE_NOT_FOUND))?;
         let table = data::Table { name, sort_key_type: sort_key_type.into(), ..Default::default() };
         Ok(Response::new(data::GetTableResponse { table: Some(table) }))
     }
@@ -74,7 +75,7 @@ impl DataService for Rows {
         let row = rows.iter().find(|(table, row)| {
             (table, &row.partition_key, &row.sort_key) == (&get.table, &get.partition_key, &get.sort_key)
         });
-        let (_, row) = row.ok_or_else(|| missing("ROW_NOT_FOUND"))?;
+        let (_, row) = row.ok_or_else(|| missing(shoal_kit::reason::ROW_NOT_FOUND))?;
         Ok(Response::new(data::GetResponse { row: Some(row.clone()) }))
     }
 

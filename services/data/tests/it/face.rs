@@ -68,17 +68,17 @@ async fn what_is_wrong_is_said_with_its_field() {
     let outcome = caller.create_table(CreateTableRequest::default()).await;
     assert_eq!(refused(outcome), invalid("TABLE_REQUIRED", "table"));
     let outcome = caller.create_table(table("", 0, 0)).await;
-    assert_eq!(refused(outcome), invalid("BAD_TABLE_NAME", "table.name"));
+    assert_eq!(refused(outcome), invalid("INVALID_TABLE_NAME", "table.name"));
     let outcome = caller.create_table(table("u", 77, 0)).await;
     assert_eq!(refused(outcome), invalid("UNKNOWN_ENUM_VALUE", "table.sort_key_type"));
     let outcome = caller.create_table(table("u", 0, -1)).await;
-    assert_eq!(refused(outcome), invalid("BAD_TTL", "table.default_ttl"));
+    assert_eq!(refused(outcome), invalid("INVALID_TTL", "table.default_ttl"));
     let (code, reason, _) = refused(caller.create_table(table("t", 2, 0)).await);
     assert_eq!((code, reason.as_str()), (Code::AlreadyExists, "TABLE_EXISTS"));
     let (code, reason, _) = refused(caller.get_table(GetTableRequest { name: "u".to_owned() }).await);
     assert_eq!((code, reason.as_str()), (Code::NotFound, "TABLE_NOT_FOUND"));
     let outcome = caller.list_tables(ListTablesRequest { page_size: 0, page_token: "x".to_owned() }).await;
-    assert_eq!(refused(outcome), invalid("MALFORMED_PAGE_TOKEN", "page_token"));
+    assert_eq!(refused(outcome), invalid("INVALID_PAGE_TOKEN", "page_token"));
 
     let (code, reason, _) = refused(get(client, "t", "missing").await);
     assert_eq!((code, reason.as_str()), (Code::NotFound, "ROW_NOT_FOUND"));
@@ -97,18 +97,24 @@ async fn what_is_wrong_is_said_with_its_field() {
         attributes: [("t".to_owned(), kind(value::Kind::TimeValue(time)))].into(),
         ttl: None,
     };
-    assert_eq!(refused(write(client, far).await), invalid("BAD_TIME", "mutations[0].put.attributes"));
+    assert_eq!(
+        refused(write(client, far).await),
+        invalid("INVALID_TIMESTAMP", "mutations[0].put.attributes")
+    );
     let token = MutateRequest {
         table: "t".to_owned(),
         partition_key: "p".to_owned(),
         mutations: vec![put("a", "1")],
         idempotency_token: "yesterday".to_owned(),
     };
-    assert_eq!(refused(caller.mutate(token).await), invalid("MALFORMED_TOKEN", "idempotency_token"));
+    assert_eq!(
+        refused(caller.mutate(token).await),
+        invalid("INVALID_IDEMPOTENCY_TOKEN", "idempotency_token")
+    );
     let query = QueryRequest { table: "t".to_owned(), ..QueryRequest::default() };
-    assert_eq!(refused(caller.query(query).await), invalid("BAD_PARTITION_KEY", "partition_key"));
+    assert_eq!(refused(caller.query(query).await), invalid("INVALID_PARTITION_KEY", "partition_key"));
     let keys = BatchGetRequest { table: "t".to_owned(), ..BatchGetRequest::default() };
-    assert_eq!(refused(caller.batch_get(keys).await), invalid("BAD_KEYS", "keys"));
+    assert_eq!(refused(caller.batch_get(keys).await), invalid("INVALID_KEYS", "keys"));
 
     // And after all that the clone still works.
     mutate(client, "t", vec![put("a", "1")]).await.unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use futures::stream::unfold;
+use shoal_kit::reason;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -59,7 +60,7 @@ impl Health for MeshHealth {
             ServingStatus::ServiceUnknown => {
                 let fault = shoal_kit::Fault::new(
                     tonic::Code::NotFound,
-                    "UNKNOWN_SERVICE",
+                    reason::UNKNOWN_SERVICE,
                     format!(
                         "no service `{service}` behind this gateway; list them with reflection (grpcurl list)"
                     ),
@@ -104,7 +105,7 @@ impl Health for MeshHealth {
 fn name_of(request: Request<HealthCheckRequest>) -> Result<String, Status> {
     let service = request.into_inner().service;
     if service.len() > NAME_BYTES_MAX {
-        let fault = shoal_kit::Fault::invalid("NAME_TOO_LONG", "service", "must be at most 1024 bytes");
+        let fault = shoal_kit::Fault::invalid(reason::NAME_TOO_LONG, "service", "must be at most 1024 bytes");
         return Err(fault.into());
     }
     Ok(service)

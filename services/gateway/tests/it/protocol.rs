@@ -138,7 +138,7 @@ async fn paths_and_timeouts_that_make_no_sense_are_refused() {
     }
     for timeout in ["", "1", "S", "123456789S", "-1S", "1.5S"] {
         let answer = caller.call(SAFE, &[("grpc-timeout", timeout)], b"").await;
-        assert_eq!(answer.grpc().get_details_error_info().expect("ErrorInfo").reason, "MALFORMED_TIMEOUT");
+        assert_eq!(answer.grpc().get_details_error_info().expect("ErrorInfo").reason, "INVALID_TIMEOUT");
     }
     assert_eq!(upstream.calls(), 0);
 }

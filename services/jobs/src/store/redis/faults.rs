@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_kit::EngineError;
+use shoal_kit::reason;
 use shoal_redis_link::LinkConfig;
 use tokio::time::{Instant, timeout};
 
@@ -215,7 +216,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_read() {
             assert!(matches!(error, Error::Engine(EngineError::ReadOnly { .. })), "{error:?}");
             let fault = shoal_kit::Fault::from(error);
             // UNAVAILABLE.
-            assert_eq!((fault.code() as i32, fault.reason()), (14, "ENGINE_READ_ONLY"));
+            assert_eq!((fault.code() as i32, fault.reason()), (14, reason::ENGINE_READ_ONLY));
             assert!(fault.message().contains(says) && fault.message().contains("nothing was done"));
         }
         assert!(mesh.b.get(&job.id).await.is_some(), "reads go on");
