@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use shoal_kit::Invalid;
 use shoal_kit::reason;
 
 use crate::body::Body;
-use crate::error::{Error, Invalid};
+use crate::error::Error;
 use crate::key::{Key, Tags};
 use crate::limit::{TTL_MAX, TTL_MIN};
 use crate::space::{Event, Spaces};

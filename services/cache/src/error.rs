@@ -2,30 +2,12 @@
 
 use std::time::Duration;
 
-use shoal_kit::Fault;
-use shoal_kit::reason::{self, Reason};
+use shoal_kit::reason;
+use shoal_kit::{Fault, Invalid};
 use tonic::Code;
 
 use crate::loader::LoadError;
 use crate::store::StoreError;
-
-/// An argument that is not valid.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub(crate) struct Invalid {
-    /// Stable reason, UPPER_SNAKE.
-    pub reason: Reason,
-    /// The field of the request.
-    pub field: &'static str,
-    /// What is wrong with it and what it should be.
-    pub problem: String,
-}
-
-impl Invalid {
-    pub(crate) fn new(reason: Reason, field: &'static str, problem: impl Into<String>) -> Self {
-        Self { reason, field, problem: problem.into() }
-    }
-}
 
 /// Why a call failed. Cloned to everyone who waited for the same load.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -90,7 +72,7 @@ pub(crate) enum Error {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::Invalid(Invalid { reason, field, problem }) => Fault::invalid(reason, field, problem),
+            Error::Invalid(invalid) => invalid.into(),
             Error::ValueTooLarge { namespace, bytes, bytes_max } => Fault::invalid(
                 reason::VALUE_TOO_LARGE,
                 "value",

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use shoal_kit::Invalid;
 use shoal_kit::reason;
 
-use crate::error::Invalid;
 use crate::limit::{
     KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TAG_BYTES_MAX, TAGS_MAX,
 };

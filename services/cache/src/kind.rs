@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_kit::Invalid;
 use shoal_kit::reason;
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, KindPolicy, Source, TABLE_PREFIX};
-use crate::error::{Error, Invalid};
+use crate::error::Error;
 use crate::key::Namespace;
 use crate::loader::Loader;
 

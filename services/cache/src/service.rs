@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use shoal_kit::Fault;
+use shoal_kit::Invalid;
 use shoal_kit::reason;
 use shoal_proto::cache::v1 as pb;
 use shoal_proto::cache::v1::cache_service_server::CacheService;
 use tonic::{Request, Response, Status};
 
 use crate::cache::{Cache, Set, Value};
-use crate::error::{Error, Invalid};
+use crate::error::Error;
 use crate::key::{Key, Namespace, Tags};
 use crate::object::Objects;
 

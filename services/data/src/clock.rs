@@ -129,12 +129,18 @@ mod tests {
         {
             let error = stamp_of_token(bad, now).unwrap_err();
             assert!(
-                matches!(error, Error::Invalid { reason: reason::INVALID_IDEMPOTENCY_TOKEN, .. }),
+                matches!(
+                    error,
+                    Error::Invalid(shoal_kit::Invalid { reason: reason::INVALID_IDEMPOTENCY_TOKEN, .. })
+                ),
                 "{bad}: {error}"
             );
         }
         let error = stamp_of_token("1300000001-x", now).unwrap_err();
-        assert!(matches!(error, Error::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. }), "{error}");
+        assert!(
+            matches!(error, Error::Invalid(shoal_kit::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. })),
+            "{error}"
+        );
     }
 
     #[test]
@@ -143,13 +149,16 @@ mod tests {
         for other_unit in [now.0 / 1000, now.0 / 1_000_000, now.0 - TOKEN_BEHIND_MAX - 1] {
             let error = stamp_of_token(&format!("{other_unit}-x"), now).unwrap_err();
             assert!(
-                matches!(error, Error::Invalid { reason: reason::TOKEN_IN_THE_PAST, .. }),
+                matches!(error, Error::Invalid(shoal_kit::Invalid { reason: reason::TOKEN_IN_THE_PAST, .. })),
                 "{other_unit}: {error}"
             );
             assert!(error.to_string().contains("microseconds"), "{error}");
         }
         let nanos = stamp_of_token(&format!("{}-x", now.0 * 1000), now).unwrap_err();
-        assert!(matches!(nanos, Error::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. }), "{nanos}");
+        assert!(
+            matches!(nanos, Error::Invalid(shoal_kit::Invalid { reason: reason::TOKEN_IN_THE_FUTURE, .. })),
+            "{nanos}"
+        );
         let oldest = now.0 - TOKEN_BEHIND_MAX;
         assert_eq!(stamp_of_token(&format!("{oldest}-x"), now).unwrap(), Micros(oldest));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
-use shoal_kit::reason;
+use shoal_kit::{page, reason};
 
 use crate::clock::{Clock, Micros, stamp_of_token};
 use crate::error::Error;
@@ -97,7 +97,7 @@ impl<S: Store> Data<S> {
         page_size: i32,
         page_token: &str,
     ) -> Result<(Vec<Table>, String), Error> {
-        let limit = page_limit(page_size)?;
+        let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
         let binding = Binding::default().field(b"tables");
         let after = if page_token.is_empty() { Vec::new() } else { binding.open(page_token)? };
         let after = String::from_utf8(after).map_err(|_| Error::Internal("a token's table name".into()))?;
@@ -179,7 +179,7 @@ impl<S: Store> Data<S> {
     ) -> Result<(Vec<Row>, String), Error> {
         let QueryRequest { table, partition_key, start, end, prefix, descending, page_size, page_token } =
             request;
-        let limit = page_limit(page_size)?;
+        let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
         let partition = PartitionKey::parse(partition_key)?;
         let table = self.table(&table, "table").await?;
         let of = table.definition.sort_key_type;
@@ -222,18 +222,6 @@ impl<S: Store> Data<S> {
             self.store.mutate(write).await?;
         }
         Ok(stamp)
-    }
-}
-
-fn page_limit(page_size: i32) -> Result<usize, Error> {
-    match usize::try_from(page_size) {
-        Ok(0) => Ok(PAGE_SIZE_DEFAULT),
-        Ok(size) if size <= PAGE_SIZE_MAX => Ok(size),
-        _ => Err(Error::invalid(
-            reason::INVALID_PAGE_SIZE,
-            "page_size",
-            format!("must be 0 (for {PAGE_SIZE_DEFAULT}) to {PAGE_SIZE_MAX}, is {page_size}"),
-        )),
     }
 }
 

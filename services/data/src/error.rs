@@ -1,5 +1,8 @@
 //! What can go wrong, and the one place that says what callers see of it.
 
+use std::borrow::Cow;
+
+use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
@@ -10,15 +13,8 @@ use crate::clock::Micros;
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Error {
     /// An argument is not acceptable.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// Stable, UPPER_SNAKE.
-        reason: Reason,
-        /// The field's path in the request.
-        field: String,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// No table of that name.
     #[error("no table `{0}`")]
     TableNotFound(String),
@@ -84,15 +80,19 @@ pub(crate) enum Error {
 
 impl Error {
     /// An argument that is not acceptable.
-    pub(crate) fn invalid(reason: Reason, field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { reason, field: field.into(), problem: problem.into() }
+    pub(crate) fn invalid(
+        reason: Reason,
+        field: impl Into<String>,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::Invalid(Invalid::new(reason, field.into(), problem))
     }
 
     /// The same, of a field within `outer`.
     #[must_use]
     pub(crate) fn within(self, outer: &str) -> Self {
         match self {
-            Self::Invalid { reason, field, problem } => {
+            Self::Invalid(Invalid { reason, field, problem }) => {
                 Self::invalid(reason, format!("{outer}.{field}"), problem)
             }
             other => other,
@@ -103,7 +103,7 @@ impl Error {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field, problem),
+            Error::Invalid(invalid) => invalid.into(),
             Error::TableNotFound(name) => Fault::new(
                 Code::NotFound,
                 reason::TABLE_NOT_FOUND,

@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn keys_that_do_not_fit_the_table_are_refused() {
         let reason = |result: Result<SortKey, Error>| match result {
-            Err(Error::Invalid { reason, .. }) => reason,
+            Err(Error::Invalid(shoal_kit::Invalid { reason, .. })) => reason,
             other => panic!("{other:?}"),
         };
         let parse = |of, value| reason(SortKey::parse(of, value, "sort_key"));

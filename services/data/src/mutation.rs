@@ -226,8 +226,8 @@ mod tests {
     #[track_caller]
     fn refused(mutations: Vec<Mutation>, expected_reason: &str, expected_field: &str) {
         match parse(mutations) {
-            Err(Error::Invalid { reason, field, .. }) => {
-                assert_eq!((reason.as_str(), field.as_str()), (expected_reason, expected_field));
+            Err(Error::Invalid(shoal_kit::Invalid { reason, field, .. })) => {
+                assert_eq!((reason.as_str(), &*field), (expected_reason, expected_field));
             }
             other => panic!("{other:?}"),
         }

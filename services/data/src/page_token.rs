@@ -84,7 +84,10 @@ mod tests {
         let token = ours().token(b"last");
         assert_eq!(ours().open(&token).unwrap(), b"last");
         let foreign = Binding::default().field(b"tp").field(b"k").open(&token).unwrap_err();
-        assert!(matches!(foreign, Error::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. }), "{foreign}");
+        assert!(
+            matches!(foreign, Error::Invalid(shoal_kit::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. })),
+            "{foreign}"
+        );
     }
 
     #[test]
@@ -101,7 +104,10 @@ mod tests {
         for bad in bad {
             let error = binding.open(&bad).unwrap_err();
             assert!(
-                matches!(error, Error::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. }),
+                matches!(
+                    error,
+                    Error::Invalid(shoal_kit::Invalid { reason: reason::INVALID_PAGE_TOKEN, .. })
+                ),
                 "{bad}: {error}"
             );
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
@@ -14,15 +15,8 @@ use crate::job::State;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// A field of the request is not acceptable.
-    #[error("{field}: {problem}")]
-    Invalid {
-        /// Stable, UPPER_SNAKE.
-        reason: Reason,
-        /// The field's path in the request.
-        field: Cow<'static, str>,
-        /// What is wrong with it and what would be right.
-        problem: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// No such job: it never was, or its retention has passed.
     #[error("no job {id}; it was never enqueued here, or finished and its retention has passed")]
     NotFound {
@@ -120,16 +114,20 @@ const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
     /// A field that is not acceptable.
-    pub(crate) fn invalid(reason: Reason, field: &'static str, problem: impl Into<String>) -> Self {
-        Self::Invalid { reason, field: field.into(), problem: problem.into() }
+    pub(crate) fn invalid(
+        reason: Reason,
+        field: impl Into<Cow<'static, str>>,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::Invalid(Invalid::new(reason, field, problem))
     }
 
     /// The same, of one request of a batch. What a store says of one has its index already.
     #[must_use]
     pub(crate) fn of_request(self, index: usize) -> Self {
         match self {
-            Self::Invalid { reason, field, problem } => {
-                Self::Invalid { reason, field: format!("requests[{index}].{field}").into(), problem }
+            Self::Invalid(Invalid { reason, field, problem }) => {
+                Self::invalid(reason, format!("requests[{index}].{field}"), problem)
             }
             other => other,
         }
@@ -169,7 +167,7 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
-            Error::Invalid { reason, field, problem } => Fault::invalid(reason, field.into_owned(), problem),
+            Error::Invalid(invalid) => invalid.into(),
             Error::NotFound { id } => {
                 Fault::new(Code::NotFound, reason::JOB_NOT_FOUND, message).meta("id", id)
             }

@@ -224,7 +224,7 @@ mod tests {
 
     fn refused(change: impl FnOnce(&mut Wanted)) -> Cow<'static, str> {
         match check(change) {
-            Err(Error::Invalid { field, .. }) => field,
+            Err(Error::Invalid(shoal_kit::Invalid { field, .. })) => field,
             other => panic!("{other:?}"),
         }
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
-use shoal_kit::reason;
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
+use shoal_kit::{page, reason};
 use shoal_proto::jobs::v1 as pb;
 use shoal_proto::jobs::v1::jobs_service_server::{JobsService, JobsServiceServer};
 use shoal_proto::jobs::v1::worker_service_server::{WorkerService, WorkerServiceServer};
@@ -160,7 +160,7 @@ impl JobsService for Jobs {
         let state = u8::try_from(request.state).ok().and_then(State::of);
         let state =
             state.ok_or_else(|| Error::invalid(reason::INVALID_STATE, "state", "must be one of JobState"))?;
-        let max = page_size(request.page_size, PAGE_JOBS_MAX)?;
+        let max = page::size(request.page_size, PAGE_DEFAULT, PAGE_JOBS_MAX)?;
         // A token goes with the state it was made for.
         let after = match page_token(&request.page_token)? {
             "" => None,
@@ -204,7 +204,7 @@ impl JobsService for Jobs {
         request: Request<pb::ListQueuesRequest>,
     ) -> Result<Response<pb::ListQueuesResponse>, Status> {
         let request = request.into_inner();
-        let max = page_size(request.page_size, PAGE_QUEUES_MAX)?;
+        let max = page::size(request.page_size, PAGE_DEFAULT, PAGE_QUEUES_MAX)?;
         let after = page_token(&request.page_token)?;
         let mut names = self.store.queues().await?;
         names.retain(|name| name.as_str() > after);
@@ -368,17 +368,6 @@ fn decode(request: pb::EnqueueRequest, traceparent: String) -> Result<NewJob, Er
         retention: duration("retention", request.retention)?,
     };
     NewJob::check(QueueName::parse(&request.queue)?, wanted)
-}
-
-fn page_size(size: i32, max: usize) -> Result<usize, Error> {
-    match usize::try_from(size) {
-        Ok(0) => Ok(PAGE_DEFAULT),
-        Ok(size) if size <= max => Ok(size),
-        _ => {
-            let problem = format!("must be 1 to {max}, or 0 for {PAGE_DEFAULT}");
-            Err(Error::invalid(reason::INVALID_PAGE_SIZE, "page_size", problem))
-        }
-    }
 }
 
 fn page_token(token: &str) -> Result<&str, Error> {

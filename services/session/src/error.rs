@@ -1,7 +1,9 @@
 //! Why a call failed, and the one place where that becomes what callers see. No variant can hold a token.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
 use shoal_kit::{EngineError, Fault};
 use tonic::{Code, Status};
@@ -15,8 +17,8 @@ pub(crate) enum Error {
     #[error("there is no such session")]
     NotFound,
     /// One field of the request is wrong by itself.
-    #[error("{field}: {problem}")]
-    Invalid { field: &'static str, reason: Reason, problem: String },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// One field of the request is over a limit by itself.
     #[error("{field}: over the limit `{limit}` of {max}")]
     TooMuch { field: &'static str, limit: &'static str, max: usize },
@@ -69,8 +71,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
-    pub(crate) fn invalid(field: &'static str, reason: Reason, problem: impl Into<String>) -> Self {
-        Error::Invalid { field, reason, problem: problem.into() }
+    pub(crate) fn invalid(
+        reason: Reason,
+        field: impl Into<Cow<'static, str>>,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::Invalid(Invalid::new(reason, field, problem))
     }
 }
 
@@ -82,7 +88,7 @@ impl From<Error> for Fault {
                 reason::SESSION_NOT_FOUND,
                 "there is no session for this token or id: it has ended or never was; sign in again",
             ),
-            Error::Invalid { field, reason, problem } => Fault::invalid(reason, field, problem),
+            Error::Invalid(invalid) => invalid.into(),
             Error::TooMuch { field, limit, max } => Fault::invalid(
                 reason::LIMIT_EXCEEDED,
                 field,

@@ -97,7 +97,7 @@ impl<S: Store> SessionService for Server<S> {
             Some(ProtoTarget::SessionId(id)) => Target::Id(id),
             None => {
                 return Err(
-                    Error::invalid("target", reason::MISSING_TARGET, "give a token or a session_id").into()
+                    Error::invalid(reason::MISSING_TARGET, "target", "give a token or a session_id").into()
                 );
             }
         };
@@ -138,8 +138,8 @@ impl<S: Store> SessionService for Server<S> {
             "" => None,
             token => Some(Cursor::decode(token).ok_or_else(|| {
                 Error::invalid(
-                    "resume_token",
                     reason::INVALID_RESUME_TOKEN,
+                    "resume_token",
                     "is not one that WatchSessions gave",
                 )
             })?),
@@ -249,8 +249,8 @@ fn attributes(field: &'static str, values: BTreeMap<String, proto_type::Value>) 
             Some(ProtoKind::TimeValue(Timestamp { seconds, nanos })) => Value::Time(seconds, nanos),
             None => {
                 return Err(Error::invalid(
-                    field,
                     reason::EMPTY_VALUE,
+                    field,
                     "every attribute needs a value of some type",
                 ));
             }
@@ -264,7 +264,7 @@ fn duration(field: &'static str, duration: Option<prost_types::Duration>) -> Res
     duration
         .map(|duration| {
             Duration::try_from(duration)
-                .map_err(|_| Error::invalid(field, reason::INVALID_DURATION, "must not be negative"))
+                .map_err(|_| Error::invalid(reason::INVALID_DURATION, field, "must not be negative"))
         })
         .transpose()
 }

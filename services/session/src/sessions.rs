@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
-use shoal_kit::reason;
+use shoal_kit::{page, reason};
 
 use crate::attribute::{Attributes, Change, Passed};
 use crate::config::Config;
@@ -146,17 +146,11 @@ impl<S: Store> Sessions<S> {
         page_token: &str,
     ) -> Result<(Vec<Session>, String), Error> {
         valid_user(&user)?;
-        let limit = match usize::try_from(page_size) {
-            Ok(0) => PAGE_SIZE,
-            Ok(size) => size.min(PAGE_SIZE_MAX),
-            Err(_) => {
-                return Err(Error::invalid("page_size", reason::INVALID_PAGE_SIZE, "must not be negative"));
-            }
-        };
+        let limit = page::size(page_size, PAGE_SIZE, PAGE_SIZE_MAX)?;
         let after = match page_token {
             "" => None,
             text => Some(parse_page(text).ok_or_else(|| {
-                Error::invalid("page_token", reason::INVALID_PAGE_TOKEN, "is not one that ListSessions gave")
+                Error::invalid(reason::INVALID_PAGE_TOKEN, "page_token", "is not one that ListSessions gave")
             })?),
         };
         let bucket = self.store.keyring().await?.bucket_of(&user);
@@ -198,7 +192,7 @@ impl<S: Store> Sessions<S> {
             if (min..=max).contains(&ttl) {
                 return Ok(ttl);
             }
-            Err(Error::invalid(field, reason::INVALID_TTL, format!("must be between {min:?} and {max:?}")))
+            Err(Error::invalid(reason::INVALID_TTL, field, format!("must be between {min:?} and {max:?}")))
         };
         let absolute = match create.absolute_ttl {
             None => config.absolute_ttl,
@@ -210,7 +204,7 @@ impl<S: Store> Sessions<S> {
                 let problem = format!(
                     "must not be more than absolute_ttl, which is {absolute:?}; ask for a longer one too"
                 );
-                return Err(Error::invalid("idle_ttl", reason::INVALID_TTL, problem));
+                return Err(Error::invalid(reason::INVALID_TTL, "idle_ttl", problem));
             }
             Some(ttl) => within("idle_ttl", ttl, config.idle_ttl_max)?,
         };
@@ -268,7 +262,7 @@ fn first<T>(list: Vec<T>) -> Result<T, Error> {
 /// A text that is no token of ours costs nothing further, and the store is not asked.
 fn parse(text: &str, keyring: &Keyring) -> Result<Token, Error> {
     if text.is_empty() {
-        return Err(Error::invalid("token", reason::MISSING_TOKEN, "is required"));
+        return Err(Error::invalid(reason::MISSING_TOKEN, "token", "is required"));
     }
     Token::parse(text, keyring).ok_or(Error::NotFound)
 }
@@ -276,8 +270,8 @@ fn parse(text: &str, keyring: &Keyring) -> Result<Token, Error> {
 fn parse_id(field: &'static str, text: &str) -> Result<SessionId, Error> {
     text.parse().map_err(|()| {
         Error::invalid(
-            field,
             reason::INVALID_SESSION_ID,
+            field,
             "must be a session's id: 34 lower-case hexadecimal digits",
         )
     })
@@ -285,14 +279,14 @@ fn parse_id(field: &'static str, text: &str) -> Result<SessionId, Error> {
 
 fn valid_user(user: &str) -> Result<(), Error> {
     if user.is_empty() {
-        return Err(Error::invalid("user_id", reason::MISSING_USER_ID, "is required"));
+        return Err(Error::invalid(reason::MISSING_USER_ID, "user_id", "is required"));
     }
     at_most("user_id", "user_id_bytes", user.len(), USER_BYTES_MAX)
 }
 
 fn valid_name(field: &'static str, name: &str) -> Result<(), Error> {
     if name.is_empty() {
-        return Err(Error::invalid(field, reason::EMPTY_NAME, "names must not be empty"));
+        return Err(Error::invalid(reason::EMPTY_NAME, field, "names must not be empty"));
     }
     at_most(field, "name_bytes", name.len(), NAME_BYTES_MAX)
 }

@@ -183,5 +183,5 @@ async fn end_of<S: Store>(store: &S, bucket: u8) -> Result<Place, Error> {
 }
 
 fn other_watch() -> Error {
-    Error::invalid("resume_token", reason::INVALID_RESUME_TOKEN, "belongs to a watch on other users")
+    Error::invalid(reason::INVALID_RESUME_TOKEN, "resume_token", "belongs to a watch on other users")
 }

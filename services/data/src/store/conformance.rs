@@ -351,7 +351,10 @@ async fn a_token_in_milliseconds_is_refused_and_writes_nothing<S: Store>(Clones 
     let token = token(Micros::now().0 / 1000);
     let refused = here.mutate(&table, "p".to_owned(), vec![put("a", "1")], &token).await;
     assert!(
-        matches!(refused, Err(Error::Invalid { reason: shoal_kit::reason::TOKEN_IN_THE_PAST, .. })),
+        matches!(
+            refused,
+            Err(Error::Invalid(shoal_kit::Invalid { reason: shoal_kit::reason::TOKEN_IN_THE_PAST, .. }))
+        ),
         "{refused:?}"
     );
     assert_eq!(value(there, &table, "a").await, None);
@@ -523,7 +526,7 @@ async fn pages_go_on_at_another_clone<S: Store>(clones: &Clones<S>) {
         mutate(&clones.here, &table, 1000, puts.collect()).await;
     }
     let expected: Vec<Value> = (0..300).map(Value::Int).collect();
-    for page_size in [7, 100, 300, 1000] {
+    for page_size in [7, 100, 300, 1000, i32::MAX] {
         assert_eq!(
             keys(clones, QueryRequest { page_size, ..request(&table) }).await,
             expected,
@@ -533,7 +536,7 @@ async fn pages_go_on_at_another_clone<S: Store>(clones: &Clones<S>) {
     let (page, token) = clones.here.query(request(&table), Consistency::Eventual).await.unwrap();
     assert_eq!(page.len(), 100);
     let reason = async |request: QueryRequest| match clones.there.query(request, Consistency::Quorum).await {
-        Err(Error::Invalid { reason, .. }) => reason,
+        Err(Error::Invalid(shoal_kit::Invalid { reason, .. })) => reason,
         other => panic!("{other:?}"),
     };
     let on = || QueryRequest { page_token: token.clone(), ..request(&table) };
@@ -542,7 +545,6 @@ async fn pages_go_on_at_another_clone<S: Store>(clones: &Clones<S>) {
     assert_eq!(reason(QueryRequest { end: Some(Value::Int(7)), ..on() }).await, "INVALID_PAGE_TOKEN");
     assert_eq!(reason(QueryRequest { page_token: "nonsense".into(), ..on() }).await, "INVALID_PAGE_TOKEN");
     assert_eq!(reason(QueryRequest { page_size: -1, ..request(&table) }).await, "INVALID_PAGE_SIZE");
-    assert_eq!(reason(QueryRequest { page_size: 1001, ..request(&table) }).await, "INVALID_PAGE_SIZE");
 }
 
 async fn a_page_ends_at_a_mebibyte<S: Store>(clones: &Clones<S>) {
@@ -591,7 +593,7 @@ async fn several_rows_are_read_at_once<S: Store>(Clones { here, there }: &Clones
     assert_eq!(read(large).await.unwrap().len(), 2, "the rest has to be asked for again");
 
     let refused = async |keys| match read(keys).await {
-        Err(Error::Invalid { field, .. }) => field,
+        Err(Error::Invalid(shoal_kit::Invalid { field, .. })) => field,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(vec![]).await, "keys");

@@ -125,7 +125,7 @@ fn table(of: SortKeyType) -> String {
 fn answer<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     match outcome {
         Ok(value) => format!("{value:?}"),
-        Err(error @ (Error::Invalid { .. } | Error::RowNotFound)) => format!("refused: {error}"),
+        Err(error @ (Error::Invalid(_) | Error::RowNotFound)) => format!("refused: {error}"),
         Err(error) => panic!("{error}"),
     }
 }

@@ -1,0 +1,43 @@
+//! One field of a request that is wrong by itself. The types that parse fields return it, and know no service's errors.
+
+use std::borrow::Cow;
+
+use tonic::Status;
+
+use crate::fault::Fault;
+use crate::reason::Reason;
+
+/// A field that is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    /// The reason that callers branch on.
+    pub reason: Reason,
+    /// The field's path in the request.
+    pub field: Cow<'static, str>,
+    /// What is wrong with it, and what would be right.
+    pub problem: Cow<'static, str>,
+}
+
+impl Invalid {
+    /// Names the field and what is wrong with it.
+    pub fn new(
+        reason: Reason,
+        field: impl Into<Cow<'static, str>>,
+        problem: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { reason, field: field.into(), problem: problem.into() }
+    }
+}
+
+impl From<Invalid> for Fault {
+    fn from(Invalid { reason, field, problem }: Invalid) -> Self {
+        Fault::invalid(reason, field, problem)
+    }
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        Fault::from(invalid).into()
+    }
+}
