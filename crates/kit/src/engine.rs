@@ -104,7 +104,7 @@ impl EngineError {
             .retry_after(RETRY_AFTER),
             EngineError::Moving { engine, detail } => Fault::new(
                 Code::Unavailable,
-                "ENGINE_MOVING",
+                reason::ENGINE_MOVING,
                 format!("{engine} is moving what this is about ({detail}); nothing was done; try again shortly"),
             )
             .meta("engine", engine)

@@ -71,6 +71,7 @@ reasons! {
     ENGINE_EVICTS FAILED_PRECONDITION "The Redis is configured to evict keys and would lose data. Its operator sets `maxmemory-policy noeviction`."
     ENGINE_FULL RESOURCE_EXHAUSTED "The engine has no room; nothing was done, reads go on. Its operator gives it more room."
     ENGINE_MISCONFIGURED UNAVAILABLE "The engine cannot be used as it or this clone is configured, for example with a wrong password; nothing was done. Its operator corrects the configuration."
+    ENGINE_MOVING UNAVAILABLE "The engine moves the data that the call needs to another node; nothing was done. Try again shortly."
     ENGINE_READ_ONLY UNAVAILABLE "The engine takes no changes; nothing was done, reads go on. Try again when it takes them."
     ENGINE_UNAVAILABLE UNAVAILABLE "The engine is not reachable; nothing was done. Try again shortly."
     FOREIGN_TABLE FAILED_PRECONDITION "The engine has a table of this name that the data service did not make. Rename or drop it."
