@@ -175,9 +175,12 @@ async fn one_trace_shows_the_whole_way() {
         let leased = receiver.trace(&driven.lease.trace_id);
         let enqueued = receiver.trace(&driven.enqueue.trace_id);
         let whole = read.has("shoal-gateway") && read.has("shoal-data") && read.has("shoal-cache");
-        let jobs = |tree: &Tree| ["shoal-gateway", "shoal-jobs"].iter().all(|service| tree.has(service));
-        let sessions = receiver.trace(&driven.sessions.trace_id).has("shoal-session");
-        (whole && sessions && jobs(&leased) && jobs(&enqueued)).then_some(())
+        let jobs = |tree: &Tree| {
+            tree.is_whole() && ["shoal-gateway", "shoal-jobs"].iter().all(|service| tree.has(service))
+        };
+        let sessions = receiver.trace(&driven.sessions.trace_id);
+        let sessions = sessions.is_whole() && sessions.has("shoal-session");
+        (whole && read.is_whole() && sessions && jobs(&leased) && jobs(&enqueued)).then_some(())
     })
     .await;
     check_read(&receiver.trace(&driven.get_object.trace_id), &driven);

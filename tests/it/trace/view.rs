@@ -36,6 +36,14 @@ impl Tree {
         self.0.iter().any(|span| span.service == service)
     }
 
+    /// Whether every call that was made has its other side: each service sends its spans by itself.
+    pub(crate) fn is_whole(&self) -> bool {
+        let calls = self.0.iter().filter(|span| span.kind == "client" && span.name.contains('/'));
+        calls
+            .into_iter()
+            .all(|call| self.0.iter().any(|span| span.kind == "server" && span.parent == call.id))
+    }
+
     /// The one span of that service, name and parent.
     pub(crate) fn span(&self, service: &str, name: &str, parent: Option<&Span>) -> &Span {
         self.only(&format!("{service} `{name}` under {:?}", parent.map(|p| &p.name)), |span| {
