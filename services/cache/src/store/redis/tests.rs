@@ -73,6 +73,34 @@ async fn a_shard_that_lost_its_state_has_lost_its_entries_and_leases() {
     case.granted(&entry).await;
 }
 
+/// Asks `first` of a store whose Redis remembers what it must not give, then the rest: nothing of it is seen, and new values are.
+async fn nothing_comes_back(case: &Case, first: &str, entry: &Key, loading: &Key, token: Token) {
+    let store = &case.store;
+    match first {
+        "get" => assert_eq!(connected(async || store.get(entry).await).await, None),
+        "find" => {
+            let found = connected(async || store.find(loading).await).await;
+            assert_eq!(found, Found::Absent { lease: None });
+        }
+        "acquire" => {
+            let acquired = connected(async || store.acquire(entry, Token::random(), LONG).await).await;
+            assert_eq!(acquired, Acquired::Granted);
+            case.store.delete(entry).await.expect("deleted");
+        }
+        // It may go out before the link knows who answers, but then nobody sees what it stored.
+        "fill" => drop(connected(async || store.fill(loading, token, draft("old")).await).await),
+        _ => {
+            assert!(connected(async || store.put(entry, draft("new"), true).await).await, "a miss is absent");
+        }
+    }
+    assert_eq!(case.value(loading).await, None, "{first}");
+    assert!(!case.fill(loading, token, "old").await, "{first}");
+    let wanted = (first == "put").then_some("new");
+    assert_eq!(case.value(entry).await.as_deref(), wanted, "{first}");
+    case.put(entry, "newest").await;
+    assert_eq!(case.value(entry).await.as_deref(), Some("newest"), "{first}");
+}
+
 /// A snapshot remembers what was deleted after it. Whatever is asked first after the restart, while the store still takes
 /// the process for the one before, gives nothing of it.
 #[tokio::test]
@@ -90,31 +118,7 @@ async fn a_restart_from_a_snapshot_brings_nothing_back() {
         server.kill();
         server.start_again().await;
         assert_eq!(server.command("DBSIZE").await, ":3\r\n", "the snapshot has what was deleted");
-        let store = &case.store;
-        match first {
-            "get" => assert_eq!(connected(async || store.get(&entry).await).await, None),
-            "find" => {
-                let found = connected(async || store.find(&loading).await).await;
-                assert_eq!(found, Found::Absent { lease: None });
-            }
-            "acquire" => {
-                let acquired = connected(async || store.acquire(&entry, Token::random(), LONG).await).await;
-                assert_eq!(acquired, Acquired::Granted);
-                case.store.delete(&entry).await.expect("deleted");
-            }
-            // It may take the lease for good, but then nobody sees what it stored.
-            "fill" => drop(connected(async || store.fill(&loading, token, draft("old")).await).await),
-            _ => assert!(
-                connected(async || store.put(&entry, draft("new"), true).await).await,
-                "a miss is absent"
-            ),
-        }
-        assert_eq!(case.value(&loading).await, None, "{first}");
-        assert!(!case.fill(&loading, token, "old").await, "{first}");
-        let wanted = (first == "put").then_some("new");
-        assert_eq!(case.value(&entry).await.as_deref(), wanted, "{first}");
-        case.put(&entry, "newest").await;
-        assert_eq!(case.value(&entry).await.as_deref(), Some("newest"), "{first}");
+        nothing_comes_back(&case, first, &entry, &loading, token).await;
         assert_eq!(server.command("FLUSHALL").await, "+OK\r\n");
     }
 }
@@ -170,31 +174,7 @@ async fn process_that_comes_back_is_not_trusted() {
             connected(async || case.store.delete(deleted).await).await;
         }
         leads_to(&a).await;
-        let store = &case.store;
-        match first {
-            "get" => assert_eq!(connected(async || store.get(&entry).await).await, None),
-            "find" => {
-                let found = connected(async || store.find(&loading).await).await;
-                assert_eq!(found, Found::Absent { lease: None });
-            }
-            "acquire" => {
-                let acquired = connected(async || store.acquire(&entry, Token::random(), LONG).await).await;
-                assert_eq!(acquired, Acquired::Granted);
-                case.store.delete(&entry).await.expect("deleted");
-            }
-            // It may go out before the link knows who is there again, but then nobody sees what it stored.
-            "fill" => drop(connected(async || store.fill(&loading, token, draft("old")).await).await),
-            _ => assert!(
-                connected(async || store.put(&entry, draft("new"), true).await).await,
-                "a miss is absent"
-            ),
-        }
-        assert_eq!(case.value(&loading).await, None, "{first}");
-        assert!(!case.fill(&loading, token, "old").await, "{first}");
-        let wanted = (first == "put").then_some("new");
-        assert_eq!(case.value(&entry).await.as_deref(), wanted, "{first}");
-        case.put(&entry, "newest").await;
-        assert_eq!(case.value(&entry).await.as_deref(), Some("newest"), "{first}");
+        nothing_comes_back(&case, first, &entry, &loading, token).await;
         // Another clone, which was not there for that, agrees from here on.
         let other = self::case(&a).await;
         assert_eq!(
