@@ -15,7 +15,7 @@ use crate::harness::{eventually, redis_server::RedisServer};
 
 /// Callers at the same time.
 const CALLERS: usize = 8;
-/// How long a frozen clone may hold a call: 4 s as docs/gateway.md says, doubled for a busy machine. Whoever hangs with the clone
+/// The time for which a frozen clone may hold a call: 4 s as docs/gateway.md says, doubled for a busy machine. Whoever hangs with the clone
 /// hangs for as long as it is frozen.
 const HELD_MAX: Duration = Duration::from_secs(8);
 

@@ -1,4 +1,4 @@
-//! What a mesh at rest costs its stores.
+//! Counts what a mesh at rest asks of its stores.
 
 use std::time::{Duration, Instant};
 

@@ -41,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
 ];
 const STATEFUL: &[&str] =
     &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link", TESTING];
-/// What tests share: nothing else depends on it.
+/// Crates that tests share: nothing else depends on it.
 const TESTING: &str = "shoal-testing";
 
 /// A file longer than this is more than one noun.

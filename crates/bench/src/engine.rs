@@ -17,16 +17,16 @@ use tonic::{Request, Response, Status};
 use crate::process::{Server, free_address};
 use crate::report;
 
-/// How long Redis is watched without load, and after a start before that.
+/// The time for which Redis is watched without load, and that it is left alone after a start.
 const IDLE: Duration = Duration::from_secs(3);
 /// Jobs of a large claim.
 const CLAIM: usize = 32;
 /// Tries of a call: Redis may be slower than its deadline on a busy machine.
 const TRIES_MAX: usize = 5;
-/// What is asked of Redis by this program itself.
+/// Commands that this program itself sends to Redis.
 const OWN: [&str; 1] = ["info"];
 
-/// How to measure.
+/// Settings of a measurement.
 #[derive(Debug, Args)]
 pub struct EngineArgs {
     /// Calls of each operation
@@ -133,7 +133,7 @@ struct Meter {
     redis: redis::aio::MultiplexedConnection,
     calls: usize,
     in_flight: usize,
-    /// What is used in a second without load.
+    /// Commands and CPU time used in a second without load.
     idle: Usage,
     rows: Vec<[String; 4]>,
 }

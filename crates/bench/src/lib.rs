@@ -35,7 +35,7 @@ pub enum Bench {
     Mesh(mesh::MeshArgs),
     /// GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
     Session(session::SessionArgs),
-    /// What each operation costs Redis, and how much memory what is stored takes there
+    /// Redis commands and CPU time of each operation, and the memory of each stored object
     Engine(engine::EngineArgs),
     /// Our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),

@@ -13,7 +13,7 @@ pub(crate) const KEYSPACE: &str = "shoal.commits";
 
 pub(crate) const KEY: &[u8] = b"last";
 
-/// What a group says of itself.
+/// The record that a group writes of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Commit {
     /// Counts the groups, from one.
@@ -42,7 +42,7 @@ impl Commit {
 /// Numbers the groups of an open engine.
 pub(crate) struct Commits {
     keyspace: fjall::Keyspace,
-    /// What the next group says.
+    /// The record of the next group.
     next: Mutex<Commit>,
 }
 

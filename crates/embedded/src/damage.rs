@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_first_start_that_was_killed_is_not_in_the_way() {
+    async fn leftovers_of_a_killed_start_are_cleared() {
         let unfinished: [&[&str]; 5] = [
             &["ledger.new"],
             &["lock", "keyspaces/0/x"],
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_an_engine_without_a_ledger_are_a_database() {
+    fn files_without_a_ledger_are_a_database() {
         for left in ["0.jnl", "version", "keyspaces/1/current"] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join(left);

@@ -20,7 +20,7 @@ use crate::writer::{Durability, Writer};
 /// Names the process that has the directory open, for the message to the next one.
 const HOLDER_FILE: &str = "holder";
 
-/// How long a start waits for a process that is about to end.
+/// The time that a start waits for a process that is about to end.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// One open database. Clones share it; the last one to go closes it, after the queued writes.

@@ -35,7 +35,7 @@ pub enum OpenError {
     Damaged {
         /// The directory.
         dir: PathBuf,
-        /// What is missing or damaged.
+        /// The part that is missing or damaged.
         what: String,
     },
     /// The files in it are not usable: another version's, or damaged.

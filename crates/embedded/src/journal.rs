@@ -34,7 +34,7 @@ pub(crate) struct Group {
     pub(crate) seqno: u64,
 }
 
-/// What the journal's files hold together.
+/// The contents of all journal files together.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     pub(crate) first: Option<Group>,

@@ -29,7 +29,7 @@ const SLOTS: u64 = 2;
 /// The list of keyspaces is far smaller.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// How old the number on the disk may get while the database is written.
+/// The age that the number on the disk may reach while the database is written.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// The ledger of one directory, which the caller has for itself.
@@ -42,10 +42,10 @@ struct State {
     file: File,
     number: u64,
     keyspaces: Vec<(u64, String)>,
-    /// Whether the number on the disk may be older.
+    /// Set while the number on the disk may be older.
     unsynced: bool,
     synced_at: Instant,
-    /// Whether it was said that the number cannot be written.
+    /// Set once the log says that the number cannot be written.
     told: bool,
 }
 

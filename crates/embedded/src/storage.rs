@@ -34,7 +34,7 @@ const WORKER_THREADS: usize = 2;
 pub(crate) struct Engine {
     database: fjall::Database,
     spaces: Vec<(String, fjall::Keyspace)>,
-    /// None in an ephemeral database.
+    /// The numbers of groups; absent in an ephemeral database.
     pub(crate) commits: Option<Arc<Commits>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Storage {
     /// The keyspaces that were taken, in their order.
     names: Mutex<Vec<String>>,
     pub(crate) dir: PathBuf,
-    /// What was acknowledged; none in an ephemeral database.
+    /// The ledger of what was acknowledged; absent in an ephemeral database.
     pub(crate) ledger: Option<Ledger>,
     condition: Mutex<Condition>,
     /// Whether a write was refused since it was last well.

@@ -29,12 +29,12 @@ pub enum EngineError {
         /// What was seen.
         detail: String,
     },
-    /// It is moving what was asked about from one of its nodes to another. Nothing was done; shortly it can be.
+    /// The engine is moving the data of the call from one of its nodes to another. Nothing was done; shortly it can be.
     #[error("{engine} is moving what this is about: {detail}")]
     Moving {
         /// The engine's name.
         engine: &'static str,
-        /// What moves.
+        /// Names the part that moves.
         detail: String,
     },
     /// It has no room for what was asked. Nothing was done; reads and what removes go on.
@@ -83,8 +83,8 @@ impl EngineError {
 
     /// What callers are told. `advice` says what to do about a change of which nothing is known.
     ///
-    /// A full engine, one that takes no changes and one that moves data are so for every clone: a balancer that held them against this one would
-    /// take it from the calls that go on. One that is not reached may be reached by another clone.
+    /// A full engine, one that takes no changes and one that moves data are so for every clone: a balancer that held them
+    /// against this one would take it from the calls that go on. One that is not reached may be reached by another clone.
     #[must_use]
     pub fn into_fault(self, advice: &str) -> Fault {
         match self {

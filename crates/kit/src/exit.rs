@@ -1,4 +1,4 @@
-//! How a process ends: its exit code, and what it says of the error that ended it.
+//! Ends a process: its exit code, and the line about the error that ended it.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! One field of a request that is wrong by itself. The types that parse fields return it, and know no service's errors.
+//! A field of a request that is wrong by itself. The types that parse fields return it, and know no service's errors.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ pub struct Invalid {
     pub reason: Reason,
     /// The field's path in the request.
     pub field: Cow<'static, str>,
-    /// What is wrong with it, and what would be right.
+    /// The problem, and what would be right.
     pub problem: Cow<'static, str>,
 }
 

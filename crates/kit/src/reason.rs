@@ -27,7 +27,7 @@ impl PartialEq<&str> for Reason {
     }
 }
 
-/// One line of the registry.
+/// A line of the registry.
 #[derive(Debug)]
 pub struct Entry {
     /// The reason.

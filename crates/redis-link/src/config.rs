@@ -103,7 +103,7 @@ impl Settings {
     }
 }
 
-/// How many times the usual deadline a call with a big value has.
+/// The multiple of the usual deadline that a call with a big value has.
 const BULK_DEADLINE: u32 = 10;
 
 /// One Redis server's address.

@@ -55,7 +55,7 @@ pub(crate) struct Connection {
     pub(crate) progress: Progress,
     /// What Redis does when its memory is full; of a connection for requests, and if it says so.
     pub(crate) memory_policy: Option<MemoryPolicy>,
-    /// What the server says of itself; of a connection for requests, and if it says so.
+    /// The server's greeting: of a connection for requests, and only if it gives one.
     pub(crate) hello: Option<Hello>,
     /// The process behind it; of a connection for requests, and if it says so.
     pub(crate) process: Option<Met>,
@@ -163,7 +163,7 @@ impl Connection {
         })
     }
 
-    /// Whether the server says that it follows another one.
+    /// Returns whether the server says that it follows another one.
     pub(crate) fn is_replica(&self) -> bool {
         self.hello.is_some_and(|hello| hello.replica)
     }

@@ -26,7 +26,7 @@ pub(crate) struct Dialer {
     order: Mutex<Order>,
 }
 
-/// Which addresses come first and last.
+/// Decides which addresses come first and last.
 #[derive(Debug, Default)]
 struct Order {
     /// The address in use.
@@ -44,7 +44,7 @@ impl Dialer {
         &self.endpoint
     }
 
-    /// Whether there is a name to resolve.
+    /// Returns whether there is a name to resolve.
     pub(crate) fn has_name(&self) -> bool {
         self.endpoint.host.parse::<IpAddr>().is_err()
     }
@@ -69,7 +69,7 @@ impl Dialer {
         race(addresses, ATTEMPT_DELAY.min(share)).await
     }
 
-    /// Whether another address was in use before.
+    /// Returns whether another address was in use before.
     pub(crate) fn has_moved_to(&self, address: SocketAddr) -> bool {
         self.order().home.is_some_and(|home| home != address)
     }

@@ -56,7 +56,7 @@ impl Watchdog {
 }
 
 impl Shared {
-    /// Whether the slot is one of those for writes, and reads have others.
+    /// Returns whether the slot is one of those for writes, and reads have others.
     pub(crate) fn is_for_writes_alone(&self, slot: usize) -> bool {
         let connections = self.settings.connections;
         Lane::Write.slots(connections).contains(&slot) && !Lane::Read.slots(connections).contains(&slot)

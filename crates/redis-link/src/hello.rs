@@ -1,4 +1,4 @@
-//! What a server says of itself when it is greeted: whether it is a node of a Cluster, and whether it is a replica. Every user
+//! Reads a server's answer to HELLO: whether it is a node of a Cluster, and whether it is a replica. Every user
 //! may ask, and it costs one small answer.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) mode: Mode,
-    /// It follows another server.
+    /// The server follows another one.
     pub(crate) replica: bool,
 }
 
@@ -26,7 +26,7 @@ impl Hello {
         redis::cmd("HELLO")
     }
 
-    /// Nothing if the server does not say: a proxy may not know the command.
+    /// Returns nothing if the server does not say: a proxy may not know the command.
     pub(crate) fn of_reply(reply: Value) -> Option<Hello> {
         if matches!(reply, Value::ServerError(_)) {
             return None;

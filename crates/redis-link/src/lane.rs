@@ -1,5 +1,5 @@
-//! Which connections a call may use: reads do not wait behind writes, which Redis may hold back for long (`CLIENT PAUSE … WRITE`,
-//! as a planned fail-over does it) and with them whatever follows on their connection.
+//! Lanes: the connections that a call may use. Reads do not wait behind writes, which Redis may hold back for long
+//! (`CLIENT PAUSE … WRITE`, as a planned fail-over does it) and with them whatever follows on their connection.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ const STUCK_AFTER: Duration = Duration::from_millis(20);
 /// Big values that are on their way from or to one node at once: bounds their memory, and how long one waits for the others.
 pub(crate) const BULK_MAX: usize = 8;
 
-/// What a call does, as far as Redis holds it back.
+/// The kind of a call, as far as Redis holds it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     Read,
@@ -34,7 +34,7 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    /// What is not known to read is a write, and so is a script unless it is run as one that reads.
+    /// Classifies a command: whatever is not known to read is a write, and so is a script unless it is run as one that reads.
     pub(crate) fn of_command(command: &Cmd) -> Lane {
         if reads(command) { Lane::Read } else { Lane::Write }
     }
@@ -107,7 +107,7 @@ pub(crate) struct Lease {
     pub(crate) requests: MultiplexedConnection,
     pub(crate) connection: Arc<Connection>,
     pub(crate) lane: Lane,
-    /// Of a big value's call.
+    /// The lane of a call with a big value.
     pub(crate) bulk: Option<OwnedSemaphorePermit>,
 }
 

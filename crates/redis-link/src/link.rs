@@ -108,7 +108,7 @@ impl Link {
         }
     }
 
-    /// Whether it is a Cluster's. Of one URL that is not known before the server was connected to: it waits as a call does.
+    /// Returns whether it is a Cluster's. Of one URL that is not known before the server was connected to: it waits as a call does.
     ///
     /// # Errors
     /// When Redis does not answer.
@@ -259,7 +259,7 @@ impl Link {
         Ok(ids.join(","))
     }
 
-    /// Whether all primaries answer; an error if none does.
+    /// Checks that all primaries answer; an error if none does.
     async fn ping(&self) -> Result<bool, LinkError> {
         let deadline = self.deadline();
         let nodes = match self.inner.topology.known(deadline).await? {

@@ -21,7 +21,7 @@ use crate::script::Request;
 /// Between two looks at the addresses of a name, give or take a quarter.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(4);
 
-/// How long a resolver may take for an answer that is heeded.
+/// The longest time for a resolver's answer that is still used.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Before the second look for a primary; each later one waits twice as long as the one before, up to [`SEARCH_PAUSE_MAX`].
@@ -30,7 +30,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(250);
 /// Between two looks for a primary at most: a promotion is found within it.
 const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// What is known of the search for a primary.
+/// State of the search for a primary.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Search {
     /// Counts the times that all connections went to another server.
@@ -118,7 +118,7 @@ impl Shared {
         }
     }
 
-    /// Whether the primary is to be looked for.
+    /// Returns whether the primary is to be looked for.
     pub(crate) fn is_searching(&self) -> bool {
         self.stray.load(Ordering::Acquire) || self.search.borrow().demoted
     }

@@ -38,10 +38,10 @@ pub(crate) struct Node {
     _resolver: Option<AbortOnDropHandle<()>>,
 }
 
-/// What a server is to the link.
+/// The kind of a server, as the link sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It has not said yet whether it is a node of a Cluster.
+    /// The server has not said yet whether it is a node of a Cluster.
     Unknown,
     /// The only Redis of the link.
     Single,

@@ -1,4 +1,4 @@
-//! Which server processes a node's connections led to, one after the other.
+//! The server processes that a node's connections led to, one after the other.
 //!
 //! A process that comes back after another was there may lack what the other was told: a fail-over between two that both live on,
 //! and of which neither is a copy of the other. Its `run_id` says nothing of that.
@@ -20,12 +20,12 @@ pub(crate) struct Met {
 }
 
 impl Met {
-    /// Which one.
+    /// The process.
     pub(crate) fn process(self) -> u64 {
         self.process
     }
 
-    /// From the answers to `INFO server` and `TIME`. Nothing if Redis does not say, as when its user may not ask.
+    /// Reads the answers to `INFO server` and `TIME`. Nothing if Redis does not say, as when its user may not ask.
     pub(crate) fn of_replies(info: Value, time: Value) -> Option<Met> {
         let info: InfoDict = redis::from_redis_value(info).ok()?;
         let (seconds, micros): (u64, u64) = redis::from_redis_value(time).ok()?;
@@ -43,14 +43,14 @@ pub fn process_of(run_id: &str) -> Option<u64> {
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
     history: RwLock<History>,
-    /// One came back: calls ask here first.
+    /// Set once a process came back: calls ask here first.
     returned: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct History {
     current: Option<u64>,
-    /// In the order in which they were first met, each with when it last came back.
+    /// Processes in the order in which they were first met, each with when it last came back.
     known: Vec<(u64, Option<u64>)>,
     forgot: bool,
 }

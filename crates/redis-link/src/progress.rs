@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     begin: Instant,
-    /// In milliseconds since the begin, as the other one.
+    /// The time at which bytes last came, in milliseconds since `begin`; `asked` likewise.
     heard: Arc<AtomicU64>,
     asked: Arc<AtomicU64>,
 }
@@ -32,13 +32,13 @@ impl Progress {
         self.heard.store(self.now(), Ordering::Relaxed);
     }
 
-    /// How long no byte has come while calls are in flight.
+    /// Returns for how long no byte has come while calls are in flight.
     pub(crate) fn silence(&self) -> Duration {
         let last = self.heard.load(Ordering::Relaxed).max(self.asked.load(Ordering::Relaxed));
         Duration::from_millis(self.now().saturating_sub(last))
     }
 
-    /// Whether bytes have come within this time.
+    /// Returns whether bytes have come within this time.
     pub(crate) fn heard_within(&self, time: Duration) -> bool {
         let since = self.now().saturating_sub(self.heard.load(Ordering::Relaxed));
         Duration::from_millis(since) < time

@@ -98,12 +98,12 @@ impl Scripts {
 pub(crate) struct Request<'a> {
     pub(crate) command: &'a redis::Cmd,
     pub(crate) script: Option<&'a Script>,
-    /// It carries a big value, or may answer one.
+    /// Set if the call carries a big value, or may answer one.
     pub(crate) bulk: bool,
 }
 
 impl Request<'_> {
-    /// Whether it touches no other keys than those that Redis knows of.
+    /// Returns whether it touches no other keys than those that Redis knows of.
     pub(crate) fn declares_all(&self) -> bool {
         self.script.map_or_else(|| !slot::runs_code(self.command), |script| script.declares_all)
     }

@@ -40,7 +40,7 @@ pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
     key.map(of_key)
 }
 
-/// Whether a command runs a script or a function, which may touch keys that it does not name.
+/// Returns whether a command runs a script or a function, which may touch keys that it does not name.
 pub(crate) fn runs_code(command: &Cmd) -> bool {
     let Some(Arg::Simple(name)) = command.args_iter().next() else { return false };
     let begins = |word: &[u8]| name.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::LinkError;
 
-/// How long calls wait for a slot, from when the first one met it: most slots have moved by then. What comes later tries
+/// The time that calls wait for a slot, from when the first one met it: most slots have moved by then. What comes later tries
 /// once, so that callers do not pile up behind a move that stands still.
 pub(crate) const MOVE_WAIT: Duration = Duration::from_millis(750);
 
@@ -95,7 +95,7 @@ impl Moves {
         known.since
     }
 
-    /// Whether no call was refused for this move before.
+    /// Returns whether no call was refused for this move before.
     fn first_refusal(&self, slot: u16) -> bool {
         let mut moves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         moves.get_mut(&slot).is_some_and(|known| !std::mem::replace(&mut known.refused, true))

@@ -1,4 +1,4 @@
-//! Whether a link's Redis is one server or a Cluster: one URL may be of either, and the server says which when it is first
+//! Finds out whether a link's Redis is one server or a Cluster: one URL may be of either, and the server says which when it is first
 //! connected to.
 
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,7 @@ pub(crate) struct Topology {
     runtime: Handle,
 }
 
-/// One of the two.
+/// The link's Redis, of either kind.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Route<'a> {
     Single(&'a Arc<Node>),
@@ -51,7 +51,7 @@ impl Topology {
         Topology { settings, scripts, single, cluster, runtime }
     }
 
-    /// As far as is known: a single server until it says otherwise.
+    /// Returns what is known so far: a single server until it says otherwise.
     pub(crate) fn now(&self) -> Route<'_> {
         match &self.single {
             Some(node) if node.kind() != Kind::OfCluster => Route::Single(node),

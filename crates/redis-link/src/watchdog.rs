@@ -65,7 +65,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
 
 pub(crate) struct Watchdog {
     pub(crate) node: Arc<Shared>,
-    /// It is the Cluster's from the begin.
+    /// Set if the node is a Cluster's from the beginning.
     of_cluster: bool,
     backoff: Backoff,
     /// Connections made since all of them answered a PING.
@@ -86,7 +86,7 @@ pub(crate) struct Watchdog {
 /// A PING's answer.
 pub(crate) enum Ping {
     Pong,
-    /// It did not answer in time, and sends what was asked for before.
+    /// The server did not answer in time, and sends what was asked for before.
     Busy,
     /// Redis answers, and would take a write, as far as can be told.
     Writable,

@@ -8,7 +8,7 @@ use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
-/// How long starting may take.
+/// The time that starting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// MIGRATE gives up on the other node after this.
@@ -91,7 +91,7 @@ impl Cluster {
         moving
     }
 
-    /// Whether one of the nodes has the key.
+    /// Returns whether one of the nodes has the key.
     pub async fn has(&self, key: &str) -> bool {
         let slot: u16 = self.ask(0, &["KEYSLOT", key]).await;
         for index in 0..2 {
@@ -150,7 +150,7 @@ impl SlotMove<'_> {
     }
 }
 
-/// Whether the node with this id owns a slot, by what CLUSTER NODES says.
+/// Returns whether the node with this id owns a slot, by what CLUSTER NODES says.
 fn owns(nodes: &str, id: &str, slot: u16) -> bool {
     let line = nodes.lines().find(|line| line.starts_with(id)).expect("a node knows itself");
     line.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
@@ -193,7 +193,7 @@ impl Node {
 }
 
 impl Process {
-    /// Nothing, if it ended.
+    /// Returns nothing if it ended.
     async fn connect(&mut self, port: u16) -> Option<MultiplexedConnection> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).expect("an address");
         let deadline = Instant::now() + PATIENCE;

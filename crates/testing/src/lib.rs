@@ -1,4 +1,4 @@
-//! What tests of several crates share: engines of a test's own. Only tests depend on it.
+//! Shared parts of tests: engines of a test's own. Only tests depend on it.
 
 mod cluster;
 

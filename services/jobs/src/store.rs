@@ -191,7 +191,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// At most `max` queues of which something is due; no other clone gets them for as long as it takes to look at them.
     fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>>;
 
-    /// Whether this clone is the one that asks what is due, for all: what one has to do, it does.
+    /// Returns whether this clone is the one that asks what is due, for all: what one has to do, it does.
     fn leads(&self) -> bool {
         true
     }

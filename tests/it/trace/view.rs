@@ -36,7 +36,7 @@ impl Tree {
         self.0.iter().any(|span| span.service == service)
     }
 
-    /// Whether every call that was made has its other side: each service sends its spans by itself.
+    /// Returns whether every call that was made has its other side: each service sends its spans by itself.
     pub(crate) fn is_whole(&self) -> bool {
         let calls = self.0.iter().filter(|span| span.kind == "client" && span.name.contains('/'));
         calls

@@ -61,12 +61,12 @@ fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
     }
 }
 
-/// What a first start makes, in its order.
+/// Files that a first start makes, in their order.
 const MADE: [&str; 7] =
     ["holder", "ledger", "0.jnl", "version", "keyspaces/0/current", "keyspaces/1", "keyspaces/2"];
 
 #[test]
-fn a_first_start_killed_at_any_point_is_followed_by_another() {
+fn a_killed_first_start_is_repeated() {
     for made in MADE {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())

@@ -135,7 +135,7 @@ async fn a_cut_or_missing_journal_is_refused() {
 }
 
 #[tokio::test]
-async fn no_flipped_byte_of_the_journal_loses_a_group() {
+async fn flipped_journal_bytes_lose_no_group() {
     let dir = written().await;
     let dir = dir.path();
     let used = used(dir);
@@ -148,7 +148,7 @@ async fn no_flipped_byte_of_the_journal_loses_a_group() {
 }
 
 #[tokio::test]
-async fn a_damaged_beginning_leaves_the_rest_as_it_was() {
+async fn a_damaged_beginning_spares_the_rest() {
     let dir = written().await;
     for at in [0, 1, 13, 20, 40] {
         let text = refused(dir.path(), |dir| flip(&dir.join(JOURNAL), at));
@@ -258,7 +258,7 @@ async fn no_journal_of_several_may_be_missing() {
 }
 
 #[tokio::test]
-async fn a_journal_that_the_engine_removed_is_not_missed() {
+async fn removed_journals_are_not_missed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let keys = fill(dir, |dir| dir.join("1.jnl").exists() && !dir.join(JOURNAL).exists()).await;

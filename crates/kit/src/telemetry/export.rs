@@ -1,4 +1,4 @@
-//! Which OpenTelemetry service, and which instance of it, a span is filed under: its role's, and its clone's.
+//! Files each span under an OpenTelemetry service and an instance of it: its role and its clone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -17,7 +17,7 @@ const REDIRECTS_MAX: usize = 5;
 pub(super) struct Way<'a> {
     shared: &'a Shared,
     slot: Option<u16>,
-    /// Whether Redis knows all keys that the call touches.
+    /// Set if Redis knows all keys that the call touches.
     declares_all: bool,
     pub(super) node: Arc<Node>,
     pub(super) asking: bool,
@@ -65,7 +65,7 @@ impl<'a> Way<'a> {
         Ok(())
     }
 
-    /// Whether the node that gives the slot away has no key of it left. Then all of them are on the other, and none comes back:
+    /// Returns whether the node that gives the slot away has no key of it left. Then all of them are on the other, and none comes back:
     /// for a key that is not there it answers ASK.
     async fn emptied(&self) -> bool {
         let Some(slot) = self.slot else { return false };

@@ -42,14 +42,14 @@ pub(super) struct Readers {
 /// is told once. Holds one pair for each restart.
 #[derive(Debug, Default)]
 struct Restarts {
-    /// How many were told.
+    /// The number of changes told.
     count: u64,
-    /// Which of them each pair was last: a fail-over can come again, to a process that was there before.
+    /// The last change of each pair: a fail-over can come again, to a process that was there before.
     told: HashMap<(String, String), u64>,
 }
 
 impl Restarts {
-    /// Whether this change is to be told: it was not since `read_at`, the count when the reader last read from `before`.
+    /// Returns whether this change is to be told: it was not since `read_at`, the count when the reader last read from `before`.
     fn is_news(&mut self, before: &str, after: &str, read_at: u64) -> bool {
         let pair = (before.to_owned(), after.to_owned());
         if self.told.get(&pair).is_some_and(|told| *told > read_at) {
@@ -68,7 +68,7 @@ pub(super) struct Reader {
     version: watch::Receiver<u64>,
     /// The Redis that was read last.
     run_id: Option<String>,
-    /// How many changes had been told then.
+    /// The number of changes told at that time.
     read_at: u64,
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::server::{open, patient};
 
-/// What its keys begin with; nothing has this key itself.
+/// The beginning of its keys; nothing has this key itself.
 const BASE: &str = "{moves}:";
 
 /// Adds to two keys and answers their sum, which is even while neither was missing.

@@ -16,7 +16,7 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// Connections up to this number are cut off; all of them with `usize::MAX`.
     cut: watch::Sender<usize>,
-    /// Whether bytes pass slowly.
+    /// Set while bytes pass slowly.
     slow: watch::Sender<bool>,
     /// The port that connections lead to.
     target: watch::Sender<u16>,
@@ -90,7 +90,7 @@ impl Proxy {
         });
     }
 
-    /// From now on 16 KiB pass each 5 ms.
+    /// Slows down: from now on 16 KiB pass each 5 ms.
     pub(crate) fn slow_down(&self) {
         self.slow.send_replace(true);
     }

@@ -33,7 +33,7 @@ impl Server {
         Server::start_at("127.0.0.1", None, options).await
     }
 
-    /// At an address of this machine, and on this port or a free one.
+    /// Starts at an address of this machine, and on this port or a free one.
     pub(crate) async fn start_at(host: &'static str, port: Option<u16>, options: &[&str]) -> Option<Server> {
         let binary = binary()?;
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();

@@ -71,7 +71,7 @@ pub(crate) struct RedisStore {
     bulk_link: Link,
     bulk: Bulk,
     prefix: String,
-    /// How many shards a namespace has, once Redis has said whether it is a Cluster.
+    /// The number of shards of a namespace, once Redis has said whether it is a Cluster.
     shards: OnceLock<u64>,
     runs: Runs,
     hints: Box<[AtomicU64]>,
@@ -240,7 +240,7 @@ impl RedisStore {
         self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
     }
 
-    /// Since when a process is back; zero if it never was away.
+    /// The time since which a process is back; zero if it never was away.
     fn since(&self, run: Run) -> u64 {
         self.link.returned_at(run.bits()).unwrap_or(0)
     }

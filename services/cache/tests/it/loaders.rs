@@ -206,7 +206,7 @@ async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_without_a_turn_is_not_the_clones_fault() {
+async fn a_refused_load_ejects_no_clone() {
     let profiles = Profiles::new();
     profiles.gate.forget_permits(usize::MAX);
     let peer = Peer::start(profiles.routes()).await;

@@ -95,7 +95,7 @@ struct Notes {
     settled: Vec<QueueName>,
     /// The last answer was not all.
     more: bool,
-    /// This clone asked last, as far as it knows.
+    /// Set if this clone asked last, as far as it knows.
     leads: bool,
     /// Intervals that are left to the clone that asks.
     left_to_another: u32,

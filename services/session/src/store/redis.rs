@@ -49,7 +49,7 @@ pub(crate) struct RedisStore {
     names: Arc<Names>,
     keys: Arc<Keys>,
     policy: Policy,
-    /// How long a get waits for its use to be recorded.
+    /// The time that a get waits for its use to be recorded.
     touch_patience: Duration,
     sweep: Sweep,
     hub: Hub,

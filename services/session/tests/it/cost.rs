@@ -1,4 +1,4 @@
-//! What a call asks of Redis. A change here is a change of what Redis can carry: docs/redis.md has the figures.
+//! Counts the commands that a call sends to Redis. A change here is a change of what Redis can carry: docs/redis.md has the figures.
 
 use shoal_proto::session::v1::UpdateSessionRequest;
 use shoal_proto::r#type::v1::{Value, value::Kind};

@@ -1,4 +1,4 @@
-//! Which namespaces may hold big values: their entries have a connection of their own, so that those of others do not wait
+//! Decides which namespaces may hold big values: their entries have a connection of their own, so that those of others do not wait
 //! behind them. How big a value is that is read is known only when it is there.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub(crate) struct Bulk {
 }
 
 impl Bulk {
-    /// By the largest values that the configuration allows.
+    /// Judges by the largest values that the configuration allows.
     ///
     /// # Errors
     /// When the configuration is not valid.

@@ -16,7 +16,7 @@ async fn store(cluster: &Cluster) -> Arc<RedisStore> {
     Arc::new(store)
 }
 
-/// That a change was made, or was refused for the slot.
+/// Asserts that a change was made, or was refused for the slot.
 #[track_caller]
 fn made<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> bool {
     match answer {

@@ -1,4 +1,4 @@
-//! Which server process of a Cluster answers on a connection; of one Redis the link knows it. A connection cannot outlive its process, so each is given a name of its
+//! Tells which server process of a Cluster answers on a connection; of one Redis the link knows it. A connection cannot outlive its process, so each is given a name of its
 //! own once, in the same pipeline that asks for the process; from then on the name, which costs Redis next to nothing to
 //! tell, says which process it is. A new connection has the link's name, which is not known here.
 

@@ -73,7 +73,7 @@ pub(super) async fn a_watcher_is_told_of_a_cancellation(mesh: Mesh) {
     assert_eq!(watch.next().await, None);
 }
 
-/// Nobody leases: what is cancelled must not fill the queue, in whatever order it is.
+/// Cancels while nobody leases: what is cancelled must not fill the queue, in whatever order it is.
 pub(super) async fn cancelled_jobs_leave_the_queue_in_order(mesh: Mesh) {
     const JOBS: usize = 1500;
     let q = queue("cancel-order");

@@ -31,12 +31,12 @@ async fn mesh(cluster: &Cluster) -> Mesh {
     redis_mesh_at(&cluster.url(), &config).await
 }
 
-/// What all keys of a queue begin with.
+/// The beginning of all keys of a queue.
 fn base(queue: &QueueName) -> String {
     format!("t:{{{queue}}}:")
 }
 
-/// That a call was refused for the slot, and says that nothing was done.
+/// Asserts that a call was refused for the slot, and says that nothing was done.
 #[track_caller]
 fn refused<T>(what: &str, answer: Result<T, Error>) {
     let Err(error) = answer else { panic!("{what} was answered") };
@@ -112,7 +112,7 @@ async fn a_queue_on_two_nodes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_script_runs_once_the_last_key_has_gone() {
+async fn scripts_run_after_the_last_key() {
     let Some(cluster) = Cluster::start().await else { return };
     let mesh = mesh(&cluster).await;
     let (q, store) = (queue("gone"), &mesh.a.store);
@@ -146,7 +146,7 @@ async fn every_script_runs_once_the_last_key_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_queue_may_be_dropped_while_it_moves() {
+async fn an_empty_moving_queue_is_dropped() {
     let Some(cluster) = Cluster::start().await else { return };
     let mesh = mesh(&cluster).await;
     let q = queue("empty");

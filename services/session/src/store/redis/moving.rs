@@ -43,7 +43,7 @@ fn number(session: &Session) -> i64 {
     }
 }
 
-/// That a call was refused for the slot, and says that nothing was done.
+/// Asserts that a call was refused for the slot, and says that nothing was done.
 #[track_caller]
 fn refused<T>(what: &str, answer: Result<T, Error>) {
     let Err(error) = answer else { panic!("{what} was answered") };
@@ -116,7 +116,7 @@ async fn a_bucket_on_two_nodes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_script_runs_once_the_last_key_has_gone() {
+async fn scripts_run_after_the_last_key() {
     let Some(cluster) = Cluster::start().await else { return };
     let world = world(&cluster).await;
     let over = world.sessions.create(brief()).await.unwrap();
@@ -196,7 +196,7 @@ async fn no_acknowledged_change_is_undone_by_moves() {
     assert_eq!(world.index_entries("u").await, 2 * living);
 }
 
-/// One caller with sessions of its own, so that it knows what each must be. How many it has left.
+/// Runs one caller with sessions of its own, so that it knows what each must be. How many it has left.
 async fn history(
     world: Arc<World<RedisStore>>,
     tokens: Vec<String>,

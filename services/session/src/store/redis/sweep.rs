@@ -35,7 +35,7 @@ pub(super) struct Sweep {
 enum Post {
     /// Another one holds the lease, at least so long if it is not renewed; none: nobody was asked yet.
     Waiting(Option<Instant>),
-    /// This one holds it, and renews it from then on.
+    /// The clone holds the lease, and renews it from then on.
     Sweeper(Box<Turns>, Instant),
 }
 
@@ -145,7 +145,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Whether no bucket is to be looked at before its turn. The holder of the lease asks so while it lasts.
+    /// Returns whether no bucket is to be looked at before its turn. The holder of the lease asks so while it lasts.
     async fn nothing_is_soon(&self) -> bool {
         let mut exists = redis::cmd("EXISTS");
         exists.arg(self.names.soon());
