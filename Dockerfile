@@ -14,7 +14,7 @@ COPY . .
 # builds must not write into one cache at once.
 RUN --mount=type=cache,id=shoal-registry,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=shoal-target,target=/src/target,sharing=locked \
-    find crates proto services -type f -exec touch {} + \
+    find apps crates proto services -type f -exec touch {} + \
     && cargo build --locked --profile dist --package shoal --bin shoal \
     && install -D target/dist/shoal /out/shoal
 

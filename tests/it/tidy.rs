@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 /// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
 const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-proto", &[]),
-    ("shoal-gather", &[]),
-    ("shoal-kit", &["shoal-gather"]),
+    ("shoal-coalesce", &[]),
+    ("shoal-kit", &["shoal-coalesce"]),
     ("shoal-http2", &[]),
     // A workspace of its own, whose table of versions is its own too.
     ("shoal-http2-fuzz", &["shoal-http2"]),
     ("shoal-balance", &["shoal-http2"]),
     ("shoal-embedded", &[]),
-    ("shoal-redis-link", &["shoal-gather", TESTING]),
+    ("shoal-redis-link", &["shoal-coalesce", TESTING]),
     (TESTING, &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
     ("shoal-bench", &["shoal-proto"]),
@@ -162,7 +162,7 @@ fn balance_and_kit_know_no_domain() {
         let plumbing = [
             "crates/http2/",
             "crates/balance/",
-            "crates/gather/",
+            "crates/coalesce/",
             "crates/kit/",
             "crates/embedded/",
             "crates/redis-link/",

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use shoal_gather::Gather;
+use shoal_coalesce::Coalesce;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -194,7 +194,7 @@ async fn http2(
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), handler);
     // While other calls are under way their answers may be ready as well, and go out together.
-    if let Err(error) = Gather::new(watcher.watch(connection), busy).await {
+    if let Err(error) = Coalesce::new(watcher.watch(connection), busy).await {
         tracing::debug!(%error, "connection ended");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, Value};
-use shoal_gather::Gather;
+use shoal_coalesce::Coalesce;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,7 @@ impl Connection {
         let driver = tokio::spawn(async move {
             let _end = end;
             // Calls that are made at once are sent at once.
-            Gather::new(driver, busy).await;
+            Coalesce::new(driver, busy).await;
         });
         let driver = AbortOnDropHandle::new(driver);
         Ok(Connection {

@@ -1,9 +1,9 @@
-//! A connection's task that writes once for many calls. It knows nothing of what it drives.
+//! Write coalescing: the task of a connection writes once for many calls.
 //!
-//! tokio runs a task that another one woke next, before all that waited already: it is likely to find its data still in the
-//! cache. A connection is woken by the first of many calls that have something to send, so it would write that call's few
-//! bytes, then the next one's, and so on: a system call for each, here and where they are read. [`Gather`] lets those go
-//! first that are ready to run.
+//! tokio runs a newly woken task before the tasks that were already queued, because its data is likely to be in the CPU
+//! cache. A connection is woken by the first of many calls that have something to send, so without this crate it writes the
+//! few bytes of that call, then those of the next call, and so on: one system call for each, both here and at the reader.
+//! [`Coalesce`] lets the tasks that are ready run first. It knows nothing about the connection that it drives.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use futures::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// Drives a future which, each time it is woken, lets the tasks that are ready to run go first, once.
+    /// Drives a future that yields once to the ready tasks each time it is woken.
     ///
-    /// It comes to its turn when its worker has none of them left, and at the latest when tokio looks for sockets and
-    /// timers that are ready, which it does at least every 61 tasks. What holds it up for longer is a task that does not return. With `worth` false it
-    /// does not wait: of one call alone there is nothing to gather.
+    /// The future is polled when its worker has no ready task left, and at the latest when tokio polls its sockets and
+    /// timers, which it does at least every 61 tasks. Only a task that does not return delays it for longer. When
+    /// `should_defer` returns false the future is polled at once: the bytes of a single call cannot be coalesced.
     #[derive(Debug)]
-    pub struct Gather<F, W> {
+    pub struct Coalesce<F, W> {
         #[pin]
         inner: F,
-        worth: W,
+        should_defer: W,
         turn: Arc<Turn>,
-        // Of `turn`.
+        // Wakes `turn`.
         waker: Waker,
         waits: bool,
     }
 }
 
-/// Says that the others had their turn.
+/// Records that tokio ran the tasks that were ready.
 #[derive(Debug, Default)]
 struct Turn {
     came: AtomicBool,
@@ -45,24 +45,24 @@ impl Wake for Turn {
     }
 }
 
-impl<F, W> Gather<F, W> {
-    /// Drives `inner`; `worth` says, whenever it is woken, whether more than what woke it is to be expected.
-    pub fn new(inner: F, worth: W) -> Self {
+impl<F, W> Coalesce<F, W> {
+    /// Drives `inner`. `should_defer` is asked at each wake-up whether more work is expected than what caused it.
+    pub fn new(inner: F, should_defer: W) -> Self {
         let turn = Arc::new(Turn::default());
-        Self { inner, worth, waker: Waker::from(Arc::clone(&turn)), turn, waits: false }
+        Self { inner, should_defer, waker: Waker::from(Arc::clone(&turn)), turn, waits: false }
     }
 }
 
-impl<F: Future, W: Fn() -> bool> Future for Gather<F, W> {
+impl<F: Future, W: Fn() -> bool> Future for Coalesce<F, W> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        if *this.waits || (this.worth)() {
+        if *this.waits || (this.should_defer)() {
             this.turn.task.register(cx.waker());
             if !*this.waits {
                 *this.waits = true;
-                // Given to tokio, which wakes it in its turn; what wakes the task before that is one of those gathered.
+                // tokio wakes this waker after the ready tasks; earlier wake-ups come from the calls being coalesced.
                 let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(this.waker));
             }
             if !this.turn.came.swap(false, Ordering::Acquire) {
@@ -84,9 +84,9 @@ mod tests {
 
     const CALLS: usize = 50;
 
-    /// How often a task is run to take what that many others send it, all ready at once.
-    fn turns(worth: bool) -> usize {
-        // One worker: what runs next is not for another one to take.
+    /// Counts the runs of a task that receives from [`CALLS`] tasks which are all ready at once.
+    fn turns(should_defer: bool) -> usize {
+        // One worker, so that no other worker steals the next task.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
         runtime.block_on(async {
@@ -102,7 +102,7 @@ mod tests {
                 counted.fetch_add(usize::from(left < before), Ordering::Relaxed);
                 if left == 0 { Poll::Ready(()) } else { Poll::Pending }
             });
-            let connection = tokio::spawn(Gather::new(connection, move || worth));
+            let connection = tokio::spawn(Coalesce::new(connection, move || should_defer));
             let calls = tokio::spawn(async move {
                 for _ in 0..CALLS {
                     let sender = sender.clone();
@@ -116,16 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_at_once_is_taken_at_once() {
-        // Twice or thrice if tokio looks at its sockets meanwhile.
+    fn ready_calls_are_taken_in_one_turn() {
+        // Two or three times if tokio polls its sockets meanwhile.
         assert!(turns(true) <= 3, "{} turns", turns(true));
-        assert!(turns(false) > CALLS / 4, "tokio runs it after each one by itself: Gather is of no more use");
+        assert!(turns(false) > CALLS / 4, "tokio coalesces by itself: this crate is no longer needed");
     }
 
     #[tokio::test]
-    async fn a_task_alone_goes_on_and_a_wake_while_it_waits_is_not_lost() {
+    async fn wake_while_deferred_is_not_lost() {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let echo = Gather::new(async move { (receiver.recv().await, receiver.recv().await) }, || true);
+        let echo = Coalesce::new(async move { (receiver.recv().await, receiver.recv().await) }, || true);
         let echo = tokio::spawn(echo);
         sender.send(1).expect("open");
         tokio::task::yield_now().await;
@@ -134,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_runtime_it_is_only_the_future() {
+    fn polls_at_once_outside_a_runtime() {
         let mut cx = Context::from_waker(Waker::noop());
-        assert_eq!(pin!(Gather::new(std::future::ready(7), || true)).poll(&mut cx), Poll::Ready(7));
+        assert_eq!(pin!(Coalesce::new(std::future::ready(7), || true)).poll(&mut cx), Poll::Ready(7));
     }
 }
