@@ -28,7 +28,7 @@ async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
         .await
         .expect("a session");
     let metrics = http_get(&up.admin, "/metrics").await;
-    assert!(metrics.contains("rpc_server_calls_total") && metrics.contains("grpc_code=\"Ok\""), "{metrics}");
+    assert!(metrics.contains("shoal_rpc_server_calls_total") && metrics.contains("code=\"OK\""), "{metrics}");
 
     assert_eq!(crate::harness::process::token_in(&metrics), None);
     assert!(!metrics.contains("engine=\"redis\""), "there is none: {metrics}");

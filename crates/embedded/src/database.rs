@@ -128,7 +128,7 @@ impl Database {
         }
     }
 
-    /// Shows how it is as `engine_up`, `engine_full` and `engine_read_only` of this role.
+    /// Shows how it is as `shoal_engine_up`, `shoal_engine_full` and `shoal_engine_read_only` of this role.
     pub fn report_as(&self, role: &'static str) {
         self.storage.report_as(role);
     }

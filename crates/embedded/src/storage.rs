@@ -261,7 +261,9 @@ impl Storage {
             Condition::Full(_) => (1.0, 1.0, 0.0),
             Condition::Failed(_) => (0.0, 0.0, 1.0),
         };
-        for (name, value) in [("engine_up", up), ("engine_full", full), ("engine_read_only", read_only)] {
+        for (name, value) in
+            [("shoal_engine_up", up), ("shoal_engine_full", full), ("shoal_engine_read_only", read_only)]
+        {
             metrics::gauge!(name, "role" => role, "engine" => "embedded").set(value);
         }
     }

@@ -95,7 +95,7 @@ pub(crate) struct GaveWay;
 pub(crate) struct UsedUp;
 
 impl Budget {
-    /// `what` is a label of `rpc_server_gave_way_total`.
+    /// `what` is a label of `shoal_rpc_server_dropped_messages_total`.
     pub(crate) fn new(what: &'static str, bytes_max: usize) -> Arc<Self> {
         Self::with_burst(what, bytes_max, usize::MAX)
     }
@@ -174,7 +174,7 @@ impl Budget {
     }
 
     fn refused(&self) -> UsedUp {
-        metrics::counter!("rpc_server_gave_way_total", "what" => self.what).increment(1);
+        metrics::counter!("shoal_rpc_server_dropped_messages_total", "message" => self.what).increment(1);
         UsedUp
     }
 
@@ -264,7 +264,7 @@ impl Budget {
         if let Some(waker) = waker {
             waker.wake();
         }
-        metrics::counter!("rpc_server_gave_way_total", "what" => self.what).increment(1);
+        metrics::counter!("shoal_rpc_server_dropped_messages_total", "message" => self.what).increment(1);
     }
 
     fn waiters(&self) -> MutexGuard<'_, BTreeMap<u64, Waiter>> {

@@ -8,6 +8,7 @@ mod body;
 mod budget;
 pub mod chain;
 pub mod cli;
+pub mod code;
 mod engine;
 pub mod exit;
 pub mod fault;

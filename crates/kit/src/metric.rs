@@ -7,6 +7,8 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
+use crate::code::code_name;
+
 /// Seconds; RPCs on one machine take tens of microseconds, on a bad day seconds.
 const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
@@ -26,7 +28,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Counters of the methods of one server (`rpc_server_call_duration_seconds`, `rpc_server_calls_total`). What they are
+/// Counters of the methods of one server (`shoal_rpc_server_call_duration_seconds`, `shoal_rpc_server_calls_total`). What they are
 /// is settled when the server starts: no call adds one, whatever names callers choose.
 pub struct Methods {
     by_path: HashMap<String, Arc<Method>>,
@@ -95,15 +97,15 @@ impl Method {
     /// Counts one finished call.
     pub fn record(&self, code: Code, elapsed: Duration) {
         let duration = self.duration.get_or_init(|| {
-            metrics::histogram!("rpc_server_call_duration_seconds",
-                "role" => self.role, "clone" => self.clone.clone(), "rpc_method" => self.label())
+            metrics::histogram!("shoal_rpc_server_call_duration_seconds",
+                "role" => self.role, "clone" => self.clone.clone(), "method" => self.label())
         });
         duration.record(elapsed.as_secs_f64());
         if let Some(slot) = self.codes.get(code as usize) {
             slot.get_or_init(|| {
-                metrics::counter!("rpc_server_calls_total",
+                metrics::counter!("shoal_rpc_server_calls_total",
                     "role" => self.role, "clone" => self.clone.clone(),
-                    "rpc_method" => self.label(), "grpc_code" => format!("{code:?}"))
+                    "method" => self.label(), "code" => code_name(code))
             })
             .increment(1);
         }

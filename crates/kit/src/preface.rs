@@ -65,7 +65,7 @@ fn other(first: &[u8]) -> Preface {
 }
 
 /// Lets go of a connection that does not begin as HTTP/2, with an answer in the language of its client if that is HTTP/1 or
-/// TLS. Counted as `rpc_server_not_http2_total`.
+/// TLS. Counted as `shoal_rpc_server_not_http2_total`.
 pub async fn refuse(mut stream: TcpStream, preface: Preface) {
     let (protocol, answer) = match preface {
         Preface::Http1 => ("http/1", Bytes::from(http1_answer())),
@@ -79,7 +79,7 @@ pub async fn refuse(mut stream: TcpStream, preface: Preface) {
     let mut said = [0u8; 4096];
     let _ = stream.try_read(&mut said);
     if !protocol.is_empty() {
-        metrics::counter!("rpc_server_not_http2_total", "protocol" => protocol).increment(1);
+        metrics::counter!("shoal_rpc_server_not_http2_total", "protocol" => protocol).increment(1);
         let _ = stream.write_all(&answer).await;
         let _ = stream.shutdown().await;
     }

@@ -104,12 +104,13 @@ impl Meter {
     }
 
     fn record(&self, outcome: &'static str, seconds: f64) {
-        let count = || metrics::counter!("redis_calls_total", "role" => self.role, "outcome" => outcome);
+        let count =
+            || metrics::counter!("shoal_redis_calls_total", "role" => self.role, "outcome" => outcome);
         match OUTCOMES.iter().position(|known| *known == outcome) {
             Some(known) => self.calls[known].get_or_init(count).increment(1),
             None => count().increment(1),
         }
-        let duration = || metrics::histogram!("redis_call_duration_seconds", "role" => self.role);
+        let duration = || metrics::histogram!("shoal_redis_call_duration_seconds", "role" => self.role);
         self.duration.get_or_init(duration).record(seconds);
     }
 }

@@ -187,8 +187,10 @@ impl Shared {
         let read_only = any(|condition| matches!(condition, Condition::Refusing(_, Refusal::Writes)));
         let down = known.nodes.values().filter(|(_, condition)| away(condition));
         let down: std::collections::BTreeSet<_> = down.map(|(endpoint, _)| endpoint).collect();
-        metrics::gauge!("redis_nodes_down", "role" => self.role).set(down.len() as f64);
-        for (name, is) in [("engine_up", up), ("engine_full", full), ("engine_read_only", read_only)] {
+        metrics::gauge!("shoal_redis_nodes_down", "role" => self.role).set(down.len() as f64);
+        for (name, is) in
+            [("shoal_engine_up", up), ("shoal_engine_full", full), ("shoal_engine_read_only", read_only)]
+        {
             let gauge = metrics::gauge!(name, "role" => self.role, "engine" => "redis");
             gauge.set(if is { 1.0 } else { 0.0 });
         }
@@ -306,8 +308,13 @@ mod tests {
                 node.is(Condition::Down("gone".into()));
             }
             nodes[3].is(Condition::Up);
-            let down =
-                || recorder.handle().render().lines().any(|line| line == "redis_nodes_down{role=\"test\"} 2");
+            let down = || {
+                recorder
+                    .handle()
+                    .render()
+                    .lines()
+                    .any(|line| line == "shoal_redis_nodes_down{role=\"test\"} 2")
+            };
             assert!(down(), "two, whatever the number of links to them");
             nodes[0].is(Condition::Up);
             assert!(!down());

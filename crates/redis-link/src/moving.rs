@@ -157,7 +157,7 @@ impl Shared {
     pub(crate) fn move_to(&self, connection: Connection) {
         let (endpoint, role, address) = (&self.endpoint, self.settings.role, connection.peer);
         tracing::info!(%endpoint, role, %address, "the connections to redis go to another server");
-        metrics::counter!("redis_moves_total", "role" => role).increment(1);
+        metrics::counter!("shoal_redis_moves_total", "role" => role).increment(1);
         self.dialer.prefer(address);
         self.replace(0, Some(connection));
         for slot in 1..self.slots.len() {

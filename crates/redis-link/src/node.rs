@@ -438,7 +438,7 @@ impl Shared {
         if came_back {
             let (endpoint, role) = (&self.endpoint, self.settings.role);
             tracing::warn!(%endpoint, role, "redis is again the process that another one had replaced");
-            metrics::counter!("redis_returned_processes_total", "role" => role).increment(1);
+            metrics::counter!("shoal_redis_returned_processes_total", "role" => role).increment(1);
         }
         let old = {
             let mut slot = self.slots[index].write().unwrap_or_else(PoisonError::into_inner);

@@ -78,7 +78,7 @@ impl Wait {
         // Calls that met it together do not come back together.
         let pause = self.pause.mul_f64(0.75 + 0.5 * fastrand::f64()).min(until - now);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        metrics::counter!("redis_moving_slot_waits_total", "role" => role).increment(1);
+        metrics::counter!("shoal_redis_moving_slot_waits_total", "role" => role).increment(1);
         sleep(pause).await;
         self.deadline += now.elapsed();
         Ok(())

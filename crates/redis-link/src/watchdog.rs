@@ -146,7 +146,7 @@ impl Watchdog {
         let attempt =
             Connection::open(&self.node.dialer, &self.node.settings, &self.node.scripts.all()).await;
         let outcome = if attempt.is_ok() { "ok" } else { "failed" };
-        metrics::counter!("redis_connects_total", "role" => self.node.settings.role, "outcome" => outcome)
+        metrics::counter!("shoal_redis_connects_total", "role" => self.node.settings.role, "outcome" => outcome)
             .increment(1);
         let used = attempt.and_then(|connection| self.greet(&connection).map(|()| connection));
         match used {

@@ -8,7 +8,7 @@ use crate::config::{Config, KindPolicy, Policy, TABLE_PREFIX};
 use crate::key::Namespace;
 use crate::limit::{COUNTED_NAMESPACES_MAX, OBJECT_PREFIX};
 
-/// What is counted of a namespace, at one clone. In `/metrics` as `cache_EVENTS_total{namespace, clone}`.
+/// What is counted of a namespace, at one clone. In `/metrics` as `shoal_cache_EVENTS_total{namespace, clone}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Read and found; a negative result too.
@@ -30,14 +30,14 @@ pub(crate) enum Event {
 }
 
 const EVENTS: [(Event, &str); 8] = [
-    (Event::Hit, "cache_hits_total"),
-    (Event::Miss, "cache_misses_total"),
-    (Event::Load, "cache_loads_total"),
-    (Event::LoadFailure, "cache_load_failures_total"),
-    (Event::Coalesced, "cache_coalesced_waiters_total"),
-    (Event::RefusedFill, "cache_refused_fills_total"),
-    (Event::Oversized, "cache_oversized_objects_total"),
-    (Event::Bypass, "cache_bypass_loads_total"),
+    (Event::Hit, "shoal_cache_hits_total"),
+    (Event::Miss, "shoal_cache_misses_total"),
+    (Event::Load, "shoal_cache_loads_total"),
+    (Event::LoadFailure, "shoal_cache_load_failures_total"),
+    (Event::Coalesced, "shoal_cache_coalesced_waiters_total"),
+    (Event::RefusedFill, "shoal_cache_refused_fills_total"),
+    (Event::Oversized, "shoal_cache_oversized_objects_total"),
+    (Event::Bypass, "shoal_cache_bypass_loads_total"),
 ];
 
 /// Counters of one namespace.

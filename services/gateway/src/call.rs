@@ -479,7 +479,7 @@ impl Call<'_> {
                 (Outcome::CallerGone, Ok(End::Failed(Error::RequestUnfinished { path, allowed })))
             }
             Exchanged::NotTaken(NotTaken(time)) => {
-                metrics::counter!("gateway_refused_total", "limit" => "unread").increment(1);
+                metrics::counter!("shoal_gateway_refused_total", "limit" => "unread").increment(1);
                 (Outcome::CallerGone, Ok(End::Failed(Error::AnswerNotTaken { time })))
             }
             Exchanged::Late => (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded()))),
@@ -695,7 +695,7 @@ async fn answers_are_taken(caller: &mut Caller) -> Result<(), End> {
     if in_time {
         return Ok(());
     }
-    metrics::counter!("gateway_refused_total", "limit" => "unread").increment(1);
+    metrics::counter!("shoal_gateway_refused_total", "limit" => "unread").increment(1);
     let (bytes, most) = (client.unread.counter.bytes(), client.unread.most());
     Err(End::Failed(Error::AnswersUnread { bytes, most }))
 }

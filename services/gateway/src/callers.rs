@@ -196,7 +196,7 @@ impl Caller {
     }
 
     fn refused(&self, kind: &'static str, reason: Reason, limit: String, wait: Duration) -> Error {
-        metrics::counter!("gateway_callers_refused_total", "caller" => self.name.to_string(), "limit" => kind)
+        metrics::counter!("shoal_gateway_callers_refused_total", "caller" => self.name.to_string(), "limit" => kind)
             .increment(1);
         Error::CallerLimit { caller: self.name.to_string(), reason, limit, wait }
     }

@@ -113,7 +113,7 @@ async fn told(seat: &Seat) {
 
 /// Counts a connection that was ended although nothing was wrong with it.
 fn left(why: &'static str) {
-    metrics::counter!("gateway_connections_left_total", "why" => why).increment(1);
+    metrics::counter!("shoal_gateway_connections_closed_total", "reason" => why).increment(1);
 }
 
 fn tune(stream: &TcpStream) -> std::io::Result<()> {

@@ -160,7 +160,7 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                metrics::counter!("gateway_accept_errors_total").increment(1);
+                metrics::counter!("shoal_gateway_accept_errors_total").increment(1);
                 if let Some(times) = failed.happened() {
                     tracing::warn!(%error, times, "accept failed");
                 }
@@ -172,7 +172,8 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
             }
         };
         let Ok(seated) = core.seats.take(peer.ip()).await else {
-            metrics::counter!("gateway_refused_total", "limit" => "connections_per_address").increment(1);
+            metrics::counter!("shoal_gateway_refused_total", "limit" => "connections_per_address")
+                .increment(1);
             if let Some(times) = refused.happened() {
                 let most = core.config.limits.connections_per_address;
                 let address = peer.ip();
@@ -202,7 +203,7 @@ struct Open(metrics::Gauge);
 
 impl Open {
     fn new() -> Open {
-        let gauge = metrics::gauge!("gateway_connections");
+        let gauge = metrics::gauge!("shoal_gateway_connections");
         gauge.increment(1.0);
         Open(gauge)
     }

@@ -35,7 +35,7 @@ enum Whose {
 impl TooLong {
     fn refused(whose: Whose, list: ListTooLong) -> Error {
         let too_long = TooLong { whose, list };
-        metrics::counter!("gateway_headers_refused_total", "limit" => too_long.limit()).increment(1);
+        metrics::counter!("shoal_gateway_headers_refused_total", "limit" => too_long.limit()).increment(1);
         Error::HeadersTooLong(too_long)
     }
 

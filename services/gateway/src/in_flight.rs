@@ -73,7 +73,7 @@ impl InFlight {
         let entered = if core.calls.enter(weight, own) {
             Ok(())
         } else {
-            metrics::counter!("gateway_refused_total", "limit" => "calls").increment(1);
+            metrics::counter!("shoal_gateway_refused_total", "limit" => "calls").increment(1);
             Err(Error::TooManyCalls { own, most: core.calls.most })
         };
         (InFlight { core: core.clone(), client: client.clone(), weight }, entered)

@@ -115,7 +115,7 @@ impl Kept {
             (Bytes::copy_from_slice(chunk), chunk.len())
         };
         if held + charge > client.kept.most() {
-            metrics::counter!("gateway_unkept_total").increment(1);
+            metrics::counter!("shoal_gateway_unbuffered_calls_total").increment(1);
             return None;
         }
         client.kept.hold(charge);

@@ -6,28 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram};
+use shoal_kit::code::{CODES, code_name};
 use tonic::Code;
-
-/// The names of the gRPC codes, by number.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// What is counted beside calls.
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +27,12 @@ pub(crate) enum Event {
 }
 
 const EVENTS: [&str; 6] = [
-    "gateway_retries_total",
-    "gateway_retries_refused_total",
-    "gateway_hedges_total",
-    "gateway_hedges_won_total",
-    "gateway_shed_total",
-    "gateway_streams_refused_total",
+    "shoal_gateway_retries_total",
+    "shoal_gateway_retries_refused_total",
+    "shoal_gateway_hedges_total",
+    "shoal_gateway_hedges_won_total",
+    "shoal_gateway_shed_total",
+    "shoal_gateway_streams_refused_total",
 ];
 
 /// The counts of one upstream on one core.
@@ -91,11 +71,11 @@ impl Meter {
     pub(crate) fn call(&self, code: Code, elapsed: Duration) {
         let name = || self.upstream.clone();
         self.duration
-            .get_or_init(|| metrics::histogram!("gateway_call_duration_seconds", "upstream" => name()))
+            .get_or_init(|| metrics::histogram!("shoal_gateway_call_duration_seconds", "upstream" => name()))
             .record(elapsed.as_secs_f64());
         if let Some(count) = self.codes.get(code as usize) {
             count.add(|| {
-                metrics::counter!("gateway_calls_total", "upstream" => name(), "grpc_code" => format!("{code:?}"))
+                metrics::counter!("shoal_gateway_calls_total", "upstream" => name(), "code" => code_name(code))
             });
         }
     }

@@ -118,8 +118,8 @@ impl Upstream {
                     hedges: Hedges::new(config.hedge.budget, now),
                     tallies: Tallies::new(now),
                     limiter: config.overload.protects(name).then(|| {
-                        let gauge = metrics::gauge!("gateway_concurrency_limit",
-                            "upstream" => name.to_owned(), "core" => index.to_string());
+                        let gauge = metrics::gauge!("shoal_gateway_concurrency_limit",
+                            "upstream" => name.to_owned(), "worker" => index.to_string());
                         Limiter::new(&config.overload, cores.len(), gauge, now)
                     }),
                     budget,
@@ -155,7 +155,7 @@ impl Upstream {
         }
         for (state, label) in STATES {
             let count = best.values().filter(|known| **known == state).count();
-            metrics::gauge!("gateway_endpoints", "upstream" => self.name.clone(), "state" => label)
+            metrics::gauge!("shoal_gateway_endpoints", "upstream" => self.name.clone(), "state" => label)
                 .set(count as f64);
         }
     }

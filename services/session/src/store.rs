@@ -121,7 +121,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 /// A theft was found out: for the log and the alert, apart from the event.
 fn report_reuse(session: SessionId) {
     tracing::warn!(%session, "a replaced token was used after its grace: its session is ended");
-    metrics::counter!("session_reuse_detected_total").increment(1);
+    metrics::counter!("shoal_session_reuse_detected_total").increment(1);
 }
 
 /// Where a page of a user's sessions ended.

@@ -14,7 +14,7 @@ pub(crate) async fn run<S: Store>(store: S, interval: Duration) {
         tokio::time::sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
         match store.sweep().await {
             Ok(ended) => {
-                metrics::counter!("session_expired_total").increment(ended);
+                metrics::counter!("shoal_session_expired_total").increment(ended);
                 failing = false;
             }
             // The connection says so, once for the process.

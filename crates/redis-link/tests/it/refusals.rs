@@ -45,7 +45,7 @@ fn check(begin: &[&[&str]], end: &[&[&str]], gauge_name: &str, refused: fn(&Link
             }
         };
         set(&link).await.unwrap();
-        eventually("up", async || gauge(&metrics, "engine_up") == "1").await;
+        eventually("up", async || gauge(&metrics, "shoal_engine_up") == "1").await;
         assert_eq!(gauge(&metrics, gauge_name), "0");
         assert_eq!(link.ready_now(), Ok(()));
 
@@ -58,7 +58,10 @@ fn check(begin: &[&[&str]], end: &[&[&str]], gauge_name: &str, refused: fn(&Link
         assert_eq!(get(&link).await.unwrap().as_deref(), Some("v"), "reads go on");
         let why = link.ready_now().unwrap_err();
         assert!(why.contains(says) && why.contains(&server.port.to_string()), "{why}");
-        assert_eq!((gauge(&metrics, gauge_name), gauge(&metrics, "engine_up")), ("1".into(), "1".into()));
+        assert_eq!(
+            (gauge(&metrics, gauge_name), gauge(&metrics, "shoal_engine_up")),
+            ("1".into(), "1".into())
+        );
 
         configure(end).await;
         set(&link).await.unwrap();
@@ -76,7 +79,7 @@ fn a_full_redis_refuses_what_adds_and_is_used_again_when_it_has_room() {
     check(
         &[&["CONFIG", "SET", "maxmemory", "1"]],
         &[&["CONFIG", "SET", "maxmemory", "0"]],
-        "engine_full",
+        "shoal_engine_full",
         |error| matches!(error, LinkError::Full(_)),
         "maxmemory",
     );
@@ -87,7 +90,7 @@ fn a_replica_is_read_only_until_it_is_promoted() {
     check(
         &[&["REPLICAOF", "127.0.0.1", "1"]],
         &[&["REPLICAOF", "NO", "ONE"]],
-        "engine_read_only",
+        "shoal_engine_read_only",
         is_read_only,
         "replica (READONLY)",
     );
@@ -98,7 +101,7 @@ fn a_primary_without_its_replicas_is_read_only() {
     check(
         &[&["CONFIG", "SET", "min-replicas-to-write", "1"]],
         &[&["CONFIG", "SET", "min-replicas-to-write", "0"]],
-        "engine_read_only",
+        "shoal_engine_read_only",
         is_read_only,
         "NOREPLICAS",
     );
@@ -132,7 +135,7 @@ fn a_redis_that_cannot_save_is_read_only_and_still_read() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(link.ready_now().unwrap_err().contains("MISCONF"));
-        assert_eq!(gauge(&metrics, "engine_read_only"), "1");
+        assert_eq!(gauge(&metrics, "shoal_engine_read_only"), "1");
         // A link that is opened meanwhile reads as well.
         let late = server.link().await;
         assert_eq!(get(&late).await.unwrap().as_deref(), Some("v"));
@@ -155,7 +158,7 @@ fn a_password_that_is_missing_or_wrong_is_named_and_not_shown() {
             let why = link.ready_now().unwrap_err();
             assert!(why.contains(says) && why.contains("password"), "{why}");
             assert!(!format!("{why}{error}").contains("hunter2"), "{why} {error}");
-            assert_eq!(gauge(&metrics, "engine_up"), "0");
+            assert_eq!(gauge(&metrics, "shoal_engine_up"), "0");
             let seeds =
                 format!("redis://{credentials}127.0.0.1:{0},redis://{credentials}127.0.0.1:{0}", server.port);
             let cluster = Link::open(patient(LinkConfig::new(seeds, "test"))).unwrap();
