@@ -2,6 +2,7 @@
 
 mod balance;
 mod callers;
+pub(crate) mod own_services;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,8 +14,7 @@ use serde::Deserialize;
 use shoal_balance::Source;
 use shoal_kit::role::Role;
 
-use crate::ownership::role_of;
-use crate::service::LOCAL;
+use crate::config::own_services::{LOCAL, role_of};
 
 pub use balance::{Balance, Ejection};
 pub(crate) use callers::CallerLimits;
@@ -477,24 +477,6 @@ mod tests {
             check("[upstream.a]\nendpoints = ['127.0.0.1:1', '127.0.0.1:2 weight=3']").expect("valid");
         let source = config.upstream["a"].source().expect("valid");
         assert_eq!(source.to_string(), "127.0.0.1:1,127.0.0.1:2 weight=3");
-    }
-
-    #[test]
-    fn every_example_of_the_docs_is_valid() {
-        let docs = include_str!("../../../docs/gateway.md");
-        let examples = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
-        let (mut sections, mut routes) = (0, 0);
-        for example in examples {
-            if example.contains("[[route]]") {
-                crate::rules::Rules::read(example, &["cache", "cache-canary"]).expect(example);
-                routes += 1;
-            } else {
-                let example = example.replace("[gateway.", "[");
-                toml::from_str::<Config>(&example).expect(&example).validate().expect(&example);
-                sections += 1;
-            }
-        }
-        assert_eq!((sections, routes), (2, 2));
     }
 
     #[test]

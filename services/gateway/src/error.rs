@@ -1,6 +1,8 @@
 //! Everything the gateway itself can refuse or fail a call with, and what the caller is told. What an upstream answered
 //! is never one of these: it passes through as it is.
 
+pub(crate) mod headers_too_long;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use shoal_kit::reason::{self, Reason};
 use shoal_kit::role::Role;
 use tonic::Code;
 
-use crate::headers::TooLong;
+use crate::error::headers_too_long::TooLong;
 
 /// What a caller may do about an outage that is expected to pass.
 const RETRY_AFTER: Duration = Duration::from_millis(500);

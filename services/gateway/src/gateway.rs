@@ -18,18 +18,19 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::callers::Callers;
-use crate::catalog::Catalog;
+use crate::admission::calls::Calls;
+use crate::admission::connection_slots::Seats;
+use crate::admission::quota::Callers;
 use crate::config::Config;
-use crate::core::{Core, Running, Thread};
-use crate::in_flight::Calls;
-use crate::listener;
-use crate::meter::Meter;
-use crate::seats::Seats;
+use crate::forwarding::context::Core;
+use crate::routing::catalog::Catalog;
+use crate::routing::entry::{Described, Entry};
+use crate::server::listener;
+use crate::server::worker::{Running, Thread};
 use crate::service;
-use crate::status;
-use crate::table::{Described, Entry};
+use crate::service::status;
 use crate::upstream::Upstream;
+use crate::upstream::meter::Meter;
 
 /// A gateway that has its address.
 pub struct Gateway {

@@ -1,57 +1,28 @@
 //! The one address of the mesh: forwards any gRPC call by the name of its service, frames in and frames out, and answers
 //! health and reflection for everything behind it.
 //!
-//! The way of a call: [`connection`] takes it off a client's connection, [`call`] finds its route and its endpoint,
-//! [`exchange`] moves both halves of it, and only what goes wrong here is answered here ([`error`], [`answer`]). No
-//! message is decoded on the way. What the gateway knows of its upstreams it learns beside that way ([`catalog`]).
+//! The parts are wings with an order: each imports only from those below it.
+//!
+//! 1. [`gateway`] and [`process`]: the whole, its start and its end.
+//! 2. [`server`]: sockets, worker threads, client connections.
+//! 3. [`forwarding`]: a call from its first header to its last. No message is decoded on the way.
+//! 4. [`service`]: the gateway's own services, health and reflection among them.
+//! 5. [`routing`]: the table of routes and how it is kept current, beside the way of the calls.
+//! 6. [`upstream`]: a group of endpoints and what each core knows of it.
+//! 7. [`admission`]: limits on connections, calls and memory.
+//! 8. [`resilience`]: retries, hedging, pushback.
+//! 9. [`error`] and [`config`].
 
-mod answer;
-mod budget;
-mod call;
-mod caller;
-mod callers;
-mod catalog;
-mod claims;
-mod client;
+mod admission;
 mod config;
-mod connection;
-mod core;
-mod descriptors;
-mod doubt;
-mod download;
 mod error;
-mod exchange;
-mod framing;
-mod gate;
+mod forwarding;
 mod gateway;
-mod gradient;
-mod headers;
-mod hedge;
-mod in_flight;
-mod kept;
-mod latency;
-mod lifetime;
-mod limiter;
-mod listener;
-mod local;
-mod meter;
-mod ownership;
 mod process;
-mod pushback;
-mod rate;
-mod replay;
-mod request;
-mod resets;
-mod retry;
-mod rules;
-mod seats;
+mod resilience;
+mod routing;
+mod server;
 mod service;
-mod span;
-mod status;
-mod table;
-mod tally;
-mod unread;
-mod upload;
 mod upstream;
 
 pub use config::{

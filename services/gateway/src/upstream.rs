@@ -1,5 +1,8 @@
 //! One upstream: its discovery, shared by all cores, and a lane per core with connections of its own.
 
+pub(crate) mod endpoint_latency;
+pub(crate) mod meter;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +14,13 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::budget::Budget;
+use crate::admission::adaptive_limit::Limiter;
 use crate::config::{Config, Health};
-use crate::download::FIRST_WINDOW;
-use crate::hedge::Hedges;
-use crate::latency::Summary;
-use crate::limiter::Limiter;
-use crate::meter::Meter;
-use crate::tally::Tallies;
+use crate::resilience::hedging::Hedges;
+use crate::resilience::latency_histogram::Summary;
+use crate::resilience::retry_budget::Budget;
+use crate::upstream::endpoint_latency::Tallies;
+use crate::upstream::meter::Meter;
 
 /// What the spans of attempts say of who is calling.
 const ROLE: &str = "gateway";
@@ -27,6 +29,9 @@ const ROLE: &str = "gateway";
 /// callers of a core, and what a slow one leaves unread counts against this window too: at 8 MiB, eight stalled readers
 /// with a window of 1 MiB each would stop everybody. What bounds memory is the window of each call.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// The window an answer has until its caller has taken half of it. One that nobody takes costs no more.
+pub(crate) const FIRST_WINDOW: u32 = 64 << 10;
 
 /// How many upstreams there can be.
 pub(crate) fn count(config: &Config) -> usize {

@@ -13,7 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::catalog::Catalog;
+use crate::routing::catalog::Catalog;
 
 /// Longest name asked for.
 const NAME_BYTES_MAX: usize = 1024;

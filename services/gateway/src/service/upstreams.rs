@@ -17,10 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Request, Response, Status};
 
-use crate::catalog::Catalog;
-use crate::latency::Summary;
-use crate::meter::Event;
-use crate::table::Table;
+use crate::resilience::latency_histogram::Summary;
+use crate::routing::catalog::Catalog;
+use crate::routing::table::Table;
+use crate::upstream::meter::Event;
 use crate::upstream::{Upstream, rank};
 
 /// Between two responses of a watch, unless its caller asks for another time within these bounds.

@@ -1,0 +1,85 @@
+//! What all calls of one client connection have in common.
+
+use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use shoal_balance::Share;
+use shoal_http2::Unread as Counter;
+
+use crate::admission::connection_slots::Seat;
+use crate::admission::quota::Known;
+use crate::admission::rapid_reset::Resets;
+use crate::admission::replay_memory::KeptBytes;
+use crate::admission::unread_answers::Unread;
+use crate::config::Config;
+use crate::error::Error;
+
+/// Why the calls of a connection are ended.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The gateway drains, and its time for that is up.
+    Drained,
+    /// The connection was to leave, and its calls have had their time.
+    Aged { grace: Duration },
+}
+
+/// One connection's.
+pub(crate) struct Client {
+    pub(crate) resets: Resets,
+    /// Why its calls are ended, if they are.
+    cut: OnceLock<Cut>,
+    pub(crate) known: Known,
+    /// What it has of each upstream's streams.
+    pub(crate) share: Arc<Share>,
+    pub(crate) seat: Arc<Seat>,
+    /// What its calls in flight count as.
+    pub(crate) in_flight: AtomicUsize,
+    /// Answers it has not taken.
+    pub(crate) unread: Unread,
+    /// Bodies kept to be sent again.
+    pub(crate) kept: KeptBytes,
+}
+
+impl Client {
+    /// Of an address, that could call so many `upstreams`. What it leaves unread counts in `unread` too, and what is kept
+    /// of its calls in `kept`.
+    pub(crate) fn new(
+        address: IpAddr,
+        upstreams: usize,
+        seat: Arc<Seat>,
+        unread: Arc<Counter>,
+        kept: Arc<AtomicUsize>,
+        config: &Config,
+    ) -> Client {
+        Client {
+            resets: Resets::default(),
+            cut: OnceLock::new(),
+            known: Known::new(address),
+            share: Share::new(upstreams),
+            seat,
+            in_flight: AtomicUsize::new(0),
+            unread: Unread::new(unread, config.limits),
+            kept: KeptBytes::new(kept, &config.retry),
+        }
+    }
+
+    /// Has its calls end as soon as they are polled.
+    pub(crate) fn cut(&self, why: Cut) {
+        let _ = self.cut.set(why);
+    }
+
+    /// Whether its calls are ended.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get().is_some()
+    }
+
+    /// What the callers of calls that are ended are told.
+    pub(crate) fn ending(&self) -> Option<Error> {
+        self.cut.get().map(|cut| match cut {
+            Cut::Drained => Error::Draining,
+            Cut::Aged { grace } => Error::ConnectionAged { grace: *grace },
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! The answers that were received from clones and that their callers have not taken: how many bytes of them one client
+//! connection, and all together, may leave here, and what becomes of its calls when they are too many.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use shoal_http2::Unread as Counter;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::config::Limits;
+
+/// One connection has at most a part of what is left of the whole, by the rule that holds for [calls](super::calls).
+const FREE_FOR_ONE: usize = 4;
+
+/// A connection that has left half of what it may is crowded: its answers get no wider windows.
+const CROWDED: usize = 2;
+
+/// Of a connection that has left so many times what it may, answers of which nothing was taken yet are given up at once.
+const FAR_TOO_MUCH: usize = 2;
+
+/// How often a caller that takes nothing is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the answer to a unary call of a crowded connection is kept while nothing of it is taken: its clone holds the rest
+/// of it. So long is any answer kept for a connection that has left more than it may.
+const CROWDED_TIME: Duration = Duration::from_secs(2);
+
+/// Taking less than this is taking nothing.
+const PROGRESS_BYTES: usize = 4 << 10;
+
+/// A connection that takes so much a second is taking its answers in turn: one that is not taken has not had its turn.
+const TURNS_BYTES: usize = 64 << 10;
+
+/// A connection that has left this much is looked at whenever more comes; with less it is not crowded.
+const WATCHED_BYTES: usize = 1 << 20;
+
+/// What one connection has left.
+pub(crate) struct Unread {
+    pub(crate) counter: Arc<Counter>,
+    all: Arc<Counter>,
+    limits: Limits,
+    /// What its callers took of answers that had waited for them.
+    moved: AtomicUsize,
+    /// Calls that wait until some of it is taken.
+    waiting: AtomicUsize,
+    taken: Notify,
+}
+
+impl Unread {
+    pub(crate) fn new(all: Arc<Counter>, limits: Limits) -> Unread {
+        Unread {
+            counter: Arc::new(Counter::part_of(all.clone())),
+            all,
+            limits,
+            moved: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            taken: Notify::new(),
+        }
+    }
+
+    /// How much it may leave now.
+    pub(crate) fn most(&self) -> usize {
+        let free = self.limits.unread_bytes_total.saturating_sub(self.all.bytes());
+        self.limits.unread_bytes.min(free / FREE_FOR_ONE)
+    }
+
+    /// Whether more than that is left.
+    fn is_full(&self) -> bool {
+        self.counter.bytes() > self.most()
+    }
+
+    /// Whether its further calls are to wait.
+    pub(crate) fn holds_calls(&self) -> bool {
+        let bytes = self.counter.bytes();
+        // Most often it has left nothing at all. However little others leave free, each connection goes on with this much.
+        bytes > WATCHED_BYTES && bytes > self.most()
+    }
+
+    /// Whether so much is left that it cannot wait.
+    fn is_far_too_full(&self) -> bool {
+        let bytes = self.counter.bytes();
+        bytes > WATCHED_BYTES && bytes > self.most() * FAR_TOO_MUCH
+    }
+
+    /// Whether the connection has taken answers in turn, for so long and since so much was `moved`.
+    fn moves(&self, moved: usize, time: Duration) -> bool {
+        let seconds = usize::try_from(time.as_secs()).unwrap_or(usize::MAX).max(1);
+        self.moved.load(Ordering::Relaxed).wrapping_sub(moved) >= TURNS_BYTES.saturating_mul(seconds)
+    }
+
+    /// The widest window of an answer.
+    pub(crate) fn window(&self) -> u32 {
+        self.limits.answer_window
+    }
+
+    /// Whether its answers get no wider windows, and are not waited for as long.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let bytes = self.counter.bytes();
+        bytes > WATCHED_BYTES && bytes > self.most() / CROWDED
+    }
+
+    /// Waits until it holds calls no longer. Says whether that came in time.
+    pub(crate) async fn has_room(&self) -> bool {
+        let _waits = Waits::new(&self.waiting);
+        let wait = async {
+            loop {
+                let taken = self.taken.notified();
+                if !self.holds_calls() {
+                    // And there may be room for the next.
+                    return self.taken.notify_one();
+                }
+                taken.await;
+            }
+        };
+        tokio::time::timeout(self.limits.unread_time, wait).await.is_ok()
+    }
+
+    /// A call has ended, and with it what was left of its answer.
+    pub(crate) fn call_ended(&self) {
+        self.some_was_taken();
+    }
+
+    fn some_was_taken(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.taken.notify_one();
+        }
+    }
+}
+
+struct Waits<'u>(&'u AtomicUsize);
+
+impl Waits<'_> {
+    fn new(waiting: &AtomicUsize) -> Waits<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Of one answer: since when its caller takes nothing. Costs nothing as long as the caller keeps up.
+#[derive(Default)]
+pub(crate) struct Stall(Option<Box<Stalled>>);
+
+struct Stalled {
+    /// None: the caller has caught up. With what the connection had moved then.
+    since: Option<(Instant, usize)>,
+    /// The caller has taken some of it before.
+    progressed: bool,
+    /// What was taken since.
+    taken: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// The caller has taken nothing for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotTaken(pub(crate) Duration);
+
+impl Stall {
+    /// Nothing can be sent now. Ready when the answer is not kept any longer. `unary`: it is to a call of one message, whose
+    /// caller has no reason to leave it.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<NotTaken> {
+        let stalled = self.0.get_or_insert_with(|| {
+            Box::new(Stalled { since: None, progressed: false, taken: 0, timer: Box::pin(sleep(LOOK_EVERY)) })
+        });
+        let begin = || (Instant::now(), unread.moved.load(Ordering::Relaxed));
+        let (since, moved) = *stalled.since.get_or_insert_with(begin);
+        if !stalled.progressed && unread.is_far_too_full() {
+            return Poll::Ready(NotTaken(since.elapsed()));
+        }
+        while stalled.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let (full, crowded, waited) = (unread.is_full(), unread.is_crowded(), now - since);
+            let time = match unread.limits.unread_time {
+                time if !unread.is_far_too_full() && unread.moves(moved, waited) => time,
+                time if full || (unary && crowded) => time.min(CROWDED_TIME),
+                time => time,
+            };
+            if (unary || crowded || full) && waited >= time {
+                return Poll::Ready(NotTaken(waited));
+            }
+            stalled.timer.as_mut().reset(now + LOOK_EVERY);
+        }
+        Poll::Pending
+    }
+
+    /// Whether it is stalled for the first time.
+    pub(crate) fn is_new(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether to [poll](Stall::poll) whenever more of the answer comes.
+    pub(crate) fn is_watched(&self, unread: &Unread) -> bool {
+        unread.counter.bytes() > WATCHED_BYTES
+    }
+
+    /// The caller has taken some.
+    pub(crate) fn took(&mut self, bytes: usize, unread: &Unread) {
+        if let Some(stalled) = &mut self.0 {
+            stalled.taken += bytes;
+            if stalled.taken >= PROGRESS_BYTES {
+                (stalled.taken, stalled.since, stalled.progressed) = (0, None, true);
+            }
+            unread.moved.fetch_add(bytes, Ordering::Relaxed);
+            unread.some_was_taken();
+        }
+    }
+
+    /// The caller has taken all there is.
+    pub(crate) fn caught_up(&mut self) {
+        if let Some(stalled) = &mut self.0 {
+            (stalled.taken, stalled.since) = (0, None);
+        }
+    }
+}

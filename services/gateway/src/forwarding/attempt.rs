@@ -1,0 +1,578 @@
+//! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
+//! or something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
+//!
+//! A slow attempt may be joined by a rival at another endpoint. Whichever answers first is handed on, and the other is
+//! reset; until then the failure of one is no failure.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use shoal_balance::{Outcome, Pick, code_of, refused};
+use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::{Code, Status};
+use tracing::Span;
+
+use crate::admission::adaptive_limit::Permit;
+use crate::admission::unread_answers::NotTaken;
+use crate::forwarding::downstream::{Caller, handed_on};
+use crate::forwarding::replay::Replay;
+use crate::forwarding::request_body::{Upload, Uploaded};
+use crate::forwarding::response_body::{Download, Downloaded};
+use crate::forwarding::span;
+use crate::resilience::pushback::Pushback;
+use crate::resilience::retry::Fallen;
+use crate::upstream::Lane;
+use crate::upstream::meter::Event;
+
+/// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight. One whose
+/// method is known to stream is after this time whether it has begun or not: headers may come with the first event only.
+const STREAM_AFTER: Duration = Duration::from_secs(1);
+
+/// One try at one endpoint. Ends once, with the first end it is given; dropped before, its caller's time was up.
+pub(crate) struct Attempt {
+    pick: Pick,
+    span: Span,
+    stream: SendStream,
+    opened: Instant,
+    deadline: Option<Instant>,
+    ended: bool,
+}
+
+/// What a call has of its own, whatever its attempts.
+pub(crate) struct Sides<'a> {
+    pub(crate) caller: &'a mut Caller,
+    pub(crate) upload: &'a mut Upload,
+    /// Given back when an answer begins.
+    pub(crate) permit: &'a mut Option<Permit>,
+    /// If its method is known to have one message each way.
+    pub(crate) unary: Option<Unary>,
+}
+
+/// What is expected of a call with one message each way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unary {
+    /// Until when all of the request is here.
+    pub(crate) request_by: Option<Instant>,
+}
+
+/// What an attempt is made of.
+pub(crate) struct Exchange<'a> {
+    caller: &'a mut Caller,
+    upload: &'a mut Upload,
+    permit: &'a mut Option<Permit>,
+    unary: Option<Unary>,
+    /// Wakes this task when the request is late; made when it has to be waited for.
+    request_by: Option<Pin<Box<Sleep>>>,
+    lane: &'a Lane,
+    attempt: Attempt,
+    answer: Answer,
+    uploading: bool,
+    /// What a rival that has taken over has not been sent yet.
+    replay: Option<Box<Replay>>,
+    /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
+    withhold: bool,
+    /// When the call is a long stream.
+    stream_at: Option<Instant>,
+    /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
+    streaming: Option<Pin<Box<Sleep>>>,
+    rival: Option<Box<Rival>>,
+    fallen: Option<Fallen>,
+    /// When the first attempt was opened.
+    began: Instant,
+    latency: Option<Duration>,
+    pushback: Option<Pushback>,
+    outcome: Outcome,
+    /// Of the answer that is coming.
+    http: StatusCode,
+}
+
+/// The second of two attempts, while neither has answered.
+struct Rival {
+    attempt: Attempt,
+    response: ResponseFuture,
+    replay: Option<Box<Replay>>,
+}
+
+enum Answer {
+    Awaited(ResponseFuture),
+    /// Its headers are here, and held back: of a unary call that may be repeated they say nothing by themselves, and the
+    /// trailers may be all that follows.
+    Begun(Box<Response<()>>, RecvStream),
+    Coming(Download),
+    /// Nothing more comes of it.
+    Over,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Exchanged {
+    /// The endpoint's answer was handed on to its end.
+    Answered(Code),
+    /// The endpoint answered UNAVAILABLE and nothing else. Nothing was handed on.
+    Withheld(Response<()>),
+    /// The endpoint gave up because the caller's time was up.
+    Late,
+    /// The endpoint's stream broke.
+    Broken(Broken),
+    /// The caller went away, and the endpoint was told.
+    CallerGone,
+    /// The caller is there, and did not send all of its request in time.
+    NotSent,
+    /// The caller is there, and does not take the answer.
+    NotTaken(NotTaken),
+}
+
+/// What is left of it.
+pub(crate) struct Rest {
+    pub(crate) attempt: Attempt,
+    pub(crate) fallen: Option<Fallen>,
+    /// From the first attempt to the first byte of the answer.
+    pub(crate) latency: Option<Duration>,
+    /// What the endpoint wants of further attempts.
+    pub(crate) pushback: Option<Pushback>,
+    /// What its answer says of the endpoint.
+    pub(crate) outcome: Outcome,
+}
+
+/// The caller went away, for this reason.
+struct CallerGone(Reason);
+
+/// It took no more, and why will not be known.
+const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
+
+impl Attempt {
+    pub(crate) fn new(pick: Pick, span: Span, stream: SendStream, deadline: Option<Instant>) -> Attempt {
+        Attempt { pick, span, stream, opened: Instant::now(), deadline, ended: false }
+    }
+
+    /// The endpoint.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.pick.address()
+    }
+
+    /// How it went, for the endpoint and for the caller.
+    pub(crate) fn end(&mut self, outcome: Outcome, code: Code) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.pick.outcome(outcome);
+            span::end_attempt(&self.span, code);
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The connection tells the endpoint, in a few milliseconds if the attempt is younger.
+    fn reset(&mut self, reason: Reason) {
+        self.stream.send_reset(reason);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if self.is_late() {
+            self.end(Outcome::TimedOut, Code::DeadlineExceeded);
+        } else {
+            self.end(Outcome::CallerGone, Code::Cancelled);
+        }
+    }
+}
+
+impl<'a> Exchange<'a> {
+    /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
+    pub(crate) fn new(
+        Sides { caller, upload, permit, unary }: Sides<'a>,
+        lane: &'a Lane,
+        attempt: Attempt,
+        response: ResponseFuture,
+        uploading: bool,
+        withhold: bool,
+    ) -> Exchange<'a> {
+        Exchange {
+            caller,
+            upload,
+            permit,
+            unary,
+            request_by: None,
+            lane,
+            began: attempt.opened,
+            stream_at: attempt.pick.expects_stream().then(|| attempt.opened + STREAM_AFTER),
+            attempt,
+            answer: Answer::Awaited(response),
+            uploading,
+            replay: None,
+            withhold,
+            streaming: None,
+            rival: None,
+            fallen: None,
+            latency: None,
+            pushback: None,
+            outcome: Outcome::Neutral,
+            http: StatusCode::OK,
+        }
+    }
+
+    /// Runs it to its end. Dropped before, it goes on where it was when run again.
+    pub(crate) async fn run(&mut self) -> Exchanged {
+        match std::future::poll_fn(|cx| self.poll(cx)).await {
+            Ok(exchanged) => exchanged,
+            Err(CallerGone(reason)) => self.leave(reason),
+        }
+    }
+
+    /// The caller is gone: so are we.
+    fn leave(&mut self, reason: Reason) -> Exchanged {
+        self.attempt.reset(reason);
+        if let Some(mut rival) = self.rival.take() {
+            rival.attempt.reset(reason);
+            rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
+        }
+        Exchanged::CallerGone
+    }
+
+    /// What is left when it has run.
+    pub(crate) fn rest(self) -> Rest {
+        Rest {
+            attempt: self.attempt,
+            fallen: self.fallen,
+            latency: self.latency,
+            pushback: self.pushback,
+            outcome: self.outcome,
+        }
+    }
+
+    /// Whether a rival may be sent the same: the request is complete and at hand, and nothing of an answer is here.
+    pub(crate) fn may_have_a_rival(&self) -> bool {
+        self.upload.is_complete() && matches!(self.answer, Answer::Awaited(_))
+    }
+
+    /// Who is to be surpassed.
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        self.attempt.address()
+    }
+
+    /// Whether the request has no body at all.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.upload.is_empty()
+    }
+
+    /// Sends the same to a rival. Only if it [may have one](Exchange::may_have_a_rival).
+    pub(crate) fn join(&mut self, attempt: Attempt, response: ResponseFuture) {
+        let replay = (!self.upload.is_empty()).then(|| Box::new(self.upload.replay()));
+        self.rival = Some(Box::new(Rival { attempt, response, replay }));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
+        if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
+            return Poll::Ready(Err(CallerGone(reason)));
+        }
+        if self.uploading {
+            match self.upload.poll(cx, &mut self.attempt.stream, self.caller.client()) {
+                Poll::Ready(Uploaded::CallerGone(error)) => {
+                    return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
+                }
+                Poll::Ready(Uploaded::All | Uploaded::NotWanted) => self.uploading = false,
+                Poll::Pending if self.is_late_to_ask(cx) => return Poll::Ready(Ok(Exchanged::NotSent)),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            replay(&mut self.replay, &mut self.attempt.stream, cx);
+            match &mut self.answer {
+                Answer::Awaited(response) => {
+                    let response = match Pin::new(response).poll(cx) {
+                        Poll::Ready(response) => response,
+                        Poll::Pending => {
+                            self.may_become_stream(cx);
+                            match ready!(self.poll_rival(cx)) {
+                                Some(response) => Ok(response),
+                                // It fell, and the first goes on alone.
+                                None => return Poll::Pending,
+                            }
+                        }
+                    };
+                    if self.rival.is_some() && self.falls(&response) {
+                        continue;
+                    }
+                    match response {
+                        Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                        Ok(response) => {
+                            if let Some(end) = self.answered(response, cx)? {
+                                return Poll::Ready(Ok(end));
+                            }
+                        }
+                    }
+                }
+                Answer::Begun(_, body) => match body.poll_data(cx) {
+                    Poll::Pending => {
+                        self.may_become_stream(cx);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                    Poll::Ready(Some(Ok(chunk))) => self.go_on(chunk)?,
+                    Poll::Ready(None) => {
+                        return match ready!(body.poll_trailers(cx)) {
+                            Err(error) => Poll::Ready(Ok(Exchanged::Broken(error))),
+                            Ok(trailers) => Poll::Ready(self.ended_bare(trailers)),
+                        };
+                    }
+                },
+                // It was said how it ended.
+                Answer::Over => return Poll::Pending,
+                Answer::Coming(download) => {
+                    let Some((to, unread)) = self.caller.takes() else {
+                        return Poll::Ready(Err(CANCELLED));
+                    };
+                    return match download.poll(cx, to, unread, self.unary.is_some()) {
+                        Poll::Ready(downloaded) => Poll::Ready(self.ended(downloaded)),
+                        Poll::Pending => {
+                            self.may_become_stream(cx);
+                            Poll::Pending
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    /// Ready with the rival's answer, which it then is all about; with none when the rival has failed.
+    fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<RecvStream>>> {
+        let Some(rival) = &mut self.rival else { return Poll::Pending };
+        replay(&mut rival.replay, &mut rival.attempt.stream, cx);
+        let response = ready!(Pin::new(&mut rival.response).poll(cx));
+        let Some(mut rival) = self.rival.take() else { return Poll::Pending };
+        match response {
+            Ok(response) if !is_unavailable(response.status(), response.headers()) => {
+                self.replay = rival.replay.take();
+                self.uploading = false;
+                let loser = std::mem::replace(&mut self.attempt, rival.attempt);
+                self.lane.meter.event(Event::HedgeWon);
+                lose(loser);
+                Poll::Ready(Some(response))
+            }
+            failed => {
+                let fallen = fall(&mut rival.attempt, &failed);
+                self.fallen = Some(fallen);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Whether the first attempt has failed while there is a rival, which then takes its place.
+    fn falls(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
+        if response.as_ref().is_ok_and(|response| !is_unavailable(response.status(), response.headers())) {
+            return false;
+        }
+        let Some(rival) = self.rival.take() else { return false };
+        self.fallen = Some(fall(&mut self.attempt, response));
+        self.attempt = rival.attempt;
+        self.answer = Answer::Awaited(rival.response);
+        self.replay = rival.replay;
+        self.uploading = false;
+        true
+    }
+
+    /// The request is not complete. Says whether it was to be by now.
+    fn is_late_to_ask(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at) = self.unary.and_then(|unary| unary.request_by) else { return false };
+        let timer = self.request_by.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// There is nothing to hand on yet.
+    fn may_become_stream(&mut self, cx: &mut Context<'_>) {
+        let Some(at) = self.stream_at else { return };
+        let timer = self.streaming.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if timer.as_mut().poll(cx).is_ready() {
+            self.attempt.pick.became_stream();
+            (self.stream_at, self.streaming) = (None, None);
+        }
+    }
+
+    /// Response headers are here. Says how the attempt ended, if it did.
+    fn answered(
+        &mut self,
+        response: Response<RecvStream>,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Exchanged>, CallerGone> {
+        if let Some(rival) = self.rival.take() {
+            lose(rival.attempt);
+        }
+        self.attempt.pick.first_response();
+        let now = Instant::now();
+        self.latency = Some(now - self.began);
+        let latency = now - self.attempt.opened;
+        self.lane.answered(self.attempt.address(), latency, now);
+        let (parts, mut body) = response.into_parts();
+        let response = Response::from_parts(parts, ());
+        self.http = response.status();
+        if !body.is_end_stream() && !self.is_withheld(&response) {
+            self.stream_at = Some(now + STREAM_AFTER);
+            let held = self.withhold && self.unary.is_some() && response.status().is_success();
+            let chunk = if held { body.poll_data(cx) } else { Poll::Ready(Some(Ok(Bytes::new()))) };
+            self.answer = if let Poll::Ready(Some(Ok(chunk))) = chunk {
+                self.hand_on(&response, latency)?;
+                Answer::Coming(Download::new(body, chunk))
+            } else {
+                Answer::Begun(Box::new(response), body)
+            };
+            return Ok(None);
+        }
+        let code = self.code_of(response.headers());
+        if code == Code::Cancelled && self.attempt.is_late() {
+            return Ok(Some(Exchanged::Late));
+        }
+        if self.is_withheld(&response) {
+            return Ok(Some(Exchanged::Withheld(response)));
+        }
+        self.caller.head(&response, true).map_err(|_| CANCELLED)?;
+        Ok(Some(Exchanged::Answered(code)))
+    }
+
+    /// Hands the headers of an answer on, `latency` after its attempt was opened.
+    fn hand_on(&mut self, response: &Response<()>, latency: Duration) -> Result<(), CallerGone> {
+        if response.status().is_success() {
+            self.attempt.pick.begun();
+        }
+        self.upload.forget();
+        // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
+        if let Some(permit) = self.permit.take() {
+            permit.answered(latency);
+        }
+        self.caller.head(response, false).map_err(|_| CANCELLED)
+    }
+
+    /// The first of the body of an answer that was held back is here.
+    fn go_on(&mut self, chunk: Bytes) -> Result<(), CallerGone> {
+        let Some((response, body)) = self.begun() else { return Ok(()) };
+        self.hand_on(&response, self.attempt.opened.elapsed())?;
+        self.answer = Answer::Coming(Download::new(body, chunk));
+        Ok(())
+    }
+
+    /// An answer that was held back has ended without a message.
+    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<Exchanged, CallerGone> {
+        let Some((mut response, _body)) = self.begun() else { return Ok(Exchanged::CallerGone) };
+        match trailers {
+            Some(trailers) if is_unavailable(response.status(), &trailers) => {
+                self.code_of(&trailers);
+                response.headers_mut().extend(trailers);
+                Ok(Exchanged::Withheld(*response))
+            }
+            trailers => {
+                self.hand_on(&response, self.attempt.opened.elapsed())?;
+                self.ended(trailers.map_or(Downloaded::NoTrailers, Downloaded::Trailers))
+            }
+        }
+    }
+
+    /// What was held back.
+    fn begun(&mut self) -> Option<(Box<Response<()>>, RecvStream)> {
+        match std::mem::replace(&mut self.answer, Answer::Over) {
+            Answer::Begun(response, body) => Some((response, body)),
+            other => {
+                self.answer = other;
+                None
+            }
+        }
+    }
+
+    fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {
+        let (code, trailers) = match downloaded {
+            Downloaded::Trailers(trailers) => (self.code_of(&trailers), Some(trailers)),
+            Downloaded::NoTrailers => (self.code_of(&HeaderMap::new()), None),
+            Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
+            Downloaded::CallerGone => return Err(CANCELLED),
+            Downloaded::NotTaken(not_taken) => return Ok(Exchanged::NotTaken(not_taken)),
+        };
+        // tonic's servers answer CANCELLED when the time they were given is up.
+        if code == Code::Cancelled && self.attempt.is_late() {
+            return Ok(Exchanged::Late);
+        }
+        let to = self.caller.body().ok_or(CANCELLED)?;
+        let sent = match trailers {
+            Some(trailers) => to.send_trailers(trailers),
+            None => to.finish(),
+        };
+        sent.map_err(|_| CANCELLED)?;
+        Ok(Exchanged::Answered(code))
+    }
+
+    /// Whether an answer, of which `response` is the head, is given back instead of handed on.
+    fn is_withheld(&self, response: &Response<()>) -> bool {
+        self.withhold && is_unavailable(response.status(), response.headers())
+    }
+
+    /// The status of an answer. With one that says that it was too much comes what the endpoint wants of us.
+    fn code_of(&mut self, headers: &HeaderMap) -> Code {
+        let code = code_of(self.http, headers);
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+            self.pushback = Pushback::of(headers);
+        }
+        self.outcome = Outcome::of_answer(self.http, headers);
+        code
+    }
+}
+
+/// Moves what can be moved; done or not wanted, there is nothing left to send.
+fn replay(left: &mut Option<Box<Replay>>, to: &mut SendStream, cx: &mut Context<'_>) {
+    if let Some(replay) = left
+        && replay.poll(cx, to).is_ready()
+    {
+        *left = None;
+    }
+}
+
+/// Resets the attempt that was too slow. Its endpoint has not answered: it takes at least this long.
+fn lose(mut loser: Attempt) {
+    loser.end(Outcome::CallerGone, Code::Cancelled);
+    loser.reset(Reason::CANCEL);
+}
+
+/// Ends an attempt that failed while another one goes on.
+fn fall(attempt: &mut Attempt, response: &Result<Response<RecvStream>, Broken>) -> Fallen {
+    let outcome = match response {
+        Ok(response) => Outcome::of_answer(response.status(), response.headers()),
+        Err(error) => outcome_of_error(error),
+    };
+    attempt.end(outcome, Code::Unavailable);
+    let pushback = response.as_ref().ok().and_then(|response| Pushback::of(response.headers()));
+    Fallen { endpoint: attempt.address(), pushback }
+}
+
+/// Whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in
+/// the headers, or an HTTP status that means it. An endpoint that says the failure is not its own is believed.
+fn is_unavailable(http: StatusCode, headers: &HeaderMap) -> bool {
+    let is_whole = headers.contains_key(Status::GRPC_STATUS) || !http.is_success();
+    is_whole
+        && code_of(http, headers) == Code::Unavailable
+        && Outcome::of_answer(http, headers) != Outcome::Success
+}
+
+/// What a broken stream says of its endpoint.
+pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
+    if !error.is_reset() {
+        // Above the last stream of a GOAWAY: the endpoint never had it.
+        return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
+    }
+    if error.header_list_too_long().is_some() {
+        // It answered, and has broken no rule.
+        return Outcome::Success;
+    }
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
+        Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,
+        _ if error.is_remote() => Outcome::ServerError,
+        // The answer was malformed.
+        _ => Outcome::EndpointFault,
+    }
+}

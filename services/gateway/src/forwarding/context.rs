@@ -1,0 +1,51 @@
+//! What the calls of one core share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use shoal_http2::Unread;
+use shoal_kit::Memory;
+use shoal_kit::sampling::Sampling;
+use shoal_kit::serve::Drain;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::admission::calls::Calls;
+use crate::admission::connection_slots::Seats;
+use crate::admission::quota::Callers;
+use crate::config::Config;
+use crate::routing::catalog::Catalog;
+use crate::upstream::meter::Meter;
+
+/// What the calls of one core share.
+pub(crate) struct Core {
+    /// Which lane of each upstream is this core's.
+    pub(crate) index: usize,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) config: Arc<Config>,
+    /// The gateway's own services.
+    pub(crate) routes: Routes,
+    /// What their calls may hold of requests that have not fully arrived.
+    pub(crate) memory: Memory,
+    /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
+    pub(crate) callers: Option<Arc<Callers>>,
+    /// Counts what the gateway answers itself.
+    pub(crate) meter: Meter,
+    /// Which calls are traced.
+    pub(crate) sampling: Sampling,
+    /// Cancelled when connections are to be ended.
+    pub(crate) stop: CancellationToken,
+    /// The same, cheap to ask.
+    pub(crate) stopping: Arc<AtomicBool>,
+    /// Cancelled when the calls that are left then are to be ended.
+    pub(crate) cut: CancellationToken,
+    pub(crate) drain: Drain,
+    /// The connections of all cores.
+    pub(crate) seats: Arc<Seats>,
+    /// The answers their clients have not taken.
+    pub(crate) unread: Arc<Unread>,
+    /// Bytes of requests kept to be sent again.
+    pub(crate) kept: Arc<AtomicUsize>,
+    /// Their calls.
+    pub(crate) calls: Arc<Calls>,
+}

@@ -1,0 +1,186 @@
+//! The caller's half of a call: from the caller's stream to the endpoint's, at the endpoint's pace. Keeps what it has
+//! sent, up to a limit, so that another endpoint can be sent the same.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use shoal_http2::{RecvStream, SendStream};
+
+use crate::admission::connection_state::Client;
+use crate::forwarding::message_framing::Framing;
+use crate::forwarding::replay::Replay;
+use crate::forwarding::replay_buffer::Kept;
+
+/// A request body on its way.
+pub(crate) struct Upload {
+    from: RecvStream,
+    /// The frame that waits for the endpoint's window.
+    chunk: Bytes,
+    /// Of `chunk`, what the caller has not been given back as window.
+    unreleased: usize,
+    trailers: Option<HeaderMap>,
+    /// The caller has sent everything.
+    ended: bool,
+    /// The end is sent on this attempt.
+    finished: bool,
+    kept: Kept,
+    /// The next kept frame to send on this attempt.
+    next: usize,
+    framing: Framing,
+}
+
+/// How an upload ended.
+#[derive(Debug)]
+pub(crate) enum Uploaded {
+    /// Everything is sent.
+    All,
+    /// The endpoint takes no more. Why is told by the other half of the call.
+    NotWanted,
+    /// The caller's stream broke.
+    CallerGone(shoal_http2::Error),
+}
+
+impl Upload {
+    /// Of a caller's body; up to `keep_bytes` of it can be replayed.
+    pub(crate) fn new(from: RecvStream, keep_bytes: usize) -> Upload {
+        let ended = from.is_end_stream();
+        Upload {
+            from,
+            chunk: Bytes::new(),
+            unreleased: 0,
+            trailers: None,
+            ended,
+            finished: false,
+            kept: Kept::new(keep_bytes),
+            next: 0,
+            framing: Framing::default(),
+        }
+    }
+
+    /// Whether what came of it is nothing that an endpoint could have taken: an error it answers with is then no failure of
+    /// its own. `unary`: the method takes one message. `encoded`: the request says how its messages are compressed.
+    pub(crate) fn is_malformed(&self, unary: bool, encoded: bool) -> bool {
+        self.framing.is_malformed(self.ended, unary, encoded)
+    }
+
+    /// Whether the request has no body at all, so that its headers end it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ended && self.kept.len() == 0 && self.kept.whole && self.trailers.is_none()
+    }
+
+    /// Whether it can be sent again from its beginning.
+    pub(crate) fn replayable(&self) -> bool {
+        self.kept.whole
+    }
+
+    /// Begins again, for another endpoint. Only if [`Upload::replayable`].
+    pub(crate) fn rewind(&mut self) {
+        debug_assert!(self.kept.whole, "the beginning is gone");
+        self.release(self.unreleased);
+        self.chunk = Bytes::new();
+        self.next = 0;
+        self.finished = false;
+    }
+
+    /// Whether the whole request is here and at hand.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.ended && self.kept.whole
+    }
+
+    /// The same for a second endpoint at once. Only if [complete](Upload::is_complete).
+    pub(crate) fn replay(&self) -> Replay {
+        debug_assert!(self.is_complete(), "something is missing");
+        let chunks: VecDeque<Bytes> = self.kept.chunks().cloned().collect();
+        Replay::new(chunks, self.trailers.clone())
+    }
+
+    /// Nothing will be sent again: keeps nothing from here on.
+    pub(crate) fn forget(&mut self) {
+        // What was kept but not sent yet is still needed.
+        if self.next == self.kept.len() {
+            self.kept.drop_all();
+            self.next = 0;
+        }
+        self.kept.whole = false;
+    }
+
+    /// Moves what can be moved, of a call of `client`. `NotWanted` and `All` are said once; after that there is nothing to
+    /// poll.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream,
+        client: &Arc<Client>,
+    ) -> Poll<Uploaded> {
+        loop {
+            if !self.chunk.is_empty() {
+                let end = self.at_end();
+                let Ok(sent) = ready!(to.poll_send(cx, &mut self.chunk, end)) else {
+                    return Poll::Ready(Uploaded::NotWanted);
+                };
+                self.release(sent.min(self.unreleased));
+                self.finished = end && self.chunk.is_empty();
+                if self.finished {
+                    return Poll::Ready(Uploaded::All);
+                }
+                continue;
+            }
+            if let Some(kept) = self.kept.get(self.next) {
+                self.chunk = kept.clone();
+                self.next += 1;
+                continue;
+            }
+            if self.ended {
+                return Poll::Ready(self.finish(to));
+            }
+            match ready!(self.from.poll_data(cx)) {
+                Some(Ok(chunk)) => self.received(chunk, client),
+                Some(Err(error)) => return Poll::Ready(Uploaded::CallerGone(error)),
+                None => match ready!(self.from.poll_trailers(cx)) {
+                    Ok(trailers) => {
+                        self.trailers = trailers;
+                        self.ended = true;
+                    }
+                    Err(error) => return Poll::Ready(Uploaded::CallerGone(error)),
+                },
+            }
+        }
+    }
+
+    /// Whether nothing comes after the current chunk, so that its last frame can end the stream.
+    fn at_end(&self) -> bool {
+        self.ended && self.next >= self.kept.len() && self.trailers.is_none()
+    }
+
+    fn received(&mut self, chunk: Bytes, client: &Arc<Client>) {
+        self.ended = self.from.is_end_stream();
+        if chunk.is_empty() {
+            return;
+        }
+        self.framing.feed(&chunk);
+        self.unreleased = chunk.len();
+        if !self.kept.push(&chunk, client) {
+            self.kept.drop_all();
+        }
+        self.next = self.kept.len();
+        self.chunk = chunk;
+    }
+
+    fn finish(&mut self, to: &mut SendStream) -> Uploaded {
+        self.finished = true;
+        // Kept for a replay; no gRPC client sends trailers, so the clone is never seen.
+        let sent = match &self.trailers {
+            Some(trailers) => to.send_trailers(trailers.clone()),
+            None => to.finish(),
+        };
+        if sent.is_ok() { Uploaded::All } else { Uploaded::NotWanted }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        self.unreleased -= bytes;
+        self.from.release(bytes);
+    }
+}

@@ -1,0 +1,111 @@
+//! The endpoint's half of a call: from the endpoint's stream to the caller's, at the caller's pace.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use shoal_http2::{RecvStream, SendStream};
+
+use crate::admission::unread_answers::{NotTaken, Stall, Unread};
+use crate::upstream::FIRST_WINDOW;
+
+/// A response body on its way.
+pub(crate) struct Download {
+    from: RecvStream,
+    /// The frame that waits for the caller's window.
+    chunk: Bytes,
+    /// Of the [first window](FIRST_WINDOW), what the caller has to take before it is wider.
+    until_wider: usize,
+    stall: Stall,
+}
+
+/// How a download ended. The end itself is not sent yet.
+#[derive(Debug)]
+pub(crate) enum Downloaded {
+    /// The endpoint's trailers.
+    Trailers(HeaderMap),
+    /// The endpoint ended without trailers, which in gRPC is its mistake.
+    NoTrailers,
+    /// The endpoint's stream broke.
+    Broken(shoal_http2::Error),
+    /// The caller takes no more.
+    CallerGone,
+    /// The caller took nothing, for so long, and the answer is not kept for it any longer.
+    NotTaken(NotTaken),
+}
+
+impl Download {
+    /// Of `from`, of which `chunk` was read already.
+    pub(crate) fn new(from: RecvStream, chunk: Bytes) -> Download {
+        Download { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
+    }
+
+    /// Moves what can be moved. `unary`: the answer is one message.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream,
+        unread: &Unread,
+        unary: bool,
+    ) -> Poll<Downloaded> {
+        loop {
+            if !self.chunk.is_empty() {
+                match to.poll_send(cx, &mut self.chunk, false) {
+                    Poll::Ready(Ok(sent)) => {
+                        self.from.release(sent);
+                        self.took(sent, unread);
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Downloaded::CallerGone),
+                    Poll::Pending => return self.stalled(cx, unread, unary),
+                }
+            }
+            let Poll::Ready(data) = self.from.poll_data(cx) else {
+                self.stall.caught_up();
+                return Poll::Pending;
+            };
+            match data {
+                Some(Ok(chunk)) => self.chunk = chunk,
+                Some(Err(error)) => return Poll::Ready(Downloaded::Broken(error)),
+                None => {
+                    return Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
+                        Ok(Some(trailers)) => Downloaded::Trailers(trailers),
+                        Ok(None) => Downloaded::NoTrailers,
+                        Err(error) => Downloaded::Broken(error),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The caller has taken some.
+    fn took(&mut self, bytes: usize, unread: &Unread) {
+        self.stall.took(bytes, unread);
+        if self.until_wider == 0 {
+            return;
+        }
+        self.until_wider = self.until_wider.saturating_sub(bytes);
+        if self.until_wider == 0 {
+            if unread.is_crowded() {
+                // Asked again when it has taken as much once more.
+                self.until_wider = FIRST_WINDOW as usize / 2;
+            } else {
+                self.from.widen(unread.window().saturating_sub(FIRST_WINDOW));
+            }
+        }
+    }
+
+    /// The caller takes nothing now. Ready when that was so for too long.
+    fn stalled(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<Downloaded> {
+        if self.stall.is_new() {
+            self.from.count_unread(&unread.counter);
+        }
+        if let Poll::Ready(not_taken) = self.stall.poll(cx, unread, unary) {
+            return Poll::Ready(Downloaded::NotTaken(not_taken));
+        }
+        if self.stall.is_watched(unread) {
+            self.from.wake_for_more(cx);
+        }
+        Poll::Pending
+    }
+}

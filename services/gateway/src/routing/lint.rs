@@ -1,0 +1,220 @@
+//! What of a configuration is valid and cannot be meant: routes that no call reaches, hedging of calls that are never
+//! hedged, shares of upstreams that are not there. Told in the log when it is found; nothing is refused for it.
+
+use std::time::Duration;
+
+use crate::config::{Config, Deadline};
+use crate::routing::entry::{Described, Entry};
+use crate::routing::route_file::{Of, Rule};
+
+/// What a table is looked at by.
+pub(crate) struct Look<'l> {
+    pub(crate) config: &'l Config,
+    pub(crate) rules: &'l [Rule],
+    pub(crate) entries: &'l [Entry],
+    /// Which upstream each service goes to.
+    pub(crate) owners: &'l [(&'l str, &'l Entry)],
+    /// The gateway's own services.
+    pub(crate) local: &'l [&'l str],
+}
+
+impl Look<'_> {
+    /// A sentence for each doubt, in the order of the file.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        // Before the start and after the end nothing is there, and nothing follows from that.
+        if self.entries.is_empty() {
+            return Vec::new();
+        }
+        let mut doubts = Vec::new();
+        if let Some(doubt) = longer(&self.config.deadline) {
+            doubts.push(format!("gateway.deadline: {doubt}"));
+        }
+        for (at, rule) in self.rules.iter().enumerate() {
+            let mut doubt =
+                |doubt: String| doubts.push(format!("gateway.routes, line {}: {doubt}", rule.line));
+            if let Some(deadline) = &rule.deadline
+                && let Some(longer) = longer(deadline)
+            {
+                doubt(format!("deadline: {longer}"));
+            }
+            for (name, _) in rule.split.iter().filter(|(name, weight)| *weight > 0 && !self.has(name)) {
+                doubt(format!(
+                    "split: there are no clones of `{name}`, so its share goes to the others, or to the service's own \
+                     upstream (--peer {name}=… says where they are)"
+                ));
+            }
+            if let Some(before) = self.rules[..at].iter().find(|before| before.hides(rule)) {
+                doubt(format!("no call comes here: the route of line {} takes them all", before.line));
+            } else if let Some(why) = self.unreached(rule) {
+                doubt(format!("no call comes here: {why}"));
+            } else if rule.hedge.is_some()
+                && let Some(why) = self.unhedged(rule)
+            {
+                doubt(format!("hedge: no call is hedged: {why}"));
+            }
+        }
+        doubts
+    }
+
+    fn has(&self, upstream: &str) -> bool {
+        self.entries.iter().any(|entry| entry.upstream.name == upstream)
+    }
+
+    fn owner(&self, service: &str) -> Option<&Entry> {
+        self.owners.iter().find(|(owned, _)| *owned == service).map(|(_, entry)| *entry)
+    }
+
+    /// Why a call can never fit a rule, if that is known already.
+    fn unreached(&self, rule: &Rule) -> Option<String> {
+        let service = rule.of.service();
+        if self.local.contains(&service) {
+            return Some(format!("the gateway answers {service} itself"));
+        }
+        let Some(owner) = self.owner(service) else {
+            // One that has not said yet what it serves may serve it.
+            let pending = self
+                .entries
+                .iter()
+                .any(|entry| matches!(entry.described, Described::Pending(_)) && entry.named.is_empty());
+            return (!pending).then(|| {
+                format!("no upstream is known to have {service} (`services` of [gateway.upstream.NAME] says it has)")
+            });
+        };
+        let (Of::Method(path), Some(described)) = (&rule.of, owner.service(service)) else { return None };
+        let known = described.methods.iter().any(|method| path.ends_with(&format!("/{}", method.name)));
+        (!known).then(|| format!("{service} has no such method"))
+    }
+
+    /// Why no call of a rule is ever sent twice, if that is known already.
+    fn unhedged(&self, rule: &Rule) -> Option<String> {
+        let service = rule.of.service();
+        let owner = self.owner(service)?;
+        let Some(described) = owner.service(service) else {
+            let known = matches!(owner.described, Described::Known { .. });
+            return known
+                .then(|| format!("`{}` has no reflection to say what may be repeated", owner.upstream.name));
+        };
+        let mut methods = described.methods.iter().filter(|method| match &rule.of {
+            Of::Service(_) => true,
+            Of::Method(path) => path.ends_with(&format!("/{}", method.name)),
+        });
+        (!methods.any(|method| method.idempotent))
+            .then(|| "its descriptors do not say that it may be repeated (idempotency_level)".to_owned())
+    }
+}
+
+/// What is said of a default that its maximum cuts off.
+fn longer(deadline: &Deadline) -> Option<String> {
+    let within = |default: Duration, max: Duration| {
+        format!("default {default:?} is longer than max {max:?}, which is what calls get")
+    };
+    match (deadline.default, deadline.max) {
+        (Some(default), Some(max)) if default > max => Some(within(default, max)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shoal_kit::role::Role;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::routing::catalog::Catalog;
+    use crate::upstream::Upstream;
+
+    const SESSION: &str = "shoal.session.v1.SessionService";
+
+    /// The doubts of a route file before clones of session and one foreign upstream, `shop`, that has no reflection
+    /// (`described`) or has not said yet.
+    fn doubts(routes: &str, deadline: &str, described: bool) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), routes).expect("written");
+        let text = format!(
+            "routes = '{}'\ndeadline = {{ {deadline} }}\n[upstream.shop]\nendpoints = ['127.0.0.1:1']\n\
+             services = ['acme.Shop']\n[upstream.other]\nendpoints = ['127.0.0.1:2']\n",
+            file.path().display()
+        );
+        let catalog = Catalog::new(toml::from_str(&text).expect("valid")).expect("a catalog");
+        let start = |name: &str, role| {
+            let source = "127.0.0.1:1".parse().expect("a source");
+            Upstream::start(name, role, source, catalog.config(), &[Handle::current()])
+        };
+        let foreign = |name: &str, named: &[&str]| {
+            let mut entry = Entry {
+                upstream: start(name, None),
+                named: named.iter().map(ToString::to_string).collect(),
+                default: false,
+                by_route: false,
+                described: Described::default(),
+            };
+            if described {
+                entry.has_no_reflection();
+            }
+            entry
+        };
+        let session: Arc<Upstream> = start("session", Some(Role::Session));
+        catalog.set(vec![
+            catalog.of_role(Role::Session, session),
+            foreign("shop", &["acme.Shop"]),
+            foreign("other", &[]),
+        ]);
+        catalog.table().doubts.clone()
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_meant_is_told_with_its_line() {
+        let session = |rest: &str| format!("[[route]]\nservice = '{SESSION}'\n{rest}\n");
+        let method = |name: &str, rest: &str| format!("[[route]]\nmethod = '{SESSION}/{name}'\n{rest}\n");
+        for (routes, line, part) in [
+            (session("deadline = { default = '5s', max = '2s' }"), 1, "5s is longer than max 2s"),
+            (session("split = { session = 1, cache = 1 }"), 1, "no clones of `cache`"),
+            (method("CreateSession", "hedge = {}"), 1, "idempotency_level"),
+            ("[[route]]\nservice = 'acme.Shop'\nhedge = {}\n".to_owned(), 1, "`shop` has no reflection"),
+            (method("GetSesion", ""), 1, "no such method"),
+            (
+                "\n[[route]]\nservice = 'acme.Nobody'\n".to_owned(),
+                2,
+                "no upstream is known to have acme.Nobody",
+            ),
+            ("[[route]]\nservice = 'grpc.health.v1.Health'\n".to_owned(), 1, "the gateway answers"),
+            (session("") + &session(""), 4, "the route of line 1 takes them all"),
+            (session("") + &method("GetSession", ""), 4, "the route of line 1 takes them all"),
+            (
+                session("headers = { a = '*' }") + &session("headers = { a = '1', b = '2' }"),
+                4,
+                "the route of line 1",
+            ),
+        ] {
+            let doubts = doubts(&routes, "", true);
+            let [doubt] = doubts.as_slice() else { panic!("{routes}: {doubts:#?}") };
+            let start = format!("gateway.routes, line {line}: ");
+            assert!(doubt.starts_with(&start) && doubt.contains(part), "{routes}: {doubt}");
+        }
+        let doubts = doubts("", "default = '5s', max = '2s'", true);
+        assert!(doubts.len() == 1 && doubts[0].starts_with("gateway.deadline: default 5s"), "{doubts:#?}");
+    }
+
+    #[tokio::test]
+    async fn what_can_be_meant_or_is_not_known_yet_is_not_doubted() {
+        let session = |rest: &str| format!("[[route]]\nservice = '{SESSION}'\n{rest}\n");
+        let method = |name: &str, rest: &str| format!("[[route]]\nmethod = '{SESSION}/{name}'\n{rest}\n");
+        for (routes, described) in [
+            (session("deadline = { default = '2s', max = '5s' }\nhedge = {}"), true),
+            (method("GetSession", "hedge = {}"), true),
+            (method("GetSession", "") + &session(""), true),
+            (session("headers = { a = '1' }") + &session("headers = { a = '*' }") + &session(""), true),
+            (session("headers = { a = '1' }") + &session("headers = { a = '2' }"), true),
+            ("[[route]]\nservice = 'acme.New'\nsplit = { other = 1 }\n".to_owned(), true),
+            (session("split = { session = 1, cache = 0 }"), true),
+            // It may be what `other` is going to describe.
+            ("[[route]]\nservice = 'acme.Nobody'\n".to_owned(), false),
+            ("[[route]]\nservice = 'acme.Shop'\nhedge = {}\n".to_owned(), false),
+        ] {
+            let doubts = doubts(&routes, "default = '2s', max = '2s'", described);
+            assert!(doubts.is_empty(), "{routes}: {doubts:#?}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Which upstream a call goes to and by which rules, by its path: one immutable table, replaced as a whole when anything
+//! changes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::admission::concurrency::Gate;
+use crate::config::own_services::role_of;
+use crate::config::{Config, Deadline, Retry};
+use crate::error::Error;
+use crate::routing::descriptors::{Descriptors, Files};
+use crate::routing::entry::{Described, Entry};
+use crate::routing::lint::Look;
+use crate::routing::route_file::{Headers, Hedge, Of, Rule, Rules};
+use crate::routing::service_claims::Claims;
+use crate::upstream::Upstream;
+
+/// Where a call goes, by which rules, and what is known of its method.
+pub(crate) struct Route {
+    /// Most often one.
+    upstreams: Vec<(Arc<Upstream>, u32)>,
+    weight: u32,
+    /// Whether the descriptors say that the method is safe to repeat.
+    pub(crate) idempotent: bool,
+    /// Whether the descriptors say that the method has a stream of messages, in either direction.
+    pub(crate) streaming: bool,
+    /// Whether they say that it has none: a message up and a message down.
+    pub(crate) unary: bool,
+    /// If so: how long its request may take to come.
+    pub(crate) request_time: Option<Duration>,
+    /// Whether its calls count against the limit of an upstream that is protected from overload.
+    pub(crate) limited: bool,
+    pub(crate) deadline: Deadline,
+    pub(crate) retry: Retry,
+    pub(crate) hedge: Option<Hedge>,
+    pub(crate) gate: Option<Arc<Gate>>,
+    /// Routes for calls with certain headers: the first that fits is taken instead of this one.
+    variants: Vec<(Headers, Arc<Route>)>,
+}
+
+impl Route {
+    /// The upstream of one call: by weight, if there are several.
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
+        let mut drawn = if self.upstreams.len() > 1 { fastrand::u32(..self.weight) } else { 0 };
+        let mut chosen = &self.upstreams[0].0;
+        for (upstream, weight) in &self.upstreams {
+            if drawn < *weight {
+                chosen = upstream;
+                break;
+            }
+            drawn -= weight;
+        }
+        chosen
+    }
+}
+
+/// Where a path leads.
+pub(crate) enum Target<'t> {
+    /// To the gateway's own services.
+    Local,
+    /// To an upstream.
+    Upstream(&'t Arc<Route>),
+}
+
+/// All routes at one moment.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) descriptors: Arc<Descriptors>,
+    /// By `/package.Service/Method`: described methods, and those with rules of their own.
+    methods: HashMap<Box<str>, Arc<Route>>,
+    /// By `package.Service`.
+    services: HashMap<Box<str>, Arc<Route>>,
+    default: Option<Arc<Route>>,
+    local: BTreeSet<&'static str>,
+    /// What of the configuration cannot be meant, as far as that is known.
+    pub(crate) doubts: Vec<String>,
+    /// What of what an upstream lists is not routed to it, with the upstream's name.
+    pub(crate) warnings: Vec<(String, String)>,
+}
+
+/// What a table is made of.
+pub(crate) struct Plan<'p> {
+    /// The gateway's own services and their descriptors.
+    pub(crate) local: &'static [&'static str],
+    pub(crate) ours: Arc<Files>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) rules: &'p Rules,
+    pub(crate) config: &'p Config,
+}
+
+impl Table {
+    /// A service goes to the first of: the gateway, the upstream it is configured for, the Shoal role of its package (and to no
+    /// upstream that merely lists it), the upstream whose reflection lists it (by order of the entries), the first of a rule's
+    /// split, the default (which gets no service of Shoal's own). The split
+    /// of a rule then says where the calls it is for go instead.
+    pub(crate) fn build(plan: Plan<'_>) -> Table {
+        let entries = &plan.entries;
+        let mut claims = Claims::new(plan.local);
+        for entry in entries {
+            entry.named.iter().for_each(|service| claims.add(service, entry));
+        }
+        for entry in entries {
+            entry.listed().iter().for_each(|service| claims.add_listed(service, entry));
+        }
+        for rule in &plan.rules.0 {
+            let first = rule.split.first().and_then(|(name, _)| entry_named(entries, name));
+            if let Some(entry) = first {
+                claims.add(rule.of.service(), entry);
+            }
+        }
+        let (owners, warnings) = claims.settle();
+
+        let mut descriptors = Descriptors::default();
+        descriptors.add(plan.ours.clone(), plan.local.iter().map(ToString::to_string));
+        for entry in entries {
+            let files = match &entry.described {
+                Described::Known { files, .. } => files.clone(),
+                Described::Pending(_) => Arc::default(),
+            };
+            let owned = owners.iter().filter(|(_, owner)| std::ptr::eq(*owner, entry));
+            descriptors.add(files, owned.map(|(service, _)| (*service).to_owned()));
+        }
+
+        let look =
+            Look { config: plan.config, rules: &plan.rules.0, entries, owners: &owners, local: plan.local };
+        let mut doubts = look.doubts();
+        doubts.extend(warnings.iter().map(|(entry, warning)| format!("{}: {warning}", entry.key())));
+        let warnings = warnings.into_iter().map(|(entry, warning)| (entry.upstream.name.clone(), warning));
+        let mut table = Table {
+            doubts,
+            warnings: warnings.collect(),
+            descriptors: Arc::new(descriptors),
+            local: plan.local.iter().copied().collect(),
+            ..Table::default()
+        };
+        let builder = Builder::new(&plan);
+        for (service, entry) in &owners {
+            builder.service(&mut table, service, entry);
+        }
+        if let Some(entry) = entries.iter().find(|entry| entry.default) {
+            table.default = Some(builder.route(&entry.upstream, Traits::default(), "", None));
+        }
+        table.entries = plan.entries;
+        table
+    }
+
+    /// Where the call of `path` with `headers` goes.
+    pub(crate) fn find(&self, path: &str, headers: &HeaderMap) -> Result<Target<'_>, Error> {
+        if let Some(route) = self.methods.get(path) {
+            return Ok(Target::Upstream(variant(route, headers)));
+        }
+        let service = service_of(path).ok_or_else(|| Error::MalformedPath { path: path.to_owned() })?;
+        if let Some(route) = self.services.get(service) {
+            return Ok(Target::Upstream(variant(route, headers)));
+        }
+        if self.local.contains(service) {
+            return Ok(Target::Local);
+        }
+        let Some(default) = &self.default else { return Err(self.unknown(service)) };
+        match role_of(service) {
+            None => Ok(Target::Upstream(default)),
+            // Sessions and jobs are not for whoever takes all the rest.
+            Some(role) if self.entries.iter().any(|entry| entry.upstream.role == Some(role)) => {
+                Err(self.unknown(service))
+            }
+            Some(role) => Err(Error::RoleWithoutPeers { service: service.to_owned(), role }),
+        }
+    }
+
+    /// The upstreams of a service.
+    pub(crate) fn upstreams_of(&self, service: &str) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.services
+            .get(service)
+            .into_iter()
+            .flat_map(|route| &route.upstreams)
+            .map(|(upstream, _)| upstream)
+    }
+
+    /// Whether the gateway itself serves `service`.
+    pub(crate) fn is_local(&self, service: &str) -> bool {
+        self.local.contains(service)
+    }
+
+    /// The services routed to an upstream, in order.
+    pub(crate) fn services_of(&self, upstream: &Arc<Upstream>) -> Vec<String> {
+        let goes_there = |route: &Arc<Route>| route.upstreams.iter().any(|(to, _)| Arc::ptr_eq(to, upstream));
+        let ours = self.services.iter().filter(|(_, route)| {
+            goes_there(route) || route.variants.iter().any(|(_, variant)| goes_there(variant))
+        });
+        let mut services: Vec<String> = ours.map(|(service, _)| service.to_string()).collect();
+        services.sort_unstable();
+        services
+    }
+
+    /// What is to be said of an upstream.
+    pub(crate) fn warnings_of(&self, upstream: &str) -> Vec<String> {
+        self.warnings.iter().filter(|(of, _)| of == upstream).map(|(_, warning)| warning.clone()).collect()
+    }
+
+    fn unknown(&self, service: &str) -> Error {
+        // One that has not said what it serves may serve this.
+        let undescribed = self.entries.iter().find_map(|entry| match &entry.described {
+            Described::Pending(why) if entry.named.is_empty() && !entry.by_route => {
+                Some((&entry.upstream.name, why))
+            }
+            _ => None,
+        });
+        if let Some((upstream, why)) = undescribed {
+            return Error::Undescribed {
+                service: service.to_owned(),
+                upstream: upstream.clone(),
+                why: why.clone(),
+            };
+        }
+        let known: Vec<&str> =
+            self.descriptors.services().filter(|service| !service.starts_with("grpc.reflection.")).collect();
+        Error::UnknownService { service: service.to_owned(), known: known.join(", ") }
+    }
+}
+
+/// What the descriptors say of a method; of one they do not know, nothing.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Traits {
+    idempotent: bool,
+    streaming: bool,
+    unary: bool,
+}
+
+/// Makes the routes of one table.
+struct Builder<'p> {
+    entries: &'p [Entry],
+    config: &'p Config,
+    rules: &'p [Rule],
+}
+
+impl<'p> Builder<'p> {
+    fn new(plan: &'p Plan<'_>) -> Builder<'p> {
+        Builder { entries: &plan.entries, config: plan.config, rules: &plan.rules.0 }
+    }
+
+    fn service(&self, table: &mut Table, service: &str, entry: &Entry) {
+        let upstream = &entry.upstream;
+        let of_service = self.route(upstream, Traits::default(), service, None);
+        let described = entry.service(service).map_or(&[][..], |service| service.methods.as_slice());
+        // Routes of methods without rules of their own are the same but for their traits.
+        let mut alike = vec![(Traits::default(), of_service.clone())];
+        for method in described {
+            let path = format!("/{service}/{}", method.name);
+            let (idempotent, streaming) = (method.idempotent, method.streaming);
+            let traits = Traits { idempotent, streaming, unary: !streaming };
+            let route = if self.has_rules(&path) {
+                self.route(upstream, traits, service, Some(&path))
+            } else if let Some((_, route)) = alike.iter().find(|(of, _)| *of == traits) {
+                route.clone()
+            } else {
+                let route = self.route(upstream, traits, service, None);
+                alike.push((traits, route.clone()));
+                route
+            };
+            table.methods.insert(path.into(), route);
+        }
+        for rule in self.rules {
+            if let Of::Method(path) = &rule.of
+                && rule.of.service() == service
+                && !table.methods.contains_key(path.as_str())
+            {
+                let route = self.route(upstream, Traits::default(), service, Some(path));
+                table.methods.insert(path.as_str().into(), route);
+            }
+        }
+        table.services.insert(service.into(), of_service);
+    }
+
+    fn request_time(&self, traits: Traits) -> Option<Duration> {
+        traits.unary.then_some(self.config.limits.request_time)
+    }
+
+    fn has_rules(&self, path: &str) -> bool {
+        self.rules.iter().any(|rule| matches!(&rule.of, Of::Method(of) if of == path))
+    }
+
+    /// The route of a path, or of every path of a service: its rules in their order, up to the first for all headers.
+    fn route(&self, own: &Arc<Upstream>, traits: Traits, service: &str, path: Option<&str>) -> Arc<Route> {
+        let mut variants = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.of.covers(service, path)) {
+            let route = self.ruled(own, traits, rule);
+            if rule.headers.is_empty() {
+                return Arc::new(Route { variants, ..route });
+            }
+            variants.push((rule.headers.clone(), Arc::new(route)));
+        }
+        Arc::new(Route {
+            upstreams: vec![(own.clone(), 1)],
+            weight: 1,
+            idempotent: traits.idempotent,
+            streaming: traits.streaming,
+            unary: traits.unary,
+            request_time: self.request_time(traits),
+            limited: !traits.streaming,
+            deadline: self.config.deadline,
+            retry: self.config.retry,
+            hedge: None,
+            gate: None,
+            variants,
+        })
+    }
+
+    fn ruled(&self, own: &Arc<Upstream>, traits: Traits, rule: &Rule) -> Route {
+        let named = |(name, weight): &(String, u32)| {
+            let entry = entry_named(self.entries, name)?;
+            (*weight > 0).then(|| (entry.upstream.clone(), *weight))
+        };
+        let mut upstreams: Vec<_> = rule.split.iter().filter_map(named).collect();
+        if upstreams.is_empty() {
+            upstreams.push((own.clone(), 1));
+        }
+        Route {
+            weight: upstreams.iter().map(|(_, weight)| weight).sum(),
+            upstreams,
+            idempotent: traits.idempotent,
+            streaming: traits.streaming,
+            unary: traits.unary,
+            request_time: self.request_time(traits),
+            limited: !traits.streaming && rule.overload,
+            deadline: rule.deadline.unwrap_or(self.config.deadline),
+            retry: rule.retry.over(self.config.retry),
+            hedge: rule.hedge,
+            gate: rule.gate.clone(),
+            variants: Vec::new(),
+        }
+    }
+}
+
+fn entry_named<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {
+    entries.iter().find(|entry| entry.upstream.name == name)
+}
+
+fn variant<'t>(route: &'t Arc<Route>, headers: &HeaderMap) -> &'t Arc<Route> {
+    let fits = route.variants.iter().find(|(wanted, _)| wanted.fit(headers));
+    fits.map_or(route, |(_, variant)| variant)
+}
+
+/// The service of `/package.Service/Method`.
+fn service_of(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some(service)
+}
