@@ -1,38 +1,30 @@
 //! The handle of one upstream: keeps an endpoint for each target and picks among those that are ready.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use fastrand::Rng;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::discover::{Poke, discover_poked};
-use crate::endpoint::{Endpoint, EndpointSnapshot};
-use crate::keeper;
-use crate::load::Load;
+use crate::call::pick::Pick;
+use crate::discovery::source::Source;
+use crate::discovery::target::Target;
+use crate::discovery::{Poke, discover_poked};
+use crate::endpoint::stream_limit;
+use crate::fairness::fair_queue::Waiter;
+use crate::fairness::share::Share;
 use crate::options::Options;
-use crate::pick::Pick;
-use crate::pool::{Choice, Member, Pool};
-use crate::room::{Room, Waiter};
-use crate::share::Share;
-use crate::source::{Source, TARGETS_MAX};
-use crate::streams;
-use crate::subset;
-use crate::target::Target;
-use crate::told;
+use crate::selection::{Choice, Member};
+use crate::snapshot::EndpointSnapshot;
+use crate::supervisor::supervise;
 use crate::unavailable::{Crowded, Unavailable};
+use crate::upstream_state::UpstreamState;
 
 /// Picks connected, serving endpoints of one upstream. A cheap handle: clone it, share it between threads.
 #[derive(Clone, Debug)]
 pub struct Balancer {
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamState>,
 }
 
 impl Balancer {
@@ -62,21 +54,7 @@ impl Balancer {
         poke: Poke,
         cancel: CancellationToken,
     ) -> Balancer {
-        let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-        let room = Arc::new(Room::new(options.share_index));
-        let options_stores = options.stores.clone();
-        let shared = Arc::new(Shared {
-            options,
-            poke,
-            seed: AtomicU64::new(seed),
-            endpoints: Mutex::new(BTreeMap::new()),
-            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new(), 0)),
-            version: watch::Sender::new(0),
-            room,
-            store_view: options_stores.join(),
-            stopping: AtomicBool::new(false),
-            stopped: CancellationToken::new(),
-        });
+        let shared = Arc::new(UpstreamState::new(options, poke));
         tokio::spawn(supervise(shared.clone(), targets, cancel));
         Balancer { shared }
     }
@@ -101,7 +79,7 @@ impl Balancer {
         in_turn: bool,
     ) -> Result<Pick, Missing> {
         let now = Instant::now();
-        let pool = self.shared.pool.load();
+        let pool = self.shared.pool();
         let is_crowded =
             !self.shared.may_have(share, &pool) || (!in_turn && self.shared.room.has_line(share));
         if is_crowded && !pool.members().is_empty() {
@@ -124,7 +102,7 @@ impl Balancer {
             return Err(Missing::Stream { too_many_wait: false });
         }
         // A member has a connection.
-        let link = streams::next(&member.links, |link| &link.streams).ok_or(Missing::Endpoint)?;
+        let link = stream_limit::next(&member.links, |link| &link.streams).ok_or(Missing::Endpoint)?;
         Ok(Pick::new(link.clone(), share.cloned(), probe, now))
     }
 
@@ -145,7 +123,7 @@ impl Balancer {
                 Ok(pick) => return Ok(pick),
                 Err(missing) => missing,
             };
-            if self.shared.stopping.load(Ordering::Relaxed) {
+            if self.shared.is_stopping() {
                 return Err(self.unavailable(exclude, missing, share));
             }
             let woken = match missing {
@@ -182,12 +160,12 @@ impl Balancer {
 
     /// How many endpoints are picked from: those that are READY, and in a panic the ejected too.
     pub fn pickable(&self) -> usize {
-        self.shared.pool.load().members().len()
+        self.shared.pool().members().len()
     }
 
     /// A number that grows whenever an endpoint comes, goes, or changes its state.
     pub fn changed(&self) -> watch::Receiver<u64> {
-        self.shared.version.subscribe()
+        self.shared.version()
     }
 
     /// The upstream's name.
@@ -202,7 +180,7 @@ impl Balancer {
 
     /// Resolves when every task has ended, after the cancellation.
     pub async fn stopped(&self) {
-        self.shared.stopped.cancelled().await;
+        self.shared.stopped().await;
     }
 
     fn unavailable(
@@ -212,13 +190,13 @@ impl Balancer {
         share: Option<&Arc<Share>>,
     ) -> Unavailable {
         let name = self.name();
-        if self.shared.stopping.load(Ordering::Relaxed) {
+        if self.shared.is_stopping() {
             return Unavailable::stopped(name);
         }
         let crowded = match missing {
             Missing::Endpoint => None,
             Missing::Stream { too_many_wait } => Some(Crowded {
-                allowed: self.shared.pool.load().allowed(),
+                allowed: self.shared.pool().allowed(),
                 held: self.shared.room.held(share),
                 too_many_wait,
             }),
@@ -238,7 +216,7 @@ enum Missing {
 
 /// A place in line. Dropped, what it was woken for is another's.
 struct Waiting<'a> {
-    shared: &'a Shared,
+    shared: &'a UpstreamState,
     waiter: Option<Waiter>,
 }
 
@@ -255,221 +233,5 @@ impl Drop for Waiting<'_> {
         if self.waiter.take().is_some_and(Waiter::leave) {
             self.shared.has_room(1);
         }
-    }
-}
-
-/// What the handles, the endpoints and their connections have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) options: Options,
-    poke: Poke,
-    seed: AtomicU64,
-    endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
-    pool: ArcSwap<Pool>,
-    version: watch::Sender<u64>,
-    /// Who has streams, and who waits for one.
-    pub(crate) room: Arc<Room>,
-    /// Which of the balancers it is that share [`Options::stores`].
-    store_view: u64,
-    stopping: AtomicBool,
-    stopped: CancellationToken,
-}
-
-impl Shared {
-    /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
-    pub(crate) fn publish(&self) {
-        let endpoints = self.endpoints();
-        let refused = self.refuse_other_stores(&endpoints);
-        let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| endpoint.member()).collect();
-        let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
-        let usable = endpoints.len() - refused;
-        let pool = Pool::of_serving(serving, usable, panic_below, self.options.connections_max);
-        // Under the lock: of two changes at once, the later list must be the one that stays.
-        self.pool.store(Arc::new(pool));
-        drop(endpoints);
-        self.version.send_modify(|version| *version += 1);
-        if self.room.has_waiters() {
-            // Those for whom there is room now; with nobody left, all, to wait for an endpoint instead.
-            let pool = self.pool.load();
-            let free = pool.allowed().saturating_sub(pool.in_use());
-            let most = if pool.members().is_empty() { u64::MAX } else { free };
-            self.has_room(usize::try_from(most).unwrap_or(usize::MAX));
-        }
-    }
-
-    /// Takes those out that stand on another store than the one that is kept. Returns how many.
-    fn refuse_other_stores(&self, endpoints: &BTreeMap<SocketAddr, Arc<Endpoint>>) -> usize {
-        let sights = endpoints.iter().map(|(address, endpoint)| (*address, endpoint.sight())).collect();
-        let stores = &self.options.stores;
-        let refused = stores.update(&self.options.name, self.store_view, &sights, Instant::now());
-        for (address, endpoint) in endpoints {
-            endpoint.set_refused(refused.get(address));
-        }
-        refused.len()
-    }
-
-    /// Publishes anew whenever another balancer, or time, has changed which store is kept. Never returns.
-    async fn follow_stores(&self) {
-        let mut changed = self.options.stores.changed();
-        loop {
-            tokio::select! {
-                _ = changed.changed() => {}
-                () = self.options.stores.due() => {}
-            }
-            changed.mark_unchanged();
-            self.publish();
-        }
-    }
-
-    /// Ejects the endpoint at `address`, whose load is `load`, unless too many are out already.
-    pub(crate) fn eject(&self, address: SocketAddr, load: &Arc<Load>, reason: &str, now: Instant) {
-        let Some(rules) = &self.options.ejection else { return };
-        {
-            let endpoints = self.endpoints();
-            let is_known = endpoints.get(&address).is_some_and(|known| Arc::ptr_eq(&known.load, load));
-            let serving = || endpoints.values().filter(|endpoint| endpoint.is_ready());
-            let ejected = serving().filter(|endpoint| endpoint.load.outlier.is_ejected()).count();
-            if !is_known || !rules.allows(ejected, serving().count()) {
-                return;
-            }
-            // Under the lock: two at once must not both be the last one allowed.
-            load.outlier.eject(reason, now);
-        }
-        self.publish();
-        if told::is_new(&self.options.name, address, "ejected") {
-            tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
-        }
-    }
-
-    /// The endpoint at `address` takes calls again: its probe went well.
-    pub(crate) fn readmitted(&self, address: SocketAddr) {
-        self.publish();
-        if told::is_new(&self.options.name, address, "readmitted") {
-            tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
-        }
-    }
-
-    /// So many streams may be had by those who wait.
-    pub(crate) fn has_room(&self, streams: usize) {
-        let pool = self.pool.load();
-        let may_have = |share: Option<&Arc<Share>>| pool.members().is_empty() || self.may_have(share, &pool);
-        self.room.wake(streams, may_have);
-    }
-
-    /// Whether this share may have one more stream of those in `pool`.
-    fn may_have(&self, share: Option<&Arc<Share>>, pool: &Pool) -> bool {
-        self.room.may_have(share, pool.allowed(), || pool.in_use())
-    }
-
-    /// Asks discovery to look again.
-    pub(crate) fn poke(&self) {
-        self.poke.poke();
-    }
-
-    /// What the ready endpoints cost on average, in seconds.
-    pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
-        let pool = self.pool.load();
-        let members = pool.members();
-        let sum: f64 = members.iter().map(|member| member.load.ewma_s(now)).sum();
-        (!members.is_empty()).then(|| sum / members.len() as f64)
-    }
-
-    /// A generator of its own for each draw: no lock, no thread-local, and repeatable from one seed.
-    pub(crate) fn rng(&self) -> Rng {
-        // The odd constant of SplitMix64; `Rng` hashes what it is given.
-        Rng::with_seed(self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed))
-    }
-
-    fn endpoints(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Endpoint>>> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Owns the task of every endpoint.
-async fn supervise(shared: Arc<Shared>, targets: watch::Receiver<Arc<[Target]>>, cancel: CancellationToken) {
-    // Marks the end even if the runtime drops this task.
-    let _stop = Stop(shared.clone());
-    let mut tasks = JoinSet::new();
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = follow(&shared, targets, &mut tasks) => {}
-        () = shared.follow_stores() => {}
-    }
-    shared.stopping.store(true, Ordering::Relaxed);
-    tasks.shutdown().await;
-}
-
-/// Starts and ends endpoints as targets come and go. Never returns.
-async fn follow(shared: &Arc<Shared>, mut targets: watch::Receiver<Arc<[Target]>>, tasks: &mut JoinSet<()>) {
-    let mut running = HashMap::new();
-    loop {
-        let list = targets.borrow_and_update().clone();
-        reconcile(shared, &list, &mut running, tasks);
-        loop {
-            tokio::select! {
-                changed = targets.changed() => match changed {
-                    Ok(()) => break,
-                    // Discovery is over: what it said last stays true.
-                    Err(_) => std::future::pending().await,
-                },
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            }
-        }
-    }
-}
-
-fn reconcile(
-    shared: &Arc<Shared>,
-    list: &[Target],
-    running: &mut HashMap<SocketAddr, CancellationToken>,
-    tasks: &mut JoinSet<()>,
-) {
-    if list.len() > TARGETS_MAX {
-        tracing::warn!(
-            upstream = shared.options.name,
-            targets = list.len(),
-            "only the first {TARGETS_MAX} are used"
-        );
-    }
-    let known: BTreeMap<SocketAddr, u32> =
-        list.iter().take(TARGETS_MAX).map(|target| (target.address, target.weight)).collect();
-    let wanted: BTreeMap<SocketAddr, u32> = match &shared.options.subset {
-        Some(subset) => {
-            let known = known.into_iter().collect();
-            subset::of(known, subset, |target: &(SocketAddr, u32)| target.0).into_iter().collect()
-        }
-        None => known,
-    };
-    running.retain(|address, removed| {
-        let stays = wanted.contains_key(address);
-        if !stays {
-            removed.cancel();
-            shared.endpoints().remove(address);
-        }
-        stays
-    });
-    for (address, weight) in wanted {
-        if let Some(known) = shared.endpoints().get(&address) {
-            known.load.set_weight(weight);
-            continue;
-        }
-        let endpoint = Arc::new(Endpoint::new(address, weight, &shared.options));
-        shared.endpoints().insert(address, endpoint.clone());
-        let removed = CancellationToken::new();
-        running.insert(address, removed.clone());
-        tasks.spawn(keeper::run(endpoint, shared.clone(), removed));
-    }
-    shared.publish();
-}
-
-/// Leaves nothing pickable behind.
-struct Stop(Arc<Shared>);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.stopping.store(true, Ordering::Relaxed);
-        self.0.endpoints().clear();
-        self.0.publish();
-        self.0.stopped.cancel();
     }
 }

@@ -14,12 +14,13 @@ use shoal_http2::{RecvStream, ResponseFuture};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
-use crate::attempt::Attempt;
 use crate::balancer::Balancer;
-use crate::body::{Incoming, Outgoing, STREAM_AFTER};
-use crate::pick::{Pick, SendError, refused};
-use crate::timeout::{GRPC_TIMEOUT, format_timeout, parse_timeout};
-use crate::trace;
+use crate::call::attempt::Attempt;
+use crate::call::body::{Incoming, Outgoing, STREAM_AFTER};
+use crate::call::pick::{Pick, SendError};
+use crate::call::timeout::{GRPC_TIMEOUT, format_timeout, parse_timeout};
+use crate::call::trace;
+use crate::outcome::refused;
 
 /// How often a call that the peer says it did not process is sent again.
 const REFUSED_RETRIES: u32 = 1;
@@ -204,7 +205,7 @@ impl Call<'_> {
         let options = self.shared.balancer.options();
         let span = trace::attempt_span(self.head.uri.path(), pick.address(), options.role);
         let request = self.request(&pick, &span)?;
-        let mut attempt = Attempt::new(self.shared.balancer.clone(), pick, span, self.deadline);
+        let mut attempt = Attempt::new(pick, span, self.deadline);
         let (response, stream) = match attempt.pick().send(&request, body.is_empty()) {
             Ok(streams) => streams,
             Err(error @ (SendError::Full { .. } | SendError::TooLong { .. })) => {

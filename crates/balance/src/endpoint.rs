@@ -1,97 +1,27 @@
 //! One target: its connections, what is known of it, and how it looks from outside.
 
-use std::fmt;
+pub(crate) mod backoff;
+pub(crate) mod connection;
+pub(crate) mod dial;
+pub(crate) mod feedback;
+pub(crate) mod keepalive;
+pub(crate) mod stream_limit;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::connection::{Farewell, Link};
+use crate::endpoint::connection::{Farewell, Link};
 use crate::load::Load;
 use crate::options::Options;
-use crate::pool::Member;
+use crate::snapshot::{EndpointSnapshot, EndpointState};
 use crate::stores::{Backing, Sight};
 
 /// A server that said good-bye and is back this soon is the same process on another connection: it ages them. One that
 /// restarts takes longer, or does not say good-bye.
 const SAME_WITHIN: Duration = Duration::from_millis(250);
-
-/// Whether an endpoint takes calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndpointState {
-    /// No connection, or not yet known whether it serves.
-    Connecting,
-    /// Connected, but it says of itself that it does not serve.
-    NotServing,
-    /// Connected and serving by its own word, but its calls fail: it is left alone for a while, unless too few others
-    /// are left.
-    Ejected,
-    /// Connected and serving by its own word, on another store than the others.
-    OtherStore,
-    /// Connected and serving.
-    Ready,
-}
-
-impl fmt::Display for EndpointState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            EndpointState::Connecting => "connecting",
-            EndpointState::NotServing => "not serving",
-            EndpointState::Ejected => "ejected",
-            EndpointState::OtherStore => "on another store",
-            EndpointState::Ready => "ready",
-        })
-    }
-}
-
-/// An endpoint as it is in one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EndpointSnapshot {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its share beside its peers.
-    pub weight: u32,
-    /// Whether it takes calls.
-    pub state: EndpointState,
-    /// Why it is in that state: the last error, or what health said. Empty when there is nothing to say.
-    pub reason: String,
-    /// What it says of the store behind it.
-    pub backing: Backing,
-    /// Its peak-EWMA latency.
-    pub ewma: Duration,
-    /// What is left of the penalty for a failed call.
-    pub penalty: Duration,
-    /// Connections that take calls.
-    pub connections: usize,
-    /// Calls picked for it and not finished, without its long streams.
-    pub in_flight: u32,
-    /// Long streams open at it.
-    pub streams: u32,
-    /// Calls picked for it since it was discovered.
-    pub calls: u64,
-    /// Calls it did its work for, whatever the answer.
-    pub successes: u64,
-    /// Calls it failed.
-    pub failures: u64,
-    /// Its share as a newcomer, from 0.1 to 1 (see [`Options::slow_start`](crate::Options::slow_start)).
-    pub ramp: f64,
-    /// Set while it is ejected.
-    pub ejection: Option<EjectionSnapshot>,
-}
-
-/// Why an endpoint is left alone, and until when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EjectionSnapshot {
-    /// What it did.
-    pub reason: String,
-    /// How long ago it was ejected.
-    pub since: Duration,
-    /// In what time one call is tried again; zero while that call is awaited or under way.
-    pub next_probe: Duration,
-    /// How often in a row it was ejected, this time included.
-    pub times: u32,
-}
 
 /// The state of one target. Changed by its task and by the drivers of its connections, read by everyone.
 #[derive(Debug)]
@@ -116,6 +46,12 @@ struct Status {
     left: Option<Instant>,
 }
 
+impl Status {
+    fn is_ready(&self) -> bool {
+        self.state == EndpointState::Ready && self.refused.is_none()
+    }
+}
+
 impl Endpoint {
     pub(crate) fn new(address: SocketAddr, weight: u32, options: &Options) -> Endpoint {
         Endpoint {
@@ -132,11 +68,10 @@ impl Endpoint {
         }
     }
 
-    /// What is picked, while it is ready by its own word.
-    pub(crate) fn member(&self) -> Option<Member> {
+    /// Returns the connections that calls may be sent on, the oldest first: `None` while it is not ready.
+    pub(crate) fn ready_links(&self) -> Option<Arc<[Arc<Link>]>> {
         let status = self.status();
-        (status.state == EndpointState::Ready && status.refused.is_none())
-            .then(|| Member::new(self.address, self.load.clone(), status.links.clone()))
+        status.is_ready().then(|| status.links.clone())
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> EndpointSnapshot {
@@ -170,8 +105,7 @@ impl Endpoint {
 
     /// Whether it serves by its own word, and on the store that the others have.
     pub(crate) fn is_ready(&self) -> bool {
-        let status = self.status();
-        status.state == EndpointState::Ready && status.refused.is_none()
+        self.status().is_ready()
     }
 
     /// How it is seen by those who choose a store.

@@ -4,60 +4,44 @@
 //! each of them, made in the background and never in a caller's request, and hands out [`Pick`]s: only endpoints that
 //! are connected and SERVING, by power of two choices. [`Channel`] puts a tonic client on top of that.
 //!
-//! Knows no message of ours and no other crate of ours; `grpc.health.v1` is the only protocol spoken here.
+//! Knows no message of ours and no other crate of ours but `http2`; `grpc.health.v1` is the only protocol spoken here.
+//!
+//! From the top, where each part imports only those below it: `channel`, `balancer`, `supervisor` (the tasks that keep endpoints
+//! connected), `upstream_state` (what the tasks and the handles share), `selection` (which endpoint takes a call), `call` (one
+//! call at one endpoint), `endpoint` (its connections), `load` (what is measured of it), `fairness` (between the clients of
+//! an upstream), `discovery` (where the endpoints come from), and the leaves `options`, `snapshot`, `outcome`, `stores`,
+//! `unavailable`, `log_dedup`.
 
-mod attempt;
-mod backoff;
 mod balancer;
-mod blame;
-mod body;
+mod call;
 mod channel;
-mod claim;
-mod connection;
-mod crowd;
-mod discover;
-mod draw;
+mod discovery;
 mod endpoint;
-mod ewma;
-mod health;
-mod keepalive;
-mod keeper;
-mod line;
+mod fairness;
 mod load;
+mod log_dedup;
 mod options;
 mod outcome;
-mod outlier;
-mod penalty;
-mod pick;
-mod pool;
-mod room;
-mod share;
-mod silence;
+mod selection;
 #[cfg(test)]
 mod simulation;
-mod slow_start;
-mod source;
+mod snapshot;
 mod stores;
-mod streams;
-mod subset;
-mod target;
-mod timeout;
-mod told;
-mod trace;
+mod supervisor;
 mod unavailable;
-mod window;
+mod upstream_state;
 
 pub use balancer::Balancer;
+pub use call::pick::{Pick, SendError};
+pub use call::timeout::{format_timeout, parse_timeout};
+pub use call::trace::inject;
 pub use channel::{Channel, ChannelOptions};
-pub use discover::{Poke, discover, discover_poked};
-pub use endpoint::{EjectionSnapshot, EndpointSnapshot, EndpointState};
+pub use discovery::source::{ParseError, Source};
+pub use discovery::target::Target;
+pub use discovery::{Poke, discover, discover_poked};
+pub use fairness::share::Share;
 pub use options::{Ejection, Options, Subset};
-pub use outcome::{Outcome, code_of};
-pub use pick::{Pick, SendError, refused};
-pub use share::Share;
-pub use source::{ParseError, Source};
+pub use outcome::{Outcome, code_of, refused};
+pub use snapshot::{EjectionSnapshot, EndpointSnapshot, EndpointState};
 pub use stores::{Backing, Stores};
-pub use target::Target;
-pub use timeout::{format_timeout, parse_timeout};
-pub use trace::inject;
 pub use unavailable::{Crowded, Unavailable};

@@ -3,18 +3,26 @@
 //! The weight divides the calls in flight and not the 1: idle endpoints are all alike then, and share by how often they are
 //! drawn; with the 1 divided too, an idle heavy one would always beat an idle light one.
 
+pub(crate) mod connection_demand;
+mod ewma;
+pub(crate) mod outlier;
+mod outlier_window;
+mod penalty;
+pub(crate) mod slow_start;
+mod stall_detector;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::crowd::Crowd;
-use crate::ewma::{Ewma, INITIAL};
+use self::connection_demand::Crowd;
+use self::ewma::{Ewma, INITIAL};
+use self::outlier::Outlier;
+use self::penalty::Penalty;
+use self::slow_start::SlowStart;
+use self::stall_detector::Silence;
 use crate::options::Options;
-use crate::outlier::Outlier;
-use crate::penalty::Penalty;
-use crate::silence::Silence;
-use crate::slow_start::SlowStart;
 
 /// As many long streams weigh like one call in flight. They are mostly idle; but an endpoint with a thousand of them is
 /// busier than one with none.
@@ -362,7 +370,7 @@ mod tests {
     #[test]
     fn an_idle_endpoint_is_never_free() {
         let (load, now) = load(1);
-        near(cost_s(&load, now + 1_000 * crate::ewma::TAU), 0.001);
+        near(cost_s(&load, now + 1_000 * crate::load::ewma::TAU), 0.001);
     }
 
     #[test]

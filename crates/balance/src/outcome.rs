@@ -1,6 +1,7 @@
 //! How a call went, as far as its endpoint is to be judged by it: the one table of what each gRPC code says of the endpoint
 //! that answered it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -102,6 +103,56 @@ impl Outcome {
 fn pushback(trailers: &HeaderMap) -> Option<Duration> {
     let millis = trailers.get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_millis(millis))
+}
+
+/// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
+pub(crate) fn status_of(error: &shoal_http2::Error, upstream: &str, address: SocketAddr) -> Status {
+    use shoal_http2::Reason;
+    let lost =
+        || Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
+    if refused(error) || error.is_io() || !error.is_reset() {
+        return lost();
+    }
+    if let Some(list) = error.header_list_too_long() {
+        return Status::resource_exhausted(format!(
+            "the answer of `{upstream}` ({address}) was dropped: {list}"
+        ));
+    }
+    let message = format!("`{upstream}` ({address}) broke the stream off: {error}");
+    match error.reason() {
+        Some(Reason::CANCEL) => Status::cancelled(message),
+        Some(Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(message),
+        Some(Reason::INADEQUATE_SECURITY) => Status::permission_denied(message),
+        _ => Status::internal(message),
+    }
+}
+
+/// What a broken stream says of the endpoint; `code` is what it says to the caller.
+pub(crate) fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
+    if refused(error) {
+        // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
+        return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };
+    }
+    if error.header_list_too_long().is_some() {
+        // It answered, and has broken no rule.
+        return Outcome::Success;
+    }
+    match code {
+        Code::Unavailable | Code::Internal => Outcome::EndpointFault,
+        Code::ResourceExhausted => Outcome::Overloaded(None),
+        // It answered, by a reset with CANCEL or INADEQUATE_SECURITY.
+        _ => Outcome::Success,
+    }
+}
+
+/// Whether the peer has said that it did not process the stream this error is of: REFUSED_STREAM, or a stream above the
+/// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
+///
+/// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
+pub fn refused(error: &shoal_http2::Error) -> bool {
+    error.is_remote()
+        && (error.is_go_away()
+            || (error.is_reset() && error.reason() == Some(shoal_http2::Reason::REFUSED_STREAM)))
 }
 
 #[cfg(test)]

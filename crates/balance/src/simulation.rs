@@ -13,11 +13,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::claim::{Claim, Verdict};
+use crate::call::accounting::{Claim, Verdict};
 use crate::load::Load;
 use crate::options::Options;
 use crate::outcome::Outcome;
-use crate::pool::{Member, Pool};
+use crate::selection::{Member, Pool};
 
 const ENDPOINTS: usize = 11;
 /// The endpoint that stops answering.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::endpoint::{EndpointSnapshot, EndpointState};
+use crate::snapshot::{EndpointSnapshot, EndpointState};
 
 /// How many endpoints a message names before it only counts.
 const NAMED_MAX: usize = 3;

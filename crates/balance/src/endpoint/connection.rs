@@ -17,11 +17,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer::Shared;
+use crate::endpoint::feedback::Feedback;
+use crate::endpoint::stream_limit::Streams;
+use crate::fairness::fair_queue::Room;
 use crate::load::Load;
 use crate::options::Options;
-use crate::room::Room;
-use crate::streams::Streams;
 
 /// Streams we have reset and remember, so that frames still under way on them are no error. More than a disconnect storm
 /// of a thousand callers; a few dozen bytes each.
@@ -107,7 +107,8 @@ pub(crate) struct Link {
     pub(crate) streams: Streams,
     /// Its calls that were answered: a sign of life.
     answers: AtomicU64,
-    shared: Weak<Shared>,
+    options: Arc<Options>,
+    feedback: Weak<dyn Feedback>,
     pub(crate) room: Arc<Room>,
     sender: SendRequest,
     gone: CancellationToken,
@@ -136,7 +137,9 @@ impl Link {
         address: SocketAddr,
         sender: SendRequest,
         load: Arc<Load>,
-        shared: &Arc<Shared>,
+        options: Arc<Options>,
+        room: Arc<Room>,
+        feedback: &Arc<dyn Feedback>,
     ) -> Link {
         Link {
             address,
@@ -144,8 +147,9 @@ impl Link {
             load,
             streams: Streams::default(),
             answers: AtomicU64::new(0),
-            shared: Arc::downgrade(shared),
-            room: shared.room.clone(),
+            options,
+            feedback: Arc::downgrade(feedback),
+            room,
             sender,
             gone: CancellationToken::new(),
             down: OnceLock::new(),
@@ -177,9 +181,14 @@ impl Link {
         self.gone.cancel();
     }
 
-    /// The balancer it is a connection of, unless that is gone: for the rare call whose end concerns the others.
-    pub(crate) fn shared(&self) -> Option<Arc<Shared>> {
-        self.shared.upgrade()
+    /// Returns the name of its upstream.
+    pub(crate) fn upstream(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Returns where the rare call is reported whose end concerns other endpoints, unless the upstream is gone.
+    pub(crate) fn feedback(&self) -> Option<Arc<dyn Feedback>> {
+        self.feedback.upgrade()
     }
 
     /// One of its calls was answered.
@@ -283,9 +292,9 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
                 // SETTINGS may come at any time, and nothing but the connection tells of them.
                 Poll::Pending => {
                     if link.streams.set_limit(standing.streams_max)
-                        && let Some(shared) = link.shared()
+                        && let Some(feedback) = link.feedback()
                     {
-                        shared.publish();
+                        feedback.changed();
                     }
                 }
             }

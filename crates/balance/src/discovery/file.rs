@@ -9,8 +9,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::{Poke, publish};
-use crate::source::parse_file;
-use crate::target::Target;
+use crate::discovery::source::parse_file;
+use crate::discovery::target::Target;
 
 /// How often the file is read. Its content is compared, not only its time: two writes within one tick of a file
 /// system's clock carry the same time.

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::endpoint::EjectionSnapshot;
+use crate::load::outlier_window::Window;
 use crate::options::Ejection;
-use crate::window::Window;
+use crate::snapshot::EjectionSnapshot;
 
 /// `due_ms` of an endpoint that is not ejected.
 const FREE: u64 = u64::MAX;

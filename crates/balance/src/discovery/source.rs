@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::target::{DEFAULT_WEIGHT, Target};
+use crate::discovery::target::{DEFAULT_WEIGHT, Target};
 
 /// The most targets one upstream may have. A longer list is a mistake, not a service.
 pub(crate) const TARGETS_MAX: usize = 1024;

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use super::resolver::Resolver;
 use super::srv::{self, Service};
 use super::{Poke, publish};
-use crate::source::TARGETS_MAX;
-use crate::target::Target;
+use crate::discovery::source::TARGETS_MAX;
+use crate::discovery::target::Target;
 
 /// How often a name is asked for.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
-use crate::attempt::Attempt;
+use crate::call::attempt::Attempt;
 
 /// A request's body, as far as it was there when the call was made.
 pub(crate) enum Outgoing {

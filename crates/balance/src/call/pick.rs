@@ -7,11 +7,11 @@ use http::Request;
 use shoal_http2::{ListTooLong, ResponseFuture, SendStream};
 use tokio::time::Instant;
 
-use crate::blame::Blame;
-use crate::claim::{Claim, Verdict};
-use crate::connection::Link;
+use crate::call::accounting::{Claim, Verdict};
+use crate::endpoint::connection::Link;
+use crate::fairness::attribution::Blame;
+use crate::fairness::share::Share;
 use crate::outcome::Outcome;
-use crate::share::Share;
 
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
@@ -141,13 +141,13 @@ impl Pick {
         if verdict == Verdict::Nothing {
             return;
         }
-        let Some(shared) = self.link.shared() else { return };
+        let Some(feedback) = self.link.feedback() else { return };
         match verdict {
             Verdict::Nothing => {}
             Verdict::Eject(reason) => {
-                shared.eject(self.link.address, &self.link.load, &reason, Instant::now());
+                feedback.eject(self.link.address, &self.link.load, &reason, Instant::now());
             }
-            Verdict::Readmitted => shared.readmitted(self.link.address),
+            Verdict::Readmitted => feedback.readmitted(self.link.address),
         }
     }
 
@@ -170,9 +170,9 @@ impl Drop for Pick {
         self.claim.end(&self.link.load, self.sent, Instant::now);
         self.link.streams.close();
         if self.link.room.give(self.share.as_ref())
-            && let Some(shared) = self.link.shared()
+            && let Some(feedback) = self.link.feedback()
         {
-            shared.has_room(1);
+            feedback.room_freed();
         }
     }
 }
@@ -214,14 +214,4 @@ impl SendError {
     pub fn never_sent(&self) -> bool {
         matches!(self, SendError::NotSent { .. })
     }
-}
-
-/// Whether the peer has said that it did not process the stream this error is of: REFUSED_STREAM, or a stream above the
-/// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
-///
-/// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
-pub fn refused(error: &shoal_http2::Error) -> bool {
-    error.is_remote()
-        && (error.is_go_away()
-            || (error.is_reset() && error.reason() == Some(shoal_http2::Reason::REFUSED_STREAM)))
 }

@@ -3,15 +3,18 @@
 mod dns;
 mod file;
 mod resolver;
+pub(crate) mod source;
 mod srv;
+pub(crate) mod subset;
+pub(crate) mod target;
 
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::Source;
-use crate::target::Target;
+use crate::discovery::source::Source;
+use crate::discovery::target::Target;
 
 /// Asks discovery to look again now, ahead of its clock: the balancer does so when a connection fails.
 ///

@@ -3,16 +3,19 @@
 //! Power of two choices (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001): of two drawn by
 //! weight, the cheaper one. Takes no lock and allocates nothing. Pure: time and randomness are given.
 
+mod alias_table;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::connection::Link;
-use crate::draw::Draw;
+use self::alias_table::Draw;
+use crate::endpoint::Endpoint;
+use crate::endpoint::connection::Link;
 use crate::load::Load;
-use crate::slow_start;
+use crate::load::slow_start;
 
 /// The endpoints of one moment.
 #[derive(Debug)]
@@ -56,6 +59,12 @@ impl Member {
         };
         // Those not made yet will allow what the oldest does.
         limits.clone().sum::<u64>() + further * limits.clone().next().unwrap_or(0)
+    }
+
+    /// Returns `endpoint` as it is picked from, while it is ready.
+    pub(crate) fn of(endpoint: &Endpoint) -> Option<Member> {
+        let links = endpoint.ready_links()?;
+        Some(Member::new(endpoint.address, endpoint.load.clone(), links))
     }
 
     pub(crate) fn new(address: SocketAddr, load: Arc<Load>, links: Arc<[Arc<Link>]>) -> Member {
@@ -166,8 +175,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::load::outlier::Probed;
     use crate::options::Options;
-    use crate::outlier::Probed;
 
     const SEED: u64 = 7;
     const PICKS: u32 = 10_000;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::blame::{Blame, Errors};
+use crate::fairness::attribution::{Blame, Errors};
 
 /// One of those who share upstreams: a client's connection, say.
 #[derive(Debug)]

@@ -17,11 +17,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_prost::ProstCodec;
 
-use crate::attempt::status_of;
-use crate::backoff::Backoff;
-use crate::body::{Incoming, Outgoing};
-use crate::connection::Link;
+use crate::call::body::{Incoming, Outgoing};
+use crate::endpoint::backoff::Backoff;
+use crate::endpoint::connection::Link;
 use crate::options::Options;
+use crate::outcome::status_of;
 use crate::stores::Backing;
 
 /// A peer that allows fewer streams than this is not watched: more than a tenth of them would be ours.

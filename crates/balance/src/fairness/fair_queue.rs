@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use crate::share::Share;
+use crate::fairness::share::Share;
 
 /// How many times what is free a share may have. The larger, the more one alone can use, and the less is left for others.
 const SHARE: u64 = 4;

@@ -7,13 +7,27 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::balancer::Shared;
-use crate::connection::{self, CLOSED, Connected, Driver, Link};
 use crate::endpoint::Endpoint;
-use crate::keepalive::Keepalive;
+use crate::endpoint::connection::{self, CLOSED, Connected, Driver, Link};
+use crate::endpoint::feedback::Feedback;
+use crate::endpoint::keepalive::Keepalive;
+use crate::fairness::fair_queue::Room;
+use crate::options::Options;
+
+/// Makes connections to one endpoint.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) options: Arc<Options>,
+    /// The streams of the upstream, which its connections share.
+    pub(crate) room: Arc<Room>,
+    /// Where the connections report what concerns other endpoints.
+    pub(crate) feedback: Arc<dyn Feedback>,
+}
 
 /// A connection whose first ping was answered, not yet in use.
 pub(crate) struct Fresh {
+    dialer: Dialer,
     pub(crate) link: Arc<Link>,
     /// Dropped, the connection is cut.
     pub(crate) driver: AbortOnDropHandle<()>,
@@ -23,8 +37,7 @@ pub(crate) struct Fresh {
 
 /// A connection in use. Dropped, it takes no more calls and ends with its last one.
 pub(crate) struct Line {
-    endpoint: Arc<Endpoint>,
-    shared: Arc<Shared>,
+    dialer: Dialer,
     link: Arc<Link>,
     pings: Pings,
     keepalive: Keepalive,
@@ -49,63 +62,67 @@ pub(crate) struct Ended {
     pub(crate) keepalive: Keepalive,
 }
 
-/// Connects, and waits for the answer to a first ping: a kernel accepts for a process that is stuck. The answer also follows
-/// the peer's SETTINGS, so that its stream limit is known before the first call.
-///
-/// # Errors
-/// With the reason. Nothing is left behind.
-pub(crate) async fn dial(endpoint: Arc<Endpoint>, shared: Arc<Shared>) -> Result<Fresh, String> {
-    let options = &shared.options;
-    let connected =
-        connection::connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
-    let Connected { connection, sender, mut pings } = connected;
-    let link = Arc::new(Link::new(endpoint.address, sender, endpoint.load.clone(), &shared));
-    let (retire, retired) = oneshot::channel();
-    let down = {
-        let (endpoint, shared, link) = (endpoint.clone(), shared.clone(), link.clone());
-        move |reason: String| {
-            if endpoint.detach(&link, reason) {
-                shared.publish();
+impl Dialer {
+    /// Connects, and waits for the answer to a first ping: a kernel accepts for a process that is stuck. The answer also follows
+    /// the peer's SETTINGS, so that its stream limit is known before the first call.
+    ///
+    /// # Errors
+    /// With the reason. Nothing is left behind.
+    pub(crate) async fn dial(self) -> Result<Fresh, String> {
+        let Dialer { endpoint, options, room, feedback } = &self;
+        let connected =
+            connection::connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
+        let Connected { connection, sender, mut pings } = connected;
+        let link = Arc::new(Link::new(
+            endpoint.address,
+            sender,
+            endpoint.load.clone(),
+            options.clone(),
+            room.clone(),
+            feedback,
+        ));
+        let (retire, retired) = oneshot::channel();
+        let down = {
+            let (endpoint, feedback, link) = (endpoint.clone(), feedback.clone(), link.clone());
+            move |reason: String| {
+                if endpoint.detach(&link, reason) {
+                    feedback.changed();
+                }
             }
-        }
-    };
-    let driver = Driver::new(connection, link.clone(), retired, options.drain, down);
-    let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-    match timeout(options.connect_timeout, pings.ping()).await {
-        Ok(Ok(())) => {
-            link.look_at_limit();
-            Ok(Fresh { link, driver, pings, retire })
-        }
-        // Its driver knows more than the ping.
-        Ok(Err(_)) if link.is_down() => Err(match link.down_reason() {
-            reason if reason == CLOSED => {
-                format!("{CLOSED} before it had said a word: does this port want TLS?")
+        };
+        let driver = Driver::new(connection, link.clone(), retired, options.drain, down);
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        match timeout(options.connect_timeout, pings.ping()).await {
+            Ok(Ok(())) => {
+                link.look_at_limit();
+                Ok(Fresh { dialer: self, link, driver, pings, retire })
             }
-            reason => reason,
-        }),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer to a ping within {:?} of connecting", options.connect_timeout)),
+            // Its driver knows more than the ping.
+            Ok(Err(_)) if link.is_down() => Err(match link.down_reason() {
+                reason if reason == CLOSED => {
+                    format!("{CLOSED} before it had said a word: does this port want TLS?")
+                }
+                reason => reason,
+            }),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer to a ping within {:?} of connecting", options.connect_timeout)),
+        }
     }
 }
 
 impl Fresh {
     /// Puts it to use: from here on it is picked, once the endpoint serves. `keepalive` is what earlier connections have
     /// learnt.
-    pub(crate) fn enlist(
-        self,
-        endpoint: &Arc<Endpoint>,
-        shared: &Arc<Shared>,
-        mut keepalive: Keepalive,
-    ) -> (Line, AbortOnDropHandle<()>) {
-        let Fresh { link, driver, pings, retire } = self;
+    pub(crate) fn enlist(self, mut keepalive: Keepalive) -> (Line, AbortOnDropHandle<()>) {
+        let Fresh { dialer, link, driver, pings, retire } = self;
+        let endpoint = &dialer.endpoint;
         endpoint.attach(link.clone());
         if link.is_down() {
             // Since its first ping, when its driver found nothing to take out.
             endpoint.detach(&link, link.down_reason());
         }
         keepalive.connected();
-        let (endpoint, shared) = (endpoint.clone(), shared.clone());
-        (Line { endpoint, shared, link, pings, keepalive, _retire: retire }, driver)
+        (Line { dialer, link, pings, keepalive, _retire: retire }, driver)
     }
 }
 
@@ -114,16 +131,15 @@ impl Line {
     pub(crate) async fn run(mut self) -> Ended {
         let end = tokio::select! {
             () = self.link.gone() => End::Gone,
-            reason = keep_alive(&mut self.keepalive, &mut self.pings, &self.link, &self.shared) => End::Silent(reason),
-            () = idle(&self.endpoint, &self.link, &self.shared) => End::Idle,
+            reason = keep_alive(&mut self.keepalive, &mut self.pings, &self.link, &self.dialer.options) => End::Silent(reason),
+            () = idle(&self.dialer, &self.link) => End::Idle,
         };
         Ended { link: self.link, end, keepalive: self.keepalive }
     }
 }
 
 /// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
-async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, shared: &Shared) -> String {
-    let options = &shared.options;
+async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, options: &Options) -> String {
     let (mut answers, mut quiet) = (link.answers(), 0);
     loop {
         sleep(options.keepalive_interval).await;
@@ -159,10 +175,10 @@ fn is_turn(quiet: u32, busy: bool) -> bool {
 }
 
 /// Returns when a connection beside the first one was without calls for a while.
-async fn idle(endpoint: &Endpoint, link: &Arc<Link>, shared: &Shared) {
+async fn idle(dialer: &Dialer, link: &Arc<Link>) {
     loop {
-        sleep(shared.options.connection_idle).await;
-        let is_first = endpoint.first_link().is_none_or(|first| Arc::ptr_eq(&first, link));
+        sleep(dialer.options.connection_idle).await;
+        let is_first = dialer.endpoint.first_link().is_none_or(|first| Arc::ptr_eq(&first, link));
         if !link.streams.was_used() && !is_first {
             return;
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::load::Load;
+use crate::load::outlier::Probed;
 use crate::outcome::Outcome;
-use crate::outlier::Probed;
 
 /// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
 const STALLED_MIN: Duration = Duration::from_millis(100);

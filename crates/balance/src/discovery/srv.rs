@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::source::TARGETS_MAX;
-use crate::target::Target;
+use crate::discovery::source::TARGETS_MAX;
+use crate::discovery::target::Target;
 
 /// A host's weight is shared by its addresses, in whole numbers: as many parts as one to eight divide. Also, a record of
 /// weight zero beside others is given one part: "a very small chance of being selected".

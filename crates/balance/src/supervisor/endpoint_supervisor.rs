@@ -12,14 +12,15 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::Backoff;
-use crate::balancer::Shared;
-use crate::connection::{Farewell, Link};
-use crate::endpoint::{Endpoint, EndpointState};
-use crate::health::{self, Health};
-use crate::keepalive::Keepalive;
-use crate::line::{End, Ended, Fresh, Line, dial};
-use crate::told;
+use super::health::{self, Health};
+use crate::endpoint::Endpoint;
+use crate::endpoint::backoff::Backoff;
+use crate::endpoint::connection::{Farewell, Link};
+use crate::endpoint::dial::{Dialer, End, Ended, Fresh, Line};
+use crate::endpoint::keepalive::Keepalive;
+use crate::log_dedup;
+use crate::snapshot::EndpointState;
+use crate::upstream_state::UpstreamState;
 
 /// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
 /// be asked in a tight loop.
@@ -29,8 +30,15 @@ const LIVED_MIN: Duration = Duration::from_secs(1);
 const DRAINING_MAX: usize = 8;
 
 /// Keeps `endpoint` connected until `removed`; then lets its calls finish. Dropping the future cuts its connections.
-pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<Shared>, removed: CancellationToken) {
+pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<UpstreamState>, removed: CancellationToken) {
+    let dialer = Dialer {
+        endpoint: endpoint.clone(),
+        options: shared.options.clone(),
+        room: shared.room.clone(),
+        feedback: shared.clone(),
+    };
     let mut keeper = Keeper {
+        dialer,
         backoff: Backoff::new(shared.options.backoff_first, shared.options.backoff_max),
         rng: shared.rng(),
         keepalive: Keepalive::default(),
@@ -51,8 +59,9 @@ pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<Shared>, removed: C
 
 /// What the task of one endpoint owns.
 struct Keeper {
+    dialer: Dialer,
     endpoint: Arc<Endpoint>,
-    shared: Arc<Shared>,
+    shared: Arc<UpstreamState>,
     backoff: Backoff,
     rng: Rng,
     /// What its connections have learnt of its patience with pings.
@@ -65,7 +74,7 @@ struct Keeper {
 impl Keeper {
     async fn keep_connected(&mut self) {
         loop {
-            let lived = match dial(self.endpoint.clone(), self.shared.clone()).await {
+            let lived = match self.dialer.clone().dial().await {
                 Ok(first) => {
                     let since = Instant::now();
                     self.serve(first).await;
@@ -113,7 +122,7 @@ impl Keeper {
                 }
                 () = self.endpoint.load.crowd.wanted(), if growth.is_idle() => {
                     if self.may_grow(lines.len()) {
-                        growth.step = Step::Dialling(dial(self.endpoint.clone(), self.shared.clone()).boxed());
+                        growth.step = Step::Dialling(self.dialer.clone().dial().boxed());
                     }
                 }
                 grown = growth.next() => match grown {
@@ -124,7 +133,7 @@ impl Keeper {
                     }
                     Some(Err(reason)) => {
                         let (upstream, endpoint) = (self.shared.options.name.as_str(), self.endpoint.address);
-                        if told::is_new(upstream, endpoint, "no further connection") {
+                        if log_dedup::is_new(upstream, endpoint, "no further connection") {
                             tracing::info!(upstream, %endpoint, reason, "no further connection");
                         }
                         growth.pause(&mut self.rng);
@@ -139,7 +148,7 @@ impl Keeper {
     /// Puts a connection to use.
     fn enlist(&mut self, fresh: Fresh) -> Line {
         let link = Arc::downgrade(&fresh.link);
-        let (line, driver) = fresh.enlist(&self.endpoint, &self.shared, self.keepalive);
+        let (line, driver) = fresh.enlist(self.keepalive);
         self.drivers.retain(|(_, driver)| !driver.is_finished());
         let drains = |(link, _): &(Weak<Link>, _)| link.upgrade().is_none_or(|link| link.is_down());
         let draining = self.drivers.iter().filter(|driver| drains(driver)).count();
@@ -207,7 +216,7 @@ impl Keeper {
     fn log_down(&self, reason: &str) {
         let upstream = self.shared.options.name.as_str();
         let endpoint = self.endpoint.address;
-        if told::is_new(upstream, endpoint, "down") {
+        if log_dedup::is_new(upstream, endpoint, "down") {
             tracing::info!(upstream, %endpoint, reason, "connection down");
         }
     }
@@ -227,7 +236,7 @@ enum Step {
 }
 
 impl Growth {
-    fn new(shared: &Shared) -> Growth {
+    fn new(shared: &UpstreamState) -> Growth {
         let options = &shared.options;
         Growth { backoff: Backoff::new(options.backoff_first, options.backoff_max), step: Step::Idle }
     }
@@ -260,7 +269,12 @@ impl Growth {
     }
 }
 
-async fn follow_health(endpoint: Arc<Endpoint>, shared: Arc<Shared>, link: Arc<Link>, mut joined: bool) {
+async fn follow_health(
+    endpoint: Arc<Endpoint>,
+    shared: Arc<UpstreamState>,
+    link: Arc<Link>,
+    mut joined: bool,
+) {
     let report = |health: Health| {
         let (state, reason, backing) = match health {
             Health::Serving(backing) => (EndpointState::Ready, String::new(), backing),
@@ -281,7 +295,7 @@ async fn follow_health(endpoint: Arc<Endpoint>, shared: Arc<Shared>, link: Arc<L
         shared.publish();
         if before != state {
             let (upstream, endpoint) = (shared.options.name.as_str(), endpoint.address);
-            if told::is_new(upstream, endpoint, &state.to_string()) {
+            if log_dedup::is_new(upstream, endpoint, &state.to_string()) {
                 tracing::info!(upstream, %endpoint, %state, reason, "endpoint changed");
             }
         }

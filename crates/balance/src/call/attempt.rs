@@ -7,15 +7,13 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tracing::Span;
 
-use crate::balancer::Balancer;
-use crate::outcome::{Outcome, code_of};
-use crate::pick::{Pick, refused};
-use crate::trace;
+use crate::call::pick::Pick;
+use crate::call::trace;
+use crate::outcome::{Outcome, code_of, outcome_of, status_of};
 
 /// Ends once, with the first status it is given; dropped before, its caller went away.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    balancer: Balancer,
     pick: Pick,
     span: Span,
     deadline: Option<Instant>,
@@ -23,8 +21,8 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn new(balancer: Balancer, pick: Pick, span: Span, deadline: Option<Instant>) -> Attempt {
-        Attempt { balancer, pick, span, deadline, ended: false }
+    pub(crate) fn new(pick: Pick, span: Span, deadline: Option<Instant>) -> Attempt {
+        Attempt { pick, span, deadline, ended: false }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -51,7 +49,7 @@ impl Attempt {
 
     /// The stream broke. Returns the status for the caller.
     pub(crate) fn end_with_error(&mut self, error: &shoal_http2::Error) -> Status {
-        let status = status_of(error, self.balancer.name(), self.address());
+        let status = status_of(error, self.upstream(), self.address());
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
             return self.end_late();
         }
@@ -72,11 +70,11 @@ impl Attempt {
     }
 
     fn deadline_exceeded(&self) -> Status {
-        Status::deadline_exceeded(format!(
-            "deadline exceeded at `{}` ({})",
-            self.balancer.name(),
-            self.address()
-        ))
+        Status::deadline_exceeded(format!("deadline exceeded at `{}` ({})", self.upstream(), self.address()))
+    }
+
+    fn upstream(&self) -> &str {
+        self.pick.link().upstream()
     }
 
     fn is_late(&self) -> bool {
@@ -99,45 +97,5 @@ impl Drop for Attempt {
         } else {
             self.end(Code::Cancelled, Outcome::CallerGone);
         }
-    }
-}
-
-/// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
-pub(crate) fn status_of(error: &shoal_http2::Error, upstream: &str, address: SocketAddr) -> Status {
-    use shoal_http2::Reason;
-    let lost =
-        || Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
-    if refused(error) || error.is_io() || !error.is_reset() {
-        return lost();
-    }
-    if let Some(list) = error.header_list_too_long() {
-        return Status::resource_exhausted(format!(
-            "the answer of `{upstream}` ({address}) was dropped: {list}"
-        ));
-    }
-    let message = format!("`{upstream}` ({address}) broke the stream off: {error}");
-    match error.reason() {
-        Some(Reason::CANCEL) => Status::cancelled(message),
-        Some(Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(message),
-        Some(Reason::INADEQUATE_SECURITY) => Status::permission_denied(message),
-        _ => Status::internal(message),
-    }
-}
-
-/// What a broken stream says of the endpoint; `code` is what it says to the caller.
-fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
-    if refused(error) {
-        // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
-        return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };
-    }
-    if error.header_list_too_long().is_some() {
-        // It answered, and has broken no rule.
-        return Outcome::Success;
-    }
-    match code {
-        Code::Unavailable | Code::Internal => Outcome::EndpointFault,
-        Code::ResourceExhausted => Outcome::Overloaded(None),
-        // It answered, by a reset with CANCEL or INADEQUATE_SECURITY.
-        _ => Outcome::Success,
     }
 }

@@ -1,0 +1,208 @@
+//! The state of one upstream that its handles and the tasks of its endpoints share: what is known of every endpoint, and the
+//! selection that is made from it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use fastrand::Rng;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::Poke;
+use crate::endpoint::Endpoint;
+use crate::endpoint::feedback::Feedback;
+use crate::fairness::fair_queue::Room;
+use crate::fairness::share::Share;
+use crate::load::Load;
+use crate::log_dedup;
+use crate::options::Options;
+use crate::selection::{Member, Pool};
+
+/// What the handles, the endpoints and their connections have in common.
+#[derive(Debug)]
+pub(crate) struct UpstreamState {
+    pub(crate) options: Arc<Options>,
+    poke: Poke,
+    seed: AtomicU64,
+    endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
+    pool: ArcSwap<Pool>,
+    version: watch::Sender<u64>,
+    /// Who has streams, and who waits for one.
+    pub(crate) room: Arc<Room>,
+    /// Which of the balancers it is that share [`Options::stores`].
+    store_view: u64,
+    stopping: AtomicBool,
+    stopped: CancellationToken,
+}
+
+impl UpstreamState {
+    /// Creates the state of an upstream without endpoints. `poke` is poked whenever a connection fails or ends.
+    pub(crate) fn new(options: Options, poke: Poke) -> UpstreamState {
+        UpstreamState {
+            poke,
+            seed: AtomicU64::new(options.seed.unwrap_or_else(|| fastrand::u64(..))),
+            endpoints: Mutex::new(BTreeMap::new()),
+            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new(), 0)),
+            version: watch::Sender::new(0),
+            room: Arc::new(Room::new(options.share_index)),
+            store_view: options.stores.join(),
+            stopping: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
+            options: Arc::new(options),
+        }
+    }
+
+    /// Returns what is picked from now.
+    pub(crate) fn pool(&self) -> Guard<Arc<Pool>> {
+        self.pool.load()
+    }
+
+    /// Returns a number that grows whenever an endpoint comes, goes, or changes its state.
+    pub(crate) fn version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Returns whether it was cancelled: no endpoint will take a call any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Marks it as cancelled.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes all endpoints, so that nothing can be picked, and resolves [`UpstreamState::stopped`].
+    pub(crate) fn clear(&self) {
+        self.stop();
+        self.endpoints().clear();
+        self.publish();
+        self.stopped.cancel();
+    }
+
+    /// Resolves when every task has ended.
+    pub(crate) async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+
+    /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
+    pub(crate) fn publish(&self) {
+        let endpoints = self.endpoints();
+        let refused = self.refuse_other_stores(&endpoints);
+        let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| Member::of(endpoint)).collect();
+        let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
+        let usable = endpoints.len() - refused;
+        let pool = Pool::of_serving(serving, usable, panic_below, self.options.connections_max);
+        // Under the lock: of two changes at once, the later list must be the one that stays.
+        self.pool.store(Arc::new(pool));
+        drop(endpoints);
+        self.version.send_modify(|version| *version += 1);
+        if self.room.has_waiters() {
+            // Those for whom there is room now; with nobody left, all, to wait for an endpoint instead.
+            let pool = self.pool.load();
+            let free = pool.allowed().saturating_sub(pool.in_use());
+            let most = if pool.members().is_empty() { u64::MAX } else { free };
+            self.has_room(usize::try_from(most).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Takes those out that stand on another store than the one that is kept. Returns how many.
+    fn refuse_other_stores(&self, endpoints: &BTreeMap<SocketAddr, Arc<Endpoint>>) -> usize {
+        let sights = endpoints.iter().map(|(address, endpoint)| (*address, endpoint.sight())).collect();
+        let stores = &self.options.stores;
+        let refused = stores.update(&self.options.name, self.store_view, &sights, Instant::now());
+        for (address, endpoint) in endpoints {
+            endpoint.set_refused(refused.get(address));
+        }
+        refused.len()
+    }
+
+    /// Publishes anew whenever another balancer, or time, has changed which store is kept. Never returns.
+    pub(crate) async fn follow_stores(&self) {
+        let mut changed = self.options.stores.changed();
+        loop {
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = self.options.stores.due() => {}
+            }
+            changed.mark_unchanged();
+            self.publish();
+        }
+    }
+
+    /// So many streams may be had by those who wait.
+    pub(crate) fn has_room(&self, streams: usize) {
+        let pool = self.pool.load();
+        let may_have = |share: Option<&Arc<Share>>| pool.members().is_empty() || self.may_have(share, &pool);
+        self.room.wake(streams, may_have);
+    }
+
+    /// Whether this share may have one more stream of those in `pool`.
+    pub(crate) fn may_have(&self, share: Option<&Arc<Share>>, pool: &Pool) -> bool {
+        self.room.may_have(share, pool.allowed(), || pool.in_use())
+    }
+
+    /// Asks discovery to look again.
+    pub(crate) fn poke(&self) {
+        self.poke.poke();
+    }
+
+    /// What the ready endpoints cost on average, in seconds.
+    pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
+        let pool = self.pool.load();
+        let members = pool.members();
+        let sum: f64 = members.iter().map(|member| member.load.ewma_s(now)).sum();
+        (!members.is_empty()).then(|| sum / members.len() as f64)
+    }
+
+    /// A generator of its own for each draw: no lock, no thread-local, and repeatable from one seed.
+    pub(crate) fn rng(&self) -> Rng {
+        // The odd constant of SplitMix64; `Rng` hashes what it is given.
+        Rng::with_seed(self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed))
+    }
+
+    /// Returns every endpoint that is known, by address.
+    pub(crate) fn endpoints(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<Endpoint>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Feedback for UpstreamState {
+    fn eject(&self, address: SocketAddr, load: &Arc<Load>, reason: &str, now: Instant) {
+        let Some(rules) = &self.options.ejection else { return };
+        {
+            let endpoints = self.endpoints();
+            let is_known = endpoints.get(&address).is_some_and(|known| Arc::ptr_eq(&known.load, load));
+            let serving = || endpoints.values().filter(|endpoint| endpoint.is_ready());
+            let ejected = serving().filter(|endpoint| endpoint.load.outlier.is_ejected()).count();
+            if !is_known || !rules.allows(ejected, serving().count()) {
+                return;
+            }
+            // Under the lock: two at once must not both be the last one allowed.
+            load.outlier.eject(reason, now);
+        }
+        self.publish();
+        if log_dedup::is_new(&self.options.name, address, "ejected") {
+            tracing::warn!(upstream = self.options.name, endpoint = %address, reason, "endpoint ejected");
+        }
+    }
+
+    fn readmitted(&self, address: SocketAddr) {
+        self.publish();
+        if log_dedup::is_new(&self.options.name, address, "readmitted") {
+            tracing::info!(upstream = self.options.name, endpoint = %address, "endpoint readmitted");
+        }
+    }
+
+    fn room_freed(&self) {
+        self.has_room(1);
+    }
+
+    fn changed(&self) {
+        self.publish();
+    }
+}
