@@ -66,6 +66,24 @@ pub(crate) struct NewSession {
     pub(crate) request: Option<RequestKey>,
 }
 
+impl NewSession {
+    /// Returns the session as it is when it is made at `now`. Stores keep whole milliseconds.
+    pub(crate) fn begin(self, now: Time) -> Session {
+        let absolute_expire = now.plus(self.absolute_ttl);
+        Session {
+            id: self.id,
+            user: self.user,
+            version: 1,
+            attributes: self.attributes,
+            metadata: self.metadata,
+            created: now,
+            idle_ttl: Duration::from_millis(millis(self.idle_ttl).unsigned_abs()),
+            expire: now.plus(self.idle_ttl).min(absolute_expire),
+            absolute_expire,
+        }
+    }
+}
+
 /// A call that may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestKey {

@@ -21,7 +21,7 @@ use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 use tokio::time::{Instant, timeout};
 
 use self::clock::RedisClock;
-use self::field::{answer, answered_record, broken};
+use self::field::{answer, answered_id, answered_record, answered_time, broken};
 use self::hub::{Hub, Listener};
 use self::shared_keys::SharedKeys;
 use self::sweep::Sweep;
@@ -173,17 +173,43 @@ impl RedisStore {
         self.link.script(script, &[self.names.base(bucket).as_bytes()], &args).await
     }
 
+    /// Runs the short script of an operation, and the whole one where that asked for it. The short one did nothing then.
+    async fn change_shortly(
+        &self,
+        short: &Script,
+        whole: &Script,
+        id: SessionId,
+        args: &[&[u8]],
+    ) -> Result<Answer, Error> {
+        match self.change(short, id, args).await? {
+            Answer::More => self.change(whole, id, args).await,
+            answer => Ok(answer),
+        }
+    }
+
     /// Runs a script that answers with a word and perhaps a record.
     async fn change(&self, script: &Script, id: SessionId, args: &[&[u8]]) -> Result<Answer, Error> {
-        let bucket = id.bucket;
-        let reply: Vec<Reply> = self.run(script, bucket, args).await.map_err(from_write)?;
+        let reply: Vec<Reply> = self.run(script, id.bucket, args).await.map_err(from_write)?;
         let (word, mut parts) = answer(reply)?;
         let limits = self.policy.attributes;
         Ok(match word.as_str() {
-            "ok" | "new" => Answer::Done(self.told(answered_record(bucket, parts)?).ok_or(Error::NotFound)?),
-            "repeat" => {
-                Answer::Repeat(self.told(answered_record(bucket, parts)?).ok_or(Error::RequestSpent)?)
+            "ok" => {
+                let (read, now) = answered_record(&mut parts)?;
+                self.clock.told(now);
+                Answer::Done(field::record(id, read)?.ok_or(Error::NotFound)?)
             }
+            "new" => {
+                let now = answered_time(&mut parts)?;
+                self.clock.told(now);
+                Answer::New(now)
+            }
+            "repeat" => {
+                let (read, now) = answered_record(&mut parts)?;
+                self.clock.told(now);
+                let made = answered_id(id.bucket, &mut parts)?;
+                Answer::Repeat(field::record(made, read)?.ok_or(Error::RequestSpent)?)
+            }
+            "crowded" | "other" => Answer::More,
             "absent" => return Err(Error::NotFound),
             "reused" => {
                 report_reuse(id);
@@ -213,13 +239,6 @@ impl RedisStore {
         let touch: &[u8] = if touch { b"1" } else { b"0" };
         let args = [name.as_bytes(), presented.as_flattened(), grace.as_bytes(), touch];
         Ok(self.change(&script::USE, id, &args).await?.record()?.session)
-    }
-
-    /// Learns the time from an answer.
-    fn told(&self, answered: Option<(Record, Time)>) -> Option<Record> {
-        let (record, now) = answered?;
-        self.clock.told(now);
-        Some(record)
     }
 
     async fn read(&self, id: SessionId) -> Result<Option<Record>, Error> {
@@ -291,17 +310,25 @@ impl RedisStore {
 /// What a change answers, refusals aside.
 enum Answer {
     Done(Record),
+    /// A session was made at this time.
+    New(Time),
     Repeat(Record),
     Version(i64),
+    /// Nothing was done: the case is for the whole script.
+    More,
 }
 
 impl Answer {
     fn record(self) -> Result<Record, Error> {
         match self {
             Answer::Done(record) => Ok(record),
-            Answer::Repeat(_) | Answer::Version(_) => Err(broken("an answer to another question")),
+            Answer::New(_) | Answer::Repeat(_) | Answer::Version(_) | Answer::More => Err(misplaced()),
         }
     }
+}
+
+fn misplaced() -> Error {
+    broken("an answer to another question")
 }
 
 impl Store for RedisStore {
@@ -367,12 +394,14 @@ impl Store for RedisStore {
         });
         args.extend(request.iter().flatten().map(String::as_bytes));
         let lives = new.idle_ttl.min(new.absolute_ttl);
-        let (made, ()) =
-            futures::join!(self.change(&script::CREATE, new.id, &args), self.say_soon(new.id.bucket, lives));
+        let (made, ()) = futures::join!(
+            self.change_shortly(&script::CREATE, &script::CREATE_CROWDED, new.id, &args),
+            self.say_soon(new.id.bucket, lives)
+        );
         match made? {
-            Answer::Done(record) => Ok(Created::New(record.session)),
+            Answer::New(now) => Ok(Created::New(new.begin(now))),
             Answer::Repeat(record) => Ok(Created::Repeat(record)),
-            Answer::Version(_) => Err(broken("an answer to another question")),
+            Answer::Done(_) | Answer::Version(_) | Answer::More => Err(misplaced()),
         }
     }
 
@@ -409,7 +438,8 @@ impl Store for RedisStore {
         let change = self.change_args(&change);
         let mut args = vec![name.as_bytes(), presented.as_flattened(), grace.as_bytes(), expected.as_bytes()];
         args.extend(change.iter().map(Vec::as_slice));
-        match (self.change(&script::UPDATE, id, &args).await?, expected_version) {
+        let answer = self.change_shortly(&script::UPDATE, &script::UPDATE_PRESENTED, id, &args).await?;
+        match (answer, expected_version) {
             (Answer::Version(current), Some(expected)) => Err(Error::VersionMismatch { expected, current }),
             (answer, _) => Ok(answer.record()?.session),
         }

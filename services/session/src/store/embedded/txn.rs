@@ -93,19 +93,9 @@ impl<'t, 'e> Txn<'t, 'e> {
     }
 
     pub(super) fn create(&mut self, new: NewSession) -> Result<Session, Error> {
-        let absolute_expire = self.now.plus(new.absolute_ttl);
-        let session = Session {
-            id: new.id,
-            user: new.user,
-            version: 1,
-            attributes: new.attributes,
-            metadata: new.metadata,
-            created: self.now,
-            idle_ttl: new.idle_ttl,
-            expire: self.now.plus(new.idle_ttl).min(absolute_expire),
-            absolute_expire,
-        };
-        if let Some(request) = new.request {
+        let (request, hash) = (new.request, new.hash);
+        let session = new.begin(self.now);
+        if let Some(request) = request {
             let expire = self.now.plus(self.policy.request_kept);
             let made = Request {
                 session: bytes::Bytes::copy_from_slice(&session.id.to_bytes()),
@@ -117,7 +107,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         }
         let kept = Kept {
             indexed: session.expire,
-            record: Record { session: session.clone(), secrets: Secrets::new(new.hash) },
+            record: Record { session: session.clone(), secrets: Secrets::new(hash) },
         };
         self.save(&kept);
         self.tx.put(&self.spaces.users, user_key(&session), Vec::new());

@@ -16,10 +16,9 @@ local function save(id, session, ends)
   return packed
 end
 
--- Records a use of what was fetched, for the caller to save with the end that it answers: never beyond the absolute end, and
--- never shorter.
+-- Records a use of what was fetched, for the caller to save with the end that it answers, as text: never beyond the absolute end,
+-- and never shorter.
 local function touch(session)
-  local ends = math.min(math.max(now + session.i, tonumber(session.e)), tonumber(session.x))
-  session.e = string.format('%d', ends)
-  return ends
+  session.e = string.format('%d', math.min(math.max(now + session.i, session.e + 0), session.x + 0))
+  return session.e
 end

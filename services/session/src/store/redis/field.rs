@@ -124,17 +124,25 @@ pub(super) fn answer(reply: Vec<Reply>) -> Result<(String, impl Iterator<Item = 
     Ok((word, parts))
 }
 
-/// An id, its record and the time of it, as scripts answer them. Nothing if the session is gone.
-pub(super) fn answered_record(
-    bucket: u8,
-    mut parts: impl Iterator<Item = Reply>,
-) -> Result<Option<(Record, Time)>, Error> {
-    let (Some(Reply::BulkString(id)), Some(read)) = (parts.next(), parts.next()) else {
-        return Err(broken("an answer without a record"));
-    };
-    let id = SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an id"))?;
-    let (read, now) = <(Read, i64)>::from_redis_value(read).map_err(|_| broken("a record"))?;
-    Ok(record(id, read)?.map(|record| (record, Time::from_millis(now))))
+/// The time in a script's answer.
+pub(super) fn answered_time(parts: &mut impl Iterator<Item = Reply>) -> Result<Time, Error> {
+    match parts.next() {
+        Some(Reply::Int(now)) => Ok(Time::from_millis(now)),
+        _ => Err(broken("an answer without a time")),
+    }
+}
+
+/// The packed record in a script's answer and the time of it. `None` stands for a session that is gone.
+pub(super) fn answered_record(parts: &mut impl Iterator<Item = Reply>) -> Result<(Read, Time), Error> {
+    let read = parts.next().ok_or_else(|| broken("an answer without a record"))?;
+    let read = Read::from_redis_value(read).map_err(|_| broken("a record"))?;
+    Ok((read, answered_time(parts)?))
+}
+
+/// The id in a script's answer.
+pub(super) fn answered_id(bucket: u8, parts: &mut impl Iterator<Item = Reply>) -> Result<SessionId, Error> {
+    let Some(Reply::BulkString(id)) = parts.next() else { return Err(broken("an answer without an id")) };
+    SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an id"))
 }
 
 /// Names and values, each after its length.

@@ -15,8 +15,4 @@
 local call, base = redis.call, KEYS[1]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ID = 32
-
-local function emit(kind, id, user)
-  call('XADD', base .. 'v', 'MAXLEN', '~', ARGV[1], '*', 'k', kind, 's', id, 'u', user)
-end
+local ID, HASH = 32, 32

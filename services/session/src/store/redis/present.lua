@@ -1,7 +1,7 @@
 -- A token is presented; the rules are those of rotation.rs. `presented` is a string of hashes, the one for new records
 -- first. Answers the session and 'current' or 'grace', or nothing and 'absent' or 'reused'. A successor takes over, the
 -- session of a stolen token ends.
-local HASH, RETIRED, RETIRED_MAX = 32, 32 + 13, 8
+local RETIRED, RETIRED_MAX = HASH + 13, 8
 local function among(presented, hash)
   for at = 1, #presented, HASH do
     if string.sub(presented, at, at + HASH - 1) == hash then return at end

@@ -12,4 +12,4 @@ if standing == 'current' and not (changed.n and among(ARGV[5], changed.n)) then
   changed.n = string.sub(ARGV[5], 1, HASH)
   emit('rotated', id, changed.u)
 end
-return {'ok', id, {save(id, changed, ends), now}}
+return {'ok', save(id, changed, ends), now}

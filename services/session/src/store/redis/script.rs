@@ -12,13 +12,35 @@ macro_rules! script {
     };
 }
 
-script!(CREATE, "session.create", "prelude.lua", "finish.lua", "create.lua");
-script!(USE, "session.use", "prelude.lua", "finish.lua", "growth.lua", "fetch.lua", "present.lua", "use.lua");
+script!(CREATE, "session.create", "prelude.lua", "emit.lua", "no_room.lua", "create.lua");
 script!(
-    UPDATE,
+    /// The same where the user has as many sessions as allowed, or more.
+    CREATE_CROWDED,
+    "session.create",
+    "prelude.lua",
+    "emit.lua",
+    "finish.lua",
+    "make_room.lua",
+    "create.lua"
+);
+script!(
+    USE,
+    "session.use",
+    "prelude.lua",
+    "emit.lua",
+    "finish.lua",
+    "growth.lua",
+    "fetch.lua",
+    "present.lua",
+    "use.lua"
+);
+script!(UPDATE, "session.update", "prelude.lua", "fetch.lua", "current.lua", "change.lua", "update.lua");
+script!(
+    /// The same for a token that is not the current one as it is hashed now.
+    UPDATE_PRESENTED,
     "session.update",
     "prelude.lua",
-    "finish.lua",
+    "emit.lua", "finish.lua",
     "fetch.lua",
     "present.lua",
     "change.lua",
@@ -28,6 +50,7 @@ script!(
     ROTATE,
     "session.rotate",
     "prelude.lua",
+    "emit.lua",
     "finish.lua",
     "growth.lua",
     "fetch.lua",
@@ -39,14 +62,24 @@ script!(
     REVOKE,
     "session.revoke",
     "prelude.lua",
+    "emit.lua",
     "finish.lua",
     "growth.lua",
     "fetch.lua",
     "present.lua",
     "revoke.lua"
 );
-script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "finish.lua", "revoke_user.lua");
-script!(SWEEP, "session.sweep", "prelude.lua", "finish.lua", "growth.lua", "fetch.lua", "sweep.lua");
+script!(REVOKE_USER, "session.revoke_user", "prelude.lua", "emit.lua", "finish.lua", "revoke_user.lua");
+script!(
+    SWEEP,
+    "session.sweep",
+    "prelude.lua",
+    "emit.lua",
+    "finish.lua",
+    "growth.lua",
+    "fetch.lua",
+    "sweep.lua"
+);
 pub(super) static HISTORY: LazyLock<Script> = LazyLock::new(|| {
     Script::reading("session.history", concat!(include_str!("prelude.lua"), include_str!("history.lua")))
 });
@@ -59,8 +92,21 @@ pub(super) static SOON: LazyLock<Script> =
 
 /// All of them, to be loaded with each connection.
 pub(super) fn all() -> Vec<Script> {
-    [&CREATE, &USE, &UPDATE, &ROTATE, &REVOKE, &REVOKE_USER, &SWEEP, &HISTORY, &LEASE, &SOON]
-        .into_iter()
-        .map(|script| Script::clone(script))
-        .collect()
+    [
+        &CREATE,
+        &CREATE_CROWDED,
+        &USE,
+        &UPDATE,
+        &UPDATE_PRESENTED,
+        &ROTATE,
+        &REVOKE,
+        &REVOKE_USER,
+        &SWEEP,
+        &HISTORY,
+        &LEASE,
+        &SOON,
+    ]
+    .into_iter()
+    .map(|script| Script::clone(script))
+    .collect()
 }

@@ -5,4 +5,4 @@ if not session then return {standing} end
 if ARGV[5] ~= '' and ARGV[5] ~= session.v then return {'version', session.v} end
 local changed, passed = change(session, 6)
 if passed then return {passed} end
-return {'ok', id, {save(id, changed, touch(changed)), now}}
+return {'ok', save(id, changed, touch(changed)), now}

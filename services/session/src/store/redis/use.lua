@@ -8,4 +8,4 @@ if ARGV[5] == '1' then
 else
   record = call('GET', base .. 's:' .. ARGV[2])
 end
-return {'ok', ARGV[2], {record, now}}
+return {'ok', record, now}
