@@ -8,6 +8,7 @@ mod harness;
 mod bad_input;
 mod bench;
 mod clones;
+mod configuration;
 mod faults;
 mod fidelity;
 mod frozen;

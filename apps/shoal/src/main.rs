@@ -1,5 +1,6 @@
 //! The `shoal` binary: one command for the whole mesh, one for a single clone, one for health checks.
 
+mod config;
 mod engines;
 mod health;
 mod report;
@@ -7,6 +8,7 @@ mod serve;
 mod up;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,7 +22,13 @@ Examples:
   shoal up --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal serve session --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7101 --admin 127.0.0.1:7201
   shoal health --addr 127.0.0.1:7000
-  shoal top                                    every clone behind the gateway, live";
+  shoal top                                    every clone behind the gateway, live
+  shoal config print                           the settings that hold, and where each was given";
+
+const COMPLETIONS_EXAMPLES: &str = "Examples:
+  shoal completions bash > ~/.local/share/bash-completion/completions/shoal
+  shoal completions zsh > ~/.zfunc/_shoal                     with ~/.zfunc in fpath
+  shoal completions fish > ~/.config/fish/completions/shoal.fish";
 
 /// A gRPC backend mesh: sessions, cache, data and jobs as clones behind one gateway.
 #[derive(Parser)]
@@ -40,17 +48,30 @@ enum Command {
     Health(health::HealthArgs),
     /// Show every clone behind a gateway: state, rates, latencies
     Top(shoal_top::TopArgs),
+    /// Show the settings: those that hold, or all there are
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Shell that the script is for
+        #[arg(value_enum)]
+        shell: Shell,
+    },
     /// Measure Shoal beside its peers on this machine
     #[command(subcommand)]
     Bench(shoal_bench::Bench),
 }
 
-/// What was asked for; each command's `--help` offers only what means something to it.
-fn parse() -> Cli {
-    let command = Cli::command()
+/// Returns the command line as `--help` shows it: each command offers only what means something to it.
+fn command_line() -> clap::Command {
+    Cli::command()
         .mut_subcommand("serve", shoal_kit::cli::of_one)
-        .mut_subcommand("up", |up| up.mut_arg("peer", |arg| arg.hide(true)));
-    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        .mut_subcommand("up", |up| up.mut_arg("peer", |arg| arg.hide(true)))
+}
+
+fn parse() -> Cli {
+    Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn main() -> std::process::ExitCode {
@@ -64,10 +85,20 @@ fn main() -> std::process::ExitCode {
             Command::Serve(args) => report::done(serve::run(args).await),
             Command::Health(args) => health::run(args).await,
             Command::Top(args) => report::done(shoal_top::run(args).await),
+            Command::Config(config) => report::done(config::run(config)),
+            Command::Completions { shell } => report::done(completions(shell)),
             Command::Bench(bench) => report::done(shoal_bench::run(bench).await),
         }
     });
     // Whatever still runs has been drained or is past its bound.
     runtime.shutdown_background();
     code
+}
+
+/// Prints the script of a shell; a closed pipe is not an error.
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command_line(), "shoal", &mut script);
+    report::line(String::from_utf8(script)?.trim_end());
+    Ok(())
 }

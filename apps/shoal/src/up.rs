@@ -49,12 +49,15 @@ struct Bound {
     address: SocketAddr,
 }
 
+/// Returns what holds for `up` when nothing else is given. People read its terminal: the table says what a log line of level
+/// INFO would, and one line of ours what a driver says of each attempt to connect.
+pub(crate) fn defaults() -> Defaults {
+    Defaults { log: "warn,scylla=off", ..serve_defaults() }
+}
+
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
-    // People read this terminal: the table says what a log line would.
-    // A driver that cannot connect fills it with its attempts, of which our own line says what matters.
-    let defaults = Defaults { log: "warn,scylla=off", ..serve_defaults() };
-    let mut settings = Settings::load(&args.common, defaults)?;
+    let mut settings = Settings::load(&args.common, defaults())?;
     if let Some(peer) = settings.given("peer") {
         anyhow::bail!(
             "{peer}: `up` runs the clones of every role itself and knows where they are; \

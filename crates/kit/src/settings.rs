@@ -2,10 +2,12 @@
 //! at start; nothing reads the environment later.
 
 mod address;
+mod effective;
 mod engine;
 mod file;
 mod given;
 mod key;
+pub mod reference;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -25,8 +27,10 @@ use crate::logs::LogFormat;
 use crate::role::Role;
 use crate::serve::Drain;
 use crate::telemetry::TelemetryConfig;
+pub use effective::Effective;
 use given::{given, given_unknown};
 use key::Key;
+pub use reference::{DurationText, Reference};
 
 /// More clones in one process than this help nobody.
 const CLONES_MAX: usize = 64;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use shoal_kit::settings::DurationText;
 
 use crate::key::Namespace;
 use crate::limit::{DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
@@ -15,7 +17,7 @@ pub(crate) const TABLE_PREFIX: &str = "data.";
 const DATA_LOADER: &str = "data";
 
 /// Section `[cache]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Redis for the cache alone; else the common one.
@@ -35,11 +37,12 @@ pub struct Config {
 }
 
 /// `[cache.namespace.NAME]`; what is not set is as in `[cache.default]`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamespaceConfig {
     /// Time to live of a Set that names none. Default 10 minutes.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub ttl: Option<Duration>,
     /// By how much a default ttl is shortened at random, 0 to 0.5, so that what was stored together does not end together.
     /// Default 0.1. A ttl that a Set names is kept as it is.
@@ -51,7 +54,7 @@ pub struct NamespaceConfig {
 }
 
 /// `[cache.object.KIND]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectConfig {
     /// `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH` of an `ObjectLoaderService`; or `data`.
@@ -60,12 +63,15 @@ pub struct ObjectConfig {
     pub table: Option<String>,
     /// Time to live of an object whose loader names none. Default: of undeclared namespaces; of rows 1 minute.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub ttl: Option<Duration>,
     /// Time to live of `not found`. Default 5 s.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub negative_ttl: Duration,
     /// A load may take this long. Default 2 s. A loader that died costs the callers of an object this and a second.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// Loads of this kind one clone has going on. Default 64.
     pub loads_max: usize,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
+use shoal_kit::settings::DurationText;
 
 /// `[data]`.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Cassandra keyspace; made when it is not there.
@@ -21,10 +23,12 @@ pub struct Config {
     pub password: Option<String>,
     /// How long a statement may take before its call is answered UNAVAILABLE.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub statement_timeout: Duration,
     /// How long Cassandra may say nothing, while it is asked, until it counts as unreachable and calls are refused at
     /// once.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub silence_max: Duration,
     /// Statements in flight from one clone; calls past it are answered RESOURCE_EXHAUSTED.
     pub statements_max: usize,

@@ -10,9 +10,11 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use shoal_balance::Source;
 use shoal_kit::role::Role;
+use shoal_kit::settings::DurationText;
 
 use crate::config::own_services::{LOCAL, role_of};
 
@@ -21,7 +23,7 @@ pub(crate) use callers::CallerLimits;
 pub use callers::{Callers, NamedCaller};
 
 /// The gateway's section of the configuration file.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Threads that carry calls, each with its own connections; none: one a core of the machine.
@@ -53,7 +55,7 @@ pub struct Config {
 }
 
 /// A gRPC service of somebody else.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// Addresses: `["127.0.0.1:9001"]`, each with an optional ` weight=N`.
@@ -77,7 +79,7 @@ pub struct UpstreamConfig {
 }
 
 /// How the clones of an upstream are asked whether they serve.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// `grpc.health.v1.Health/Watch`: a change is known at once. A watch of each core stays open at each clone, which takes a
@@ -91,7 +93,7 @@ pub enum Health {
 }
 
 /// Limits of one client connection and of the process.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Connections of all clients together, and fewer where the process may not have so many files open. When a further
@@ -120,12 +122,15 @@ pub struct Limits {
     pub answer_window: u32,
     /// From the first octet of a header block, or of a frame that is not DATA, to the last.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub header_time: Duration,
     /// The same of a frame of DATA, whose sender may have less at hand than it has begun to send: 16 KiB at most.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub frame_time: Duration,
     /// How long the request to a method that is known to be unary may take to come.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub request_time: Duration,
     /// Bytes of answers that one connection may leave here without taking them; and a quarter of what is left of
     /// `unread_bytes_total`, if that is less. Of a connection that has left more, further calls wait.
@@ -135,6 +140,7 @@ pub struct Limits {
     /// How long an answer of one message is kept for a caller that takes nothing of it, and how long a call waits for others
     /// of its connection to be taken.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub unread_time: Duration,
     /// Bytes of answers that a client's windows let out and its socket does not take yet, a connection.
     pub send_buffer: usize,
@@ -165,22 +171,26 @@ impl Default for Limits {
 }
 
 /// How long a client's connection lives.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connection {
     /// After this, ±10 %, it is sent GOAWAY, so that its client connects anew: to a gateway that was added since, or by a
     /// name that has changed. Zero: never.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub age: Duration,
     /// How long the calls of such a connection may still take. Long, for streams without end.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub age_grace: Duration,
     /// After this without a call, and at most twice as long, it is sent GOAWAY too. Zero: never.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub idle: Duration,
     /// Until when a new one is to have made a call; one that has not is sent GOAWAY too, and closed within five seconds
     /// of that. Zero: never.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub first_call: Duration,
 }
 
@@ -196,26 +206,29 @@ impl Default for Connection {
 }
 
 /// How long calls may take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deadline {
     /// For calls that bring none. None: they may take for ever.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub default: Option<Duration>,
     /// The longest any call may ask for.
     #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub max: Option<Duration>,
 }
 
 /// How calls are repeated: only those the upstream's own descriptors mark as safe (`idempotency_level`), except for
 /// calls that no endpoint has seen.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
     /// Attempts of one call, the first included. 1: never repeat.
     pub attempts: u32,
     /// Before the second attempt; doubled for each further one, ±20 %.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub backoff: Duration,
     /// The share of an upstream's calls that may be repeated.
     pub budget: f64,
@@ -244,7 +257,7 @@ impl Default for Retry {
 }
 
 /// How many calls are sent to a second endpoint because the first is slow. Which calls may be, a route says.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hedging {
     /// The share of an upstream's calls that may be hedged which are.
@@ -253,7 +266,7 @@ pub struct Hedging {
 
 /// Protection of upstreams that are given more than they can do: a limit on unanswered calls that follows their latency.
 /// Off unless upstreams are named: a latency that grows may be overload, and it may be a long poll that waits for news.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Overload {
     /// The names of those that are protected; `["*"]`: all.
@@ -268,6 +281,7 @@ pub struct Overload {
     pub queue: usize,
     /// For how long.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub queue_wait: Duration,
 }
 

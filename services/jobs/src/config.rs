@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use schemars::JsonSchema;
 use serde::Deserialize;
+use shoal_kit::settings::DurationText;
 
 use crate::hub::LOOK_INTERVAL_MAX;
 
 /// Settings of the jobs role.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Redis of this role; none: the common one.
@@ -19,9 +21,11 @@ pub struct Config {
     pub redis_connections: usize,
     /// How long one call to Redis may take: past it callers get UNAVAILABLE.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
     /// How often it is asked of which queues something is due: leases that ran out are noticed within it.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub tend_interval: Duration,
     /// Queues that there may be. When a new one would be one too many, one that is empty and unused gives way.
     pub queues_max: usize,

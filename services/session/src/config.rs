@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
+use schemars::JsonSchema;
 use serde::Deserialize;
+use shoal_kit::settings::DurationText;
 
 use crate::attribute::Limits;
 use crate::keyring::KeysText;
@@ -28,7 +30,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 32;
 const REQUEST_OVERHEAD_BYTES: usize = 12 << 10;
 
 /// Settings of the session service.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `redis://HOST:PORT`, several comma-separated for a Cluster; none: embedded.
@@ -39,6 +41,7 @@ pub struct Config {
     pub redis_connections: usize,
     /// How long a call to Redis may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
     /// TOML file with the keys `bucket`, `check`, `derive` and, optionally, `pepper`.
     pub keys_file: Option<PathBuf>,
@@ -46,21 +49,27 @@ pub struct Config {
     pub keys: KeysText,
     /// Idle time of a session whose creator asks for none.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub idle_ttl: Duration,
     /// Longest idle time a creator may ask for.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub idle_ttl_max: Duration,
     /// Absolute time of a session whose creator asks for none.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub absolute_ttl: Duration,
     /// Longest absolute time a creator may ask for.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub absolute_ttl_max: Duration,
     /// How long the old token is good after the new one was first used.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub rotation_grace: Duration,
     /// How long a repeat of CreateSession with the same `request_id` finds what the first one made.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub request_kept: Duration,
     /// Sessions a user may have at once.
     pub sessions_per_user_max: usize,
@@ -77,6 +86,7 @@ pub struct Config {
     /// How often ended sessions are looked for; they are gone from every index at most 5 s after their end when this is
     /// at most 1 s.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub sweep_interval: Duration,
     /// Events kept for watchers in each of the 256 buckets.
     pub events_kept: usize,

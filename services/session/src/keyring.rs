@@ -27,7 +27,7 @@ pub(crate) type Hash = [u8; 32];
 
 /// Keys as text, each `ID:BASE64`, several separated by commas: the shape of a keys file, of `[session.keys]`, and of
 /// `SHOAL_SESSION__KEYS__CHECK`.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysText {
     /// One key: a user's bucket is its keyed hash.

@@ -103,7 +103,9 @@ pub(crate) enum Created {
 }
 
 /// What becomes of a user's surplus session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum AtLimit {
     /// The new one is refused.

@@ -54,6 +54,14 @@ fn written(giver: &Giver, path: &[&str]) -> String {
     }
 }
 
+/// Returns who gave a value: the flag, the variable or the file.
+pub(super) fn source(figment: &Figment, path: &[&str], value: &Value) -> String {
+    match giver(figment, Some(value)) {
+        Giver::File(file) => file,
+        giver => written(&giver, path),
+    }
+}
+
 /// What is wrong in a section, in its own words and in ours.
 pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::Error {
     // figment puts the section's own path behind that of the value.
@@ -142,12 +150,12 @@ fn giver(figment: &Figment, value: Option<&Value>) -> Giver {
     }
 }
 
-fn is_secret(path: &[&str]) -> bool {
+pub(super) fn is_secret(path: &[&str]) -> bool {
     path.iter().any(|part| SECRETS.contains(part))
 }
 
 /// A single value that may be seen.
-fn shown(path: &[&str], value: &Value) -> Option<String> {
+pub(super) fn shown(path: &[&str], value: &Value) -> Option<String> {
     if is_secret(path) {
         return None;
     }

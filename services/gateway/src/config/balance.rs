@@ -4,18 +4,22 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use shoal_balance::{self as balance, Options};
+use shoal_kit::settings::DurationText;
 
 /// How endpoints are chosen.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Balance {
     /// How long an endpoint is shunned that failed a call, unless it said itself how long. Zero: not at all.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub penalty: Duration,
     /// How long a newcomer's share grows, from a tenth to the whole. Zero: it has the whole at once.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub slow_start: Duration,
     /// The most endpoints of one upstream that one core connects to: which, is drawn. 0: all.
     pub subset: usize,
@@ -23,6 +27,7 @@ pub struct Balance {
     pub connections: usize,
     /// How long a further connection may be without calls.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connection_idle: Duration,
 }
 
@@ -40,7 +45,7 @@ impl Default for Balance {
 }
 
 /// When an endpoint that fails is left alone.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
     /// Whether any is.
@@ -53,12 +58,15 @@ pub struct Ejection {
     pub calls_min: u32,
     /// The time that the share is of.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub window: Duration,
     /// How long the first time; doubled each time.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub first: Duration,
     /// How long at most.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max: Duration,
     /// The most that are left alone at once, as a share of those that serve.
     pub ejected_max: f64,

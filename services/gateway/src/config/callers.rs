@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use anyhow::ensure;
 use http::HeaderName;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Limits of callers, and who they are. None has a limit unless one is set here.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callers {
     /// The header that says who is calling, such as an API key; callers without it are known by their address.
+    #[schemars(with = "Option<String>")]
     pub header: Option<Header>,
     /// Whether only the keys of `named` count, and callers with others are known by their address: for headers that
     /// callers may make up.
@@ -43,10 +45,11 @@ impl Default for Callers {
 }
 
 /// A caller with limits of its own; what it leaves out is as for all.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamedCaller {
     /// The SHA-256 of its key in `header`, in hexadecimal digits: the key itself is in no file.
+    #[schemars(with = "Option<String>")]
     pub key_sha256: Option<Hash>,
     /// Or its address.
     pub address: Option<IpAddr>,
