@@ -1,47 +1,28 @@
 //! What every clone does alike: settings, serving, health, reflection, drain, telemetry, errors, the admin port.
 //! Knows no domain, no proto of ours and no engine.
+//!
+//! Wings, each of which imports only those after it: `process`, `settings`, `serving`, `telemetry`, `errors`.
 
-pub mod admin;
-mod answer;
-pub mod backing;
-mod body;
-mod budget;
-pub mod chain;
-pub mod cli;
-pub mod code;
-mod engine;
-pub mod exit;
-pub mod fault;
-mod health;
-pub mod invalid;
-pub mod logs;
-pub mod message;
-mod methods;
-pub mod metric;
-pub mod open_files;
+mod errors;
 pub mod page;
-mod preface;
-pub mod reason;
-mod rewound;
+mod process;
 pub mod role;
-mod routes;
-mod rpc;
-pub mod sampling;
-mod seldom;
-pub mod serve;
-pub mod service;
+mod serving;
 pub mod settings;
-pub mod shutdown;
 pub mod telemetry;
 
-pub use answer::answer;
-pub use backing::{Backing, Probe};
-pub use budget::Memory;
-pub use engine::EngineError;
-pub use fault::Fault;
-pub use invalid::Invalid;
-pub use preface::{Preface, read_preface, refuse};
-pub use rewound::Rewound;
-pub use seldom::Seldom;
-pub use service::Service;
+pub use errors::api_error::{self as fault, Fault};
+pub use errors::engine_error::EngineError;
+pub use errors::invalid::Invalid;
+pub use errors::{chain, code, invalid, reason};
+pub use process::{admin, cli, exit, open_files, shutdown};
+pub use serving::answer::answer;
+pub use serving::backing::{Backing, Probe};
+pub use serving::budget::Memory;
+pub use serving::preface::{Preface, read_preface, refuse};
+pub use serving::rewound::Rewound;
+pub use serving::service::Service;
+pub use serving::{backing, message, serve, service};
 pub use settings::Settings;
+pub use telemetry::seldom::Seldom;
+pub use telemetry::{logs, metrics as metric, sampling};

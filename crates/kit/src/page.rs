@@ -1,7 +1,7 @@
 //! Pages of a list: one rule for every `page_size`.
 
-use crate::invalid::Invalid;
-use crate::reason;
+use crate::errors::invalid::Invalid;
+use crate::errors::reason;
 
 /// Returns how many items a page has at most: the default for 0, and never more than `max` (AIP-158).
 pub fn size(asked: i32, default: usize, max: usize) -> Result<usize, Invalid> {

@@ -5,6 +5,7 @@ mod address;
 mod effective;
 mod engine;
 mod file;
+mod flags;
 mod given;
 mod key;
 pub mod reference;
@@ -22,12 +23,12 @@ use figment::value::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::CommonArgs;
-use crate::logs::LogFormat;
 use crate::role::Role;
-use crate::serve::Drain;
+use crate::serving::serve::Drain;
 use crate::telemetry::TelemetryConfig;
+use crate::telemetry::logs::LogFormat;
 pub use effective::Effective;
+pub use flags::{CommonArgs, serve_defaults};
 use given::{given, given_unknown};
 use key::Key;
 pub use reference::{DurationText, Reference};
@@ -409,7 +410,7 @@ mod tests {
 
     fn check(toml: &str, flags: &CommonArgs) -> anyhow::Result<Settings> {
         let figment = Figment::new().merge(Toml::string(toml)).merge(Serialized::defaults(flags));
-        Settings::from_figment(figment, crate::cli::serve_defaults())
+        Settings::from_figment(figment, crate::settings::serve_defaults())
     }
 
     #[test]
@@ -486,7 +487,8 @@ mod tests {
             assert!(error.starts_with(written), "{error}");
         }
         let flags = CommonArgs { clones: Some("2".into()), ..CommonArgs::default() };
-        let error = Settings::load_one(&flags, crate::cli::serve_defaults()).expect_err("one").to_string();
+        let error =
+            Settings::load_one(&flags, crate::settings::serve_defaults()).expect_err("one").to_string();
         assert!(error.starts_with("--clones 2: this process runs one clone"), "{error}");
     }
 

@@ -3,6 +3,10 @@
 //! Without an OTLP endpoint no span is made at all, so tracing costs nothing when it is off.
 
 mod export;
+pub mod logs;
+pub mod metrics;
+pub mod sampling;
+pub mod seldom;
 
 use std::time::Duration;
 
@@ -20,9 +24,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::logs::{LogFormat, Logs};
 use crate::role::Role;
-use crate::sampling::{Root, TRACEPARENT};
+use crate::telemetry::logs::{LogFormat, Logs};
+use crate::telemetry::sampling::{Root, TRACEPARENT};
 use export::{NameClones, PerInstance};
 
 /// Span attribute that says which role made a span; the exporter files it under that role's service name.
@@ -187,7 +191,7 @@ mod tests {
     #[test]
     fn a_drivers_own_lines_are_not_told_by_default() {
         let _only = only_subscriber();
-        let filter = EnvFilter::new(crate::cli::serve_defaults().log);
+        let filter = EnvFilter::new(crate::settings::serve_defaults().log);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
             assert!(!tracing::enabled!(target: "scylla::cluster::worker", tracing::Level::ERROR));
             assert!(tracing::enabled!(target: "shoal_data::store::cassandra::link", tracing::Level::INFO));

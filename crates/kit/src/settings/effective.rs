@@ -122,8 +122,8 @@ mod tests {
     use figment::providers::{Format as _, Toml};
 
     use super::*;
-    use crate::cli::serve_defaults;
     use crate::settings::reference;
+    use crate::settings::serve_defaults;
 
     fn effective(toml: &str, references: &[Reference]) -> Vec<String> {
         let settings =

@@ -63,7 +63,7 @@ mod tests {
     fn a_single_clone_needs_its_engine_named() {
         let check = |role, toml: &str| {
             let figment = Figment::new().merge(Toml::string(toml));
-            let settings = Settings::from_figment(figment, crate::cli::serve_defaults()).expect("valid");
+            let settings = Settings::from_figment(figment, crate::settings::serve_defaults()).expect("valid");
             settings.check_engine_named(role).map_err(|error| error.to_string())
         };
         for role in [Role::Session, Role::Cache, Role::Jobs] {

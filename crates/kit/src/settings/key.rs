@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_flag_is_spelled_as_in_the_help() {
         use clap::Args as _;
-        let command = crate::cli::CommonArgs::augment_args(clap::Command::new("x"));
+        let command = crate::settings::CommonArgs::augment_args(clap::Command::new("x"));
         for key in KEYS {
             let flag = flag(key.name);
             let known = command.get_arguments().any(|arg| arg.get_long() == flag.strip_prefix("--"));

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::key::{KEYS, Key, flag};
-use crate::cli::CommonArgs;
+use crate::settings::CommonArgs;
 
 /// Stands in a path for a name that the operator chooses: `gateway.upstream.NAME.dns`.
 pub const NAME: &str = "NAME";
@@ -211,8 +211,8 @@ mod tests {
     use figment::providers::Serialized;
 
     use super::*;
-    use crate::cli::serve_defaults;
     use crate::settings::Settings;
+    use crate::settings::serve_defaults;
 
     /// A section.
     #[derive(serde::Deserialize, JsonSchema)]

@@ -15,16 +15,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 
-use crate::health::Health;
-use crate::message::SMALL_MESSAGE_BYTES_MAX;
-use crate::methods;
-use crate::metric::Methods;
-use crate::preface::{Preface, read_preface, refuse};
-use crate::rewound::Rewound;
-use crate::routes::Routes;
-use crate::rpc::Rpc;
-use crate::seldom::Seldom;
-use crate::service::Service;
+use crate::serving::health::Health;
+use crate::serving::message::SMALL_MESSAGE_BYTES_MAX;
+use crate::serving::methods;
+use crate::serving::preface::{Preface, read_preface, refuse};
+use crate::serving::rewound::Rewound;
+use crate::serving::routes::Routes;
+use crate::serving::rpc::Rpc;
+use crate::serving::service::Service;
+use crate::telemetry::metrics::Methods;
+use crate::telemetry::seldom::Seldom;
 
 /// Connections one clone keeps open; past it new ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 10_000;

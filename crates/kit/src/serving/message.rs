@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
-use crate::budget::{Budget, GaveWay, HEAD_BYTES, Memory, Share};
-use crate::fault::Fault;
-use crate::reason;
+use crate::errors::api_error::Fault;
+use crate::errors::reason;
+use crate::serving::budget::{Budget, GaveWay, HEAD_BYTES, Memory, Share};
 /// Largest request of services that take names only: health, reflection and the like.
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 64 << 10;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
-use crate::code::code_name;
+use crate::errors::code::code_name;
 
 /// Seconds; RPCs on one machine take tens of microseconds, on a bad day seconds.
 const BUCKETS: [f64; 14] =

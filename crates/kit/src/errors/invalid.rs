@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use tonic::Status;
 
-use crate::fault::Fault;
-use crate::reason::Reason;
+use crate::errors::api_error::Fault;
+use crate::errors::reason::Reason;
 
 /// A field that is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

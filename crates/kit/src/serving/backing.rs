@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::service::ReadyCheck;
+use crate::serving::service::ReadyCheck;
 
 /// How a clone keeps to its engine.
 #[derive(Clone, Copy)]

@@ -11,16 +11,16 @@ use tracing::Instrument as _;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{AnswerBytes, Leaving};
-use crate::body::{Cut, Finish, RpcBody, code_of};
-use crate::budget::Memory;
-use crate::fault::Fault;
-use crate::message::WholeMessages;
-use crate::metric::{Method, Methods};
-use crate::reason;
+use crate::errors::api_error::Fault;
+use crate::errors::reason;
 use crate::role::Role;
-use crate::routes::Routes;
+use crate::serving::answer::{AnswerBytes, Leaving};
+use crate::serving::body::{Cut, Finish, RpcBody, code_of};
+use crate::serving::budget::Memory;
+use crate::serving::message::WholeMessages;
+use crate::serving::routes::Routes;
 use crate::telemetry;
+use crate::telemetry::metrics::{Method, Methods};
 
 /// What all connections of one clone share.
 pub(crate) struct Rpc {

@@ -18,11 +18,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_prost::ProstCodec;
 
-use crate::backing::{Known, Probe};
-use crate::fault::Fault;
-use crate::message::SMALL_MESSAGE_BYTES_MAX;
-use crate::reason;
-use crate::routes::{Answer, RequestBody};
+use crate::errors::api_error::Fault;
+use crate::errors::reason;
+use crate::serving::backing::{Known, Probe};
+use crate::serving::message::SMALL_MESSAGE_BYTES_MAX;
+use crate::serving::routes::{Answer, RequestBody};
 
 /// What a caller is told who asks a clone that has not reached its engine. It names no address: gateways pass it on.
 const NOT_REACHED: &str = "its engine was not reached since it started";

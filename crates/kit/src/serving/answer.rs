@@ -11,9 +11,9 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tonic::{Code, Response, Status};
 
-use crate::budget::{Budget, GaveWay, Memory, Share, UsedUp};
-use crate::fault::Fault;
-use crate::reason;
+use crate::errors::api_error::Fault;
+use crate::errors::reason;
+use crate::serving::budget::{Budget, GaveWay, Memory, Share, UsedUp};
 /// The size from which an answer is counted: what a gateway takes from a clone before its own caller takes anything is
 /// several times that.
 const LARGE_BYTES: usize = 32 << 10;
@@ -215,7 +215,7 @@ mod tests {
             told.push(next(leaving).await.expect("a frame"));
         }
         let refused = told.iter().find_map(Frame::trailers_ref).expect("one gave way");
-        assert_eq!(crate::body::code_of(refused), Some(Code::ResourceExhausted));
+        assert_eq!(crate::serving::body::code_of(refused), Some(Code::ResourceExhausted));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::reason::{self, Reason};
+use crate::errors::reason::{self, Reason};
 
 /// Domain of every `ErrorInfo` we make.
 pub const DOMAIN: &str = "shoal";

@@ -7,10 +7,10 @@ use tokio_util::task::TaskTracker;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
-use crate::backing::{Backing, Probe};
-use crate::budget::Memory;
 use crate::role::Role;
-use crate::routes::{RequestBody, Routes};
+use crate::serving::backing::{Backing, Probe};
+use crate::serving::budget::Memory;
+use crate::serving::routes::{RequestBody, Routes};
 
 /// Says whether all is well with a clone's engine, and if not why.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;

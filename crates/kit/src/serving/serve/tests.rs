@@ -18,8 +18,8 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::role::Role;
-use crate::routes::{Answer, RequestBody};
-use crate::service::Background;
+use crate::serving::routes::{Answer, RequestBody};
+use crate::serving::service::Background;
 
 /// Health's messages, whatever the method.
 async fn call(channel: &Channel, path: &'static str) -> Result<HealthCheckResponse, Status> {

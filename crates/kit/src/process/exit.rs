@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::chain::chain;
+use crate::errors::chain::chain;
 
 /// Returns the exit code of a program, and says its error as [`failed`] does.
 #[must_use]

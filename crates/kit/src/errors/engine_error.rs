@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::fault::Fault;
-use crate::reason;
+use crate::errors::api_error::Fault;
+use crate::errors::reason;
 /// When to ask again an engine that is away or takes no writes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -142,7 +142,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::fault::FAULT_OF;
+    use crate::errors::api_error::FAULT_OF;
 
     #[test]
     fn each_trouble_has_its_code_and_only_the_engines_own_is_no_clones() {

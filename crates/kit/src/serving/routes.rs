@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
-use crate::message::WholeMessages;
+use crate::serving::message::WholeMessages;
 
 /// The answer of a generated server; it never fails but by a status.
 pub(crate) type Answer = BoxFuture<Response<Body>, Infallible>;

@@ -206,7 +206,7 @@ pub fn reference() -> String {
 
 const HEAD: &str = "# Errors
 
-<!-- Made from crates/kit/src/reason.rs: SHOAL_WRITE_DOCS=1 cargo test -p shoal-kit reason -->
+<!-- Made from crates/kit/src/errors/reason.rs: SHOAL_WRITE_DOCS=1 cargo test -p shoal-kit reason -->
 
 Every error that a Shoal service makes has a gRPC code, a message, and one `google.rpc.ErrorInfo` with domain `shoal` and
 one of the reasons below; the variables of the message are in its `metadata`. INVALID_ARGUMENT also has a

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
-use crate::answer::Leaving;
-use crate::rpc::framework_error;
+use crate::serving::answer::Leaving;
+use crate::serving::rpc::framework_error;
 
 /// Called once with the call's code.
 pub(crate) trait Finish: Send {

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::backing::Probe;
 use crate::role::Role;
+use crate::serving::backing::Probe;
 
 /// What the admin port shows.
 #[derive(Clone)]
@@ -164,7 +164,7 @@ fn status_of(parts: &[Part], draining: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backing::Backing;
+    use crate::serving::backing::Backing;
 
     fn part(name: &str, own: bool, well: Result<(), String>) -> Part {
         let backing = match own {
