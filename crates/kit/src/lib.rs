@@ -11,7 +11,7 @@ mod serving;
 pub mod settings;
 pub mod telemetry;
 
-pub use errors::api_error::{self as fault, Fault};
+pub use errors::api_error::{ApiError, FAULT_OF};
 pub use errors::engine_error::EngineError;
 pub use errors::invalid::Invalid;
 pub use errors::{chain, code, invalid, reason};

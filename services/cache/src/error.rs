@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shoal_kit::reason;
-use shoal_kit::{Fault, Invalid};
+use shoal_kit::{ApiError, Invalid};
 use tonic::Code;
 
 use crate::loader::LoadError;
@@ -69,11 +69,11 @@ pub(crate) enum Error {
     },
 }
 
-impl From<Error> for Fault {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(invalid) => invalid.into(),
-            Error::ValueTooLarge { namespace, bytes, bytes_max } => Fault::invalid(
+            Error::ValueTooLarge { namespace, bytes, bytes_max } => ApiError::invalid(
                 reason::VALUE_TOO_LARGE,
                 "value",
                 format!(
@@ -84,7 +84,7 @@ impl From<Error> for Fault {
             .meta("namespace", namespace)
             .meta("bytes", bytes.to_string())
             .meta("bytes_max", bytes_max.to_string()),
-            Error::KindNotDeclared { kind } => Fault::new(
+            Error::KindNotDeclared { kind } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::KIND_NOT_DECLARED,
                 format!(
@@ -93,7 +93,7 @@ impl From<Error> for Fault {
                 ),
             )
             .meta("kind", kind),
-            Error::NoDataPeer { kind } => Fault::new(
+            Error::NoDataPeer { kind } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::NO_DATA_PEER,
                 format!(
@@ -102,14 +102,14 @@ impl From<Error> for Fault {
                 ),
             )
             .meta("kind", kind),
-            Error::ObjectNotFound { kind } => Fault::new(
+            Error::ObjectNotFound { kind } => ApiError::new(
                 Code::NotFound,
                 reason::OBJECT_NOT_FOUND,
                 format!("there is no object of kind `{kind}` with this id"),
             )
             .meta("kind", kind),
             // The loader is slow, for every clone, and this one has room for loads of other kinds.
-            Error::Busy { kind, loads_max } => Fault::new(
+            Error::Busy { kind, loads_max } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::TOO_MANY_LOADS,
                 format!("{loads_max} loads of kind `{kind}` are going on at this clone already; try again shortly"),
@@ -118,7 +118,7 @@ impl From<Error> for Fault {
             .meta("loads_max", loads_max.to_string())
             .retry_after(Duration::from_millis(100))
             .of_backend(),
-            Error::Interrupted => Fault::new(
+            Error::Interrupted => ApiError::new(
                 Code::Unavailable,
                 reason::LOAD_INTERRUPTED,
                 "this clone stopped before the load was done; call again",
@@ -132,40 +132,42 @@ impl From<Error> for Fault {
     }
 }
 
-fn store(error: StoreError) -> Fault {
+fn store(error: StoreError) -> ApiError {
     match error {
         StoreError::Engine(error) => error.into_fault("call again, it is safe to repeat"),
-        StoreError::Broken { detail } => Fault::internal(detail),
+        StoreError::Broken { detail } => ApiError::internal(detail),
     }
 }
 
-fn load(error: &LoadError, loader: &str) -> Fault {
+fn load(error: &LoadError, loader: &str) -> ApiError {
     match error {
-        LoadError::Unreachable { detail } => Fault::new(
+        LoadError::Unreachable { detail } => ApiError::new(
             Code::Unavailable,
             reason::LOADER_UNAVAILABLE,
             format!("loader {loader} is not reachable ({detail}); try again shortly"),
         )
         .retry_after(Duration::from_millis(500)),
-        LoadError::TimedOut { after } => Fault::new(
+        LoadError::TimedOut { after } => ApiError::new(
             Code::Unavailable,
             reason::LOADER_TIMED_OUT,
             format!("loader {loader} did not answer within {after:?}; try again, or raise its timeout"),
         )
         .retry_after(Duration::from_secs(1)),
-        LoadError::Rejected { code, reason, message } => Fault::new(
+        LoadError::Rejected { code, reason, message } => ApiError::new(
             code_of(*code),
             reason::LOADER_REFUSED,
             format!("loader {loader} answered {code:?}: {message}"),
         )
         .meta("loader_code", format!("{code:?}"))
         .meta("loader_reason", reason.clone()),
-        LoadError::Protocol { detail } => Fault::new(
+        LoadError::Protocol { detail } => ApiError::new(
             Code::Internal,
             reason::LOADER_PROTOCOL,
             format!("loader {loader} broke the contract of ObjectLoaderService: {detail}"),
         ),
-        LoadError::InvalidId { problem } => Fault::invalid(reason::INVALID_OBJECT_ID, "id", problem.clone()),
+        LoadError::InvalidId { problem } => {
+            ApiError::invalid(reason::INVALID_OBJECT_ID, "id", problem.clone())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use shoal_kit::Invalid;
 use shoal_kit::reason;
 use shoal_proto::cache::v1 as pb;
@@ -65,7 +65,7 @@ impl CacheService for Service {
 }
 
 fn refusal(error: impl Into<Error>) -> Status {
-    Fault::from(error.into()).into()
+    ApiError::from(error.into()).into()
 }
 
 fn key_of(namespace: &str, key: &str) -> Result<Key, Invalid> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
-use shoal_kit::{EngineError, Fault};
+use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
 use crate::clock::Micros;
@@ -100,20 +100,20 @@ impl Error {
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
             Error::Invalid(invalid) => invalid.into(),
-            Error::TableNotFound(name) => Fault::new(
+            Error::TableNotFound(name) => ApiError::new(
                 Code::NotFound,
                 reason::TABLE_NOT_FOUND,
                 format!("there is no table `{name}`; create it with CreateTable, or see ListTables"),
             )
             .meta("table", name),
             Error::RowNotFound => {
-                Fault::new(Code::NotFound, reason::ROW_NOT_FOUND, "the table has no row with these keys")
+                ApiError::new(Code::NotFound, reason::ROW_NOT_FOUND, "the table has no row with these keys")
             }
-            Error::TableExists { name, difference } => Fault::new(
+            Error::TableExists { name, difference } => ApiError::new(
                 Code::AlreadyExists,
                 reason::TABLE_EXISTS,
                 format!("table `{name}` exists with another definition ({difference}); choose another name"),
@@ -124,7 +124,7 @@ impl From<Error> for Fault {
                 EngineError::Unavailable { engine, detail }.into_fault("")
             }
             Error::Engine(error) => error.into_fault("repeat it with its idempotency_token"),
-            Error::ReadFailed { engine, detail } => Fault::new(
+            Error::ReadFailed { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::READ_FAILED,
                 format!("{engine} did not answer the read ({detail}); try again"),
@@ -132,7 +132,7 @@ impl From<Error> for Fault {
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
             Error::OutcomeUnknown { detail, stamp } => outcome_unknown(&detail, stamp),
-            Error::Overloaded { limit } => Fault::new(
+            Error::Overloaded { limit } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::TOO_MANY_STATEMENTS,
                 format!("this clone has {limit} statements in flight, which is its limit; try again shortly"),
@@ -141,14 +141,14 @@ impl From<Error> for Fault {
             .retry_after(RETRY_AFTER),
             Error::DataLoss(detail) => {
                 tracing::error!(%detail, "stored data is damaged");
-                Fault::new(
+                ApiError::new(
                     Code::DataLoss,
                     reason::ROW_DAMAGED,
                     format!("a stored row cannot be decoded ({detail}); put it again or restore it from a backup"),
                 )
                 .meta("detail", detail)
             }
-            Error::ForeignTable { table, detail } => Fault::new(
+            Error::ForeignTable { table, detail } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::FOREIGN_TABLE,
                 format!(
@@ -157,26 +157,26 @@ impl From<Error> for Fault {
             )
             .meta("table", table)
             .meta("detail", detail),
-            Error::Internal(detail) => Fault::internal(detail),
+            Error::Internal(detail) => ApiError::internal(detail),
         }
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Fault::from(error).into()
+        ApiError::from(error).into()
     }
 }
 
 /// What callers are told to wait before they try again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
 
-fn outcome_unknown(detail: &str, stamp: Option<Micros>) -> Fault {
+fn outcome_unknown(detail: &str, stamp: Option<Micros>) -> ApiError {
     let advice = match stamp {
         Some(_) => "repeat it with the idempotency_token it had, or with the one in this error's metadata",
         None => "repeat it",
     };
-    let fault = Fault::new(
+    let fault = ApiError::new(
         Code::Unavailable,
         reason::OUTCOME_UNKNOWN,
         format!("the write may or may not have happened ({detail}); {advice}: that cannot apply it twice"),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shoal_balance::Crowded;
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use shoal_kit::reason::{self, Reason};
 use shoal_kit::role::Role;
 use tonic::Code;
@@ -131,47 +131,47 @@ pub(crate) enum Error {
     Draining,
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
+impl From<Error> for ApiError {
+    fn from(error: Error) -> ApiError {
         let message = error.to_string();
         match error {
             Error::UnknownService { service, known } => {
-                Fault::new(Code::Unimplemented, reason::UNKNOWN_SERVICE, message)
+                ApiError::new(Code::Unimplemented, reason::UNKNOWN_SERVICE, message)
                     .meta("service", service)
                     .meta("services", known)
             }
             Error::RoleWithoutPeers { service, role } => {
-                Fault::new(Code::Unavailable, reason::ROLE_WITHOUT_PEERS, message)
+                ApiError::new(Code::Unavailable, reason::ROLE_WITHOUT_PEERS, message)
                     .meta("service", service)
                     .meta("role", role.name())
             }
             Error::Undescribed { service, upstream, why } => {
-                Fault::new(Code::Unavailable, reason::UPSTREAM_NOT_DESCRIBED, message)
+                ApiError::new(Code::Unavailable, reason::UPSTREAM_NOT_DESCRIBED, message)
                     .meta("service", service)
                     .meta("upstream", upstream)
                     .meta("why", why)
                     .retry_after(RETRY_AFTER)
             }
             Error::MalformedPath { path } => {
-                Fault::new(Code::Unimplemented, reason::INVALID_PATH, message).meta("path", path)
+                ApiError::new(Code::Unimplemented, reason::INVALID_PATH, message).meta("path", path)
             }
-            Error::MalformedTimeout { .. } => Fault::invalid(
+            Error::MalformedTimeout { .. } => ApiError::invalid(
                 reason::INVALID_TIMEOUT,
                 "grpc-timeout",
                 "must be 1 to 8 digits and a unit of H, M, S, m, u or n",
             ),
             Error::Unforwardable { detail } => {
-                Fault::new(Code::Internal, reason::UNFORWARDABLE_REQUEST, message).meta("detail", detail)
+                ApiError::new(Code::Internal, reason::UNFORWARDABLE_REQUEST, message).meta("detail", detail)
             }
             Error::DeadlineExceeded { path, upstream, allowed, progress } => {
-                Fault::new(Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED, message)
+                ApiError::new(Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED, message)
                     .meta("method", path)
                     .meta("upstream", upstream)
                     .meta("allowed", format!("{allowed:?}"))
                     .meta("progress", progress)
             }
             Error::NoEndpoint { upstream, detail, waited, attempts } => {
-                Fault::new(Code::Unavailable, reason::NO_ENDPOINT, message)
+                ApiError::new(Code::Unavailable, reason::NO_ENDPOINT, message)
                     .meta("upstream", upstream)
                     .meta("detail", detail)
                     .meta("waited", format!("{waited:?}"))
@@ -179,7 +179,7 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::Streamless { upstream, crowded, waited, attempts } => {
-                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_STREAMS, message)
+                ApiError::new(Code::ResourceExhausted, reason::UPSTREAM_STREAMS, message)
                     .meta("upstream", upstream)
                     .meta("allowed", crowded.allowed.to_string())
                     .meta("held", crowded.held.to_string())
@@ -188,14 +188,14 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::Stuck { upstream, address, waiting } => {
-                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_CONNECTION_FULL, message)
+                ApiError::new(Code::ResourceExhausted, reason::UPSTREAM_CONNECTION_FULL, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("waiting", waiting.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::Lost { upstream, address, detail, attempts, stopped } => {
-                Fault::new(Code::Unavailable, reason::ENDPOINT_LOST, message)
+                ApiError::new(Code::Unavailable, reason::ENDPOINT_LOST, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
@@ -203,13 +203,13 @@ impl From<Error> for Fault {
                     .meta("not_repeated_because", stopped)
             }
             Error::Broken { upstream, address, detail } => {
-                Fault::new(Code::Internal, reason::UPSTREAM_PROTOCOL_ERROR, message)
+                ApiError::new(Code::Internal, reason::UPSTREAM_PROTOCOL_ERROR, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("detail", detail)
             }
             Error::NotGrpc { upstream, address, status, code, attempts, stopped } => {
-                Fault::new(code, reason::UPSTREAM_NOT_GRPC, message)
+                ApiError::new(code, reason::UPSTREAM_NOT_GRPC, message)
                     .meta("upstream", upstream)
                     .meta("endpoint", address.to_string())
                     .meta("http_status", status.to_string())
@@ -218,44 +218,44 @@ impl From<Error> for Fault {
             }
             Error::HeadersTooLong(too_long) => too_long.fault(message),
             Error::Crowded { path, most } => {
-                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_CALLS, message)
+                ApiError::new(Code::ResourceExhausted, reason::TOO_MANY_CALLS, message)
                     .meta("method", path)
                     .meta("in_flight", most.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::TooManyCalls { own, most } => {
-                Fault::new(Code::ResourceExhausted, reason::CALLS_IN_FLIGHT, message)
+                ApiError::new(Code::ResourceExhausted, reason::CALLS_IN_FLIGHT, message)
                     .meta("limit", "gateway.limits.calls")
                     .meta("most", most.to_string())
                     .meta("of_connection", own.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::RequestUnfinished { path, allowed } => {
-                Fault::new(Code::DeadlineExceeded, reason::REQUEST_UNFINISHED, message)
+                ApiError::new(Code::DeadlineExceeded, reason::REQUEST_UNFINISHED, message)
                     .meta("limit", "gateway.limits.request_time")
                     .meta("method", path)
                     .meta("allowed", format!("{allowed:?}"))
             }
             Error::AnswersUnread { bytes, most } => {
-                Fault::new(Code::ResourceExhausted, reason::ANSWERS_UNREAD, message)
+                ApiError::new(Code::ResourceExhausted, reason::ANSWERS_UNREAD, message)
                     .meta("limit", "gateway.limits.unread_bytes")
                     .meta("unread_bytes", bytes.to_string())
                     .meta("most", most.to_string())
                     .retry_after(RETRY_AFTER)
             }
             Error::AnswerNotTaken { time } => {
-                Fault::new(Code::ResourceExhausted, reason::ANSWER_NOT_READ, message)
+                ApiError::new(Code::ResourceExhausted, reason::ANSWER_NOT_READ, message)
                     .meta("limit", "gateway.limits.unread_bytes")
                     .meta("waited", format!("{time:?}"))
             }
             Error::CallerLimit { caller, reason, limit, wait } => {
-                Fault::new(Code::ResourceExhausted, reason, message)
+                ApiError::new(Code::ResourceExhausted, reason, message)
                     .meta("caller", caller)
                     .meta("limit", limit)
                     .retry_after(wait)
             }
             Error::Overloaded { upstream, limit, waited } => {
-                Fault::new(Code::ResourceExhausted, reason::UPSTREAM_OVERLOADED, message)
+                ApiError::new(Code::ResourceExhausted, reason::UPSTREAM_OVERLOADED, message)
                     .meta("upstream", upstream)
                     .meta("limit", limit.to_string())
                     .meta("waited", format!("{waited:?}"))
@@ -263,15 +263,15 @@ impl From<Error> for Fault {
                     .retry_after(RETRY_AFTER)
             }
             Error::UnknownMethod { path } => {
-                Fault::new(Code::Unimplemented, reason::UNKNOWN_METHOD, message).meta("path", path)
+                ApiError::new(Code::Unimplemented, reason::UNKNOWN_METHOD, message).meta("path", path)
             }
             Error::ConnectionAged { grace } => {
-                Fault::new(Code::Unavailable, reason::CONNECTION_AGED, message)
+                ApiError::new(Code::Unavailable, reason::CONNECTION_AGED, message)
                     .meta("limit", "gateway.connection.age_grace")
                     .meta("grace", format!("{grace:?}"))
             }
             Error::Draining => {
-                Fault::new(Code::Unavailable, reason::DRAINING, message).retry_after(RETRY_AFTER)
+                ApiError::new(Code::Unavailable, reason::DRAINING, message).retry_after(RETRY_AFTER)
             }
         }
     }
@@ -294,6 +294,6 @@ impl Error {
 
     /// The code the caller gets.
     pub(crate) fn code(&self) -> Code {
-        Fault::from(self.clone()).code()
+        ApiError::from(self.clone()).code()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
-use shoal_kit::{EngineError, Fault};
+use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
 use crate::id::{JobId, QueueName};
@@ -101,8 +101,8 @@ pub(crate) enum Error {
 }
 
 /// The fault of [`Error::RequestDiffers`].
-fn request_differs(field: impl Into<String>) -> Fault {
-    Fault::invalid(
+fn request_differs(field: impl Into<String>) -> ApiError {
+    ApiError::invalid(
         reason::REQUEST_ID_REUSED,
         field,
         "was used for an Enqueue with other fields; give each job a request_id of its own",
@@ -134,13 +134,13 @@ impl Error {
     }
 
     /// What a store says of the requests of a batch, with their fields.
-    pub(crate) fn in_batch(self) -> Fault {
+    pub(crate) fn in_batch(self) -> ApiError {
         let field = |index: usize| format!("requests[{index}].request_id");
         match self {
             Self::RequestDiffers { index } => request_differs(field(index)),
             Self::Forgotten { ref id, index } => {
                 let (field, id) = (field(index), id.to_string());
-                Fault::new(Code::AlreadyExists, reason::JOB_EXPIRED, format!("{field}: {self}"))
+                ApiError::new(Code::AlreadyExists, reason::JOB_EXPIRED, format!("{field}: {self}"))
                     .meta("id", id)
                     .meta("field", field)
             }
@@ -163,55 +163,56 @@ impl Error {
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
             Error::Invalid(invalid) => invalid.into(),
             Error::NotFound { id } => {
-                Fault::new(Code::NotFound, reason::JOB_NOT_FOUND, message).meta("id", id)
+                ApiError::new(Code::NotFound, reason::JOB_NOT_FOUND, message).meta("id", id)
             }
-            Error::LeaseLost { id, fence } => Fault::new(Code::Aborted, reason::LEASE_LOST, message)
+            Error::LeaseLost { id, fence } => ApiError::new(Code::Aborted, reason::LEASE_LOST, message)
                 .meta("id", id.to_string())
                 .meta("fencing_token", fence.to_string()),
             Error::Finished { id, state } => {
-                Fault::new(Code::FailedPrecondition, reason::JOB_FINISHED, message)
+                ApiError::new(Code::FailedPrecondition, reason::JOB_FINISHED, message)
                     .meta("id", id.to_string())
                     .meta("state", format!("{state:?}"))
             }
-            Error::NoQueue { queue } => {
-                Fault::new(Code::NotFound, reason::QUEUE_NOT_FOUND, message).meta("queue", queue.to_string())
-            }
+            Error::NoQueue { queue } => ApiError::new(Code::NotFound, reason::QUEUE_NOT_FOUND, message)
+                .meta("queue", queue.to_string()),
             Error::Forgotten { id, .. } => {
-                Fault::new(Code::AlreadyExists, reason::JOB_EXPIRED, message).meta("id", id.to_string())
+                ApiError::new(Code::AlreadyExists, reason::JOB_EXPIRED, message).meta("id", id.to_string())
             }
             Error::RequestDiffers { .. } => request_differs("request_id"),
             Error::TooManyQueues { max } => {
-                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_QUEUES, message)
+                ApiError::new(Code::ResourceExhausted, reason::TOO_MANY_QUEUES, message)
                     .meta("max", max.to_string())
             }
             Error::TooManyWaiting { max, what } => {
-                Fault::new(Code::ResourceExhausted, reason::TOO_MANY_WAITING, message)
+                ApiError::new(Code::ResourceExhausted, reason::TOO_MANY_WAITING, message)
                     .meta("max", max.to_string())
                     .meta("what", what)
                     .retry_after(Duration::from_secs(1))
             }
-            Error::Evicts { policy } => Fault::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, message)
-                .meta("policy", policy)
-                .of_backend(),
+            Error::Evicts { policy } => {
+                ApiError::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, message)
+                    .meta("policy", policy)
+                    .of_backend()
+            }
             Error::Engine(error) => {
                 error.into_fault("repeat the call (an Enqueue with a request_id is safe to repeat)")
             }
             Error::Draining => {
-                Fault::new(Code::Unavailable, reason::DRAINING, message).retry_after(DRAINING_RETRY_AFTER)
+                ApiError::new(Code::Unavailable, reason::DRAINING, message).retry_after(DRAINING_RETRY_AFTER)
             }
-            Error::Internal(detail) => Fault::internal(detail),
+            Error::Internal(detail) => ApiError::internal(detail),
         }
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Fault::from(error).into()
+        ApiError::from(error).into()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_kit::Invalid;
 use shoal_kit::reason::{self, Reason};
-use shoal_kit::{EngineError, Fault};
+use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
 use crate::attribute::Passed;
@@ -80,16 +80,16 @@ impl Error {
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
-            Error::NotFound => Fault::new(
+            Error::NotFound => ApiError::new(
                 Code::NotFound,
                 reason::SESSION_NOT_FOUND,
                 "there is no session for this token or id: it has ended or never was; sign in again",
             ),
             Error::Invalid(invalid) => invalid.into(),
-            Error::TooMuch { field, limit, max } => Fault::invalid(
+            Error::TooMuch { field, limit, max } => ApiError::invalid(
                 reason::LIMIT_EXCEEDED,
                 field,
                 format!("is over the limit {limit} = {max}; send less"),
@@ -101,7 +101,7 @@ impl From<Error> for Fault {
                     Passed::Count => "attributes_max",
                     Passed::Bytes => "attributes_bytes_max",
                 };
-                Fault::new(
+                ApiError::new(
                     Code::ResourceExhausted,
                     reason::ATTRIBUTES_LIMIT_EXCEEDED,
                     format!(
@@ -112,36 +112,36 @@ impl From<Error> for Fault {
                 .meta("limit", limit)
                 .meta("max", max.to_string())
             }
-            Error::VersionMismatch { expected, current } => Fault::new(
+            Error::VersionMismatch { expected, current } => ApiError::new(
                 Code::Aborted,
                 reason::VERSION_MISMATCH,
                 format!("the session is at version {current}, not {expected}; read it and decide again"),
             )
             .meta("expected_version", expected.to_string())
             .meta("current_version", current.to_string()),
-            Error::UserFull { max } => Fault::new(
+            Error::UserFull { max } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::SESSIONS_LIMIT_EXCEEDED,
                 format!("the user has sessions_per_user_max = {max} sessions; revoke one first"),
             )
             .meta("limit", "sessions_per_user_max")
             .meta("max", max.to_string()),
-            Error::RequestDiffers => Fault::invalid(
+            Error::RequestDiffers => ApiError::invalid(
                 reason::REQUEST_ID_REUSED,
                 "request_id",
                 "was used for a CreateSession with other fields; give each session a request_id of its own",
             ),
-            Error::RequestSpent => Fault::new(
+            Error::RequestSpent => ApiError::new(
                 Code::FailedPrecondition,
                 reason::REQUEST_ID_SPENT,
                 "the session that this request_id created has ended or was rotated; use a new request_id",
             ),
-            Error::SuccessorLost => Fault::new(
+            Error::SuccessorLost => ApiError::new(
                 Code::FailedPrecondition,
                 reason::SUCCESSOR_LOST,
                 "the token's successor was derived with a key that is no longer configured; sign in again",
             ),
-            Error::WatchersFull { max, of } => Fault::new(
+            Error::WatchersFull { max, of } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::WATCHERS_LIMIT_EXCEEDED,
                 format!(
@@ -151,7 +151,7 @@ impl From<Error> for Fault {
             .meta("limit", "watchers_max")
             .meta("max", max.to_string())
             .retry_after(RETRY_AFTER),
-            Error::Draining => Fault::new(
+            Error::Draining => ApiError::new(
                 Code::Unavailable,
                 reason::DRAINING,
                 "this clone is shutting down; call again with the last resume_token: it goes on at another clone, \
@@ -159,16 +159,16 @@ impl From<Error> for Fault {
             )
             .retry_after(DRAINING_RETRY_AFTER),
             Error::Engine(error) => error.into_fault("look before repeating it"),
-            Error::Evicts { ref policy } => Fault::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, error.to_string())
+            Error::Evicts { ref policy } => ApiError::new(Code::FailedPrecondition, reason::ENGINE_EVICTS, error.to_string())
                 .meta("policy", policy.as_str())
                 .of_backend(),
-            Error::Internal(detail) => Fault::internal(detail),
+            Error::Internal(detail) => ApiError::internal(detail),
         }
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Fault::from(error).into()
+        ApiError::from(error).into()
     }
 }

@@ -1,5 +1,5 @@
 //! Errors as callers see them: a gRPC code, a message that says what was wrong and what to do, and exactly one
-//! `google.rpc.ErrorInfo` with domain `shoal`. Services turn their own errors into a [`Fault`] in one place each.
+//! `google.rpc.ErrorInfo` with domain `shoal`. Services turn their own errors into a [`ApiError`] in one place each.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use crate::errors::reason::{self, Reason};
 
 /// Domain of every `ErrorInfo` we make.
-pub const DOMAIN: &str = "shoal";
+pub(crate) const DOMAIN: &str = "shoal";
 
 /// Metadata by which a clone says whose an error is, where its code would have a balancer think it was the clone's.
 pub const FAULT_OF: &str = "shoal-fault-of";
 
 /// A status in the making. Boxed: it travels in many `Result`s and is rarely made.
 #[derive(Debug, Clone)]
-pub struct Fault(Box<Parts>);
+pub struct ApiError(Box<Parts>);
 
 #[derive(Debug, Clone)]
 struct Parts {
@@ -31,7 +31,7 @@ struct Parts {
     of: Option<&'static str>,
 }
 
-impl Fault {
+impl ApiError {
     /// Begins with what every status has; the rest is added.
     pub fn new(code: Code, reason: Reason, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
@@ -112,8 +112,8 @@ impl Fault {
     }
 }
 
-impl From<Fault> for Status {
-    fn from(Fault(fault): Fault) -> Self {
+impl From<ApiError> for Status {
+    fn from(ApiError(fault): ApiError) -> Self {
         let mut details = ErrorDetails::new();
         details.set_error_info(fault.reason.as_str(), DOMAIN, fault.metadata);
         if !fault.violations.is_empty() {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_fault_carries_exactly_one_error_info_and_its_violations() {
-        let status: Status = Fault::invalid(reason::EMPTY_NAME, "name", "must not be empty").into();
+        let status: Status = ApiError::invalid(reason::EMPTY_NAME, "name", "must not be empty").into();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "name: must not be empty");
         let details = status.get_details_error_info().expect("ErrorInfo");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason;
 /// When to ask again an engine that is away or takes no writes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -86,23 +86,23 @@ impl EngineError {
     /// A full engine, one that takes no changes and one that moves data are so for every clone: a balancer that held them
     /// against this one would take it from the calls that go on. One that is not reached may be reached by another clone.
     #[must_use]
-    pub fn into_fault(self, advice: &str) -> Fault {
+    pub fn into_fault(self, advice: &str) -> ApiError {
         match self {
-            EngineError::Unavailable { engine, detail } => Fault::new(
+            EngineError::Unavailable { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::ENGINE_UNAVAILABLE,
                 format!("{engine} is not reachable ({detail}); nothing was done; try again shortly"),
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
-            EngineError::Unknown { engine, detail } => Fault::new(
+            EngineError::Unknown { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::OUTCOME_UNKNOWN,
                 format!("{engine} did not answer ({detail}); the change may have been made: {advice}"),
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
-            EngineError::Moving { engine, detail } => Fault::new(
+            EngineError::Moving { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::ENGINE_MOVING,
                 format!("{engine} is moving what this is about ({detail}); nothing was done; try again shortly"),
@@ -110,7 +110,7 @@ impl EngineError {
             .meta("engine", engine)
             .retry_after(RETRY_AFTER)
             .of_backend(),
-            EngineError::Full { engine, detail, remedy } => Fault::new(
+            EngineError::Full { engine, detail, remedy } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::ENGINE_FULL,
                 format!(
@@ -119,7 +119,7 @@ impl EngineError {
             )
             .meta("engine", engine)
             .of_backend(),
-            EngineError::ReadOnly { engine, detail } => Fault::new(
+            EngineError::ReadOnly { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::ENGINE_READ_ONLY,
                 format!("{engine} takes no changes ({detail}); nothing was done; reads go on, try again when it does"),
@@ -127,7 +127,7 @@ impl EngineError {
             .meta("engine", engine)
             .retry_after(RETRY_AFTER)
             .of_backend(),
-            EngineError::Misconfigured { engine, detail } => Fault::new(
+            EngineError::Misconfigured { engine, detail } => ApiError::new(
                 Code::Unavailable,
                 reason::ENGINE_MISCONFIGURED,
                 format!("{engine} cannot be used as it is configured ({detail}); nothing was done; its operator must see to it"),

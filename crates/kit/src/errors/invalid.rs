@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tonic::Status;
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason::Reason;
 
 /// A field that is not acceptable.
@@ -30,14 +30,14 @@ impl Invalid {
     }
 }
 
-impl From<Invalid> for Fault {
+impl From<Invalid> for ApiError {
     fn from(Invalid { reason, field, problem }: Invalid) -> Self {
-        Fault::invalid(reason, field, problem)
+        ApiError::invalid(reason, field, problem)
     }
 }
 
 impl From<Invalid> for Status {
     fn from(invalid: Invalid) -> Self {
-        Fault::from(invalid).into()
+        ApiError::from(invalid).into()
     }
 }

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tonic::{Code, Response, Status};
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason;
 use crate::serving::budget::{Budget, GaveWay, Memory, Share, UsedUp};
 /// The size from which an answer is counted: what a gateway takes from a clone before its own caller takes anything is
@@ -129,7 +129,7 @@ impl Leaving {
     fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         (self.state, self.inner, self.next) = (State::Free, None, None);
         let max = self.budget.as_ref().map_or(0, |budget| budget.bytes_max());
-        let status: Status = Fault::new(
+        let status: Status = ApiError::new(
             Code::ResourceExhausted,
             reason::ANSWERS_NOT_TAKEN,
             format!(

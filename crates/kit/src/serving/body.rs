@@ -17,18 +17,18 @@ pub(crate) trait Finish: Send {
 }
 
 /// Resolves to the status a stream is cut with.
-pub(crate) type Cut = Pin<Box<dyn Future<Output = Status> + Send>>;
+pub(crate) type StreamCutoff = Pin<Box<dyn Future<Output = Status> + Send>>;
 
 pub(crate) struct RpcBody<F: Finish> {
-    cut: Option<Cut>,
+    cutoff: Option<StreamCutoff>,
     finish: Option<F>,
     leaving: Leaving,
     ended: bool,
 }
 
 impl<F: Finish> RpcBody<F> {
-    pub(crate) fn new(cut: Option<Cut>, finish: F, leaving: Leaving) -> Self {
-        Self { cut, finish: Some(finish), leaving, ended: false }
+    pub(crate) fn new(cutoff: Option<StreamCutoff>, finish: F, leaving: Leaving) -> Self {
+        Self { cutoff, finish: Some(finish), leaving, ended: false }
     }
 
     /// The headers already carried the code: a trailers-only answer.
@@ -75,9 +75,9 @@ impl<F: Finish + Unpin> Body for RpcBody<F> {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let Some(cut) = self.cut.as_mut() else { return Poll::Pending };
-                let status = std::task::ready!(cut.as_mut().poll(cx));
-                self.cut = None;
+                let Some(cutoff) = self.cutoff.as_mut() else { return Poll::Pending };
+                let status = std::task::ready!(cutoff.as_mut().poll(cx));
+                self.cutoff = None;
                 self.end(status.code());
                 Poll::Ready(Some(trailers_of(&status)))
             }

@@ -18,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_prost::ProstCodec;
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason;
 use crate::serving::backing::{Known, Probe};
 use crate::serving::message::SMALL_MESSAGE_BYTES_MAX;
@@ -102,7 +102,7 @@ impl UnaryService<HealthCheckRequest> for Check {
 
 fn unknown(service: String, names: &[&str]) -> Status {
     let message = format!("no service `{service}` here; there is: {}", names.join(", "));
-    Fault::new(Code::NotFound, reason::UNKNOWN_SERVICE, message).meta("service", service).into()
+    ApiError::new(Code::NotFound, reason::UNKNOWN_SERVICE, message).meta("service", service).into()
 }
 
 /// The method Watch.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason;
 use crate::serving::budget::{Budget, GaveWay, HEAD_BYTES, Memory, Share};
 /// Largest request of services that take names only: health, reflection and the like.
@@ -129,7 +129,7 @@ impl<B> WholeMessages<B> {
         self.refused = true;
         (self.partial, self.rest) = (None, Bytes::new());
         let max = self.budget.bytes_max();
-        Fault::new(
+        ApiError::new(
             Code::ResourceExhausted,
             reason::UNFINISHED_MESSAGES,
             format!(

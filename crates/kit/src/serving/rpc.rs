@@ -11,11 +11,11 @@ use tracing::Instrument as _;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::errors::api_error::Fault;
+use crate::errors::api_error::ApiError;
 use crate::errors::reason;
 use crate::role::Role;
 use crate::serving::answer::{AnswerBytes, Leaving};
-use crate::serving::body::{Cut, Finish, RpcBody, code_of};
+use crate::serving::body::{Finish, RpcBody, StreamCutoff, code_of};
 use crate::serving::budget::Memory;
 use crate::serving::message::WholeMessages;
 use crate::serving::routes::Routes;
@@ -76,10 +76,10 @@ impl Rpc {
         if let Some(status) = ended.and_then(|code| framework_error(code, response.headers())) {
             return response_of(status, finish);
         }
-        let cut = self.cut(&finish.method, deadline);
+        let cutoff = self.cutoff(&finish.method, deadline);
         let large = response.extensions().get::<AnswerBytes>().map(|AnswerBytes(bytes)| *bytes);
         response.map(|body| {
-            let mut body = RpcBody::new(cut, finish, Leaving::new(body, &self.memory, large));
+            let mut body = RpcBody::new(cutoff, finish, Leaving::new(body, &self.memory, large));
             if let Some(code) = ended {
                 body.end_with_headers(code);
             }
@@ -88,7 +88,7 @@ impl Rpc {
     }
 
     /// When a stream is cut before its own end: at its deadline; endless ones also when the drain begins.
-    fn cut(&self, method: &Arc<Method>, deadline: Option<Instant>) -> Option<Cut> {
+    fn cutoff(&self, method: &Arc<Method>, deadline: Option<Instant>) -> Option<StreamCutoff> {
         let endless = ENDLESS.iter().any(|prefix| method.path().starts_with(prefix));
         if deadline.is_none() && !endless {
             return None;
@@ -110,14 +110,14 @@ impl Rpc {
             };
             tokio::select! {
                 () = expire => deadline_exceeded(method.path()).into(),
-                () = drain => Fault::new(Code::Unavailable, reason::DRAINING, "this clone is shutting down; call again").into(),
+                () = drain => ApiError::new(Code::Unavailable, reason::DRAINING, "this clone is shutting down; call again").into(),
             }
         }))
     }
 
-    fn unknown(&self, service: &str) -> Fault {
+    fn unknown(&self, service: &str) -> ApiError {
         let services = self.routes.names().collect::<Vec<_>>().join(", ");
-        Fault::new(
+        ApiError::new(
             Code::Unimplemented,
             reason::UNKNOWN_SERVICE,
             format!("no service `{service}` here; this {} clone serves: {services}", self.role),
@@ -136,8 +136,8 @@ fn response_of(status: Status, finish: Finished) -> Response<RpcBody<Finished>> 
     })
 }
 
-fn deadline_exceeded(path: &str) -> Fault {
-    Fault::new(
+fn deadline_exceeded(path: &str) -> ApiError {
+    ApiError::new(
         Code::DeadlineExceeded,
         reason::DEADLINE_EXCEEDED,
         format!("{path} did not finish within the caller's deadline"),
@@ -178,26 +178,26 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
         Code::OutOfRange if message.contains("message length too large") => too_large(&message),
         Code::ResourceExhausted if message.contains("exceeded while decompressing") => too_large(&message),
         Code::Internal if MALFORMED.iter().any(|malformed| message.contains(malformed)) => {
-            Fault::invalid(reason::INVALID_MESSAGE, "message", message)
+            ApiError::invalid(reason::INVALID_MESSAGE, "message", message)
         }
         // gRPC's "Compression" asks for this code.
-        Code::Internal if message.contains(NO_ENCODING) => Fault::new(
+        Code::Internal if message.contains(NO_ENCODING) => ApiError::new(
             code,
             reason::INVALID_MESSAGE,
             format!("{message}; name its encoding in grpc-encoding"),
         )
         .of_caller(),
         Code::InvalidArgument if message.starts_with("too many elements") => {
-            Fault::invalid(reason::TOO_MANY_ELEMENTS, "message", message)
+            ApiError::invalid(reason::TOO_MANY_ELEMENTS, "message", message)
         }
-        Code::Unimplemented if message.is_empty() => Fault::new(
+        Code::Unimplemented if message.is_empty() => ApiError::new(
             code,
             reason::UNKNOWN_METHOD,
             "the service has no such method; list them with reflection (grpcurl describe)",
         ),
         Code::Unimplemented if headers.contains_key(ACCEPT_ENCODING) => {
             // The code and the header are what gRPC's "Compression" asks for.
-            let mut status: Status = Fault::new(
+            let mut status: Status = ApiError::new(
                 code,
                 reason::UNSUPPORTED_ENCODING,
                 format!("{message}; compress with what grpc-accept-encoding names, or not at all"),
@@ -210,11 +210,11 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
             }
             return Some(status);
         }
-        Code::Unimplemented => Fault::new(code, reason::UNIMPLEMENTED, message),
-        Code::Internal => Fault::new(code, reason::PROTOCOL_ERROR, message),
-        Code::NotFound => Fault::new(code, reason::NOT_FOUND, message),
-        Code::Cancelled => Fault::new(code, reason::CANCELLED, message),
-        _ => Fault::new(code, reason::FRAMEWORK, message),
+        Code::Unimplemented => ApiError::new(code, reason::UNIMPLEMENTED, message),
+        Code::Internal => ApiError::new(code, reason::PROTOCOL_ERROR, message),
+        Code::NotFound => ApiError::new(code, reason::NOT_FOUND, message),
+        Code::Cancelled => ApiError::new(code, reason::CANCELLED, message),
+        _ => ApiError::new(code, reason::FRAMEWORK, message),
     };
     Some(fault.into())
 }
@@ -224,8 +224,8 @@ const NO_ENCODING: &str = "received message with compressed-flag but no grpc-enc
 
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-fn too_large(message: &str) -> Fault {
-    Fault::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, format!("{message}; send less at once"))
+fn too_large(message: &str) -> ApiError {
+    ApiError::new(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, format!("{message}; send less at once"))
         .of_caller()
 }
 
@@ -237,12 +237,12 @@ fn split(path: &str) -> (&str, &str) {
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The caller's `grpc-timeout`, if any.
-fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     let parsed = value.to_str().ok().and_then(parse_timeout);
     match parsed {
         Some(timeout) => Ok(Some(timeout)),
-        None => Err(Fault::invalid(
+        None => Err(ApiError::invalid(
             reason::INVALID_TIMEOUT,
             "grpc-timeout",
             "must be 1 to 8 digits and a unit of H, M, S, m, u or n",

@@ -12,9 +12,9 @@ const SECRETS: [&str; 5] = ["redis", "keys", "pepper", "password", "key_sha256"]
 /// The most of a value that is shown.
 const SHOWN_MAX: usize = 80;
 
-/// Who gave a value.
+/// The place where a value was given.
 #[derive(PartialEq, Eq)]
-enum Giver {
+enum ValueSource {
     Flag,
     Variable,
     File(String),
@@ -25,40 +25,40 @@ enum Giver {
 pub(super) fn given(figment: &Figment, path: &[&str]) -> String {
     let value = figment.find_value(&path.join(".")).ok();
     let shown = value.as_ref().and_then(|value| shown(path, value));
-    let giver = giver(figment, value.as_ref());
-    let name = written(&giver, path);
-    match (giver, shown) {
+    let source = value_source(figment, value.as_ref());
+    let name = written(&source, path);
+    match (source, shown) {
         (_, None) => name,
-        (Giver::Flag, Some(shown)) => format!("{name} {shown}"),
-        (Giver::Variable, Some(shown)) => format!("{name}={shown}"),
-        (Giver::File(_), Some(shown)) if matches!(value, Some(Value::String(..))) => {
+        (ValueSource::Flag, Some(shown)) => format!("{name} {shown}"),
+        (ValueSource::Variable, Some(shown)) => format!("{name}={shown}"),
+        (ValueSource::File(_), Some(shown)) if matches!(value, Some(Value::String(..))) => {
             format!("{name} = \"{shown}\"")
         }
-        (Giver::File(_), Some(shown)) => format!("{name} = {shown}"),
+        (ValueSource::File(_), Some(shown)) => format!("{name} = {shown}"),
     }
 }
 
 /// The same of a key that there is not, without its value: it may be a secret whose name was misspelled.
 pub(super) fn given_unknown(figment: &Figment, path: &[&str]) -> String {
     let value = figment.find_value(&path.join(".")).ok();
-    written(&giver(figment, value.as_ref()), path)
+    written(&value_source(figment, value.as_ref()), path)
 }
 
-/// The name of a key as its giver wrote it.
-fn written(giver: &Giver, path: &[&str]) -> String {
-    match (giver, path) {
-        (Giver::Flag, path) => flag(&path.join(".")),
-        (Giver::Variable, [key]) if *key == DATA_DIR.name => "SHOAL_DATA".to_owned(),
-        (Giver::Variable, path) => format!("SHOAL_{}", path.join("__").to_ascii_uppercase()),
-        (Giver::File(file), path) => format!("{file}: {}", path.join(".")),
+/// The name of a key as its source wrote it.
+fn written(source: &ValueSource, path: &[&str]) -> String {
+    match (source, path) {
+        (ValueSource::Flag, path) => flag(&path.join(".")),
+        (ValueSource::Variable, [key]) if *key == DATA_DIR.name => "SHOAL_DATA".to_owned(),
+        (ValueSource::Variable, path) => format!("SHOAL_{}", path.join("__").to_ascii_uppercase()),
+        (ValueSource::File(file), path) => format!("{file}: {}", path.join(".")),
     }
 }
 
 /// Returns who gave a value: the flag, the variable or the file.
 pub(super) fn source(figment: &Figment, path: &[&str], value: &Value) -> String {
-    match giver(figment, Some(value)) {
-        Giver::File(file) => file,
-        giver => written(&giver, path),
+    match value_source(figment, Some(value)) {
+        ValueSource::File(file) => file,
+        source => written(&source, path),
     }
 }
 
@@ -78,9 +78,9 @@ pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::
         Kind::Message(message) => message.clone(),
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
             let value = figment.find_value(&path.join(".")).ok();
-            let quoted = match giver(figment, value.as_ref()) {
+            let quoted = match value_source(figment, value.as_ref()) {
                 // Of a variable the type is guessed: what is only digits is a number.
-                Giver::Variable if expected.contains("string") => {
+                ValueSource::Variable if expected.contains("string") => {
                     "; put a value that looks like a number or a list into double quotes, within the variable"
                 }
                 _ => "",
@@ -138,15 +138,15 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn giver(figment: &Figment, value: Option<&Value>) -> Giver {
+fn value_source(figment: &Figment, value: Option<&Value>) -> ValueSource {
     let Some(metadata) = value.and_then(|value| figment.get_metadata(value.tag())) else {
-        return Giver::File("configuration".to_owned());
+        return ValueSource::File("configuration".to_owned());
     };
     match &metadata.source {
-        Some(Source::File(path)) => Giver::File(path.display().to_string()),
-        _ if metadata.name.contains("environment") => Giver::Variable,
-        _ if metadata.name.starts_with("TOML") => Giver::File("configuration".to_owned()),
-        _ => Giver::Flag,
+        Some(Source::File(path)) => ValueSource::File(path.display().to_string()),
+        _ if metadata.name.contains("environment") => ValueSource::Variable,
+        _ if metadata.name.starts_with("TOML") => ValueSource::File("configuration".to_owned()),
+        _ => ValueSource::Flag,
     }
 }
 

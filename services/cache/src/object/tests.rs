@@ -263,7 +263,7 @@ async fn a_load_ends_at_the_kinds_timeout_for_all_who_wait() {
     let harness = Harness::new(Desk::closed("v"), "timeout = '30ms'");
     let (one, two) = (harness.call("a"), harness.call("a"));
     for call in [one, two] {
-        let fault = shoal_kit::Fault::from(call.await.expect("no panic").expect_err("too slow"));
+        let fault = shoal_kit::ApiError::from(call.await.expect("no panic").expect_err("too slow"));
         assert_eq!(fault.reason(), "LOADER_TIMED_OUT");
         assert!(fault.message().contains("30ms") && fault.message().contains("127.0.0.1:1"), "{fault:?}");
     }
@@ -292,7 +292,7 @@ async fn who_waits_too_long_for_a_turn_is_told_so() {
     let calls: Vec<_> = ["a", "b", "c"].into_iter().map(|id| harness.call(id)).collect();
     let mut reasons = Vec::new();
     for call in calls {
-        reasons.push(shoal_kit::Fault::from(call.await.expect("no panic").expect_err("stuck")).reason());
+        reasons.push(shoal_kit::ApiError::from(call.await.expect("no panic").expect_err("stuck")).reason());
     }
     assert_eq!(reasons, ["LOADER_TIMED_OUT", "LOADER_TIMED_OUT", "TOO_MANY_LOADS"]);
 }
@@ -378,7 +378,7 @@ async fn a_load_that_times_out_is_told_to_those_who_follow_it() {
         .collect();
     until("the sibling follows", || sibling.flights() == 1).await;
     for call in followers.into_iter().chain([first]) {
-        let fault = shoal_kit::Fault::from(call.await.expect("no panic").expect_err("too slow"));
+        let fault = shoal_kit::ApiError::from(call.await.expect("no panic").expect_err("too slow"));
         assert_eq!(fault.reason(), "LOADER_TIMED_OUT");
     }
     assert_eq!(harness.desk.begun(), 1, "they fail together, not one after the other");
@@ -483,7 +483,7 @@ async fn a_kind_that_is_not_declared_says_how_to_declare_it() {
     let harness = Harness::new(Desk::open("v"), "");
     let reason = async |kind: &str| {
         let error = harness.objects.get(kind, "a").await.expect_err(kind);
-        shoal_kit::Fault::from(error)
+        shoal_kit::ApiError::from(error)
     };
     let fault = reason("user").await;
     assert_eq!(

@@ -344,6 +344,6 @@ async fn two_clones_on_one_redis_see_each_other() {
 fn an_engine_that_is_down_is_said_to_be_so() {
     let error =
         StoreError::Engine(shoal_kit::EngineError::Unavailable { engine: "redis", detail: "x".into() });
-    let fault = shoal_kit::Fault::from(crate::error::Error::Store(error));
+    let fault = shoal_kit::ApiError::from(crate::error::Error::Store(error));
     assert_eq!((fault.code(), fault.reason().as_str()), (tonic::Code::Unavailable, "ENGINE_UNAVAILABLE"));
 }

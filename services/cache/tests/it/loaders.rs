@@ -147,7 +147,7 @@ async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
     let began = Instant::now();
     let status = clone.get_object("profile", "grace").await.expect_err("the loader is gone");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_UNAVAILABLE"));
-    assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
+    assert!(status.metadata().contains_key(shoal_kit::FAULT_OF), "{status:?}");
     assert!(status.message().contains(&format!("http://{address}")), "{status:?}");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(clone.get_object("profile", "ada").await.expect("cached").from_cache);
@@ -188,7 +188,7 @@ async fn a_loaders_own_errors_keep_their_codes_and_are_not_the_clones() {
         let status = clone.get_object("profile", id).await.expect_err(id);
         assert_eq!((status.code(), reason(&status).as_str()), (code, wanted), "{id}: {status:?}");
         assert!(status.message().contains(part) && status.message().contains("http://"), "{id}: {status:?}");
-        assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{id}: {status:?}");
+        assert!(status.metadata().contains_key(shoal_kit::FAULT_OF), "{id}: {status:?}");
     }
 }
 
@@ -201,7 +201,7 @@ async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
     let began = Instant::now();
     let status = clone.get_object("profile", "ada").await.expect_err("hangs");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_TIMED_OUT"));
-    assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
+    assert!(status.metadata().contains_key(shoal_kit::FAULT_OF), "{status:?}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
@@ -215,7 +215,7 @@ async fn a_refused_load_ejects_no_clone() {
     let mut reasons: Vec<String> = Vec::new();
     for answer in futures::future::join_all(calls).await {
         let status = answer.expect_err("hangs");
-        assert!(status.metadata().contains_key(shoal_kit::fault::FAULT_OF), "{status:?}");
+        assert!(status.metadata().contains_key(shoal_kit::FAULT_OF), "{status:?}");
         reasons.push(reason(&status));
     }
     reasons.sort();

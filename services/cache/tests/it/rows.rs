@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use prost::Message as _;
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use shoal_proto::data::v1 as data;
 use shoal_proto::data::v1::data_service_server::{DataService, DataServiceServer};
 use shoal_proto::r#type::v1::{Value, value};
@@ -50,7 +50,7 @@ impl Rows {
 }
 
 fn missing(reason: shoal_kit::reason::Reason) -> Status {
-    Fault::new(Code::NotFound, reason, "not there").into()
+    ApiError::new(Code::NotFound, reason, "not there").into()
 }
 
 #[tonic::async_trait]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use shoal_http2::{ListLimit, ListTooLong};
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use shoal_kit::reason;
 use tonic::Code;
 
@@ -62,13 +62,13 @@ impl TooLong {
     }
 
     /// The error as the caller gets it.
-    pub(crate) fn fault(&self, message: String) -> Fault {
+    pub(crate) fn fault(&self, message: String) -> ApiError {
         let reason = match self.whose {
             Whose::Call => reason::HEADERS_TOO_LONG,
             Whose::CallTo { .. } => reason::HEADERS_TOO_LONG_FOR_UPSTREAM,
             Whose::Answer { .. } => reason::ANSWER_HEADERS_TOO_LONG,
         };
-        let fault = Fault::new(Code::ResourceExhausted, reason, message)
+        let fault = ApiError::new(Code::ResourceExhausted, reason, message)
             .meta("limit", self.limit())
             .meta("allowed", self.list.limit().to_string())
             .meta("size", self.list.size().to_string());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use shoal_http2::{RecvStream, SendResponse};
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -40,7 +40,7 @@ pub(crate) fn trailers(error: Error) -> HeaderMap {
 }
 
 fn status(error: Error) -> HeaderMap {
-    let fault = Fault::from(error);
+    let fault = ApiError::from(error);
     let status = Status::from(fault.clone());
     let mut headers = HeaderMap::with_capacity(4);
     // Names of upstreams and endpoints fit; a list of a thousand services in a message does not.
@@ -49,7 +49,7 @@ fn status(error: Error) -> HeaderMap {
     }
     headers.clear();
     let message: String = fault.message().chars().take(MESSAGE_BYTES_MAX / 4).collect();
-    let short = Fault::new(fault.code(), fault.reason(), format!("{message}…"));
+    let short = ApiError::new(fault.code(), fault.reason(), format!("{message}…"));
     if Status::from(short).add_header(&mut headers).is_err() {
         headers.clear();
         headers.insert(Status::GRPC_STATUS, HeaderValue::from(fault.code() as i32));

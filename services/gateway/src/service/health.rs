@@ -58,7 +58,7 @@ impl Health for MeshHealth {
         let service = name_of(request)?;
         match self.status(&service) {
             ServingStatus::ServiceUnknown => {
-                let fault = shoal_kit::Fault::new(
+                let fault = shoal_kit::ApiError::new(
                     tonic::Code::NotFound,
                     reason::UNKNOWN_SERVICE,
                     format!(
@@ -105,7 +105,8 @@ impl Health for MeshHealth {
 fn name_of(request: Request<HealthCheckRequest>) -> Result<String, Status> {
     let service = request.into_inner().service;
     if service.len() > NAME_BYTES_MAX {
-        let fault = shoal_kit::Fault::invalid(reason::NAME_TOO_LONG, "service", "must be at most 1024 bytes");
+        let fault =
+            shoal_kit::ApiError::invalid(reason::NAME_TOO_LONG, "service", "must be at most 1024 bytes");
         return Err(fault.into());
     }
     Ok(service)

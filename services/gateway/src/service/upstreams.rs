@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures::Stream;
 use futures::stream::unfold;
 use shoal_balance::{EndpointSnapshot, EndpointState};
-use shoal_kit::Fault;
+use shoal_kit::ApiError;
 use shoal_kit::reason;
 use shoal_proto::gateway::v1 as pb;
 use shoal_proto::gateway::v1::gateway_service_server::GatewayService;
@@ -81,13 +81,13 @@ fn interval(asked: Option<prost_types::Duration>) -> Result<Duration, Status> {
         .ok()
         .filter(|interval| (INTERVAL_MIN..=INTERVAL_MAX).contains(interval))
         .ok_or_else(|| {
-            Fault::invalid(reason::INVALID_INTERVAL, "interval", "must be from 100 ms to 1 h").into()
+            ApiError::invalid(reason::INVALID_INTERVAL, "interval", "must be from 100 ms to 1 h").into()
         })
 }
 
 fn too_many_watches() -> Status {
     let message = format!("{WATCHES_MAX} calls watch the upstreams already; end one, or use ListUpstreams");
-    Fault::new(Code::ResourceExhausted, reason::TOO_MANY_WATCHES, message)
+    ApiError::new(Code::ResourceExhausted, reason::TOO_MANY_WATCHES, message)
         .meta("watches", WATCHES_MAX.to_string())
         .retry_after(INTERVAL)
         .into()

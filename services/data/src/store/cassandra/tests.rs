@@ -444,7 +444,7 @@ async fn a_write_without_an_answer_may_have_happened_and_can_be_repeated() {
     proxy.set(Network::NoAnswers);
     let outcome = put(&data, "rows", 20, "b").await;
     let Err(error @ Error::OutcomeUnknown { .. }) = outcome else { panic!("{outcome:?}") };
-    let fault = shoal_kit::Fault::from(error);
+    let fault = shoal_kit::ApiError::from(error);
     assert_eq!((fault.code(), fault.reason().as_str()), (tonic::Code::Unavailable, "OUTCOME_UNKNOWN"));
     assert!(fault.message().contains("may or may not have happened"), "{}", fault.message());
     assert!(fault.message().contains("idempotency_token"), "{}", fault.message());

@@ -162,6 +162,6 @@ async fn what_cannot_be_read_is_data_loss() {
     store.database.write(move |tx| tx.put(&spaces.rows, key, value)).await.unwrap();
     let damaged = data.get("t", "p".to_owned(), text("a"), Consistency::Quorum).await;
     assert!(matches!(damaged, Err(Error::DataLoss(_))), "{damaged:?}");
-    let fault = shoal_kit::Fault::from(damaged.unwrap_err());
+    let fault = shoal_kit::ApiError::from(damaged.unwrap_err());
     assert_eq!(fault.code(), tonic::Code::DataLoss);
 }

@@ -214,7 +214,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_read() {
         let leased = mesh.b.store.lease(ask(&q, 1, LONG)).await.unwrap_err();
         for error in [refused, leased] {
             assert!(matches!(error, Error::Engine(EngineError::ReadOnly { .. })), "{error:?}");
-            let fault = shoal_kit::Fault::from(error);
+            let fault = shoal_kit::ApiError::from(error);
             // UNAVAILABLE.
             assert_eq!((fault.code() as i32, fault.reason()), (14, reason::ENGINE_READ_ONLY));
             assert!(fault.message().contains(says) && fault.message().contains("nothing was done"));

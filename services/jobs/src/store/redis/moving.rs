@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_kit::{EngineError, Fault};
+use shoal_kit::{ApiError, EngineError};
 use shoal_redis_link::LinkConfig;
 use shoal_testing::Cluster;
 use tokio::time::sleep;
@@ -41,7 +41,7 @@ fn base(queue: &QueueName) -> String {
 fn refused<T>(what: &str, answer: Result<T, Error>) {
     let Err(error) = answer else { panic!("{what} was answered") };
     assert!(is_moving(&error), "{what}: {error:?}");
-    let fault = Fault::from(error);
+    let fault = ApiError::from(error);
     assert_eq!(fault.reason(), "ENGINE_MOVING", "{what}");
     assert!(fault.message().contains("nothing was done"), "{what}: {}", fault.message());
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shoal_kit::{EngineError, Fault};
+use shoal_kit::{ApiError, EngineError};
 use shoal_testing::Cluster;
 use tokio::time::sleep;
 
@@ -48,7 +48,7 @@ fn number(session: &Session) -> i64 {
 fn refused<T>(what: &str, answer: Result<T, Error>) {
     let Err(error) = answer else { panic!("{what} was answered") };
     assert!(matches!(error, Error::Engine(EngineError::Moving { .. })), "{what}: {error:?}");
-    let fault = Fault::from(error);
+    let fault = ApiError::from(error);
     assert_eq!(fault.reason(), "ENGINE_MOVING", "{what}");
     assert!(fault.message().contains("nothing was done"), "{what}: {}", fault.message());
 }
