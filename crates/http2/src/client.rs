@@ -9,11 +9,11 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
-use crate::core::{Core, Role};
+use crate::connection::SendError;
+use crate::connection::{Core, Role};
 use crate::error::Error;
 use crate::handle::{Handle, ResponseFuture, SendStream};
 use crate::io::{Io, Moved, Shared};
-use crate::send::SendError;
 use crate::stream::register;
 
 /// A connection: a future that moves its bytes and ends with it. Dropped, it is cut. It is over when the peer has ended it,

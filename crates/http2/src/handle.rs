@@ -9,8 +9,8 @@ use http::{HeaderMap, Response};
 
 use crate::error::{Error, Reason};
 use crate::io::Shared;
+use crate::stream::Unread;
 use crate::stream::{Receiving, Sending, register};
-use crate::unread::Unread;
 
 /// One handle of a stream.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
-use crate::core::Core;
+use crate::connection::Core;
+use crate::connection::Unfinished;
+use crate::connection::send_buffer::Writing;
 use crate::error::Error;
-use crate::outbox::Writing;
-use crate::receive::Unfinished;
 
 /// What is read at once: little, until a peer has filled it.
 const READ_BYTES_MIN: usize = 20 << 10;

@@ -1,12 +1,14 @@
 //! Between header fields and the messages of HTTP: what makes a message malformed (RFC 9113 §8), and in what order a
 //! message's fields are written.
 
+pub(crate) mod target;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::hpack::{ENTRY_OVERHEAD, Encoder, Field, Index, ListTooLong, Name};
-use crate::target::{self, Addresses, Recent};
+use crate::message::target::{Addresses, Recent};
 
 /// Of a usual call. A table for more of them is larger than what allocators give out at once (a kilobyte), and there are
 /// three in a call.

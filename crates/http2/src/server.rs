@@ -7,11 +7,11 @@ use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
-use crate::core::{Core, Role};
+use crate::connection::Unfinished;
+use crate::connection::{Core, Role};
 use crate::error::{By, Error, Reason};
 use crate::handle::{Handle, RecvStream, SendResponse};
 use crate::io::{Io, Moved};
-use crate::receive::Unfinished;
 
 /// A connection. Moves its bytes only while it is polled; dropped, it is cut.
 #[derive(Debug)]

@@ -1,5 +1,10 @@
 //! One stream: what is known of its two halves (RFC 9113 §5.1), what was received and not read, and who waits for it.
 
+pub(crate) mod queue;
+mod unread;
+
+pub use unread::Unread;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -8,8 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 
 use crate::error::Error;
-use crate::line::Place;
-use crate::unread::Unread;
+use crate::stream::queue::Place;
 
 /// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
 /// again, and a thousand frames of a byte would keep a thousand buffers. A frame that is full keeps at most two and a half

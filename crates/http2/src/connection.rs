@@ -1,6 +1,20 @@
 //! The state of one connection, without its socket: what is known of its streams, its windows and its end. What the peer
 //! sends goes in by [`receive`](Core::receive), what is to be sent comes out by the outbox.
 
+mod budget;
+mod control;
+mod foreign_protocol;
+mod id_hashing;
+mod late_resets;
+mod receive;
+mod send;
+pub(crate) mod send_buffer;
+mod share;
+mod window;
+
+pub use receive::Unfinished;
+pub use send::SendError;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::task::Waker;
@@ -8,20 +22,20 @@ use std::task::Waker;
 use http::Request;
 use slab::Slab;
 
-use crate::budget::Budget;
 use crate::config::Config;
-use crate::control::{IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL, SETTINGS_BURST, SETTINGS_REFILL};
+use crate::connection::budget::Budget;
+use crate::connection::control::{IDLE_FRAMES_BURST, IDLE_FRAMES_REFILL, SETTINGS_BURST, SETTINGS_REFILL};
+use crate::connection::id_hashing::NumberHashing;
+use crate::connection::late_resets::LateResets;
+use crate::connection::receive::Block;
+use crate::connection::send_buffer::Outbox;
 use crate::error::{By, Error, Reason};
 use crate::frame::{self, PREFACE, STREAM_MAX, WINDOW_DEFAULT};
 use crate::hpack::{Decoder, Encoder, ListTooLong};
-use crate::late::LateResets;
-use crate::line::{For, Line};
 use crate::message::Targets;
-use crate::numbers::NumberHashing;
-use crate::outbox::Outbox;
-use crate::receive::Block;
+use crate::message::target::Addresses;
+use crate::stream::queue::{For, Line};
 use crate::stream::{Received, Receiving, Sending, Stream};
-use crate::target::Addresses;
 
 /// SETTINGS_HEADER_TABLE_SIZE, both ways: the default, which every peer knows.
 pub(crate) const TABLE_BYTES: usize = 4096;

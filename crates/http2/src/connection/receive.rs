@@ -5,9 +5,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Request, StatusCode};
 
-use crate::core::{Core, Role, TABLE_BYTES};
+use crate::connection::foreign_protocol;
+use crate::connection::{Core, Role, TABLE_BYTES};
 use crate::error::{By, Error, Reason};
-use crate::foreign;
 use crate::frame::{self, Head};
 use crate::hpack::{List, ListLimits};
 use crate::message::Fields;
@@ -82,7 +82,7 @@ impl Core {
         }
         if !self.peer.settled
             && self.role == Role::Client
-            && let Some(complaint) = foreign::complaint(bytes)
+            && let Some(complaint) = foreign_protocol::complaint(bytes)
         {
             return Err(self.broken(Reason::PROTOCOL_ERROR, &complaint));
         }

@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 
-use crate::core::Core;
+use crate::connection::Core;
 use crate::error::{Error, Reason};
 use crate::frame::{self, Head};
 use crate::hpack::ListTooLong;
-use crate::line::For;
 use crate::message;
+use crate::stream::queue::For;
 use crate::stream::{Queued, Receiving, Sending, Stream, register};
 
 /// What one stream may send while others wait for the connection.
@@ -441,7 +441,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Role;
+    use crate::connection::Role;
 
     fn send(core: &mut Core) -> Result<usize, SendError> {
         core.send_request(&Request::post("http://mesh.test/a.B/C").body(()).expect("valid"), true)

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::core::{Core, Role};
+use crate::connection::{Core, Role};
 use crate::error::{Error, Reason};
 use crate::frame::{self, Head, WINDOW_MAX};
 

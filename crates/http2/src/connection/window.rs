@@ -1,10 +1,10 @@
 //! How much each stream may send (RFC 9113 §6.9), relative to the peer's SETTINGS_INITIAL_WINDOW_SIZE: a stream keeps what it
 //! has beside that, so that a change of the setting costs nothing for streams that do not wait for it.
 
-use crate::core::Core;
+use crate::connection::Core;
 use crate::error::{Error, Reason};
 use crate::frame::WINDOW_MAX;
-use crate::line::For;
+use crate::stream::queue::For;
 
 impl Core {
     /// Returns how many bytes the stream may send: fewer than none after the peer took back what was sent already (§6.9.2).

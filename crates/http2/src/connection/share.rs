@@ -5,7 +5,7 @@
 //! Choudhury and Hahne 1998): five ninths of a window that is all there, and five ninths of the rest for the next one. A little
 //! more than half, because peers give back a window of which half is used, and not before.
 
-use crate::core::{Core, Role};
+use crate::connection::{Core, Role};
 
 impl Core {
     /// How many bytes the stream may send before it has its share.
