@@ -14,7 +14,6 @@ use crate::connection::{Core, Role};
 use crate::error::Error;
 use crate::handle::{Handle, ResponseFuture, SendStream};
 use crate::io::{Io, Moved, Shared};
-use crate::stream::register;
 
 /// A connection: a future that moves its bytes and ends with it. Dropped, it is cut. It is over when the peer has ended it,
 /// and, once [retired](Connection::retire) or after the peer's GOAWAY, with its last stream.
@@ -57,24 +56,24 @@ where
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Sends no more requests; the connection ends with the last answer.
     pub fn retire(&mut self) {
-        self.0.shared.lock().retired = true;
+        self.0.shared.lock().retire();
     }
 
     /// How it stands.
     pub fn standing(&self) -> Standing {
         let core = self.0.shared.lock();
         Standing {
-            left: core.peer_leaves.clone(),
-            streams_max: core.peer.streams_max,
-            has_late_resets: !core.late.is_empty(),
+            left: core.peer_goaway(),
+            streams_max: core.peer().streams_max(),
+            has_late_resets: core.has_late_resets(),
             is_short_of_window: core.is_short_of_window(),
-            has_queued: !core.queued.is_empty(),
+            has_queued: core.has_queued(),
         }
     }
 
     /// Whether resets wait to be sent.
     pub fn has_late_resets(&self) -> bool {
-        !self.0.shared.lock().late.is_empty()
+        self.0.shared.lock().has_late_resets()
     }
 
     /// Lets those resets be sent with the next poll that were waiting when this was last called: of requests that the peer
@@ -85,7 +84,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// What the peer said when it told us to go elsewhere, if it did.
     pub fn left_by_peer(&self) -> Option<Error> {
-        self.0.shared.lock().peer_leaves.clone()
+        self.0.shared.lock().peer_goaway()
     }
 }
 
@@ -120,7 +119,7 @@ impl SendRequest {
 
     /// How many requests wait to be sent: for a stream, or for the headers of others to be taken.
     pub fn queued(&self) -> usize {
-        self.0.lock().queued.len()
+        self.0.lock().queued()
     }
 
     /// Whether streams wait for the peer's connection-level window, most of which is taken by bodies that it does not read. On
@@ -131,7 +130,7 @@ impl SendRequest {
 
     /// How many streams the peer allows; `u32::MAX` as long as it has not said.
     pub fn streams_max(&self) -> usize {
-        usize::try_from(self.0.lock().peer.streams_max).unwrap_or(usize::MAX)
+        usize::try_from(self.0.lock().peer().streams_max()).unwrap_or(usize::MAX)
     }
 }
 
@@ -144,17 +143,17 @@ impl Pings {
         let before = {
             let mut core = self.0.lock();
             core.send_ping();
-            core.ping.answers
+            core.ping().answers()
         };
         poll_fn(|cx| {
             let mut core = self.0.lock();
-            if core.ping.answers > before {
+            if core.ping().answers() > before {
                 return Poll::Ready(Ok(()));
             }
-            if let Some(error) = &core.over {
+            if let Some(error) = core.over() {
                 return Poll::Ready(Err(error.clone()));
             }
-            register(&mut core.ping.waker, cx);
+            core.ping().register(cx);
             Poll::Pending
         })
         .await

@@ -24,9 +24,9 @@ pub struct Config {
     /// Bytes of DATA that wait for the socket, of all streams together. What does not fit waits where it comes from.
     pub send_buffer: usize,
     /// Streams reset by a client before they were looked at; more at once, and the connection is ended (CVE-2023-44487).
-    pub unseen_resets_max: usize,
+    pub pending_accept_resets_max: usize,
     /// Streams we have reset and remember, so that frames still under way on them are no error.
-    pub resets_remembered: usize,
+    pub locally_reset_max: usize,
     /// Whether resets of streams of which the peer has said nothing yet wait for
     /// [`send_late_resets`](crate::ClientConnection::send_late_resets). Of no meaning for a server.
     pub late_resets: bool,
@@ -45,8 +45,8 @@ impl Default for Config {
             queued_max: 4_096,
             leaves_window: false,
             send_buffer: 256 << 10,
-            unseen_resets_max: 1_024,
-            resets_remembered: 1_024,
+            pending_accept_resets_max: 1_024,
+            locally_reset_max: 1_024,
             late_resets: false,
             secrets: Vec::new(),
         }

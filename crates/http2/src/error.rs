@@ -117,6 +117,11 @@ impl Error {
         Error(Kind::GoAway { reason, by, why: why.into() })
     }
 
+    /// Returns the error of a connection that is ended for what the peer did (RFC 9113 §5.4.1).
+    pub(crate) fn connection(reason: Reason, why: &str) -> Error {
+        Error::go_away(reason, By::Us, why)
+    }
+
     pub(crate) fn too_long(list: ListTooLong) -> Error {
         Error(Kind::TooLong(list))
     }

@@ -36,7 +36,7 @@ impl Handle {
 
     fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Error> {
         let mut core = self.shared.lock();
-        let stream = &mut core.streams[self.key];
+        let stream = core.stream(self.key);
         match &stream.error {
             Some(error) => Poll::Ready(error.clone()),
             None => {
@@ -53,7 +53,7 @@ impl Handle {
 
 impl Clone for Handle {
     fn clone(&self) -> Handle {
-        self.shared.lock().streams[self.key].handles += 1;
+        self.shared.lock().stream(self.key).handles += 1;
         Handle { shared: self.shared.clone(), key: self.key, reader: false }
     }
 }
@@ -98,7 +98,7 @@ impl SendStream {
 
     /// Whether it is a request that waits to be sent: the peer has seen nothing of it.
     pub fn is_queued(&self) -> bool {
-        matches!(self.0.shared.lock().streams[self.0.key].sending, Sending::Queued(_))
+        matches!(self.0.shared.lock().stream(self.0.key).sending, Sending::Queued(_))
     }
 
     /// Ends our half without trailers. Waits for nothing.
@@ -143,7 +143,7 @@ impl RecvStream {
     /// [released](RecvStream::release), or the peer stops sending.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let mut core = self.0.shared.lock();
-        let stream = &mut core.streams[self.0.key];
+        let stream = core.stream(self.0.key);
         if let Some(data) = stream.received.pop() {
             return Poll::Ready(Some(Ok(data)));
         }
@@ -165,7 +165,7 @@ impl RecvStream {
     /// The trailers, when the body has been read.
     pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Error>> {
         let mut core = self.0.shared.lock();
-        let stream = &mut core.streams[self.0.key];
+        let stream = core.stream(self.0.key);
         if stream.receiving == Receiving::Closed {
             return Poll::Ready(Ok(stream.trailers.take()));
         }
@@ -186,24 +186,24 @@ impl RecvStream {
 
     /// Whether there is nothing left to read, neither data nor trailers.
     pub fn is_end_stream(&self) -> bool {
-        self.0.shared.lock().streams[self.0.key].is_read()
+        self.0.shared.lock().stream(self.0.key).is_read()
     }
 
     /// Counts what is received and not released in `unread`, what is there already and what comes. Once: a second time does
     /// nothing.
     pub fn count_unread(&mut self, unread: &Arc<Unread>) {
-        self.0.shared.lock().streams[self.0.key].count_unread(unread);
+        self.0.shared.lock().stream(self.0.key).count_unread(unread);
     }
 
     /// Wakes the task when more of the body comes, without reading what is there.
     pub fn wake_for_more(&mut self, cx: &mut Context<'_>) {
         let mut core = self.0.shared.lock();
-        register(&mut core.streams[self.0.key].reader, cx);
+        register(&mut core.stream(self.0.key).reader, cx);
     }
 
     /// How many bytes were received and are not released, whether read or not.
     pub fn unreleased(&self) -> usize {
-        self.0.shared.lock().streams[self.0.key].unreleased as usize
+        self.0.shared.lock().stream(self.0.key).unreleased as usize
     }
 
     /// Lets the peer send `more` on this stream than the [window](crate::Config::stream_window) of each, from now on. Together
@@ -216,7 +216,7 @@ impl RecvStream {
     pub fn release(&mut self, bytes: usize) {
         if bytes > 0 {
             let mut core = self.0.shared.lock();
-            let bytes = core.streams[self.0.key].unreleased.min(u32::try_from(bytes).unwrap_or(u32::MAX));
+            let bytes = core.stream(self.0.key).unreleased.min(u32::try_from(bytes).unwrap_or(u32::MAX));
             core.release(self.0.key, bytes, bytes);
         }
     }
@@ -231,7 +231,7 @@ impl Future for ResponseFuture {
 
     fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut core = self.0.shared.lock();
-        let stream = &mut core.streams[self.0.key];
+        let stream = core.stream(self.0.key);
         if let Some(response) = stream.response.take() {
             stream.handles += 1;
             let handle = Handle::new(self.0.shared.clone(), self.0.key);

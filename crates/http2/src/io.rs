@@ -9,19 +9,17 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
-use crate::connection::Core;
-use crate::connection::Unfinished;
-use crate::connection::send_buffer::Writing;
+use crate::connection::{Core, Unfinished, Writing};
 use crate::error::Error;
 
-/// What is read at once: little, until a peer has filled it.
+/// Bytes that are read at once: few, until a peer has filled them.
 const READ_BYTES_MIN: usize = 20 << 10;
 const READ_BYTES_MAX: usize = 40 << 10;
 
-/// Bytes taken from the socket before other connections have their turn.
-const TURN_BYTES: usize = 256 << 10;
+/// Bytes that are read or written before other connections have their turn.
+const BYTE_QUANTUM: usize = 256 << 10;
 
-/// A connection's state, shared with the handles of its streams.
+/// The state of a connection, shared with the handles of its streams.
 #[derive(Debug)]
 pub(crate) struct Shared(Mutex<Core>);
 
@@ -36,7 +34,7 @@ impl Shared {
     }
 }
 
-/// A socket and the state of what is spoken on it.
+/// A socket and the state of the connection on it.
 #[derive(Debug)]
 pub(crate) struct Io<T> {
     socket: T,
@@ -44,25 +42,24 @@ pub(crate) struct Io<T> {
     writing: Writing,
     received: BytesMut,
     read_bytes: usize,
-    /// Frames lie in `received` that were not looked at, because of the answers they would have taken, or because others had
-    /// their turn.
-    behind: bool,
-    /// A new turn begins when it is polled.
-    turn: bool,
-    /// Of its turn.
-    bytes_left: usize,
-    /// There was room, when the connection was last polled, that those who were woken for it may not want.
-    left: bool,
-    shut: bool,
-    /// What the peer had begun to say when it was waited for.
+    /// `received` holds complete frames that were not handled: too many replies wait, or it was others' turn.
+    is_behind: bool,
+    /// A new turn begins with the next poll.
+    is_new_turn: bool,
+    /// Bytes that may be moved in this turn.
+    quantum_left: usize,
+    /// Send capacity was left at the last poll; the streams woken for it may not use it.
+    has_room_left: bool,
+    is_shut: bool,
+    /// What the peer had begun to send when it was last waited for.
     pub(crate) unfinished: Option<Unfinished>,
 }
 
-/// Why moving bytes came to a stop.
+/// Tells why moving bytes came to a stop.
 pub(crate) enum Moved {
-    /// A request came.
+    /// A request waits to be accepted.
     Request,
-    /// The connection is over as it should.
+    /// The connection has ended as it should.
     Over,
 }
 
@@ -74,16 +71,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             writing: Writing::default(),
             received: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
-            behind: false,
-            turn: true,
-            bytes_left: 0,
-            left: false,
-            shut: false,
+            is_behind: false,
+            is_new_turn: true,
+            quantum_left: 0,
+            has_room_left: false,
+            is_shut: false,
             unfinished: None,
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves the bytes that can be moved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Moved, Error>> {
         let Io {
             socket,
@@ -91,24 +88,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             writing,
             received,
             read_bytes,
-            behind,
-            turn,
-            bytes_left,
-            left,
-            shut,
+            is_behind,
+            is_new_turn,
+            quantum_left,
+            has_room_left,
+            is_shut,
             unfinished,
         } = self;
-        if std::mem::take(left) {
-            shared.lock().share_room_left();
+        if std::mem::take(has_room_left) {
+            shared.lock().wake_more_waiting();
         }
         loop {
             let mut core = shared.lock();
-            if std::mem::take(turn) {
-                *bytes_left = TURN_BYTES;
+            if std::mem::take(is_new_turn) {
+                *quantum_left = BYTE_QUANTUM;
                 core.begin_turn();
             }
             let mut flushed = true;
-            while core.out.hand_out(writing) && flushed {
+            while core.hand_out(writing) && flushed {
                 // Others write frames meanwhile.
                 drop(core);
                 let written = writing.poll(cx, socket);
@@ -117,45 +114,43 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => {
                         core.end(&lost(&error));
-                        return Poll::Ready(Err(core.over.clone().unwrap_or_else(|| lost(&error))));
+                        return Poll::Ready(Err(core.over().cloned().unwrap_or_else(|| lost(&error))));
                     }
                     Poll::Pending => flushed = false,
                 }
             }
-            if !core.waiting.is_empty() {
-                core.share_room();
-            }
-            if !core.queued.is_empty() {
+            core.wake_waiting();
+            if core.has_queued() {
                 core.open_queued();
-                if flushed && !core.out.is_empty() && *bytes_left > 0 {
-                    *bytes_left = bytes_left.saturating_sub(core.out.bytes());
+                if flushed && core.unsent() > 0 && *quantum_left > 0 {
+                    *quantum_left = quantum_left.saturating_sub(core.unsent());
                     continue;
                 }
             }
             if flushed {
-                core.replies = 0;
-                if core.over.is_some() || core.is_done() {
-                    return close(&mut core, socket, shut, cx);
+                core.flushed();
+                if core.over().is_some() || core.is_done() {
+                    return close(&mut core, socket, is_shut, cx);
                 }
-            } else if core.over.is_some() || core.is_stuffed() {
-                // It is not the peer that is waited for, as far as one can see.
+            } else if core.over().is_some() || core.is_backpressured() {
+                // The socket is waited for. What the peer would send next is not read yet.
                 *unfinished = None;
-                *turn = true;
-                core.driver = Some(cx.waker().clone());
+                *is_new_turn = true;
+                core.sleep(cx.waker());
                 return Poll::Pending;
             }
-            if !core.accept.is_empty() {
+            if core.has_requests() {
                 return Poll::Ready(Ok(Moved::Request));
             }
-            if *bytes_left == 0 || core.had_its_turn() {
+            if *quantum_left == 0 || core.had_its_turn() {
                 *unfinished = None;
-                *turn = true;
+                *is_new_turn = true;
                 drop(core);
                 let_others_go_first(cx);
                 return Poll::Pending;
             }
-            if std::mem::take(behind) {
-                *behind = take(&mut core, received);
+            if std::mem::take(is_behind) {
+                *is_behind = take(&mut core, received);
                 continue;
             }
             drop(core);
@@ -168,16 +163,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
             match read {
                 Poll::Ready(Ok(0)) => {
                     let error = Error::io("the peer closed the connection");
-                    let quiet = core.open == 0 && core.queued.is_empty();
+                    let quiet = !core.has_open_streams() && !core.has_queued();
                     core.end(&error);
                     return Poll::Ready(if quiet { Ok(Moved::Over) } else { Err(error) });
                 }
                 Poll::Ready(Ok(read)) => {
-                    *bytes_left = bytes_left.saturating_sub(read);
+                    *quantum_left = quantum_left.saturating_sub(read);
                     if read == room {
                         *read_bytes = READ_BYTES_MAX;
                     }
-                    *behind = take(&mut core, received);
+                    *is_behind = take(&mut core, received);
                 }
                 Poll::Ready(Err(error)) => {
                     core.end(&lost(&error));
@@ -185,21 +180,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
                 }
                 Poll::Pending => {
                     // Another thread may have come between.
-                    if flushed && (!core.out.is_empty() || core.over.is_some() || core.is_done()) {
+                    if flushed && (core.unsent() > 0 || core.over().is_some() || core.is_done()) {
                         continue;
                     }
                     if received.is_empty() {
                         *received = BytesMut::new();
                         *read_bytes = READ_BYTES_MIN;
                     }
-                    if core.has_room_left() {
-                        // To be polled again, where there is one thread after those who were woken.
-                        *left = true;
+                    if core.has_unwoken() {
+                        // Polled again, where there is one thread after the tasks that were woken.
+                        *has_room_left = true;
                         cx.waker().wake_by_ref();
                     }
                     *unfinished = core.unfinished(received);
-                    *turn = true;
-                    core.driver = Some(cx.waker().clone());
+                    *is_new_turn = true;
+                    core.sleep(cx.waker());
                     return Poll::Pending;
                 }
             }
@@ -207,36 +202,37 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io<T> {
     }
 }
 
-/// Takes what was received. Says whether some of it is left although it is complete.
+/// Handles what was received. Returns whether complete frames may be left.
 fn take(core: &mut Core, received: &mut BytesMut) -> bool {
     if let Err(error) = core.receive(received) {
         core.end(&error);
     }
-    core.is_stuffed() || core.had_its_turn()
+    core.is_backpressured() || core.had_its_turn()
 }
 
-/// Has the task polled again after those who are ready and, where there is one thread, those whose sockets have become so. Woken
-/// at once, it would come before these: the runtime looks at sockets when nothing is left to be polled, or after 61 polls.
+/// Has the task polled again after the tasks that are ready and, where there is one thread, those whose sockets have become
+/// ready. Woken at once, it would come before these: the runtime looks at sockets when nothing is left to be polled, or after 61
+/// polls.
 fn let_others_go_first(cx: &mut Context<'_>) {
     // Its first poll leaves the waker with the runtime, and there is nothing else to it.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
-/// Says goodbye to the socket, all being said.
+/// Shuts the socket down, when everything is written.
 fn close<T: AsyncWrite + Unpin>(
     core: &mut Core,
     socket: &mut T,
-    shut: &mut bool,
+    is_shut: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Moved, Error>> {
-    if !*shut {
+    if !*is_shut {
         match Pin::new(socket).poll_shutdown(cx) {
             Poll::Pending => return Poll::Pending,
             // It is gone already, or not.
-            Poll::Ready(_) => *shut = true,
+            Poll::Ready(_) => *is_shut = true,
         }
     }
-    match &core.over {
+    match core.over() {
         Some(error) => Poll::Ready(Err(error.clone())),
         None => {
             core.end(&Error::io("the connection was ended"));

@@ -15,6 +15,7 @@ mod io;
 mod message;
 mod server;
 mod stream;
+mod window;
 
 pub use client::{Connection as ClientConnection, Pings, SendRequest, Standing, connect};
 pub use config::Config;

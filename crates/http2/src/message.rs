@@ -113,7 +113,7 @@ impl Fields {
     }
 
     /// Something else is wrong with the message.
-    pub(crate) fn spoil(&mut self) {
+    pub(crate) fn mark_malformed(&mut self) {
         self.malformed = true;
     }
 

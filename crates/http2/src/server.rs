@@ -36,7 +36,7 @@ where
             Poll::Ready(Err(Error::io("the client left before it had said a word")))
         }
         Poll::Ready(Ok(Moved::Request)) => Poll::Ready(Ok(())),
-        Poll::Pending if io.shared.lock().peer.settled => Poll::Ready(Ok(())),
+        Poll::Pending if io.shared.lock().peer().received_initial_settings() => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })
     .await?;
@@ -75,9 +75,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Wakes the tasks that wait for the peer on any of its streams, so that they look at what was decided elsewhere.
     pub fn wake_streams(&mut self) {
-        for (_, stream) in &mut self.0.shared.lock().streams {
-            stream.wake();
-        }
+        self.0.shared.lock().wake_streams();
     }
 
     /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
@@ -89,18 +87,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Whether requests are unanswered.
     pub fn has_streams(&self) -> bool {
-        self.0.shared.lock().open > 0
-    }
-}
-
-impl Core {
-    fn next_request(&mut self) -> Option<(Request<()>, usize)> {
-        let (request, key) = self.accept.pop_front()?;
-        let stream = &mut self.streams[key];
-        stream.accepted = true;
-        if stream.reset_unseen {
-            self.unseen_resets -= 1;
-        }
-        Some((request, key))
+        self.0.shared.lock().has_open_streams()
     }
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 
 use crate::error::Error;
-use crate::stream::queue::Place;
+use crate::stream::queue::{Links, WaitsFor};
+use crate::window::{ReceiveWindow, Window};
 
 /// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
 /// again, and a thousand frames of a byte would keep a thousand buffers. A frame that is full keeps at most two and a half
@@ -72,8 +73,8 @@ pub(crate) struct Stream {
     pub(crate) counted: bool,
     /// It was given to whoever accepts streams.
     pub(crate) accepted: bool,
-    /// The peer reset it before that.
-    pub(crate) reset_unseen: bool,
+    /// The peer reset the stream before it was accepted.
+    pub(crate) is_reset_pending_accept: bool,
     /// Its answer has no content, whatever length it says.
     pub(crate) asks_head: bool,
     pub(crate) response: Option<Response<()>>,
@@ -83,28 +84,25 @@ pub(crate) struct Stream {
     pub(crate) unread: bool,
     /// What `content-length` announced and has not come.
     pub(crate) length_left: Option<u64>,
-    /// Bytes the peer may send.
-    pub(crate) receive_window: i64,
+    /// The bytes that the peer may send.
+    pub(crate) receive_window: ReceiveWindow,
     /// What its window is larger by than that of others.
     pub(crate) widened: u32,
-    /// Bytes that were read, and that the peer has not been told of.
-    pub(crate) released: u32,
     /// Bytes received and not released yet: owed to the connection's window when the stream is given up.
     pub(crate) unreleased: u32,
     /// Where those are counted too.
     unread_in: Option<Arc<Unread>>,
-    /// Bytes we may send beside SETTINGS_INITIAL_WINDOW_SIZE: what WINDOW_UPDATE gave less what was sent.
-    pub(crate) send_offset: i64,
+    /// The bytes that may be sent beside SETTINGS_INITIAL_WINDOW_SIZE: what WINDOW_UPDATE gave less what was sent.
+    pub(crate) send_window: Window,
     /// Bytes that were sent since the peer last gave the stream window.
     pub(crate) unreturned: i64,
-    /// Where it stands among those that wait for the connection.
-    pub(crate) place: Place,
+    pub(crate) links: Links,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
 }
 
 impl Stream {
-    pub(crate) fn new(sending: Sending, receiving: Receiving, receive_window: i64) -> Stream {
+    pub(crate) fn new(sending: Sending, receiving: Receiving, receive_window: u32) -> Stream {
         Stream {
             id: 0,
             handles: 1,
@@ -113,21 +111,20 @@ impl Stream {
             error: None,
             counted: false,
             accepted: true,
-            reset_unseen: false,
+            is_reset_pending_accept: false,
             asks_head: false,
             response: None,
             trailers: None,
             received: Received::default(),
             unread: false,
             length_left: None,
-            receive_window,
+            receive_window: ReceiveWindow::new(receive_window),
             widened: 0,
-            released: 0,
             unreleased: 0,
             unread_in: None,
-            send_offset: 0,
+            send_window: Window::default(),
             unreturned: 0,
-            place: Place::default(),
+            links: Links::default(),
             reader: None,
             writer: None,
         }
@@ -174,10 +171,25 @@ impl Stream {
         }
     }
 
-    pub(crate) fn wake_writer(&mut self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
+    /// Wakes the task that writes. Returns whether one waited.
+    pub(crate) fn wake_writer(&mut self) -> bool {
+        match self.writer.take() {
+            Some(waker) => {
+                waker.wake();
+                true
+            }
+            None => false,
         }
+    }
+
+    /// Returns what the stream waits for before it can send.
+    pub(crate) fn waits_for(&self) -> WaitsFor {
+        self.links.waits_for()
+    }
+
+    /// Returns the key of the stream that waits behind this one.
+    pub(crate) fn next_in_queue(&self) -> Option<usize> {
+        self.links.after()
     }
 
     pub(crate) fn wake(&mut self) {

@@ -87,7 +87,7 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         send_buffer: options.send_buffer,
         // Its streams are different callers'.
         leaves_window: true,
-        resets_remembered: RESET_STREAMS_MAX,
+        locally_reset_max: RESET_STREAMS_MAX,
         late_resets: true,
         secrets: options.secrets.clone(),
         ..Config::default()

@@ -11,35 +11,35 @@ use std::hash::{BuildHasher, Hasher};
 /// the system's randomness through the standard library's SipHash, and are never sent: a peer that wants numbers to meet in
 /// one place of a table would have to learn them from the time its own frames take, on the one connection they hold for.
 #[derive(Clone, Debug)]
-pub(crate) struct NumberHashing {
+pub(crate) struct IdHashing {
     mixed: u64,
     factor: u64,
 }
 
-impl NumberHashing {
-    pub(crate) fn new() -> NumberHashing {
+impl IdHashing {
+    pub(crate) fn new() -> IdHashing {
         let random = RandomState::new();
         // Odd, so that no number is lost by the multiplication.
-        NumberHashing { mixed: random.hash_one(0_u8), factor: random.hash_one(1_u8) | 1 }
+        IdHashing { mixed: random.hash_one(0_u8), factor: random.hash_one(1_u8) | 1 }
     }
 }
 
-impl BuildHasher for NumberHashing {
-    type Hasher = NumberHasher;
+impl BuildHasher for IdHashing {
+    type Hasher = IdHasher;
 
-    fn build_hasher(&self) -> NumberHasher {
-        NumberHasher { state: self.mixed, factor: self.factor }
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher { state: self.mixed, factor: self.factor }
     }
 }
 
-/// Hashes one stream number. See [`NumberHashing`].
+/// Hashes one stream number. See [`IdHashing`].
 #[derive(Debug)]
-pub(crate) struct NumberHasher {
+pub(crate) struct IdHasher {
     state: u64,
     factor: u64,
 }
 
-impl Hasher for NumberHasher {
+impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
         folded(self.state, self.factor)
     }
@@ -69,13 +69,13 @@ mod tests {
     /// The places of a table that thousands of streams fill.
     const PLACES: u64 = 1 << 14;
 
-    fn place(hashing: &NumberHashing, number: u32) -> u64 {
+    fn place(hashing: &IdHashing, number: u32) -> u64 {
         hashing.hash_one(number) % PLACES
     }
 
     /// How many places those numbers take.
     fn spread(numbers: &[u32]) -> usize {
-        let hashing = NumberHashing::new();
+        let hashing = IdHashing::new();
         numbers.iter().map(|number| place(&hashing, *number)).collect::<HashSet<_>>().len()
     }
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn numbers_of_another_connection_do_not_collide() {
-        let other = NumberHashing::new();
+        let other = IdHashing::new();
         let numbers = meeting(|number| place(&other, number));
         assert!(spread(&numbers) > numbers.len() * 9 / 10, "{} places", spread(&numbers));
     }

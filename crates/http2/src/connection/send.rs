@@ -9,19 +9,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 
 use crate::connection::Core;
+use crate::connection::capacity::QUANTUM;
 use crate::error::{Error, Reason};
 use crate::frame::{self, Head};
 use crate::hpack::ListTooLong;
 use crate::message;
-use crate::stream::queue::For;
+use crate::stream::queue::WaitsFor;
 use crate::stream::{Queued, Receiving, Sending, Stream, register};
-
-/// What one stream may send while others wait for the connection.
-const TURN_BYTES: usize = 16 << 10;
-
-/// So many streams are woken at least when there is room: one may have found that it wants nothing any more, and the others
-/// are not to wait for it.
-const WOKEN_MIN: usize = 8;
 
 /// Bytes that wait for the socket beside those of DATA, beyond which no further request is sent: it waits. The headers of a
 /// request have no window, and those of calls that are never ended would pile up here.
@@ -47,24 +41,21 @@ pub enum SendError {
 impl Core {
     /// Opens a stream, at once or when the peer allows one more.
     pub(crate) fn send_request(&mut self, request: &Request<()>, end: bool) -> Result<usize, SendError> {
-        if let Some(error) = self.over.as_ref().or(self.peer_leaves.as_ref()) {
-            return Err(SendError::Closed(error.clone()));
+        if let Some(error) = self.shutdown.refusal() {
+            return Err(SendError::Closed(error));
         }
-        if self.retired {
-            return Err(SendError::Closed(Error::io("the connection is no longer used")));
-        }
-        if self.is_used_up() {
+        if self.streams.are_used_up() {
             return Err(SendError::Closed(self.use_up()));
         }
         let size = message::check_request(request).map_err(SendError::Invalid)?;
-        if size > self.peer.header_list_max {
-            return Err(SendError::TooLong(ListTooLong::bytes(size, self.peer.header_list_max)));
+        if size > self.peer.header_list_max() {
+            return Err(SendError::TooLong(ListTooLong::bytes(size, self.peer.header_list_max())));
         }
-        let at_once = self.queued.is_empty()
-            && self.open < self.peer.streams_max
-            && self.out.bytes() < self.config.send_buffer + HEADERS_UNSENT_MAX;
-        if !at_once && self.queued.len() >= self.config.queued_max {
-            return Err(SendError::Full(self.queued.len()));
+        let at_once = !self.has_queued()
+            && self.streams.open() < self.peer.streams_max()
+            && self.send_buffer.bytes() < self.config.send_buffer + HEADERS_UNSENT_MAX;
+        if !at_once && self.queued() >= self.config.queued_max {
+            return Err(SendError::Full(self.queued()));
         }
         let mut stream = Stream::new(Sending::Body, Receiving::Head, self.first_receive_window());
         stream.asks_head = *request.method() == Method::HEAD;
@@ -75,49 +66,43 @@ impl Core {
         }
         stream.sending = Sending::Queued(Box::new(Queued { request: request.clone(), end, trailers: None }));
         let key = self.streams.insert(stream);
-        self.queued.push(&mut self.streams, key);
+        self.streams.enqueue(key);
         Ok(key)
     }
 
-    /// Gives a stream its number and sends its headers.
+    /// Gives a stream its id and sends its headers.
     fn open(&mut self, key: usize, request: &Request<()>, end: bool) {
-        let id = if self.last_id == 0 { 1 } else { self.last_id + 2 };
-        self.last_id = id;
-        self.open += 1;
-        self.keys.insert(id, key);
-        let stream = &mut self.streams[key];
-        stream.id = id;
-        stream.counted = true;
-        stream.sending = if end { Sending::Closed } else { Sending::Body };
+        let id = self.streams.open_local(key);
+        self.streams[key].sending = if end { Sending::Closed } else { Sending::Body };
         let mut targets = std::mem::take(&mut self.targets);
         self.write_message(id, end, |encoder, block| {
             message::encode_request(request, &mut targets, encoder, block);
         });
         self.targets = targets;
-        self.opened_to = self.out.end();
+        self.headers_end = self.send_buffer.end();
     }
 
     /// Opens streams that wait, as far as the peer allows and the socket takes their headers. Half of the buffer is left for
     /// DATA, which would never find room beside a queue that is always refilled. Nor would the queue move while DATA fills
     /// more than half: whenever the headers opened last are written, it has a turn.
     pub(crate) fn open_queued(&mut self) {
-        if self.queued.is_empty() {
+        if !self.has_queued() {
             return;
         }
-        let has_turn = self.opened_to <= self.out.written();
-        let turn_end = self.out.end() + TURN_BYTES as u64;
-        while self.open < self.peer.streams_max
-            && (self.out.bytes() <= self.config.send_buffer / 2
-                || (has_turn && self.out.bytes() <= self.config.send_buffer && self.out.end() < turn_end))
-            && self.peer_leaves.is_none()
-            && self.over.is_none()
+        let (half, whole) = (self.config.send_buffer / 2, self.config.send_buffer);
+        let has_turn = self.headers_end <= self.send_buffer.written();
+        let turn_end = self.send_buffer.end() + QUANTUM as u64;
+        while self.streams.open() < self.peer.streams_max()
+            && (self.send_buffer.bytes() <= half
+                || (has_turn && self.send_buffer.bytes() <= whole && self.send_buffer.end() < turn_end))
+            && self.shutdown.may_open()
         {
-            let Some(key) = self.queued.first() else { return };
-            if self.is_used_up() {
+            let Some(key) = self.streams.first_queued() else { return };
+            if self.streams.are_used_up() {
                 self.use_up();
                 return;
             }
-            self.queued.remove(&mut self.streams, key);
+            self.streams.dequeue(key);
             let sending = &mut self.streams[key].sending;
             let Sending::Queued(queued) = std::mem::replace(sending, Sending::Body) else { continue };
             let Queued { request, end, trailers } = *queued;
@@ -147,7 +132,7 @@ impl Core {
         let id = stream.id;
         self.write_message(id, end, |encoder, block| message::encode_response(response, encoder, block));
         if end {
-            self.settle(key);
+            self.close_if_over(key);
         }
         Ok(())
     }
@@ -172,9 +157,9 @@ impl Core {
         let stream = &mut self.streams[key];
         stream.sending = Sending::Closed;
         let id = stream.id;
-        self.wait_no_more(key);
+        self.stop_waiting(key);
         self.write_message(id, true, |encoder, block| message::encode_trailers(trailers, encoder, block));
-        self.settle(key);
+        self.close_if_over(key);
     }
 
     fn write_message(
@@ -183,13 +168,13 @@ impl Core {
         end: bool,
         encode: impl FnOnce(&mut crate::hpack::Encoder, &mut Vec<u8>),
     ) {
-        let out = self.out.frames();
+        let out = self.send_buffer.frames();
         let at = out.len();
         let flags = frame::END_HEADERS | if end { frame::END_STREAM } else { 0 };
         out.extend_from_slice(&[0; frame::HEAD_BYTES]);
         encode(&mut self.encoder, out);
         let len = out.len() - at - frame::HEAD_BYTES;
-        if len <= self.peer.payload_max {
+        if len <= self.peer.payload_max() {
             let head = Head { len, kind: frame::HEADERS, flags, stream: id };
             out[at..at + frame::HEAD_BYTES].copy_from_slice(&head.bytes());
         } else {
@@ -202,11 +187,11 @@ impl Core {
 
     /// Writes a header block in as many frames as it takes.
     pub(crate) fn write_block(&mut self, id: u32, block: &[u8], end: bool) {
-        let out = self.out.frames();
+        let out = self.send_buffer.frames();
         let mut rest = block;
         let mut kind = frame::HEADERS;
         loop {
-            let (part, after) = rest.split_at(rest.len().min(self.peer.payload_max));
+            let (part, after) = rest.split_at(rest.len().min(self.peer.payload_max()));
             rest = after;
             let mut flags = 0;
             if end && kind == frame::HEADERS {
@@ -233,7 +218,7 @@ impl Core {
         data: &mut Bytes,
         end: bool,
     ) -> Poll<Result<usize, Error>> {
-        let connection = self.room();
+        let buffer = self.buffer_room();
         let stream = &mut self.streams[key];
         if let Some(error) = &stream.error {
             return Poll::Ready(Err(error.clone()));
@@ -261,178 +246,132 @@ impl Core {
             }
             return Poll::Ready(Ok(0));
         }
-        let own = usize::try_from(i64::from(self.peer.window) + stream.send_offset).unwrap_or(0);
-        let stands = stream.place.line();
-        let share = self.share(key);
-        // Who comes when others wait goes behind them.
-        let has_turn = stands == For::Room || self.waiting.is_empty();
-        let line = if own == 0 {
-            For::Window
-        } else if share == 0 && self.send_window > 0 {
-            For::Share
-        } else if connection == 0 || !has_turn {
-            For::Room
-        } else {
-            For::Nothing
+        let room = match self.capacity.grant(stream, buffer) {
+            Ok(room) => room,
+            Err(what) => {
+                register(&mut stream.writer, cx);
+                self.capacity.wait(&mut self.streams, key, what);
+                self.wake_waiting();
+                return Poll::Pending;
+            }
         };
-        if line != For::Nothing {
-            register(&mut self.streams[key].writer, cx);
-            self.wait_for(key, line);
-            self.share_room();
-            return Poll::Pending;
-        }
-        let turn = if self.waiting.is_empty() { usize::MAX } else { TURN_BYTES };
-        let room = own.min(connection).min(turn).min(share);
         let part = if data.len() <= room { std::mem::take(data) } else { data.split_to(room) };
         let sent = part.len();
-        self.wait_no_more(key);
+        self.stop_waiting(key);
         self.write_data(key, part, end && data.is_empty());
-        self.share_room();
+        self.wake_waiting();
         Poll::Ready(Ok(sent))
     }
 
-    /// Puts a stream at the end of a line, unless it stands there.
-    fn wait_for(&mut self, key: usize, line: For) {
-        if self.streams[key].place.line() == line {
-            return;
-        }
-        self.wait_no_more(key);
-        match line {
-            For::Nothing => {}
-            For::Opening => self.queued.push(&mut self.streams, key),
-            For::Window => self.starved.push(&mut self.streams, key),
-            For::Share => self.sated.push(&mut self.streams, key),
-            For::Room => self.waiting.push(&mut self.streams, key),
-        }
-    }
-
-    /// Takes a stream out of the line it stands in. What it may have been woken for is others'.
-    pub(crate) fn wait_no_more(&mut self, key: usize) {
-        match self.streams[key].place.line() {
-            For::Nothing => {}
-            For::Opening => self.queued.remove(&mut self.streams, key),
-            For::Window => self.starved.remove(&mut self.streams, key),
-            For::Share => self.sated.remove(&mut self.streams, key),
-            For::Room => {
-                self.waiting.remove(&mut self.streams, key);
-                self.share_room();
+    /// Takes a stream out of the queue it waits in. The room that it may have been woken for is for others.
+    pub(super) fn stop_waiting(&mut self, key: usize) {
+        match self.streams[key].waits_for() {
+            WaitsFor::Nothing => {}
+            WaitsFor::Opening => self.streams.dequeue(key),
+            what => {
+                self.capacity.wait(&mut self.streams, key, WaitsFor::Nothing);
+                if what == WaitsFor::Room {
+                    self.wake_waiting();
+                }
             }
         }
     }
 
-    /// How much of any stream's DATA the connection takes now. None while its peer is being answered: what it asked for
+    /// Returns how many bytes of DATA fit into the send buffer now. None while the peer is being answered: what it asked for
     /// comes first.
-    fn room(&self) -> usize {
-        if self.is_stuffed() {
-            return 0;
+    fn buffer_room(&self) -> usize {
+        if self.is_backpressured() {
+            0
+        } else {
+            self.config.send_buffer.saturating_sub(self.send_buffer.bytes())
         }
-        let outbox = self.config.send_buffer.saturating_sub(self.out.bytes());
-        usize::try_from(self.send_window).unwrap_or(0).min(outbox)
     }
 
     /// Sends what there is room for.
     fn write_data(&mut self, key: usize, mut data: Bytes, end: bool) {
         let stream = &mut self.streams[key];
         let id = stream.id;
-        stream.send_offset -= data.len() as i64;
-        stream.unreturned += data.len() as i64;
-        self.idle_frames.earn(1);
-        self.send_window -= data.len() as i64;
-        let payload_max = self.peer.payload_max.min(frame::PAYLOAD_BYTES_MAX);
+        self.capacity.take(stream, data.len());
+        self.abuse.count_data_sent();
+        let payload_max = self.peer.payload_max().min(frame::PAYLOAD_BYTES_MAX);
         while data.len() > payload_max {
-            self.out.data(id, data.split_to(payload_max), false);
+            self.send_buffer.data(id, data.split_to(payload_max), false);
         }
-        self.out.data(id, data, end);
+        self.send_buffer.data(id, data, end);
         self.wake_driver();
         if end {
             self.streams[key].sending = Sending::Closed;
-            self.wait_no_more(key);
-            self.settle(key);
+            self.stop_waiting(key);
+            self.close_if_over(key);
         }
     }
 
-    /// Wakes streams that wait for the connection, those first that have waited longest. They leave the queue when they send.
-    pub(crate) fn share_room(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let room = self.room();
-        if room == 0 {
-            return;
-        }
-        let mut next = self.waiting.first();
-        for _ in 0..WOKEN_MIN + room / TURN_BYTES {
-            let Some(key) = next else { return };
-            let stream = &mut self.streams[key];
-            stream.wake_writer();
-            next = stream.place.after();
+    /// Wakes the streams that have waited longest for the connection, as many as there is room for.
+    pub(crate) fn wake_waiting(&mut self) {
+        if self.capacity.has_waiting() {
+            let buffer = self.buffer_room();
+            self.capacity.wake(&mut self.streams, buffer);
         }
     }
 
-    /// Whether there is room, and streams wait for it that were not woken: those who were may want nothing any more.
-    pub(crate) fn has_room_left(&self) -> bool {
-        if self.waiting.is_empty() || self.room() == 0 {
-            return false;
-        }
-        let mut line = std::iter::successors(self.waiting.first(), |key| self.streams[*key].place.after());
-        line.any(|key| self.streams[key].writer.is_some())
+    /// Wakes the streams that come next, when those that were woken have had their chance and left room.
+    pub(crate) fn wake_more_waiting(&mut self) {
+        let buffer = self.buffer_room();
+        self.capacity.wake_more(&mut self.streams, buffer);
     }
 
-    /// Wakes those who come next, when those who were woken have had their turn and left room. They keep their places.
-    pub(crate) fn share_room_left(&mut self) {
-        if self.room() == 0 {
-            return;
-        }
-        let mut woken = 0;
-        let mut next = self.waiting.first();
-        while let Some(key) = next
-            && woken < WOKEN_MIN
-        {
-            let stream = &mut self.streams[key];
-            if stream.writer.is_some() {
-                stream.wake_writer();
-                woken += 1;
-            }
-            next = stream.place.after();
-        }
+    /// Returns whether there is room, and streams wait for it that were not woken: those that were may not want it.
+    pub(crate) fn has_unwoken(&self) -> bool {
+        self.capacity.has_waiting() && self.capacity.has_unwoken(&self.streams, self.buffer_room())
     }
 
-    /// The owner of a stream has read so much of it: the peer may send as much again, once it is worth a frame.
+    /// Returns whether streams wait for the peer's connection-level window, most of which is missing.
+    pub(crate) fn is_short_of_window(&self) -> bool {
+        self.capacity.is_short_of_window()
+    }
+
+    /// Returns whether requests wait to be sent.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.streams.queued() > 0
+    }
+
+    /// Returns how many requests wait to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        self.streams.queued()
+    }
+
+    /// Releases bytes that the owner of a stream has read: the peer may send as many again, and is told so once they are worth
+    /// a frame.
     pub(crate) fn release(&mut self, key: usize, bytes: u32, unreleased: u32) {
         let stream = &mut self.streams[key];
         let window = self.config.stream_window.saturating_add(stream.widened);
         stream.let_go(unreleased);
-        if stream.receiving == Receiving::Body && stream.error.is_none() {
-            stream.released += bytes;
-            if stream.released >= window / 2 {
-                let more = std::mem::take(&mut stream.released);
-                stream.receive_window += i64::from(more);
-                frame::write_window_update(self.out.frames(), stream.id, more);
-                self.wake_driver();
-            }
+        if stream.receiving == Receiving::Body
+            && stream.error.is_none()
+            && let Some(more) = stream.receive_window.release(bytes, i64::from(window / 2))
+        {
+            frame::write_window_update(self.send_buffer.frames(), stream.id, more);
+            self.wake_driver();
         }
         self.release_connection(bytes);
     }
 
-    /// Lets the peer send so much more on a stream before it is read.
+    /// Lets the peer send `more` bytes on a stream before they are read.
     pub(crate) fn widen_received(&mut self, key: usize, more: u32) {
         let stream = &mut self.streams[key];
         if more == 0 || stream.receiving != Receiving::Body || stream.error.is_some() {
             return;
         }
         stream.widened = stream.widened.saturating_add(more);
-        stream.receive_window += i64::from(more);
-        frame::write_window_update(self.out.frames(), stream.id, more);
+        stream.receive_window.widen(more);
+        frame::write_window_update(self.send_buffer.frames(), stream.id, more);
         self.wake_driver();
     }
 
     pub(crate) fn release_connection(&mut self, bytes: u32) {
-        self.released += bytes;
-        // Of what the peer has left, or streams that nobody reads would make the others wait for good.
-        if self.released > 0 && i64::from(self.released) >= self.receive_window / 2 {
-            let more = std::mem::take(&mut self.released);
-            self.receive_window += i64::from(more);
-            frame::write_window_update(self.out.frames(), 0, more);
+        // Half of what the peer has left, or streams that nobody reads would make the others wait for good.
+        if let Some(more) = self.receive_window.release(bytes, self.receive_window.bytes() / 2) {
+            frame::write_window_update(self.send_buffer.frames(), 0, more);
             self.wake_driver();
         }
     }
@@ -448,19 +387,19 @@ mod tests {
     }
 
     #[test]
-    fn queued_requests_get_no_number_above_the_last() {
+    fn queued_requests_respect_last_id() {
         let mut core = Core::new(Role::Client, crate::Config::default());
-        core.peer.streams_max = 1;
-        core.last_id = frame::STREAM_MAX - 6;
-        let open = send(&mut core).expect("a number is left");
+        core.peer.set_streams_max(1);
+        core.streams.set_last_id(frame::STREAM_MAX - 6);
+        let open = send(&mut core).expect("an id is left");
         let queued = [send(&mut core), send(&mut core)].map(|sent| sent.expect("queued"));
         core.reset(open, Reason::CANCEL, crate::error::By::Peer);
         assert_eq!(core.streams[queued[0]].id, frame::STREAM_MAX - 2, "the last one we use");
         core.reset(queued[0], Reason::CANCEL, crate::error::By::Peer);
-        assert_eq!(core.last_id, frame::STREAM_MAX - 2);
+        assert_eq!(core.streams.last_id(), frame::STREAM_MAX - 2);
         let error = core.streams[queued[1]].error.as_ref().expect("it would wait for good");
         assert!(error.is_go_away() && error.is_remote(), "it may be sent elsewhere: {error}");
-        assert!(core.queued.is_empty());
+        assert!(!core.has_queued());
         assert!(matches!(send(&mut core), Err(SendError::Closed(_))));
     }
 }

@@ -25,7 +25,7 @@ const PIECES_KEPT_MAX: usize = 2 * PIECES_MAX;
 
 /// What is to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendBuffer {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
     /// Bytes of `pieces`.
@@ -36,18 +36,18 @@ pub(crate) struct Outbox {
     written: u64,
 }
 
-/// What is being written. It comes before all that is in the outbox.
+/// What is being written. It comes before all that is in the send buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
     /// How much of `tail` is written.
     written: usize,
-    /// Bytes that were written, of which the outbox does not know.
+    /// Bytes that were written, of which the send buffer does not know.
     unsaid: usize,
 }
 
-impl Outbox {
+impl SendBuffer {
     /// Where frames that are not DATA are written.
     pub(crate) fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.tail
@@ -83,7 +83,7 @@ impl Outbox {
         self.written
     }
 
-    /// What [`written`](Outbox::written) is when all is written that is here.
+    /// What [`written`](SendBuffer::written) is when all is written that is here.
     pub(crate) fn end(&self) -> u64 {
         self.written + self.bytes() as u64
     }

@@ -1,65 +1,65 @@
-//! Streams in a line. It is linked through the table that holds them: who leaves, from wherever, costs the same as one, and
-//! a line that was long leaves nothing behind. A stream stands in one line at most.
+//! Queues of streams, linked through the table that holds the streams: a stream leaves from any place at the same cost, and a
+//! queue that was long leaves nothing behind. A stream waits in one queue at most.
 
 use slab::Slab;
 
 use crate::stream::Stream;
 
-/// No stream.
-const NOBODY: usize = usize::MAX;
+/// The key of no stream.
+const NONE: usize = usize::MAX;
 
-/// What a stream waits for.
+/// The reason why a stream waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum For {
+pub(crate) enum WaitsFor {
     Nothing,
-    /// The peer to allow one more stream, or the socket to take its headers.
+    /// Waits until the peer allows one more stream, and the socket takes its headers.
     Opening,
-    /// The peer to enlarge the stream's own window.
+    /// Waits until the peer enlarges the stream's own window.
     Window,
-    /// Room on the connection.
+    /// Waits for room on the connection.
     Room,
-    /// Its share of the peer's connection-level window to be given back.
+    /// Waits until the peer gives back the stream's share of the connection-level window.
     Share,
 }
 
-/// A stream's place.
+/// The place of a stream in a queue.
 #[derive(Debug)]
-pub(crate) struct Place {
-    line: For,
+pub(crate) struct Links {
+    queue: WaitsFor,
     before: usize,
     after: usize,
 }
 
-impl Default for Place {
-    fn default() -> Place {
-        Place { line: For::Nothing, before: NOBODY, after: NOBODY }
+impl Default for Links {
+    fn default() -> Links {
+        Links { queue: WaitsFor::Nothing, before: NONE, after: NONE }
     }
 }
 
-impl Place {
-    /// What it waits for.
-    pub(crate) fn line(&self) -> For {
-        self.line
+impl Links {
+    /// Returns what the stream waits for.
+    pub(crate) fn waits_for(&self) -> WaitsFor {
+        self.queue
     }
 
-    /// Who comes after it.
+    /// Returns the key of the next stream in the queue.
     pub(crate) fn after(&self) -> Option<usize> {
-        (self.after != NOBODY).then_some(self.after)
+        (self.after != NONE).then_some(self.after)
     }
 }
 
-/// Who waits for something, in the order in which they came.
+/// Streams that wait for the same, in the order in which they came.
 #[derive(Debug)]
-pub(crate) struct Line {
-    what: For,
+pub(crate) struct Queue {
+    what: WaitsFor,
     first: usize,
     last: usize,
     len: usize,
 }
 
-impl Line {
-    pub(crate) fn new(what: For) -> Line {
-        Line { what, first: NOBODY, last: NOBODY, len: 0 }
+impl Queue {
+    pub(crate) fn new(what: WaitsFor) -> Queue {
+        Queue { what, first: NONE, last: NONE, len: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,34 +70,34 @@ impl Line {
         self.len
     }
 
-    /// Who has waited longest.
+    /// Returns the key of the stream that has waited longest.
     pub(crate) fn first(&self) -> Option<usize> {
-        (self.first != NOBODY).then_some(self.first)
+        (self.first != NONE).then_some(self.first)
     }
 
-    /// Puts a stream that stands in no line at the end.
+    /// Adds a stream that waits in no queue at the end.
     pub(crate) fn push(&mut self, streams: &mut Slab<Stream>, key: usize) {
-        debug_assert_eq!(streams[key].place.line, For::Nothing, "it stands in a line");
-        streams[key].place = Place { line: self.what, before: self.last, after: NOBODY };
+        debug_assert_eq!(streams[key].links.queue, WaitsFor::Nothing, "the stream waits in a queue");
+        streams[key].links = Links { queue: self.what, before: self.last, after: NONE };
         match self.last {
-            NOBODY => self.first = key,
-            last => streams[last].place.after = key,
+            NONE => self.first = key,
+            last => streams[last].links.after = key,
         }
         self.last = key;
         self.len += 1;
     }
 
-    /// Takes a stream out, which stands in this line.
+    /// Removes a stream that waits in this queue.
     pub(crate) fn remove(&mut self, streams: &mut Slab<Stream>, key: usize) {
-        let Place { line, before, after } = std::mem::take(&mut streams[key].place);
-        debug_assert_eq!(line, self.what, "it stands in another line");
+        let Links { queue, before, after } = std::mem::take(&mut streams[key].links);
+        debug_assert_eq!(queue, self.what, "the stream waits in another queue");
         match before {
-            NOBODY => self.first = after,
-            before => streams[before].place.after = after,
+            NONE => self.first = after,
+            before => streams[before].links.after = after,
         }
         match after {
-            NOBODY => self.last = before,
-            after => streams[after].place.before = before,
+            NONE => self.last = before,
+            after => streams[after].links.before = before,
         }
         self.len -= 1;
     }
@@ -111,29 +111,29 @@ mod tests {
     use crate::stream::{Receiving, Sending};
 
     #[test]
-    fn a_line_is_the_order_of_those_who_stayed() {
+    fn queue_keeps_order_of_stayers() {
         let seed = fastrand::u64(..);
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut streams = Slab::new();
         let keys: Vec<usize> =
             (0..20).map(|_| streams.insert(Stream::new(Sending::Body, Receiving::Body, 0))).collect();
-        let (mut line, mut model) = (Line::new(For::Room), VecDeque::new());
+        let (mut queue, mut model) = (Queue::new(WaitsFor::Room), VecDeque::new());
         for step in 0..10_000 {
             let key = keys[rng.usize(..keys.len())];
             match model.iter().position(|stands| *stands == key) {
                 Some(at) => {
-                    line.remove(&mut streams, key);
+                    queue.remove(&mut streams, key);
                     model.remove(at);
                 }
                 None => {
-                    line.push(&mut streams, key);
+                    queue.push(&mut streams, key);
                     model.push_back(key);
                 }
             }
-            let order = std::iter::successors(line.first(), |key| streams[*key].place.after());
+            let order = std::iter::successors(queue.first(), |key| streams[*key].links.after());
             assert!(order.eq(model.iter().copied()), "step {step} of seed {seed}");
             assert_eq!(
-                (line.len(), line.is_empty()),
+                (queue.len(), queue.is_empty()),
                 (model.len(), model.is_empty()),
                 "step {step} of seed {seed}"
             );

@@ -169,7 +169,7 @@ fn who_does_not_read_its_answers_is_asked_no_more() {
 #[test]
 fn streams_reset_before_they_are_seen_end_the_connection() {
     let attack = |number: u32| {
-        let mut server = Server::new(Config { unseen_resets_max: 50, ..Config::default() });
+        let mut server = Server::new(Config { pending_accept_resets_max: 50, ..Config::default() });
         let mut bytes = Vec::new();
         for call in 0..number {
             bytes.extend(frame(HEADERS, END_HEADERS, call * 2 + 1, &request_block()));
@@ -196,7 +196,7 @@ fn streams_reset_before_they_are_seen_end_the_connection() {
 
 #[test]
 fn streams_that_are_reset_after_they_were_seen_are_no_attack() {
-    let mut server = Server::new(Config { unseen_resets_max: 5, ..Config::default() });
+    let mut server = Server::new(Config { pending_accept_resets_max: 5, ..Config::default() });
     for call in 0..1_000 {
         let _call = server.call(call * 2 + 1, false);
         server.wire.reset(call * 2 + 1, 8);
@@ -386,7 +386,7 @@ fn messages_and_data_make_up_for_pings() {
 
 #[test]
 fn resets_are_remembered_as_many_as_was_said() {
-    let mut server = Server::new(Config { resets_remembered: 2, ..Config::default() });
+    let mut server = Server::new(Config { locally_reset_max: 2, ..Config::default() });
     for id in [1, 3, 5] {
         drop(server.call(id, false));
     }
@@ -396,7 +396,7 @@ fn resets_are_remembered_as_many_as_was_said() {
     assert_eq!(server.says(), [""; 0]);
     server.wire.data(1, b"x", false);
     assert_eq!(server.says(), ["RST_STREAM 1 STREAM_CLOSED"]);
-    let mut server = Server::new(Config { resets_remembered: 0, ..Config::default() });
+    let mut server = Server::new(Config { locally_reset_max: 0, ..Config::default() });
     for id in [1, 3] {
         drop(server.call(id, false));
     }

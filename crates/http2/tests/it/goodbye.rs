@@ -283,7 +283,7 @@ fn what_belongs_to_a_stream_that_came_too_late_harms_nobody() {
     }
     assert_eq!(server.says(), [""; 0]);
     let state = server.state();
-    assert_eq!((state.receivable(), state.number("faults")), (65_535, 0));
+    assert_eq!((state.receivable(), state.number("stream_errors")), (65_535, 0));
     call.answer(true);
     assert_eq!(server.says(), ["HEADERS 1 END"]);
     assert!(matches!(server.end, Some(Ok(()))));

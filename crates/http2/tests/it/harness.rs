@@ -616,14 +616,14 @@ impl State {
     pub(crate) fn is_clean(&self) {
         for place in [
             "streams",
-            "numbered",
+            "ids",
             "open",
             "queued",
             "accept",
-            "waiting",
-            "sated",
-            "starved",
-            "unseen_resets",
+            "waiting_for_room",
+            "waiting_for_share",
+            "waiting_for_window",
+            "pending_accept_resets",
         ] {
             assert_eq!(self.number(place), 0, "{place} of {}", self.0);
         }

@@ -74,11 +74,11 @@ fn tens_of_thousands_who_wait_leave_at_once() {
         assert!(task.poll().is_pending());
         bodies.push(task);
     }
-    assert_eq!(client.state().number("waiting"), CALLS as i64 / 4);
+    assert_eq!(client.state().number("waiting_for_room"), CALLS as i64 / 4);
     assert_eq!(client.sender.queued(), 0);
     bodies.reverse();
     drop(bodies);
-    assert_eq!(client.state().number("waiting"), 0);
+    assert_eq!(client.state().number("waiting_for_room"), 0);
 }
 
 #[test]

@@ -286,7 +286,7 @@ fn ours_to_ours(seed: u64, cuts: bool) {
     assert_eq!(server.receivable(), receivable(&of_server));
     assert_eq!(client.number("send_window"), server.number("receive_window"));
     assert_eq!(server.number("send_window"), client.number("receive_window"));
-    assert_eq!((client.number("faults"), server.number("faults")), (0, 0));
+    assert_eq!((client.number("stream_errors"), server.number("stream_errors")), (0, 0));
 }
 
 /// Says the seed of what panics.
@@ -522,7 +522,7 @@ fn ours_to_foreign(seed: u64, cuts: bool) {
     let state = State::of(&sender);
     state.is_clean();
     assert_eq!(state.receivable(), receivable(&of_client));
-    assert_eq!(state.number("faults"), 0);
+    assert_eq!(state.number("stream_errors"), 0);
     // h2 wants to see the end before it is dropped.
     client.borrow_mut().take();
     executor.run(|| format!("{sender:?}"));

@@ -236,7 +236,7 @@ fn what_follows_a_refused_request_is_passed_over() {
     server.wire.data(5, b"body", true);
     assert_eq!(server.says(), ["RST_STREAM 3 REFUSED_STREAM", "RST_STREAM 5 REFUSED_STREAM"]);
     let state = server.state();
-    assert_eq!((state.number("faults"), state.receivable()), (0, 65_535));
+    assert_eq!((state.number("stream_errors"), state.receivable()), (0, 65_535));
 }
 
 #[test]
@@ -657,16 +657,16 @@ fn places(order: impl Iterator<Item = usize>) -> Vec<i64> {
     }
     server.run();
     let mut calls: Vec<_> = server.accepted.drain(..).map(Some).collect();
-    assert!(server.state().number("places") >= i64::from(STREAMS));
+    assert!(server.state().number("capacity") >= i64::from(STREAMS));
     let mut places = Vec::new();
     for (ended, at) in order.enumerate() {
         calls[at].take().expect("once").answer(true);
         if ended % 100 == 99 {
             server.says();
-            places.push(server.state().number("places"));
+            places.push(server.state().number("capacity"));
         }
     }
-    places.push(server.state().number("places"));
+    places.push(server.state().number("capacity"));
     places
 }
 

@@ -70,8 +70,8 @@ fn config(how: u8) -> Config {
         header_list_max: 600,
         queued_max: 3,
         send_buffer: 1_000,
-        unseen_resets_max: 2,
-        resets_remembered: 2,
+        pending_accept_resets_max: 2,
+        locally_reset_max: 2,
         late_resets: how & LATE != 0,
         ..Config::default()
     }
@@ -152,11 +152,11 @@ trait Side {
         };
         let Limits { config, open_max, held } = limits;
         at_most("open", *open_max);
-        at_most("numbered", *open_max);
-        at_most("unseen_resets", config.unseen_resets_max);
-        at_most("accept", open_max + config.unseen_resets_max);
+        at_most("ids", *open_max);
+        at_most("pending_accept_resets", config.pending_accept_resets_max);
+        at_most("accept", open_max + config.pending_accept_resets_max);
         at_most("queued", config.queued_max);
-        at_most("streams", open_max + config.unseen_resets_max + held);
+        at_most("streams", open_max + config.pending_accept_resets_max + held);
         at_most("unsent", config.send_buffer + ANSWER_BYTES);
         at_most("receive_window", config.connection_window.max(65_535) as usize);
     }

@@ -366,7 +366,7 @@ fn a_client_gives_back_what_comes_for_answers_nobody_wants() {
     }
     let state = client.state();
     state.is_clean();
-    assert_eq!((state.receivable(), state.number("faults")), (65_535, 0));
+    assert_eq!((state.receivable(), state.number("stream_errors")), (65_535, 0));
 }
 
 #[test]
@@ -482,11 +482,11 @@ fn settings_wake_only_streams_without_a_window() {
     client.wire.reset(3, 8);
     client.run();
     assert!(idle.poll().is_ready());
-    assert_eq!(client.state().number("starved"), 1);
+    assert_eq!(client.state().number("waiting_for_window"), 1);
     client.wire.reset(1, 8);
     client.run();
     assert!(matches!(starved.poll(), Poll::Ready(Err(_))));
-    assert_eq!(client.state().number("starved"), 0);
+    assert_eq!(client.state().number("waiting_for_window"), 0);
 }
 
 /// The DATA that was sent since, sorted.
@@ -510,7 +510,7 @@ fn starved_streams_leave_in_any_order() {
         })
         .collect();
     client.settle(&mut tasks);
-    assert_eq!(client.state().number("starved"), 8);
+    assert_eq!(client.state().number("waiting_for_window"), 8);
     client.says();
     client.wire.window(5, 4);
     client.wire.reset(15, 8);
@@ -518,7 +518,7 @@ fn starved_streams_leave_in_any_order() {
     client.wire.window(13, 2);
     client.settle(&mut tasks);
     assert_eq!(says_data(&mut client), ["DATA 13 2", "DATA 5 4 END"]);
-    assert_eq!(client.state().number("starved"), 5);
+    assert_eq!(client.state().number("waiting_for_window"), 5);
     client.wire.settings(&[(WINDOW, 2)]);
     client.run();
     client.settle(&mut tasks);
@@ -527,7 +527,7 @@ fn starved_streams_leave_in_any_order() {
     client.run();
     client.settle(&mut tasks);
     assert!(tasks.is_empty());
-    assert_eq!(client.state().number("starved"), 0);
+    assert_eq!(client.state().number("waiting_for_window"), 0);
 }
 
 #[test]

@@ -72,8 +72,8 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         header_list_max: limits.header_bytes,
         header_fields_max: limits.header_fields,
         send_buffer: limits.send_buffer,
-        unseen_resets_max: PENDING_ACCEPT_RESETS_MAX,
-        resets_remembered: RESET_STREAMS_MAX,
+        pending_accept_resets_max: PENDING_ACCEPT_RESETS_MAX,
+        locally_reset_max: RESET_STREAMS_MAX,
         secrets: core.config.callers.secrets(),
         ..Config::default()
     };
