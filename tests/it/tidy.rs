@@ -1,7 +1,15 @@
 //! The house rules, asserted from the manifests, the imports and the files.
 
+mod figures;
+mod imports;
+mod tree;
+mod wings;
+mod words;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use tree::Tree;
 
 /// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
 const LAYERS: [(&str, &[&str]); 19] = [
@@ -47,34 +55,6 @@ const TESTING: &str = "shoal-testing";
 /// A file longer than this is more than one noun.
 const LINES_MAX: usize = 900;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
-}
-
-/// Every file git tracks or would track.
-fn files() -> Vec<String> {
-    let output = std::process::Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output()
-        .expect("git");
-    let files: Vec<String> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|file| root().join(file).is_file())
-        .map(str::to_owned)
-        .collect();
-    assert!(files.len() > 50, "git ls-files found only {}", files.len());
-    files
-}
-
-fn read(file: &str) -> String {
-    String::from_utf8_lossy(&std::fs::read(root().join(file)).expect("readable")).into_owned()
-}
-
-fn rust_files() -> Vec<String> {
-    files().into_iter().filter(|file| file.ends_with(".rs")).collect()
-}
-
 fn check(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
@@ -82,10 +62,11 @@ fn check(problems: &[String]) {
 #[test]
 fn crates_depend_only_on_the_layers_below_them() {
     let allowed: BTreeMap<_, _> = LAYERS.into_iter().collect();
+    let tree = Tree::here();
     let mut problems = Vec::new();
     let mut seen = 0;
-    for file in files().iter().filter(|f| f.ends_with("Cargo.toml") && f.as_str() != "Cargo.toml") {
-        let manifest: toml::Table = read(file).parse().expect("a manifest");
+    for file in tree.files().iter().filter(|f| f.ends_with("Cargo.toml") && f.as_str() != "Cargo.toml") {
+        let manifest: toml::Table = tree.read(file).parse().expect("a manifest");
         let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
         let Some(layer) = allowed.get(name.as_str()) else {
             problems.push(format!("{file}: {name} is not in the table of layers; say what it may depend on"));
@@ -117,8 +98,9 @@ fn crates_depend_only_on_the_layers_below_them() {
 
 #[test]
 fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
+    let tree = Tree::here();
     let mut problems = Vec::new();
-    for file in rust_files() {
+    for file in tree.rust_files() {
         let Some((service, path)) = file.strip_prefix("services/").and_then(|rest| rest.split_once("/src/"))
         else {
             continue;
@@ -130,7 +112,7 @@ fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
         let edge = path == "service.rs" || path.starts_with("service/") || path == "error.rs";
         // The cache is also a client: its loaders speak to other services.
         let client = path.starts_with("loader/") || path == "loader.rs";
-        for (number, line) in read(&file).lines().enumerate() {
+        for (number, line) in tree.read(file).lines().enumerate() {
             let code = line.trim_start();
             if code.starts_with("//") {
                 continue;
@@ -141,7 +123,7 @@ fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
                 problems.push(format!("{file}:{}: a driver outside store/: {code}", number + 1));
             }
             let bindings = names(&["tonic::", "shoal_proto::"]);
-            if bindings && !(edge || client || path == "lib.rs" || path.contains("test")) && !is_test(&file) {
+            if bindings && !(edge || client || path == "lib.rs" || path.contains("test")) && !is_test(file) {
                 problems
                     .push(format!("{file}:{}: tonic or the bindings outside service.rs: {code}", number + 1));
             }
@@ -157,8 +139,9 @@ fn is_test(file: &str) -> bool {
 
 #[test]
 fn balance_and_kit_know_no_domain() {
+    let tree = Tree::here();
     let mut problems = Vec::new();
-    for file in rust_files() {
+    for file in tree.rust_files() {
         let plumbing = [
             "crates/http2/",
             "crates/balance/",
@@ -167,7 +150,7 @@ fn balance_and_kit_know_no_domain() {
             "crates/embedded/",
             "crates/redis-link/",
         ];
-        if plumbing.iter().any(|dir| file.starts_with(dir)) && read(&file).contains("shoal_proto") {
+        if plumbing.iter().any(|dir| file.starts_with(dir)) && tree.read(file).contains("shoal_proto") {
             problems.push(format!("{file} names shoal_proto"));
         }
     }
@@ -176,13 +159,14 @@ fn balance_and_kit_know_no_domain() {
 
 #[test]
 fn a_file_is_one_noun_and_says_what_it_owns() {
+    let tree = Tree::here();
     let mut problems = Vec::new();
-    for file in rust_files() {
-        let name = Path::new(&file).file_stem().and_then(|s| s.to_str()).expect("a name");
+    for file in tree.rust_files() {
+        let name = Path::new(file).file_stem().and_then(|s| s.to_str()).expect("a name");
         if ["mod", "utils", "util", "common", "helpers", "helper", "manager", "misc"].contains(&name) {
             problems.push(format!("{file}: a file is named after one noun"));
         }
-        let text = read(&file);
+        let text = tree.read(file);
         if !text.starts_with("//!") {
             problems.push(format!("{file}: must open with //! what it owns"));
         }
@@ -208,9 +192,10 @@ fn tests_can_fail_and_code_has_no_holes() {
         ["FIX", "ME"],
         ["XX", "X:"],
     ];
+    let tree = Tree::here();
     let mut problems = Vec::new();
-    for file in rust_files() {
-        for (number, line) in read(&file).lines().enumerate() {
+    for file in tree.rust_files() {
+        for (number, line) in tree.read(file).lines().enumerate() {
             for word in words.map(|parts| parts.concat()) {
                 if line.contains(&word) {
                     problems.push(format!("{file}:{}: {word}", number + 1));
@@ -235,9 +220,11 @@ fn nothing_names_a_place_that_is_not_the_product() {
         ["deb.deb", "ian"],
     ]
     .map(|parts| parts.concat());
+    let tree = Tree::here();
     let mut problems = Vec::new();
-    for file in files().iter().filter(|file| file.as_str() != "Cargo.lock" && file.as_str() != "LICENSE") {
-        for (number, line) in read(file).lines().enumerate() {
+    for file in tree.files().iter().filter(|file| file.as_str() != "Cargo.lock" && file.as_str() != "LICENSE")
+    {
+        for (number, line) in tree.read(file).lines().enumerate() {
             for word in &words {
                 if line.contains(word.as_str()) {
                     problems.push(format!("{file}:{}: {word}", number + 1));
