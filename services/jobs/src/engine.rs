@@ -11,7 +11,7 @@ use shoal_kit::role::Role;
 use shoal_redis_link::{Eviction, Health, LinkConfig};
 
 use crate::config::Config;
-use crate::store::{Embedded, Redis, Store};
+use crate::store::{EmbeddedStore, RedisStore, Store};
 
 /// How long a start waits for a Redis that is up to be connected.
 const CONNECT_WAIT: Duration = Duration::from_millis(500);
@@ -23,13 +23,13 @@ pub struct Engine(Kind);
 #[derive(Clone)]
 enum Kind {
     Embedded {
-        store: Box<Embedded>,
+        store: Box<EmbeddedStore>,
         dir: Option<PathBuf>,
         /// The name of the store, which all clones of the process share.
         name: String,
     },
     /// The health is shared by the clones of a process: what becomes of their Redis is said once.
-    Redis { store: Redis, url: String, health: Health },
+    Redis { store: RedisStore, url: String, health: Health },
 }
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
         let place = dir.clone();
         let queues_max = config.queues_max;
         let store =
-            tokio::task::spawn_blocking(move || Embedded::open(place.as_deref(), queues_max)).await??;
+            tokio::task::spawn_blocking(move || EmbeddedStore::open(place.as_deref(), queues_max)).await??;
         Ok(Self(Kind::Embedded { store: Box::new(store), dir, name: new_store_name() }))
     }
 
@@ -65,7 +65,7 @@ impl Engine {
             health: health.clone(),
             ..LinkConfig::new(url.as_str(), Role::Jobs.name())
         };
-        let store = Redis::open(link, config)?;
+        let store = RedisStore::open(link, config)?;
         if let Err(error) = store.connected(CONNECT_WAIT).await {
             tracing::warn!(%error, "redis is not there yet; calls answer UNAVAILABLE until it is");
         }

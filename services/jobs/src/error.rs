@@ -1,15 +1,14 @@
 //! What can go wrong, cut by what a caller does about it, and what callers are told: in one place each.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use shoal_kit::Invalid;
-use shoal_kit::reason::{self, Reason};
+use shoal_kit::reason;
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
-use crate::id::{JobId, QueueName};
 use crate::job::State;
+use crate::job::id::{JobId, QueueName};
 
 /// An error of the queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -113,26 +112,6 @@ fn request_differs(field: impl Into<String>) -> ApiError {
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
-    /// A field that is not acceptable.
-    pub(crate) fn invalid(
-        reason: Reason,
-        field: impl Into<Cow<'static, str>>,
-        problem: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self::Invalid(Invalid::new(reason, field, problem))
-    }
-
-    /// The same, of one request of a batch. What a store says of one has its index already.
-    #[must_use]
-    pub(crate) fn of_request(self, index: usize) -> Self {
-        match self {
-            Self::Invalid(Invalid { reason, field, problem }) => {
-                Self::invalid(reason, format!("requests[{index}].{field}"), problem)
-            }
-            other => other,
-        }
-    }
-
     /// What a store says of the requests of a batch, with their fields.
     pub(crate) fn in_batch(self) -> ApiError {
         let field = |index: usize| format!("requests[{index}].request_id");
@@ -146,15 +125,6 @@ impl Error {
             }
             other => other.into(),
         }
-    }
-
-    /// A page token that is none of ours.
-    pub(crate) fn page_token() -> Self {
-        Self::invalid(
-            reason::INVALID_PAGE_TOKEN,
-            "page_token",
-            "must be the next_page_token of the same list, or empty",
-        )
     }
 
     /// A job that is not there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::error::Error;
-use crate::id::{JobId, QueueName};
+use crate::job::id::{JobId, QueueName};
 
 /// Workers waiting at one clone.
 const WAITERS_MAX: usize = 10_000;
@@ -16,20 +16,20 @@ const WAITERS_MAX: usize = 10_000;
 const WATCHES_MAX: usize = 10_000;
 /// What one queue, or one job, may have of these: the rest is for others.
 const SHARE: usize = 2;
-/// Due times not yet seen by the keeper.
+/// Due times not yet seen by the maintainer.
 const DUE_MAX: usize = 1024;
-/// The keeper asks the store for what is due this often, or more often.
+/// The maintainer asks the store for what is due this often, or more often.
 pub(crate) const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What one clone's waiting calls share.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    rooms: Mutex<Rooms>,
+    waiters: Mutex<Waiters>,
     due: mpsc::Sender<(QueueName, Duration)>,
 }
 
 #[derive(Debug, Default)]
-struct Rooms {
+struct Waiters {
     queues: HashMap<QueueName, (Arc<Notify>, usize)>,
     waiters: usize,
     jobs: HashMap<JobId, (watch::Sender<News>, usize)>,
@@ -45,7 +45,7 @@ pub(crate) struct News {
     pub(crate) gaps: u64,
 }
 
-/// Due times as they are announced, for the keeper.
+/// Due times as they are announced, for the maintainer.
 pub(crate) type DueTimes = mpsc::Receiver<(QueueName, Duration)>;
 
 impl Hub {
@@ -53,39 +53,39 @@ impl Hub {
     #[must_use]
     pub(crate) fn new() -> (Arc<Self>, DueTimes) {
         let (due, times) = mpsc::channel(DUE_MAX);
-        (Arc::new(Self { rooms: Mutex::default(), due }), times)
+        (Arc::new(Self { waiters: Mutex::default(), due }), times)
     }
 
     /// Jobs of a queue are ready: wakes the worker that has waited longest. It wakes the next when it leaves some.
     pub(crate) fn ready(&self, queue: &QueueName) {
-        if let Some((notify, _)) = self.rooms().queues.get(queue) {
+        if let Some((notify, _)) = self.waiters().queues.get(queue) {
             notify.notify_one();
         }
     }
 
     /// Announcements of ready jobs may have been missed: one worker of each queue looks.
     pub(crate) fn ready_anywhere(&self) {
-        for (notify, _) in self.rooms().queues.values() {
+        for (notify, _) in self.waiters().queues.values() {
             notify.notify_one();
         }
     }
 
     /// Something of a queue is due in this time.
     pub(crate) fn due(&self, queue: &QueueName, within: Duration) {
-        // If the keeper is that far behind, the schedule says so shortly: whoever made it due tells the store.
+        // If the maintainer is that far behind, the schedule says so shortly: whoever made it due tells the store.
         let _ = self.due.try_send((queue.clone(), within));
     }
 
     /// A job has a new version.
     pub(crate) fn changed(&self, id: &JobId, version: u64) {
-        if let Some((news, _)) = self.rooms().jobs.get(id) {
+        if let Some((news, _)) = self.waiters().jobs.get(id) {
             news.send_modify(|news| news.version = news.version.max(version));
         }
     }
 
     /// Changes of jobs of this queue, or of any if none is named, may have been missed: watchers read again.
     pub(crate) fn gap(&self, queue: Option<&QueueName>) {
-        for (id, (news, _)) in &self.rooms().jobs {
+        for (id, (news, _)) in &self.waiters().jobs {
             if queue.is_none_or(|queue| queue == id.queue()) {
                 news.send_modify(|news| news.gaps += 1);
             }
@@ -95,7 +95,7 @@ impl Hub {
     /// Queues that workers wait for.
     #[must_use]
     pub(crate) fn waited_for(&self) -> Vec<QueueName> {
-        self.rooms().queues.keys().cloned().collect()
+        self.waiters().queues.keys().cloned().collect()
     }
 
     /// Enters as a worker waiting for a queue's jobs.
@@ -103,18 +103,18 @@ impl Hub {
     /// # Errors
     /// [`Error::TooManyWaiting`].
     pub(crate) fn wait(self: &Arc<Self>, queue: &QueueName) -> Result<Waiter, Error> {
-        let mut rooms = self.rooms();
-        if rooms.waiters >= WAITERS_MAX {
+        let mut waiters = self.waiters();
+        if waiters.waiters >= WAITERS_MAX {
             return Err(Error::TooManyWaiting { max: WAITERS_MAX, what: "LeaseJobs calls" });
         }
-        let (notify, count) = rooms.queues.entry(queue.clone()).or_default();
+        let (notify, count) = waiters.queues.entry(queue.clone()).or_default();
         if *count >= WAITERS_MAX / SHARE {
             let what = "LeaseJobs calls of this queue";
             return Err(Error::TooManyWaiting { max: WAITERS_MAX / SHARE, what });
         }
         *count += 1;
         let notify = notify.clone();
-        rooms.waiters += 1;
+        waiters.waiters += 1;
         Ok(Waiter { hub: self.clone(), queue: queue.clone(), notify })
     }
 
@@ -123,24 +123,24 @@ impl Hub {
     /// # Errors
     /// [`Error::TooManyWaiting`].
     pub(crate) fn watch(self: &Arc<Self>, id: &JobId) -> Result<Watching, Error> {
-        let mut rooms = self.rooms();
-        if rooms.watches >= WATCHES_MAX {
+        let mut waiters = self.waiters();
+        if waiters.watches >= WATCHES_MAX {
             return Err(Error::TooManyWaiting { max: WATCHES_MAX, what: "WatchJob streams" });
         }
         let (sender, count) =
-            rooms.jobs.entry(id.clone()).or_insert_with(|| (watch::channel(News::default()).0, 0));
+            waiters.jobs.entry(id.clone()).or_insert_with(|| (watch::channel(News::default()).0, 0));
         if *count >= WATCHES_MAX / SHARE {
             let what = "WatchJob streams of this job";
             return Err(Error::TooManyWaiting { max: WATCHES_MAX / SHARE, what });
         }
         *count += 1;
         let news = sender.subscribe();
-        rooms.watches += 1;
+        waiters.watches += 1;
         Ok(Watching { news, id: id.clone(), hub: self.clone() })
     }
 
-    fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,12 +155,12 @@ pub(crate) struct Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut rooms = self.hub.rooms();
-        rooms.waiters -= 1;
-        if let Some((_, count)) = rooms.queues.get_mut(&self.queue) {
+        let mut waiters = self.hub.waiters();
+        waiters.waiters -= 1;
+        if let Some((_, count)) = waiters.queues.get_mut(&self.queue) {
             *count -= 1;
             if *count == 0 {
-                rooms.queues.remove(&self.queue);
+                waiters.queues.remove(&self.queue);
             }
         }
     }
@@ -177,12 +177,12 @@ pub(crate) struct Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        let mut rooms = self.hub.rooms();
-        rooms.watches -= 1;
-        if let Some((_, count)) = rooms.jobs.get_mut(&self.id) {
+        let mut waiters = self.hub.waiters();
+        waiters.watches -= 1;
+        if let Some((_, count)) = waiters.jobs.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
-                rooms.jobs.remove(&self.id);
+                waiters.jobs.remove(&self.id);
             }
         }
     }
@@ -232,8 +232,8 @@ mod tests {
         hub.gap(None);
         assert_eq!(*a.news.borrow(), News { version: 3, gaps: 1 });
         drop(a);
-        assert_eq!(hub.rooms().jobs.len(), 1);
+        assert_eq!(hub.waiters().jobs.len(), 1);
         drop(b);
-        assert!(hub.rooms().jobs.is_empty() && hub.rooms().watches == 0);
+        assert!(hub.waiters().jobs.is_empty() && hub.waiters().watches == 0);
     }
 }

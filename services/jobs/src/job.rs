@@ -1,12 +1,16 @@
 //! A job and the steps of its life. Pure: stores keep it, and the scripts of the Redis store take the same steps.
 
+pub(crate) mod backoff;
+pub(crate) mod id;
+pub(crate) mod moment;
+pub(crate) mod new_job;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backoff;
-use crate::id::JobId;
-use crate::moment::Moment;
+use self::id::JobId;
+use self::moment::Moment;
 
 /// Leases that may run out without an answer before the job counts as one that kills its workers.
 pub(crate) const LOST_MAX: u32 = 3;
@@ -24,7 +28,7 @@ pub(crate) struct Job {
     /// When it was enqueued.
     pub(crate) create: Moment,
     /// Where it stands.
-    pub(crate) standing: Standing,
+    pub(crate) progress: JobProgress,
 }
 
 /// What was enqueued.
@@ -116,7 +120,7 @@ pub(crate) struct JobError {
 
 /// What changes in a job's life.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct JobProgress {
     /// Where it is.
     pub(crate) state: State,
     /// Grows by one with each change, from 1.
@@ -139,7 +143,7 @@ pub(crate) struct Standing {
     pub(crate) closed: Option<(u64, Verdict)>,
 }
 
-impl Standing {
+impl JobProgress {
     /// A job that was just enqueued, to run at once or at a later moment.
     #[must_use]
     pub(crate) fn enqueued(run_at: Option<Moment>) -> Self {
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_lost_lease_is_no_attempt_and_the_third_is_the_end() {
-        let mut job = Standing::enqueued(None);
+        let mut job = JobProgress::enqueued(None);
         for round in 1..LOST_MAX {
             job.lease(Moment(u64::from(round)));
             job.lose(Moment(10));
@@ -270,7 +274,7 @@ mod tests {
 
     #[test]
     fn failures_wait_and_the_last_one_is_the_end() {
-        let mut job = Standing::enqueued(None);
+        let mut job = JobProgress::enqueued(None);
         let failure = || Failure { message: "no".into(), permanent: false };
         job.lease(Moment(0));
         job.fail(Moment(1000), 1, failure(), &spec(2), 0);
@@ -285,7 +289,7 @@ mod tests {
 
     #[test]
     fn only_the_last_errors_are_kept() {
-        let mut job = Standing::enqueued(None);
+        let mut job = JobProgress::enqueued(None);
         for attempt in 0..ERRORS_MAX as u32 + 5 {
             job.lease(Moment(0));
             job.fail(Moment(0), 1, Failure { message: attempt.to_string(), permanent: false }, &spec(100), 0);
@@ -296,7 +300,7 @@ mod tests {
 
     #[test]
     fn every_change_has_a_new_version() {
-        let mut job = Standing::enqueued(Some(Moment(5)));
+        let mut job = JobProgress::enqueued(Some(Moment(5)));
         assert_eq!((job.state, job.version), (State::Scheduled, 1));
         job.promote();
         job.lease(Moment(6));

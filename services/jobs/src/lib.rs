@@ -1,16 +1,16 @@
 //! A queue of jobs: at least once, leased, fenced. On Redis or in a database of this process.
 
-mod backoff;
+mod batch;
 mod config;
 mod engine;
 mod error;
 mod hub;
-mod id;
 mod job;
-mod keeper;
-mod lease;
-mod moment;
-mod new_job;
+mod jobs;
+mod lease_request;
+mod leaser;
+mod maintainer;
+mod page_token;
 mod service;
 mod store;
 mod trace;
@@ -24,8 +24,8 @@ pub use engine::Engine;
 
 use crate::engine::config;
 use crate::hub::Hub;
-use crate::lease::Counter;
-use crate::service::Jobs;
+use crate::jobs::Jobs;
+use crate::leaser::Leaser;
 
 /// One clone of the service, with its background work: hearing what happens at the engine, looking after the queues, and
 /// giving back what was claimed for workers who are gone.
@@ -42,12 +42,12 @@ pub async fn service(
     let backing = engine.backing();
     let store = engine.store();
     let (hub, due) = Hub::new();
-    let (counter, giving_back) =
-        Counter::open(store.clone(), hub.clone(), background.draining.clone(), background.stop.clone());
+    let (leaser, undoing) =
+        Leaser::open(store.clone(), hub.clone(), background.draining.clone(), background.stop.clone());
     background.spawn(store.announce(hub.clone()));
-    background.spawn(keeper::run(store.clone(), hub.clone(), due, config.tend_interval));
+    background.spawn(maintainer::run(store.clone(), hub.clone(), due, config.tend_interval));
     // Not stopped with the others: it ends by itself, after what is left.
-    background.tasks.spawn(giving_back);
-    let jobs = Jobs::new(store.clone(), hub, counter, background.draining.clone());
+    background.tasks.spawn(undoing);
+    let jobs = Jobs::new(store.clone(), hub, leaser, background.draining.clone());
     Ok(service::assemble(jobs, clone, background).on(backing, move || store.ready()))
 }

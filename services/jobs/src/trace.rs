@@ -5,7 +5,7 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::id::QueueName;
+use crate::job::id::QueueName;
 
 /// The span of one Enqueue inside its call: what workers' spans are linked to.
 #[must_use]
@@ -40,7 +40,7 @@ pub(crate) fn lease(queue: &QueueName) -> Span {
 
 /// The span of looking after a queue of which something is due. A look that finds nothing to do has none.
 #[must_use]
-pub(crate) fn tend(queue: &QueueName) -> Span {
+pub(crate) fn promote_due(queue: &QueueName) -> Span {
     tracing::info_span!(
         "tend",
         otel.name = format_args!("tend {queue}"),

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_kit::EngineError;
-use shoal_kit::reason;
+use shoal_kit::{EngineError, Invalid, reason};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::hub::{Hub, Watching};
-use crate::id::JobId;
+use crate::job::id::JobId;
 use crate::job::{Job, State};
 use crate::store::{Following, Store};
 
@@ -30,7 +29,7 @@ impl Seen {
     /// What someone has seen who was sent this job.
     #[must_use]
     pub(crate) fn of(job: &Job) -> Self {
-        Self { version: job.standing.version, state: job.standing.state }
+        Self { version: job.progress.version, state: job.progress.state }
     }
 
     /// As callers keep it; opaque to them.
@@ -42,12 +41,12 @@ impl Seen {
     /// Reads a token.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is none of ours.
-    pub(crate) fn parse(token: &str) -> Result<Self, Error> {
+    /// When it is none of ours.
+    pub(crate) fn parse(token: &str) -> Result<Self, Invalid> {
         let (state, version) = token.split_once('.').unwrap_or_default();
         let state = state.parse().ok().and_then(State::of);
         state.zip(version.parse().ok()).map(|(state, version)| Self { version, state }).ok_or_else(|| {
-            Error::invalid(
+            Invalid::new(
                 reason::INVALID_RESUME_TOKEN,
                 "resume_token",
                 "must be one that WatchJob gave, or empty",
@@ -113,7 +112,7 @@ impl Watch {
                     return Some(Err(error));
                 }
                 Ok(job) => {
-                    self.ended = job.standing.state.is_final();
+                    self.ended = job.progress.state.is_final();
                     let seen = Some(Seen::of(&job));
                     if self.seen != seen {
                         self.seen = seen;

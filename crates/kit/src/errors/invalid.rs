@@ -28,6 +28,13 @@ impl Invalid {
     ) -> Self {
         Self { reason, field: field.into(), problem: problem.into() }
     }
+
+    /// Names the field as one of `outer`: its path becomes `outer.field`.
+    #[must_use]
+    pub fn within(mut self, outer: &str) -> Self {
+        self.field = format!("{outer}.{}", self.field).into();
+        self
+    }
 }
 
 impl From<Invalid> for ApiError {

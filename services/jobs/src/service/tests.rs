@@ -1,27 +1,44 @@
 //! The gRPC face over an embedded store: what is refused and how, and how a trace crosses the queue.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use futures::StreamExt as _;
 use opentelemetry::trace::{SpanKind, TracerProvider as _};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
-use tonic::Code;
+use shoal_kit::service::Background;
+use shoal_proto::jobs::v1 as pb;
+use shoal_proto::jobs::v1::jobs_service_server::JobsService as _;
+use shoal_proto::jobs::v1::worker_service_server::WorkerService as _;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
+use tonic::{Code, Request, Response, Status};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use super::*;
-use crate::store::Embedded;
+use super::{MESSAGE_BYTES_MAX, Service, assemble};
+use crate::hub::Hub;
+use crate::job::id::{JobId, QueueName};
+use crate::job::new_job::PAYLOAD_BYTES_MAX;
+use crate::jobs::{FAILURE_BYTES_MAX, Jobs};
+use crate::leaser::Leaser;
+use crate::store::{EmbeddedStore, Store};
+use crate::trace;
 
 /// A clone's services; what runs in the background ends with the test.
-fn jobs() -> Jobs {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(None, 1000).unwrap());
+fn jobs() -> Service {
+    jobs_until(CancellationToken::new())
+}
+
+/// The same, of a clone that drains once `draining` is cancelled.
+fn jobs_until(draining: CancellationToken) -> Service {
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(None, 1000).unwrap());
     let (hub, _due) = Hub::new();
-    let draining = CancellationToken::new();
-    let (counter, giving_back) =
-        Counter::open(store.clone(), hub.clone(), draining.clone(), CancellationToken::new());
-    tokio::spawn(giving_back);
+    let (leaser, undoing) =
+        Leaser::open(store.clone(), hub.clone(), draining.clone(), CancellationToken::new());
+    tokio::spawn(undoing);
     tokio::spawn(store.announce(hub.clone()));
-    Jobs::new(store, hub, counter, draining)
+    Service(Jobs::new(store, hub, leaser, draining))
 }
 
 fn enqueue(queue: &str) -> pb::EnqueueRequest {
@@ -138,7 +155,7 @@ async fn gzip_is_read_and_answered_and_its_size_is_bounded() {
     let listener = shoal_kit::serve::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (shutdown, drain) = (CancellationToken::new(), shoal_kit::serve::Drain::default());
-    let service = assemble(jobs(), "clone".to_owned(), Background::default());
+    let service = assemble(jobs().0, "clone".to_owned(), Background::default());
     let served = tokio::spawn(shoal_kit::serve::serve(service, listener, drain, shutdown.clone()));
     let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
     let accepts = JobsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
@@ -175,12 +192,13 @@ async fn an_id_that_no_job_can_have_is_not_found() {
 
 #[tokio::test]
 async fn a_watch_ends_at_the_drain_and_says_to_call_again() {
-    let jobs = jobs();
+    let draining = CancellationToken::new();
+    let jobs = jobs_until(draining.clone());
     let id = jobs.enqueue(Request::new(enqueue("q"))).await.unwrap().into_inner().job.unwrap().id;
     let request = pb::WatchJobRequest { id, ..pb::WatchJobRequest::default() };
     let mut states = jobs.watch_job(Request::new(request)).await.unwrap().into_inner();
     assert!(states.next().await.unwrap().is_ok());
-    jobs.draining.cancel();
+    draining.cancel();
     let end = states.next().await.unwrap().unwrap_err();
     assert_eq!(end.code(), Code::Unavailable);
     assert!(end.message().contains("call again"));

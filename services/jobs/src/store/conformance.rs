@@ -21,18 +21,19 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::embedded::Embedded;
-use super::redis::Redis;
-use super::{Ask, CLAIM_BYTES_MAX, Claim, Store, TEND_MAX};
-use crate::backoff;
+use super::embedded::EmbeddedStore;
+use super::redis::RedisStore;
+use super::{CLAIM_BYTES_MAX, Claim, PROMOTE_MAX, Store};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hub::Hub;
-use crate::id::{JobId, QueueName};
+use crate::job::backoff;
+use crate::job::id::{JobId, QueueName};
+use crate::job::new_job::{NewJob, Run};
 use crate::job::{Failure, Job, LOST_MAX, Spec, State};
-use crate::keeper;
-use crate::lease::{Counter, Order};
-use crate::new_job::{NewJob, Run};
+use crate::lease_request::LeaseRequest;
+use crate::leaser::Leaser;
+use crate::maintainer;
 use crate::watch::{Seen, Watch};
 
 /// Longer than anything here takes; a check that reaches it has failed.
@@ -44,37 +45,37 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Two clones of the service on one store, without the gRPC face.
 pub(crate) struct Mesh {
-    pub(crate) a: Clone,
-    pub(crate) b: Clone,
+    pub(crate) a: TestClone,
+    pub(crate) b: TestClone,
 }
 
 /// One of them.
-pub(crate) struct Clone {
+pub(crate) struct TestClone {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) counter: Counter,
+    pub(crate) leaser: Leaser,
     pub(crate) draining: CancellationToken,
     due: std::sync::Mutex<Option<crate::hub::DueTimes>>,
     tasks: std::sync::Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
-impl Clone {
+impl TestClone {
     /// A clone that hears announcements but does not keep the queues yet.
     pub(crate) fn start(store: Arc<dyn Store>) -> Self {
         let (hub, due) = Hub::new();
         let draining = CancellationToken::new();
-        let (counter, giving_back) =
-            Counter::open(store.clone(), hub.clone(), draining.clone(), CancellationToken::new());
-        let tasks = vec![spawn(store.announce(hub.clone())), spawn(giving_back)];
-        Self { store, hub, counter, draining, due: Some(due).into(), tasks: tasks.into() }
+        let (leaser, undoing) =
+            Leaser::open(store.clone(), hub.clone(), draining.clone(), CancellationToken::new());
+        let tasks = vec![spawn(store.announce(hub.clone())), spawn(undoing)];
+        Self { store, hub, leaser, draining, due: Some(due).into(), tasks: tasks.into() }
     }
 
-    /// Keeps the queues from now on.
-    pub(crate) fn keep(&self) {
+    /// Maintains the queues from now on.
+    pub(crate) fn maintain(&self) {
         let due = self.due.lock().unwrap().take().unwrap();
         let interval = Config::default().tend_interval;
-        let keeping = spawn(keeper::run(self.store.clone(), self.hub.clone(), due, interval));
-        self.tasks.lock().unwrap().push(keeping);
+        let maintaining = spawn(maintainer::run(self.store.clone(), self.hub.clone(), due, interval));
+        self.tasks.lock().unwrap().push(maintaining);
     }
 
     pub(crate) async fn enqueue(&self, queue: &QueueName, kind: &str) -> Job {
@@ -82,7 +83,7 @@ impl Clone {
     }
 
     pub(crate) async fn lease(&self, queue: &QueueName, max_jobs: usize, duration: Duration) -> Claim {
-        self.store.lease(ask(queue, max_jobs, duration)).await.unwrap()
+        self.store.lease(lease_request(queue, max_jobs, duration), ticket()).await.unwrap()
     }
 
     pub(crate) async fn get(&self, id: &JobId) -> Option<Job> {
@@ -110,13 +111,13 @@ pub(crate) fn new_job(queue: &QueueName, kind: &str) -> NewJob {
     NewJob { queue: queue.clone(), spec, run: Run::Now, request: None }
 }
 
-pub(crate) fn ask(queue: &QueueName, max_jobs: usize, duration: Duration) -> Ask {
-    let ticket = uuid::Uuid::new_v4().simple().to_string();
-    Ask { queue: queue.clone(), max_jobs, worker: "w".to_owned(), duration, ticket }
+/// A ticket that no other lease call has.
+pub(crate) fn ticket() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
-pub(crate) fn wants(queue: &QueueName, max_jobs: usize) -> Order {
-    Order { queue: queue.clone(), max_jobs, worker: "w".to_owned(), duration: LONG }
+pub(crate) fn lease_request(queue: &QueueName, max_jobs: usize, duration: Duration) -> LeaseRequest {
+    LeaseRequest { queue: queue.clone(), max_jobs, worker: "w".to_owned(), duration }
 }
 
 pub(crate) fn queue(name: &str) -> QueueName {
@@ -255,8 +256,8 @@ suites!({
 });
 
 async fn embedded_mesh() -> Option<Mesh> {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(None, QUEUES_MAX).unwrap());
-    Some(Mesh { a: Clone::start(store.clone()), b: Clone::start(store) })
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(None, QUEUES_MAX).unwrap());
+    Some(Mesh { a: TestClone::start(store.clone()), b: TestClone::start(store) })
 }
 
 /// Two clones with connections of their own, on keys that no other test has.
@@ -277,9 +278,9 @@ fn redis_way(url: &str) -> LinkConfig {
 pub(crate) async fn redis_mesh_at(url: &str, config: &Config) -> Mesh {
     let mut clones = Vec::new();
     for _ in 0..2 {
-        let store = Redis::open(redis_way(url), config).unwrap();
+        let store = RedisStore::open(redis_way(url), config).unwrap();
         store.connected(PATIENCE).await.unwrap();
-        clones.push(Clone::start(Arc::new(store)));
+        clones.push(TestClone::start(Arc::new(store)));
     }
     let (b, a) = (clones.pop().unwrap(), clones.pop().unwrap());
     Mesh { a, b }

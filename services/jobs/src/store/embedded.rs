@@ -20,14 +20,15 @@ use tokio::sync::broadcast;
 use self::layout::Layout;
 use self::list::Reader;
 use self::step::{News, Step, damaged, engine, ready_from};
-use super::schedule::Schedule;
-use super::{Ask, Claim, Counts, Enqueued, Following, Page, Store, Tended};
+use super::due_times::DueQueues;
+use super::{Announcer, Claim, Counts, DueStore, Enqueued, Following, JobStore, Page, Promoted, Store};
 use crate::error::Error;
 use crate::hub::Hub;
-use crate::id::{JobId, QueueName};
+use crate::job::id::{JobId, QueueName};
+use crate::job::moment::Moment;
+use crate::job::new_job::NewJob;
 use crate::job::{Failure, Job, State};
-use crate::moment::Moment;
-use crate::new_job::NewJob;
+use crate::lease_request::LeaseRequest;
 
 const ENGINE: &str = "the embedded database";
 
@@ -36,18 +37,18 @@ const NEWS_MAX: usize = 1024;
 
 /// See the [module](self).
 #[derive(Clone)]
-pub(crate) struct Embedded {
+pub(crate) struct EmbeddedStore {
     db: Database,
     layout: Layout,
     clock: Arc<Clock>,
     /// Nothing that is to be forgotten has an earlier moment.
     forgotten: Arc<AtomicU64>,
     news: broadcast::Sender<Arc<News>>,
-    schedule: Arc<Mutex<Schedule>>,
+    due_queues: Arc<Mutex<DueQueues>>,
     queues_max: usize,
 }
 
-impl Embedded {
+impl EmbeddedStore {
     /// Opens the database in `dir`, or one that goes with the process.
     pub(crate) fn open(dir: Option<&Path>, queues_max: usize) -> anyhow::Result<Self> {
         let db = match dir {
@@ -62,7 +63,7 @@ impl Embedded {
             clock: Arc::default(),
             forgotten: Arc::default(),
             news: broadcast::channel(NEWS_MAX).0,
-            schedule: Arc::default(),
+            due_queues: Arc::default(),
             queues_max,
         })
     }
@@ -73,7 +74,7 @@ impl Embedded {
     ) -> Result<T, Error> {
         let (layout, clock, news) = (self.layout.clone(), self.clock.clone(), self.news.clone());
         let at_clock = clock.clone();
-        let (db, schedule, queues_max) = (self.db.clone(), self.schedule.clone(), self.queues_max);
+        let (db, due_queues, queues_max) = (self.db.clone(), self.due_queues.clone(), self.queues_max);
         // In a task of its own: what a caller who is gone had done is announced all the same.
         let written = tokio::spawn(async move {
             let (result, told) = db
@@ -91,7 +92,7 @@ impl Embedded {
                 .map_err(write_failed)?;
             if result.is_ok() {
                 for (queue, at) in &told.due {
-                    lock(&schedule).note(queue, at_clock.now().until(*at));
+                    lock(&due_queues).note(queue, at_clock.now().until(*at));
                 }
                 // No clone listens: nobody waits.
                 let _ = news.send(Arc::new(told));
@@ -105,11 +106,11 @@ impl Embedded {
         Reader { snapshot: self.db.snapshot(), layout: &self.layout, now: self.clock.now() }
     }
 
-    /// What `tend` would find, without taking a step: mostly there is nothing to do.
-    fn look(&self, queue: &QueueName) -> Result<Tended, Error> {
+    /// What `promote_due` would find, without taking a step: mostly there is nothing to do.
+    fn look(&self, queue: &QueueName) -> Result<Promoted, Error> {
         let reader = self.reader();
         let Some(marks) = reader.marks(queue)? else {
-            return Ok(Tended { ready: false, next: None });
+            return Ok(Promoted { ready: false, next: None });
         };
         let (snapshot, now) = (&reader.snapshot, reader.now);
         let ready = snapshot.range(&self.layout.ready, ready_from(queue, marks.head)).next();
@@ -122,7 +123,7 @@ impl Embedded {
         let due = first(&self.layout.due, marks.due_from)?;
         let lease = first(&self.layout.leases, marks.leases_from)?;
         let next = [due, lease].into_iter().flatten().min();
-        Ok(Tended { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
+        Ok(Promoted { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
     }
 
     /// Forgets what has passed. Scans begin where the last one ended, not among what was deleted.
@@ -139,7 +140,13 @@ impl Embedded {
     }
 }
 
-impl Store for Embedded {
+impl Store for EmbeddedStore {
+    fn ready(&self) -> Result<(), String> {
+        self.db.ready()
+    }
+}
+
+impl JobStore for EmbeddedStore {
     fn enqueue_all(&self, jobs: Vec<NewJob>) -> BoxFuture<'_, Result<Vec<Enqueued>, Error>> {
         self.step(move |step| step.enqueue(&jobs)).boxed()
     }
@@ -148,15 +155,15 @@ impl Store for Embedded {
         std::future::ready(self.reader().job(id)).boxed()
     }
 
-    fn lease(&self, ask: Ask) -> BoxFuture<'_, Result<Claim, Error>> {
+    fn lease(&self, request: LeaseRequest, ticket: String) -> BoxFuture<'_, Result<Claim, Error>> {
         async move {
             // A queue without jobs costs no transaction.
-            let found = self.look(&ask.queue)?;
+            let found = self.look(&request.queue)?;
             if !found.ready && found.next != Some(Duration::ZERO) {
                 let expire = self.clock.now();
                 return Ok(Claim { fence: 0, expire, jobs: Vec::new(), more: false });
             }
-            self.step(move |step| step.lease(&ask)).await
+            self.step(move |step| step.lease(&request, &ticket)).await
         }
         .boxed()
     }
@@ -205,37 +212,6 @@ impl Store for Embedded {
         std::future::ready(self.reader().list(queue, state, max, after.as_deref())).boxed()
     }
 
-    fn tend<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Tended, Error>> {
-        async move {
-            self.forget().await?;
-            let found = self.look(queue)?;
-            if found.next != Some(Duration::ZERO) {
-                return Ok(found);
-            }
-            let named = queue.clone();
-            let more = self.step(move |step| step.tend(&named)).await?;
-            let found = self.look(queue)?;
-            Ok(if more { Tended { next: Some(Duration::ZERO), ..found } } else { found })
-        }
-        .boxed()
-    }
-
-    fn note(&self, queue: &QueueName, within: Duration) {
-        lock(&self.schedule).note(queue, within);
-    }
-
-    fn due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
-        async move {
-            self.forget().await?;
-            Ok(lock(&self.schedule).due(max))
-        }
-        .boxed()
-    }
-
-    fn settle(&self, queue: &QueueName, next: Option<Duration>) {
-        lock(&self.schedule).settle(queue, next);
-    }
-
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
         let names = self.layout.queues.range(..).map(|entry| {
             let (name, _) = entry.map_err(engine)?;
@@ -243,7 +219,42 @@ impl Store for Embedded {
         });
         std::future::ready(names.collect()).boxed()
     }
+}
 
+impl DueStore for EmbeddedStore {
+    fn promote_due<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Promoted, Error>> {
+        async move {
+            self.forget().await?;
+            let found = self.look(queue)?;
+            if found.next != Some(Duration::ZERO) {
+                return Ok(found);
+            }
+            let named = queue.clone();
+            let more = self.step(move |step| step.promote_due(&named)).await?;
+            let found = self.look(queue)?;
+            Ok(if more { Promoted { next: Some(Duration::ZERO), ..found } } else { found })
+        }
+        .boxed()
+    }
+
+    fn note(&self, queue: &QueueName, within: Duration) {
+        lock(&self.due_queues).note(queue, within);
+    }
+
+    fn take_due(&self, max: usize) -> BoxFuture<'_, Result<Vec<QueueName>, Error>> {
+        async move {
+            self.forget().await?;
+            Ok(lock(&self.due_queues).take_due(max))
+        }
+        .boxed()
+    }
+
+    fn settle(&self, queue: &QueueName, next: Option<Duration>) {
+        lock(&self.due_queues).settle(queue, next);
+    }
+}
+
+impl Announcer for EmbeddedStore {
     fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
         // Subscribed before the first poll: nothing that happens from now on is missed.
         let mut news = self.news.subscribe();
@@ -271,14 +282,10 @@ impl Store for Embedded {
     fn follow<'a>(&'a self, _queue: &'a QueueName) -> BoxFuture<'a, Result<Following, Error>> {
         std::future::ready(Ok(Box::new(()) as Following)).boxed()
     }
-
-    fn ready(&self) -> Result<(), String> {
-        self.db.ready()
-    }
 }
 
-fn lock(schedule: &Mutex<Schedule>) -> MutexGuard<'_, Schedule> {
-    schedule.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(due_queues: &Mutex<DueQueues>) -> MutexGuard<'_, DueQueues> {
+    due_queues.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This machine's time, which never goes back while the process lives.
@@ -312,8 +319,8 @@ fn write_failed(error: shoal_embedded::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::new_job::Run;
-    use crate::store::conformance::{ask, eventually, new_job, queue};
+    use crate::job::new_job::Run;
+    use crate::store::conformance::{eventually, lease_request, new_job, queue, ticket};
 
     const LONG: Duration = Duration::from_secs(600);
 
@@ -321,34 +328,34 @@ mod tests {
     async fn everything_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let q = queue("q");
-        let store = Embedded::open(Some(dir.path()), 1000).unwrap();
+        let store = EmbeddedStore::open(Some(dir.path()), 1000).unwrap();
         let delayed = NewJob { run: Run::After(Duration::from_millis(1)), ..new_job(&q, "delayed") };
         let named = new_job(&q, "held").with_request_id("r");
         let held = store.enqueue(named.clone()).await.unwrap();
         let lost = store.enqueue(new_job(&q, "lost")).await.unwrap();
-        let claim = store.lease(ask(&q, 1, LONG)).await.unwrap();
-        store.lease(ask(&q, 1, Duration::from_millis(1))).await.unwrap();
+        let claim = store.lease(lease_request(&q, 1, LONG), ticket()).await.unwrap();
+        store.lease(lease_request(&q, 1, Duration::from_millis(1)), ticket()).await.unwrap();
         store.enqueue(new_job(&q, "ready")).await.unwrap();
         let delayed = store.enqueue(delayed).await.unwrap();
         drop(store);
 
         let store =
-            eventually("it is closed", || async { Embedded::open(Some(dir.path()), 1000).ok() }).await;
+            eventually("it is closed", || async { EmbeddedStore::open(Some(dir.path()), 1000).ok() }).await;
         assert_eq!(store.queues().await.unwrap(), std::slice::from_ref(&q));
         let again = eventually("what was lost is given back", || async {
-            store.tend(&q).await.unwrap();
-            store.get(&lost.id).await.unwrap().filter(|job| job.standing.lost_count == 1)
+            store.promote_due(&q).await.unwrap();
+            store.get(&lost.id).await.unwrap().filter(|job| job.progress.lost_count == 1)
         })
         .await;
-        assert_eq!(again.standing.state, State::Ready);
+        assert_eq!(again.progress.state, State::Ready);
         assert_eq!(store.enqueue(named).await.unwrap().id, held.id);
-        let rest = store.lease(ask(&q, 9, LONG)).await.unwrap();
+        let rest = store.lease(lease_request(&q, 9, LONG), ticket()).await.unwrap();
         assert!(rest.fence > claim.fence);
         let mut kinds: Vec<_> = rest.jobs.iter().map(|job| job.spec.kind.as_str()).collect();
         kinds.sort_unstable();
         assert_eq!(kinds, ["delayed", "lost", "ready"]);
         assert!(rest.jobs.iter().any(|job| job.id == delayed.id));
         let done = store.complete(&held.id, claim.fence, Bytes::new()).await.unwrap();
-        assert_eq!(done.standing.state, State::Succeeded);
+        assert_eq!(done.progress.state, State::Succeeded);
     }
 }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::Error;
-use crate::id::JobId;
-use crate::job::{Job, JobError, Spec, Standing, State, Verdict};
-use crate::moment::Moment;
+use crate::job::id::JobId;
+use crate::job::moment::Moment;
+use crate::job::{Job, JobError, JobProgress, Spec, State, Verdict};
 
 /// First byte of a header: its format.
 pub(crate) const FORMAT: u8 = 1;
@@ -46,7 +46,7 @@ pub(crate) fn header(spec: &Spec, create: Moment) -> Vec<u8> {
 }
 
 /// A job from its header and where it stands.
-pub(crate) fn job(id: &JobId, header: &[u8], standing: Standing) -> Result<Job, Error> {
+pub(crate) fn job(id: &JobId, header: &[u8], progress: JobProgress) -> Result<Job, Error> {
     let damaged = || Error::Internal(format!("the record of job {id} is damaged"));
     let (fixed, input) = header.split_at_checked(FIXED_LEN).ok_or_else(damaged)?;
     if fixed[0] != FORMAT {
@@ -63,10 +63,10 @@ pub(crate) fn job(id: &JobId, header: &[u8], standing: Standing) -> Result<Job, 
         backoff: Duration::from_millis(number(11..15)),
         retention: Duration::from_millis(number(15..19)),
     };
-    Ok(Job { id: id.clone(), spec, create: Moment(number(1..9)), standing })
+    Ok(Job { id: id.clone(), spec, create: Moment(number(1..9)), progress })
 }
 
-/// Bytes of a header that always hold all but the payload, whose limits are those of [`crate::new_job`].
+/// Bytes of a header that always hold all but the payload, whose limits are those of [`crate::job::new_job`].
 pub(crate) const BRIEF_LEN: usize = 300;
 
 /// The part of a header before the payload.
@@ -87,9 +87,9 @@ pub(crate) fn without_payload(header: &[u8]) -> &[u8] {
     &header[..end]
 }
 
-/// A [`Standing`] as the embedded store writes it, with what only a store needs to know.
+/// A [`JobProgress`] as the embedded store writes it, with what only a store needs to know.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Stood {
+pub(crate) struct StoredProgress {
     #[prost(uint32, tag = "1")]
     state: u32,
     #[prost(uint64, tag = "2")]
@@ -107,7 +107,7 @@ pub(crate) struct Stood {
     #[prost(bytes = "bytes", tag = "8")]
     result: Bytes,
     #[prost(message, repeated, tag = "9")]
-    errors: Vec<StoodError>,
+    errors: Vec<StoredError>,
     #[prost(uint64, tag = "10")]
     closed_fence: u64,
     #[prost(uint32, tag = "11")]
@@ -121,7 +121,7 @@ pub(crate) struct Stood {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct StoodError {
+struct StoredError {
     #[prost(uint32, tag = "1")]
     attempt: u32,
     #[prost(string, tag = "2")]
@@ -130,24 +130,24 @@ struct StoodError {
     time: u64,
 }
 
-impl Stood {
-    pub(crate) fn of(standing: &Standing, fence: u64, forget: Option<Moment>) -> Self {
-        let errors = standing.errors.iter().map(|error| StoodError {
+impl StoredProgress {
+    pub(crate) fn of(progress: &JobProgress, fence: u64, forget: Option<Moment>) -> Self {
+        let errors = progress.errors.iter().map(|error| StoredError {
             attempt: error.attempt,
             message: error.message.clone(),
             time: error.time.0,
         });
         let (closed_fence, closed_verdict) =
-            standing.closed.map_or((0, 0), |(fence, verdict)| (fence, verdict as u32));
+            progress.closed.map_or((0, 0), |(fence, verdict)| (fence, verdict as u32));
         Self {
-            state: u32::from(standing.state as u8),
-            version: standing.version,
-            attempt: standing.attempt,
-            lost_count: standing.lost_count,
-            run_at: standing.run_at.map(|moment| moment.0),
-            start: standing.start.map(|moment| moment.0),
-            finish: standing.finish.map(|moment| moment.0),
-            result: standing.result.clone(),
+            state: u32::from(progress.state as u8),
+            version: progress.version,
+            attempt: progress.attempt,
+            lost_count: progress.lost_count,
+            run_at: progress.run_at.map(|moment| moment.0),
+            start: progress.start.map(|moment| moment.0),
+            finish: progress.finish.map(|moment| moment.0),
+            result: progress.result.clone(),
             errors: errors.collect(),
             closed_fence,
             closed_verdict,
@@ -157,7 +157,7 @@ impl Stood {
     }
 
     /// `None` if it was written by a version that knows other states.
-    pub(crate) fn standing(self) -> Option<Standing> {
+    pub(crate) fn progress(self) -> Option<JobProgress> {
         let closed = match self.closed_verdict {
             0 => None,
             number => Some((self.closed_fence, verdict(number as u8)?)),
@@ -167,7 +167,7 @@ impl Stood {
             message: error.message,
             time: Moment(error.time),
         });
-        Some(Standing {
+        Some(JobProgress {
             state: State::of(u8::try_from(self.state).ok()?)?,
             version: self.version,
             attempt: self.attempt,
@@ -194,33 +194,33 @@ pub(crate) fn verdict(number: u8) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::QueueName;
+    use crate::job::id::QueueName;
 
     #[test]
     fn what_is_written_is_read_again() {
         let id = JobId::generate(&QueueName::parse("q").unwrap());
         let spec = Spec {
-            kind: "k".repeat(crate::new_job::KIND_BYTES_MAX),
+            kind: "k".repeat(crate::job::new_job::KIND_BYTES_MAX),
             payload: Bytes::from(vec![7; 1000]),
             traceparent: "t".repeat(55),
             max_attempts: 100,
             backoff: Duration::from_millis(1234),
             retention: Duration::from_secs(7 * 24 * 3600),
         };
-        let mut standing = Standing::enqueued(Some(Moment(9)));
-        standing.errors.push(JobError { attempt: 1, message: "m".into(), time: Moment(3) });
-        standing.closed = Some((u64::MAX, Verdict::Failed));
-        standing.result = Bytes::from_static(b"r");
-        let written = Stood::of(&standing, 7, Some(Moment(8))).encode_to_vec();
-        let read = Stood::decode(&*written).unwrap();
+        let mut progress = JobProgress::enqueued(Some(Moment(9)));
+        progress.errors.push(JobError { attempt: 1, message: "m".into(), time: Moment(3) });
+        progress.closed = Some((u64::MAX, Verdict::Failed));
+        progress.result = Bytes::from_static(b"r");
+        let written = StoredProgress::of(&progress, 7, Some(Moment(8))).encode_to_vec();
+        let read = StoredProgress::decode(&*written).unwrap();
         assert_eq!((read.fence, read.forget), (7, Some(8)));
         let written = header(&spec, Moment(u64::MAX));
-        let read = job(&id, &written, read.standing().unwrap()).unwrap();
-        let whole = Job { id: id.clone(), spec, create: Moment(u64::MAX), standing: standing.clone() };
+        let read = job(&id, &written, read.progress().unwrap()).unwrap();
+        let whole = Job { id: id.clone(), spec, create: Moment(u64::MAX), progress: progress.clone() };
         assert_eq!(read, whole);
         assert!(without_payload(&written).len() <= BRIEF_LEN);
         assert_eq!(without_payload(&written[..BRIEF_LEN]), without_payload(&written));
-        let brief = job(&id, without_payload(&written), standing).unwrap();
+        let brief = job(&id, without_payload(&written), progress).unwrap();
         assert_eq!(brief, Job { spec: Spec { payload: Bytes::new(), ..whole.spec.clone() }, ..whole });
     }
 }

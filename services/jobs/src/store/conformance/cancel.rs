@@ -15,9 +15,9 @@ pub(super) async fn a_job_can_be_cancelled_until_it_ends(mesh: Mesh) {
     for id in [&ready.id, &scheduled.id, &held.0.id] {
         let before = mesh.a.get(id).await.unwrap();
         let cancelled = mesh.b.store.cancel(id).await.unwrap();
-        assert_eq!(cancelled.standing.state, State::Cancelled);
-        assert_eq!(cancelled.standing.version, before.standing.version + 1);
-        assert!(cancelled.standing.finish.is_some() && cancelled.standing.run_at.is_none());
+        assert_eq!(cancelled.progress.state, State::Cancelled);
+        assert_eq!(cancelled.progress.version, before.progress.version + 1);
+        assert!(cancelled.progress.finish.is_some() && cancelled.progress.run_at.is_none());
         assert_eq!(mesh.a.store.cancel(id).await.as_ref(), Ok(&cancelled), "a repeat succeeds");
         assert_eq!(mesh.a.get(id).await, Some(cancelled));
     }
@@ -26,11 +26,11 @@ pub(super) async fn a_job_can_be_cancelled_until_it_ends(mesh: Mesh) {
     assert_eq!(mesh.a.store.complete(id, fence, Bytes::new()).await, Err(lost));
     mesh.a.enqueue(&q, "next").await;
     eventually("the moment has passed", || async {
-        let due = scheduled.standing.run_at.unwrap();
-        (crate::moment::Moment::of_this_machine() > due.after(Duration::from_millis(20))).then_some(())
+        let due = scheduled.progress.run_at.unwrap();
+        (crate::job::moment::Moment::of_this_machine() > due.after(Duration::from_millis(20))).then_some(())
     })
     .await;
-    mesh.b.store.tend(&q).await.unwrap();
+    mesh.b.store.promote_due(&q).await.unwrap();
     assert_eq!(kinds(&mesh.b.lease(&q, 9, LONG).await), ["next"]);
     assert!(mesh.b.lease(id.queue(), 9, LONG).await.jobs.is_empty());
 }
@@ -50,15 +50,15 @@ pub(super) async fn what_has_ended_cannot_be_cancelled(mesh: Mesh) {
 
 pub(super) async fn a_worker_comes_past_very_many_cancelled_jobs(mesh: Mesh) {
     let q = queue("cancel-many");
-    for n in 0..3 * TEND_MAX {
+    for n in 0..3 * PROMOTE_MAX {
         let id = mesh.a.enqueue(&q, &n.to_string()).await.id;
         mesh.a.store.cancel(&id).await.unwrap();
     }
     assert_eq!(mesh.b.store.count(&q).await.unwrap().unwrap().ready, 0);
     mesh.a.enqueue(&q, "the one").await;
     let counts = mesh.b.store.count(&q).await.unwrap().unwrap();
-    assert_eq!((counts.ready, counts.cancelled), (1, 3 * TEND_MAX as u64));
-    let claim = mesh.b.counter.lease(&wants(&q, 1), Duration::ZERO).await.unwrap().taken();
+    assert_eq!((counts.ready, counts.cancelled), (1, 3 * PROMOTE_MAX as u64));
+    let claim = mesh.b.leaser.lease(&lease_request(&q, 1, LONG), Duration::ZERO).await.unwrap().taken();
     assert_eq!(kinds(&claim), ["the one"]);
 }
 

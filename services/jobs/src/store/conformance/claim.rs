@@ -4,16 +4,16 @@ use super::*;
 
 pub(super) async fn a_lease_that_runs_out_gives_the_job_to_another_worker(mesh: Mesh) {
     let q = queue("expiry");
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     let job = mesh.a.enqueue(&q, "k").await;
     let first = mesh.a.lease(&q, 1, Duration::from_secs(1)).await;
-    let second = mesh.b.counter.lease(&wants(&q, 1), PATIENCE).await.unwrap().taken();
+    let second = mesh.b.leaser.lease(&lease_request(&q, 1, LONG), PATIENCE).await.unwrap().taken();
     let again = &second.jobs[0];
-    assert_eq!((&again.id, again.standing.attempt, again.standing.lost_count), (&job.id, 1, 1));
+    assert_eq!((&again.id, again.progress.attempt, again.progress.lost_count), (&job.id, 1, 1));
     assert!(second.fence > first.fence);
-    let late = first.expire.until(again.standing.start.unwrap());
-    assert!(again.standing.start.unwrap() >= first.expire, "given away before its time");
+    let late = first.expire.until(again.progress.start.unwrap());
+    assert!(again.progress.start.unwrap() >= first.expire, "given away before its time");
     assert!(late <= Duration::from_secs(1), "given away {late:?} after its time");
 
     // The first worker is told whatever it says; the second is not disturbed.
@@ -22,7 +22,7 @@ pub(super) async fn a_lease_that_runs_out_gives_the_job_to_another_worker(mesh: 
     assert_eq!(mesh.a.store.fail(&job.id, first.fence, failure(true)).await, Err(lost(first.fence)));
     assert_eq!(mesh.a.store.complete(&job.id, 1, Bytes::new()).await, Err(lost(1)));
     let done = mesh.b.store.complete(&job.id, second.fence, Bytes::new()).await.unwrap();
-    assert_eq!(done.standing.state, State::Succeeded);
+    assert_eq!(done.progress.state, State::Succeeded);
 }
 
 pub(super) async fn a_lease_holds_until_its_job_was_given_back(mesh: Mesh) {
@@ -30,15 +30,15 @@ pub(super) async fn a_lease_holds_until_its_job_was_given_back(mesh: Mesh) {
     let job = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
     eventually("it ran out", || async {
-        (crate::moment::Moment::of_this_machine() > claim.expire.after(Duration::from_millis(20)))
+        (crate::job::moment::Moment::of_this_machine() > claim.expire.after(Duration::from_millis(20)))
             .then_some(())
     })
     .await;
     assert!(mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.is_ok());
     // And then it is nobody's to give back.
-    mesh.b.store.tend(&q).await.unwrap();
+    mesh.b.store.promote_due(&q).await.unwrap();
     let job = mesh.b.get(&job.id).await.unwrap();
-    assert_eq!((job.standing.state, job.standing.lost_count), (State::Succeeded, 0));
+    assert_eq!((job.progress.state, job.progress.lost_count), (State::Succeeded, 0));
 }
 
 pub(super) async fn a_job_that_is_lost_too_often_is_dead(mesh: Mesh) {
@@ -48,16 +48,16 @@ pub(super) async fn a_job_that_is_lost_too_often_is_dead(mesh: Mesh) {
         let claim = mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
         assert_eq!(claim.jobs.len(), 1);
         let now = eventually("the sweep finds it", || async {
-            mesh.b.store.tend(&q).await.unwrap();
-            mesh.a.get(&job.id).await.filter(|job| job.standing.lost_count == lost)
+            mesh.b.store.promote_due(&q).await.unwrap();
+            mesh.a.get(&job.id).await.filter(|job| job.progress.lost_count == lost)
         })
         .await;
-        assert_eq!(now.standing.attempt, 0, "a loss is no attempt");
-        assert_eq!(now.standing.state, if lost < LOST_MAX { State::Ready } else { State::Dead });
+        assert_eq!(now.progress.attempt, 0, "a loss is no attempt");
+        assert_eq!(now.progress.state, if lost < LOST_MAX { State::Ready } else { State::Dead });
     }
     assert!(mesh.a.lease(&q, 1, LONG).await.jobs.is_empty());
     let dead = mesh.a.get(&job.id).await.unwrap();
-    assert!(dead.standing.finish.is_some() && dead.standing.errors.len() == 1);
+    assert!(dead.progress.finish.is_some() && dead.progress.errors.len() == 1);
 }
 
 pub(super) async fn the_sweep_takes_only_what_the_claim_still_holds(mesh: Mesh) {
@@ -76,14 +76,14 @@ pub(super) async fn the_sweep_takes_only_what_the_claim_still_holds(mesh: Mesh) 
     .await;
     assert_eq!(other.jobs[0].id, failed);
     eventually("the sweep", || async {
-        mesh.b.store.tend(&q).await.unwrap();
-        mesh.a.get(&lost).await.filter(|job| job.standing.lost_count == 1)
+        mesh.b.store.promote_due(&q).await.unwrap();
+        mesh.a.get(&lost).await.filter(|job| job.progress.lost_count == 1)
     })
     .await;
-    assert_eq!(mesh.a.get(&done).await.unwrap().standing.state, State::Succeeded);
+    assert_eq!(mesh.a.get(&done).await.unwrap().progress.state, State::Succeeded);
     let failed = mesh.a.get(&failed).await.unwrap();
     assert_eq!(
-        (failed.standing.state, failed.standing.lost_count, failed.standing.attempt),
+        (failed.progress.state, failed.progress.lost_count, failed.progress.attempt),
         (State::Running, 0, 2)
     );
     mesh.b.store.complete(&failed.id, other.fence, Bytes::new()).await.unwrap();
@@ -124,14 +124,14 @@ pub(super) async fn what_is_given_back_is_uncharged_and_first_in_line(mesh: Mesh
     for kind in ["1", "2", "3", "4"] {
         mesh.a.enqueue(&q, kind).await;
     }
-    let ask = ask(&q, 3, LONG);
-    let claim = mesh.a.store.lease(ask.clone()).await.unwrap();
+    let ticket = ticket();
+    let claim = mesh.a.store.lease(lease_request(&q, 3, LONG), ticket.clone()).await.unwrap();
     mesh.a.store.complete(&claim.jobs[1].id, claim.fence, Bytes::new()).await.unwrap();
-    mesh.b.store.release(&q, &ask.ticket).await.unwrap();
-    mesh.b.store.release(&q, &ask.ticket).await.unwrap();
+    mesh.b.store.release(&q, &ticket).await.unwrap();
+    mesh.b.store.release(&q, &ticket).await.unwrap();
     let again = mesh.b.lease(&q, 9, LONG).await;
     assert_eq!(kinds(&again), ["1", "3", "4"]);
-    assert!(again.jobs.iter().all(|job| (job.standing.attempt, job.standing.lost_count) == (1, 0)));
+    assert!(again.jobs.iter().all(|job| (job.progress.attempt, job.progress.lost_count) == (1, 0)));
     assert!(again.fence > claim.fence);
     let id = &claim.jobs[0].id;
     let lost = Error::LeaseLost { id: id.clone(), fence: claim.fence };
@@ -141,17 +141,17 @@ pub(super) async fn what_is_given_back_is_uncharged_and_first_in_line(mesh: Mesh
 pub(super) async fn a_claim_that_is_given_back_before_it_is_made_is_empty(mesh: Mesh) {
     let q = queue("early-release");
     mesh.a.enqueue(&q, "k").await;
-    let ask = ask(&q, 1, LONG);
-    mesh.a.store.release(&q, &ask.ticket).await.unwrap();
-    assert!(mesh.b.store.lease(ask).await.unwrap().jobs.is_empty());
+    let ticket = ticket();
+    mesh.a.store.release(&q, &ticket).await.unwrap();
+    assert!(mesh.b.store.lease(lease_request(&q, 1, LONG), ticket).await.unwrap().jobs.is_empty());
     assert_eq!(mesh.b.lease(&q, 1, LONG).await.jobs.len(), 1);
 }
 
 pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
     const JOBS: usize = 600;
     let q = queue("once");
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     let done = Arc::new(std::sync::Mutex::new(BTreeMap::<JobId, u32>::new()));
     let workers: FuturesUnordered<_> = (0..50)
         .map(|n| {
@@ -160,7 +160,8 @@ pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
             async move {
                 while done.lock().unwrap().len() < JOBS {
                     let wait = Duration::from_millis(300);
-                    let claim = clone.counter.lease(&wants(q, 1 + n % 4), wait).await.unwrap().taken();
+                    let claim =
+                        clone.leaser.lease(&lease_request(q, 1 + n % 4, LONG), wait).await.unwrap().taken();
                     for job in &claim.jobs {
                         *done.lock().unwrap().entry(job.id.clone()).or_default() += 1;
                         clone.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap();
@@ -181,7 +182,7 @@ pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
     assert!(done.values().all(|times| *times == 1), "{done:?}");
     for id in done.keys() {
         let job = mesh.a.get(id).await.unwrap();
-        assert_eq!((job.standing.state, job.standing.attempt), (State::Succeeded, 1));
+        assert_eq!((job.progress.state, job.progress.attempt), (State::Succeeded, 1));
     }
 }
 
@@ -189,20 +190,20 @@ pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
     const JOBS: usize = 60;
     let q = queue("leavers");
     let (seed, mut random) = seeded("a_worker_who_leaves_takes_no_job_along");
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     // Workers who wait a moment and leave, at any point: before the answer, in it, or with the answer in their hands.
     let end = CancellationToken::new();
     let mut leavers = Vec::new();
     for n in 0..20 {
         let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
-        let (counter, q, stays, takes) = (clone.counter.clone(), q.clone(), random(8000), random(3) + 1);
+        let (leaser, q, stays, takes) = (clone.leaser.clone(), q.clone(), random(8000), random(3) + 1);
         let end = end.clone();
         leavers.push(tokio::spawn(async move {
-            let wanted = wants(&q, takes as usize);
+            let wanted = lease_request(&q, takes as usize, LONG);
             while !end.is_cancelled() {
                 // The answer is dropped where it came.
-                let _ = timeout(Duration::from_micros(stays), counter.lease(&wanted, PATIENCE)).await;
+                let _ = timeout(Duration::from_micros(stays), leaser.lease(&wanted, PATIENCE)).await;
                 tokio::task::yield_now().await;
             }
         }));
@@ -218,10 +219,10 @@ pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
     }
     let mut got = BTreeSet::new();
     while got.len() < JOBS {
-        let claim = mesh.a.counter.lease(&wants(&q, 7), PATIENCE / 2).await.unwrap().taken();
+        let claim = mesh.a.leaser.lease(&lease_request(&q, 7, LONG), PATIENCE / 2).await.unwrap().taken();
         assert!(!claim.jobs.is_empty(), "{} of {JOBS} jobs came, seed {seed}", got.len());
         for job in claim.jobs {
-            let charged = (job.standing.attempt, job.standing.lost_count);
+            let charged = (job.progress.attempt, job.progress.lost_count);
             assert_eq!(charged, (1, 0), "seed {seed}");
             assert!(got.insert(job.id), "seed {seed}");
         }
@@ -231,22 +232,23 @@ pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
 
 pub(super) async fn a_lease_can_be_extended_while_it_holds(mesh: Mesh) {
     let q = queue("extend");
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     let (one, two) = (mesh.a.enqueue(&q, "1").await.id, mesh.a.enqueue(&q, "2").await.id);
     let claim = mesh.a.lease(&q, 2, Duration::from_millis(300)).await;
-    let before = crate::moment::Moment::of_this_machine();
+    let before = crate::job::moment::Moment::of_this_machine();
     let expire = mesh.b.store.extend(&one, claim.fence, LONG).await.unwrap();
     assert!(expire >= before.after(LONG - Duration::from_millis(100)));
     // Long after the first end both jobs are still this worker's.
-    let waited = mesh.b.counter.lease(&wants(&q, 1), Duration::from_millis(1800)).await.unwrap().taken();
+    let waited =
+        mesh.b.leaser.lease(&lease_request(&q, 1, LONG), Duration::from_millis(1800)).await.unwrap().taken();
     assert!(waited.jobs.is_empty());
     assert!(mesh.a.store.complete(&two, claim.fence, Bytes::new()).await.is_ok());
 
     // It can be shortened as well, and then runs out.
     mesh.a.store.extend(&one, claim.fence, Duration::from_millis(1)).await.unwrap();
-    let other = mesh.b.counter.lease(&wants(&q, 1), PATIENCE).await.unwrap().taken();
-    assert_eq!((&other.jobs[0].id, other.jobs[0].standing.lost_count), (&one, 1));
+    let other = mesh.b.leaser.lease(&lease_request(&q, 1, LONG), PATIENCE).await.unwrap().taken();
+    assert_eq!((&other.jobs[0].id, other.jobs[0].progress.lost_count), (&one, 1));
     let lost = Error::LeaseLost { id: one.clone(), fence: claim.fence };
     assert_eq!(mesh.a.store.extend(&one, claim.fence, LONG).await, Err(lost));
     let lost = Error::LeaseLost { id: two.clone(), fence: claim.fence };

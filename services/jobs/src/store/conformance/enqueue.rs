@@ -9,7 +9,7 @@ pub(super) async fn a_leased_job_is_whole(mesh: Mesh) {
     new.spec.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
     let made = mesh.a.store.enqueue(new.clone()).await.unwrap();
     assert_eq!(
-        (made.spec.clone(), made.standing.state, made.standing.version),
+        (made.spec.clone(), made.progress.state, made.progress.version),
         (new.spec.clone(), State::Ready, 1)
     );
     assert_eq!(mesh.b.get(&made.id).await, Some(made.clone()));
@@ -18,16 +18,16 @@ pub(super) async fn a_leased_job_is_whole(mesh: Mesh) {
     let leased = &claim.jobs[0];
     assert_eq!((&leased.id, &leased.spec, leased.create), (&made.id, &new.spec, made.create));
     assert_eq!(
-        (leased.standing.state, leased.standing.attempt, leased.standing.version),
+        (leased.progress.state, leased.progress.attempt, leased.progress.version),
         (State::Running, 1, 2)
     );
-    assert!(leased.standing.start >= Some(made.create));
-    assert_eq!(claim.expire, leased.standing.start.unwrap().after(LONG));
+    assert!(leased.progress.start >= Some(made.create));
+    assert_eq!(claim.expire, leased.progress.start.unwrap().after(LONG));
     assert_eq!(mesh.a.get(&made.id).await.as_ref(), Some(leased));
 
     let done = mesh.a.store.complete(&made.id, claim.fence, Bytes::from_static(b"\0result")).await.unwrap();
-    assert_eq!((done.standing.state, &done.standing.result[..]), (State::Succeeded, &b"\0result"[..]));
-    assert!(done.standing.finish >= leased.standing.start);
+    assert_eq!((done.progress.state, &done.progress.result[..]), (State::Succeeded, &b"\0result"[..]));
+    assert!(done.progress.finish >= leased.progress.start);
     assert_eq!(mesh.b.get(&made.id).await, Some(done));
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn a_request_id_makes_one_job(mesh: Mesh) {
     let id = claim.jobs[0].id.clone();
     mesh.a.store.complete(&id, claim.fence, Bytes::new()).await.unwrap();
     eventually("it is forgotten", || async { mesh.b.get(&id).await.is_none().then_some(()) }).await;
-    mesh.a.store.tend(&q).await.unwrap();
+    mesh.a.store.promote_due(&q).await.unwrap();
     assert_eq!(mesh.b.store.enqueue(new).await, Err(Error::Forgotten { id, index: 0 }), "and not made again");
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
     let made: Vec<_> = jobs.iter().map(|job| job.spec.kind.as_str()).collect();
     assert_eq!(made, ["1", "2", "known", "late", "2", "3"]);
     assert_eq!((&jobs[2], &jobs[4]), (&known, &jobs[1]));
-    assert_eq!(jobs[3].standing.state, State::Scheduled);
+    assert_eq!(jobs[3].progress.state, State::Scheduled);
     assert_eq!(kinds(&mesh.a.lease(&q, 9, LONG).await), ["known", "1", "2", "3"]);
 }
 

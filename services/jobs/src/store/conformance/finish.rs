@@ -14,8 +14,8 @@ pub(super) async fn the_last_word_may_be_repeated_and_no_other(mesh: Mesh) {
 
     let failed = mesh.a.store.fail(&two, claim.fence, failure(false)).await.unwrap();
     let again = mesh.b.store.fail(&two, claim.fence, failure(false)).await.unwrap();
-    assert_eq!(failed.standing.errors.len(), 1);
-    assert_eq!((again.standing.errors.len(), again.standing.attempt), (1, 1));
+    assert_eq!(failed.progress.errors.len(), 1);
+    assert_eq!((again.progress.errors.len(), again.progress.attempt), (1, 1));
     assert_eq!(mesh.b.store.complete(&two, claim.fence, Bytes::new()).await, lost(&two));
 }
 
@@ -30,21 +30,21 @@ pub(super) async fn failures_back_off_and_end_after_max_attempts(mesh: Mesh) {
             Some(mesh.b.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
         })
         .await;
-        assert_eq!(claim.jobs[0].standing.attempt, attempt);
+        assert_eq!(claim.jobs[0].progress.attempt, attempt);
         let failed = mesh.a.store.fail(&job.id, claim.fence, failure(false)).await.unwrap();
-        let error = failed.standing.errors.last().unwrap();
+        let error = failed.progress.errors.last().unwrap();
         assert_eq!(
-            (error.attempt, error.message.as_str(), failed.standing.errors.len()),
+            (error.attempt, error.message.as_str(), failed.progress.errors.len()),
             (attempt, "broken", attempt as usize)
         );
         if attempt < 3 {
             let wait = backoff::delay(new.spec.backoff, attempt, backoff::seed(job.id.tail()));
             assert_eq!(
-                (failed.standing.state, failed.standing.run_at),
+                (failed.progress.state, failed.progress.run_at),
                 (State::Retrying, Some(error.time.after(wait)))
             );
         } else {
-            assert_eq!((failed.standing.state, failed.standing.finish), (State::Dead, Some(error.time)));
+            assert_eq!((failed.progress.state, failed.progress.finish), (State::Dead, Some(error.time)));
         }
         assert_eq!(mesh.b.get(&job.id).await, Some(failed));
     }
@@ -59,7 +59,7 @@ pub(super) async fn the_longest_backoff_is_the_same_everywhere(mesh: Mesh) {
     let claim = mesh.a.lease(&q, 1, LONG).await;
     let failed = mesh.a.store.fail(&job.id, claim.fence, failure(false)).await.unwrap();
     let wait = backoff::delay(new.spec.backoff, 1, backoff::seed(job.id.tail()));
-    assert_eq!(failed.standing.run_at, Some(failed.standing.errors[0].time.after(wait)));
+    assert_eq!(failed.progress.run_at, Some(failed.progress.errors[0].time.after(wait)));
 }
 
 pub(super) async fn a_permanent_failure_is_the_end(mesh: Mesh) {
@@ -67,7 +67,7 @@ pub(super) async fn a_permanent_failure_is_the_end(mesh: Mesh) {
     let job = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, LONG).await;
     let dead = mesh.b.store.fail(&job.id, claim.fence, failure(true)).await.unwrap();
-    assert_eq!((dead.standing.state, dead.standing.run_at), (State::Dead, None));
+    assert_eq!((dead.progress.state, dead.progress.run_at), (State::Dead, None));
     assert_eq!(mesh.b.store.fail(&job.id, claim.fence, failure(true)).await, Ok(dead));
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn only_the_last_ten_errors_are_kept(mesh: Mesh) {
     for attempt in 1..=13 {
         let claim = eventually("it is ready", || async {
             // The backoff doubles: what matters here is not when.
-            mesh.a.store.tend(&q).await.unwrap();
+            mesh.a.store.promote_due(&q).await.unwrap();
             Some(mesh.b.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
         })
         .await;
@@ -87,7 +87,7 @@ pub(super) async fn only_the_last_ten_errors_are_kept(mesh: Mesh) {
         let failure = Failure { message, permanent: false };
         mesh.a.store.fail(&job.id, claim.fence, failure).await.unwrap();
     }
-    let errors = mesh.a.get(&job.id).await.unwrap().standing.errors;
+    let errors = mesh.a.get(&job.id).await.unwrap().progress.errors;
     let attempts: Vec<_> = errors.iter().map(|error| error.attempt).collect();
     assert_eq!(attempts, (4..=13).collect::<Vec<_>>());
     assert_eq!(errors[9].message, "error 13 with spaces");
@@ -100,10 +100,10 @@ pub(super) async fn a_finished_job_is_readable_for_its_retention(mesh: Mesh) {
     let job = mesh.a.store.enqueue(new.clone()).await.unwrap();
     let claim = mesh.a.lease(&q, 1, LONG).await;
     let done = mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap();
-    let end = done.standing.finish.unwrap().after(new.spec.retention);
+    let end = done.progress.finish.unwrap().after(new.spec.retention);
     assert_eq!(mesh.b.get(&job.id).await, Some(done));
     eventually("it is forgotten", || async { mesh.b.get(&job.id).await.is_none().then_some(()) }).await;
-    assert!(crate::moment::Moment::of_this_machine() >= end);
+    assert!(crate::job::moment::Moment::of_this_machine() >= end);
     assert_eq!(
         mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await,
         Err(Error::not_found(&job.id))

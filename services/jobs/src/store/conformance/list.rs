@@ -4,7 +4,7 @@ use super::*;
 use crate::store::Counts;
 
 /// All pages.
-async fn list(clone: &Clone, q: &QueueName, state: State, max: usize) -> Vec<Job> {
+async fn list(clone: &TestClone, q: &QueueName, state: State, max: usize) -> Vec<Job> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
         let page = clone.store.list(q, state, max, after).await.unwrap();
@@ -17,9 +17,9 @@ async fn list(clone: &Clone, q: &QueueName, state: State, max: usize) -> Vec<Job
     }
 }
 
-async fn count(clone: &Clone, q: &QueueName) -> Counts {
+async fn count(clone: &TestClone, q: &QueueName) -> Counts {
     let counts = clone.store.count(q).await.unwrap().unwrap();
-    Counts { now: crate::moment::Moment(0), head: None, ..counts }
+    Counts { now: crate::job::moment::Moment(0), head: None, ..counts }
 }
 
 pub(super) async fn jobs_are_counted_and_listed_by_state(mesh: Mesh) {
@@ -71,8 +71,8 @@ pub(super) async fn jobs_are_counted_and_listed_by_state(mesh: Mesh) {
         assert_eq!(kinds(list(&mesh.a, &q, State::Dead, max).await), ["19"]);
         assert_eq!(kinds(list(&mesh.a, &q, State::Cancelled, max).await), ["18"]);
         let done = list(&mesh.a, &q, State::Succeeded, max).await;
-        assert!(done.iter().all(|job| job.spec.payload.is_empty() && job.standing.result.is_empty()));
-        assert!(done.iter().all(|job| job.standing.attempt == 1 && job.standing.finish.is_some()));
+        assert!(done.iter().all(|job| job.spec.payload.is_empty() && job.progress.result.is_empty()));
+        assert!(done.iter().all(|job| job.progress.attempt == 1 && job.progress.finish.is_some()));
         assert_eq!(kinds(done), ["0", "1"]);
     }
     // A page that begins where a leased job was goes on at the head.
@@ -92,14 +92,14 @@ pub(super) async fn what_is_given_back_lost_and_forgotten_is_counted_so(mesh: Me
     }
     let claim = mesh.a.lease(&q, 1, LONG).await;
     mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
-    let released = ask(&q, 1, LONG);
-    mesh.a.store.lease(released.clone()).await.unwrap();
+    let released = ticket();
+    mesh.a.store.lease(lease_request(&q, 1, LONG), released.clone()).await.unwrap();
     let running = Counts { running: 3, ..Counts::default() };
     assert_eq!(count(&mesh.b, &q).await, running);
-    mesh.a.store.release(&q, &released.ticket).await.unwrap();
+    mesh.a.store.release(&q, &released).await.unwrap();
     mesh.a.store.complete(&short.id, claim.fence, Bytes::new()).await.unwrap();
     eventually("all is settled", || async {
-        mesh.b.store.tend(&q).await.unwrap();
+        mesh.b.store.promote_due(&q).await.unwrap();
         (count(&mesh.b, &q).await == Counts { ready: 2, ..Counts::default() }).then_some(())
     })
     .await;
@@ -111,6 +111,6 @@ pub(super) async fn a_page_token_of_nothing_is_refused(mesh: Mesh) {
     mesh.a.enqueue(&q, "k").await;
     for state in [State::Ready, State::Running, State::Scheduled, State::Dead] {
         let page = mesh.a.store.list(&q, state, 1, Some("nonsense!".to_owned())).await;
-        assert_eq!(page, Err(Error::page_token()));
+        assert_eq!(page, Err(crate::page_token::invalid().into()));
     }
 }

@@ -19,27 +19,27 @@ pub(super) async fn a_delayed_job_becomes_ready_at_its_time_and_in_that_order(me
     let q = queue("delay");
     let delay = Duration::from_millis(300);
     let late = mesh.a.store.enqueue(NewJob { run: Run::After(delay), ..new_job(&q, "late") }).await.unwrap();
-    let due = late.standing.run_at.unwrap();
-    assert_eq!((late.standing.state, due), (State::Scheduled, late.create.after(delay)));
-    let past = NewJob { run: Run::At(crate::moment::Moment(1)), ..new_job(&q, "past") };
-    assert_eq!(mesh.a.store.enqueue(past).await.unwrap().standing.state, State::Ready);
+    let due = late.progress.run_at.unwrap();
+    assert_eq!((late.progress.state, due), (State::Scheduled, late.create.after(delay)));
+    let past = NewJob { run: Run::At(crate::job::moment::Moment(1)), ..new_job(&q, "past") };
+    assert_eq!(mesh.a.store.enqueue(past).await.unwrap().progress.state, State::Ready);
     assert_eq!(kinds(&mesh.b.lease(&q, 9, LONG).await), ["past"]);
 
     // Nobody tends the queue: the next script does. A job that is enqueued after the moment comes after.
     eventually("the moment has passed", || async {
-        (crate::moment::Moment::of_this_machine() > due.after(Duration::from_millis(50))).then_some(())
+        (crate::job::moment::Moment::of_this_machine() > due.after(Duration::from_millis(50))).then_some(())
     })
     .await;
     mesh.b.enqueue(&q, "after").await;
     let claim = mesh.a.lease(&q, 9, LONG).await;
     assert_eq!(kinds(&claim), ["late", "after"]);
-    assert!(claim.jobs[0].standing.start.unwrap() >= due);
-    assert_eq!((claim.jobs[0].standing.run_at, claim.jobs[0].standing.version), (None, 3));
+    assert!(claim.jobs[0].progress.start.unwrap() >= due);
+    assert_eq!((claim.jobs[0].progress.run_at, claim.jobs[0].progress.version), (None, 3));
 }
 
 pub(super) async fn very_many_due_jobs_become_ready_in_bounded_steps(mesh: Mesh) {
     let q = queue("due-at-once");
-    let count = 3 * TEND_MAX + 7;
+    let count = 3 * PROMOTE_MAX + 7;
     for n in 0..count {
         let run = Run::After(Duration::from_secs(2).saturating_sub(Duration::from_micros(n as u64)));
         mesh.a.store.enqueue(NewJob { run, ..new_job(&q, &n.to_string()) }).await.unwrap();
@@ -47,12 +47,12 @@ pub(super) async fn very_many_due_jobs_become_ready_in_bounded_steps(mesh: Mesh)
     let mut steps = 0;
     let mut seen = 0;
     while seen < count {
-        let tended = mesh.b.store.tend(&q).await.unwrap();
+        let promoted = mesh.b.store.promote_due(&q).await.unwrap();
         let claimed = mesh.b.lease(&q, 100, LONG).await;
         seen += claimed.jobs.len();
         steps += 1;
         assert!(steps < 100_000, "{seen} of {count}");
-        if tended.next != Some(Duration::ZERO) && claimed.jobs.is_empty() {
+        if promoted.next != Some(Duration::ZERO) && claimed.jobs.is_empty() {
             tokio::task::yield_now().await;
         }
     }

@@ -6,8 +6,8 @@ pub(super) async fn a_waiting_worker_is_woken_by_another_clone(mesh: Mesh) {
     // Nobody keeps the queues: only the announcement can wake.
     let q = queue("wake");
     for round in 0..5 {
-        let ordered = wants(&q, 1);
-        let mut waiting = Box::pin(mesh.b.counter.lease(&ordered, PATIENCE));
+        let ordered = lease_request(&q, 1, LONG);
+        let mut waiting = Box::pin(mesh.b.leaser.lease(&ordered, PATIENCE));
         assert!(timeout(Duration::from_millis(50), waiting.as_mut()).await.is_err());
         let made = mesh.a.enqueue(&q, &round.to_string()).await;
         let got = timeout(Duration::from_secs(2), waiting).await.expect("woken").unwrap().taken();
@@ -17,10 +17,10 @@ pub(super) async fn a_waiting_worker_is_woken_by_another_clone(mesh: Mesh) {
 
 pub(super) async fn all_waiting_workers_are_woken_for_many_jobs(mesh: Mesh) {
     let q = queue("wake-all");
-    let one = wants(&q, 1);
+    let one = lease_request(&q, 1, LONG);
     let mut waiting: FuturesUnordered<_> = (0..20)
         .map(|n| if n % 2 == 0 { &mesh.a } else { &mesh.b })
-        .map(|clone| clone.counter.lease(&one, PATIENCE))
+        .map(|clone| clone.leaser.lease(&one, PATIENCE))
         .collect();
     assert!(timeout(Duration::from_millis(100), waiting.next()).await.is_err());
     let mut made = BTreeSet::new();
@@ -28,24 +28,24 @@ pub(super) async fn all_waiting_workers_are_woken_for_many_jobs(mesh: Mesh) {
         made.insert(mesh.a.enqueue(&q, &n.to_string()).await.id);
     }
     let mut got = BTreeSet::new();
-    while let Some(delivery) = timeout(Duration::from_secs(5), waiting.next()).await.expect("woken") {
-        got.insert(delivery.unwrap().taken().jobs[0].id.clone());
+    while let Some(leased) = timeout(Duration::from_secs(5), waiting.next()).await.expect("woken") {
+        got.insert(leased.unwrap().taken().jobs[0].id.clone());
     }
     assert_eq!(got, made);
 }
 
 pub(super) async fn a_waiting_worker_gets_a_delayed_job_when_it_is_due(mesh: Mesh) {
     let q = queue("wake-due");
-    mesh.a.keep();
-    mesh.b.keep();
-    let ordered = wants(&q, 1);
-    let mut waiting = Box::pin(mesh.b.counter.lease(&ordered, PATIENCE));
+    mesh.a.maintain();
+    mesh.b.maintain();
+    let ordered = lease_request(&q, 1, LONG);
+    let mut waiting = Box::pin(mesh.b.leaser.lease(&ordered, PATIENCE));
     assert!(timeout(Duration::from_millis(100), waiting.as_mut()).await.is_err());
     let run = Run::After(Duration::from_millis(250));
     let made = mesh.a.store.enqueue(NewJob { run, ..new_job(&q, "k") }).await.unwrap();
     let got = waiting.await.unwrap().taken();
-    let late = made.standing.run_at.unwrap().until(got.jobs[0].standing.start.unwrap());
-    assert!(got.jobs[0].standing.start >= made.standing.run_at);
+    let late = made.progress.run_at.unwrap().until(got.jobs[0].progress.start.unwrap());
+    assert!(got.jobs[0].progress.start >= made.progress.run_at);
     assert!(late < Duration::from_millis(200), "{late:?} late");
 }
 
@@ -53,10 +53,10 @@ pub(super) async fn an_empty_wait_ends_in_time_and_at_the_drain(mesh: Mesh) {
     let q = queue("empty");
     let started = Instant::now();
     let wait = Duration::from_millis(200);
-    assert!(mesh.a.counter.lease(&wants(&q, 1), wait).await.unwrap().taken().jobs.is_empty());
+    assert!(mesh.a.leaser.lease(&lease_request(&q, 1, LONG), wait).await.unwrap().taken().jobs.is_empty());
     assert!(started.elapsed() >= wait && started.elapsed() < wait * 5);
-    let ordered = wants(&q, 1);
-    let waiting = mesh.a.counter.lease(&ordered, PATIENCE);
+    let ordered = lease_request(&q, 1, LONG);
+    let waiting = mesh.a.leaser.lease(&ordered, PATIENCE);
     let drain = async { mesh.a.draining.cancel() };
     let (got, ()) = tokio::join!(timeout(Duration::from_secs(2), waiting), drain);
     assert!(got.expect("ends at the drain").unwrap().taken().jobs.is_empty());

@@ -8,7 +8,7 @@ pub(super) async fn a_watcher_sees_each_state_it_waits_for_by_push(mesh: Mesh) {
     let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
     let mut next = async || {
         let next = timeout(Duration::from_secs(5), watch.next()).await.expect("pushed");
-        next.map(|job| job.unwrap().standing.state)
+        next.map(|job| job.unwrap().progress.state)
     };
     assert_eq!(next().await, Some(State::Ready));
     let claim = mesh.a.lease(&q, 1, LONG).await;
@@ -53,7 +53,7 @@ pub(super) async fn a_watch_resumes_at_another_clone(mesh: Mesh) {
     assert!(timeout(Duration::from_millis(100), resumed.next()).await.is_err(), "nothing is new");
     let claim = mesh.b.lease(&q, 1, LONG).await;
     let running = resumed.next().await.unwrap().unwrap();
-    assert_eq!(running.standing.state, State::Running);
+    assert_eq!(running.progress.state, State::Running);
     drop(resumed);
     let done = mesh.b.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap();
     let mut resumed = mesh.b.watch(&job.id, Some(Seen::of(&running))).await.unwrap();
@@ -75,8 +75,8 @@ pub(super) async fn a_watcher_sees_the_final_state_whatever_the_interleaving(mes
             let mut state = State::Ready;
             while let Some(job) = watch.next().await {
                 let job = job.unwrap();
-                assert!(job.standing.version > last, "seed {seed}");
-                (last, state) = (job.standing.version, job.standing.state);
+                assert!(job.progress.version > last, "seed {seed}");
+                (last, state) = (job.progress.version, job.progress.state);
             }
             state
         };
@@ -84,9 +84,9 @@ pub(super) async fn a_watcher_sees_the_final_state_whatever_the_interleaving(mes
             tokio::time::sleep(Duration::from_micros(acts)).await;
             let claim = mesh.a.lease(&q, 1, LONG).await;
             if round % 2 == 0 {
-                mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap().standing.state
+                mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.unwrap().progress.state
             } else {
-                mesh.a.store.fail(&job.id, claim.fence, failure(true)).await.unwrap().standing.state
+                mesh.a.store.fail(&job.id, claim.fence, failure(true)).await.unwrap().progress.state
             }
         };
         let both = async { tokio::join!(watching, acting) };

@@ -4,9 +4,9 @@
 use prost::Message;
 use shoal_embedded::{Database, Error, Keyspace};
 
-use crate::id::{JobId, QueueName};
 use crate::job::State;
-use crate::moment::Moment;
+use crate::job::id::{JobId, QueueName};
+use crate::job::moment::Moment;
 
 /// The keyspaces.
 #[derive(Clone)]
@@ -14,7 +14,7 @@ pub(super) struct Layout {
     /// id → header.
     pub(super) jobs: Keyspace,
     /// id → where it stands.
-    pub(super) standings: Keyspace,
+    pub(super) progress: Keyspace,
     /// queue, place → tail: ready jobs in order.
     pub(super) ready: Keyspace,
     /// queue, moment, tail → nothing: jobs that wait for their moment.
@@ -39,7 +39,7 @@ impl Layout {
     pub(super) fn open(db: &Database) -> Result<Self, Error> {
         Ok(Self {
             jobs: db.keyspace("job")?,
-            standings: db.keyspace("standing")?,
+            progress: db.keyspace("standing")?,
             ready: db.keyspace("ready")?,
             due: db.keyspace("due")?,
             claims: db.keyspace("claim")?,

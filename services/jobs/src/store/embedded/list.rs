@@ -6,10 +6,11 @@ use shoal_embedded::{Keyspace, Slice, Snapshot};
 use super::layout::{self, Claimed, Layout, Marks};
 use super::step::{damaged, engine, ready_from};
 use crate::error::Error;
-use crate::id::{JobId, QueueName};
+use crate::job::id::{JobId, QueueName};
+use crate::job::moment::Moment;
 use crate::job::{Job, State};
-use crate::moment::Moment;
-use crate::store::record::{self, Stood};
+use crate::page_token;
+use crate::store::record::{self, StoredProgress};
 use crate::store::{Counts, PAGE_LOOKS_MAX, Page};
 
 /// The store at one instant.
@@ -36,13 +37,13 @@ impl Reader<'_> {
     fn job_of(&self, id: &JobId, part: impl Fn(&[u8]) -> &[u8]) -> Result<Option<Job>, Error> {
         let key = layout::job(id);
         let Some(header) = self.get(&self.layout.jobs, &key)? else { return Ok(None) };
-        let Some(stood) = self.get(&self.layout.standings, &key)? else { return Ok(None) };
-        let stood = Stood::decode(&stood[..]).map_err(|_| damaged("standing"))?;
-        if stood.forget.is_some_and(|forget| forget <= self.now.0) {
+        let Some(stored) = self.get(&self.layout.progress, &key)? else { return Ok(None) };
+        let stored = StoredProgress::decode(&stored[..]).map_err(|_| damaged("progress"))?;
+        if stored.forget.is_some_and(|forget| forget <= self.now.0) {
             return Ok(None);
         }
-        let standing = stood.standing().ok_or_else(|| damaged("standing"))?;
-        record::job(id, part(&header), standing).map(Some)
+        let progress = stored.progress().ok_or_else(|| damaged("progress"))?;
+        record::job(id, part(&header), progress).map(Some)
     }
 
     pub(super) fn marks(&self, queue: &QueueName) -> Result<Option<Marks>, Error> {
@@ -58,7 +59,7 @@ impl Reader<'_> {
             self.snapshot.range(&self.layout.ready, ready_from(queue, marks.head)).take(PAGE_LOOKS_MAX)
         {
             let (_, tail) = ready.map_err(engine)?;
-            if let Some(job) = self.brief(queue, &tail)?.filter(|job| job.standing.state == State::Ready) {
+            if let Some(job) = self.brief(queue, &tail)?.filter(|job| job.progress.state == State::Ready) {
                 head = Some(job.create);
                 break;
             }
@@ -107,7 +108,7 @@ impl Reader<'_> {
         let (from, mut skip) = match after {
             None => (first, 0),
             Some(token) => {
-                parse(token).filter(|(key, _)| key.starts_with(&prefix)).ok_or_else(Error::page_token)?
+                parse(token).filter(|(key, _)| key.starts_with(&prefix)).ok_or_else(page_token::invalid)?
             }
         };
         let mut end = prefix;
@@ -123,7 +124,7 @@ impl Reader<'_> {
             let tails = match state {
                 State::Ready => vec![value.to_vec()],
                 State::Running => self.claimed(queue, &key)?.into_iter().map(String::into_bytes).collect(),
-                _ => vec![key[key.len() - crate::id::TAIL_LEN..].to_vec()],
+                _ => vec![key[key.len() - crate::job::id::TAIL_LEN..].to_vec()],
             };
             for (place, tail) in tails.iter().enumerate().skip(std::mem::take(&mut skip)) {
                 if filling.is_full() {
@@ -163,9 +164,9 @@ impl Filling {
 
     fn look(&mut self, job: Option<Job>) {
         self.looks -= 1;
-        if let Some(mut job) = job.filter(|job| job.standing.state == self.state) {
-            job.standing.result = bytes::Bytes::new();
-            job.standing.errors.clear();
+        if let Some(mut job) = job.filter(|job| job.progress.state == self.state) {
+            job.progress.result = bytes::Bytes::new();
+            job.progress.errors.clear();
             self.page.jobs.push(job);
         }
     }

@@ -5,16 +5,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use redis::Value;
 use shoal_redis_link::{LinkError, SubscriptionEvent, Tail, TailEvent};
 use tokio::sync::watch;
 
-use super::script::changes;
-use super::{Redis, read_error};
+use super::RedisStore;
+use super::failure::read_error;
+use super::script::{changes, read};
 use crate::error::Error;
 use crate::hub::Hub;
-use crate::id::{JobId, QueueName};
-use crate::store::Following;
+use crate::job::id::{JobId, QueueName};
+use crate::store::{Announcer, Following};
 
 /// Entries in one answer that mean we are behind: the stream may have been trimmed before we read on.
 const BEHIND: usize = 256;
@@ -75,8 +78,18 @@ impl Drop for Follower {
     }
 }
 
-/// See [`Store::follow`](crate::store::Store::follow). Whoever reads the stream begins no later than here.
-pub(super) async fn follow(store: &Redis, queue: &QueueName) -> Result<Following, Error> {
+impl Announcer for RedisStore {
+    fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
+        run(self.clone(), hub).boxed()
+    }
+
+    fn follow<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Following, Error>> {
+        follow(self, queue).boxed()
+    }
+}
+
+/// Follows a queue. Whoever reads its stream begins no later than here.
+async fn follow(store: &RedisStore, queue: &QueueName) -> Result<Following, Error> {
     if let Some(following) = store.follows.join(queue, None) {
         return Ok(following);
     }
@@ -87,12 +100,12 @@ pub(super) async fn follow(store: &Redis, queue: &QueueName) -> Result<Following
         .ok_or_else(|| Error::Internal("a watcher could not join".to_owned()))
 }
 
-async fn last_id(store: &Redis, queue: &QueueName) -> Result<String, Error> {
+async fn last_id(store: &RedisStore, queue: &QueueName) -> Result<String, Error> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(stream(store, queue));
     match store.link.query::<HashMap<String, Value>>(&info).await {
         Ok(info) => match info.get("last-generated-id") {
-            Some(id) => super::read(id.clone()),
+            Some(id) => read(id.clone()),
             None => Err(Error::Internal("XINFO STREAM names no last-generated-id".to_owned())),
         },
         Err(LinkError::Server { message, .. }) if message.contains("no such key") => Ok("0-0".to_owned()),
@@ -100,12 +113,12 @@ async fn last_id(store: &Redis, queue: &QueueName) -> Result<String, Error> {
     }
 }
 
-fn stream(store: &Redis, queue: &QueueName) -> String {
+fn stream(store: &RedisStore, queue: &QueueName) -> String {
     format!("{}ev", store.root(queue))
 }
 
 /// Tells the hub, until dropped.
-pub(super) async fn run(store: Redis, hub: Arc<Hub>) {
+async fn run(store: RedisStore, hub: Arc<Hub>) {
     let mut moved = store.follows.moved.subscribe();
     let mut wake = store.link.subscribe(&store.wake);
     let mut tail = store.link.tail(Vec::new());
@@ -137,7 +150,7 @@ pub(super) async fn run(store: Redis, hub: Arc<Hub>) {
 }
 
 /// Reads the streams of exactly the watched queues.
-fn follow_the_watched(store: &Redis, tail: &Tail, followed: &mut HashMap<Vec<u8>, QueueName>) {
+fn follow_the_watched(store: &RedisStore, tail: &Tail, followed: &mut HashMap<Vec<u8>, QueueName>) {
     let queues = store.follows.queues();
     let wanted: BTreeSet<Vec<u8>> = queues.keys().map(|queue| stream(store, queue).into_bytes()).collect();
     followed.retain(|key, _| {

@@ -12,12 +12,14 @@ use shoal_redis_link::LinkConfig;
 use tokio::time::{Instant, timeout};
 
 use self::server::Server;
-use super::Redis;
+use super::RedisStore;
 use crate::config::Config;
 use crate::error::Error;
-use crate::id::JobId;
+use crate::job::id::JobId;
 use crate::job::{Failure, State};
-use crate::store::conformance::{Clone, Mesh, ask, eventually, new_job, queue, redis_mesh_at, wants};
+use crate::store::conformance::{
+    Mesh, TestClone, eventually, lease_request, new_job, queue, redis_mesh_at, ticket,
+};
 
 /// A caller hears of a Redis that does not answer within this.
 const SOON: Duration = Duration::from_millis(250);
@@ -52,7 +54,7 @@ async fn a_watch_outlives_a_restart_of_redis() {
     let mut watches = Vec::new();
     for id in [&job.id, &other.id] {
         let mut watch = mesh.b.watch(id, None).await.unwrap();
-        assert_eq!(watch.next().await.unwrap().unwrap().standing.state, State::Running);
+        assert_eq!(watch.next().await.unwrap().unwrap().progress.state, State::Running);
         watches.push(watch);
     }
 
@@ -66,7 +68,7 @@ async fn a_watch_outlives_a_restart_of_redis() {
         })
         .await;
         let end = timeout(Duration::from_secs(10), watch.next()).await.expect("heard of").unwrap().unwrap();
-        assert_eq!((end.standing.state, &end.standing.result[..]), (State::Succeeded, &b"r"[..]));
+        assert_eq!((end.progress.state, &end.progress.result[..]), (State::Succeeded, &b"r"[..]));
         assert_eq!(watch.next().await, None);
     }
 }
@@ -95,7 +97,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
     let held = mesh.a.lease(&q, 1, LONG).await;
     let id = held.jobs[0].id.clone();
 
-    let (one, nine) = (wants(&q, 1), wants(&q, 9));
+    let (one, nine) = (lease_request(&q, 1, LONG), lease_request(&q, 9, LONG));
     server.freeze();
     let started = Instant::now();
     let enqueued = mesh.a.store.enqueue(new_job(&q, "3")).await;
@@ -106,7 +108,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
         mesh.a.store.get(&id),
         mesh.a.store.complete(&id, held.fence, Bytes::new()),
         mesh.b.store.fail(&id, held.fence, failure()),
-        mesh.b.counter.lease(&one, LONG),
+        mesh.b.leaser.lease(&one, LONG),
         mesh.b.watch(&id, None),
     );
     let took = started.elapsed();
@@ -120,19 +122,19 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
     // What the unanswered lease claims when Redis goes on is given back: nobody waits for it.
     server.thaw();
     let second = eventually("the second job is leased", || async {
-        let claim = mesh.a.counter.lease(&nine, Duration::ZERO).await.ok()?.taken();
+        let claim = mesh.a.leaser.lease(&nine, Duration::ZERO).await.ok()?.taken();
         claim.jobs.into_iter().find(|job| job.spec.kind == "2")
     })
     .await;
-    assert_eq!((second.standing.attempt, second.standing.lost_count), (1, 0));
+    assert_eq!((second.progress.attempt, second.progress.lost_count), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
     let Some(mut server) = Server::start(&[]).await else { return };
     server.kill();
-    let store = Redis::open(LinkConfig::new(server.url(), "jobs"), &Config::default()).unwrap();
-    let clone = Clone::start(Arc::new(store));
+    let store = RedisStore::open(LinkConfig::new(server.url(), "jobs"), &Config::default()).unwrap();
+    let clone = TestClone::start(Arc::new(store));
     let q = queue("later");
     let started = Instant::now();
     assert!(is_out_of_reach(&clone.store.enqueue(new_job(&q, "k")).await));
@@ -156,7 +158,7 @@ async fn a_redis_that_evicts_is_refused_until_it_does_not() {
         assert_eq!(refused, Err(Error::Evicts { policy: policy.to_owned() }));
         assert!(mesh.a.store.ready().unwrap_err().contains("noeviction"));
         // Whoever is told what to do and does it needs no restart.
-        mesh.a.keep();
+        mesh.a.maintain();
         server.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
         eventually("it is accepted", || async { mesh.a.store.enqueue(new_job(&q, "k")).await.ok() }).await;
         assert_eq!(mesh.a.store.ready(), Ok(()));
@@ -182,17 +184,17 @@ async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
     mesh.a.store.complete(&one, claim.fence, Bytes::from_static(b"r")).await.unwrap();
     mesh.a.store.fail(&two, claim.fence, failure()).await.unwrap();
     eventually("the lost one is given back", || async {
-        mesh.a.store.tend(&q).await.unwrap();
-        mesh.b.get(&three).await.filter(|job| job.standing.lost_count == 1)
+        mesh.a.store.promote_due(&q).await.unwrap();
+        mesh.b.get(&three).await.filter(|job| job.progress.lost_count == 1)
     })
     .await;
     mesh.a.store.settle(&q, Some(Duration::ZERO));
     eventually("what is due is told", || async {
-        mesh.a.store.due(8).await.expect("asked").contains(&q).then_some(())
+        mesh.a.store.take_due(8).await.expect("asked").contains(&q).then_some(())
     })
     .await;
     // With nothing of its own to say.
-    mesh.b.store.due(8).await.expect("asked");
+    mesh.b.store.take_due(8).await.expect("asked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,7 +213,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_read() {
     ] {
         server.cli(begin);
         let refused = mesh.a.store.enqueue(new_job(&q, "2")).await.unwrap_err();
-        let leased = mesh.b.store.lease(ask(&q, 1, LONG)).await.unwrap_err();
+        let leased = mesh.b.store.lease(lease_request(&q, 1, LONG), ticket()).await.unwrap_err();
         for error in [refused, leased] {
             assert!(matches!(error, Error::Engine(EngineError::ReadOnly { .. })), "{error:?}");
             let fault = shoal_kit::ApiError::from(error);
@@ -231,7 +233,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_read() {
 async fn when_redis_forgets_everything_the_queue_goes_on_from_nothing() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
-    mesh.b.keep();
+    mesh.b.maintain();
     let q = queue("flushed");
     let gone = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, LONG).await;
@@ -246,7 +248,7 @@ async fn when_redis_forgets_everything_the_queue_goes_on_from_nothing() {
     let id: JobId = claim.jobs[0].id.clone();
     // Its registry is gone as well, and the clones keep the queue all the same.
     eventually("a lost job is given back", || async {
-        mesh.a.get(&id).await.filter(|job| job.standing.lost_count == 1)
+        mesh.a.get(&id).await.filter(|job| job.progress.lost_count == 1)
     })
     .await;
 }
@@ -263,12 +265,12 @@ async fn a_queue_that_fell_idle_is_dropped_and_comes_back() {
     let claim = mesh.a.lease(&idle, 1, LONG).await;
     mesh.a.store.complete(&claim.jobs[0].id, claim.fence, Bytes::new()).await.unwrap();
     eventually("its job is forgotten", || async {
-        mesh.a.store.tend(&idle).await.unwrap();
+        mesh.a.store.promote_due(&idle).await.unwrap();
         (server.cli(&["exists", "t:{idle}:z:4"]) == "0").then_some(())
     })
     .await;
     // As if both had been used two days ago.
-    let then = (crate::moment::Moment::of_this_machine().0 / 1000 - 2 * 86_400).to_string();
+    let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 2 * 86_400).to_string();
     for name in ["idle", "busy"] {
         server.cli(&["zadd", "t:queues", &then, name]);
     }
@@ -303,12 +305,12 @@ async fn an_empty_unused_queue_gives_way_to_a_new_one() {
     let new = || mesh.b.store.enqueue(new_job(&queue("new"), "k"));
     assert_eq!(new().await, Err(Error::TooManyQueues { max: 3 }), "all are in use");
     // As if both had been used an hour ago; one has a job.
-    let then = (crate::moment::Moment::of_this_machine().0 / 1000 - 3600).to_string();
+    let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 3600).to_string();
     for name in ["full", "empty"] {
         server.cli(&["zadd", "t:queues", &then, name]);
     }
     eventually("its job is forgotten", || async {
-        mesh.a.store.tend(&empty).await.unwrap();
+        mesh.a.store.promote_due(&empty).await.unwrap();
         new().await.ok()
     })
     .await;
@@ -323,8 +325,8 @@ async fn queues_at_rest_cost_redis_nothing() {
     for n in 0..200 {
         mesh.a.enqueue(&queue(&format!("junk-{n}")), "k").await;
     }
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     let commands = || -> u64 {
         let stats = server.cli(&["info", "stats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
@@ -349,10 +351,10 @@ async fn a_lease_is_given_back_by_a_clone_that_never_heard_of_it() {
     let job = mesh.a.enqueue(&q, "k").await;
     mesh.a.lease(&q, 1, Duration::from_millis(1500)).await;
     // The clone that leased it says so to the schedule, and is gone.
-    assert!(mesh.a.store.due(1).await.unwrap().is_empty());
-    mesh.b.keep();
+    assert!(mesh.a.store.take_due(1).await.unwrap().is_empty());
+    mesh.b.maintain();
     eventually("it is given back", || async {
-        mesh.b.get(&job.id).await.filter(|job| job.standing.lost_count == 1)
+        mesh.b.get(&job.id).await.filter(|job| job.progress.lost_count == 1)
     })
     .await;
 }
@@ -383,20 +385,21 @@ async fn after_a_fail_over_to_an_older_state_fences_still_grow() {
 async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
-    mesh.a.keep();
-    mesh.b.keep();
+    mesh.a.maintain();
+    mesh.b.maintain();
     let q = queue("quiet");
     let mut watches = Vec::new();
     for _ in 0..100 {
-        let delayed = crate::new_job::NewJob { run: crate::new_job::Run::After(LONG), ..new_job(&q, "k") };
+        let delayed =
+            crate::job::new_job::NewJob { run: crate::job::new_job::Run::After(LONG), ..new_job(&q, "k") };
         let id = mesh.a.store.enqueue(delayed).await.unwrap().id;
         let mut watch = mesh.b.watch(&id, None).await.unwrap();
         watch.next().await;
         watches.push(watch);
     }
     let wait = Duration::from_millis(2500);
-    let one = wants(&q, 1);
-    let waiting = futures::future::join_all((0..100).map(|_| mesh.b.counter.lease(&one, wait)));
+    let one = lease_request(&q, 1, LONG);
+    let waiting = futures::future::join_all((0..100).map(|_| mesh.b.leaser.lease(&one, wait)));
     let scripts = || -> u64 {
         let stats = server.cli(&["info", "commandstats"]);
         let calls = |name: &str| {
@@ -408,7 +411,7 @@ async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
     };
     let before = scripts();
     let got = waiting.await;
-    assert!(got.into_iter().all(|delivery| delivery.unwrap().taken().jobs.is_empty()));
+    assert!(got.into_iter().all(|leased| leased.unwrap().taken().jobs.is_empty()));
     let calls = scripts() - before;
     // 100 first looks, and for each clone one look a second; nobody asks over and over.
     assert!(calls < 100 + 40, "{calls} calls");
@@ -437,7 +440,7 @@ async fn cancelled_jobs_leave_no_ids_behind() {
         }
     }
     assert!(length() <= 200, "{} ids for no job", length());
-    mesh.a.store.tend(&q).await.unwrap();
+    mesh.a.store.promote_due(&q).await.unwrap();
     assert_eq!(length(), 0, "a queue without jobs can be retired");
 }
 

@@ -11,13 +11,15 @@ use shoal_redis_link::LinkConfig;
 use shoal_testing::Cluster;
 use tokio::time::sleep;
 
-use super::Redis;
+use super::RedisStore;
 use crate::config::Config;
 use crate::error::Error;
-use crate::id::{JobId, QueueName};
+use crate::job::id::{JobId, QueueName};
 use crate::job::{Failure, Job, State};
 use crate::store::Claim;
-use crate::store::conformance::{Clone, Mesh, ask, eventually, new_job, queue, redis_mesh_at, wants};
+use crate::store::conformance::{
+    Mesh, TestClone, eventually, lease_request, new_job, queue, redis_mesh_at, ticket,
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -51,18 +53,18 @@ fn is_moving(error: &Error) -> bool {
 }
 
 /// A read of one job answers from its keys themselves, wherever each is; every script is refused.
-async fn answers_truly_and_changes_nothing(clone: &Clone, held: &Claim, ready: &[Job], ticket: &str) {
+async fn answers_truly_and_changes_nothing(clone: &TestClone, held: &Claim, ready: &[Job], ticket: &str) {
     for (jobs, state) in [(&held.jobs[..], State::Running), (ready, State::Ready)] {
         for job in jobs {
             let found = clone.get(&job.id).await.expect("it is there");
-            assert_eq!((found.standing.state, &found.spec), (state, &job.spec));
+            assert_eq!((found.progress.state, &found.spec), (state, &job.spec));
         }
     }
     let (store, q, fence) = (&clone.store, ready[0].id.queue(), held.fence);
     let failure = Failure { message: "broken".to_owned(), permanent: true };
     refused("enqueue", store.enqueue(new_job(q, "new")).await);
-    refused("lease", store.lease(ask(q, 9, LONG)).await);
-    refused("a lease that waits", clone.counter.lease(&wants(q, 9), LONG).await);
+    refused("lease", store.lease(lease_request(q, 9, LONG), crate::store::conformance::ticket()).await);
+    refused("a lease that waits", clone.leaser.lease(&lease_request(q, 9, LONG), LONG).await);
     refused("complete", store.complete(&held.jobs[0].id, fence, Bytes::new()).await);
     refused("fail", store.fail(&held.jobs[0].id, fence, failure).await);
     refused("extend", store.extend(&held.jobs[0].id, fence, LONG).await);
@@ -70,7 +72,7 @@ async fn answers_truly_and_changes_nothing(clone: &Clone, held: &Claim, ready: &
     refused("cancel", store.cancel(&ready[0].id).await);
     refused("count", store.count(q).await);
     refused("list", store.list(q, State::Ready, 10, None).await);
-    refused("tend", store.tend(q).await);
+    refused("promote_due", store.promote_due(q).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,12 +84,11 @@ async fn a_queue_on_two_nodes_is_refused() {
     for kind in ["1", "2", "3", "4", "5"] {
         jobs.push(mesh.a.enqueue(&q, kind).await);
     }
-    let asked = ask(&q, 2, LONG);
-    let ticket = asked.ticket.clone();
-    let held = mesh.a.store.lease(asked).await.unwrap();
+    let ticket = ticket();
+    let held = mesh.a.store.lease(lease_request(&q, 2, LONG), ticket.clone()).await.unwrap();
     let (running, ready) = jobs.split_at(2);
     let mut watch = mesh.b.watch(&running[0].id, None).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap().standing.state, State::Running);
+    assert_eq!(watch.next().await.unwrap().unwrap().progress.state, State::Running);
 
     let slot = cluster.begin_move(&base(&q)).await;
     answers_truly_and_changes_nothing(&mesh.a, &held, ready, &ticket).await;
@@ -100,12 +101,12 @@ async fn a_queue_on_two_nodes_is_refused() {
     mesh.b.enqueue(&q, "6").await;
     slot.finish().await;
     let end = watch.next().await.unwrap().unwrap();
-    assert_eq!((end.standing.state, &end.standing.result[..]), (State::Succeeded, &b"r"[..]));
+    assert_eq!((end.progress.state, &end.progress.result[..]), (State::Succeeded, &b"r"[..]));
     mesh.b.store.complete(&running[1].id, held.fence, Bytes::new()).await.unwrap();
     let rest = mesh.b.lease(&q, 9, LONG).await;
     let kinds: Vec<_> = rest.jobs.iter().map(|job| job.spec.kind.as_str()).collect();
     assert_eq!(kinds, ["3", "4", "5", "6"], "none is lost, none was added by a call that was refused");
-    assert!(rest.jobs.iter().all(|job| job.standing.attempt == 1));
+    assert!(rest.jobs.iter().all(|job| job.progress.attempt == 1));
     let counts = mesh.a.store.count(&q).await.unwrap().unwrap();
     assert_eq!((counts.ready, counts.running, counts.succeeded, counts.cancelled), (0, 4, 2, 0));
     assert!(!cluster.has(&base(&q)).await, "by this key scripts are refused while the slot moves");
@@ -121,9 +122,8 @@ async fn scripts_run_after_the_last_key() {
     }
     let slot = cluster.begin_move(&base(&q)).await;
     slot.carry_all().await;
-    let asked = ask(&q, 1, LONG);
-    let ticket = asked.ticket.clone();
-    assert_eq!(store.lease(asked).await.unwrap().jobs.len(), 1);
+    let ticket = ticket();
+    assert_eq!(store.lease(lease_request(&q, 1, LONG), ticket.clone()).await.unwrap().jobs.len(), 1);
     store.release(&q, &ticket).await.unwrap();
     let held = mesh.a.lease(&q, 2, LONG).await;
     let [first, second] = &held.jobs[..] else { panic!("{} jobs", held.jobs.len()) };
@@ -136,7 +136,7 @@ async fn scripts_run_after_the_last_key() {
     let third = listed.jobs.iter().find(|job| job.spec.kind == "3").expect("it is ready");
     store.cancel(&third.id).await.unwrap();
     let ready = || async {
-        store.tend(&q).await.unwrap();
+        store.promote_due(&q).await.unwrap();
         let counts = store.count(&q).await.unwrap().unwrap();
         ((counts.ready, counts.succeeded, counts.cancelled) == (3, 1, 1)).then_some(())
     };
@@ -160,9 +160,9 @@ async fn an_empty_moving_queue_is_dropped() {
     };
     eventually("the job is forgotten", forgotten).await;
     // What is over is not counted, but is there until it is taken away.
-    mesh.a.store.tend(&q).await.unwrap();
+    mesh.a.store.promote_due(&q).await.unwrap();
     let config = Config { key_prefix: "t:".to_owned(), ..Config::default() };
-    let store = Redis::open(LinkConfig::new(cluster.url(), "jobs"), &config).unwrap();
+    let store = RedisStore::open(LinkConfig::new(cluster.url(), "jobs"), &config).unwrap();
     store.connected(Duration::from_secs(20)).await.unwrap();
     let slot = cluster.begin_move(&base(&q)).await;
     slot.carry_all().await;
@@ -178,13 +178,13 @@ async fn the_schedules_slot_may_move() {
     let base = base(&queue("queues"));
     // Far from due, so that the schedule has a key.
     mesh.a.store.note(&queue("other"), LONG);
-    assert_eq!(mesh.a.store.due(10).await, Ok(Vec::new()));
+    assert_eq!(mesh.a.store.take_due(10).await, Ok(Vec::new()));
     mesh.a.store.note(&q, Duration::ZERO);
     let slot = cluster.begin_move(&base).await;
-    refused("due", mesh.a.store.due(10).await);
+    refused("take_due", mesh.a.store.take_due(10).await);
     slot.finish().await;
     let asked = || async {
-        let due = mesh.a.store.due(10).await.unwrap();
+        let due = mesh.a.store.take_due(10).await.unwrap();
         due.contains(&q).then_some(())
     };
     eventually("what was said and refused is said again", asked).await;
@@ -244,7 +244,7 @@ async fn history(mesh: Arc<Mesh>, q: QueueName, done: Arc<AtomicBool>) -> (Vec<J
     while !done.load(Ordering::Relaxed) {
         // Two are added for each one that is taken, so that there is always one.
         let made = mesh.a.store.enqueue_all(vec![new_job(&q, "more"); 2]).await;
-        let leased = mesh.b.store.lease(ask(&q, 1, LONG)).await;
+        let leased = mesh.b.store.lease(lease_request(&q, 1, LONG), ticket()).await;
         for error in made.as_ref().err().into_iter().chain(leased.as_ref().err()) {
             assert!(is_moving(error), "{error:?}");
             refusals += 1;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::{Redis, error, script};
+use super::failure::error;
+use super::{RedisStore, script};
 use crate::error::Error;
-use crate::id::QueueName;
+use crate::job::id::QueueName;
 
 /// How often a clone says that it uses a queue.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ impl Known {
     }
 }
 
-impl Redis {
+impl RedisStore {
     /// Says now and then that this queue is used, so that every clone tends it.
     pub(super) async fn touch(&self, queue: &QueueName) -> Result<(), Error> {
         if self.known().used.get(queue).is_some_and(|at| at.elapsed() < TOUCH_INTERVAL) {

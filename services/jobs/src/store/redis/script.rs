@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value};
@@ -9,9 +10,9 @@ use rmp::decode::{read_map_len, read_str_len};
 use shoal_redis_link::Script;
 
 use crate::error::Error;
-use crate::id::JobId;
-use crate::job::{ERRORS_MAX, Job, JobError, Standing, State};
-use crate::moment::Moment;
+use crate::job::id::JobId;
+use crate::job::moment::Moment;
+use crate::job::{ERRORS_MAX, Job, JobError, JobProgress, State};
 use crate::store::record;
 
 macro_rules! script {
@@ -104,9 +105,9 @@ impl FromRedisValue for Fields {
 /// A job from its header and its fields; `None` if the header is gone. Without fields it is as it was enqueued.
 pub(super) fn job(id: &JobId, header: Option<Bytes>, fields: &Fields) -> Result<Option<Job>, Error> {
     let Some(header) = header else { return Ok(None) };
-    let standing =
-        standing(fields).ok_or_else(|| Error::Internal(format!("the state of job {id} is damaged")))?;
-    record::job(id, &header, standing).map(Some)
+    let progress =
+        progress(fields).ok_or_else(|| Error::Internal(format!("the state of job {id} is damaged")))?;
+    record::job(id, &header, progress).map(Some)
 }
 
 /// A job as `{header, fields}`.
@@ -115,27 +116,27 @@ pub(super) fn job_of(id: &JobId, value: Value) -> Result<Option<Job>, Error> {
     job(id, header, &fields)
 }
 
-fn standing(fields: &Fields) -> Option<Standing> {
-    let mut standing = Standing::enqueued(None);
+fn progress(fields: &Fields) -> Option<JobProgress> {
+    let mut progress = JobProgress::enqueued(None);
     let Fields(fields) = fields;
     if fields.is_empty() {
-        return Some(standing);
+        return Some(progress);
     }
     let number = |name: &str| -> Option<u64> { std::str::from_utf8(fields.get(name)?).ok()?.parse().ok() };
-    standing.state = State::of(u8::try_from(number("st")?).ok()?)?;
-    standing.version = number("v")?;
-    standing.attempt = number("a").unwrap_or(0) as u32;
-    standing.lost_count = number("l").unwrap_or(0) as u32;
-    standing.run_at = number("rt").filter(|_| standing.state.is_timed()).map(Moment);
-    standing.start = number("sm").map(Moment);
-    standing.finish = number("fm").map(Moment);
-    standing.result = fields.get("r").cloned().unwrap_or_default();
-    standing.closed = number("ff").zip(number("fo").and_then(|number| record::verdict(number as u8)));
+    progress.state = State::of(u8::try_from(number("st")?).ok()?)?;
+    progress.version = number("v")?;
+    progress.attempt = number("a").unwrap_or(0) as u32;
+    progress.lost_count = number("l").unwrap_or(0) as u32;
+    progress.run_at = number("rt").filter(|_| progress.state.is_timed()).map(Moment);
+    progress.start = number("sm").map(Moment);
+    progress.finish = number("fm").map(Moment);
+    progress.result = fields.get("r").cloned().unwrap_or_default();
+    progress.closed = number("ff").zip(number("fo").and_then(|number| record::verdict(number as u8)));
     let count = number("en").unwrap_or(0);
     for place in count.saturating_sub(ERRORS_MAX as u64)..count {
-        standing.errors.push(error(fields.get(&format!("e{}", place % ERRORS_MAX as u64))?)?);
+        progress.errors.push(error(fields.get(&format!("e{}", place % ERRORS_MAX as u64))?)?);
     }
-    Some(standing)
+    Some(progress)
 }
 
 /// `attempt moment message`.
@@ -152,9 +153,19 @@ fn error(field: &[u8]) -> Option<JobError> {
 pub(super) fn changes(entry: &[u8]) -> impl Iterator<Item = (&str, u64)> {
     let text = std::str::from_utf8(entry).unwrap_or_default();
     text.split(' ').filter_map(|change| {
-        let (tail, version) = change.split_at_checked(crate::id::TAIL_LEN)?;
+        let (tail, version) = change.split_at_checked(crate::job::id::TAIL_LEN)?;
         Some((tail, version.parse().ok()?))
     })
+}
+
+/// Reads a big-endian number.
+pub(super) fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Writes a duration as a script takes it: milliseconds in decimal digits.
+pub(super) fn millis(duration: Duration) -> Vec<u8> {
+    duration.as_millis().to_string().into_bytes()
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
-//! When something of which queue is due: kept where the store is, for all clones, so that none asks queue by queue.
+//! The times when something of each queue is due: kept where the store is, for all clones, so that none asks queue by queue.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::id::QueueName;
+use crate::job::id::QueueName;
 
 /// How long a clone that took a due queue has to look at it; then another takes it.
 pub(super) const CLAIM: Duration = Duration::from_secs(10);
 
-/// Moments by queue, the earliest of each.
+/// DueTimes by queue, the earliest of each.
 #[derive(Debug, Default)]
-pub(super) struct Moments(HashMap<QueueName, Instant>);
+pub(super) struct DueTimes(HashMap<QueueName, Instant>);
 
-impl Moments {
+impl DueTimes {
     /// Something of the queue is due at this moment, or before.
     pub(super) fn note(&mut self, queue: &QueueName, at: Instant) {
         match self.0.get_mut(queue) {
@@ -47,15 +47,15 @@ impl Moments {
     }
 }
 
-/// A schedule in this process.
+/// A queues in this process.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
-    due: Moments,
+pub(super) struct DueQueues {
+    due: DueTimes,
     /// Taken, and when another may take them.
-    claimed: Moments,
+    claimed: DueTimes,
 }
 
-impl Schedule {
+impl DueQueues {
     /// Something of the queue is due in this time.
     pub(super) fn note(&mut self, queue: &QueueName, within: Duration) {
         self.due.note(queue, Instant::now() + within);
@@ -70,7 +70,7 @@ impl Schedule {
     }
 
     /// Queues of which something is due.
-    pub(super) fn due(&mut self, max: usize) -> Vec<QueueName> {
+    pub(super) fn take_due(&mut self, max: usize) -> Vec<QueueName> {
         let now = Instant::now();
         for queue in self.claimed.take_due(now, max) {
             self.due.note(&queue, now);
@@ -88,18 +88,18 @@ mod tests {
     #[test]
     fn a_queue_is_due_once_until_it_is_settled() {
         let queue = QueueName::parse("q").unwrap();
-        let mut schedule = Schedule::default();
-        schedule.note(&queue, Duration::from_secs(60));
-        assert!(schedule.due(9).is_empty());
-        schedule.note(&queue, Duration::ZERO);
-        schedule.note(&queue, Duration::from_secs(60));
-        assert_eq!(schedule.due(9), std::slice::from_ref(&queue));
-        assert!(schedule.due(9).is_empty(), "it is being looked at");
+        let mut queues = DueQueues::default();
+        queues.note(&queue, Duration::from_secs(60));
+        assert!(queues.take_due(9).is_empty());
+        queues.note(&queue, Duration::ZERO);
+        queues.note(&queue, Duration::from_secs(60));
+        assert_eq!(queues.take_due(9), std::slice::from_ref(&queue));
+        assert!(queues.take_due(9).is_empty(), "it is being looked at");
         // What happens meanwhile is not lost by what was found before.
-        schedule.note(&queue, Duration::ZERO);
-        schedule.settle(&queue, None);
-        assert_eq!(schedule.due(9), std::slice::from_ref(&queue));
-        schedule.settle(&queue, None);
-        assert!(schedule.due(9).is_empty());
+        queues.note(&queue, Duration::ZERO);
+        queues.settle(&queue, None);
+        assert_eq!(queues.take_due(9), std::slice::from_ref(&queue));
+        queues.settle(&queue, None);
+        assert!(queues.take_due(9).is_empty());
     }
 }

@@ -1,9 +1,7 @@
 //! Names of queues and ids of jobs. An id names its queue, so that a job is found by its id alone.
 
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 use uuid::Uuid;
-
-use crate::error::Error;
 
 /// Longest name of a queue.
 pub(crate) const QUEUE_BYTES_MAX: usize = 64;
@@ -21,12 +19,12 @@ impl QueueName {
     /// Parses a name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is empty, too long or has other characters.
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+    /// When it is empty, too long or has other characters.
+    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         if Self::is_valid(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::invalid(
+        Err(Invalid::new(
             reason::INVALID_QUEUE,
             "queue",
             format!("must have 1 to {QUEUE_BYTES_MAX} characters of [A-Za-z0-9_.-]"),

@@ -12,8 +12,8 @@ use tracing::{Instrument as _, Span};
 
 use crate::error::Error;
 use crate::hub::{DueTimes, Hub};
-use crate::id::QueueName;
-use crate::store::{Store, Tended};
+use crate::job::id::QueueName;
+use crate::store::{Promoted, Store};
 use crate::trace;
 
 /// Queues looked after at the same time.
@@ -29,7 +29,7 @@ const LOOK_TICKS: u64 = 5;
 /// Runs until dropped. A queue is looked at when something of it is due, which is asked for once an `interval`.
 pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes, interval: Duration) {
     let next = HashMap::new();
-    let mut keeper = Keeper {
+    let mut maintainer = Maintainer {
         store,
         hub,
         interval,
@@ -43,26 +43,26 @@ pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes,
     let mut tick = Instant::now();
     loop {
         if tick <= Instant::now() {
-            let more = keeper.tick().await;
+            let more = maintainer.tick().await;
             // Clones that started together do not ask together for long.
             let pause = interval.mul_f64(0.9 + 0.1 * fastrand::f64());
             tick = Instant::now() + if more { Duration::ZERO } else { pause };
         }
-        keeper.tend(Instant::now()).await;
-        let next = keeper.next.values().min().copied().map_or(tick, |next| next.min(tick));
+        maintainer.promote_due(Instant::now()).await;
+        let next = maintainer.next.values().min().copied().map_or(tick, |next| next.min(tick));
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
             Some((queue, within)) = due.recv() => {
-                keeper.due(queue, within);
+                maintainer.due(queue, within);
                 while let Ok((queue, within)) = due.try_recv() {
-                    keeper.due(queue, within);
+                    maintainer.due(queue, within);
                 }
             }
         }
     }
 }
 
-struct Keeper {
+struct Maintainer {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     interval: Duration,
@@ -78,7 +78,7 @@ struct Keeper {
     failing: bool,
 }
 
-impl Keeper {
+impl Maintainer {
     /// Finds out which queues to look at. Returns whether there are more.
     async fn tick(&mut self) -> bool {
         let now = Instant::now();
@@ -92,7 +92,7 @@ impl Keeper {
             }
         }
         self.ticks += 1;
-        let due = self.store.due(DUE_MAX).await;
+        let due = self.store.take_due(DUE_MAX).await;
         self.report(due.as_ref().err());
         let due = due.unwrap_or_default();
         let more = due.len() >= DUE_MAX;
@@ -126,28 +126,28 @@ impl Keeper {
     }
 
     /// Looks at the queues whose time has come.
-    async fn tend(&mut self, now: Instant) {
+    async fn promote_due(&mut self, now: Instant) {
         let queues: Vec<_> =
             self.next.iter().filter(|(_, at)| **at <= now).map(|(queue, _)| queue.clone()).collect();
         let (store, looks) = (&self.store, &self.looks);
-        let mut tended = futures::stream::iter(queues)
+        let mut promoted = futures::stream::iter(queues)
             .map(|queue| async move {
-                let span = if looks.contains(&queue) { Span::none() } else { trace::tend(&queue) };
-                let tended = store.tend(&queue).instrument(span).await;
-                (queue, tended)
+                let span = if looks.contains(&queue) { Span::none() } else { trace::promote_due(&queue) };
+                let promoted = store.promote_due(&queue).instrument(span).await;
+                (queue, promoted)
             })
             .buffer_unordered(AT_ONCE);
         let mut outcomes = Vec::new();
-        while let Some(outcome) = tended.next().await {
+        while let Some(outcome) = promoted.next().await {
             outcomes.push(outcome);
         }
-        drop(tended);
+        drop(promoted);
         for (queue, outcome) in outcomes {
             self.report(outcome.as_ref().err());
             self.next.remove(&queue);
             self.looks.remove(&queue);
             match outcome {
-                Ok(Tended { ready, next }) => {
+                Ok(Promoted { ready, next }) => {
                     if ready {
                         self.hub.ready(&queue);
                     }

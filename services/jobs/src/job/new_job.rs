@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 
-use crate::backoff::BACKOFF_MAX;
-use crate::error::Error;
-use crate::id::QueueName;
 use crate::job::Spec;
-use crate::moment::Moment;
+use crate::job::backoff::BACKOFF_MAX;
+use crate::job::id::QueueName;
+use crate::job::moment::Moment;
 
 /// Longest kind.
 pub(crate) const KIND_BYTES_MAX: usize = 128;
@@ -124,10 +123,10 @@ impl NewJob {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the first that is not acceptable.
-    pub(crate) fn check(queue: QueueName, wanted: Wanted) -> Result<Self, Error> {
+    /// For the first field that is not acceptable.
+    pub(crate) fn check(queue: QueueName, wanted: Wanted) -> Result<Self, Invalid> {
         if wanted.kind.is_empty() || wanted.kind.len() > KIND_BYTES_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_KIND,
                 "kind",
                 format!("must have 1 to {KIND_BYTES_MAX} bytes"),
@@ -138,11 +137,11 @@ impl NewJob {
         }
         if wanted.request_id.len() > REQUEST_ID_BYTES_MAX {
             let problem = format!("must have at most {REQUEST_ID_BYTES_MAX} bytes");
-            return Err(Error::invalid(reason::INVALID_REQUEST_ID, "request_id", problem));
+            return Err(Invalid::new(reason::INVALID_REQUEST_ID, "request_id", problem));
         }
         let run = match (wanted.delay, wanted.run_time) {
             (Some(_), Some(_)) => {
-                return Err(Error::invalid(
+                return Err(Invalid::new(
                     reason::DELAY_AND_RUN_TIME,
                     "run_time",
                     "give delay or run_time, not both",
@@ -150,11 +149,11 @@ impl NewJob {
             }
             (Some(delay), None) if delay > DELAY_MAX => {
                 let problem = format!("must be at most {} days", DELAY_MAX.as_secs() / 86_400);
-                return Err(Error::invalid(reason::INVALID_DELAY, "delay", problem));
+                return Err(Invalid::new(reason::INVALID_DELAY, "delay", problem));
             }
             (None, Some(time)) if time > Moment::of_this_machine().after(DELAY_MAX) => {
                 let problem = format!("must be at most {} days from now", DELAY_MAX.as_secs() / 86_400);
-                return Err(Error::invalid(reason::INVALID_RUN_TIME, "run_time", problem));
+                return Err(Invalid::new(reason::INVALID_RUN_TIME, "run_time", problem));
             }
             (Some(Duration::ZERO), None) | (None, None) => Run::Now,
             (Some(delay), None) => Run::After(delay),
@@ -165,20 +164,16 @@ impl NewJob {
             Ok(n) if n <= ATTEMPTS_MAX => n,
             _ => {
                 let problem = format!("must be 1 to {ATTEMPTS_MAX}, or 0 for {ATTEMPTS_DEFAULT}");
-                return Err(Error::invalid(reason::INVALID_MAX_ATTEMPTS, "max_attempts", problem));
+                return Err(Invalid::new(reason::INVALID_MAX_ATTEMPTS, "max_attempts", problem));
             }
         };
         let backoff = wanted.backoff.unwrap_or(BACKOFF_DEFAULT);
         if !(BACKOFF_MIN..=BACKOFF_MAX).contains(&backoff) {
-            return Err(Error::invalid(reason::INVALID_BACKOFF, "backoff", "must be 1 ms to 1 hour"));
+            return Err(Invalid::new(reason::INVALID_BACKOFF, "backoff", "must be 1 ms to 1 hour"));
         }
         let retention = wanted.retention.unwrap_or(RETENTION_DEFAULT);
         if !(RETENTION_MIN..=RETENTION_MAX).contains(&retention) {
-            return Err(Error::invalid(
-                reason::INVALID_RETENTION,
-                "retention",
-                "must be 10 seconds to 7 days",
-            ));
+            return Err(Invalid::new(reason::INVALID_RETENTION, "retention", "must be 10 seconds to 7 days"));
         }
         let spec = Spec {
             kind: wanted.kind,
@@ -203,11 +198,11 @@ impl NewJob {
 
 /// A payload or result over its limit.
 #[must_use]
-pub(crate) fn too_large(field: &'static str, len: usize) -> Error {
+pub(crate) fn too_large(field: &'static str, len: usize) -> Invalid {
     let problem = format!(
         "must have at most {PAYLOAD_BYTES_MAX} bytes, not {len}; store it elsewhere and pass its name"
     );
-    Error::invalid(reason::TOO_LARGE, field, problem)
+    Invalid::new(reason::TOO_LARGE, field, problem)
 }
 
 #[cfg(test)]
@@ -216,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn check(change: impl FnOnce(&mut Wanted)) -> Result<NewJob, Error> {
+    fn check(change: impl FnOnce(&mut Wanted)) -> Result<NewJob, Invalid> {
         let mut wanted = Wanted { kind: "k".into(), ..Wanted::default() };
         change(&mut wanted);
         NewJob::check(QueueName::parse("q").unwrap(), wanted)
@@ -224,7 +219,7 @@ mod tests {
 
     fn refused(change: impl FnOnce(&mut Wanted)) -> Cow<'static, str> {
         match check(change) {
-            Err(Error::Invalid(shoal_kit::Invalid { field, .. })) => field,
+            Err(Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
