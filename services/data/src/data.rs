@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
-use shoal_kit::{page, reason};
+use shoal_kit::{Invalid, page, reason};
 
-use crate::clock::{Clock, Micros, stamp_of_token};
+use crate::clock::{Clock, WriteTimestamp, stamp_of_token};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Mutation, Write};
@@ -77,7 +77,7 @@ impl<S: Store> Data<S> {
         let name = TableName::parse(name, "table.name")?;
         let default_ttl = default_ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
         let definition = Definition { name, sort_key_type, write_mode, default_ttl };
-        self.store.create_table(definition, Micros::now()).await
+        self.store.create_table(definition, WriteTimestamp::now()).await
     }
 
     /// A table.
@@ -140,17 +140,18 @@ impl<S: Store> Data<S> {
         consistency: Consistency,
     ) -> Result<Vec<Option<Row>>, Error> {
         if keys.is_empty() || keys.len() > BATCH_KEYS_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_KEYS,
                 "keys",
                 format!("must have 1 to {BATCH_KEYS_MAX} entries, has {}", keys.len()),
-            ));
+            )
+            .into());
         }
         let table = self.table(table, "table").await?;
         let mut lookups = Vec::with_capacity(keys.len());
         for (i, (partition, sort_key)) in keys.into_iter().enumerate() {
             let partition =
-                PartitionKey::parse(partition).map_err(|error| error.within(&format!("keys[{i}]")))?;
+                PartitionKey::parse(partition).map_err(|invalid| invalid.within(&format!("keys[{i}]")))?;
             let sort_key =
                 SortKey::parse(table.definition.sort_key_type, sort_key, &format!("keys[{i}].sort_key"))?;
             lookups.push(Lookup { table: table.clone(), partition, sort_key, consistency });
@@ -210,11 +211,11 @@ impl<S: Store> Data<S> {
         partition_key: String,
         mutations: Vec<Mutation>,
         token: &str,
-    ) -> Result<Micros, Error> {
+    ) -> Result<WriteTimestamp, Error> {
         let partition = PartitionKey::parse(partition_key)?;
         let stamp = match token {
             "" => self.clock.next(),
-            token => stamp_of_token(token, Micros::now())?,
+            token => stamp_of_token(token, WriteTimestamp::now())?,
         };
         let table = self.table(table, "table").await?;
         let write = Write::parse(table, partition, stamp, mutations)?;

@@ -7,8 +7,8 @@ use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
 
 use crate::config::Config;
-use crate::store::cassandra::Cassandra;
-use crate::store::embedded::Embedded;
+use crate::store::cassandra::CassandraStore;
+use crate::store::embedded::EmbeddedStore;
 
 /// The store behind the service.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct Engine(pub(crate) Kind);
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Embedded { store: Embedded, place: String, name: String },
+    Embedded { store: EmbeddedStore, place: String, name: String },
     Cassandra { config: Config, contact_points: Vec<String> },
 }
 
@@ -39,7 +39,7 @@ impl Engine {
         });
         let database = opened.await.context("opening the database")??;
         database.report_as(Role::Data.name());
-        let store = Embedded::new(database).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let store = EmbeddedStore::new(database).map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(Engine(Kind::Embedded { store, place, name: new_store_name() }))
     }
 
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// What a clone says of the Cassandra that it is connected to by `store`.
-    pub(crate) fn shared_backing(&self, store: &Cassandra) -> Backing {
+    pub(crate) fn shared_backing(&self, store: &CassandraStore) -> Backing {
         let store = store.clone();
         Backing::shared(self.describe(), move || {
             let store = store.clone();

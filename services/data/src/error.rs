@@ -1,13 +1,11 @@
 //! What can go wrong, and the one place that says what callers see of it.
 
-use std::borrow::Cow;
-
 use shoal_kit::Invalid;
-use shoal_kit::reason::{self, Reason};
+use shoal_kit::reason;
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 
 /// Why a call failed. `Clone`, because several callers may have waited for one read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -54,7 +52,7 @@ pub(crate) enum Error {
         /// What was seen.
         detail: String,
         /// The write's timestamp: a repeat at the same one changes nothing more.
-        stamp: Option<Micros>,
+        stamp: Option<WriteTimestamp>,
     },
     /// This clone has as many statements in flight as it may have.
     #[error("{limit} statements are in flight")]
@@ -76,28 +74,6 @@ pub(crate) enum Error {
     /// A defect of ours or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
-}
-
-impl Error {
-    /// An argument that is not acceptable.
-    pub(crate) fn invalid(
-        reason: Reason,
-        field: impl Into<String>,
-        problem: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self::Invalid(Invalid::new(reason, field.into(), problem))
-    }
-
-    /// The same, of a field within `outer`.
-    #[must_use]
-    pub(crate) fn within(self, outer: &str) -> Self {
-        match self {
-            Self::Invalid(Invalid { reason, field, problem }) => {
-                Self::invalid(reason, format!("{outer}.{field}"), problem)
-            }
-            other => other,
-        }
-    }
 }
 
 impl From<Error> for ApiError {
@@ -171,7 +147,7 @@ impl From<Error> for Status {
 /// What callers are told to wait before they try again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
 
-fn outcome_unknown(detail: &str, stamp: Option<Micros>) -> ApiError {
+fn outcome_unknown(detail: &str, stamp: Option<WriteTimestamp>) -> ApiError {
     let advice = match stamp {
         Some(_) => "repeat it with the idempotency_token it had, or with the one in this error's metadata",
         None => "repeat it",

@@ -2,9 +2,8 @@
 //! integers signed.
 
 use bytes::Bytes;
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 
-use crate::error::Error;
 use crate::table::SortKeyType;
 use crate::value::Value;
 
@@ -42,9 +41,9 @@ impl PartitionKey {
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
-    pub(crate) fn parse(key: String) -> Result<Self, Error> {
+    pub(crate) fn parse(key: String) -> Result<Self, Invalid> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_PARTITION_KEY,
                 "partition_key",
                 format!("must have 1 to {KEY_BYTES_MAX} bytes, has {}", key.len()),
@@ -64,17 +63,17 @@ impl SortKey {
     ///
     /// # Errors
     /// INVALID_ARGUMENT when it does not fit the table.
-    pub(crate) fn parse(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Self, Invalid> {
         match (of, value) {
             (SortKeyType::None, None) => Ok(SortKey::Unit),
-            (SortKeyType::None, Some(_)) => Err(Error::invalid(
+            (SortKeyType::None, Some(_)) => Err(Invalid::new(
                 reason::SORT_KEY_UNEXPECTED,
-                field,
+                field.to_owned(),
                 "the table's sort_key_type is NONE; leave it unset",
             )),
-            (_, None) => Err(Error::invalid(
+            (_, None) => Err(Invalid::new(
                 reason::SORT_KEY_REQUIRED,
-                field,
+                field.to_owned(),
                 format!("is required: the table's sort_key_type is {}", of.name()),
             )),
             (_, Some(value)) => Self::of_value(of, value, field),
@@ -82,7 +81,7 @@ impl SortKey {
     }
 
     /// A bound of a range; empty text or bytes are an open bound.
-    fn parse_bound(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Option<Self>, Error> {
+    fn parse_bound(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Option<Self>, Invalid> {
         match value {
             None => Ok(None),
             Some(Value::String(text)) if text.is_empty() && of == SortKeyType::String => Ok(None),
@@ -91,12 +90,12 @@ impl SortKey {
         }
     }
 
-    fn of_value(of: SortKeyType, value: Value, field: &str) -> Result<Self, Error> {
+    fn of_value(of: SortKeyType, value: Value, field: &str) -> Result<Self, Invalid> {
         let sized = |len: usize| match len {
             1..=KEY_BYTES_MAX => Ok(()),
-            _ => Err(Error::invalid(
+            _ => Err(Invalid::new(
                 reason::INVALID_SORT_KEY,
-                field,
+                field.to_owned(),
                 format!("must have 1 to {KEY_BYTES_MAX} bytes, has {len}"),
             )),
         };
@@ -104,9 +103,9 @@ impl SortKey {
             (SortKeyType::String, Value::String(text)) => sized(text.len()).map(|()| SortKey::Text(text)),
             (SortKeyType::Bytes, Value::Bytes(bytes)) => sized(bytes.len()).map(|()| SortKey::Bytes(bytes)),
             (SortKeyType::Int64, Value::Int(int)) => Ok(SortKey::Int(int)),
-            _ => Err(Error::invalid(
+            _ => Err(Invalid::new(
                 reason::SORT_KEY_TYPE_MISMATCH,
-                field,
+                field.to_owned(),
                 format!("the table's sort_key_type is {}; set {}", of.name(), of.value_field()),
             )),
         }
@@ -167,21 +166,21 @@ impl SortRange {
         start: Option<Value>,
         end: Option<Value>,
         prefix: Option<Value>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Invalid> {
         let Some(prefix) = prefix else {
             let start = SortKey::parse_bound(of, start, "start")?;
             let end = SortKey::parse_bound(of, end, "end")?;
             return Ok(Self { start, end });
         };
         if start.is_some() || end.is_some() {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::PREFIX_WITH_BOUNDS,
                 "prefix",
                 "cannot come together with start or end",
             ));
         }
         if of == SortKeyType::Int64 {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::SORT_KEY_TYPE_MISMATCH,
                 "prefix",
                 "the table's sort_key_type is INT64; use start and end",
@@ -294,8 +293,8 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_the_table_are_refused() {
-        let reason = |result: Result<SortKey, Error>| match result {
-            Err(Error::Invalid(shoal_kit::Invalid { reason, .. })) => reason,
+        let reason = |result: Result<SortKey, Invalid>| match result {
+            Err(Invalid { reason, .. }) => reason,
             other => panic!("{other:?}"),
         };
         let parse = |of, value| reason(SortKey::parse(of, value, "sort_key"));

@@ -3,7 +3,6 @@
 //! `service` answers gRPC, `data` is the logic, `store` says what a store promises and holds the
 //! backends.
 
-mod cell;
 mod clock;
 mod coalesce;
 mod config;
@@ -14,6 +13,7 @@ mod key;
 mod mutation;
 mod page_token;
 mod row;
+mod row_codec;
 mod service;
 mod store;
 mod table;
@@ -30,9 +30,8 @@ pub use engine::Engine;
 
 use data::Data;
 use engine::Kind;
-use service::Api;
 use store::Store;
-use store::cassandra::Cassandra;
+use store::cassandra::CassandraStore;
 use store::embedded::sweep_forever;
 
 /// Largest request: a Mutate at its highest limits.
@@ -52,7 +51,7 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
                 .on(engine.own_backing(name), move || watched.ready()))
         }
         Kind::Cassandra { config, contact_points } => {
-            let store = Cassandra::start(config.clone(), contact_points.clone());
+            let store = CassandraStore::start(config.clone(), contact_points.clone());
             let backing = engine.shared_backing(&store);
             let (watched, closed, stop) = (store.clone(), store.clone(), background.stop.clone());
             background.tasks.spawn(async move {
@@ -65,8 +64,7 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
 }
 
 fn of_store(store: impl Store, clone: String, background: Background) -> Service {
-    let api = Api::new(Data::new(store));
-    let server = DataServiceServer::new(api)
+    let server = DataServiceServer::new(service::Service::new(Data::new(store)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 
-use crate::cell;
-use crate::clock::Micros;
-use crate::error::Error;
+use crate::clock::WriteTimestamp;
 use crate::key::{PartitionKey, SortKey, SortRange};
+use crate::row_codec;
 use crate::table::{Table, Ttl};
 use crate::value::{Attributes, Value};
 
@@ -61,7 +60,7 @@ pub(crate) struct Write {
     /// The partition.
     pub(crate) partition: PartitionKey,
     /// Timestamp of puts and deletes; ranges are deleted at [`Write::range_stamp`].
-    pub(crate) stamp: Micros,
+    pub(crate) stamp: WriteTimestamp,
     /// At least one, of distinct rows.
     pub(crate) changes: Vec<Change>,
 }
@@ -76,7 +75,7 @@ pub(crate) enum Change {
         /// The encoded row.
         cell: Bytes,
         /// When it ends, as in the cell.
-        expire_time: Option<Micros>,
+        expire_time: Option<WriteTimestamp>,
     },
     /// Deletes a row.
     Delete {
@@ -98,11 +97,11 @@ impl Write {
     pub(crate) fn parse(
         table: Arc<Table>,
         partition: PartitionKey,
-        stamp: Micros,
+        stamp: WriteTimestamp,
         mutations: Vec<Mutation>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Invalid> {
         if mutations.is_empty() || mutations.len() > MUTATIONS_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_MUTATIONS,
                 "mutations",
                 format!("must have 1 to {MUTATIONS_MAX} entries, has {}", mutations.len()),
@@ -123,7 +122,7 @@ impl Write {
                     };
                     // Counted from the write's own time, so that a repeat ends at the same moment.
                     let expire_time = ttl.map(|ttl| stamp.plus_seconds(ttl.seconds()));
-                    let cell = cell::encode(&attributes, expire_time).into();
+                    let cell = row_codec::encode(&attributes, expire_time).into();
                     changes.push(Change::Put { sort_key, cell, expire_time });
                 }
                 Mutation::Delete { sort_key } => {
@@ -132,13 +131,13 @@ impl Write {
                 }
                 Mutation::DeleteRange { start, end } => {
                     let range = SortRange::parse(of, start, end, None)
-                        .map_err(|error| error.within(&format!("{at}.delete_range")))?;
+                        .map_err(|invalid| invalid.within(&format!("{at}.delete_range")))?;
                     changes.push(Change::DeleteRange { range });
                 }
             }
         }
         if bytes > MUTATE_BYTES_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::MUTATE_TOO_LARGE,
                 "mutations",
                 format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
@@ -151,34 +150,34 @@ impl Write {
     }
 
     /// Ranges are deleted before everything else of the same write.
-    pub(crate) fn range_stamp(&self) -> Micros {
-        Micros(self.stamp.0 - 1)
+    pub(crate) fn range_stamp(&self) -> WriteTimestamp {
+        WriteTimestamp(self.stamp.0 - 1)
     }
 }
 
 /// The encoded size.
-fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error> {
+fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Invalid> {
     if attributes.len() > ATTRIBUTES_MAX {
-        return Err(Error::invalid(
+        return Err(Invalid::new(
             reason::TOO_MANY_ATTRIBUTES,
-            field,
+            field.to_owned(),
             format!("has {} attributes; a row has at most {ATTRIBUTES_MAX}", attributes.len()),
         ));
     }
     for (name, _) in attributes.iter() {
         if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_ATTRIBUTE_NAME,
-                field,
+                field.to_owned(),
                 format!("names have 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, one has {}", name.len()),
             ));
         }
     }
     let bytes = attributes.encoded_len();
     if bytes > ROW_BYTES_MAX {
-        return Err(Error::invalid(
+        return Err(Invalid::new(
             reason::ROW_TOO_LARGE,
-            field,
+            field.to_owned(),
             format!("has {bytes} bytes; a row has at most {ROW_BYTES_MAX}"),
         ));
     }
@@ -186,7 +185,7 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Error
 }
 
 /// Changes of one row in one write have no order, so there may be only one.
-fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Error> {
+fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
     for (i, change) in changes.iter().enumerate() {
         let key = match change {
@@ -194,7 +193,7 @@ fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Error> {
             Change::DeleteRange { .. } => continue,
         };
         if !seen.insert(key) {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::ROW_TWICE,
                 format!("mutations[{i}]"),
                 "changes a row that another entry changes too; one Mutate changes a row once",
@@ -210,9 +209,9 @@ mod tests {
     use crate::store::conformance::table;
     use crate::table::SortKeyType;
 
-    fn parse(mutations: Vec<Mutation>) -> Result<Write, Error> {
+    fn parse(mutations: Vec<Mutation>) -> Result<Write, Invalid> {
         let table = Arc::new(table("t", SortKeyType::Int64));
-        Write::parse(table, PartitionKey::parse("p".into())?, Micros(1_000), mutations)
+        Write::parse(table, PartitionKey::parse("p".into())?, WriteTimestamp(1_000), mutations)
     }
 
     fn put(key: i64, attributes: Attributes) -> Mutation {
@@ -226,7 +225,7 @@ mod tests {
     #[track_caller]
     fn refused(mutations: Vec<Mutation>, expected_reason: &str, expected_field: &str) {
         match parse(mutations) {
-            Err(Error::Invalid(shoal_kit::Invalid { reason, field, .. })) => {
+            Err(Invalid { reason, field, .. }) => {
                 assert_eq!((reason.as_str(), &*field), (expected_reason, expected_field));
             }
             other => panic!("{other:?}"),

@@ -1,9 +1,9 @@
 //! Rows as they are read, and pages of them.
 
-use crate::cell;
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::key::SortKey;
+use crate::row_codec;
 use crate::value::Attributes;
 
 /// A page ends before the row that would make it larger than this.
@@ -20,9 +20,9 @@ pub(crate) struct Row {
     /// What it holds.
     pub(crate) attributes: Attributes,
     /// Timestamp of the write that put it.
-    pub(crate) write_time: Micros,
+    pub(crate) write_time: WriteTimestamp,
     /// When it ends.
-    pub(crate) expire_time: Option<Micros>,
+    pub(crate) expire_time: Option<WriteTimestamp>,
 }
 
 /// Rows in order.
@@ -42,14 +42,14 @@ impl Row {
     pub(crate) fn of_cell(
         sort_key: SortKey,
         cell: &[u8],
-        write_time: Micros,
-        now: Micros,
+        write_time: WriteTimestamp,
+        now: WriteTimestamp,
     ) -> Result<Option<Self>, Error> {
-        let expire_time = cell::expire_time(cell)?;
+        let expire_time = row_codec::expire_time(cell)?;
         if expire_time.is_some_and(|at| at <= now) {
             return Ok(None);
         }
-        let attributes = cell::decode(cell)?;
+        let attributes = row_codec::decode(cell)?;
         Ok(Some(Self { sort_key, attributes, write_time, expire_time }))
     }
 }
@@ -59,7 +59,7 @@ impl Row {
 pub(crate) struct PageBuilder {
     page: Page,
     limit: usize,
-    now: Micros,
+    now: WriteTimestamp,
     bytes: usize,
     looked: usize,
     last: Option<SortKey>,
@@ -67,7 +67,7 @@ pub(crate) struct PageBuilder {
 
 impl PageBuilder {
     /// A page of at most `limit` rows (at least one).
-    pub(crate) fn new(limit: usize, now: Micros) -> Self {
+    pub(crate) fn new(limit: usize, now: WriteTimestamp) -> Self {
         Self { page: Page::default(), limit, now, bytes: 0, looked: 0, last: None }
     }
 
@@ -80,9 +80,9 @@ impl PageBuilder {
         &mut self,
         sort_key: SortKey,
         cell: &[u8],
-        write_time: Micros,
+        write_time: WriteTimestamp,
     ) -> Result<bool, Error> {
-        if cell::expire_time(cell)?.is_some_and(|at| at <= self.now) {
+        if row_codec::expire_time(cell)?.is_some_and(|at| at <= self.now) {
             return Ok(self.pass_over(sort_key));
         }
         let rows = self.page.rows.len();
@@ -123,16 +123,16 @@ mod tests {
     use super::*;
     use crate::value::Value;
 
-    fn cell(bytes: usize, expire_time: Option<Micros>) -> Vec<u8> {
+    fn cell(bytes: usize, expire_time: Option<WriteTimestamp>) -> Vec<u8> {
         let value = Value::Bytes(vec![7; bytes].into());
-        cell::encode(&[("a".to_owned(), value)].into_iter().collect(), expire_time)
+        row_codec::encode(&[("a".to_owned(), value)].into_iter().collect(), expire_time)
     }
 
     fn fill(limit: usize, cells: &[Vec<u8>]) -> (Page, usize) {
-        let mut builder = PageBuilder::new(limit, Micros(100));
+        let mut builder = PageBuilder::new(limit, WriteTimestamp(100));
         for (i, cell) in cells.iter().enumerate() {
             let key = SortKey::Int(i64::try_from(i).unwrap());
-            if !builder.offer(key, cell, Micros(1)).unwrap() {
+            if !builder.offer(key, cell, WriteTimestamp(1)).unwrap() {
                 return (builder.finish(true), i);
             }
         }
@@ -143,7 +143,7 @@ mod tests {
     fn a_page_ends_at_its_limit_and_says_that_there_is_more() {
         let (page, taken) = fill(2, &[cell(1, None), cell(1, None), cell(1, None)]);
         assert_eq!((page.rows.len(), taken, page.next), (2, 2, Some(SortKey::Int(1))));
-        let (page, _) = fill(2, &[cell(1, None), cell(1, None), cell(1, Some(Micros(5)))]);
+        let (page, _) = fill(2, &[cell(1, None), cell(1, None), cell(1, Some(WriteTimestamp(5)))]);
         assert_eq!((page.rows.len(), page.next), (2, None));
     }
 
@@ -158,10 +158,11 @@ mod tests {
 
     #[test]
     fn rows_that_ended_are_passed_over_but_counted() {
-        let (page, taken) = fill(10, &[cell(1, Some(Micros(100))), cell(1, Some(Micros(101)))]);
+        let (page, taken) =
+            fill(10, &[cell(1, Some(WriteTimestamp(100))), cell(1, Some(WriteTimestamp(101)))]);
         assert_eq!((page.rows.len(), taken), (1, 2));
-        assert_eq!(page.rows[0].expire_time, Some(Micros(101)));
-        let ended = vec![cell(1, Some(Micros(5))); LOOKED_MAX + 1];
+        assert_eq!(page.rows[0].expire_time, Some(WriteTimestamp(101)));
+        let ended = vec![cell(1, Some(WriteTimestamp(5))); LOOKED_MAX + 1];
         let (page, taken) = fill(10, &ended);
         assert_eq!((page.rows.len(), taken), (0, LOOKED_MAX));
         assert!(page.next.is_some());

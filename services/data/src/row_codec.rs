@@ -14,7 +14,7 @@
 use prost::Message as _;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::value::Attributes;
 
@@ -24,7 +24,7 @@ const CHECKED_BYTES: usize = 14;
 const HEADER_BYTES: usize = 22;
 
 /// Encodes a row that ends at `expire_time`.
-pub(crate) fn encode(attributes: &Attributes, expire_time: Option<Micros>) -> Vec<u8> {
+pub(crate) fn encode(attributes: &Attributes, expire_time: Option<WriteTimestamp>) -> Vec<u8> {
     let size = attributes.encoded_len();
     let mut cell = Vec::with_capacity(HEADER_BYTES + size);
     cell.extend([FORMAT, CODEC_PLAIN]);
@@ -42,10 +42,10 @@ pub(crate) fn encode(attributes: &Attributes, expire_time: Option<Micros>) -> Ve
 ///
 /// # Errors
 /// DATA_LOSS.
-pub(crate) fn expire_time(cell: &[u8]) -> Result<Option<Micros>, Error> {
+pub(crate) fn expire_time(cell: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
     let bytes: [u8; 8] = slice(cell, 6)?;
     let at = i64::from_le_bytes(bytes);
-    Ok((at != 0).then_some(Micros(at)))
+    Ok((at != 0).then_some(WriteTimestamp(at)))
 }
 
 /// The attributes in it.
@@ -107,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_cell_comes_back_as_it_was() {
-        let cell = encode(&attributes(), Some(Micros(77)));
+        let cell = encode(&attributes(), Some(WriteTimestamp(77)));
         assert_eq!(decode(&cell).unwrap(), attributes());
-        assert_eq!(expire_time(&cell).unwrap(), Some(Micros(77)));
+        assert_eq!(expire_time(&cell).unwrap(), Some(WriteTimestamp(77)));
         let empty = encode(&Attributes::default(), None);
         assert!(decode(&empty).unwrap().len() == 0);
         assert_eq!(expire_time(&empty).unwrap(), None);
@@ -119,13 +119,13 @@ mod tests {
     #[test]
     fn the_format_is_pinned() {
         let one: Attributes = [("a".to_owned(), Value::Int(1))].into_iter().collect();
-        let hex: String = encode(&one, Some(Micros(1))).iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = encode(&one, Some(WriteTimestamp(1))).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "0100090000000100000000000000be54b03e42d58c280a070a016112021001");
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_data_loss() {
-        let cell = encode(&attributes(), Some(Micros(77)));
+        let cell = encode(&attributes(), Some(WriteTimestamp(77)));
         for bit in 0..cell.len() * 8 {
             let mut bad = cell.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

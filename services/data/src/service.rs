@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;
 use shoal_proto::r#type::v1 as types;
 use tonic::{Request, Response, Status};
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::data::{Data, QueryRequest};
-use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::row::Row;
 use crate::store::{Consistency, Store};
@@ -23,24 +22,24 @@ const TIME_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_30
 
 /// Answers the calls of `shoal.data.v1.DataService`.
 #[derive(Debug, Clone)]
-pub(crate) struct Api<S> {
+pub(crate) struct Service<S> {
     data: Data<S>,
 }
 
-impl<S: Store> Api<S> {
+impl<S: Store> Service<S> {
     pub(crate) fn new(data: Data<S>) -> Self {
         Self { data }
     }
 }
 
 #[tonic::async_trait]
-impl<S: Store> DataService for Api<S> {
+impl<S: Store> DataService for Service<S> {
     async fn create_table(
         &self,
         request: Request<pb::CreateTableRequest>,
     ) -> Result<Response<pb::CreateTableResponse>, Status> {
         let Some(table) = request.into_inner().table else {
-            return Err(Error::invalid(reason::TABLE_REQUIRED, "table", "is required").into());
+            return Err(Invalid::new(reason::TABLE_REQUIRED, "table", "is required").into());
         };
         let sort_key_type = sort_key_type(table.sort_key_type)?;
         let write_mode = write_mode(table.write_mode)?;
@@ -86,7 +85,7 @@ impl<S: Store> DataService for Api<S> {
             .into_iter()
             .enumerate()
             .map(|(i, key)| Ok((key.partition_key, optional(key.sort_key, &format!("keys[{i}].sort_key"))?)))
-            .collect::<Result<_, Error>>()?;
+            .collect::<Result<_, Invalid>>()?;
         let rows = self.data.batch_get(&table, keys, consistency).await?;
         let results = partitions.into_iter().zip(rows);
         let results = results
@@ -129,7 +128,7 @@ impl<S: Store> DataService for Api<S> {
     }
 }
 
-fn sort_key_type(number: i32) -> Result<SortKeyType, Error> {
+fn sort_key_type(number: i32) -> Result<SortKeyType, Invalid> {
     match pb::SortKeyType::try_from(number) {
         Ok(pb::SortKeyType::Unspecified | pb::SortKeyType::String) => Ok(SortKeyType::String),
         Ok(pb::SortKeyType::Int64) => Ok(SortKeyType::Int64),
@@ -139,14 +138,14 @@ fn sort_key_type(number: i32) -> Result<SortKeyType, Error> {
     }
 }
 
-fn write_mode(number: i32) -> Result<WriteMode, Error> {
+fn write_mode(number: i32) -> Result<WriteMode, Invalid> {
     match pb::WriteMode::try_from(number) {
         Ok(pb::WriteMode::Unspecified | pb::WriteMode::LastWriteWins) => Ok(WriteMode::LastWriteWins),
         Err(_) => Err(unknown_enum("table.write_mode", number)),
     }
 }
 
-fn consistency_in(number: i32) -> Result<Consistency, Error> {
+fn consistency_in(number: i32) -> Result<Consistency, Invalid> {
     match pb::Consistency::try_from(number) {
         Ok(pb::Consistency::Unspecified | pb::Consistency::Quorum) => Ok(Consistency::Quorum),
         Ok(pb::Consistency::Eventual) => Ok(Consistency::Eventual),
@@ -155,19 +154,19 @@ fn consistency_in(number: i32) -> Result<Consistency, Error> {
     }
 }
 
-fn unknown_enum(field: &str, number: i32) -> Error {
-    Error::invalid(
+fn unknown_enum(field: &str, number: i32) -> Invalid {
+    Invalid::new(
         reason::UNKNOWN_ENUM_VALUE,
-        field,
+        field.to_owned(),
         format!("{number} is not a value that this service knows"),
     )
 }
 
-fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Error> {
+fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Invalid> {
     use pb::mutation::{Delete, DeleteRange, Kind, Put};
     let at = |field: &str| format!("mutations[{index}].{field}");
     match mutation.kind {
-        None => Err(Error::invalid(
+        None => Err(Invalid::new(
             reason::MUTATION_WITHOUT_KIND,
             format!("mutations[{index}]"),
             "set put, delete or delete_range",
@@ -187,7 +186,7 @@ fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Error> 
     }
 }
 
-fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Result<Attributes, Error> {
+fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Result<Attributes, Invalid> {
     attributes
         .into_iter()
         .map(|(name, value)| {
@@ -197,17 +196,17 @@ fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Resu
         .collect()
 }
 
-fn optional(value: Option<types::Value>, field: &str) -> Result<Option<Value>, Error> {
+fn optional(value: Option<types::Value>, field: &str) -> Result<Option<Value>, Invalid> {
     value.map(|value| value_in(value, field)).transpose()
 }
 
-fn value_in(value: types::Value, field: &str) -> Result<Value, Error> {
+fn value_in(value: types::Value, field: &str) -> Result<Value, Invalid> {
     use types::value::Kind;
     Ok(match value.kind {
         None => {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::VALUE_WITHOUT_KIND,
-                field,
+                field.to_owned(),
                 "a Value needs exactly one of its kinds set",
             ));
         }
@@ -218,9 +217,9 @@ fn value_in(value: types::Value, field: &str) -> Result<Value, Error> {
         Some(Kind::BytesValue(bytes)) => Value::Bytes(bytes),
         Some(Kind::TimeValue(time)) => {
             if !TIME_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
-                return Err(Error::invalid(
+                return Err(Invalid::new(
                     reason::INVALID_TIMESTAMP,
-                    field,
+                    field.to_owned(),
                     "a time must be in the years 1 to 9999",
                 ));
             }
@@ -242,11 +241,12 @@ fn value_out(value: Value) -> types::Value {
     types::Value { kind: Some(kind) }
 }
 
-fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Error> {
+fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Invalid> {
     duration
         .map(|duration| {
-            Duration::try_from(duration)
-                .map_err(|_| Error::invalid(reason::INVALID_TTL, field, "must be a positive duration"))
+            Duration::try_from(duration).map_err(|_| {
+                Invalid::new(reason::INVALID_TTL, field.to_owned(), "must be a positive duration")
+            })
         })
         .transpose()
 }
@@ -283,7 +283,7 @@ fn row_out(partition_key: String, row: Row) -> pb::Row {
     }
 }
 
-fn timestamp(at: Micros) -> prost_types::Timestamp {
+fn timestamp(at: WriteTimestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.0.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
     prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
@@ -71,7 +71,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     fn create_table(
         &self,
         definition: Definition,
-        now: Micros,
+        now: WriteTimestamp,
     ) -> impl Future<Output = Result<Table, Error>> + Send;
 
     /// The table of a name, or [`Error::TableNotFound`]. May be remembered for a few seconds, but a table is found as

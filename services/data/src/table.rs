@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use shoal_kit::reason;
+use shoal_kit::{Invalid, reason};
 use uuid::Uuid;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
 /// Limit of a table's name: with the prefix of the engine's table it stays below Cassandra's 48.
@@ -64,7 +64,7 @@ pub(crate) struct Table {
     /// Never used for another table, also not for one of the same name.
     pub(crate) id: Uuid,
     /// When it was created.
-    pub(crate) create_time: Micros,
+    pub(crate) create_time: WriteTimestamp,
 }
 
 impl TableName {
@@ -72,13 +72,13 @@ impl TableName {
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
-    pub(crate) fn parse(name: &str, field: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(name: &str, field: &str) -> Result<Self, Invalid> {
         let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let begins = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
         if !letters || !begins || name.len() > NAME_BYTES_MAX {
-            return Err(Error::invalid(
+            return Err(Invalid::new(
                 reason::INVALID_TABLE_NAME,
-                field,
+                field.to_owned(),
                 format!("must be 1 to {NAME_BYTES_MAX} characters of [a-z][a-z0-9_]*"),
             ));
         }
@@ -146,12 +146,12 @@ impl Ttl {
     ///
     /// # Errors
     /// INVALID_ARGUMENT when it is nothing or longer than ten years.
-    pub(crate) fn parse(ttl: Duration, field: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(ttl: Duration, field: &str) -> Result<Self, Invalid> {
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
         u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| {
-            Error::invalid(
+            Invalid::new(
                 reason::INVALID_TTL,
-                field,
+                field.to_owned(),
                 format!("must be more than 0 and at most {TTL_SECONDS_MAX} seconds"),
             )
         })

@@ -13,7 +13,7 @@ use scylla::statement::Consistency as CqlConsistency;
 use scylla::statement::batch::{Batch, BatchType};
 use uuid::Uuid;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::coalesce::{Coalescer, Ticket};
 use crate::config::Config;
 use crate::error::Error;
@@ -26,6 +26,7 @@ use crate::table::{Definition, SortKeyType, Table, TableName};
 mod failure;
 mod link;
 mod registry;
+mod registry_statements;
 mod schema;
 mod statements;
 #[cfg(test)]
@@ -53,7 +54,7 @@ type ReadKey = (Uuid, PartitionKey, SortKey, Consistency);
 
 /// The store. Clones share one connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Cassandra {
+pub(crate) struct CassandraStore {
     inner: Arc<Inner>,
 }
 
@@ -72,7 +73,7 @@ struct Known {
     looked_up: Instant,
 }
 
-impl Cassandra {
+impl CassandraStore {
     /// Begins to connect in the background.
     pub(crate) fn start(config: Config, contact_points: Vec<String>) -> Self {
         let inner = Inner {
@@ -172,7 +173,7 @@ impl Cassandra {
         let row: Option<(Option<&[u8]>, Option<i64>)> = result.maybe_first_row().map_err(undecodable)?;
         match row {
             Some((Some(cell), Some(write_time))) => {
-                Row::of_cell(sort_key, cell, Micros(write_time), Micros::now())
+                Row::of_cell(sort_key, cell, WriteTimestamp(write_time), WriteTimestamp::now())
             }
             _ => Ok(None),
         }
@@ -184,7 +185,7 @@ impl Cassandra {
         let Query { table, partition, mut range, descending, limit, consistency } = query;
         let of = table.definition.sort_key_type;
         let statements = self.statements(&table);
-        let mut page = PageBuilder::new(limit, Micros::now());
+        let mut page = PageBuilder::new(limit, WriteTimestamp::now());
         loop {
             let (rows_left, bytes_left) = page.room();
             let by_bytes = bytes_left.min(FETCH_BYTES) / statements.row_bytes();
@@ -217,8 +218,8 @@ impl Cassandra {
     }
 }
 
-impl Store for Cassandra {
-    async fn create_table(&self, definition: Definition, now: Micros) -> Result<Table, Error> {
+impl Store for CassandraStore {
+    async fn create_table(&self, definition: Definition, now: WriteTimestamp) -> Result<Table, Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
         let table = registry::create(link, &connected, definition, now).await?;
@@ -294,7 +295,7 @@ impl Store for Cassandra {
         batch.set_is_idempotent(true);
         batch.set_consistency(CqlConsistency::LocalQuorum);
         let mut values = Vec::with_capacity(write.changes.len());
-        let now = Micros::now();
+        let now = WriteTimestamp::now();
         for change in &write.changes {
             let (kind, bound) = bind(&write, change, now);
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
@@ -322,7 +323,7 @@ fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<
         let taken = match (cell, write_time) {
             (Some(cell), Some(write_time)) => {
                 fetched.bytes += cell.len();
-                page.offer(sort_key.clone(), cell, Micros(write_time))?
+                page.offer(sort_key.clone(), cell, WriteTimestamp(write_time))?
             }
             _ => page.pass_over(sort_key.clone()),
         };
@@ -350,7 +351,7 @@ fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<
 }
 
 /// The statement of a change and what is bound to it.
-fn bind(write: &Write, change: &Change, now: Micros) -> (Kind, Vec<Bind>) {
+fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>) {
     let partition = || Bind::Text(write.partition.as_str().to_owned());
     match change {
         Change::Put { sort_key, cell, expire_time } => {
@@ -381,7 +382,7 @@ fn bind(write: &Write, change: &Change, now: Micros) -> (Kind, Vec<Bind>) {
 }
 
 /// Seconds for `USING TTL`; 0 is for ever. A put that has ended is written all the same: it hides what is older.
-fn engine_ttl(expire_time: Option<Micros>, now: Micros) -> i32 {
+fn engine_ttl(expire_time: Option<WriteTimestamp>, now: WriteTimestamp) -> i32 {
     match expire_time {
         None => 0,
         Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,

@@ -17,7 +17,7 @@ use shoal_embedded::{Database, Keyspace, Range, Snapshot, Tx};
 use shoal_kit::EngineError;
 use uuid::Uuid;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::key::SortKey;
 use crate::mutation::{Change, Write};
@@ -26,15 +26,15 @@ use crate::store::{Lookup, Query, Store};
 use crate::table::{Definition, Table, TableName};
 
 mod entry;
-mod fragment;
-mod place;
+mod layout;
+mod range_tombstone;
 mod registry;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
 use entry::Entry;
-use fragment::{Fragment, overlay};
+use range_tombstone::{RangeTombstone, overlay};
 use sweep::Due;
 pub(crate) use sweep::sweep_forever;
 
@@ -43,30 +43,35 @@ const GRACE_SECONDS: u32 = 10 * 24 * 3600;
 
 /// The store. Clones share one database.
 #[derive(Debug, Clone)]
-pub(crate) struct Embedded {
+pub(crate) struct EmbeddedStore {
     database: Database,
-    spaces: Arc<Spaces>,
+    keyspaces: Arc<Keyspaces>,
     sweeping: Arc<tokio::sync::Mutex<()>>,
     swept_until: Arc<AtomicI64>,
 }
 
 #[derive(Debug)]
-struct Spaces {
+struct Keyspaces {
     tables: Keyspace,
     rows: Keyspace,
     ranges: Keyspace,
     due: Keyspace,
 }
 
-impl Embedded {
+impl EmbeddedStore {
     pub(crate) fn new(database: Database) -> Result<Self, Error> {
-        let spaces = Spaces {
+        let keyspaces = Keyspaces {
             tables: database.keyspace("tables")?,
             rows: database.keyspace("rows")?,
             ranges: database.keyspace("ranges")?,
             due: database.keyspace("due")?,
         };
-        Ok(Self { database, spaces: Arc::new(spaces), sweeping: Arc::default(), swept_until: Arc::default() })
+        Ok(Self {
+            database,
+            keyspaces: Arc::new(keyspaces),
+            sweeping: Arc::default(),
+            swept_until: Arc::default(),
+        })
     }
 
     /// Whether it takes writes, and if not why.
@@ -75,23 +80,23 @@ impl Embedded {
     }
 }
 
-impl Store for Embedded {
-    async fn create_table(&self, definition: Definition, now: Micros) -> Result<Table, Error> {
-        let spaces = self.spaces.clone();
+impl Store for EmbeddedStore {
+    async fn create_table(&self, definition: Definition, now: WriteTimestamp) -> Result<Table, Error> {
+        let keyspaces = self.keyspaces.clone();
         let created = self.database.write(move |tx| {
             let name = definition.name.to_string();
-            if let Some(record) = tx.get(&spaces.tables, &name)? {
+            if let Some(record) = tx.get(&keyspaces.tables, &name)? {
                 return registry::decode(&name, &record)?.if_same(&definition);
             }
             let table = Table { definition, id: Uuid::new_v4(), create_time: now };
-            tx.put(&spaces.tables, name, registry::encode(&table));
+            tx.put(&keyspaces.tables, name, registry::encode(&table));
             Ok(table)
         });
         created.await.map_err(|error| write_failed(error, None))?
     }
 
     async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
-        match self.spaces.tables.get(name.as_str())? {
+        match self.keyspaces.tables.get(name.as_str())? {
             Some(record) => Ok(Arc::new(registry::decode(name.as_str(), &record)?)),
             None => Err(Error::TableNotFound(name.to_string())),
         }
@@ -100,7 +105,7 @@ impl Store for Embedded {
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {
         // The first name that could follow: no name holds a byte so small.
         let from = [after.as_bytes(), &[0]].concat();
-        let names = self.spaces.tables.range(from..).take(limit);
+        let names = self.keyspaces.tables.range(from..).take(limit);
         names
             .map(|pair| {
                 let (name, record) = pair?;
@@ -113,32 +118,32 @@ impl Store for Embedded {
         // Nothing here waits: a caller in a loop must let others have the thread all the same.
         tokio::task::coop::consume_budget().await;
         let Lookup { table, partition, sort_key, .. } = lookup;
-        let prefix = place::prefix(&table, &partition);
+        let prefix = layout::prefix(&table, &partition);
         let at = sort_key.ordered_bytes();
         let snapshot = self.database.snapshot();
-        let stored = snapshot.get(&self.spaces.rows, place::key(&prefix, &at))?;
+        let stored = snapshot.get(&self.keyspaces.rows, layout::key(&prefix, &at))?;
         let Some(stored) = stored else { return Ok(None) };
         let Entry::Put { stamp, cell } = Entry::decode(&stored)? else { return Ok(None) };
-        let deleted = Deleted::new(&snapshot, &self.spaces, &prefix).at(&at)?;
+        let deleted = DeletedRanges::new(&snapshot, &self.keyspaces, &prefix).at(&at)?;
         if deleted >= Some(stamp) {
             return Ok(None);
         }
-        Row::of_cell(sort_key, cell, stamp, Micros::now())
+        Row::of_cell(sort_key, cell, stamp, WriteTimestamp::now())
     }
 
     async fn query(&self, query: Query) -> Result<Page, Error> {
         let snapshot = self.database.snapshot();
-        let spaces = self.spaces.clone();
+        let keyspaces = self.keyspaces.clone();
         // It may look at thousands of rows, not all of them in memory: not on a thread that serves others.
-        let read = tokio::task::spawn_blocking(move || page(&snapshot, &spaces, &query));
+        let read = tokio::task::spawn_blocking(move || page(&snapshot, &keyspaces, &query));
         read.await.map_err(|error| Error::Internal(format!("a query's task: {error}")))?
     }
 
     async fn mutate(&self, write: Write) -> Result<(), Error> {
-        let spaces = self.spaces.clone();
+        let keyspaces = self.keyspaces.clone();
         let stamp = write.stamp;
         let written = self.database.write(move |tx| {
-            let applied = apply(tx, &spaces, &write, Micros::now());
+            let applied = apply(tx, &keyspaces, &write, WriteTimestamp::now());
             if applied.is_err() {
                 tx.abort();
             }
@@ -148,16 +153,16 @@ impl Store for Embedded {
     }
 }
 
-fn page(snapshot: &Snapshot, spaces: &Spaces, query: &Query) -> Result<Page, Error> {
+fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Page, Error> {
     let of = query.table.definition.sort_key_type;
-    let prefix = place::prefix(&query.table, &query.partition);
+    let prefix = layout::prefix(&query.table, &query.partition);
     let bound = |key: &Option<SortKey>| key.as_ref().map(SortKey::ordered_bytes);
     let start = bound(&query.range.start).unwrap_or_default();
-    let keys = place::keys(&prefix, &start, bound(&query.range.end).as_deref());
+    let keys = layout::keys(&prefix, &start, bound(&query.range.end).as_deref());
 
-    let mut deleted = Deleted::new(snapshot, spaces, &prefix);
-    let mut page = PageBuilder::new(query.limit, Micros::now());
-    let mut rows = snapshot.range(&spaces.rows, keys);
+    let mut deleted = DeletedRanges::new(snapshot, keyspaces, &prefix);
+    let mut page = PageBuilder::new(query.limit, WriteTimestamp::now());
+    let mut rows = snapshot.range(&keyspaces.rows, keys);
     while let Some(pair) = if query.descending { rows.next_back() } else { rows.next() } {
         let (key, stored) = pair?;
         let at = &key[prefix.len()..];
@@ -176,24 +181,24 @@ fn page(snapshot: &Snapshot, spaces: &Spaces, query: &Query) -> Result<Page, Err
     Ok(page.finish(false))
 }
 
-/// Deleted ranges of a partition, looked up along a scan.
-struct Deleted<'a> {
+/// DeletedRanges ranges of a partition, looked up along a scan.
+struct DeletedRanges<'a> {
     snapshot: &'a Snapshot,
-    spaces: &'a Spaces,
+    keyspaces: &'a Keyspaces,
     prefix: &'a [u8],
-    last: Option<Fragment>,
+    last: Option<RangeTombstone>,
 }
 
-impl<'a> Deleted<'a> {
-    fn new(snapshot: &'a Snapshot, spaces: &'a Spaces, prefix: &'a [u8]) -> Self {
-        Self { snapshot, spaces, prefix, last: None }
+impl<'a> DeletedRanges<'a> {
+    fn new(snapshot: &'a Snapshot, keyspaces: &'a Keyspaces, prefix: &'a [u8]) -> Self {
+        Self { snapshot, keyspaces, prefix, last: None }
     }
 
     /// Timestamp of the deleted range at a place.
-    fn at(&mut self, place: &[u8]) -> Result<Option<Micros>, Error> {
+    fn at(&mut self, place: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
         if !self.last.as_ref().is_some_and(|last| last.contains(place)) {
-            let upto = self.prefix.to_vec()..=place::key(self.prefix, place);
-            let last = last_fragment(self.snapshot.range(&self.spaces.ranges, upto), self.prefix)?;
+            let upto = self.prefix.to_vec()..=layout::key(self.prefix, place);
+            let last = last_tombstone(self.snapshot.range(&self.keyspaces.ranges, upto), self.prefix)?;
             self.last = last.filter(|last| last.contains(place));
         }
         Ok(self.last.as_ref().map(|fragment| fragment.stamp))
@@ -201,26 +206,26 @@ impl<'a> Deleted<'a> {
 }
 
 /// Applies a write to what is stored. The order of its changes does not matter: timestamps decide.
-fn apply(tx: &mut Tx<'_>, spaces: &Spaces, write: &Write, now: Micros) -> Result<(), Error> {
-    let prefix = place::prefix(&write.table, &write.partition);
+fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimestamp) -> Result<(), Error> {
+    let prefix = layout::prefix(&write.table, &write.partition);
     for change in &write.changes {
         match change {
             Change::Put { sort_key, cell, .. } => {
                 let entry = Entry::Put { stamp: write.stamp, cell };
-                write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
+                write_row(tx, keyspaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::Delete { sort_key } => {
                 let entry = Entry::Tombstone { stamp: write.stamp };
-                write_row(tx, spaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
+                write_row(tx, keyspaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::DeleteRange { range } => {
-                let new = Fragment {
+                let new = RangeTombstone {
                     start: range.start.as_ref().map(SortKey::ordered_bytes).unwrap_or_default(),
                     end: range.end.as_ref().map(SortKey::ordered_bytes),
                     stamp: write.range_stamp(),
                     deleted_at: now,
                 };
-                delete_range(tx, spaces, &prefix, &new)?;
+                delete_range(tx, keyspaces, &prefix, &new)?;
             }
         }
     }
@@ -230,61 +235,66 @@ fn apply(tx: &mut Tx<'_>, spaces: &Spaces, write: &Write, now: Micros) -> Result
 /// Writes an entry, unless something that is there supersedes it.
 fn write_row(
     tx: &mut Tx<'_>,
-    spaces: &Spaces,
+    keyspaces: &Keyspaces,
     prefix: &[u8],
     at: &[u8],
     entry: &Entry<'_>,
-    now: Micros,
+    now: WriteTimestamp,
 ) -> Result<(), Error> {
-    let key = place::key(prefix, at);
-    let deleted = last_fragment(tx.range(&spaces.ranges, prefix.to_vec()..=key.clone()), prefix)?;
+    let key = layout::key(prefix, at);
+    let deleted = last_tombstone(tx.range(&keyspaces.ranges, prefix.to_vec()..=key.clone()), prefix)?;
     let hidden = deleted.is_some_and(|deleted| deleted.contains(at) && deleted.stamp >= entry.stamp());
     // Hidden puts must not be stored: when the range is forgotten they would come to light.
     if hidden && matches!(entry, Entry::Put { .. }) {
         return Ok(());
     }
-    if let Some(stored) = tx.get(&spaces.rows, &key)?
+    if let Some(stored) = tx.get(&keyspaces.rows, &key)?
         && !entry.supersedes(&Entry::decode(&stored)?)?
     {
         return Ok(());
     }
     match (entry, entry.expire_time()?) {
-        (_, Some(end)) => Due::End.queue(tx, spaces, end.max(now), &key, entry)?,
+        (_, Some(end)) => Due::End.queue(tx, keyspaces, end.max(now), &key, entry)?,
         (Entry::Put { .. }, None) => {}
         (Entry::Tombstone { .. }, None) => {
-            Due::Forget.queue(tx, spaces, now.plus_seconds(GRACE_SECONDS), &key, entry)?;
+            Due::Forget.queue(tx, keyspaces, now.plus_seconds(GRACE_SECONDS), &key, entry)?;
         }
     }
-    tx.put(&spaces.rows, key, entry.encode());
+    tx.put(&keyspaces.rows, key, entry.encode());
     Ok(())
 }
 
 /// Lays a deleted range over those that are there.
-fn delete_range(tx: &mut Tx<'_>, spaces: &Spaces, prefix: &[u8], new: &Fragment) -> Result<(), Error> {
-    let keys = place::keys(prefix, &new.start, new.end.as_deref());
-    let before = last_fragment(tx.range(&spaces.ranges, prefix.to_vec()..keys.start.clone()), prefix)?;
+fn delete_range(
+    tx: &mut Tx<'_>,
+    keyspaces: &Keyspaces,
+    prefix: &[u8],
+    new: &RangeTombstone,
+) -> Result<(), Error> {
+    let keys = layout::keys(prefix, &new.start, new.end.as_deref());
+    let before = last_tombstone(tx.range(&keyspaces.ranges, prefix.to_vec()..keys.start.clone()), prefix)?;
     let mut touched = Vec::from_iter(before.filter(|before| before.reaches(&new.start)));
-    for pair in tx.range(&spaces.ranges, keys) {
+    for pair in tx.range(&keyspaces.ranges, keys) {
         let (key, stored) = pair?;
-        touched.push(Fragment::decode(&key[prefix.len()..], &stored)?);
+        touched.push(RangeTombstone::decode(&key[prefix.len()..], &stored)?);
     }
     for old in &touched {
-        tx.delete(&spaces.ranges, place::key(prefix, &old.start));
+        tx.delete(&keyspaces.ranges, layout::key(prefix, &old.start));
     }
     for piece in overlay(&touched, new) {
-        let key = place::key(prefix, &piece.start);
+        let key = layout::key(prefix, &piece.start);
         // As of now, also for what was cut from an older range: the queue may be swept up to now already.
-        Due::Range.queue_key(tx, spaces, new.deleted_at, &key, Vec::new());
-        tx.put(&spaces.ranges, key, piece.encode());
+        Due::Range.queue_key(tx, keyspaces, new.deleted_at, &key, Vec::new());
+        tx.put(&keyspaces.ranges, key, piece.encode());
     }
     Ok(())
 }
 
 /// The last of some fragments of a partition.
-fn last_fragment(mut fragments: Range, prefix: &[u8]) -> Result<Option<Fragment>, Error> {
+fn last_tombstone(mut fragments: Range, prefix: &[u8]) -> Result<Option<RangeTombstone>, Error> {
     let Some(pair) = fragments.next_back() else { return Ok(None) };
     let (key, stored) = pair?;
-    Fragment::decode(&key[prefix.len()..], &stored).map(Some)
+    RangeTombstone::decode(&key[prefix.len()..], &stored).map(Some)
 }
 
 const ENGINE: &str = "the embedded database";
@@ -302,7 +312,7 @@ impl From<shoal_embedded::Error> for Error {
     }
 }
 
-fn write_failed(error: shoal_embedded::Error, stamp: Option<Micros>) -> Error {
+fn write_failed(error: shoal_embedded::Error, stamp: Option<WriteTimestamp>) -> Error {
     match error {
         // The disk failed under it.
         shoal_embedded::Error::Engine(_) => Error::OutcomeUnknown { detail: error.to_string(), stamp },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
@@ -21,7 +21,7 @@ pub(crate) struct Model {
 }
 
 /// What decides between two puts of a row: time, end, cell.
-type Rank = (Micros, Option<Micros>, bytes::Bytes);
+type Rank = (WriteTimestamp, Option<WriteTimestamp>, bytes::Bytes);
 
 impl Model {
     fn rows(&self, table: Uuid, partition: &PartitionKey, range: &SortRange) -> Vec<(SortKey, Rank)> {
@@ -44,7 +44,7 @@ impl Model {
                     Change::DeleteRange { range } => holds(range, key) && write.range_stamp() >= *stamp,
                 })
             });
-            !deleted && holds(range, key) && expire_time.is_none_or(|at| at > Micros::now())
+            !deleted && holds(range, key) && expire_time.is_none_or(|at| at > WriteTimestamp::now())
         });
         puts.into_iter().collect()
     }
@@ -55,7 +55,7 @@ fn holds(range: &SortRange, key: &SortKey) -> bool {
 }
 
 impl Store for Model {
-    async fn create_table(&self, definition: Definition, now: Micros) -> Result<Table, Error> {
+    async fn create_table(&self, definition: Definition, now: WriteTimestamp) -> Result<Table, Error> {
         let table = Table { definition, id: Uuid::new_v4(), create_time: now };
         self.tables.lock().unwrap().insert(table.definition.name.clone(), Arc::new(table.clone()));
         Ok(table)
@@ -75,7 +75,7 @@ impl Store for Model {
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let rows = self.rows(lookup.table.id, &lookup.partition, &SortRange::default());
         match rows.into_iter().find(|(key, _)| *key == lookup.sort_key) {
-            Some((key, (stamp, _, cell))) => Row::of_cell(key, &cell, stamp, Micros::now()),
+            Some((key, (stamp, _, cell))) => Row::of_cell(key, &cell, stamp, WriteTimestamp::now()),
             None => Ok(None),
         }
     }
@@ -85,7 +85,7 @@ impl Store for Model {
         if query.descending {
             rows.reverse();
         }
-        let mut page = PageBuilder::new(query.limit, Micros::now());
+        let mut page = PageBuilder::new(query.limit, WriteTimestamp::now());
         for (key, (stamp, _, cell)) in rows {
             if !page.offer(key, &cell, stamp)? {
                 return Ok(page.finish(true));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::data::{Data, QueryRequest};
 use crate::error::Error;
 use crate::mutation::Mutation;
@@ -22,7 +22,7 @@ pub(crate) struct Subject<S> {
     data: Data<S>,
     store: S,
     /// Before the first call: writes are dated near here, so that some have ended by now whatever the clock does.
-    base: Micros,
+    base: WriteTimestamp,
 }
 
 /// What was called, and what the answer was.
@@ -43,8 +43,8 @@ impl<S: Store> Subject<S> {
             data.create_table(&table(of), of, WriteMode::LastWriteWins, None).await.unwrap();
         }
         // The same for every subject of this process: timestamps are part of the answers.
-        static BASE: std::sync::OnceLock<Micros> = std::sync::OnceLock::new();
-        let base = *BASE.get_or_init(|| Micros(Micros::now().0 - 100_000_000));
+        static BASE: std::sync::OnceLock<WriteTimestamp> = std::sync::OnceLock::new();
+        let base = *BASE.get_or_init(|| WriteTimestamp(WriteTimestamp::now().0 - 100_000_000));
         Self { data, store, base }
     }
 

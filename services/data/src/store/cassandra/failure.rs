@@ -2,7 +2,7 @@
 
 use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError};
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
 /// The engine's name in errors.
@@ -14,7 +14,7 @@ pub(super) enum Intent {
     /// May always be repeated.
     Read,
     /// May be repeated at this timestamp.
-    Write(Micros),
+    Write(WriteTimestamp),
     /// Creates or alters; may be repeated.
     Schema,
 }

@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::cassandra::failure::{ENGINE, Intent, is_answer};
-use crate::store::cassandra::registry::Registry;
+use crate::store::cassandra::registry_statements::RegistryStatements;
 
 /// How long a call waits while the first connection is being made.
 const FIRST_CONNECTION_WAIT: Duration = Duration::from_millis(800);
@@ -58,7 +58,7 @@ enum Reach {
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) session: Arc<Session>,
-    pub(super) registry: Registry,
+    pub(super) registry: RegistryStatements,
 }
 
 /// The connection. Dropping it ends its tasks.
@@ -95,11 +95,11 @@ impl Link {
         });
         let end = CancellationToken::new();
         let stop = end.clone();
-        let keeper = shared.clone();
+        let maintainer = shared.clone();
         shared.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = keeper.keep() => {}
+                () = maintainer.maintain() => {}
             }
         });
         Self { shared, end: end.clone(), _end: end.drop_guard() }
@@ -234,7 +234,7 @@ impl Shared {
     }
 
     /// Connects, watches, and connects again, for ever.
-    async fn keep(self: Arc<Self>) {
+    async fn maintain(self: Arc<Self>) {
         let mut pause = BACKOFF_MIN;
         loop {
             match connect(&self.config, &self.contact_points).await {
@@ -341,7 +341,7 @@ async fn connect(config: &Config, contact_points: &[String]) -> Result<Connected
     }
     let connecting = async {
         let session = Arc::new(builder.build().await.map_err(|error| error.to_string())?);
-        let registry = Registry::prepare(&session, config, contact_points.len()).await?;
+        let registry = RegistryStatements::prepare(&session, config, contact_points.len()).await?;
         Ok(Connected { session, registry })
     };
     // The driver has a time-out for each step; this bounds them all.

@@ -1,92 +1,20 @@
-//! The registry of tables: its statements, and how a table comes to be.
+//! The registry of tables: how a table comes to be, is found and listed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use scylla::client::session::Session;
 use scylla::response::query_result::QueryResult;
-use scylla::statement::prepared::PreparedStatement;
-use scylla::statement::{Consistency, SerialConsistency};
+use scylla::statement::Consistency;
 use uuid::Uuid;
 
-use crate::clock::Micros;
-use crate::config::Config;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Connected, Link};
 use crate::store::cassandra::schema::{
-    COLUMNS, CREATING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_keyspace,
-    create_registry, create_table, table_of,
+    CREATING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_table, table_of,
 };
 use crate::table::{Definition, Table, Ttl};
-
-/// Prepared once for a session.
-#[derive(Debug)]
-pub(super) struct Registry {
-    one: PreparedStatement,
-    page: PreparedStatement,
-    insert: PreparedStatement,
-    ready: PreparedStatement,
-    cql_id: PreparedStatement,
-}
-
-impl Registry {
-    /// Makes keyspace and registry if they are not there, and prepares the statements.
-    pub(super) async fn prepare(
-        session: &Arc<Session>,
-        config: &Config,
-        contact_points: usize,
-    ) -> Result<Self, String> {
-        let keyspace = &config.keyspace;
-        let exists = format!(
-            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{keyspace}' AND table_name = '{REGISTRY}'"
-        );
-        let exists = session.query_unpaged(exists, ()).await.map_err(|error| error.to_string())?;
-        // Looked up first: where an operator has made them, this user need not be allowed to.
-        if exists.into_rows_result().map_err(|error| error.to_string())?.rows_num() == 0 {
-            for statement in [create_keyspace(config, contact_points), create_registry(keyspace)] {
-                session.query_unpaged(statement, ()).await.map_err(|error| error.to_string())?;
-            }
-        }
-        let registry = format!("{keyspace}.{REGISTRY}");
-        let prepare = |text: String, idempotent: bool| {
-            let session = session.clone();
-            async move {
-                let mut statement = session.prepare(text).await.map_err(|error| error.to_string())?;
-                statement.set_consistency(Consistency::LocalQuorum);
-                statement.set_serial_consistency(Some(SerialConsistency::Serial));
-                statement.set_is_idempotent(idempotent);
-                Ok::<_, String>(statement)
-            }
-        };
-        Ok(Self {
-            one: prepare(format!("SELECT {COLUMNS} FROM {registry} WHERE space = ? AND name = ?"), true)
-                .await?,
-            page: prepare(
-                format!("SELECT {COLUMNS} FROM {registry} WHERE space = ? AND name > ? LIMIT ?"),
-                true,
-            )
-            .await?,
-            insert: prepare(
-                format!(
-                    "INSERT INTO {registry} (space, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
-                ),
-                false,
-            )
-            .await?,
-            ready: prepare(
-                format!("UPDATE {registry} SET state = '{READY}' WHERE space = ? AND name = ? IF id = ?"),
-                false,
-            )
-            .await?,
-            cql_id: prepare(
-                "SELECT id FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?".to_owned(),
-                true,
-            )
-            .await?,
-        })
-    }
-}
 
 /// The table of a name, if the registry has it. Completes a creation that was cut short.
 pub(super) async fn find(
@@ -171,7 +99,7 @@ pub(super) async fn create(
     link: &Link,
     connected: &Arc<Connected>,
     definition: Definition,
-    now: Micros,
+    now: WriteTimestamp,
 ) -> Result<Table, Error> {
     let name = definition.name.to_string();
     if let Some(table) = find(link, connected, &name).await? {

@@ -6,7 +6,7 @@
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::config::Config;
 use crate::error::Error;
 use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
@@ -101,7 +101,7 @@ pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
             "the registry's row of table `{name}` holds what this release does not know; update this clone"
         )));
     };
-    Ok((Table { definition, id, create_time: Micros(create_time) }, state == READY))
+    Ok((Table { definition, id, create_time: WriteTimestamp(create_time) }, state == READY))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::*;
 use crate::data::Data;
 use crate::mutation::Mutation;
 use crate::store::conformance::{self, Clones, holding, moment, text};
-use crate::store::embedded::Embedded;
+use crate::store::embedded::EmbeddedStore;
 use crate::store::model::Model;
 use crate::store::random;
 use crate::table::WriteMode;
@@ -44,8 +44,8 @@ fn config(test: &str) -> Config {
 }
 
 /// A store whose first connection is made.
-async fn started(config: &Config, points: &[String]) -> Cassandra {
-    let store = Cassandra::start(config.clone(), points.to_vec());
+async fn started(config: &Config, points: &[String]) -> CassandraStore {
+    let store = CassandraStore::start(config.clone(), points.to_vec());
     let until = Instant::now() + Duration::from_secs(60);
     while let Err(why) = store.healthy() {
         assert!(Instant::now() < until, "{why}");
@@ -77,7 +77,7 @@ async fn cassandra_and_the_embedded_store_give_the_same_answers() {
     let Some(points) = contact_points() else { return };
     let config = config("random");
     let cassandra = random::Subject::new(started(&config, &points).await).await;
-    let embedded = Embedded::new(Database::ephemeral().unwrap()).unwrap();
+    let embedded = EmbeddedStore::new(Database::ephemeral().unwrap()).unwrap();
     let embedded = random::Subject::new(embedded).await;
     let model = random::Subject::new(Model::default()).await;
     for seed in 0..30 {
@@ -237,16 +237,16 @@ async fn what_others_did_to_the_keyspace_is_seen() {
     drop_keyspace(&points, &keyspace).await;
 }
 
-async fn create(data: &Data<Cassandra>, table: &str) {
+async fn create(data: &Data<CassandraStore>, table: &str) {
     data.create_table(table, SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
 }
 
-async fn put(data: &Data<Cassandra>, table: &str, at: i64, key: &str) -> Result<Micros, Error> {
+async fn put(data: &Data<CassandraStore>, table: &str, at: i64, key: &str) -> Result<WriteTimestamp, Error> {
     let put = Mutation::Put { sort_key: text(key), attributes: holding("x"), ttl: None };
     data.mutate(table, "p".to_owned(), vec![put], &format!("{}-n", moment(at).0)).await
 }
 
-async fn get(data: &Data<Cassandra>, table: &str, key: &str) -> Result<Row, Error> {
+async fn get(data: &Data<CassandraStore>, table: &str, key: &str) -> Result<Row, Error> {
     data.get(table, "p".to_owned(), text(key), Consistency::Quorum).await
 }
 
@@ -345,7 +345,7 @@ impl Proxy {
 }
 
 /// Polls until a read is answered.
-async fn until_it_answers(data: &Data<Cassandra>, table: &str) {
+async fn until_it_answers(data: &Data<CassandraStore>, table: &str) {
     // Well before a session that stays out of reach is made anew.
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -369,7 +369,7 @@ async fn a_clone_starts_without_cassandra_and_uses_it_when_it_comes() {
     let Some(points) = contact_points() else { return };
     let proxy = Proxy::start(&points[0], Network::Dead).await;
     let config = strict("start");
-    let data = Data::new(Cassandra::start(config.clone(), vec![proxy.address.clone()]));
+    let data = Data::new(CassandraStore::start(config.clone(), vec![proxy.address.clone()]));
     for _ in 0..3 {
         let began = Instant::now();
         let refused = data.table("rows", "table").await;
@@ -530,15 +530,15 @@ async fn statements_past_the_limit_are_refused() {
 
 #[test]
 fn the_engines_ttl_outlasts_the_cells_and_stops_at_2038() {
-    let now = Micros(1_800_000_000_000_000);
-    let after = |seconds: i64| Some(Micros(now.0 + seconds * 1_000_000));
+    let now = WriteTimestamp(1_800_000_000_000_000);
+    let after = |seconds: i64| Some(WriteTimestamp(now.0 + seconds * 1_000_000));
     assert_eq!(engine_ttl(None, now), 0);
     assert_eq!(engine_ttl(after(0), now), 2);
     assert_eq!(engine_ttl(after(-5), now), 1);
     assert_eq!(engine_ttl(after(60), now), 62);
     // Whenever in a second it is written, Cassandra's own seconds and these make the same end.
     for micros in [0, 1, 500_000, 999_999] {
-        let written = Micros(now.0 + 3_000_000 + micros);
+        let written = WriteTimestamp(now.0 + 3_000_000 + micros);
         assert_eq!(engine_ttl(after(60), written), 59);
     }
     assert_eq!(engine_ttl(after(400_000_000), now), 0, "no end that Cassandra would refuse");

@@ -2,9 +2,9 @@
 
 use std::cmp::Ordering;
 
-use crate::cell;
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
+use crate::row_codec;
 
 const PUT: u8 = 1;
 const TOMBSTONE: u8 = 2;
@@ -13,13 +13,13 @@ const TOMBSTONE: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
     /// A row.
-    Put { stamp: Micros, cell: &'a [u8] },
+    Put { stamp: WriteTimestamp, cell: &'a [u8] },
     /// No row, and no older one either.
-    Tombstone { stamp: Micros },
+    Tombstone { stamp: WriteTimestamp },
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn stamp(&self) -> Micros {
+    pub(super) fn stamp(&self) -> WriteTimestamp {
         match self {
             Entry::Put { stamp, .. } | Entry::Tombstone { stamp } => *stamp,
         }
@@ -36,7 +36,7 @@ impl<'a> Entry<'a> {
             (_, Entry::Tombstone { .. }) => Ok(false),
             (Entry::Put { cell: ours, .. }, Entry::Put { cell: theirs, .. }) => {
                 // None, which is never, is the smallest: a row that ends beats one that does not.
-                let by_end = cell::expire_time(ours)?.cmp(&cell::expire_time(theirs)?);
+                let by_end = row_codec::expire_time(ours)?.cmp(&row_codec::expire_time(theirs)?);
                 Ok(by_end.then_with(|| ours.cmp(theirs)) == Ordering::Greater)
             }
         }
@@ -54,7 +54,7 @@ impl<'a> Entry<'a> {
         let lost = || Error::DataLoss("a stored row has an unknown form".to_owned());
         let (kind, rest) = stored.split_first().ok_or_else(lost)?;
         let (stamp, rest) = rest.split_first_chunk().ok_or_else(lost)?;
-        let stamp = Micros(i64::from_be_bytes(*stamp));
+        let stamp = WriteTimestamp(i64::from_be_bytes(*stamp));
         match *kind {
             PUT => Ok(Entry::Put { stamp, cell: rest }),
             TOMBSTONE if rest.is_empty() => Ok(Entry::Tombstone { stamp }),
@@ -63,9 +63,9 @@ impl<'a> Entry<'a> {
     }
 
     /// When a put ends; none for tombstones and for those that do not.
-    pub(super) fn expire_time(&self) -> Result<Option<Micros>, Error> {
+    pub(super) fn expire_time(&self) -> Result<Option<WriteTimestamp>, Error> {
         match self {
-            Entry::Put { cell, .. } => cell::expire_time(cell),
+            Entry::Put { cell, .. } => row_codec::expire_time(cell),
             Entry::Tombstone { .. } => Ok(None),
         }
     }

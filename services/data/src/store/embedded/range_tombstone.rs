@@ -1,20 +1,20 @@
 //! Deleted ranges of a partition, as fragments that do not overlap: the last one that begins at or before a place is the
 //! only one that can hold it. Laying a range over others cuts them (as RocksDB and Cassandra do with theirs).
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
 /// Every row in `[start, end)` put at `stamp` or before is deleted. Bounds are ordered bytes; an absent end is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fragment {
+pub(super) struct RangeTombstone {
     pub(super) start: Vec<u8>,
     pub(super) end: Option<Vec<u8>>,
-    pub(super) stamp: Micros,
+    pub(super) stamp: WriteTimestamp,
     /// By this process's clock: the tombstone's grace counts from here.
-    pub(super) deleted_at: Micros,
+    pub(super) deleted_at: WriteTimestamp,
 }
 
-impl Fragment {
+impl RangeTombstone {
     pub(super) fn contains(&self, place: &[u8]) -> bool {
         self.start.as_slice() <= place && self.reaches(place)
     }
@@ -43,8 +43,8 @@ impl Fragment {
         Ok(Self {
             start: start.to_vec(),
             end,
-            stamp: Micros(i64::from_be_bytes(*stamp)),
-            deleted_at: Micros(i64::from_be_bytes(*deleted_at)),
+            stamp: WriteTimestamp(i64::from_be_bytes(*stamp)),
+            deleted_at: WriteTimestamp(i64::from_be_bytes(*deleted_at)),
         })
     }
 
@@ -56,7 +56,7 @@ impl Fragment {
 }
 
 /// What takes the place of `touched` (in order, not overlapping, each overlapping `new`) when `new` is laid over them.
-pub(super) fn overlay(touched: &[Fragment], new: &Fragment) -> Vec<Fragment> {
+pub(super) fn overlay(touched: &[RangeTombstone], new: &RangeTombstone) -> Vec<RangeTombstone> {
     let mut pieces = Vec::new();
     // Up to here `new` is dealt with; none: to its end.
     let mut done = Some(new.start.clone());
@@ -88,8 +88,8 @@ fn earlier(a: Option<&Vec<u8>>, b: Option<&Vec<u8>>) -> Option<Vec<u8>> {
 }
 
 /// Neighbours of one deletion are one fragment.
-fn join(pieces: Vec<Fragment>) -> Vec<Fragment> {
-    let mut joined: Vec<Fragment> = Vec::with_capacity(pieces.len());
+fn join(pieces: Vec<RangeTombstone>) -> Vec<RangeTombstone> {
+    let mut joined: Vec<RangeTombstone> = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match joined.last_mut() {
             Some(last)
@@ -108,25 +108,25 @@ fn join(pieces: Vec<Fragment>) -> Vec<Fragment> {
 mod tests {
     use super::*;
 
-    fn fragment(start: u8, end: Option<u8>, stamp: i64) -> Fragment {
-        Fragment {
+    fn fragment(start: u8, end: Option<u8>, stamp: i64) -> RangeTombstone {
+        RangeTombstone {
             start: vec![start],
             end: end.map(|end| vec![end]),
-            stamp: Micros(stamp),
-            deleted_at: Micros(stamp * 10),
+            stamp: WriteTimestamp(stamp),
+            deleted_at: WriteTimestamp(stamp * 10),
         }
     }
 
-    fn overlaps(a: &Fragment, b: &Fragment) -> bool {
+    fn overlaps(a: &RangeTombstone, b: &RangeTombstone) -> bool {
         a.reaches(&b.start) && b.reaches(&a.start)
     }
 
     #[test]
     fn a_fragment_comes_back_as_it_was() {
         for fragment in [fragment(1, None, 5), fragment(0, Some(9), -5)] {
-            assert_eq!(Fragment::decode(&fragment.start, &fragment.encode()).unwrap(), fragment);
+            assert_eq!(RangeTombstone::decode(&fragment.start, &fragment.encode()).unwrap(), fragment);
         }
-        assert!(Fragment::decode(b"", b"short").is_err());
+        assert!(RangeTombstone::decode(b"", b"short").is_err());
     }
 
     /// Against the plain list of all ranges, over random ones.
@@ -135,7 +135,7 @@ mod tests {
         for seed in 0..2000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut all = Vec::new();
-            let mut fragments: Vec<Fragment> = Vec::new();
+            let mut fragments: Vec<RangeTombstone> = Vec::new();
             for _ in 0..rng.usize(1..12) {
                 let start = rng.u8(0..18);
                 let end = rng.bool().then(|| rng.u8(start + 1..20));
@@ -152,7 +152,7 @@ mod tests {
             }
             for place in 0..20 {
                 let stamp =
-                    |of: &[Fragment]| of.iter().filter(|f| f.contains(&[place])).map(|f| f.stamp).max();
+                    |of: &[RangeTombstone]| of.iter().filter(|f| f.contains(&[place])).map(|f| f.stamp).max();
                 assert_eq!(stamp(&fragments), stamp(&all), "seed {seed}, place {place}");
             }
         }

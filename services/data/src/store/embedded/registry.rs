@@ -3,7 +3,7 @@
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
 
@@ -44,7 +44,7 @@ pub(super) fn decode(name: &str, stored: &[u8]) -> Result<Table, Error> {
                 default_ttl: Ttl::of_seconds(record.default_ttl_seconds),
             },
             id: Uuid::from_slice(&record.id).ok()?,
-            create_time: Micros(record.create_time_micros),
+            create_time: WriteTimestamp(record.create_time_micros),
         })
     });
     table.ok_or_else(|| Error::DataLoss(format!("the definition of table `{name}` cannot be read")))

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use shoal_embedded::Tx;
 
-use crate::cell;
-use crate::clock::Micros;
+use crate::clock::WriteTimestamp;
 use crate::error::Error;
+use crate::row_codec;
 use crate::store::embedded::entry::Entry;
-use crate::store::embedded::fragment::Fragment;
-use crate::store::embedded::{Embedded, GRACE_SECONDS, Spaces, place, write_failed};
+use crate::store::embedded::range_tombstone::RangeTombstone;
+use crate::store::embedded::{EmbeddedStore, GRACE_SECONDS, Keyspaces, layout, write_failed};
 use crate::value::Attributes;
 
 /// How often the queue of due entries is looked at.
@@ -41,18 +41,25 @@ impl Due {
     pub(super) fn queue(
         self,
         tx: &mut Tx<'_>,
-        spaces: &Spaces,
-        at: Micros,
+        keyspaces: &Keyspaces,
+        at: WriteTimestamp,
         key: &[u8],
         entry: &Entry<'_>,
     ) -> Result<(), Error> {
-        self.queue_key(tx, spaces, at, key, identity(entry)?);
+        self.queue_key(tx, keyspaces, at, key, identity(entry)?);
         Ok(())
     }
 
     /// Queues a key.
-    pub(super) fn queue_key(self, tx: &mut Tx<'_>, spaces: &Spaces, at: Micros, key: &[u8], of: Vec<u8>) {
-        tx.put(&spaces.due, [&due_until(at)[..], &[self as u8], key].concat(), of);
+    pub(super) fn queue_key(
+        self,
+        tx: &mut Tx<'_>,
+        keyspaces: &Keyspaces,
+        at: WriteTimestamp,
+        key: &[u8],
+        of: Vec<u8>,
+    ) {
+        tx.put(&keyspaces.due, [&due_until(at)[..], &[self as u8], key].concat(), of);
     }
 }
 
@@ -63,12 +70,12 @@ fn identity(entry: &Entry<'_>) -> Result<Vec<u8>, Error> {
 }
 
 /// Queued keys of earlier times are smaller.
-fn due_until(at: Micros) -> [u8; 8] {
+fn due_until(at: WriteTimestamp) -> [u8; 8] {
     at.0.max(0).cast_unsigned().to_be_bytes()
 }
 
 /// Sweeps until it is dropped.
-pub(crate) async fn sweep_forever(store: Embedded) {
+pub(crate) async fn sweep_forever(store: EmbeddedStore) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -76,7 +83,7 @@ pub(crate) async fn sweep_forever(store: Embedded) {
         // Clones share the database; one sweeps at a time.
         let Ok(_sweeping) = store.sweeping.try_lock() else { continue };
         loop {
-            match store.sweep(Micros::now()).await {
+            match store.sweep(WriteTimestamp::now()).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
@@ -95,13 +102,13 @@ struct Queued {
     of: Vec<u8>,
 }
 
-impl Embedded {
+impl EmbeddedStore {
     /// Deals with a batch of what is due at `now`; whether there is more.
-    pub(super) async fn sweep(&self, now: Micros) -> Result<bool, Error> {
+    pub(super) async fn sweep(&self, now: WriteTimestamp) -> Result<bool, Error> {
         let (mut rows, mut ranges) = (Vec::new(), Vec::new());
-        let from = Micros(self.swept_until.load(Ordering::Relaxed));
+        let from = WriteTimestamp(self.swept_until.load(Ordering::Relaxed));
         let keys = due_until(from).to_vec()..due_until(now).to_vec();
-        for pair in self.spaces.due.range(keys).take(BATCH) {
+        for pair in self.keyspaces.due.range(keys).take(BATCH) {
             let (due_key, of) = pair?;
             let (due, key) = due_key.get(8..).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
             let queued = Queued { due_key: due_key.to_vec(), due: *due, key: key.to_vec(), of: of.to_vec() };
@@ -120,12 +127,12 @@ impl Embedded {
         Ok(more)
     }
 
-    async fn sweep_rows(&self, queue: Vec<Queued>, now: Micros) -> Result<(), Error> {
-        let spaces = self.spaces.clone();
+    async fn sweep_rows(&self, queue: Vec<Queued>, now: WriteTimestamp) -> Result<(), Error> {
+        let keyspaces = self.keyspaces.clone();
         let swept = self.database.write(move |tx| {
             for Queued { due_key, due, key, of } in queue {
-                tx.delete(&spaces.due, due_key);
-                let Some(stored) = tx.get(&spaces.rows, &key)? else { continue };
+                tx.delete(&keyspaces.due, due_key);
+                let Some(stored) = tx.get(&keyspaces.rows, &key)? else { continue };
                 let entry = match Entry::decode(&stored).and_then(|entry| Ok((identity(&entry)?, entry))) {
                     Ok((identity, entry)) if identity == of => entry,
                     // A later write has taken its place, and is queued by itself.
@@ -136,12 +143,12 @@ impl Embedded {
                     }
                 };
                 if due == Due::Forget as u8 {
-                    tx.delete(&spaces.rows, key);
+                    tx.delete(&keyspaces.rows, key);
                 } else {
-                    let cell = cell::encode(&Attributes::default(), entry.expire_time()?);
+                    let cell = row_codec::encode(&Attributes::default(), entry.expire_time()?);
                     let rest = Entry::Put { stamp: entry.stamp(), cell: &cell };
-                    Due::Forget.queue(tx, &spaces, now.plus_seconds(GRACE_SECONDS), &key, &rest)?;
-                    tx.put(&spaces.rows, key, rest.encode());
+                    Due::Forget.queue(tx, &keyspaces, now.plus_seconds(GRACE_SECONDS), &key, &rest)?;
+                    tx.put(&keyspaces.rows, key, rest.encode());
                 }
             }
             Ok::<_, Error>(())
@@ -151,30 +158,30 @@ impl Embedded {
 
     /// Clears the rows in a deleted range, then forgets the range if its grace is over. New rows that it hides cannot
     /// appear meanwhile: it is still there to refuse them.
-    async fn sweep_range(&self, queued: Queued, now: Micros) -> Result<(), Error> {
-        let Some((prefix, start)) = place::split(&queued.key) else {
+    async fn sweep_range(&self, queued: Queued, now: WriteTimestamp) -> Result<(), Error> {
+        let Some((prefix, start)) = layout::split(&queued.key) else {
             return Err(Error::DataLoss("a queued key names no partition".to_owned()));
         };
-        let stored = self.spaces.ranges.get(&queued.key)?;
-        let fragment = stored.map(|stored| Fragment::decode(start, &stored)).transpose()?;
+        let stored = self.keyspaces.ranges.get(&queued.key)?;
+        let fragment = stored.map(|stored| RangeTombstone::decode(start, &stored)).transpose()?;
         if let Some(fragment) = &fragment {
-            let mut keys = place::keys(prefix, start, fragment.end.as_deref());
+            let mut keys = layout::keys(prefix, start, fragment.end.as_deref());
             while let Some(last) = self.clear(keys.clone(), fragment.stamp).await? {
                 keys.start = [&last, &[0][..]].concat();
             }
         }
-        let spaces = self.spaces.clone();
+        let keyspaces = self.keyspaces.clone();
         let swept = self.database.write(move |tx| {
-            let stored = tx.get(&spaces.ranges, &queued.key)?;
-            tx.delete(&spaces.due, queued.due_key);
+            let stored = tx.get(&keyspaces.ranges, &queued.key)?;
+            tx.delete(&keyspaces.due, queued.due_key);
             // One that was cut or laid over meanwhile is queued by itself.
-            let same = stored.as_deref() == fragment.as_ref().map(Fragment::encode).as_deref();
+            let same = stored.as_deref() == fragment.as_ref().map(RangeTombstone::encode).as_deref();
             let Some(fragment) = fragment.filter(|_| same) else { return Ok(()) };
             let over = fragment.deleted_at.plus_seconds(GRACE_SECONDS);
             if over <= now {
-                tx.delete(&spaces.ranges, queued.key);
+                tx.delete(&keyspaces.ranges, queued.key);
             } else {
-                Due::Range.queue_key(tx, &spaces, over, &queued.key, Vec::new());
+                Due::Range.queue_key(tx, &keyspaces, over, &queued.key, Vec::new());
             }
             Ok::<_, Error>(())
         });
@@ -182,8 +189,12 @@ impl Embedded {
     }
 
     /// Deletes the first of the rows put at `stamp` or before; the last key looked at, if there are more.
-    async fn clear(&self, keys: std::ops::Range<Vec<u8>>, stamp: Micros) -> Result<Option<Vec<u8>>, Error> {
-        let rows = self.spaces.rows.clone();
+    async fn clear(
+        &self,
+        keys: std::ops::Range<Vec<u8>>,
+        stamp: WriteTimestamp,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let rows = self.keyspaces.rows.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let (mut hidden, mut last) = (Vec::new(), None);
             for (looked, pair) in rows.range(keys).enumerate() {
@@ -199,14 +210,14 @@ impl Embedded {
             Ok::<_, Error>((hidden, None))
         });
         let (hidden, last) = looked.await.map_err(|error| Error::Internal(format!("a sweep: {error}")))??;
-        let spaces = self.spaces.clone();
+        let keyspaces = self.keyspaces.clone();
         let cleared = self.database.write(move |tx| {
             for key in hidden {
-                let stored = tx.get(&spaces.rows, &key)?;
+                let stored = tx.get(&keyspaces.rows, &key)?;
                 if let Some(stored) = stored
                     && Entry::decode(&stored)?.stamp() <= stamp
                 {
-                    tx.delete(&spaces.rows, key);
+                    tx.delete(&keyspaces.rows, key);
                 }
             }
             Ok::<_, Error>(())

@@ -11,8 +11,8 @@ use crate::store::model::Model;
 use crate::store::random::{self, Subject};
 use crate::table::{SortKeyType, WriteMode};
 
-fn ephemeral() -> Embedded {
-    Embedded::new(Database::ephemeral().unwrap()).unwrap()
+fn ephemeral() -> EmbeddedStore {
+    EmbeddedStore::new(Database::ephemeral().unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +29,7 @@ async fn it_answers_as_the_plainest_store_does_sweeping_or_not() {
     for seed in 0..100 {
         let expected = model.run(seed).await;
         random::compare(seed, &expected, &embedded.run(seed).await);
-        let sweep = async |store: &Embedded| while store.sweep(Micros::now()).await.unwrap() {};
+        let sweep = async |store: &EmbeddedStore| while store.sweep(WriteTimestamp::now()).await.unwrap() {};
         random::compare(seed, &expected, &swept.run_with(seed, sweep).await);
     }
 }
@@ -39,7 +39,7 @@ fn put(key: &str, ttl: Option<u64>) -> Mutation {
     Mutation::Put { sort_key: text(key), attributes: holding("x"), ttl }
 }
 
-async fn keys(data: &Data<Embedded>) -> Vec<SortKey> {
+async fn keys(data: &Data<EmbeddedStore>) -> Vec<SortKey> {
     let request = QueryRequest {
         table: "t".to_owned(),
         partition_key: "p".to_owned(),
@@ -50,17 +50,17 @@ async fn keys(data: &Data<Embedded>) -> Vec<SortKey> {
     rows.into_iter().map(|row| row.sort_key).collect()
 }
 
-async fn mutate(data: &Data<Embedded>, at: Micros, mutations: Vec<Mutation>) {
+async fn mutate(data: &Data<EmbeddedStore>, at: WriteTimestamp, mutations: Vec<Mutation>) {
     data.mutate("t", "p".to_owned(), mutations, &format!("{}-n", at.0)).await.unwrap();
 }
 
-async fn create(data: &Data<Embedded>) {
+async fn create(data: &Data<EmbeddedStore>) {
     data.create_table("t", SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
 }
 
 /// Keys in each keyspace.
-fn stored(store: &Embedded) -> HashMap<&'static str, usize> {
-    let Spaces { rows, ranges, due, .. } = &*store.spaces;
+fn stored(store: &EmbeddedStore) -> HashMap<&'static str, usize> {
+    let Keyspaces { rows, ranges, due, .. } = &*store.keyspaces;
     [("rows", rows), ("ranges", ranges), ("due", due)]
         .map(|(name, space)| (name, space.range(..).count()))
         .into()
@@ -69,7 +69,7 @@ fn stored(store: &Embedded) -> HashMap<&'static str, usize> {
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_restart_and_tokens_hold() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || Embedded::new(Database::open(dir.path()).unwrap()).unwrap();
+    let open = || EmbeddedStore::new(Database::open(dir.path()).unwrap()).unwrap();
     let request = QueryRequest {
         table: "t".to_owned(),
         partition_key: "p".to_owned(),
@@ -92,31 +92,40 @@ async fn the_sweeper_leaves_nothing_of_what_is_gone_and_everything_else() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;
-    let now = Micros::now();
-    let sweep_at = async |at: Micros| while store.sweep(at).await.unwrap() {};
+    let now = WriteTimestamp::now();
+    let sweep_at = async |at: WriteTimestamp| while store.sweep(at).await.unwrap() {};
     // A thousand rows, more than a batch, most of them deleted by a range; one ends, one is deleted.
     for chunk in 0..10 {
         let puts = (0..100).map(|i| put(&format!("r{:04}", chunk * 100 + i), None)).collect();
-        mutate(&data, Micros(now.0 - 9_000_000), puts).await;
+        mutate(&data, WriteTimestamp(now.0 - 9_000_000), puts).await;
     }
     mutate(
         &data,
-        Micros(now.0 - 8_000_000),
+        WriteTimestamp(now.0 - 8_000_000),
         vec![put("ends", Some(1)), put("goes", None), put("stays", None)],
     )
     .await;
     let range = Mutation::DeleteRange { start: text("r"), end: text("r0990") };
-    mutate(&data, Micros(now.0 - 7_000_000), vec![range, Mutation::Delete { sort_key: text("goes") }]).await;
+    mutate(
+        &data,
+        WriteTimestamp(now.0 - 7_000_000),
+        vec![range, Mutation::Delete { sort_key: text("goes") }],
+    )
+    .await;
     let before = keys(&data).await;
     assert_eq!(before.len(), 11, "{before:?}");
     assert_eq!(stored(&store)["rows"], 1003);
 
     // Rows are cleared away soon, their tombstones stay for the grace.
-    sweep_at(Micros::now()).await;
+    sweep_at(WriteTimestamp::now()).await;
     assert_eq!(keys(&data).await, before);
     assert_eq!(stored(&store), HashMap::from([("rows", 13), ("ranges", 1), ("due", 3)]));
-    mutate(&data, Micros(now.0 - 8_500_000), vec![put("r0000", None), put("ends", None), put("goes", None)])
-        .await;
+    mutate(
+        &data,
+        WriteTimestamp(now.0 - 8_500_000),
+        vec![put("r0000", None), put("ends", None), put("goes", None)],
+    )
+    .await;
     assert_eq!(keys(&data).await, before, "tombstones hide what comes late");
     assert_eq!(
         stored(&store)["rows"],
@@ -124,7 +133,7 @@ async fn the_sweeper_leaves_nothing_of_what_is_gone_and_everything_else() {
         "what is hidden is not stored: it would come to light with the grace's end"
     );
 
-    let almost = Micros::now().plus_seconds(GRACE_SECONDS - 60);
+    let almost = WriteTimestamp::now().plus_seconds(GRACE_SECONDS - 60);
     sweep_at(almost).await;
     assert_eq!(stored(&store)["ranges"], 1);
     // The row that ended became a tombstone at the first sweep, and its grace counts from there.
@@ -142,7 +151,7 @@ async fn a_row_put_into_a_deleted_range_outlives_it() {
     mutate(&data, moment(100), vec![put("a", None), put("b", None)]).await;
     mutate(&data, moment(200), vec![Mutation::DeleteRange { start: None, end: None }]).await;
     mutate(&data, moment(300), vec![put("b", None)]).await;
-    while store.sweep(Micros::now().plus_seconds(GRACE_SECONDS + 60)).await.unwrap() {}
+    while store.sweep(WriteTimestamp::now().plus_seconds(GRACE_SECONDS + 60)).await.unwrap() {}
     assert_eq!(stored(&store), HashMap::from([("rows", 1), ("ranges", 0), ("due", 0)]));
     assert_eq!(keys(&data).await, [SortKey::Text("b".into())]);
 }
@@ -153,13 +162,13 @@ async fn what_cannot_be_read_is_data_loss() {
     let data = Data::new(store.clone());
     create(&data).await;
     mutate(&data, moment(10), vec![put("a", None)]).await;
-    let spaces = store.spaces.clone();
+    let keyspaces = store.keyspaces.clone();
     let (key, mut value) = {
-        let (key, value) = spaces.rows.range(..).next().unwrap().unwrap();
+        let (key, value) = keyspaces.rows.range(..).next().unwrap().unwrap();
         (key.to_vec(), value.to_vec())
     };
     *value.last_mut().unwrap() ^= 1;
-    store.database.write(move |tx| tx.put(&spaces.rows, key, value)).await.unwrap();
+    store.database.write(move |tx| tx.put(&keyspaces.rows, key, value)).await.unwrap();
     let damaged = data.get("t", "p".to_owned(), text("a"), Consistency::Quorum).await;
     assert!(matches!(damaged, Err(Error::DataLoss(_))), "{damaged:?}");
     let fault = shoal_kit::ApiError::from(damaged.unwrap_err());
