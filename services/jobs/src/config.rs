@@ -13,21 +13,21 @@ use crate::hub::LOOK_INTERVAL_MAX;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Redis of this role; none: the common one.
+    /// Redis of this role. Unset: the Redis that all roles share.
     pub redis: Option<String>,
-    /// What the keys begin with, so that several meshes can share one Redis.
+    /// Beginning of every key, so that several meshes can share one Redis.
     pub key_prefix: String,
-    /// Connections to each Redis node.
+    /// Number of connections to each Redis node.
     pub redis_connections: usize,
-    /// How long one call to Redis may take: past it callers get UNAVAILABLE.
+    /// Longest time of one call to Redis. Past it the caller gets UNAVAILABLE.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
-    /// How often it is asked of which queues something is due: leases that ran out are noticed within it.
+    /// Interval at which the clones together ask which queues have something due. Leases that ran out are noticed within it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub tend_interval: Duration,
-    /// Queues that there may be. When a new one would be one too many, one that is empty and unused gives way.
+    /// Most queues that may exist. At the limit an empty, unused queue gives way to a new one.
     pub queues_max: usize,
 }
 
@@ -46,32 +46,32 @@ impl Default for Config {
 
 const QUEUES_CEILING: usize = 100_000;
 
-/// Part of every key, so it is short.
+/// Longest key prefix. It is part of every key, so it is short.
 const KEY_PREFIX_BYTES_MAX: usize = 64;
 
 impl Config {
-    /// Refuses what cannot work, naming the key.
+    /// Refuses settings that cannot work.
     ///
     /// # Errors
-    /// With the key and what would be right.
+    /// When a value is out of range. The error names the key and the range.
     pub fn validate(&self) -> anyhow::Result<()> {
         let prefix = &self.key_prefix;
         ensure!(
             prefix.len() <= KEY_PREFIX_BYTES_MAX && !prefix.contains(['{', '}']),
-            "[jobs] key_prefix has at most {KEY_PREFIX_BYTES_MAX} bytes and no braces, which are the hash tag's"
+            "[jobs] key_prefix must have at most {KEY_PREFIX_BYTES_MAX} bytes and no braces, which mark the hash tag"
         );
-        ensure!((1..=64).contains(&self.redis_connections), "[jobs] redis_connections is 1 to 64");
+        ensure!((1..=64).contains(&self.redis_connections), "[jobs] redis_connections must be 1 to 64");
         ensure!(
             (Duration::from_millis(10)..=Duration::from_secs(5)).contains(&self.redis_deadline),
-            "[jobs] redis_deadline is 10 ms to 5 s"
+            "[jobs] redis_deadline must be 10 ms to 5 s"
         );
         ensure!(
             (Duration::from_millis(50)..=LOOK_INTERVAL_MAX).contains(&self.tend_interval),
-            "[jobs] tend_interval is 50 ms to 1 s: leases that ran out are noticed within it"
+            "[jobs] tend_interval must be 50 ms to 1 s: leases that ran out are noticed within it"
         );
         ensure!(
             (1..=QUEUES_CEILING).contains(&self.queues_max),
-            "[jobs] queues_max is 1 to {QUEUES_CEILING}: ListQueues reads the names of all"
+            "[jobs] queues_max must be 1 to {QUEUES_CEILING}: ListQueues reads the names of all queues"
         );
         Ok(())
     }

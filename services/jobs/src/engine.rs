@@ -13,7 +13,7 @@ use shoal_redis_link::{Eviction, Health, LinkConfig};
 use crate::config::Config;
 use crate::store::{EmbeddedStore, RedisStore, Store};
 
-/// How long a start waits for a Redis that is up to be connected.
+/// Longest time that a start waits until a Redis that is up is connected.
 const CONNECT_WAIT: Duration = Duration::from_millis(500);
 
 /// The store behind the service.
@@ -28,13 +28,13 @@ enum Kind {
         /// The name of the store, which all clones of the process share.
         name: String,
     },
-    /// The health is shared by the clones of a process: what becomes of their Redis is said once.
+    /// The clones of a process share the health, so that changes of their Redis are logged once.
     Redis { store: RedisStore, url: String, health: Health },
 }
 
 impl Engine {
-    /// Opens the role's engine: Redis if the settings name one, else a database under their data directory. A Redis
-    /// that is not up yet is waited for by the calls, which answer UNAVAILABLE until it is.
+    /// Opens the role's engine: Redis if the settings name one, else a database under their data directory. Until Redis is up,
+    /// calls answer UNAVAILABLE.
     ///
     /// # Errors
     /// When the settings are not valid or the embedded database cannot be opened.
@@ -45,7 +45,7 @@ impl Engine {
             return redis.with_context(|| settings.redis_given(Role::Jobs));
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Jobs.name()));
-        // Opening replays a journal: not on a thread that serves.
+        // Opening replays a journal, which must not block a thread that serves calls.
         let place = dir.clone();
         let queues_max = config.queues_max;
         let store =
@@ -72,7 +72,7 @@ impl Engine {
         Ok(Self(Kind::Redis { store, url, health }))
     }
 
-    /// What it is and where, for people.
+    /// Describes the kind of engine and where it is, for people.
     #[must_use]
     pub fn describe(&self) -> String {
         match &self.0 {
@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// The engine as another clone uses it: with its own connections to Redis, or the very same embedded database.
+    /// Makes the engine of another clone: with connections of its own to Redis, or the same embedded database.
     ///
     /// # Errors
     /// When the settings are not valid.
@@ -95,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// What a clone of it says of its store.
+    /// Returns the description of the store that a clone gives in its health answers.
     pub(crate) fn backing(&self) -> Backing {
         match &self.0 {
             Kind::Embedded { name, .. } => Backing::own(self.describe(), name.clone()),
@@ -117,7 +117,7 @@ impl Engine {
     }
 }
 
-/// The role's section.
+/// Reads the role's section of the settings.
 pub(crate) fn config(settings: &Settings) -> anyhow::Result<Config> {
     settings.valid_section(Role::Jobs.name(), Config::validate)
 }

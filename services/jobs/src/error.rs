@@ -1,4 +1,5 @@
-//! What can go wrong, cut by what a caller does about it, and what callers are told: in one place each.
+//! Every error of the service, one variant for each way in which a caller reacts, and the one place where errors become the
+//! status that callers see.
 
 use std::time::Duration;
 
@@ -16,20 +17,20 @@ pub(crate) enum Error {
     /// A field of the request is not acceptable.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// No such job: it never was, or its retention has passed.
+    /// The job does not exist: it was never enqueued, or its retention has passed.
     #[error("no job {id}; it was never enqueued here, or finished and its retention has passed")]
     NotFound {
-        /// As the caller wrote it.
+        /// The id as the caller wrote it.
         id: String,
     },
-    /// The lease is not this worker's, or not any more.
+    /// The lease is not, or no longer, this worker's.
     #[error(
         "the lease {fence} on job {id} is lost: it ran out, or the job was finished otherwise; stop working on it"
     )]
     LeaseLost {
         /// The job.
         id: JobId,
-        /// What the worker showed.
+        /// The fencing token that the worker sent.
         fence: u64,
     },
     /// A job that has ended cannot be cancelled.
@@ -37,15 +38,15 @@ pub(crate) enum Error {
     Finished {
         /// The job.
         id: JobId,
-        /// How.
+        /// The final state of the job.
         state: State,
     },
-    /// No job was ever enqueued there, or not for a day, and none is left.
+    /// The queue does not exist: no job was enqueued to it, or it has been empty and unused for a day.
     #[error(
         "no queue {queue}: a queue is there once a job was enqueued to it, until it has been empty for a day"
     )]
     NoQueue {
-        /// Its name.
+        /// The name of the queue.
         queue: QueueName,
     },
     /// An Enqueue was repeated after its job was finished and gone.
@@ -55,13 +56,13 @@ pub(crate) enum Error {
     Forgotten {
         /// The job.
         id: JobId,
-        /// Of which of the requests, from 0.
+        /// The place of the request in its batch, from 0.
         index: usize,
     },
     /// A request_id was used before for another job.
     #[error("the request_id of requests[{index}] was used for another job")]
     RequestDiffers {
-        /// Of which of the requests, from 0.
+        /// The place of the request in its batch, from 0.
         index: usize,
     },
     /// A new queue would be one too many.
@@ -72,12 +73,12 @@ pub(crate) enum Error {
         /// The limit.
         max: usize,
     },
-    /// This clone has as many waiting calls as it takes.
+    /// The clone has as many waiting calls as it takes.
     #[error("this clone has {max} {what} open, the most it takes; try another clone or later")]
     TooManyWaiting {
         /// The limit.
         max: usize,
-        /// Which calls.
+        /// The kind of calls.
         what: &'static str,
     },
     /// The Redis may drop jobs when memory is short.
@@ -85,21 +86,21 @@ pub(crate) enum Error {
         "redis is configured to evict ({policy}) and would lose jobs silently; set its maxmemory-policy to noeviction"
     )]
     Evicts {
-        /// `maxmemory-policy`.
+        /// Redis' `maxmemory-policy`.
         policy: String,
     },
-    /// The engine did not do it, or is not known to have: what was asked may then have been done, or may still be done.
+    /// The engine refused the step, or did not answer. Without an answer the step may have been taken, or may still be taken.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// This clone is about to end.
+    /// The clone is about to end.
     #[error("this clone is shutting down; call again to go on at another one")]
     Draining,
-    /// A defect, or a damaged record.
+    /// A defect of the service, or a damaged record.
     #[error("{0}")]
     Internal(String),
 }
 
-/// The fault of [`Error::RequestDiffers`].
+/// Makes the fault of [`Error::RequestDiffers`].
 fn request_differs(field: impl Into<String>) -> ApiError {
     ApiError::invalid(
         reason::REQUEST_ID_REUSED,
@@ -108,11 +109,11 @@ fn request_differs(field: impl Into<String>) -> ApiError {
     )
 }
 
-/// When to come back for what ended with a clone that drains: another one, if there is one, is there already.
+/// Time after which callers of a draining clone should call again. Another clone, if there is one, serves them then.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {
-    /// What a store says of the requests of a batch, with their fields.
+    /// Makes the fault of a batch, naming the field of the request that the store's error is about.
     pub(crate) fn in_batch(self) -> ApiError {
         let field = |index: usize| format!("requests[{index}].request_id");
         match self {
@@ -127,7 +128,7 @@ impl Error {
         }
     }
 
-    /// A job that is not there.
+    /// Makes the error for a job that does not exist.
     pub(crate) fn not_found(id: &JobId) -> Self {
         Self::NotFound { id: id.to_string() }
     }

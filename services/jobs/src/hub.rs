@@ -1,5 +1,5 @@
-//! Who waits at this clone, and for what: workers for jobs of a queue, watchers for changes of a job. Stores announce
-//! here; nobody polls.
+//! The calls that wait at this clone: workers for jobs of a queue, and watchers for changes of a job. Stores announce what
+//! happens here, so that no call polls.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,24 +10,25 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::error::Error;
 use crate::job::id::{JobId, QueueName};
 
-/// Workers waiting at one clone.
+/// Most workers that wait at one clone.
 const WAITERS_MAX: usize = 10_000;
-/// Watches open at one clone.
+/// Most watches open at one clone.
 const WATCHES_MAX: usize = 10_000;
-/// What one queue, or one job, may have of these: the rest is for others.
+/// Divisor of the two limits above: one queue or one job gets at most half, and the rest is for others.
 const SHARE: usize = 2;
-/// Due times not yet seen by the maintainer.
+/// Most due times that wait for the maintainer.
 const DUE_MAX: usize = 1024;
-/// The maintainer asks the store for what is due this often, or more often.
+/// Longest interval at which the maintainer asks the store for what is due.
 pub(crate) const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// What one clone's waiting calls share.
+/// Wakes the waiting calls of one clone.
 #[derive(Debug)]
 pub(crate) struct Hub {
     waiters: Mutex<Waiters>,
     due: mpsc::Sender<(QueueName, Duration)>,
 }
 
+/// The waiting calls by what they wait for.
 #[derive(Debug, Default)]
 struct Waiters {
     queues: HashMap<QueueName, (Arc<Notify>, usize)>,
@@ -36,54 +37,55 @@ struct Waiters {
     watches: usize,
 }
 
-/// What was heard of a job.
+/// News of a job: what was announced since a watcher subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct News {
-    /// Highest version announced.
+    /// The highest version that was announced.
     pub(crate) version: u64,
-    /// How often changes may have been missed.
+    /// The number of times that changes may have been missed.
     pub(crate) gaps: u64,
 }
 
-/// Due times as they are announced, for the maintainer.
+/// Receives due times as they are announced, for the maintainer.
 pub(crate) type DueTimes = mpsc::Receiver<(QueueName, Duration)>;
 
 impl Hub {
-    /// An empty hub.
+    /// Makes an empty hub.
     #[must_use]
     pub(crate) fn new() -> (Arc<Self>, DueTimes) {
         let (due, times) = mpsc::channel(DUE_MAX);
         (Arc::new(Self { waiters: Mutex::default(), due }), times)
     }
 
-    /// Jobs of a queue are ready: wakes the worker that has waited longest. It wakes the next when it leaves some.
+    /// Wakes the worker that has waited longest for a queue, because jobs are ready. That worker wakes the next one if it leaves
+    /// some.
     pub(crate) fn ready(&self, queue: &QueueName) {
         if let Some((notify, _)) = self.waiters().queues.get(queue) {
             notify.notify_one();
         }
     }
 
-    /// Announcements of ready jobs may have been missed: one worker of each queue looks.
+    /// Wakes one worker of each queue, because announcements of ready jobs may have been missed.
     pub(crate) fn ready_anywhere(&self) {
         for (notify, _) in self.waiters().queues.values() {
             notify.notify_one();
         }
     }
 
-    /// Something of a queue is due in this time.
+    /// Tells the maintainer that something of a queue is due within this time.
     pub(crate) fn due(&self, queue: &QueueName, within: Duration) {
-        // If the maintainer is that far behind, the schedule says so shortly: whoever made it due tells the store.
+        // If the maintainer is that far behind, the store names the queue shortly: whoever made it due notes it there too.
         let _ = self.due.try_send((queue.clone(), within));
     }
 
-    /// A job has a new version.
+    /// Tells the watchers of a job that it has a new version.
     pub(crate) fn changed(&self, id: &JobId, version: u64) {
         if let Some((news, _)) = self.waiters().jobs.get(id) {
             news.send_modify(|news| news.version = news.version.max(version));
         }
     }
 
-    /// Changes of jobs of this queue, or of any if none is named, may have been missed: watchers read again.
+    /// Makes watchers read again, because changes of jobs of this queue (`None`: of any queue) may have been missed.
     pub(crate) fn gap(&self, queue: Option<&QueueName>) {
         for (id, (news, _)) in &self.waiters().jobs {
             if queue.is_none_or(|queue| queue == id.queue()) {
@@ -92,16 +94,16 @@ impl Hub {
         }
     }
 
-    /// Queues that workers wait for.
+    /// Returns the queues that workers wait for.
     #[must_use]
     pub(crate) fn waited_for(&self) -> Vec<QueueName> {
         self.waiters().queues.keys().cloned().collect()
     }
 
-    /// Enters as a worker waiting for a queue's jobs.
+    /// Enters as a worker that waits for jobs of a queue.
     ///
     /// # Errors
-    /// [`Error::TooManyWaiting`].
+    /// [`Error::TooManyWaiting`] when a limit is reached.
     pub(crate) fn wait(self: &Arc<Self>, queue: &QueueName) -> Result<Waiter, Error> {
         let mut waiters = self.waiters();
         if waiters.waiters >= WAITERS_MAX {
@@ -118,10 +120,10 @@ impl Hub {
         Ok(Waiter { hub: self.clone(), queue: queue.clone(), notify })
     }
 
-    /// Enters as a watcher of a job. What is announced from now on is seen.
+    /// Enters as a watcher of a job, which sees everything that is announced from now on.
     ///
     /// # Errors
-    /// [`Error::TooManyWaiting`].
+    /// [`Error::TooManyWaiting`] when a limit is reached.
     pub(crate) fn watch(self: &Arc<Self>, id: &JobId) -> Result<Watching, Error> {
         let mut waiters = self.waiters();
         if waiters.watches >= WATCHES_MAX {
@@ -144,12 +146,12 @@ impl Hub {
     }
 }
 
-/// A waiting worker; leaves when dropped.
+/// A worker that waits; it leaves when dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     hub: Arc<Hub>,
     queue: QueueName,
-    /// Who is woken and leaves without looking passes it on: `Notified` does that when dropped.
+    /// Wakes the worker. If a woken worker leaves without looking, its dropped `Notified` wakes the next one.
     pub(crate) notify: Arc<Notify>,
 }
 
@@ -169,7 +171,7 @@ impl Drop for Waiter {
 /// A watcher; leaves when dropped.
 #[derive(Debug)]
 pub(crate) struct Watching {
-    /// The latest.
+    /// The latest news of the job.
     pub(crate) news: watch::Receiver<News>,
     id: JobId,
     hub: Arc<Hub>,
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_leaves_after_being_woken_passes_it_on() {
+    async fn woken_leaver_wakes_the_next() {
         let (hub, _due) = Hub::new();
         let queue = QueueName::parse("q").unwrap();
         let (first, second) = (hub.wait(&queue).unwrap(), hub.wait(&queue).unwrap());
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_queue_or_job_leaves_room_for_others() {
+    fn one_queue_leaves_room_for_others() {
         let (hub, _due) = Hub::new();
         let [greedy, other] = ["greedy", "other"].map(|name| QueueName::parse(name).unwrap());
         let ids = [&greedy, &other].map(JobId::generate);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_closes_with_its_last_guest() {
+    fn last_waiter_removes_its_entry() {
         let (hub, _due) = Hub::new();
         let id = JobId::generate(&QueueName::parse("q").unwrap());
         let (a, b) = (hub.watch(&id).unwrap(), hub.watch(&id).unwrap());

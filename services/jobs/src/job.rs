@@ -1,4 +1,4 @@
-//! A job and the steps of its life. Pure: stores keep it, and the scripts of the Redis store take the same steps.
+//! A job and the steps of its life. Pure rules: stores keep jobs, and the scripts of the Redis store take the same steps.
 
 pub(crate) mod backoff;
 pub(crate) mod id;
@@ -12,64 +12,64 @@ use bytes::Bytes;
 use self::id::JobId;
 use self::moment::Moment;
 
-/// Leases that may run out without an answer before the job counts as one that kills its workers.
+/// Number of lost leases at which a job is dead, because it seems to kill its workers.
 pub(crate) const LOST_MAX: u32 = 3;
 
-/// Errors kept with a job; older ones are dropped.
+/// Most errors kept with a job; older ones are dropped.
 pub(crate) const ERRORS_MAX: usize = 10;
 
-/// A job.
+/// A job: what was enqueued, and how far it has come.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Job {
-    /// Its id.
+    /// The id of the job.
     pub(crate) id: JobId,
-    /// What was enqueued; never changes.
+    /// The job as it was enqueued; it never changes.
     pub(crate) spec: Spec,
-    /// When it was enqueued.
+    /// The moment when it was enqueued.
     pub(crate) create: Moment,
-    /// Where it stands.
+    /// The progress of the job.
     pub(crate) progress: JobProgress,
 }
 
-/// What was enqueued.
+/// A job as it was enqueued.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Spec {
-    /// What the worker dispatches on.
+    /// The kind of work, by which a worker chooses its handler.
     pub(crate) kind: String,
-    /// Opaque input.
+    /// The input of the work; opaque here.
     pub(crate) payload: Bytes,
-    /// W3C `traceparent` of the span that enqueued it; empty when there was none.
+    /// The W3C `traceparent` of the span that enqueued the job; empty when there was none.
     pub(crate) traceparent: String,
-    /// Attempts before it is dead.
+    /// The number of failed attempts after which the job is dead.
     pub(crate) max_attempts: u32,
-    /// Wait after the first failure.
+    /// The wait after the first failure.
     pub(crate) backoff: Duration,
-    /// How long it can be read once it is final.
+    /// The time for which the job can be read once it is final.
     pub(crate) retention: Duration,
 }
 
-/// Where a job is in its life. The numbers are stored, and are those of the wire.
+/// State of a job. The numbers are stored, and are those of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum State {
-    /// Waits for its time.
+    /// The job waits for its time.
     Scheduled = 1,
-    /// Waits for a worker.
+    /// The job waits for a worker.
     Ready = 2,
-    /// Leased.
+    /// The job is leased.
     Running = 3,
-    /// Final: completed.
+    /// Final: a worker completed the job.
     Succeeded = 4,
-    /// Failed, waits for its backoff.
+    /// An attempt failed, and the job waits for its backoff.
     Retrying = 5,
-    /// Final: gave up.
+    /// Final: the service gave the job up.
     Dead = 6,
-    /// Final: cancelled.
+    /// Final: the job was cancelled.
     Cancelled = 7,
 }
 
 impl State {
-    /// The state of a number.
+    /// Returns the state of a number.
     #[must_use]
     pub(crate) fn of(number: u8) -> Option<Self> {
         Some(match number {
@@ -84,67 +84,67 @@ impl State {
         })
     }
 
-    /// Whether nothing comes after it.
+    /// Returns whether no state comes after this one.
     #[must_use]
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dead | Self::Cancelled)
     }
 
-    /// Whether the job waits for a moment.
+    /// Returns whether a job in this state waits for a moment.
     #[must_use]
     pub(crate) fn is_timed(self) -> bool {
         matches!(self, Self::Scheduled | Self::Retrying)
     }
 }
 
-/// How a lease ended by its holder's word.
+/// Report with which a worker ended its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Verdict {
-    /// CompleteJob.
+pub(crate) enum Report {
+    /// The worker called CompleteJob.
     Completed = 1,
-    /// FailJob.
+    /// The worker called FailJob.
     Failed = 2,
 }
 
-/// One failed attempt.
+/// Error of a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JobError {
-    /// Which.
+    /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
-    /// The worker's words.
+    /// The message of the worker.
     pub(crate) message: String,
-    /// When it was reported.
+    /// The moment when the failure was reported.
     pub(crate) time: Moment,
 }
 
-/// What changes in a job's life.
+/// Progress of a job: everything that changes in its life.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct JobProgress {
-    /// Where it is.
+    /// The present state.
     pub(crate) state: State,
-    /// Grows by one with each change, from 1.
+    /// The version, which grows by one with each change, from 1.
     pub(crate) version: u64,
-    /// Leases that were not lost or handed back, the present one included.
+    /// The number of leases that were not lost or handed back, the present one included.
     pub(crate) attempt: u32,
-    /// Leases that ran out.
+    /// The number of leases that ran out.
     pub(crate) lost_count: u32,
-    /// When it becomes ready, in a timed state.
+    /// The moment when the job becomes ready, in a timed state.
     pub(crate) run_at: Option<Moment>,
-    /// When it was last leased.
+    /// The moment when the job was last leased.
     pub(crate) start: Option<Moment>,
-    /// When it became final.
+    /// The moment when the job became final.
     pub(crate) finish: Option<Moment>,
-    /// What it gave.
+    /// The result of a completed job.
     pub(crate) result: Bytes,
     /// The last errors, oldest first.
     pub(crate) errors: Vec<JobError>,
-    /// The lease that last ended by its holder's word: a repeat of that word is recognised.
-    pub(crate) closed: Option<(u64, Verdict)>,
+    /// The lease that a report ended last, and which report: a repeat of it is recognised.
+    pub(crate) closed: Option<(u64, Report)>,
 }
 
 impl JobProgress {
-    /// A job that was just enqueued, to run at once or at a later moment.
+    /// Makes the progress of a job that was just enqueued, to run at once or at a later moment.
     #[must_use]
     pub(crate) fn enqueued(run_at: Option<Moment>) -> Self {
         Self {
@@ -161,25 +161,25 @@ impl JobProgress {
         }
     }
 
-    /// Its moment has come.
+    /// Makes the job ready, because its moment has come.
     pub(crate) fn promote(&mut self) {
         self.enter(State::Ready);
     }
 
-    /// A worker takes it.
+    /// Gives the job to a worker.
     pub(crate) fn lease(&mut self, now: Moment) {
         self.attempt += 1;
         self.start = Some(now);
         self.enter(State::Running);
     }
 
-    /// The worker never got it: as if it had not been leased.
+    /// Takes back a lease that its worker never received, as if the job had not been leased.
     pub(crate) fn release(&mut self) {
         self.attempt = self.attempt.saturating_sub(1);
         self.enter(State::Ready);
     }
 
-    /// Its lease ran out: the attempt does not count, the loss does.
+    /// Ends a lease that ran out. The attempt does not count, the loss does.
     pub(crate) fn lose(&mut self, now: Moment) {
         self.lost_count += 1;
         let attempt = self.attempt;
@@ -193,24 +193,24 @@ impl JobProgress {
         }
     }
 
-    /// Its worker is done.
+    /// Finishes the job, because its worker is done.
     pub(crate) fn complete(&mut self, now: Moment, fence: u64, result: Bytes) {
         self.result = result;
-        self.closed = Some((fence, Verdict::Completed));
+        self.closed = Some((fence, Report::Completed));
         self.finish = Some(now);
         self.enter(State::Succeeded);
     }
 
-    /// Nobody wants it any more.
+    /// Cancels the job.
     pub(crate) fn cancel(&mut self, now: Moment) {
         self.finish = Some(now);
         self.enter(State::Cancelled);
     }
 
-    /// Its worker failed.
+    /// Ends an attempt that failed: the job waits for its backoff, or is dead.
     pub(crate) fn fail(&mut self, now: Moment, fence: u64, failure: Failure, spec: &Spec, seed: u16) {
         self.add_error(self.attempt, failure.message, now);
-        self.closed = Some((fence, Verdict::Failed));
+        self.closed = Some((fence, Report::Failed));
         if failure.permanent || self.attempt >= spec.max_attempts {
             self.finish = Some(now);
             self.enter(State::Dead);
@@ -234,12 +234,12 @@ impl JobProgress {
     }
 }
 
-/// Why a worker gives up on an attempt.
+/// Failure of an attempt, as the worker reports it.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
-    /// For people.
+    /// The message for people.
     pub(crate) message: String,
-    /// Another attempt would fail as well.
+    /// Set if another attempt would fail as well.
     pub(crate) permanent: bool,
 }
 
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_lease_is_no_attempt_and_the_third_is_the_end() {
+    fn third_lost_lease_is_the_end() {
         let mut job = JobProgress::enqueued(None);
         for round in 1..LOST_MAX {
             job.lease(Moment(u64::from(round)));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_wait_and_the_last_one_is_the_end() {
+    fn failures_back_off_until_the_last() {
         let mut job = JobProgress::enqueued(None);
         let failure = || Failure { message: "no".into(), permanent: false };
         job.lease(Moment(0));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_errors_are_kept() {
+    fn only_last_errors_are_kept() {
         let mut job = JobProgress::enqueued(None);
         for attempt in 0..ERRORS_MAX as u32 + 5 {
             job.lease(Moment(0));

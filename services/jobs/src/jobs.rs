@@ -32,7 +32,7 @@ const COUNTS_AT_ONCE: usize = 16;
 /// Longest message of a failure.
 pub(crate) const FAILURE_BYTES_MAX: usize = 4 << 10;
 
-/// One clone's jobs.
+/// The jobs of a store, as one clone offers them.
 #[derive(Clone)]
 pub(crate) struct Jobs {
     store: Arc<dyn Store>,
@@ -41,7 +41,7 @@ pub(crate) struct Jobs {
     draining: CancellationToken,
 }
 
-/// Some queues in the order of their names.
+/// A page of queues in the order of their names.
 pub(crate) struct QueuePage {
     /// Each queue's name and the numbers of its jobs.
     pub(crate) queues: Vec<(QueueName, Counts)>,
@@ -50,7 +50,7 @@ pub(crate) struct QueuePage {
 }
 
 impl Jobs {
-    /// Offers the jobs of a store, and what waits at this clone.
+    /// Offers the jobs of `store`, with the calls that wait at this clone.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         hub: Arc<Hub>,

@@ -1,4 +1,4 @@
-//! What a worker asks for when it leases jobs: its fields, checked against their limits.
+//! A worker's request for jobs: its fields, checked against their limits.
 
 use std::time::Duration;
 

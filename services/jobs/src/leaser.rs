@@ -1,5 +1,5 @@
-//! Leasing with patience: a worker waits for a job without asking over and over, and a job that was claimed for a worker
-//! who is gone goes back at once.
+//! Leases jobs to workers that wait: a worker waits for a job without polling, and a job that was claimed for a worker that
+//! left goes back at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::job::id::QueueName;
 use crate::lease_request::LeaseRequest;
 use crate::store::{Claim, JobStore};
 
-/// Claims to give back that wait for their turn. Past it, a lease runs out by itself.
+/// Most claims that wait to be given back. Past it, a claim is left until its lease runs out.
 const UNDOS_MAX: usize = 4096;
-/// Claims given back at the same time.
+/// Most claims given back at the same time.
 const UNDOS_AT_ONCE: usize = 16;
-/// How long giving back is tried while the engine does not answer: as long as it remembers the ticket.
+/// Time for which giving back is tried while the engine does not answer: as long as the engine remembers the ticket.
 const UNDO_PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries.
+/// Interval between two tries to give a claim back.
 const UNDO_INTERVAL: Duration = Duration::from_millis(200);
-/// What is left of this when the clone ends.
+/// Longest time that giving back goes on when the clone ends.
 const UNDO_LAST_CALL: Duration = Duration::from_secs(2);
 
-/// Where workers of one clone ask for jobs.
+/// Leases jobs to the workers that call one clone.
 #[derive(Clone)]
 pub(crate) struct Leaser {
     store: Arc<dyn JobStore>,
@@ -37,14 +37,14 @@ pub(crate) struct Leaser {
     draining: CancellationToken,
 }
 
-/// A claim that goes back if it is dropped before [`GuardedClaim::taken`].
+/// A claim that is given back if it is dropped before [`GuardedClaim::taken`].
 pub(crate) struct GuardedClaim {
     claim: Claim,
     guard: LeaseGuard,
 }
 
 impl GuardedClaim {
-    /// The claim, now the worker's: nothing takes it back but the end of its lease.
+    /// Returns the claim and stops guarding it: from now on it is the worker's until its lease runs out.
     #[must_use]
     pub(crate) fn taken(mut self) -> Claim {
         self.guard.undo = None;
@@ -54,21 +54,21 @@ impl GuardedClaim {
         )
     }
 
-    /// The claim.
+    /// Returns the claim without ending the guard.
     #[must_use]
     pub(crate) fn claim(&self) -> &Claim {
         &self.claim
     }
 }
 
-/// By which a claim is given back.
+/// Names a claim to give back.
 #[derive(Debug)]
 struct UndoToken {
     queue: QueueName,
     ticket: String,
 }
 
-/// Gives back whatever the ticket claims, unless disarmed.
+/// Gives back the claim of a ticket when dropped, unless disarmed.
 struct LeaseGuard {
     undo: Option<UndoToken>,
     undos: mpsc::Sender<UndoToken>,
@@ -79,13 +79,13 @@ impl Drop for LeaseGuard {
         if let Some(undo) = self.undo.take()
             && let Err(error) = self.undos.try_send(undo)
         {
-            tracing::warn!(%error, "a claim nobody waits for is left to run out");
+            tracing::warn!(%error, "a claim whose caller left cannot be given back; it is left until its lease runs out");
         }
     }
 }
 
 impl Leaser {
-    /// A leaser, and the work of giving back, which its owner runs until `stop`, and then for what is left.
+    /// Makes a leaser, and the task that gives claims back. The owner runs the task; after `stop` it ends once its queue is empty.
     pub(crate) fn open(
         store: Arc<dyn JobStore>,
         hub: Arc<Hub>,
@@ -97,10 +97,10 @@ impl Leaser {
         (Self { store, hub, undos, draining }, undoing)
     }
 
-    /// Claims ready jobs; if there are none, waits up to `wait` for the first, or until the clone drains.
+    /// Claims ready jobs. If there are none, waits up to `wait` for the first, or until the clone drains.
     ///
     /// # Errors
-    /// Of the store, or [`Error::TooManyWaiting`].
+    /// Errors of the store, and [`Error::TooManyWaiting`] when a limit of the clone is reached.
     pub(crate) async fn lease(&self, request: &LeaseRequest, wait: Duration) -> Result<GuardedClaim, Error> {
         if wait.is_zero() {
             return self.claim(request).await;
@@ -108,7 +108,7 @@ impl Leaser {
         let waiter = self.hub.wait(&request.queue)?;
         let deadline = Instant::now() + wait;
         loop {
-            // Enlisted before looking: a job that comes in between is heard of.
+            // Enlisted before looking, so that a job that comes in between wakes this call.
             let mut woken = std::pin::pin!(waiter.notify.notified());
             woken.as_mut().enable();
             let leased = self.claim(request).await?;
@@ -123,20 +123,21 @@ impl Leaser {
         }
     }
 
-    /// Claims what is ready. Where very many jobs were cancelled, it takes more than one look to come past them.
+    /// Claims ready jobs. Where very many jobs were cancelled, it takes more than one try to come past them.
     async fn claim(&self, request: &LeaseRequest) -> Result<GuardedClaim, Error> {
         loop {
-            let leased = self.look(request).await?;
+            let leased = self.claim_once(request).await?;
             if !(leased.claim.jobs.is_empty() && leased.claim.more) {
                 return Ok(leased);
             }
         }
     }
 
-    async fn look(&self, request: &LeaseRequest) -> Result<GuardedClaim, Error> {
+    /// Claims ready jobs with one call to the store.
+    async fn claim_once(&self, request: &LeaseRequest) -> Result<GuardedClaim, Error> {
         let ticket = Uuid::new_v4().simple().to_string();
         let undo = UndoToken { queue: request.queue.clone(), ticket: ticket.clone() };
-        // Armed before the call: if the caller leaves during it, or it is not answered, what it claims goes back.
+        // Armed before the call: if the caller leaves during it, or the engine does not answer, the claim is given back.
         let mut guard = LeaseGuard { undo: Some(undo), undos: self.undos.clone() };
         match self.store.lease(request.clone(), ticket).await {
             Ok(claim) => {
@@ -158,8 +159,9 @@ impl Leaser {
     }
 }
 
+/// Gives back the claims that arrive, until the clone ends.
 async fn undo_all(store: Arc<dyn JobStore>, undos: mpsc::Receiver<UndoToken>, stop: CancellationToken) {
-    // When the clone ends, what is queued is still given back.
+    // When the clone ends, the claims in the queue are still given back.
     let undos = futures::stream::unfold((undos, stop.clone()), |(mut undos, stop)| async move {
         let undo = tokio::select! {
             undo = undos.recv() => undo,
@@ -181,12 +183,13 @@ async fn undo_all(store: Arc<dyn JobStore>, undos: mpsc::Receiver<UndoToken>, st
     }
 }
 
+/// Gives back one claim, with patience.
 async fn undo_one(store: &dyn JobStore, undo: &UndoToken) {
     let deadline = Instant::now() + UNDO_PATIENCE;
     while let Err(error) = store.release(&undo.queue, &undo.ticket).await {
         let passes = matches!(error, Error::Engine(_));
         if !passes || Instant::now() + UNDO_INTERVAL > deadline {
-            tracing::warn!(%error, "a claim nobody waits for is left to run out");
+            tracing::warn!(%error, "a claim whose caller left cannot be given back; it is left until its lease runs out");
             return;
         }
         tokio::time::sleep(UNDO_INTERVAL).await;

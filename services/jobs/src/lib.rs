@@ -1,4 +1,8 @@
-//! A queue of jobs: at least once, leased, fenced. On Redis or in a database of this process.
+//! The jobs service: queues of jobs, worked on at least once, under leases with fencing tokens. On Redis, or in a database of
+//! this process.
+//!
+//! `service` (gRPC) → `jobs` (what each call does) → `store` (Redis or embedded). `leaser` lets workers wait for jobs and `watch` follows
+//! one job; `hub` wakes both. `maintainer` makes due jobs ready. `job` has the types and the pure rules of a job's life.
 
 mod batch;
 mod config;
@@ -27,8 +31,8 @@ use crate::hub::Hub;
 use crate::jobs::Jobs;
 use crate::leaser::Leaser;
 
-/// One clone of the service, with its background work: hearing what happens at the engine, looking after the queues, and
-/// giving back what was claimed for workers who are gone.
+/// Starts one clone of the service with its background work: it hears what happens at the engine, looks after the queues, and
+/// gives back what was claimed for workers that left.
 ///
 /// # Errors
 /// When the settings are not valid.
@@ -46,7 +50,7 @@ pub async fn service(
         Leaser::open(store.clone(), hub.clone(), background.draining.clone(), background.stop.clone());
     background.spawn(store.announce(hub.clone()));
     background.spawn(maintainer::run(store.clone(), hub.clone(), due, config.tend_interval));
-    // Not stopped with the others: it ends by itself, after what is left.
+    // Not stopped with the other tasks: it ends by itself, after it has given back what is queued.
     background.tasks.spawn(undoing);
     let jobs = Jobs::new(store.clone(), hub, leaser, background.draining.clone());
     Ok(service::assemble(jobs, clone, background).on(backing, move || store.ready()))

@@ -1,4 +1,4 @@
-//! One clone of the jobs service.
+//! The binary that runs one clone of the jobs service.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Looks after the queues: what is due becomes ready, what was lost is given back. Every clone does; the store says of which
-//! queues something is due, so that those at rest cost nothing, however many there are.
+//! Maintains the queues: makes due jobs ready and gives back what was lost. Every clone does; the store says which queues
+//! have something due, so that queues at rest cost nothing, however many there are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,17 +16,18 @@ use crate::job::id::QueueName;
 use crate::store::{Promoted, Store};
 use crate::trace;
 
-/// Queues looked after at the same time.
+/// Most queues maintained at the same time.
 const AT_ONCE: usize = 16;
-/// Queues of which something is due that are taken at once.
+/// Most due queues taken at once.
 const DUE_MAX: usize = 64;
 /// The ticks between two readings of the list of queues.
 const LIST_TICKS: u64 = 10;
-/// The ticks between two looks at the queues that workers wait for here, and of the clone that leads at one queue in turn: what
-/// was done by a clone that died before it said so is found by these.
+/// The ticks between two looks at the queues that workers wait for here, and, by the clone that leads, at one queue in turn.
+/// These looks find what a clone did that died before it announced it.
 const LOOK_TICKS: u64 = 5;
 
-/// Runs until dropped. A queue is looked at when something of it is due, which is asked for once an `interval`.
+/// Maintains the queues until dropped. A queue is looked at when something of it is due; the store is asked for such queues
+/// once an `interval`.
 pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes, interval: Duration) {
     let next = HashMap::new();
     let mut maintainer = Maintainer {
@@ -62,24 +63,25 @@ pub(crate) async fn run(store: Arc<dyn Store>, hub: Arc<Hub>, mut due: DueTimes,
     }
 }
 
+/// The queues that this clone maintains, and when.
 struct Maintainer {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     interval: Duration,
-    /// The queues to be looked at within an interval, and when.
+    /// The queues to look at within an interval, and when.
     next: HashMap<QueueName, Instant>,
-    /// Those of them of which nothing is known to be due.
+    /// The queues of `next` that are looked at although nothing is known to be due there.
     looks: HashSet<QueueName>,
-    /// The queues as they were listed last.
+    /// All queues as they were listed last.
     known: HashSet<QueueName>,
-    /// Those of them whose turn is still to come.
+    /// The queues of `known` whose look in turn is still to come.
     turn: Vec<QueueName>,
     ticks: u64,
     failing: bool,
 }
 
 impl Maintainer {
-    /// Finds out which queues to look at. Returns whether there are more.
+    /// Finds out which queues to look at. Returns whether the store has more of them.
     async fn tick(&mut self) -> bool {
         let now = Instant::now();
         if self.ticks.is_multiple_of(LIST_TICKS) {
@@ -103,7 +105,7 @@ impl Maintainer {
         more
     }
 
-    /// Looks at a queue, whatever is known of it.
+    /// Plans a look at a queue, whatever is known of it.
     fn look(&mut self, queue: QueueName, now: Instant) {
         if !self.next.contains_key(&queue) {
             self.looks.insert(queue.clone());
@@ -111,7 +113,7 @@ impl Maintainer {
         }
     }
 
-    /// Learns which queues there are, and looks once at each that is new here. If that fails it goes on with those it knows.
+    /// Lists all queues and plans a look at each that is new here. If that fails, the known queues stay.
     async fn list(&mut self, now: Instant) {
         let listed = self.store.queues().await;
         self.report(listed.as_ref().err());
@@ -125,14 +127,14 @@ impl Maintainer {
         self.known = listed;
     }
 
-    /// Looks at the queues whose time has come.
+    /// Makes ready what is due in the queues whose time has come, and gives back what was lost there.
     async fn promote_due(&mut self, now: Instant) {
         let queues: Vec<_> =
             self.next.iter().filter(|(_, at)| **at <= now).map(|(queue, _)| queue.clone()).collect();
         let (store, looks) = (&self.store, &self.looks);
         let mut promoted = futures::stream::iter(queues)
             .map(|queue| async move {
-                let span = if looks.contains(&queue) { Span::none() } else { trace::promote_due(&queue) };
+                let span = if looks.contains(&queue) { Span::none() } else { trace::tend(&queue) };
                 let promoted = store.promote_due(&queue).instrument(span).await;
                 (queue, promoted)
             })
@@ -163,7 +165,7 @@ impl Maintainer {
         }
     }
 
-    /// Something is due sooner than before.
+    /// Takes note that something of a queue is due within this time, sooner than was known.
     fn due(&mut self, queue: QueueName, within: Duration) {
         if within >= self.interval {
             self.store.note(&queue, within);
@@ -175,20 +177,20 @@ impl Maintainer {
         *next = (*next).min(at);
     }
 
-    /// An engine that is down is said once, not once a second.
+    /// Logs that the engine is down once, not once a second.
     fn report(&mut self, error: Option<&Error>) {
         match error {
-            // The connection says so, once for the process.
+            // The connection logs it, once for the process.
             Some(Error::Engine(
                 error @ (EngineError::Unavailable { engine: "redis", .. }
                 | EngineError::Full { engine: "redis", .. }
                 | EngineError::ReadOnly { engine: "redis", .. }),
             )) if !self.failing => {
-                tracing::debug!(%error, "cannot look after the queues");
+                tracing::debug!(%error, "cannot maintain the queues");
             }
-            Some(error) if !self.failing => tracing::warn!(%error, "cannot look after the queues"),
+            Some(error) if !self.failing => tracing::warn!(%error, "cannot maintain the queues"),
             Some(_) => {}
-            None if self.failing => tracing::info!("looking after the queues again"),
+            None if self.failing => tracing::info!("maintaining the queues again"),
             None => {}
         }
         self.failing = error.is_some();

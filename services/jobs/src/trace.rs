@@ -1,5 +1,5 @@
-//! The spans of the queue itself, and how a trace crosses it: a job carries the context of the span that enqueued it, and
-//! the span that leases it is linked to that.
+//! The spans of queues, and how a trace crosses them: a job carries the context of the span that enqueued it, and the span
+//! that leases the job is linked to that one.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::Span;
@@ -7,7 +7,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::job::id::QueueName;
 
-/// The span of one Enqueue inside its call: what workers' spans are linked to.
+/// Makes the span of an Enqueue inside its call. The spans of leases are linked to it.
 #[must_use]
 pub(crate) fn send(queue: &QueueName) -> Span {
     tracing::info_span!(
@@ -22,7 +22,7 @@ pub(crate) fn send(queue: &QueueName) -> Span {
     )
 }
 
-/// The span of one LeaseJobs inside its call, the waiting included.
+/// Makes the span of a LeaseJobs inside its call, with the waiting.
 #[must_use]
 pub(crate) fn lease(queue: &QueueName) -> Span {
     tracing::info_span!(
@@ -38,9 +38,9 @@ pub(crate) fn lease(queue: &QueueName) -> Span {
     )
 }
 
-/// The span of looking after a queue of which something is due. A look that finds nothing to do has none.
+/// Makes the span of maintaining a queue that has something due. A look at any other queue has no span.
 #[must_use]
-pub(crate) fn promote_due(queue: &QueueName) -> Span {
+pub(crate) fn tend(queue: &QueueName) -> Span {
     tracing::info_span!(
         "tend",
         otel.name = format_args!("tend {queue}"),
@@ -49,7 +49,7 @@ pub(crate) fn promote_due(queue: &QueueName) -> Span {
     )
 }
 
-/// The `traceparent` of a span; `None` if it is not traced.
+/// Returns the `traceparent` of a span; `None` if it is not traced.
 #[must_use]
 pub(crate) fn traceparent(span: &Span) -> Option<String> {
     if span.is_disabled() {
@@ -63,14 +63,14 @@ pub(crate) fn traceparent(span: &Span) -> Option<String> {
     })
 }
 
-/// Links a span to the one of a `traceparent`. Anything else is ignored.
+/// Links a span to the span of a `traceparent`. Any other text is ignored.
 pub(crate) fn link(span: &Span, traceparent: &str) {
     if let Some(context) = parse(traceparent).filter(|_| !span.is_disabled()) {
         span.add_link(context);
     }
 }
 
-/// Whether this is a `traceparent` as W3C Trace Context says.
+/// Returns whether the text is a `traceparent` of W3C Trace Context.
 #[must_use]
 pub(crate) fn is_traceparent(text: &str) -> bool {
     parse(text).is_some()
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_is_told_from_anything_else() {
+    fn only_w3c_traceparents_parse() {
         assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
         for bad in [
             "",

@@ -1,4 +1,4 @@
-//! Watching a job: its present state, then each new one as it is announced, until a final one.
+//! A watch of a job: sends the present state, then each new one as it is announced, until a final state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::job::id::JobId;
 use crate::job::{Job, State};
 use crate::store::{Following, Store};
 
-/// How long a watch outlives an engine that does not answer.
+/// Time for which a watch outlives an engine that does not answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries to read.
+/// Interval between two tries to read.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a watcher has seen: enough to go on at any clone.
+/// The state that a watcher has seen last: enough to go on at any clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     version: u64,
@@ -26,22 +26,22 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// What someone has seen who was sent this job.
+    /// Returns what a watcher has seen that was sent this job.
     #[must_use]
     pub(crate) fn of(job: &Job) -> Self {
         Self { version: job.progress.version, state: job.progress.state }
     }
 
-    /// As callers keep it; opaque to them.
+    /// Returns the resume token, which is opaque to callers.
     #[must_use]
     pub(crate) fn token(self) -> String {
         format!("{}.{}", self.state as u8, self.version)
     }
 
-    /// Reads a token.
+    /// Reads a resume token.
     ///
     /// # Errors
-    /// When it is none of ours.
+    /// When the text is no resume token of ours.
     pub(crate) fn parse(token: &str) -> Result<Self, Invalid> {
         let (state, version) = token.split_once('.').unwrap_or_default();
         let state = state.parse().ok().and_then(State::of);
@@ -55,14 +55,14 @@ impl Seen {
     }
 }
 
-/// One open watch.
+/// An open watch of one job.
 pub(crate) struct Watch {
     store: Arc<dyn Store>,
     watching: Watching,
     _following: Following,
     draining: CancellationToken,
     id: JobId,
-    /// Read but not sent.
+    /// The first state, read but not sent yet.
     first: Option<Job>,
     seen: Option<Seen>,
     gaps: u64,
@@ -70,10 +70,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Opens a watch. Someone who has `seen` a state is not sent that one again.
+    /// Opens a watch. A watcher that has `seen` a state is not sent that one again.
     ///
     /// # Errors
-    /// [`Error::NotFound`], of the store, or [`Error::TooManyWaiting`].
+    /// [`Error::NotFound`] if the job does not exist, [`Error::TooManyWaiting`] when a limit is reached, and errors of the store.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         hub: &Arc<Hub>,
@@ -81,7 +81,7 @@ impl Watch {
         seen: Option<Seen>,
         draining: CancellationToken,
     ) -> Result<Self, Error> {
-        // In this order: what happens after the read has been announced to us, what happened before is in it.
+        // In this order: a change after the read is announced to us, and a change before it is in what is read.
         let mut watching = hub.watch(&id)?;
         let following = store.follow(id.queue()).await?;
         let gaps = watching.news.borrow_and_update().gaps;
@@ -99,7 +99,7 @@ impl Watch {
         })
     }
 
-    /// The next state. `None` after a final one.
+    /// Returns the next state; `None` after a final one.
     pub(crate) async fn next(&mut self) -> Option<Result<Job, Error>> {
         while !self.ended {
             let job = match self.first.take() {
@@ -124,12 +124,12 @@ impl Watch {
         None
     }
 
-    /// The job after something new was announced of it.
+    /// Waits until something new is announced, and returns the job as it is then.
     async fn changed(&mut self) -> Result<Job, Error> {
         loop {
             tokio::select! {
                 () = self.draining.cancelled() => return Err(Error::Draining),
-                // The sender is in the hub as long as we are.
+                // The hub keeps the sender as long as this watch is open.
                 _ = self.watching.news.changed() => {}
             }
             let news = *self.watching.news.borrow_and_update();
@@ -142,6 +142,7 @@ impl Watch {
         }
     }
 
+    /// Reads the job, with patience while the engine is away.
     async fn read(&self) -> Result<Job, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_read_again_and_others_refused() {
+    fn only_our_resume_tokens_parse() {
         let seen = Seen { version: 7, state: State::Running };
         assert_eq!(Seen::parse(&seen.token()), Ok(seen));
         for bad in ["", ".", "3", "9.1", "3.x", "x.3"] {

@@ -1,15 +1,15 @@
-//! How long a failed job waits before it is tried again.
+//! The wait of a failed job before it is tried again.
 
 use std::time::Duration;
 
-/// Longest wait, however often a job failed.
+/// Longest wait, however often the job failed.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(3600);
 
-/// The wait after the `attempt`th failure (from 1): `base` doubled each time up to [`BACKOFF_MAX`], then shortened by
-/// up to a fifth, so that jobs that failed together do not come back together. The same job and attempt always give the
+/// Returns the wait after the `attempt`th failure (from 1): `base` doubled each time up to [`BACKOFF_MAX`], then shortened
+/// by up to a fifth, so that jobs that failed together do not come back together. The same job and attempt always give the
 /// same wait: a report that is repeated, or replayed after a crash, changes nothing.
 ///
-/// The stores' scripts compute the same in the same steps.
+/// The script `fail.lua` computes the same wait in the same steps.
 #[must_use]
 pub(crate) fn delay(base: Duration, attempt: u32, seed: u16) -> Duration {
     let max = BACKOFF_MAX.as_millis() as u64;
@@ -19,7 +19,7 @@ pub(crate) fn delay(base: Duration, attempt: u32, seed: u16) -> Duration {
     Duration::from_millis(full - full * jitter / (5 * 65_536))
 }
 
-/// What spreads the waits of different jobs: 16 bits of the FNV-1a hash of the id's tail.
+/// Returns the seed that spreads the waits of different jobs: 16 bits of the FNV-1a hash of the id's tail.
 #[must_use]
 pub(crate) fn seed(tail: &str) -> u16 {
     let hash =
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_an_hour_and_lose_at_most_a_fifth() {
+    fn waits_double_up_to_an_hour() {
         for seed in [0, 1, 77, u16::MAX] {
             for attempt in 1..=100 {
                 let full = Duration::from_secs(1).saturating_mul(1 << (attempt - 1).min(20)).min(BACKOFF_MAX);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_the_same_each_time_and_differs_between_jobs() {
+    fn waits_repeat_and_differ_between_jobs() {
         let base = Duration::from_secs(60);
         assert_eq!(delay(base, 3, seed("a")), delay(base, 3, seed("a")));
         assert_ne!(delay(base, 3, seed("a")), delay(base, 3, seed("b")));

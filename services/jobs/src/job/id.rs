@@ -6,20 +6,20 @@ use uuid::Uuid;
 /// Longest name of a queue.
 pub(crate) const QUEUE_BYTES_MAX: usize = 64;
 
-/// Characters of the part of an id that tells jobs of one queue apart: 128 bits, five each.
+/// Length of an id's tail, the part that tells jobs of one queue apart: 128 bits, five in each character.
 pub(crate) const TAIL_LEN: usize = 26;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// A queue: 1 to 64 characters of `[A-Za-z0-9_.-]`.
+/// Name of a queue: 1 to 64 characters of `[A-Za-z0-9_.-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct QueueName(String);
 
 impl QueueName {
-    /// Parses a name.
+    /// Checks a name.
     ///
     /// # Errors
-    /// When it is empty, too long or has other characters.
+    /// When the name is empty, too long or has other characters.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         if Self::is_valid(text) {
             return Ok(Self(text.to_owned()));
@@ -36,7 +36,7 @@ impl QueueName {
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
     }
 
-    /// The name.
+    /// Returns the name as text.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -49,8 +49,8 @@ impl std::fmt::Display for QueueName {
     }
 }
 
-/// A job's id: `QUEUE.TAIL`. The tail has a fixed length and no dot, so the last dot parts the two whatever the
-/// queue's name is. Callers are told that ids are opaque.
+/// Id of a job: `QUEUE.TAIL`. The tail has a fixed length and no dot, so the last dot separates the two whatever the queue's
+/// name is. To callers ids are opaque.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct JobId {
     queue: QueueName,
@@ -58,13 +58,13 @@ pub(crate) struct JobId {
 }
 
 impl JobId {
-    /// A new id in a queue. Ids made later sort later, to a millisecond of this machine's clock: nothing relies on it.
+    /// Makes a new id in a queue. Later ids sort later, to a millisecond of this machine's clock, but nothing relies on it.
     #[must_use]
     pub(crate) fn generate(queue: &QueueName) -> Self {
         Self { queue: queue.clone(), tail: encode(Uuid::now_v7().as_u128()) }
     }
 
-    /// Parses an id. `None` means that no job can have it.
+    /// Parses an id. Returns `None` if no job can have it.
     #[must_use]
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (queue, tail) = text.rsplit_once('.')?;
@@ -72,20 +72,20 @@ impl JobId {
         Self::of_tail(&QueueName(queue.to_owned()), tail)
     }
 
-    /// The id of a job of a queue by its tail, as stores keep it.
+    /// Makes the id of a job from its queue and its tail, which is what stores keep.
     #[must_use]
     pub(crate) fn of_tail(queue: &QueueName, tail: &str) -> Option<Self> {
         let valid = tail.len() == TAIL_LEN && tail.bytes().all(|b| ALPHABET.contains(&b));
         valid.then(|| Self { queue: queue.clone(), tail: tail.to_owned() })
     }
 
-    /// The job's queue.
+    /// Returns the queue of the job.
     #[must_use]
     pub(crate) fn queue(&self) -> &QueueName {
         &self.queue
     }
 
-    /// What tells the job from others of its queue: [`TAIL_LEN`] characters.
+    /// Returns the tail, [`TAIL_LEN`] characters that tell the job from others of its queue.
     #[must_use]
     pub(crate) fn tail(&self) -> &str {
         &self.tail
@@ -98,7 +98,7 @@ impl std::fmt::Display for JobId {
     }
 }
 
-/// Crockford's base 32, lower case.
+/// Encodes a number in Crockford's base 32, in lower case.
 fn encode(mut number: u128) -> String {
     let mut text = [0; TAIL_LEN];
     for place in text.iter_mut().rev() {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_says_its_queue_even_when_the_queue_has_dots() {
+    fn ids_of_dotted_queues_parse() {
         for name in ["mail", "a.b.c", "x.0123456789abcdefghjkmnpqrs", "-", "..."] {
             let queue = QueueName::parse(name).unwrap();
             let id = JobId::generate(&queue);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_id_is_told() {
+    fn impossible_ids_do_not_parse() {
         let tail = encode(u128::MAX);
         for bad in [
             "",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_queues_are_limited() {
+    fn queue_names_are_limited() {
         for bad in ["", "a b", "a{b}", "ä", &"x".repeat(65)] {
             assert!(QueueName::parse(bad).is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! What may be enqueued: the fields of an Enqueue, checked against their limits.
+//! A job to enqueue: the fields of an Enqueue call, checked against their limits.
 
 use std::time::Duration;
 
@@ -17,21 +17,21 @@ pub(crate) const KIND_BYTES_MAX: usize = 128;
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 256 << 10;
 /// Longest request_id.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
-/// How long a request_id is remembered.
+/// Time for which a request_id is remembered.
 pub(crate) const REQUEST_ID_TTL: Duration = Duration::from_secs(3600);
-/// How far ahead a job can be put.
+/// Longest delay, and farthest run time from now.
 pub(crate) const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-/// Attempts when nothing is said, and the most.
+/// Number of attempts when the caller gives none.
 pub(crate) const ATTEMPTS_DEFAULT: u32 = 5;
-/// The most attempts.
+/// Most attempts.
 pub(crate) const ATTEMPTS_MAX: u32 = 100;
-/// First wait after a failure when nothing is said.
+/// Wait after the first failure when the caller gives none.
 pub(crate) const BACKOFF_DEFAULT: Duration = Duration::from_secs(1);
-/// Shortest first wait: less would be a hot loop of failures.
+/// Shortest wait after the first failure: a shorter one would be a hot loop of failures.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(1);
-/// How long a finished job can be read when nothing is said.
+/// Time for which a finished job can be read when the caller gives none.
 pub(crate) const RETENTION_DEFAULT: Duration = Duration::from_secs(3600);
-/// Shortest retention: a watcher or a worker that repeats itself still finds the final state.
+/// Shortest retention, so that a watcher or a worker that repeats a call still finds the final state.
 pub(crate) const RETENTION_MIN: Duration = Duration::from_secs(10);
 /// Longest retention.
 pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -39,30 +39,30 @@ pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A job to enqueue.
 #[derive(Debug, Clone)]
 pub(crate) struct NewJob {
-    /// Where.
+    /// The queue of the job.
     pub(crate) queue: QueueName,
-    /// What.
+    /// The work to do.
     pub(crate) spec: Spec,
-    /// When.
+    /// The time when the job is to run.
     pub(crate) run: Run,
-    /// Makes a repeat find the first job.
+    /// The request_id, by which a repeat finds the first job.
     pub(crate) request: Option<RequestKey>,
 }
 
-/// A request_id and what it stands for. Told apart by queue.
+/// A request_id and a fingerprint of the job that it stands for. Each queue has request ids of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RequestKey {
-    /// As the caller gave it.
+    /// The id as the caller gave it.
     pub(crate) id: String,
-    /// A hash of the job's fields: the same id with another one is another job.
+    /// A hash of the job's fields. The same id with another fingerprint stands for another job.
     pub(crate) fingerprint: [u8; FINGERPRINT_LEN],
 }
 
-/// Bytes of a fingerprint, kept with every request_id: enough to notice a mistake.
+/// Bytes of a fingerprint, which is kept with every request_id: enough to notice a mistake.
 pub(crate) const FINGERPRINT_LEN: usize = 8;
 
 impl RequestKey {
-    /// The trace is not part of it: each call has its own.
+    /// Makes the key. The trace is not in the fingerprint, because each call has its own.
     fn new(id: String, spec: &Spec, run: Run) -> Self {
         let mut hash = Sha256::new();
         for text in [spec.kind.as_bytes(), &spec.payload] {
@@ -85,61 +85,61 @@ impl RequestKey {
     }
 }
 
-/// When a job is to run.
+/// Time when a job is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Run {
-    /// As soon as a worker is free.
+    /// The job runs as soon as a worker is free.
     Now,
-    /// This long from now, by the engine's clock.
+    /// The job runs after this time, by the engine's clock.
     After(Duration),
-    /// Not before this moment.
+    /// The job does not run before this moment.
     At(Moment),
 }
 
-/// The fields as a caller gives them; `None` and 0 are the defaults.
+/// Fields of an Enqueue call as the caller gives them; `None` and 0 stand for the defaults.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted {
-    /// See [`Spec`].
+pub(crate) struct JobFields {
+    /// See [`Spec::kind`].
     pub(crate) kind: String,
-    /// See [`Spec`].
+    /// See [`Spec::payload`].
     pub(crate) payload: Bytes,
-    /// See [`Spec`].
+    /// See [`Spec::traceparent`].
     pub(crate) traceparent: String,
-    /// Empty: none.
+    /// Makes the call safe to repeat; empty: not given.
     pub(crate) request_id: String,
-    /// Excludes `run_time`.
+    /// Time from now; excludes `run_time`.
     pub(crate) delay: Option<Duration>,
-    /// Excludes `delay`.
+    /// Moment; excludes `delay`.
     pub(crate) run_time: Option<Moment>,
-    /// See [`Spec`].
+    /// See [`Spec::max_attempts`].
     pub(crate) max_attempts: i32,
-    /// See [`Spec`].
+    /// See [`Spec::backoff`].
     pub(crate) backoff: Option<Duration>,
-    /// See [`Spec`].
+    /// See [`Spec::retention`].
     pub(crate) retention: Option<Duration>,
 }
 
 impl NewJob {
-    /// Checks every field.
+    /// Checks every field of an Enqueue call.
     ///
     /// # Errors
-    /// For the first field that is not acceptable.
-    pub(crate) fn check(queue: QueueName, wanted: Wanted) -> Result<Self, Invalid> {
-        if wanted.kind.is_empty() || wanted.kind.len() > KIND_BYTES_MAX {
+    /// When a field is not acceptable. The first such field is named.
+    pub(crate) fn check(queue: QueueName, fields: JobFields) -> Result<Self, Invalid> {
+        if fields.kind.is_empty() || fields.kind.len() > KIND_BYTES_MAX {
             return Err(Invalid::new(
                 reason::INVALID_KIND,
                 "kind",
                 format!("must have 1 to {KIND_BYTES_MAX} bytes"),
             ));
         }
-        if wanted.payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(too_large("payload", wanted.payload.len()));
+        if fields.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(too_large("payload", fields.payload.len()));
         }
-        if wanted.request_id.len() > REQUEST_ID_BYTES_MAX {
+        if fields.request_id.len() > REQUEST_ID_BYTES_MAX {
             let problem = format!("must have at most {REQUEST_ID_BYTES_MAX} bytes");
             return Err(Invalid::new(reason::INVALID_REQUEST_ID, "request_id", problem));
         }
-        let run = match (wanted.delay, wanted.run_time) {
+        let run = match (fields.delay, fields.run_time) {
             (Some(_), Some(_)) => {
                 return Err(Invalid::new(
                     reason::DELAY_AND_RUN_TIME,
@@ -159,7 +159,7 @@ impl NewJob {
             (Some(delay), None) => Run::After(delay),
             (None, Some(time)) => Run::At(time),
         };
-        let max_attempts = match u32::try_from(wanted.max_attempts) {
+        let max_attempts = match u32::try_from(fields.max_attempts) {
             Ok(0) => ATTEMPTS_DEFAULT,
             Ok(n) if n <= ATTEMPTS_MAX => n,
             _ => {
@@ -167,28 +167,28 @@ impl NewJob {
                 return Err(Invalid::new(reason::INVALID_MAX_ATTEMPTS, "max_attempts", problem));
             }
         };
-        let backoff = wanted.backoff.unwrap_or(BACKOFF_DEFAULT);
+        let backoff = fields.backoff.unwrap_or(BACKOFF_DEFAULT);
         if !(BACKOFF_MIN..=BACKOFF_MAX).contains(&backoff) {
             return Err(Invalid::new(reason::INVALID_BACKOFF, "backoff", "must be 1 ms to 1 hour"));
         }
-        let retention = wanted.retention.unwrap_or(RETENTION_DEFAULT);
+        let retention = fields.retention.unwrap_or(RETENTION_DEFAULT);
         if !(RETENTION_MIN..=RETENTION_MAX).contains(&retention) {
             return Err(Invalid::new(reason::INVALID_RETENTION, "retention", "must be 10 seconds to 7 days"));
         }
         let spec = Spec {
-            kind: wanted.kind,
-            payload: wanted.payload,
-            traceparent: wanted.traceparent,
+            kind: fields.kind,
+            payload: fields.payload,
+            traceparent: fields.traceparent,
             max_attempts,
             backoff,
             retention,
         };
-        let id = wanted.request_id;
+        let id = fields.request_id;
         let request = (!id.is_empty()).then(|| RequestKey::new(id, &spec, run));
         Ok(Self { queue, spec, run, request })
     }
 
-    /// The same job, made once for this request_id.
+    /// Gives the job a request_id.
     #[cfg(test)]
     pub(crate) fn with_request_id(mut self, id: &str) -> Self {
         self.request = Some(RequestKey::new(id.to_owned(), &self.spec, self.run));
@@ -196,7 +196,7 @@ impl NewJob {
     }
 }
 
-/// A payload or result over its limit.
+/// Refuses a payload or result that is over its limit.
 #[must_use]
 pub(crate) fn too_large(field: &'static str, len: usize) -> Invalid {
     let problem = format!(
@@ -211,13 +211,13 @@ mod tests {
 
     use super::*;
 
-    fn check(change: impl FnOnce(&mut Wanted)) -> Result<NewJob, Invalid> {
-        let mut wanted = Wanted { kind: "k".into(), ..Wanted::default() };
-        change(&mut wanted);
-        NewJob::check(QueueName::parse("q").unwrap(), wanted)
+    fn check(change: impl FnOnce(&mut JobFields)) -> Result<NewJob, Invalid> {
+        let mut fields = JobFields { kind: "k".into(), ..JobFields::default() };
+        change(&mut fields);
+        NewJob::check(QueueName::parse("q").unwrap(), fields)
     }
 
-    fn refused(change: impl FnOnce(&mut Wanted)) -> Cow<'static, str> {
+    fn refused(change: impl FnOnce(&mut JobFields)) -> Cow<'static, str> {
         match check(change) {
             Err(Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_has_the_documented_default() {
+    fn unset_fields_have_documented_defaults() {
         let job = check(|_| {}).unwrap();
         assert_eq!((job.spec.max_attempts, job.spec.backoff), (5, Duration::from_secs(1)));
         assert_eq!((job.spec.retention, job.run), (Duration::from_secs(3600), Run::Now));
@@ -233,16 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn every_field_but_the_trace_is_in_the_fingerprint() {
-        let of = |change: fn(&mut Wanted)| {
-            let named = |w: &mut Wanted| {
+    fn fingerprint_covers_all_but_trace() {
+        let of = |change: fn(&mut JobFields)| {
+            let named = |w: &mut JobFields| {
                 w.request_id = "r".into();
                 change(w);
             };
             check(named).unwrap().request.unwrap().fingerprint
         };
         let plain = of(|_| {});
-        let changes: [fn(&mut Wanted); 8] = [
+        let changes: [fn(&mut JobFields); 8] = [
             |w| w.kind = "other".into(),
             |w| w.payload = Bytes::from_static(b"x"),
             |w| w.delay = Some(Duration::from_secs(5)),
@@ -255,7 +255,7 @@ mod tests {
         let all: std::collections::HashSet<_> = changes.map(of).into_iter().chain([plain]).collect();
         assert_eq!(all.len(), changes.len() + 1);
         assert_eq!(of(|w| w.traceparent = "00-a".into()), plain);
-        assert_eq!(of(|w| w.max_attempts = 5), plain, "what is said and what is the default are the same");
+        assert_eq!(of(|w| w.max_attempts = 5), plain, "a default given explicitly is the same job");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tonic::Request;
 use crate::error::Error;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
-use crate::job::new_job::{NewJob, Wanted};
+use crate::job::new_job::{JobFields, NewJob};
 use crate::job::{Job, State};
 use crate::store::Counts;
 use crate::trace;
@@ -25,7 +25,7 @@ pub(super) fn callers_traceparent<T>(request: &Request<T>) -> Option<String> {
 
 /// Reads a job to enqueue.
 pub(super) fn new_job(request: pb::EnqueueRequest, traceparent: String) -> Result<NewJob, Invalid> {
-    let wanted = Wanted {
+    let fields = JobFields {
         kind: request.kind,
         payload: request.payload,
         traceparent,
@@ -36,7 +36,7 @@ pub(super) fn new_job(request: pb::EnqueueRequest, traceparent: String) -> Resul
         backoff: duration("backoff", request.backoff)?,
         retention: duration("retention", request.retention)?,
     };
-    NewJob::check(QueueName::parse(&request.queue)?, wanted)
+    NewJob::check(QueueName::parse(&request.queue)?, fields)
 }
 
 /// Reads the state that a list is asked for.
@@ -52,7 +52,7 @@ pub(super) fn lease(fence: u64, expire: Moment) -> pb::Lease {
     pb::Lease { fencing_token: fence as i64, expire_time: Some(timestamp(expire)) }
 }
 
-/// An id is opaque to callers: one that no job can have is simply not found.
+/// Reads the id of a job. Ids are opaque to callers: an id that no job can have is simply not found.
 pub(super) fn job_id(text: &str) -> Result<JobId, Error> {
     if text.is_empty() || text.len() > ID_BYTES_MAX {
         return Err(Invalid::new(reason::INVALID_ID, "id", "must be an id that Enqueue gave").into());
@@ -80,16 +80,18 @@ pub(super) fn duration(
         .map_err(|_| Invalid::new(reason::INVALID_DURATION, field, "must not be negative"))
 }
 
+/// Reads a point in time.
 fn moment(field: &'static str, value: Option<prost_types::Timestamp>) -> Result<Option<Moment>, Invalid> {
     let Some(value) = value else { return Ok(None) };
     let time = SystemTime::try_from(value).map_err(|_| {
         Invalid::new(reason::INVALID_TIMESTAMP, field, "must be a time between the years 1 and 9999")
     })?;
-    // What lies before 1970 is past as well.
+    // A time before 1970 has passed as well.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Some(Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
 }
 
+/// Writes a point in time.
 fn timestamp(moment: Moment) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: (moment.0 / 1000) as i64, nanos: (moment.0 % 1000 * 1_000_000) as i32 }
 }
@@ -137,6 +139,7 @@ pub(super) fn encode_queue(name: &QueueName, counts: &Counts) -> pb::Queue {
     }
 }
 
+/// Writes a state.
 fn encode_state(state: State) -> pb::JobState {
     match state {
         State::Scheduled => pb::JobState::Scheduled,

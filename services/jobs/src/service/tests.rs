@@ -63,7 +63,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
 }
 
 #[tokio::test]
-async fn what_is_not_acceptable_is_refused_by_the_name_of_its_field() {
+async fn refusals_name_the_field() {
     let jobs = jobs();
     let enqueue = async |change: fn(&mut pb::EnqueueRequest)| {
         let mut request = enqueue("q");
@@ -114,7 +114,7 @@ async fn what_is_not_acceptable_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn a_batch_names_the_request_it_is_refused_for() {
+async fn batch_refusals_name_the_request() {
     let jobs = jobs();
     let batch = async |change: fn(&mut pb::EnqueueRequest)| {
         let mut requests = vec![enqueue("q"); 3];
@@ -149,7 +149,7 @@ fn reason(status: &Status) -> (Code, String) {
 }
 
 #[tokio::test]
-async fn gzip_is_read_and_answered_and_its_size_is_bounded() {
+async fn gzip_is_answered_and_bounded() {
     use shoal_proto::jobs::v1::jobs_service_client::JobsServiceClient;
 
     let listener = shoal_kit::serve::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
@@ -180,7 +180,7 @@ async fn gzip_is_read_and_answered_and_its_size_is_bounded() {
 }
 
 #[tokio::test]
-async fn an_id_that_no_job_can_have_is_not_found() {
+async fn impossible_ids_are_not_found() {
     let jobs = jobs();
     for id in ["nope", "q.0123", "q.01m86edk29eey88zj21vs9avrh", "ü.ü"] {
         let get = jobs.get_job(Request::new(pb::GetJobRequest { id: id.to_owned() })).await;
@@ -191,7 +191,7 @@ async fn an_id_that_no_job_can_have_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_at_the_drain_and_says_to_call_again() {
+async fn watch_ends_when_clone_drains() {
     let draining = CancellationToken::new();
     let jobs = jobs_until(draining.clone());
     let id = jobs.enqueue(Request::new(enqueue("q"))).await.unwrap().into_inner().job.unwrap().id;
@@ -206,7 +206,7 @@ async fn a_watch_ends_at_the_drain_and_says_to_call_again() {
 }
 
 #[tokio::test]
-async fn an_untraced_clone_passes_the_callers_context_on() {
+async fn untraced_clone_passes_context_on() {
     let _untraced = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
     let jobs = jobs();
     let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -219,7 +219,7 @@ async fn an_untraced_clone_passes_the_callers_context_on() {
 }
 
 #[tokio::test]
-async fn the_span_that_leases_is_linked_to_those_that_enqueued() {
+async fn lease_span_links_enqueue_spans() {
     let spans = Spans::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
     let ours = tracing_subscriber::filter::filter_fn(|meta| matches!(meta.name(), "send" | "lease"));

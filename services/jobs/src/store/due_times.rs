@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use crate::job::id::QueueName;
 
-/// How long a clone that took a due queue has to look at it; then another takes it.
+/// Time that a clone has to look at a due queue it took; after it another clone takes the queue.
 pub(super) const CLAIM: Duration = Duration::from_secs(10);
 
-/// DueTimes by queue, the earliest of each.
+/// The earliest due time of each queue.
 #[derive(Debug, Default)]
 pub(super) struct DueTimes(HashMap<QueueName, Instant>);
 
 impl DueTimes {
-    /// Something of the queue is due at this moment, or before.
+    /// Notes that something of the queue is due at this moment, or before.
     pub(super) fn note(&mut self, queue: &QueueName, at: Instant) {
         match self.0.get_mut(queue) {
             Some(first) => *first = at.min(*first),
@@ -25,7 +25,7 @@ impl DueTimes {
         }
     }
 
-    /// Takes those that have passed, at most so many.
+    /// Takes at most `max` queues whose time has passed.
     pub(super) fn take_due(&mut self, now: Instant, max: usize) -> Vec<QueueName> {
         let due = self.0.iter().filter(|(_, at)| **at <= now).map(|(queue, _)| queue.clone());
         let due: Vec<_> = due.take(max).collect();
@@ -33,35 +33,37 @@ impl DueTimes {
         due
     }
 
+    /// Returns whether no queue has a due time.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes all of them.
+    /// Takes all queues with their due times.
     pub(super) fn take(&mut self) -> HashMap<QueueName, Instant> {
         std::mem::take(&mut self.0)
     }
 
+    /// Forgets the due time of a queue.
     pub(super) fn remove(&mut self, queue: &QueueName) {
         self.0.remove(queue);
     }
 }
 
-/// A queues in this process.
+/// The due queues of a store in this process.
 #[derive(Debug, Default)]
 pub(super) struct DueQueues {
     due: DueTimes,
-    /// Taken, and when another may take them.
+    /// The queues that were taken, and when another clone may take them.
     claimed: DueTimes,
 }
 
 impl DueQueues {
-    /// Something of the queue is due in this time.
+    /// Notes that something of the queue is due within this time.
     pub(super) fn note(&mut self, queue: &QueueName, within: Duration) {
         self.due.note(queue, Instant::now() + within);
     }
 
-    /// The queue was looked at.
+    /// Hands a queue back after a look at it; `next` is the time until something of it is next due.
     pub(super) fn settle(&mut self, queue: &QueueName, next: Option<Duration>) {
         self.claimed.remove(queue);
         if let Some(within) = next {
@@ -69,7 +71,7 @@ impl DueQueues {
         }
     }
 
-    /// Queues of which something is due.
+    /// Takes at most `max` queues that have something due.
     pub(super) fn take_due(&mut self, max: usize) -> Vec<QueueName> {
         let now = Instant::now();
         for queue in self.claimed.take_due(now, max) {
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_is_due_once_until_it_is_settled() {
+    fn due_queue_is_taken_once() {
         let queue = QueueName::parse("q").unwrap();
         let mut queues = DueQueues::default();
         queues.note(&queue, Duration::from_secs(60));

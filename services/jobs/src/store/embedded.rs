@@ -1,5 +1,5 @@
-//! Jobs in a database of this process, shared by its clones: every step is one durable transaction, timers are exact,
-//! and clones hear of each other's steps in memory.
+//! Jobs in a database of this process, which its clones share: every step is one durable transaction, timers are exact, and
+//! clones hear of each other's steps in memory.
 
 mod layout;
 mod list;
@@ -32,16 +32,16 @@ use crate::lease_request::LeaseRequest;
 
 const ENGINE: &str = "the embedded database";
 
-/// Announcements a clone may be behind before it is told that it missed some.
+/// Most announcements that a clone may be behind before it is told that it missed some.
 const NEWS_MAX: usize = 1024;
 
-/// See the [module](self).
+/// The store in this process. Its clones share one database.
 #[derive(Clone)]
 pub(crate) struct EmbeddedStore {
     db: Database,
     layout: Layout,
     clock: Arc<Clock>,
-    /// Nothing that is to be forgotten has an earlier moment.
+    /// The moment up to which everything that ended was forgotten.
     forgotten: Arc<AtomicU64>,
     news: broadcast::Sender<Arc<News>>,
     due_queues: Arc<Mutex<DueQueues>>,
@@ -68,6 +68,7 @@ impl EmbeddedStore {
         })
     }
 
+    /// Runs one durable step, and announces what it changed.
     async fn step<T: Send + 'static>(
         &self,
         step: impl FnOnce(&mut Step<'_, '_>) -> Result<T, Error> + Send + 'static,
@@ -75,7 +76,7 @@ impl EmbeddedStore {
         let (layout, clock, news) = (self.layout.clone(), self.clock.clone(), self.news.clone());
         let at_clock = clock.clone();
         let (db, due_queues, queues_max) = (self.db.clone(), self.due_queues.clone(), self.queues_max);
-        // In a task of its own: what a caller who is gone had done is announced all the same.
+        // In a task of its own, so that the step of a caller that left is announced all the same.
         let written = tokio::spawn(async move {
             let (result, told) = db
                 .write(move |tx| {
@@ -94,7 +95,7 @@ impl EmbeddedStore {
                 for (queue, at) in &told.due {
                     lock(&due_queues).note(queue, at_clock.now().until(*at));
                 }
-                // No clone listens: nobody waits.
+                // Without a clone that listens nothing waits.
                 let _ = news.send(Arc::new(told));
             }
             result
@@ -102,14 +103,15 @@ impl EmbeddedStore {
         written.await.unwrap_or_else(|error| Err(Error::Internal(format!("a transaction's task: {error}"))))
     }
 
+    /// Reads the store as it is now.
     fn reader(&self) -> Reader<'_> {
         Reader { snapshot: self.db.snapshot(), layout: &self.layout, now: self.clock.now() }
     }
 
-    /// What `promote_due` would find, without taking a step: mostly there is nothing to do.
+    /// Returns what `promote_due` would find, without a transaction: mostly there is nothing to do.
     fn look(&self, queue: &QueueName) -> Result<Promoted, Error> {
         let reader = self.reader();
-        let Some(marks) = reader.marks(queue)? else {
+        let Some(marks) = reader.queue_record(queue)? else {
             return Ok(Promoted { ready: false, next: None });
         };
         let (snapshot, now) = (&reader.snapshot, reader.now);
@@ -126,7 +128,7 @@ impl EmbeddedStore {
         Ok(Promoted { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
     }
 
-    /// Forgets what has passed. Scans begin where the last one ended, not among what was deleted.
+    /// Forgets what has ended for long enough. Scans begin where the last one ended, not among deleted keys.
     async fn forget(&self) -> Result<(), Error> {
         loop {
             let from = self.forgotten.load(Ordering::Relaxed);
@@ -256,7 +258,7 @@ impl DueStore for EmbeddedStore {
 
 impl Announcer for EmbeddedStore {
     fn announce(&self, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
-        // Subscribed before the first poll: nothing that happens from now on is missed.
+        // Subscribed before the first poll, so that nothing is missed from now on.
         let mut news = self.news.subscribe();
         let clock = self.clock.clone();
         async move {
@@ -271,7 +273,7 @@ impl Announcer for EmbeddedStore {
                         hub.ready_anywhere();
                         hub.gap(None);
                     }
-                    // This store's own sender is among those that are gone: nothing will happen any more.
+                    // The store itself is gone: nothing will happen any more.
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
@@ -284,11 +286,12 @@ impl Announcer for EmbeddedStore {
     }
 }
 
+/// Locks the due queues, also after a panic.
 fn lock(due_queues: &Mutex<DueQueues>) -> MutexGuard<'_, DueQueues> {
     due_queues.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This machine's time, which never goes back while the process lives.
+/// A clock of this machine's time that never goes back while the process lives.
 #[derive(Debug, Default)]
 struct Clock(AtomicU64);
 
@@ -304,6 +307,7 @@ impl Clock {
     }
 }
 
+/// Makes the error of a write that failed.
 fn write_failed(error: shoal_embedded::Error) -> Error {
     use shoal_embedded::Error as Embedded;
     let (engine, text) = (ENGINE, error.to_string());
@@ -325,7 +329,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     #[tokio::test]
-    async fn everything_is_there_after_a_restart() {
+    async fn jobs_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let q = queue("q");
         let store = EmbeddedStore::open(Some(dir.path()), 1000).unwrap();

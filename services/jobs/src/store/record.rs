@@ -1,4 +1,4 @@
-//! How a job is written down. The header never changes; scripts read its fixed part.
+//! The stored form of a job. Its header never changes; scripts read the fixed part of the header.
 
 use std::time::Duration;
 
@@ -8,15 +8,17 @@ use prost::Message;
 use crate::error::Error;
 use crate::job::id::JobId;
 use crate::job::moment::Moment;
-use crate::job::{Job, JobError, JobProgress, Spec, State, Verdict};
+use crate::job::{Job, JobError, JobProgress, Report, Spec, State};
 
-/// First byte of a header: its format.
+/// The first byte of a header: its format.
 pub(crate) const FORMAT: u8 = 1;
-/// Where a header goes on after the format and the moment.
+/// The place in a header behind the format and the create time.
 pub(crate) const AFTER_CREATE: usize = 9;
-/// Format, create (8), max_attempts (2), backoff_ms (4), retention_ms (4); big-endian. Then [`Input`].
+/// Length of the fixed part: format, create (8), max_attempts (2), backoff_ms (4), retention_ms (4); big-endian. [`Input`]
+/// follows it.
 const FIXED_LEN: usize = 19;
 
+/// The variable part of a header.
 #[derive(Clone, PartialEq, Message)]
 struct Input {
     #[prost(string, tag = "1")]
@@ -27,7 +29,7 @@ struct Input {
     payload: Bytes,
 }
 
-/// The header of a job. A store whose clock is elsewhere overwrites bytes 1 to 8 with the moment.
+/// Writes the header of a job. A store whose clock is elsewhere overwrites bytes 1 to 8 with its own time.
 pub(crate) fn header(spec: &Spec, create: Moment) -> Vec<u8> {
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     let input = Input {
@@ -45,7 +47,7 @@ pub(crate) fn header(spec: &Spec, create: Moment) -> Vec<u8> {
     bytes
 }
 
-/// A job from its header and where it stands.
+/// Reads a job from its header and its progress.
 pub(crate) fn job(id: &JobId, header: &[u8], progress: JobProgress) -> Result<Job, Error> {
     let damaged = || Error::Internal(format!("the record of job {id} is damaged"));
     let (fixed, input) = header.split_at_checked(FIXED_LEN).ok_or_else(damaged)?;
@@ -66,13 +68,13 @@ pub(crate) fn job(id: &JobId, header: &[u8], progress: JobProgress) -> Result<Jo
     Ok(Job { id: id.clone(), spec, create: Moment(number(1..9)), progress })
 }
 
-/// Bytes of a header that always hold all but the payload, whose limits are those of [`crate::job::new_job`].
+/// Bytes of a header that always hold everything but the payload, given the limits of [`crate::job::new_job`].
 pub(crate) const BRIEF_LEN: usize = 300;
 
-/// The part of a header before the payload.
+/// Returns the part of a header before the payload.
 pub(crate) fn without_payload(header: &[u8]) -> &[u8] {
     let mut end = FIXED_LEN.min(header.len());
-    // Fields come in the order of their tags; kind and traceparent are shorter than 128 + 1 bytes.
+    // Fields come in the order of their tags; kind and traceparent have at most 128 bytes.
     while let Some((&tag, rest)) = header[end..].split_first()
         && matches!(tag >> 3, 1 | 2)
     {
@@ -111,15 +113,16 @@ pub(crate) struct StoredProgress {
     #[prost(uint64, tag = "10")]
     closed_fence: u64,
     #[prost(uint32, tag = "11")]
-    closed_verdict: u32,
-    /// The claim that holds it; 0: none.
+    closed_report: u32,
+    /// The fence of the claim that holds the job; 0: none.
     #[prost(uint64, tag = "12")]
     pub(crate) fence: u64,
-    /// When it is forgotten, once final.
+    /// The moment when the job is forgotten, once it is final.
     #[prost(uint64, optional, tag = "13")]
     pub(crate) forget: Option<u64>,
 }
 
+/// A [`JobError`] as the embedded store writes it.
 #[derive(Clone, PartialEq, Message)]
 struct StoredError {
     #[prost(uint32, tag = "1")]
@@ -131,14 +134,15 @@ struct StoredError {
 }
 
 impl StoredProgress {
+    /// Makes the stored form.
     pub(crate) fn of(progress: &JobProgress, fence: u64, forget: Option<Moment>) -> Self {
         let errors = progress.errors.iter().map(|error| StoredError {
             attempt: error.attempt,
             message: error.message.clone(),
             time: error.time.0,
         });
-        let (closed_fence, closed_verdict) =
-            progress.closed.map_or((0, 0), |(fence, verdict)| (fence, verdict as u32));
+        let (closed_fence, closed_report) =
+            progress.closed.map_or((0, 0), |(fence, report)| (fence, report as u32));
         Self {
             state: u32::from(progress.state as u8),
             version: progress.version,
@@ -150,17 +154,17 @@ impl StoredProgress {
             result: progress.result.clone(),
             errors: errors.collect(),
             closed_fence,
-            closed_verdict,
+            closed_report,
             fence,
             forget: forget.map(|moment| moment.0),
         }
     }
 
-    /// `None` if it was written by a version that knows other states.
+    /// Returns the progress; `None` if it was written by a version that knows other states.
     pub(crate) fn progress(self) -> Option<JobProgress> {
-        let closed = match self.closed_verdict {
+        let closed = match self.closed_report {
             0 => None,
-            number => Some((self.closed_fence, verdict(number as u8)?)),
+            number => Some((self.closed_fence, report(number as u8)?)),
         };
         let errors = self.errors.into_iter().map(|error| JobError {
             attempt: error.attempt,
@@ -182,11 +186,11 @@ impl StoredProgress {
     }
 }
 
-/// The verdict of a number.
-pub(crate) fn verdict(number: u8) -> Option<Verdict> {
+/// Returns the report of a number.
+pub(crate) fn report(number: u8) -> Option<Report> {
     match number {
-        1 => Some(Verdict::Completed),
-        2 => Some(Verdict::Failed),
+        1 => Some(Report::Completed),
+        2 => Some(Report::Failed),
         _ => None,
     }
 }
@@ -197,7 +201,7 @@ mod tests {
     use crate::job::id::QueueName;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn records_are_read_as_written() {
         let id = JobId::generate(&QueueName::parse("q").unwrap());
         let spec = Spec {
             kind: "k".repeat(crate::job::new_job::KIND_BYTES_MAX),
@@ -209,7 +213,7 @@ mod tests {
         };
         let mut progress = JobProgress::enqueued(Some(Moment(9)));
         progress.errors.push(JobError { attempt: 1, message: "m".into(), time: Moment(3) });
-        progress.closed = Some((u64::MAX, Verdict::Failed));
+        progress.closed = Some((u64::MAX, Report::Failed));
         progress.result = Bytes::from_static(b"r");
         let written = StoredProgress::of(&progress, 7, Some(Moment(8))).encode_to_vec();
         let read = StoredProgress::decode(&*written).unwrap();

@@ -3,7 +3,7 @@
 //! | key of a queue | holds |
 //! |---|---|
 //! | `:j:ID` string | header and payload, see [`record`](super::record) |
-//! | `:s:ID` hash | where the job stands: `st` state, `v` version, `a` attempt, `l` lost, `rt` `sm` `fm` run, start and finish times, `r` result, `en` and `e0`–`e9` errors, `ff` `fo` how the last lease was closed. Absent: as enqueued |
+//! | `:s:ID` hash | progress of the job: `st` state, `v` version, `a` attempt, `l` lost, `rt` `sm` `fm` run, start and finish times, `r` result, `en` and `e0`–`e9` errors, `ff` `fo` how the last lease was closed. Absent: as enqueued |
 //! | `:r:TENANT:BAND` list | ready ids of a flow, and some of cancelled jobs; so far one flow, no tenant and band 1 |
 //! | `:r:TENANT:BAND:first` list | ready ids that come before those, while ids of cancelled jobs are taken out: see `clean.lua` |
 //! | `:k` hash | how many jobs are scheduled, ready and retrying, by state; `w` which way the lists are cleaned |
@@ -56,7 +56,7 @@ use crate::job::new_job::NewJob;
 use crate::job::{Failure, Job, State};
 use crate::lease_request::LeaseRequest;
 
-/// One clone's store. See the [module](self).
+/// The store on Redis, as one clone uses it. The [module](self) has its keys.
 #[derive(Clone)]
 pub(crate) struct RedisStore {
     link: Link,
@@ -66,13 +66,13 @@ pub(crate) struct RedisStore {
     follows: Arc<Follows>,
     known: Arc<Mutex<Known>>,
     notes: Arc<Mutex<Notes>>,
-    /// How often the schedule is asked by all clones together.
+    /// Interval at which the clones together ask which queues are due.
     turn: Duration,
     queues_max: usize,
 }
 
 impl RedisStore {
-    /// Connects in the background; calls answer UNAVAILABLE until Redis does.
+    /// Opens the store and connects in the background. Calls answer UNAVAILABLE until Redis answers.
     pub(crate) fn open(link: LinkConfig, config: &Config) -> Result<Self, LinkError> {
         let link = Link::open(LinkConfig {
             connections: config.redis_connections,
@@ -103,15 +103,17 @@ impl RedisStore {
         Arc::new(StoreName::new(self.link.clone(), format!("{}store-id", self.prefix)))
     }
 
-    /// What all keys of a queue begin with.
+    /// Returns the beginning of all keys of a queue.
     fn root(&self, queue: &QueueName) -> String {
         format!("{}{{{queue}}}:", self.prefix)
     }
 
+    /// Runs a script on the keys of a queue.
     async fn run(&self, script: &Script, queue: &QueueName, args: &[&[u8]]) -> Result<Vec<Value>, Error> {
         self.run_by(Instant::now() + self.deadline, script, queue, args).await
     }
 
+    /// Runs a script on the keys of a queue until a deadline.
     async fn run_by(
         &self,
         deadline: Instant,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn a_job_can_be_cancelled_until_it_ends(mesh: Mesh) {
+pub(super) async fn unfinished_job_can_be_cancelled(mesh: Mesh) {
     let q = queue("cancel");
     let ready = mesh.a.enqueue(&q, "ready").await;
     let delayed = NewJob { run: Run::After(Duration::from_millis(200)), ..new_job(&q, "scheduled") };
@@ -35,7 +35,7 @@ pub(super) async fn a_job_can_be_cancelled_until_it_ends(mesh: Mesh) {
     assert!(mesh.b.lease(id.queue(), 9, LONG).await.jobs.is_empty());
 }
 
-pub(super) async fn what_has_ended_cannot_be_cancelled(mesh: Mesh) {
+pub(super) async fn finished_job_cannot_be_cancelled(mesh: Mesh) {
     let q = queue("cancel-late");
     let (done, dead) = (mesh.a.enqueue(&q, "1").await.id, mesh.a.enqueue(&q, "2").await.id);
     let claim = mesh.a.lease(&q, 2, LONG).await;
@@ -48,7 +48,7 @@ pub(super) async fn what_has_ended_cannot_be_cancelled(mesh: Mesh) {
     assert_eq!(mesh.b.store.cancel(&unknown).await, Err(Error::not_found(&unknown)));
 }
 
-pub(super) async fn a_worker_comes_past_very_many_cancelled_jobs(mesh: Mesh) {
+pub(super) async fn worker_passes_many_cancelled_jobs(mesh: Mesh) {
     let q = queue("cancel-many");
     for n in 0..3 * PROMOTE_MAX {
         let id = mesh.a.enqueue(&q, &n.to_string()).await.id;
@@ -62,7 +62,7 @@ pub(super) async fn a_worker_comes_past_very_many_cancelled_jobs(mesh: Mesh) {
     assert_eq!(kinds(&claim), ["the one"]);
 }
 
-pub(super) async fn a_watcher_is_told_of_a_cancellation(mesh: Mesh) {
+pub(super) async fn watcher_sees_the_cancellation(mesh: Mesh) {
     let q = queue("cancel-watch");
     let job = mesh.a.enqueue(&q, "k").await;
     let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
@@ -74,7 +74,7 @@ pub(super) async fn a_watcher_is_told_of_a_cancellation(mesh: Mesh) {
 }
 
 /// Cancels while nobody leases: what is cancelled must not fill the queue, in whatever order it is.
-pub(super) async fn cancelled_jobs_leave_the_queue_in_order(mesh: Mesh) {
+pub(super) async fn cancelling_keeps_queue_order(mesh: Mesh) {
     const JOBS: usize = 1500;
     let q = queue("cancel-order");
     let jobs = (0..JOBS).map(|n| new_job(&q, &n.to_string())).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn a_lease_that_runs_out_gives_the_job_to_another_worker(mesh: Mesh) {
+pub(super) async fn expired_lease_frees_the_job(mesh: Mesh) {
     let q = queue("expiry");
     mesh.a.maintain();
     mesh.b.maintain();
@@ -25,7 +25,7 @@ pub(super) async fn a_lease_that_runs_out_gives_the_job_to_another_worker(mesh: 
     assert_eq!(done.progress.state, State::Succeeded);
 }
 
-pub(super) async fn a_lease_holds_until_its_job_was_given_back(mesh: Mesh) {
+pub(super) async fn late_report_holds_until_given_back(mesh: Mesh) {
     let q = queue("late-answer");
     let job = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, Duration::from_millis(1)).await;
@@ -41,7 +41,7 @@ pub(super) async fn a_lease_holds_until_its_job_was_given_back(mesh: Mesh) {
     assert_eq!((job.progress.state, job.progress.lost_count), (State::Succeeded, 0));
 }
 
-pub(super) async fn a_job_that_is_lost_too_often_is_dead(mesh: Mesh) {
+pub(super) async fn thrice_lost_job_is_dead(mesh: Mesh) {
     let q = queue("poison");
     let job = mesh.a.enqueue(&q, "k").await;
     for lost in 1..=LOST_MAX {
@@ -60,7 +60,7 @@ pub(super) async fn a_job_that_is_lost_too_often_is_dead(mesh: Mesh) {
     assert!(dead.progress.finish.is_some() && dead.progress.errors.len() == 1);
 }
 
-pub(super) async fn the_sweep_takes_only_what_the_claim_still_holds(mesh: Mesh) {
+pub(super) async fn expiry_takes_only_held_jobs(mesh: Mesh) {
     let q = queue("sweep");
     for kind in ["done", "failed", "lost"] {
         mesh.a.enqueue(&q, kind).await;
@@ -89,7 +89,7 @@ pub(super) async fn the_sweep_takes_only_what_the_claim_still_holds(mesh: Mesh) 
     mesh.b.store.complete(&failed.id, other.fence, Bytes::new()).await.unwrap();
 }
 
-pub(super) async fn fences_of_a_queue_only_grow(mesh: Mesh) {
+pub(super) async fn fences_of_a_queue_grow(mesh: Mesh) {
     let q = queue("fences");
     let mut last = 0;
     for n in 0..50 {
@@ -119,7 +119,7 @@ pub(super) async fn a_claim_fits_one_message(mesh: Mesh) {
     assert_eq!(sizes, [11, 9]);
 }
 
-pub(super) async fn what_is_given_back_is_uncharged_and_first_in_line(mesh: Mesh) {
+pub(super) async fn released_jobs_are_uncharged_and_first(mesh: Mesh) {
     let q = queue("release");
     for kind in ["1", "2", "3", "4"] {
         mesh.a.enqueue(&q, kind).await;
@@ -138,7 +138,7 @@ pub(super) async fn what_is_given_back_is_uncharged_and_first_in_line(mesh: Mesh
     assert_eq!(mesh.a.store.complete(id, claim.fence, Bytes::new()).await, Err(lost));
 }
 
-pub(super) async fn a_claim_that_is_given_back_before_it_is_made_is_empty(mesh: Mesh) {
+pub(super) async fn claim_after_its_release_is_empty(mesh: Mesh) {
     let q = queue("early-release");
     mesh.a.enqueue(&q, "k").await;
     let ticket = ticket();
@@ -147,7 +147,7 @@ pub(super) async fn a_claim_that_is_given_back_before_it_is_made_is_empty(mesh: 
     assert_eq!(mesh.b.lease(&q, 1, LONG).await.jobs.len(), 1);
 }
 
-pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
+pub(super) async fn held_jobs_are_leased_once(mesh: Mesh) {
     const JOBS: usize = 600;
     let q = queue("once");
     mesh.a.maintain();
@@ -186,10 +186,10 @@ pub(super) async fn each_job_is_leased_once_while_leases_hold(mesh: Mesh) {
     }
 }
 
-pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
+pub(super) async fn leaving_worker_takes_no_job(mesh: Mesh) {
     const JOBS: usize = 60;
     let q = queue("leavers");
-    let (seed, mut random) = seeded("a_worker_who_leaves_takes_no_job_along");
+    let (seed, mut random) = seeded("leaving_worker_takes_no_job");
     mesh.a.maintain();
     mesh.b.maintain();
     // Workers who wait a moment and leave, at any point: before the answer, in it, or with the answer in their hands.
@@ -230,7 +230,7 @@ pub(super) async fn a_worker_who_leaves_takes_no_job_along(mesh: Mesh) {
     assert_eq!(got, made, "seed {seed}");
 }
 
-pub(super) async fn a_lease_can_be_extended_while_it_holds(mesh: Mesh) {
+pub(super) async fn held_lease_can_be_extended(mesh: Mesh) {
     let q = queue("extend");
     mesh.a.maintain();
     mesh.b.maintain();

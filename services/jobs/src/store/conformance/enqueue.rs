@@ -31,7 +31,7 @@ pub(super) async fn a_leased_job_is_whole(mesh: Mesh) {
     assert_eq!(mesh.b.get(&made.id).await, Some(done));
 }
 
-pub(super) async fn what_is_unknown_is_not_found_at_once(mesh: Mesh) {
+pub(super) async fn unknown_jobs_are_not_found(mesh: Mesh) {
     let id = JobId::generate(&queue("unknown"));
     assert_eq!(mesh.a.get(&id).await, None);
     assert_eq!(mesh.a.store.complete(&id, 5, Bytes::new()).await, Err(Error::not_found(&id)));
@@ -64,7 +64,7 @@ pub(super) async fn a_request_id_makes_one_job(mesh: Mesh) {
     assert_eq!(mesh.b.store.enqueue(new).await, Err(Error::Forgotten { id, index: 0 }), "and not made again");
 }
 
-pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
+pub(super) async fn number_of_queues_is_limited(mesh: Mesh) {
     for n in 0..QUEUES_MAX {
         mesh.a.enqueue(&queue(&format!("q{n}")), "k").await;
     }
@@ -74,7 +74,7 @@ pub(super) async fn there_are_at_most_so_many_queues(mesh: Mesh) {
     assert_eq!(mesh.b.store.queues().await.unwrap().len(), QUEUES_MAX);
 }
 
-pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
+pub(super) async fn batch_is_added_in_order(mesh: Mesh) {
     let q = queue("batch");
     let named = |kind: &str, request: &str| new_job(&q, kind).with_request_id(request);
     let known = mesh.a.store.enqueue(named("known", "r0")).await.unwrap();
@@ -98,7 +98,7 @@ pub(super) async fn a_batch_is_added_whole_and_in_order(mesh: Mesh) {
     assert_eq!(kinds(&mesh.a.lease(&q, 9, LONG).await), ["known", "1", "2", "3"]);
 }
 
-pub(super) async fn a_batch_with_a_forgotten_job_adds_none(mesh: Mesh) {
+pub(super) async fn batch_with_forgotten_job_fails(mesh: Mesh) {
     let q = queue("batch-forgotten");
     let mut named = new_job(&q, "k");
     named.spec.retention = Duration::from_millis(50);
@@ -112,7 +112,7 @@ pub(super) async fn a_batch_with_a_forgotten_job_adds_none(mesh: Mesh) {
     assert!(mesh.b.lease(&q, 9, LONG).await.jobs.is_empty());
 }
 
-pub(super) async fn a_used_request_id_with_other_fields_is_refused(mesh: Mesh) {
+pub(super) async fn reused_request_id_is_refused(mesh: Mesh) {
     let q = queue("reused");
     let first = mesh.a.store.enqueue(new_job(&q, "1").with_request_id("r")).await.unwrap();
     let other = || new_job(&q, "2").with_request_id("r");

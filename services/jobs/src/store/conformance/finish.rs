@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn the_last_word_may_be_repeated_and_no_other(mesh: Mesh) {
+pub(super) async fn only_the_last_report_repeats(mesh: Mesh) {
     let q = queue("repeat");
     let (one, two) = (mesh.a.enqueue(&q, "1").await.id, mesh.a.enqueue(&q, "2").await.id);
     let claim = mesh.a.lease(&q, 2, LONG).await;
@@ -19,7 +19,7 @@ pub(super) async fn the_last_word_may_be_repeated_and_no_other(mesh: Mesh) {
     assert_eq!(mesh.b.store.complete(&two, claim.fence, Bytes::new()).await, lost(&two));
 }
 
-pub(super) async fn failures_back_off_and_end_after_max_attempts(mesh: Mesh) {
+pub(super) async fn failures_end_after_max_attempts(mesh: Mesh) {
     let q = queue("backoff");
     let mut new = new_job(&q, "k");
     new.spec.max_attempts = 3;
@@ -51,7 +51,7 @@ pub(super) async fn failures_back_off_and_end_after_max_attempts(mesh: Mesh) {
     assert!(mesh.a.lease(&q, 1, LONG).await.jobs.is_empty());
 }
 
-pub(super) async fn the_longest_backoff_is_the_same_everywhere(mesh: Mesh) {
+pub(super) async fn longest_backoff_is_same_everywhere(mesh: Mesh) {
     let q = queue("longest");
     let mut new = new_job(&q, "k");
     new.spec.backoff = backoff::BACKOFF_MAX;
@@ -62,7 +62,7 @@ pub(super) async fn the_longest_backoff_is_the_same_everywhere(mesh: Mesh) {
     assert_eq!(failed.progress.run_at, Some(failed.progress.errors[0].time.after(wait)));
 }
 
-pub(super) async fn a_permanent_failure_is_the_end(mesh: Mesh) {
+pub(super) async fn permanent_failure_is_the_end(mesh: Mesh) {
     let q = queue("permanent");
     let job = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, LONG).await;
@@ -71,7 +71,7 @@ pub(super) async fn a_permanent_failure_is_the_end(mesh: Mesh) {
     assert_eq!(mesh.b.store.fail(&job.id, claim.fence, failure(true)).await, Ok(dead));
 }
 
-pub(super) async fn only_the_last_ten_errors_are_kept(mesh: Mesh) {
+pub(super) async fn only_ten_errors_are_kept(mesh: Mesh) {
     let q = queue("errors");
     let mut new = new_job(&q, "k");
     new.spec.max_attempts = 100;
@@ -93,7 +93,7 @@ pub(super) async fn only_the_last_ten_errors_are_kept(mesh: Mesh) {
     assert_eq!(errors[9].message, "error 13 with spaces");
 }
 
-pub(super) async fn a_finished_job_is_readable_for_its_retention(mesh: Mesh) {
+pub(super) async fn finished_job_lives_for_retention(mesh: Mesh) {
     let q = queue("retention");
     let mut new = new_job(&q, "k");
     new.spec.retention = Duration::from_millis(700);

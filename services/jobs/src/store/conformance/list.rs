@@ -22,7 +22,7 @@ async fn count(clone: &TestClone, q: &QueueName) -> Counts {
     Counts { now: crate::job::moment::Moment(0), head: None, ..counts }
 }
 
-pub(super) async fn jobs_are_counted_and_listed_by_state(mesh: Mesh) {
+pub(super) async fn jobs_are_listed_by_state(mesh: Mesh) {
     let q = queue("list");
     assert_eq!(mesh.a.store.count(&q).await, Ok(None));
     let first = mesh.a.enqueue(&q, "0").await;
@@ -82,7 +82,7 @@ pub(super) async fn jobs_are_counted_and_listed_by_state(mesh: Mesh) {
     assert_eq!(kinds(rest.jobs), numbers(23..25));
 }
 
-pub(super) async fn what_is_given_back_lost_and_forgotten_is_counted_so(mesh: Mesh) {
+pub(super) async fn counts_follow_every_change(mesh: Mesh) {
     let q = queue("recount");
     let mut new = new_job(&q, "short");
     new.spec.retention = Duration::from_millis(300);
@@ -106,7 +106,7 @@ pub(super) async fn what_is_given_back_lost_and_forgotten_is_counted_so(mesh: Me
     assert!(list(&mesh.b, &q, State::Succeeded, 10).await.is_empty());
 }
 
-pub(super) async fn a_page_token_of_nothing_is_refused(mesh: Mesh) {
+pub(super) async fn foreign_page_token_is_refused(mesh: Mesh) {
     let q = queue("token");
     mesh.a.enqueue(&q, "k").await;
     for state in [State::Ready, State::Running, State::Scheduled, State::Dead] {

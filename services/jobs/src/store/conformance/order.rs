@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn jobs_are_leased_in_the_order_they_became_ready(mesh: Mesh) {
+pub(super) async fn jobs_are_leased_in_order(mesh: Mesh) {
     let q = queue("fifo");
     for n in 0..10 {
         let clone = if n % 2 == 0 { &mesh.a } else { &mesh.b };
@@ -15,7 +15,7 @@ pub(super) async fn jobs_are_leased_in_the_order_they_became_ready(mesh: Mesh) {
     assert!(mesh.a.lease(&q, 1, LONG).await.jobs.is_empty());
 }
 
-pub(super) async fn a_delayed_job_becomes_ready_at_its_time_and_in_that_order(mesh: Mesh) {
+pub(super) async fn delayed_jobs_run_in_time_order(mesh: Mesh) {
     let q = queue("delay");
     let delay = Duration::from_millis(300);
     let late = mesh.a.store.enqueue(NewJob { run: Run::After(delay), ..new_job(&q, "late") }).await.unwrap();
@@ -37,7 +37,7 @@ pub(super) async fn a_delayed_job_becomes_ready_at_its_time_and_in_that_order(me
     assert_eq!((claim.jobs[0].progress.run_at, claim.jobs[0].progress.version), (None, 3));
 }
 
-pub(super) async fn very_many_due_jobs_become_ready_in_bounded_steps(mesh: Mesh) {
+pub(super) async fn due_jobs_promote_in_bounded_steps(mesh: Mesh) {
     let q = queue("due-at-once");
     let count = 3 * PROMOTE_MAX + 7;
     for n in 0..count {

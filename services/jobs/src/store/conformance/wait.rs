@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn a_waiting_worker_is_woken_by_another_clone(mesh: Mesh) {
+pub(super) async fn enqueue_wakes_other_clones_worker(mesh: Mesh) {
     // Nobody keeps the queues: only the announcement can wake.
     let q = queue("wake");
     for round in 0..5 {
@@ -15,7 +15,7 @@ pub(super) async fn a_waiting_worker_is_woken_by_another_clone(mesh: Mesh) {
     }
 }
 
-pub(super) async fn all_waiting_workers_are_woken_for_many_jobs(mesh: Mesh) {
+pub(super) async fn many_jobs_wake_all_workers(mesh: Mesh) {
     let q = queue("wake-all");
     let one = lease_request(&q, 1, LONG);
     let mut waiting: FuturesUnordered<_> = (0..20)
@@ -34,7 +34,7 @@ pub(super) async fn all_waiting_workers_are_woken_for_many_jobs(mesh: Mesh) {
     assert_eq!(got, made);
 }
 
-pub(super) async fn a_waiting_worker_gets_a_delayed_job_when_it_is_due(mesh: Mesh) {
+pub(super) async fn due_job_wakes_waiting_worker(mesh: Mesh) {
     let q = queue("wake-due");
     mesh.a.maintain();
     mesh.b.maintain();
@@ -49,7 +49,7 @@ pub(super) async fn a_waiting_worker_gets_a_delayed_job_when_it_is_due(mesh: Mes
     assert!(late < Duration::from_millis(200), "{late:?} late");
 }
 
-pub(super) async fn an_empty_wait_ends_in_time_and_at_the_drain(mesh: Mesh) {
+pub(super) async fn empty_wait_ends_in_time(mesh: Mesh) {
     let q = queue("empty");
     let started = Instant::now();
     let wait = Duration::from_millis(200);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(super) async fn a_watcher_sees_each_state_it_waits_for_by_push(mesh: Mesh) {
+pub(super) async fn watcher_sees_states_by_push(mesh: Mesh) {
     let q = queue("watch");
     let job = mesh.a.enqueue(&q, "k").await;
     let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
@@ -30,7 +30,7 @@ pub(super) async fn a_watcher_sees_each_state_it_waits_for_by_push(mesh: Mesh) {
     assert_eq!(next().await, None);
 }
 
-pub(super) async fn a_watch_of_a_final_job_sends_it_and_ends(mesh: Mesh) {
+pub(super) async fn watch_of_final_job_ends(mesh: Mesh) {
     let q = queue("watch-final");
     let job = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, LONG).await;
@@ -40,7 +40,7 @@ pub(super) async fn a_watch_of_a_final_job_sends_it_and_ends(mesh: Mesh) {
     assert_eq!(watch.next().await, None);
 }
 
-pub(super) async fn a_watch_resumes_at_another_clone(mesh: Mesh) {
+pub(super) async fn watch_resumes_at_another_clone(mesh: Mesh) {
     let q = queue("watch-resume");
     let job = mesh.a.enqueue(&q, "k").await;
     let mut watch = mesh.a.watch(&job.id, None).await.unwrap();
@@ -62,9 +62,9 @@ pub(super) async fn a_watch_resumes_at_another_clone(mesh: Mesh) {
     assert_eq!(nothing_left.next().await, None);
 }
 
-pub(super) async fn a_watcher_sees_the_final_state_whatever_the_interleaving(mesh: Mesh) {
+pub(super) async fn watcher_always_sees_final_state(mesh: Mesh) {
     let q = queue("watch-races");
-    let (seed, mut random) = seeded("a_watcher_sees_the_final_state_whatever_the_interleaving");
+    let (seed, mut random) = seeded("watcher_always_sees_final_state");
     for round in 0..40 {
         let job = mesh.a.enqueue(&q, "k").await;
         let (opens, acts) = (random(3000), random(3000));

@@ -1,4 +1,4 @@
-//! Keyspaces of the embedded store and the keys in them. Keys of a queue begin with its name and a zero byte, which no
+//! The keyspaces of the embedded store and the keys in them. Keys of a queue begin with its name and a zero byte, which no
 //! name has; numbers are big-endian, so that they sort.
 
 use prost::Message;
@@ -13,13 +13,13 @@ use crate::job::moment::Moment;
 pub(super) struct Layout {
     /// id → header.
     pub(super) jobs: Keyspace,
-    /// id → where it stands.
+    /// id → [`StoredProgress`](crate::store::record::StoredProgress); the keyspace is named `standing`.
     pub(super) progress: Keyspace,
     /// queue, place → tail: ready jobs in order.
     pub(super) ready: Keyspace,
     /// queue, moment, tail → nothing: jobs that wait for their moment.
     pub(super) due: Keyspace,
-    /// queue, fence → [`Claimed`].
+    /// queue, fence → [`ClaimRecord`].
     pub(super) claims: Keyspace,
     /// queue, moment, fence → nothing: when claims run out.
     pub(super) leases: Keyspace,
@@ -31,7 +31,7 @@ pub(super) struct Layout {
     pub(super) ends: Keyspace,
     /// queue, state, moment of forgetting, tail → nothing: finished jobs.
     pub(super) finished: Keyspace,
-    /// queue → [`Marks`].
+    /// queue → [`QueueRecord`].
     pub(super) queues: Keyspace,
 }
 
@@ -53,43 +53,43 @@ impl Layout {
     }
 }
 
-/// What a queue remembers. The lower bounds keep scans from walking over what was deleted.
+/// The record of a queue. Its lower bounds keep scans from walking over deleted keys.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Marks {
+pub(super) struct QueueRecord {
     /// The last fence.
     #[prost(uint64, tag = "1")]
     pub(super) fence: u64,
-    /// No ready job has a lower place.
+    /// The lowest place of a ready job.
     #[prost(uint64, tag = "2")]
     pub(super) head: u64,
-    /// The next place at the end.
+    /// The place behind the last ready job.
     #[prost(uint64, tag = "3")]
     pub(super) tail: u64,
-    /// Nothing in `due` is earlier.
+    /// The earliest moment in `due`.
     #[prost(uint64, tag = "4")]
     pub(super) due_from: u64,
-    /// Nothing in `leases` is earlier.
+    /// The earliest moment in `leases`.
     #[prost(uint64, tag = "5")]
     pub(super) leases_from: u64,
-    /// Jobs, requests and tickets: a queue without any is no queue.
+    /// The number of jobs, requests and tickets. A queue without any is forgotten.
     #[prost(uint64, tag = "6")]
     pub(super) records: u64,
-    /// How many jobs are in each state, from 1.
+    /// The number of jobs in each state, from state 1.
     #[prost(uint64, repeated, tag = "7")]
     pub(super) states: Vec<u64>,
 }
 
-/// Jobs are in one of so many states.
+/// Number of states of a job.
 const STATES: usize = 7;
-/// Places before the first one are for jobs that are given back.
+/// Place of a queue's first job. Lower places are for jobs that are given back.
 const FIRST_PLACE: u64 = 1 << 40;
 
-impl Marks {
+impl QueueRecord {
     pub(super) fn new() -> Self {
         Self { head: FIRST_PLACE, tail: FIRST_PLACE, states: vec![0; STATES], ..Self::default() }
     }
 
-    /// A job enters one state and leaves another, or none if it is new or forgotten.
+    /// Counts a job that leaves one state and enters another. A new job leaves none, a forgotten one enters none.
     pub(super) fn moved(&mut self, from: Option<State>, to: Option<State>) {
         self.states.resize(STATES, 0);
         if let Some(state) = from {
@@ -102,24 +102,24 @@ impl Marks {
     }
 }
 
-/// The jobs of one claim.
+/// The record of a claim, with its jobs.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Claimed {
+pub(super) struct ClaimRecord {
     #[prost(uint64, tag = "1")]
     pub(super) expire: u64,
     #[prost(string, tag = "2")]
     pub(super) ticket: String,
-    /// For people who look at a stuck job.
+    /// The worker, for people who look at a stuck job.
     #[prost(string, tag = "3")]
     pub(super) worker: String,
     #[prost(string, repeated, tag = "4")]
     pub(super) tails: Vec<String>,
-    /// How many of them are still held.
+    /// The number of its jobs that it still holds.
     #[prost(uint32, tag = "5")]
     pub(super) left: u32,
 }
 
-/// What `ends` forgets.
+/// Kind of record that `ends` forgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Job,
@@ -127,38 +127,38 @@ pub(super) enum End {
     Ticket,
 }
 
-/// The key of a job.
+/// Makes the key of a job.
 pub(super) fn job(id: &JobId) -> Vec<u8> {
     of_queue(id.queue(), id.tail().as_bytes())
 }
 
-/// A key of a queue.
+/// Makes a key of a queue.
 pub(super) fn of_queue(queue: &QueueName, rest: &[u8]) -> Vec<u8> {
     [queue.as_str().as_bytes(), &[0], rest].concat()
 }
 
-/// A key of a queue that sorts by a number.
+/// Makes a key of a queue that sorts by a number.
 pub(super) fn numbered(queue: &QueueName, number: u64, rest: &[u8]) -> Vec<u8> {
     of_queue(queue, &[&number.to_be_bytes(), rest].concat())
 }
 
-/// The number in such a key, and what follows it.
+/// Returns the number in a key that [`numbered`] made, and what follows it.
 pub(super) fn number_in<'a>(queue: &QueueName, key: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (number, rest) = key.get(queue.as_str().len() + 1..)?.split_at_checked(8)?;
     Some((u64::from_be_bytes(number.try_into().ok()?), rest))
 }
 
-/// What the keys of a queue's finished jobs in a state begin with.
+/// Makes the beginning of the keys of a queue's finished jobs in a state.
 pub(super) fn finished_in(queue: &QueueName, state: State) -> Vec<u8> {
     of_queue(queue, &[state as u8])
 }
 
-/// The key of a finished job.
+/// Makes the key of a finished job.
 pub(super) fn finished(id: &JobId, state: State, forget: u64) -> Vec<u8> {
     [&finished_in(id.queue(), state)[..], &forget.to_be_bytes(), id.tail().as_bytes()].concat()
 }
 
-/// The key of something that is forgotten.
+/// Makes the key of a record to forget at a moment.
 pub(super) fn end(at: Moment, end: End, key: &[u8]) -> Vec<u8> {
     let letter = match end {
         End::Job => b'j',
@@ -168,7 +168,7 @@ pub(super) fn end(at: Moment, end: End, key: &[u8]) -> Vec<u8> {
     [&at.0.to_be_bytes(), &[letter][..], key].concat()
 }
 
-/// What such a key says.
+/// Reads a key that [`end`] made.
 pub(super) fn end_in(key: &[u8]) -> Option<(Moment, End, &[u8])> {
     let (at, rest) = key.split_at_checked(8)?;
     let end = match rest.first()? {
@@ -180,7 +180,7 @@ pub(super) fn end_in(key: &[u8]) -> Option<(Moment, End, &[u8])> {
     Some((Moment(u64::from_be_bytes(at.try_into().ok()?)), end, &rest[1..]))
 }
 
-/// The queue a key belongs to.
+/// Returns the queue that a key belongs to.
 pub(super) fn queue_in(key: &[u8]) -> Option<QueueName> {
     let name = key.split(|byte| *byte == 0).next()?;
     QueueName::parse(std::str::from_utf8(name).ok()?).ok()

@@ -1,9 +1,9 @@
-//! Reading many jobs of the embedded store: counts and pages, each of one instant.
+//! Reads many jobs of the embedded store: counts and pages, each of one instant.
 
 use prost::Message;
 use shoal_embedded::{Keyspace, Slice, Snapshot};
 
-use super::layout::{self, Claimed, Layout, Marks};
+use super::layout::{self, ClaimRecord, Layout, QueueRecord};
 use super::step::{damaged, engine, ready_from};
 use crate::error::Error;
 use crate::job::id::{JobId, QueueName};
@@ -20,7 +20,7 @@ pub(super) struct Reader<'a> {
     pub(super) now: Moment,
 }
 
-/// A page in the making.
+/// A page that is being filled.
 struct Filling {
     page: Page,
     state: State,
@@ -29,7 +29,7 @@ struct Filling {
 }
 
 impl Reader<'_> {
-    /// The job, unless it is to be forgotten.
+    /// Returns the job, unless its retention has passed.
     pub(super) fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
         self.job_of(id, |header| header)
     }
@@ -46,13 +46,13 @@ impl Reader<'_> {
         record::job(id, part(&header), progress).map(Some)
     }
 
-    pub(super) fn marks(&self, queue: &QueueName) -> Result<Option<Marks>, Error> {
+    pub(super) fn queue_record(&self, queue: &QueueName) -> Result<Option<QueueRecord>, Error> {
         let Some(marks) = self.get(&self.layout.queues, queue.as_str())? else { return Ok(None) };
-        Marks::decode(&marks[..]).map(Some).map_err(|_| damaged("queue"))
+        QueueRecord::decode(&marks[..]).map(Some).map_err(|_| damaged("queue"))
     }
 
     pub(super) fn count(&self, queue: &QueueName) -> Result<Option<Counts>, Error> {
-        let Some(marks) = self.marks(queue)? else { return Ok(None) };
+        let Some(marks) = self.queue_record(queue)? else { return Ok(None) };
         let of = |state: State| marks.states.get(state as usize - 1).copied().unwrap_or(0);
         let mut head = None;
         for ready in
@@ -77,7 +77,7 @@ impl Reader<'_> {
         }))
     }
 
-    /// The token is the last key that was looked at; of a claim, and how far the page got in it.
+    /// Lists jobs in one state. The token is the last key that was looked at, and for a claim how far the page got in it.
     pub(super) fn list(
         &self,
         queue: &QueueName,
@@ -87,7 +87,7 @@ impl Reader<'_> {
     ) -> Result<Page, Error> {
         let mut filling =
             Filling { page: Page { jobs: Vec::new(), next: None }, state, max, looks: PAGE_LOOKS_MAX };
-        let Some(marks) = self.marks(queue)? else { return Ok(filling.page) };
+        let Some(marks) = self.queue_record(queue)? else { return Ok(filling.page) };
         let (keyspace, prefix, first) = match state {
             State::Ready => {
                 (&self.layout.ready, layout::of_queue(queue, &[]), layout::numbered(queue, marks.head, &[]))
@@ -143,7 +143,7 @@ impl Reader<'_> {
         let (_, fence) = layout::number_in(queue, lease).ok_or_else(|| damaged("lease"))?;
         let claim = layout::of_queue(queue, fence);
         let Some(bytes) = self.get(&self.layout.claims, claim)? else { return Ok(Vec::new()) };
-        Ok(Claimed::decode(&bytes[..]).map_err(|_| damaged("claim"))?.tails)
+        Ok(ClaimRecord::decode(&bytes[..]).map_err(|_| damaged("claim"))?.tails)
     }
 
     fn brief(&self, queue: &QueueName, tail: &[u8]) -> Result<Option<Job>, Error> {

@@ -1,5 +1,5 @@
-//! One transaction on the embedded store: the steps of a job's life with the indexes they keep. Runs alone, on the
-//! writer's thread.
+//! A transaction on the embedded store: the steps of a job's life with the indexes they keep. It runs alone, on the writer's
+//! thread.
 
 mod lease;
 
@@ -7,18 +7,18 @@ use prost::Message;
 use shoal_embedded::{Keyspace, Slice, Tx};
 use shoal_kit::EngineError;
 
-use super::layout::{self, End, Layout, Marks};
+use super::layout::{self, End, Layout, QueueRecord};
 use crate::error::Error;
 use crate::job::backoff;
 use crate::job::id::TAIL_LEN;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
 use crate::job::new_job::{NewJob, REQUEST_ID_TTL, Run};
-use crate::job::{Failure, Job, JobProgress, State, Verdict};
+use crate::job::{Failure, Job, JobProgress, Report, State};
 use crate::store::record::{self, StoredProgress};
 use crate::store::{Enqueued, PROMOTE_MAX};
 
-/// What a transaction says to the hubs once it is kept.
+/// Announcements of a transaction, which go to the hubs once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) ready: Vec<QueueName>,
@@ -30,13 +30,13 @@ pub(super) struct News {
 pub(super) struct Step<'a, 'tx> {
     pub(super) tx: &'a mut Tx<'tx>,
     pub(super) layout: &'a Layout,
-    /// Microseconds.
+    /// The time of the transaction in microseconds.
     pub(super) now_us: u64,
     pub(super) queues_max: usize,
     pub(super) news: News,
 }
 
-/// A job's progress with what its store knows of it.
+/// Progress of a job, with the fence of the claim that holds it.
 struct Live {
     progress: JobProgress,
     fence: u64,
@@ -50,20 +50,20 @@ impl Step<'_, '_> {
     pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         let Some(queue) = jobs.first().map(|job| &job.queue) else { return Ok(Vec::new()) };
         let known = self.get(&self.layout.queues, queue.as_str())?.is_some();
-        // One that is empty is forgotten with its last record.
+        // An empty queue is forgotten with its last record, so every queue here counts.
         if !known && self.tx.range(&self.layout.queues, ..).count() >= self.queues_max {
             return Err(Error::TooManyQueues { max: self.queues_max });
         }
-        let mut marks = self.marks(queue)?;
+        let mut marks = self.queue_record(queue)?;
         self.promote(queue, &mut marks)?;
         let jobs = jobs.iter().enumerate();
         let jobs = jobs.map(|(index, job)| self.add(index, job, &mut marks)).collect::<Result<_, _>>()?;
-        self.put_marks(queue, &marks);
+        self.put_queue_record(queue, &marks);
         Ok(jobs)
     }
 
-    /// `index` is the job's place in its batch.
-    fn add(&mut self, index: usize, new: &NewJob, marks: &mut Marks) -> Result<Enqueued, Error> {
+    /// Adds one job; `index` is its place in the batch.
+    fn add(&mut self, index: usize, new: &NewJob, marks: &mut QueueRecord) -> Result<Enqueued, Error> {
         let queue = &new.queue;
         let now = self.now();
         let request = new
@@ -112,35 +112,35 @@ impl Step<'_, '_> {
 
     pub(super) fn complete(&mut self, id: &JobId, fence: u64, result: bytes::Bytes) -> Result<Job, Error> {
         let now = self.now();
-        self.close(id, fence, Verdict::Completed, |job| job.progress.complete(now, fence, result))
+        self.close(id, fence, Report::Completed, |job| job.progress.complete(now, fence, result))
     }
 
     pub(super) fn fail(&mut self, id: &JobId, fence: u64, failure: Failure) -> Result<Job, Error> {
         let (now, seed) = (self.now(), backoff::seed(id.tail()));
-        self.close(id, fence, Verdict::Failed, |job| job.progress.fail(now, fence, failure, &job.spec, seed))
+        self.close(id, fence, Report::Failed, |job| job.progress.fail(now, fence, failure, &job.spec, seed))
     }
 
-    /// Ends a lease by its holder's word.
+    /// Ends a lease by its worker's report.
     fn close(
         &mut self,
         id: &JobId,
         fence: u64,
-        verdict: Verdict,
+        report: Report,
         step: impl FnOnce(&mut Job),
     ) -> Result<Job, Error> {
         let mut job = self.job(id)?.ok_or_else(|| Error::not_found(id))?;
         let held = self.live(id)?.map_or(0, |live| live.fence);
         if held != fence || fence == 0 {
-            if job.progress.closed == Some((fence, verdict)) {
+            if job.progress.closed == Some((fence, report)) {
                 return Ok(job);
             }
             return Err(Error::LeaseLost { id: id.clone(), fence });
         }
         step(&mut job);
-        let mut marks = self.marks(id.queue())?;
+        let mut marks = self.queue_record(id.queue())?;
         self.settle(id, &job, State::Running, &mut marks)?;
         self.let_go(id.queue(), fence, &mut marks)?;
-        self.put_marks(id.queue(), &marks);
+        self.put_queue_record(id.queue(), &marks);
         Ok(job)
     }
 
@@ -158,19 +158,19 @@ impl Step<'_, '_> {
             self.tx.delete(&self.layout.due, layout::numbered(id.queue(), moment.0, id.tail().as_bytes()));
         }
         job.progress.cancel(self.now());
-        let mut marks = self.marks(id.queue())?;
-        // A ready one stays in its list and is passed over there.
+        let mut marks = self.queue_record(id.queue())?;
+        // A ready job stays in its list and is passed over there.
         self.settle(id, &job, before, &mut marks)?;
         if held != 0 {
             self.let_go(id.queue(), held, &mut marks)?;
         }
-        self.put_marks(id.queue(), &marks);
+        self.put_queue_record(id.queue(), &marks);
         Ok(job)
     }
 
-    /// Promotes what is due and gives back what was lost. Whether there was more than it takes at once.
+    /// Makes ready what is due and gives back what was lost. Returns whether there was more than one step takes.
     pub(super) fn promote_due(&mut self, queue: &QueueName) -> Result<bool, Error> {
-        let mut marks = self.marks(queue)?;
+        let mut marks = self.queue_record(queue)?;
         let mut steps = self.promote(queue, &mut marks)?;
         let now = self.now();
         let range = layout::numbered(queue, marks.leases_from, &[])..layout::numbered(queue, now.0 + 1, &[]);
@@ -190,7 +190,7 @@ impl Step<'_, '_> {
             };
             for tail in &claimed.tails {
                 let Some(id) = JobId::of_tail(queue, tail) else { continue };
-                // A job that is not this claim's any more was finished, or is another worker's.
+                // A job that the claim no longer holds was finished, or is another worker's.
                 if self.live(&id)?.is_some_and(|live| live.fence == fence)
                     && let Some(mut job) = self.job(&id)?
                 {
@@ -204,11 +204,11 @@ impl Step<'_, '_> {
         if all {
             marks.leases_from = now.0 + 1;
         }
-        self.put_marks(queue, &marks);
+        self.put_queue_record(queue, &marks);
         Ok(!all || steps >= PROMOTE_MAX)
     }
 
-    /// Forgets up to [`PROMOTE_MAX`] of what has passed since `from`; up to which moment nothing is left.
+    /// Forgets up to [`PROMOTE_MAX`] records whose moment is between `from` and now. Returns the moment up to which none is left.
     pub(super) fn forget(&mut self, from: u64) -> Result<Moment, Error> {
         let now = self.now();
         let past = from.to_be_bytes().to_vec()..(now.0 + 1).to_be_bytes().to_vec();
@@ -242,9 +242,9 @@ impl Step<'_, '_> {
                 }
             };
             if gone && let Some(queue) = layout::queue_in(name) {
-                let mut marks = self.marks(&queue)?;
+                let mut marks = self.queue_record(&queue)?;
                 marks.records = marks.records.saturating_sub(1);
-                self.put_marks(&queue, &marks);
+                self.put_queue_record(&queue, &marks);
             }
             self.tx.delete(&self.layout.ends, key.clone());
         }
@@ -259,13 +259,13 @@ impl Step<'_, '_> {
         let forget = stored.forget.unwrap_or_default();
         let state = stored.progress().ok_or_else(|| damaged("progress"))?.state;
         self.tx.delete(&self.layout.finished, layout::finished(&id, state, forget));
-        let mut marks = self.marks(&queue)?;
+        let mut marks = self.queue_record(&queue)?;
         marks.moved(Some(state), None);
-        self.put_marks(&queue, &marks);
+        self.put_queue_record(&queue, &marks);
         Ok(())
     }
 
-    /// The job, unless it is to be forgotten.
+    /// Returns the job, unless its retention has passed.
     fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
         let Some(header) = self.get(&self.layout.jobs, layout::job(id))? else { return Ok(None) };
         let Some(stored) = self.get(&self.layout.progress, layout::job(id))? else { return Ok(None) };
@@ -277,6 +277,7 @@ impl Step<'_, '_> {
         record::job(id, &header, progress).map(Some)
     }
 
+    /// Returns the progress of a job with its fence, also after its retention has passed.
     fn live(&self, id: &JobId) -> Result<Option<Live>, Error> {
         let Some(stored) = self.get(&self.layout.progress, layout::job(id))? else { return Ok(None) };
         let stored = StoredProgress::decode(&stored[..]).map_err(|_| damaged("progress"))?;
@@ -286,7 +287,7 @@ impl Step<'_, '_> {
     }
 
     /// Moves at most [`PROMOTE_MAX`] jobs whose moment has come to the end of the ready list.
-    fn promote(&mut self, queue: &QueueName, marks: &mut Marks) -> Result<usize, Error> {
+    fn promote(&mut self, queue: &QueueName, marks: &mut QueueRecord) -> Result<usize, Error> {
         let now = self.now();
         let range = layout::numbered(queue, marks.due_from, &[])..layout::numbered(queue, now.0 + 1, &[]);
         let mut promoted = 0;
@@ -315,8 +316,8 @@ impl Step<'_, '_> {
         Ok(promoted)
     }
 
-    /// Puts a job that is not held any more where its state belongs.
-    fn settle(&mut self, id: &JobId, job: &Job, before: State, marks: &mut Marks) -> Result<(), Error> {
+    /// Puts a job that no claim holds any more into the index of its state.
+    fn settle(&mut self, id: &JobId, job: &Job, before: State, marks: &mut QueueRecord) -> Result<(), Error> {
         marks.moved(Some(before), Some(job.progress.state));
         let forget = job.progress.finish.map(|finish| finish.after(job.spec.retention));
         match (job.progress.run_at, forget) {
@@ -336,13 +337,15 @@ impl Step<'_, '_> {
         Ok(())
     }
 
+    /// Lets a job wait for a moment.
     fn wait_until(&mut self, id: &JobId, moment: Moment) {
         let key = layout::numbered(id.queue(), moment.0, id.tail().as_bytes());
         self.tx.put(&self.layout.due, key, Slice::from([]));
         self.news.due.push((id.queue().clone(), moment));
     }
 
-    fn append(&mut self, id: &JobId, marks: &mut Marks) -> Result<(), Error> {
+    /// Puts a job at the end of the ready list.
+    fn append(&mut self, id: &JobId, marks: &mut QueueRecord) -> Result<(), Error> {
         if self.is_empty(id.queue(), marks)? {
             self.news.ready.push(id.queue().clone());
         }
@@ -351,7 +354,7 @@ impl Step<'_, '_> {
         Ok(())
     }
 
-    fn is_empty(&self, queue: &QueueName, marks: &Marks) -> Result<bool, Error> {
+    fn is_empty(&self, queue: &QueueName, marks: &QueueRecord) -> Result<bool, Error> {
         match self.tx.range(&self.layout.ready, ready_from(queue, marks.head)).next() {
             None => Ok(true),
             Some(Ok(_)) => Ok(false),
@@ -359,21 +362,23 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Stores the progress of a job and announces its version.
     fn keep(&mut self, id: &JobId, progress: &JobProgress, fence: u64, forget: Option<Moment>) {
         let stored = StoredProgress::of(progress, fence, forget).encode_to_vec();
         self.tx.put(&self.layout.progress, layout::job(id), stored);
         self.news.changed.push((id.clone(), progress.version));
     }
 
-    fn marks(&self, queue: &QueueName) -> Result<Marks, Error> {
+    fn queue_record(&self, queue: &QueueName) -> Result<QueueRecord, Error> {
         match self.get(&self.layout.queues, queue.as_str())? {
-            Some(bytes) => Marks::decode(&bytes[..]).map_err(|_| damaged("queue")),
-            None => Ok(Marks::new()),
+            Some(bytes) => QueueRecord::decode(&bytes[..]).map_err(|_| damaged("queue")),
+            None => Ok(QueueRecord::new()),
         }
     }
 
-    /// A queue without records is forgotten. Its fences go on all the same: they are no lower than the time.
-    fn put_marks(&mut self, queue: &QueueName, marks: &Marks) {
+    /// Stores the record of a queue, or forgets a queue without records. Its fences go on growing all the same: they are no
+    /// lower than the time.
+    fn put_queue_record(&mut self, queue: &QueueName, marks: &QueueRecord) {
         if marks.records == 0 {
             self.tx.delete(&self.layout.queues, queue.as_str());
         } else {
@@ -386,20 +391,23 @@ impl Step<'_, '_> {
     }
 }
 
+/// Returns the keys of a queue's ready jobs from a place on.
 pub(super) fn ready_from(queue: &QueueName, head: u64) -> std::ops::RangeInclusive<Vec<u8>> {
     layout::numbered(queue, head, &[])..=layout::numbered(queue, u64::MAX, &[])
 }
 
+/// Reads the id of a job from its stored tail.
 fn tail_of(queue: &QueueName, tail: &[u8]) -> Result<JobId, Error> {
     let tail = std::str::from_utf8(tail).unwrap_or_default();
     JobId::of_tail(queue, tail).ok_or_else(|| damaged("id"))
 }
 
+/// Makes the error of a record that cannot be read.
 pub(super) fn damaged(what: &str) -> Error {
     Error::Internal(format!("a {what} record of the embedded database is damaged"))
 }
 
-/// A read that failed. (A write that failed is [`super::write_failed`].)
+/// Makes the error of a read that failed. (That of a write is [`super::write_failed`].)
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn engine(error: shoal_embedded::Error) -> Error {
     EngineError::Unavailable { engine: super::ENGINE, detail: error.to_string() }.into()

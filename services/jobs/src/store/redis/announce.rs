@@ -1,5 +1,5 @@
-//! What happens on Redis, as one clone hears it: ready jobs and due times over a channel, changes of jobs over the event
-//! streams of the queues that are watched here, all read by one blocking connection.
+//! Hears what happens on Redis: ready jobs and due times over a channel, and changes of jobs over the event streams of the
+//! queues that are watched at this clone. One blocking connection reads all of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::job::id::{JobId, QueueName};
 use crate::store::{Announcer, Following};
 
-/// Entries in one answer that mean we are behind: the stream may have been trimmed before we read on.
+/// Number of entries in one answer from which on the clone counts as behind: the stream may have been trimmed before it read on.
 const BEHIND: usize = 256;
 
 /// The queues that are watched at this clone.
@@ -31,7 +31,7 @@ pub(super) struct Follows {
 
 #[derive(Debug)]
 struct Follow {
-    /// The last entry before the first watcher came.
+    /// The id of the last entry before the first watcher came.
     from: String,
     watchers: usize,
 }
@@ -59,7 +59,7 @@ impl Follows {
     }
 }
 
-/// One watcher's interest.
+/// Interest of a watcher in a queue, which ends when dropped.
 struct Follower {
     follows: Arc<Follows>,
     queue: QueueName,
@@ -100,6 +100,7 @@ async fn follow(store: &RedisStore, queue: &QueueName) -> Result<Following, Erro
         .ok_or_else(|| Error::Internal("a watcher could not join".to_owned()))
 }
 
+/// Returns the id of the last entry of a queue's stream.
 async fn last_id(store: &RedisStore, queue: &QueueName) -> Result<String, Error> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(stream(store, queue));
@@ -113,11 +114,12 @@ async fn last_id(store: &RedisStore, queue: &QueueName) -> Result<String, Error>
     }
 }
 
+/// Returns the key of a queue's stream.
 fn stream(store: &RedisStore, queue: &QueueName) -> String {
     format!("{}ev", store.root(queue))
 }
 
-/// Tells the hub, until dropped.
+/// Tells the hub what happens, until dropped.
 async fn run(store: RedisStore, hub: Arc<Hub>) {
     let mut moved = store.follows.moved.subscribe();
     let mut wake = store.link.subscribe(&store.wake);
@@ -169,13 +171,14 @@ fn follow_the_watched(store: &RedisStore, tail: &Tail, followed: &mut HashMap<Ve
     }
 }
 
-/// A connection was made anew, maybe to a Redis that knows less than the last one.
+/// Wakes everyone after a new connection, which may be to a Redis that knows less than the last one.
 fn missed(hub: &Hub) {
     hub.ready_anywhere();
     hub.gap(None);
 }
 
-/// `rQUEUE`: it has jobs again. `dMS QUEUE`: something is due in so many milliseconds, earlier than before.
+/// Reads a message: `rQUEUE` means that the queue has jobs again, `dMS QUEUE` that something is due in so many milliseconds,
+/// earlier than before.
 fn heard(hub: &Hub, message: &[u8]) {
     let Ok(text) = std::str::from_utf8(message) else { return };
     if let Some(name) = text.strip_prefix('r') {

@@ -1,4 +1,4 @@
-//! Leases on Redis: claimed, extended, given back.
+//! Leases on Redis: claim, extend, give back.
 
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use crate::job::moment::Moment;
 use crate::lease_request::LeaseRequest;
 use crate::store::{CLAIM_BYTES_MAX, Claim};
 
-/// How long a ticket is remembered: longer than a call can be under way.
+/// Time for which a ticket is remembered: longer than a call can be under way.
 const TICKET_TTL: Duration = Duration::from_secs(60);
 
 impl RedisStore {
+    /// Claims ready jobs.
     pub(super) async fn claim(&self, request: LeaseRequest, ticket: String) -> Result<Claim, Error> {
         let queue = &request.queue;
         let (max_jobs, bytes_max) = (request.max_jobs.to_string(), CLAIM_BYTES_MAX.to_string());
@@ -56,6 +57,7 @@ impl RedisStore {
         Ok(claim)
     }
 
+    /// Moves the end of a lease.
     pub(super) async fn extend_lease(
         &self,
         id: &JobId,
@@ -77,6 +79,7 @@ impl RedisStore {
         }
     }
 
+    /// Gives back what the call of a ticket claimed.
     pub(super) async fn release_claim(&self, queue: &QueueName, ticket: &str) -> Result<(), Error> {
         let root = self.root(queue);
         let ttl = millis(TICKET_TTL);

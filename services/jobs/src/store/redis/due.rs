@@ -1,4 +1,4 @@
-//! When something of a queue is due: what this clone notes, and the question that one clone asks for all.
+//! The due times of queues on Redis: what this clone notes, and the question that one clone asks for all.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -19,53 +19,56 @@ use crate::job::id::QueueName;
 use crate::store::due_times::{CLAIM, DueTimes};
 use crate::store::{DueStore, PROMOTE_MAX, Promoted};
 
-/// Jobs that have ended and are forgotten leave the lists so long after that, so that many leave together.
+/// Time after which forgotten jobs leave the lists of finished jobs, so that many leave together.
 const FORGET_AFTER: Duration = Duration::from_secs(5);
 
-/// The part of an interval for which one clone's question of the schedule is enough for all: less than there is between two of
-/// its own, so that one of them asks within each interval.
+/// The part of an interval for which one clone's question is enough for all. It is less than the time between two questions of
+/// one clone, so that some clone asks within each interval.
 pub(super) const TURN: f64 = 0.8;
 
-/// A clone that found another asking the schedule leaves that to it for so many intervals: for clones beside it the store does
-/// no work. One that died is followed by another within these.
+/// Number of intervals for which a clone that found another one asking leaves the question to it. A clone that asked and died is
+/// followed by another within these.
 const TURNS_LEFT_TO_ANOTHER: u32 = 2;
 
-/// What this clone has to say to the schedule, with its next question.
+/// Notes of this clone, which its next question takes to the other clones.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) due: DueTimes,
     settled: Vec<QueueName>,
-    /// The last answer was not all.
+    /// Set if the last answer was not everything that is due.
     more: bool,
     /// Set if this clone asked last, as far as it knows.
     leads: bool,
-    /// Intervals that are left to the clone that asks.
+    /// The number of intervals that are still left to the clone that asks.
     left_to_another: u32,
 }
 
 impl Notes {
+    /// Returns whether the notes must not wait for another clone's question.
     fn is_pressing(&self) -> bool {
         self.more || !self.settled.is_empty() || !self.due.is_empty()
     }
 }
 
 impl RedisStore {
+    /// Locks the notes, also after a panic.
     pub(super) fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes that something of a queue is due within this time.
     pub(super) fn note_within(&self, queue: &QueueName, within: Duration) {
         self.notes().due.note(queue, Instant::now() + within);
     }
 
-    /// A job has ended, and is to be forgotten.
+    /// Notes when a job that has ended is to be forgotten.
     pub(super) fn note_ended(&self, job: &Job) {
         if job.progress.state.is_final() {
             self.note_within(job.id.queue(), job.spec.retention + FORGET_AFTER);
         }
     }
 
-    /// Whether this clone is the one to ask the schedule now.
+    /// Returns whether this clone is the one to ask now.
     async fn takes_turn(&self) -> Result<bool, Error> {
         {
             let mut notes = self.notes();
@@ -82,7 +85,7 @@ impl RedisStore {
             .arg(millis(self.turn));
         let taken = match self.link.query::<Option<String>>(&take).await {
             Ok(taken) => taken.is_some(),
-            // There is no room for a turn: then each clone asks, for work goes on.
+            // Redis has no room for the turn. Then each clone asks, so that work goes on.
             Err(LinkError::Full(_)) => true,
             Err(failed) => return Err(error(failed)),
         };
@@ -94,8 +97,8 @@ impl RedisStore {
         Ok(taken)
     }
 
-    /// One question of the schedule, with what this clone has to say.
-    async fn ask_schedule(
+    /// Asks which queues are due, and hands over what this clone has noted.
+    async fn ask_due(
         &self,
         max: usize,
         due: &HashMap<QueueName, Instant>,
@@ -138,13 +141,13 @@ impl DueStore for RedisStore {
                 notes.more = false;
                 (notes.due.take(), std::mem::take(&mut notes.settled))
             };
-            match self.ask_schedule(max, &due, &settled).await {
+            match self.ask_due(max, &due, &settled).await {
                 Ok(queues) => {
                     self.notes().more = queues.len() >= max;
                     Ok(queues.iter().filter_map(|name| QueueName::parse(name).ok()).collect())
                 }
                 Err(error) => {
-                    // Said again with the next question; that it was heard twice does no harm.
+                    // Handed over again with the next question; hearing a note twice does no harm.
                     let mut notes = self.notes();
                     due.iter().for_each(|(queue, at)| notes.due.note(queue, *at));
                     notes.settled.extend(settled);

@@ -1,4 +1,4 @@
-//! What a failed call to Redis means for the service.
+//! The meaning of a failed call to Redis.
 
 use shoal_kit::EngineError;
 use shoal_redis_link::LinkError;
@@ -8,7 +8,7 @@ use crate::error::Error;
 /// The name of the engine in errors.
 pub(super) const ENGINE: &str = "redis";
 
-/// What a failed call means: for a step, that it may have been taken.
+/// Makes the error of a failed step, which may have been taken if no answer came.
 pub(super) fn error(error: LinkError) -> Error {
     let engine = ENGINE;
     Error::Engine(match error {
@@ -27,7 +27,7 @@ pub(super) fn error(error: LinkError) -> Error {
     })
 }
 
-/// The same for a read, of which nothing can be left undone.
+/// Makes the error of a failed read, which changes nothing.
 pub(super) fn read_error(failed: LinkError) -> Error {
     match error(failed) {
         Error::Engine(error) => Error::Engine(error.of_read()),

@@ -43,7 +43,7 @@ fn is_out_of_reach<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_outlives_a_restart_of_redis() {
+async fn watch_outlives_a_redis_restart() {
     let Some(mut server) = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
         return;
     };
@@ -74,7 +74,7 @@ async fn a_watch_outlives_a_restart_of_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_of_a_job_that_redis_lost_ends_with_not_found() {
+async fn watch_of_lost_job_ends() {
     let Some(mut server) = Server::start(&["--save", ""]).await else { return };
     let mesh = mesh(&server).await;
     let job = mesh.a.enqueue(&queue("lost"), "k").await;
@@ -87,7 +87,7 @@ async fn a_watch_of_a_job_that_redis_lost_ends_with_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
+async fn frozen_redis_costs_no_attempt() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh_that_waits(&server, Config::default().redis_deadline).await;
     let q = queue("frozen");
@@ -130,7 +130,7 @@ async fn a_frozen_redis_is_unavailable_at_once_and_costs_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
+async fn late_redis_is_used_when_up() {
     let Some(mut server) = Server::start(&[]).await else { return };
     server.kill();
     let store = RedisStore::open(LinkConfig::new(server.url(), "jobs"), &Config::default()).unwrap();
@@ -146,7 +146,7 @@ async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_evicts_is_refused_until_it_does_not() {
+async fn evicting_redis_takes_no_jobs() {
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let Some(server) = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", policy]).await
         else {
@@ -166,7 +166,7 @@ async fn a_redis_that_evicts_is_refused_until_it_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
+async fn full_redis_refuses_only_new_jobs() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     let q = queue("full");
@@ -198,7 +198,7 @@ async fn when_the_memory_is_full_work_goes_on_and_nothing_is_added() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_only_redis_is_said_to_be_one_and_read() {
+async fn read_only_redis_is_still_read() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     let q = queue("read-only");
@@ -230,7 +230,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_redis_forgets_everything_the_queue_goes_on_from_nothing() {
+async fn queue_restarts_after_redis_forgets() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     mesh.b.maintain();
@@ -254,7 +254,7 @@ async fn when_redis_forgets_everything_the_queue_goes_on_from_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_fell_idle_is_dropped_and_comes_back() {
+async fn idle_queue_is_dropped_and_returns() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     let (idle, busy) = (queue("idle"), queue("busy"));
@@ -285,7 +285,7 @@ async fn a_queue_that_fell_idle_is_dropped_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_unused_queue_gives_way_to_a_new_one() {
+async fn unused_queue_gives_way_to_new() {
     let Some(server) = Server::start(&[]).await else { return };
     let config = Config {
         key_prefix: "t:".to_owned(),
@@ -344,7 +344,7 @@ async fn queues_at_rest_cost_redis_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_is_given_back_by_a_clone_that_never_heard_of_it() {
+async fn another_clone_gives_a_lease_back() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     let q = queue("heard");
@@ -360,7 +360,7 @@ async fn a_lease_is_given_back_by_a_clone_that_never_heard_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_fail_over_to_an_older_state_fences_still_grow() {
+async fn fences_grow_across_fail_overs() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     let q = queue("older");
@@ -382,7 +382,7 @@ async fn after_a_fail_over_to_an_older_state_fences_still_grow() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_waiters_and_watchers_cost_redis_next_to_nothing() {
+async fn idle_waiters_cost_redis_nothing() {
     let Some(server) = Server::start(&[]).await else { return };
     let mesh = mesh(&server).await;
     mesh.a.maintain();

@@ -1,4 +1,4 @@
-//! One job on Redis: added, read, finished, failed, cancelled.
+//! Jobs on Redis: add, read, finish, fail, cancel.
 
 use bytes::Bytes;
 use redis::Value;
@@ -25,7 +25,7 @@ impl RedisStore {
         if let Some(policy) = self.link.loses() {
             return Err(Error::Evicts { policy });
         }
-        // That its queue is noted adds no job.
+        // Registering the queue adds no job, so a failure here is certain.
         let detail = || format!("not within {:?}", self.deadline);
         let noted = timeout_at(deadline, self.touch(&queue)).await;
         noted
@@ -39,7 +39,7 @@ impl RedisStore {
                 Run::At(moment) => ("t", moment.0),
             };
             args.push(id.tail().as_bytes().to_vec());
-            // The script writes what comes before, with Redis' time.
+            // The script writes the beginning, with Redis' time.
             args.push(record::header(&job.spec, Moment::default()).split_off(record::AFTER_CREATE));
             args.push(
                 job.request.as_ref().map(|request| request.id.clone().into_bytes()).unwrap_or_default(),
@@ -49,7 +49,7 @@ impl RedisStore {
             args.push(time.to_string().into_bytes());
         }
         let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-        // Before the step: it may be taken though nobody hears of it.
+        // Noted before the step, which may be taken although its answer is lost.
         for job in &jobs {
             match job.run {
                 Run::Now => {}
@@ -61,6 +61,7 @@ impl RedisStore {
         reply.into_iter().zip(jobs).map(|(made, job)| enqueued(made, job)).collect()
     }
 
+    /// Reads a job without a script.
     pub(super) async fn read_job(&self, id: &JobId) -> Result<Option<Job>, Error> {
         let root = self.root(id.queue());
         let mut both = redis::pipe();
@@ -72,6 +73,7 @@ impl RedisStore {
         script::job(id, header, &fields)
     }
 
+    /// Ends an attempt.
     pub(super) async fn fail_job(&self, id: &JobId, fence: u64, failure: &Failure) -> Result<Job, Error> {
         let permanent: &[u8] = if failure.permanent { b"1" } else { b"0" };
         let seed = backoff::seed(id.tail()).to_string();
@@ -79,6 +81,7 @@ impl RedisStore {
         self.close(&script::FAIL, id, fence, &args).await
     }
 
+    /// Cancels a job.
     pub(super) async fn cancel_job(&self, id: &JobId) -> Result<Job, Error> {
         let mut reply = self.run(&script::CANCEL, id.queue(), &[id.tail().as_bytes()]).await?.into_iter();
         let mut next = || reply.next().unwrap_or(Value::Nil);
@@ -97,7 +100,7 @@ impl RedisStore {
         }
     }
 
-    /// Ends a lease by its holder's word.
+    /// Ends a lease by its worker's report.
     pub(super) async fn close(
         &self,
         script: &Script,
@@ -115,7 +118,7 @@ impl RedisStore {
                 let job = script::job_of(id, next())?.ok_or_else(|| Error::not_found(id))?;
                 self.note_ended(&job);
                 if job.progress.state == State::Retrying {
-                    // The first wait is the shortest, less a fifth at most.
+                    // The first wait is the shortest, and is shortened by a fifth at most.
                     self.note_within(id.queue(), job.spec.backoff * 4 / 5);
                 }
                 Ok(job)
@@ -126,7 +129,7 @@ impl RedisStore {
     }
 }
 
-/// What the script says of one job that was to be added.
+/// Reads the script's answer for one job that was to be added.
 fn enqueued(made: Value, job: NewJob) -> Result<Enqueued, Error> {
     let mut parts = read::<Vec<Value>>(made)?.into_iter();
     let mut next = || parts.next().unwrap_or(Value::Nil);

@@ -1,4 +1,4 @@
-//! Reading many jobs on Redis: counts and pages, each of one instant.
+//! Reads many jobs on Redis: counts and pages, each of one instant.
 
 use bytes::Bytes;
 use redis::Value;
@@ -14,6 +14,7 @@ use crate::page_token;
 use crate::store::{Counts, PAGE_LOOKS_MAX, Page, record};
 
 impl RedisStore {
+    /// Counts the jobs of a queue.
     pub(super) async fn count_jobs(&self, queue: &QueueName) -> Result<Option<Counts>, Error> {
         let reply = self.run(&script::COUNT, queue, &[]).await?;
         let (counts, head, now): ([i64; 7], Vec<u8>, u64) = {
@@ -40,6 +41,7 @@ impl RedisStore {
         Ok(Some(Counts { scheduled, ready, running, succeeded, retrying, dead, cancelled, head, now }))
     }
 
+    /// Lists jobs of a queue in one state.
     pub(super) async fn list_jobs(
         &self,
         queue: &QueueName,

@@ -76,7 +76,7 @@ async fn answers_truly_and_changes_nothing(clone: &TestClone, held: &Claim, read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_on_two_nodes_is_refused() {
+async fn half_moved_queue_is_refused() {
     let Some(cluster) = Cluster::start().await else { return };
     let mesh = mesh(&cluster).await;
     let q = queue("moves");
@@ -192,7 +192,7 @@ async fn the_schedules_slot_may_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_acknowledged_job_is_lost_by_moves() {
+async fn moves_lose_no_acknowledged_job() {
     let Some(cluster) = Cluster::start().await else { return };
     let seed: u64 =
         std::env::var("SHOAL_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Which queues there are: the names of those in use, how many there may be, and which of them gives way to a new one.
+//! The registry of queues: the names of the queues in use, their limit, and which of them gives way to a new one.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -12,17 +12,18 @@ use super::{RedisStore, script};
 use crate::error::Error;
 use crate::job::id::QueueName;
 
-/// How often a clone says that it uses a queue.
+/// Interval at which a clone registers a queue that it uses.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
-/// A queue that nobody used for so long and that is empty is dropped from the registry.
+/// Time after which an empty queue that no clone used is dropped from the registry.
 const RETIRE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// How often a clone looks for such queues.
+/// Interval at which a clone looks for queues to drop.
 const RETIRE_INTERVAL: Duration = Duration::from_secs(600);
-/// How many of them it drops at once.
+/// Most queues dropped at once.
 const RETIRE_MAX: usize = 100;
-/// Queues of either kind that are looked at when there must be room for another.
+/// Number of oldest queues, and of random queues, that are looked at when a new queue needs room.
 const GIVE_WAY_LOOKS: usize = 32;
-/// Queues that this clone has used lately, and since when it has not said so.
+
+/// The queues that this clone used lately, and when it registered each of them.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     used: HashMap<QueueName, Instant>,
@@ -37,7 +38,7 @@ impl Known {
 }
 
 impl RedisStore {
-    /// Says now and then that this queue is used, so that every clone tends it.
+    /// Registers a queue that is used, once in a while, so that every clone maintains it.
     pub(super) async fn touch(&self, queue: &QueueName) -> Result<(), Error> {
         if self.known().used.get(queue).is_some_and(|at| at.elapsed() < TOUCH_INTERVAL) {
             return Ok(());
@@ -54,7 +55,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Whether there was room for all.
+    /// Registers queues. Returns whether there was room for all of them.
     async fn register(&self, queues: &[QueueName]) -> Result<bool, Error> {
         let max = self.queues_max.to_string();
         let mut args = vec![max.as_bytes()];
@@ -64,7 +65,7 @@ impl RedisStore {
         Ok(refused.is_empty())
     }
 
-    /// Drops queues from the registry that nobody uses any more.
+    /// Drops the queues from the registry that no clone uses any more.
     pub(super) async fn retire(&self) -> Result<(), Error> {
         let last = self.known().retired.replace(Instant::now());
         if last.is_some_and(|at| at.elapsed() < RETIRE_INTERVAL) {
@@ -79,11 +80,11 @@ impl RedisStore {
         self.drop_empty(&unused, RETIRE_AFTER, usize::MAX).await.map(drop)
     }
 
-    /// Lets an empty queue give way that was not used for longest, of some that are looked at; whether one did.
+    /// Drops an empty queue, of some that are looked at, to make room for a new one. Returns whether one was dropped.
     async fn make_room(&self) -> Result<bool, Error> {
         let mut looked_at = redis::pipe();
         looked_at.cmd("ZRANGE").arg(self.registry()).arg(0).arg(GIVE_WAY_LOOKS - 1);
-        // Those that are in use and old stand at the front for good: the others have their chance.
+        // Old queues that are in use stay at the front for good, so random ones are looked at as well.
         looked_at.cmd("ZRANDMEMBER").arg(self.registry()).arg(GIVE_WAY_LOOKS);
         let (oldest, some): (Vec<String>, Vec<String>) =
             self.link.pipeline(&looked_at).await.map_err(error)?;
@@ -91,7 +92,7 @@ impl RedisStore {
         Ok(self.drop_empty(&queues, TOUCH_INTERVAL * 2, 1).await? > 0)
     }
 
-    /// Drops queues that are empty and were not used for so long, until there are enough; how many.
+    /// Drops queues that are empty and were not used for this long, until `enough` were dropped. Returns their number.
     pub(super) async fn drop_empty(
         &self,
         queues: &[String],
@@ -109,7 +110,7 @@ impl RedisStore {
             let empty: i64 =
                 self.link.script(&script::RETIRE, &[root.as_bytes()], &args).await.map_err(error)?;
             if empty == 1 {
-                // Its last use is compared in the script: it may be used while we look.
+                // The script compares the last use, because the queue may be used meanwhile.
                 let args = [queue.as_str().as_bytes(), age.as_bytes()];
                 let gone: usize =
                     self.link.script(&script::DROP, &[registry.as_bytes()], &args).await.map_err(error)?;
@@ -119,10 +120,10 @@ impl RedisStore {
         Ok(dropped)
     }
 
-    /// The queues, those that this clone uses included.
+    /// Returns all queues, with those that this clone uses.
     pub(super) async fn listed(&self) -> Result<Vec<QueueName>, Error> {
         let mut queues = self.registered().await?;
-        // What we use and is not listed: Redis lost the registry.
+        // A queue that is used and not listed means that Redis lost the registry.
         let known: Vec<_> =
             self.known().used.keys().filter(|queue| !queues.contains(queue)).cloned().collect();
         if !known.is_empty() {
@@ -132,6 +133,7 @@ impl RedisStore {
         Ok(queues)
     }
 
+    /// Returns the names in the registry.
     async fn registered(&self) -> Result<Vec<QueueName>, Error> {
         let mut zrange = redis::cmd("ZRANGE");
         zrange.arg(self.registry()).arg(0).arg(-1);
@@ -139,10 +141,12 @@ impl RedisStore {
         Ok(names.iter().filter_map(|name| QueueName::parse(name).ok()).collect())
     }
 
+    /// Returns the key of the registry.
     pub(super) fn registry(&self) -> String {
         format!("{}queues", self.prefix)
     }
 
+    /// Locks the queues that this clone uses, also after a panic.
     pub(super) fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! The scripts, and how their replies are read.
+//! The scripts, and the readers of their replies.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -52,7 +52,7 @@ pub(super) static SCHEDULE: LazyLock<Script> =
 pub(super) static DROP: LazyLock<Script> =
     LazyLock::new(|| Script::of_declared_keys("jobs.drop", include_str!("drop.lua")));
 
-/// All of them, to be loaded on every connection.
+/// Returns all scripts, to be loaded on every connection.
 pub(super) fn all() -> Vec<Script> {
     [
         &ENQUEUE, &LEASE, &RELEASE, &COMPLETE, &FAIL, &TEND, &EXTEND, &CANCEL, &COUNT, &LIST, &RETIRE,
@@ -67,7 +67,7 @@ pub(super) fn read<T: FromRedisValue>(value: Value) -> Result<T, Error> {
     T::from_redis_value(value).map_err(|error| Error::Internal(format!("a script's reply: {error}")))
 }
 
-/// The fields of `:s:ID`.
+/// The fields of `:s:ID`, a job's progress.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Fields(HashMap<String, Bytes>);
 
@@ -91,7 +91,7 @@ impl Fields {
     }
 }
 
-/// Packed, or as `HGETALL` answers.
+/// Reads fields that are packed, or as `HGETALL` answers them.
 impl FromRedisValue for Fields {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         match value {
@@ -102,7 +102,7 @@ impl FromRedisValue for Fields {
     }
 }
 
-/// A job from its header and its fields; `None` if the header is gone. Without fields it is as it was enqueued.
+/// Reads a job from its header and its fields; `None` if the header is gone. Without fields the job is as it was enqueued.
 pub(super) fn job(id: &JobId, header: Option<Bytes>, fields: &Fields) -> Result<Option<Job>, Error> {
     let Some(header) = header else { return Ok(None) };
     let progress =
@@ -110,7 +110,7 @@ pub(super) fn job(id: &JobId, header: Option<Bytes>, fields: &Fields) -> Result<
     record::job(id, &header, progress).map(Some)
 }
 
-/// A job as `{header, fields}`.
+/// Reads a job given as `{header, fields}`.
 pub(super) fn job_of(id: &JobId, value: Value) -> Result<Option<Job>, Error> {
     let (header, fields): (Option<Bytes>, Fields) = read(value)?;
     job(id, header, &fields)
@@ -131,7 +131,7 @@ fn progress(fields: &Fields) -> Option<JobProgress> {
     progress.start = number("sm").map(Moment);
     progress.finish = number("fm").map(Moment);
     progress.result = fields.get("r").cloned().unwrap_or_default();
-    progress.closed = number("ff").zip(number("fo").and_then(|number| record::verdict(number as u8)));
+    progress.closed = number("ff").zip(number("fo").and_then(|number| record::report(number as u8)));
     let count = number("en").unwrap_or(0);
     for place in count.saturating_sub(ERRORS_MAX as u64)..count {
         progress.errors.push(error(fields.get(&format!("e{}", place % ERRORS_MAX as u64))?)?);
@@ -139,7 +139,7 @@ fn progress(fields: &Fields) -> Option<JobProgress> {
     Some(progress)
 }
 
-/// `attempt moment message`.
+/// Reads an error: `attempt moment message`.
 fn error(field: &[u8]) -> Option<JobError> {
     let mut parts = std::str::from_utf8(field).ok()?.splitn(3, ' ');
     Some(JobError {
@@ -149,7 +149,7 @@ fn error(field: &[u8]) -> Option<JobError> {
     })
 }
 
-/// The changes in an entry of `:ev`: `TAIL` and version, separated by spaces.
+/// Returns the changes in an entry of `:ev`: `TAIL` and version, separated by spaces.
 pub(super) fn changes(entry: &[u8]) -> impl Iterator<Item = (&str, u64)> {
     let text = std::str::from_utf8(entry).unwrap_or_default();
     text.split(' ').filter_map(|change| {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_read_packed_or_not() {
+    fn packed_and_plain_fields_are_read() {
         let pairs = [("st", "4"), ("r", "\u{0}result"), ("e0", "")];
         let plain = pairs.iter().flat_map(|(name, value)| [name, value]);
         let plain = plain.map(|part| Value::BulkString(part.as_bytes().to_vec())).collect();

@@ -1,11 +1,11 @@
-//! The steps that concern leases: claimed, extended, given back, ended.
+//! The steps of leases: claim, extend, give back, end.
 
 use std::time::Duration;
 
 use prost::Message;
 use shoal_embedded::Slice;
 
-use super::super::layout::{self, Claimed, End, Marks};
+use super::super::layout::{self, ClaimRecord, End, QueueRecord};
 use super::{Live, Step, damaged, engine, ready_from, tail_of};
 use crate::error::Error;
 use crate::job::State;
@@ -14,7 +14,7 @@ use crate::job::moment::Moment;
 use crate::lease_request::LeaseRequest;
 use crate::store::{CLAIM_BYTES_MAX, Claim, PROMOTE_MAX, record};
 
-/// How long a ticket that claimed nothing is remembered.
+/// Time for which a ticket that claimed nothing is remembered.
 const TICKET_TTL: Duration = Duration::from_secs(60);
 
 impl Step<'_, '_> {
@@ -29,7 +29,7 @@ impl Step<'_, '_> {
         {
             return Ok(claim);
         }
-        let mut marks = self.marks(queue)?;
+        let mut marks = self.queue_record(queue)?;
         let promoted = self.promote(queue, &mut marks)?;
         let fence = self.now_us.max(marks.fence + 1);
         let (mut bytes, mut skipped) = (0, 0);
@@ -54,7 +54,7 @@ impl Step<'_, '_> {
                 claim.more = true;
                 break;
             } else {
-                // It was cancelled.
+                // The job was cancelled.
                 skipped += 1;
             }
             let (place, _) = layout::number_in(queue, &key).ok_or_else(|| damaged("ready list"))?;
@@ -63,14 +63,14 @@ impl Step<'_, '_> {
         }
         if claim.jobs.is_empty() {
             if promoted + skipped > 0 {
-                self.put_marks(queue, &marks);
+                self.put_queue_record(queue, &marks);
             }
             return Ok(claim);
         }
         claim.fence = fence;
         marks.fence = fence;
         marks.records += 1;
-        let claimed = Claimed {
+        let claimed = ClaimRecord {
             expire: claim.expire.0,
             ticket: ticket.to_owned(),
             worker: request.worker.clone(),
@@ -81,21 +81,21 @@ impl Step<'_, '_> {
         let lease = layout::numbered(queue, claim.expire.0, &fence.to_be_bytes());
         self.tx.put(&self.layout.leases, lease, Slice::from([]));
         self.tx.put(&self.layout.tickets, ticket_key, fence.to_be_bytes());
-        self.put_marks(queue, &marks);
+        self.put_queue_record(queue, &marks);
         self.news.due.push((queue.clone(), claim.expire));
         Ok(claim)
     }
 
     pub(in super::super) fn release(&mut self, queue: &QueueName, ticket: &str) -> Result<(), Error> {
         let key = layout::of_queue(queue, ticket.as_bytes());
-        let mut marks = self.marks(queue)?;
+        let mut marks = self.queue_record(queue)?;
         let fence = match self.get(&self.layout.tickets, &key)? {
             None => {
                 let forget = self.now().after(TICKET_TTL);
                 self.tx.put(&self.layout.ends, layout::end(forget, End::Ticket, &key), Slice::from([]));
                 self.tx.put(&self.layout.tickets, key, 0_u64.to_be_bytes());
                 marks.records += 1;
-                self.put_marks(queue, &marks);
+                self.put_queue_record(queue, &marks);
                 return Ok(());
             }
             Some(value) => u64::from_be_bytes(value[..].try_into().map_err(|_| damaged("ticket"))?),
@@ -118,7 +118,7 @@ impl Step<'_, '_> {
             self.news.ready.push(queue.clone());
         }
         self.end_claim(queue, fence, &claimed, &mut marks);
-        self.put_marks(queue, &marks);
+        self.put_queue_record(queue, &marks);
         Ok(())
     }
 
@@ -142,8 +142,13 @@ impl Step<'_, '_> {
         Ok(expire)
     }
 
-    /// One job is not its claim's any more; the last one ends it.
-    pub(super) fn let_go(&mut self, queue: &QueueName, fence: u64, marks: &mut Marks) -> Result<(), Error> {
+    /// Takes one job out of its claim. The last one ends the claim.
+    pub(super) fn let_go(
+        &mut self,
+        queue: &QueueName,
+        fence: u64,
+        marks: &mut QueueRecord,
+    ) -> Result<(), Error> {
         let Some(mut claimed) = self.claimed(queue, fence)? else { return Ok(()) };
         claimed.left = claimed.left.saturating_sub(1);
         if claimed.left == 0 {
@@ -155,14 +160,20 @@ impl Step<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn claimed(&self, queue: &QueueName, fence: u64) -> Result<Option<Claimed>, Error> {
+    pub(super) fn claimed(&self, queue: &QueueName, fence: u64) -> Result<Option<ClaimRecord>, Error> {
         let Some(bytes) = self.get(&self.layout.claims, layout::numbered(queue, fence, &[]))? else {
             return Ok(None);
         };
-        Claimed::decode(&bytes[..]).map(Some).map_err(|_| damaged("claim"))
+        ClaimRecord::decode(&bytes[..]).map(Some).map_err(|_| damaged("claim"))
     }
 
-    pub(super) fn end_claim(&mut self, queue: &QueueName, fence: u64, claimed: &Claimed, marks: &mut Marks) {
+    pub(super) fn end_claim(
+        &mut self,
+        queue: &QueueName,
+        fence: u64,
+        claimed: &ClaimRecord,
+        marks: &mut QueueRecord,
+    ) {
         self.tx.delete(&self.layout.claims, layout::numbered(queue, fence, &[]));
         self.tx.delete(&self.layout.leases, layout::numbered(queue, claimed.expire, &fence.to_be_bytes()));
         self.tx.delete(&self.layout.tickets, layout::of_queue(queue, claimed.ticket.as_bytes()));
