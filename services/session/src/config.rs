@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
-use crate::attribute::Limits;
-use crate::keyring::KeysText;
+use crate::keys::keyring::KeysText;
+use crate::session::attribute::Limits;
 use crate::session::{AtLimit, Policy};
 use crate::sessions::{NAME_BYTES_MAX, REMOVE_MAX};
 

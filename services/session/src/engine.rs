@@ -11,15 +11,17 @@ use shoal_redis_link::{Eviction, Health, LinkConfig, StoreName};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::keyfile;
-use crate::keyring::{Keyring, KeysText};
-use crate::store::embedded::EmbeddedStore;
+use crate::keys::file;
+use crate::keys::keyring::{Keyring, KeysText};
+use crate::store::embedded::{EmbeddedKeys, EmbeddedStore};
+use crate::store::keys::KeySource;
 use crate::store::redis::RedisStore;
 
 /// The store behind the service.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(crate) store: Backend,
+    pub(crate) keys: KeySource,
     description: String,
     /// The name of an embedded store, which all clones of the process share.
     name: String,
@@ -44,7 +46,7 @@ impl Engine {
 
     async fn open_with(settings: &Settings, health: Health) -> anyhow::Result<Engine> {
         let config = settings.valid_section(Role::Session.name(), Config::validate)?;
-        let keyring = keyfile::configured(&config)?;
+        let keyring = file::configured(&config)?;
         if let Some(url) = settings.redis_of(Role::Session) {
             let link = LinkConfig {
                 connections: config.redis_connections,
@@ -57,7 +59,14 @@ impl Engine {
             let description = format!("redis {}", shoal_redis_link::describe(&link.url));
             let store = RedisStore::open(link, &config, keyring);
             let store = store.with_context(|| settings.redis_given(Role::Session))?;
-            return Ok(Engine { store: Backend::Redis(store), description, name: String::new(), health });
+            let keys = KeySource::Redis(store.keys());
+            return Ok(Engine {
+                store: Backend::Redis(store),
+                keys,
+                description,
+                name: String::new(),
+                health,
+            });
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Session.name()));
         // Opening replays a journal.
@@ -67,8 +76,8 @@ impl Engine {
                     let db = Database::open(&dir)?;
                     let keyring = match keyring {
                         Some(keyring) => keyring,
-                        None => keyfile::load_or_generate(&dir.join(keyfile::FILE), || {
-                            Ok(EmbeddedStore::needs_its_keys(&db)?)
+                        None => file::load_or_generate(&dir.join(file::FILE), || {
+                            Ok(EmbeddedKeys::are_needed(&db)?)
                         })?,
                     };
                     (db, keyring, format!("embedded {}", dir.display()))
@@ -82,8 +91,9 @@ impl Engine {
                 }
             };
             db.report_as(Role::Session.name());
-            let store = EmbeddedStore::new(db, keyring, config.policy(), Clock::System)?;
-            Ok(Engine { store: Backend::Embedded(store), description, name: new_store_name(), health })
+            let keys = KeySource::Embedded(EmbeddedKeys::new(&db, keyring, Clock::System)?);
+            let store = EmbeddedStore::new(db, config.policy(), Clock::System)?;
+            Ok(Engine { store: Backend::Embedded(store), keys, description, name: new_store_name(), health })
         })
         .await
         .context("opening the session store")?

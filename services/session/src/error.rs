@@ -8,7 +8,7 @@ use shoal_kit::reason::{self, Reason};
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
-use crate::attribute::Passed;
+use crate::session::attribute::Passed;
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

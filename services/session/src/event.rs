@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::token::SessionId;
+use crate::id::SessionId;
 
 /// Buckets there are; a bucket is one byte.
 pub(crate) const BUCKETS: usize = 256;

@@ -9,31 +9,31 @@ use futures::{FutureExt as _, StreamExt as _};
 use prost_types::Timestamp;
 use shoal_kit::reason;
 use shoal_kit::service::Background;
-use shoal_proto::session::v1::revoke_session_request::Target as ProtoTarget;
+use shoal_proto::session::v1::revoke_session_request::Target as PbTarget;
 use shoal_proto::session::v1::session_service_server::SessionService;
-use shoal_proto::session::v1::{self as proto, SessionEventType};
-use shoal_proto::r#type::v1 as proto_type;
-use shoal_proto::r#type::v1::value::Kind as ProtoKind;
+use shoal_proto::session::v1::{self as pb, SessionEventType};
+use shoal_proto::r#type::v1 as pb_type;
+use shoal_proto::r#type::v1::value::Kind as PbKind;
 use tonic::{Request, Response, Status};
 
-use crate::attribute::{Attributes, Change, Value};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::event::{Cursor, Kind, Notice, Place};
 use crate::session::Session;
+use crate::session::attribute::{Attributes, Change, Value};
 use crate::sessions::{Create, Issued, Sessions, Target};
 use crate::store::Store;
-use crate::watch::{Told, Watch};
-use crate::watchers::{Watcher, Watchers};
+use crate::watch::watchers::{Watcher, Watchers};
+use crate::watch::{Watch, WatchMessage};
 
-/// One clone's server.
-pub(crate) struct Server<S> {
+/// The gRPC service of one clone.
+pub(crate) struct Service<S> {
     sessions: Sessions<S>,
     watchers: Arc<Watchers>,
     background: Background,
 }
 
-impl<S: Store> Server<S> {
+impl<S: Store> Service<S> {
     pub(crate) fn new(sessions: Sessions<S>, background: Background) -> Self {
         let watchers = Watchers::new(sessions.config.watchers_max);
         Self { sessions, watchers, background }
@@ -41,11 +41,11 @@ impl<S: Store> Server<S> {
 }
 
 #[tonic::async_trait]
-impl<S: Store> SessionService for Server<S> {
+impl<S: Store> SessionService for Service<S> {
     async fn create_session(
         &self,
-        request: Request<proto::CreateSessionRequest>,
-    ) -> Result<Response<proto::CreateSessionResponse>, Status> {
+        request: Request<pb::CreateSessionRequest>,
+    ) -> Result<Response<pb::CreateSessionResponse>, Status> {
         let request = request.into_inner();
         let create = Create {
             user: request.user_id,
@@ -56,45 +56,45 @@ impl<S: Store> SessionService for Server<S> {
             request_id: request.request_id,
         };
         let Issued { token, session } = self.sessions.create(create).await?;
-        Ok(shoal_kit::answer(proto::CreateSessionResponse { token, session: Some(session.into()) }))
+        Ok(shoal_kit::answer(pb::CreateSessionResponse { token, session: Some(session.into()) }))
     }
 
     async fn get_session(
         &self,
-        request: Request<proto::GetSessionRequest>,
-    ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        request: Request<pb::GetSessionRequest>,
+    ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let request = request.into_inner();
         let session = self.sessions.get(&request.token, !request.no_touch).await?;
-        Ok(shoal_kit::answer(proto::GetSessionResponse { session: Some(session.into()) }))
+        Ok(shoal_kit::answer(pb::GetSessionResponse { session: Some(session.into()) }))
     }
 
     async fn update_session(
         &self,
-        request: Request<proto::UpdateSessionRequest>,
-    ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
+        request: Request<pb::UpdateSessionRequest>,
+    ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
         let request = request.into_inner();
         let change = Change { set: attributes("set", request.set)?, remove: request.remove };
         let session = self.sessions.update(&request.token, change, request.expected_version).await?;
-        Ok(shoal_kit::answer(proto::UpdateSessionResponse { session: Some(session.into()) }))
+        Ok(shoal_kit::answer(pb::UpdateSessionResponse { session: Some(session.into()) }))
     }
 
     async fn rotate_session(
         &self,
-        request: Request<proto::RotateSessionRequest>,
-    ) -> Result<Response<proto::RotateSessionResponse>, Status> {
+        request: Request<pb::RotateSessionRequest>,
+    ) -> Result<Response<pb::RotateSessionResponse>, Status> {
         let request = request.into_inner();
         let change = Change { set: attributes("set", request.set)?, remove: request.remove };
         let Issued { token, session } = self.sessions.rotate(&request.token, change).await?;
-        Ok(shoal_kit::answer(proto::RotateSessionResponse { token, session: Some(session.into()) }))
+        Ok(shoal_kit::answer(pb::RotateSessionResponse { token, session: Some(session.into()) }))
     }
 
     async fn revoke_session(
         &self,
-        request: Request<proto::RevokeSessionRequest>,
-    ) -> Result<Response<proto::RevokeSessionResponse>, Status> {
+        request: Request<pb::RevokeSessionRequest>,
+    ) -> Result<Response<pb::RevokeSessionResponse>, Status> {
         let target = match request.into_inner().target {
-            Some(ProtoTarget::Token(token)) => Target::Token(token),
-            Some(ProtoTarget::SessionId(id)) => Target::Id(id),
+            Some(PbTarget::Token(token)) => Target::Token(token),
+            Some(PbTarget::SessionId(id)) => Target::Id(id),
             None => {
                 return Err(
                     Error::invalid(reason::MISSING_TARGET, "target", "give a token or a session_id").into()
@@ -102,35 +102,35 @@ impl<S: Store> SessionService for Server<S> {
             }
         };
         self.sessions.revoke(target).await?;
-        Ok(Response::new(proto::RevokeSessionResponse {}))
+        Ok(Response::new(pb::RevokeSessionResponse {}))
     }
 
     async fn list_sessions(
         &self,
-        request: Request<proto::ListSessionsRequest>,
-    ) -> Result<Response<proto::ListSessionsResponse>, Status> {
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
         let request = request.into_inner();
         let (sessions, next_page_token) =
             self.sessions.list(request.user_id, request.page_size, &request.page_token).await?;
-        let sessions = sessions.into_iter().map(proto::Session::from).collect();
-        Ok(shoal_kit::answer(proto::ListSessionsResponse { sessions, next_page_token }))
+        let sessions = sessions.into_iter().map(pb::Session::from).collect();
+        Ok(shoal_kit::answer(pb::ListSessionsResponse { sessions, next_page_token }))
     }
 
     async fn revoke_user_sessions(
         &self,
-        request: Request<proto::RevokeUserSessionsRequest>,
-    ) -> Result<Response<proto::RevokeUserSessionsResponse>, Status> {
+        request: Request<pb::RevokeUserSessionsRequest>,
+    ) -> Result<Response<pb::RevokeUserSessionsResponse>, Status> {
         let request = request.into_inner();
         let revoked = self.sessions.revoke_user(request.user_id, &request.except_session_id).await?;
         let revoked_count = i64::try_from(revoked).unwrap_or(i64::MAX);
-        Ok(Response::new(proto::RevokeUserSessionsResponse { revoked_count }))
+        Ok(Response::new(pb::RevokeUserSessionsResponse { revoked_count }))
     }
 
-    type WatchSessionsStream = BoxStream<'static, Result<proto::WatchSessionsResponse, Status>>;
+    type WatchSessionsStream = BoxStream<'static, Result<pb::WatchSessionsResponse, Status>>;
 
     async fn watch_sessions(
         &self,
-        request: Request<proto::WatchSessionsRequest>,
+        request: Request<pb::WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
         let request = request.into_inner();
         let place = self.watchers.enter((!request.user_id.is_empty()).then(|| request.user_id.clone()))?;
@@ -154,7 +154,7 @@ fn stream_of<S: Store>(
     watch: Watch<S>,
     place: Watcher,
     background: &Background,
-) -> BoxStream<'static, Result<proto::WatchSessionsResponse, Status>> {
+) -> BoxStream<'static, Result<pb::WatchSessionsResponse, Status>> {
     let draining = background.draining.clone();
     stream::unfold(Some((watch, place)), move |state| {
         let draining = draining.clone();
@@ -175,8 +175,8 @@ fn stream_of<S: Store>(
     .boxed()
 }
 
-impl From<Told> for proto::WatchSessionsResponse {
-    fn from(Told { notice, resume_token }: Told) -> Self {
+impl From<WatchMessage> for pb::WatchSessionsResponse {
+    fn from(WatchMessage { notice, resume_token }: WatchMessage) -> Self {
         match notice {
             Notice::Event(event) => Self {
                 r#type: SessionEventType::from(event.kind).into(),
@@ -208,7 +208,7 @@ impl From<Kind> for SessionEventType {
     }
 }
 
-impl From<Session> for proto::Session {
+impl From<Session> for pb::Session {
     fn from(session: Session) -> Self {
         Self {
             id: session.id.hex(),
@@ -224,29 +224,29 @@ impl From<Session> for proto::Session {
     }
 }
 
-impl From<Value> for proto_type::Value {
+impl From<Value> for pb_type::Value {
     fn from(value: Value) -> Self {
         let kind = match value {
-            Value::Text(text) => ProtoKind::StringValue(text),
-            Value::Int(int) => ProtoKind::IntValue(int),
-            Value::Double(double) => ProtoKind::DoubleValue(double),
-            Value::Bool(bool) => ProtoKind::BoolValue(bool),
-            Value::Bytes(bytes) => ProtoKind::BytesValue(bytes),
-            Value::Time(seconds, nanos) => ProtoKind::TimeValue(Timestamp { seconds, nanos }),
+            Value::Text(text) => PbKind::StringValue(text),
+            Value::Int(int) => PbKind::IntValue(int),
+            Value::Double(double) => PbKind::DoubleValue(double),
+            Value::Bool(bool) => PbKind::BoolValue(bool),
+            Value::Bytes(bytes) => PbKind::BytesValue(bytes),
+            Value::Time(seconds, nanos) => PbKind::TimeValue(Timestamp { seconds, nanos }),
         };
         Self { kind: Some(kind) }
     }
 }
 
-fn attributes(field: &'static str, values: BTreeMap<String, proto_type::Value>) -> Result<Attributes, Error> {
-    let value = |(name, value): (String, proto_type::Value)| {
+fn attributes(field: &'static str, values: BTreeMap<String, pb_type::Value>) -> Result<Attributes, Error> {
+    let value = |(name, value): (String, pb_type::Value)| {
         let value = match value.kind {
-            Some(ProtoKind::StringValue(text)) => Value::Text(text),
-            Some(ProtoKind::IntValue(int)) => Value::Int(int),
-            Some(ProtoKind::DoubleValue(double)) => Value::Double(double),
-            Some(ProtoKind::BoolValue(bool)) => Value::Bool(bool),
-            Some(ProtoKind::BytesValue(bytes)) => Value::Bytes(bytes),
-            Some(ProtoKind::TimeValue(Timestamp { seconds, nanos })) => Value::Time(seconds, nanos),
+            Some(PbKind::StringValue(text)) => Value::Text(text),
+            Some(PbKind::IntValue(int)) => Value::Int(int),
+            Some(PbKind::DoubleValue(double)) => Value::Double(double),
+            Some(PbKind::BoolValue(bool)) => Value::Bool(bool),
+            Some(PbKind::BytesValue(bytes)) => Value::Bytes(bytes),
+            Some(PbKind::TimeValue(Timestamp { seconds, nanos })) => Value::Time(seconds, nanos),
             None => {
                 return Err(Error::invalid(
                     reason::EMPTY_VALUE,

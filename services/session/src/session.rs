@@ -1,13 +1,16 @@
 //! A session, and the record of it that a store keeps.
 
+pub(crate) mod attribute;
+pub(crate) mod rotation;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::attribute::{Attributes, Limits};
+use self::attribute::{Attributes, Limits};
+use self::rotation::Secrets;
 use crate::clock::{Time, millis};
-use crate::keyring::Hash;
-use crate::rotation::Secrets;
-use crate::token::SessionId;
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
 
 /// A use is recorded when this part of the idle time has passed since the last one that was.
 const TOUCH_PART: u32 = 10;

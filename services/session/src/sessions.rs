@@ -10,15 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use shoal_kit::{page, reason};
 
-use crate::attribute::{Attributes, Change, Passed};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::Cursor;
-use crate::keyring::{Hash, Keyring};
-use crate::rotation::{RETIRED_MAX, Secrets};
+use crate::id::SessionId;
+use crate::keys::keyring::{Hash, Keyring};
+use crate::keys::secret::Secret;
+use crate::keys::token::Token;
+use crate::session::attribute::{Attributes, Change, Passed};
+use crate::session::rotation::{RETIRED_MAX, Secrets};
 use crate::session::{Created, NewSession, RequestKey, Session};
+use crate::store::keys::KeySource;
 use crate::store::{ListPlace, Store};
-use crate::token::{Secret, SessionId, Token};
 use crate::watch::Watch;
 
 const USER_BYTES_MAX: usize = 256;
@@ -33,6 +36,7 @@ const PAGE_SIZE_MAX: usize = 100;
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions<S> {
     pub(crate) store: S,
+    pub(crate) keys: KeySource,
     pub(crate) config: Arc<Config>,
 }
 
@@ -67,7 +71,7 @@ impl<S: Store> Sessions<S> {
         self.valid_metadata(&create.metadata)?;
         let (idle_ttl, absolute_ttl) = self.ttls(&create)?;
 
-        let keyring = self.store.keyring().await?;
+        let keyring = self.keys.keyring().await?;
         let id = SessionId::random(keyring.bucket_of(&create.user));
         // A repeat must find the same secret, and nothing secret is stored: it is derived from the call and the id.
         let secret = match create.request_id.as_str() {
@@ -99,7 +103,7 @@ impl<S: Store> Sessions<S> {
     }
 
     pub(crate) async fn get(&self, token: &str, touch: bool) -> Result<Session, Error> {
-        let keyring = self.store.keyring().await?;
+        let keyring = self.keys.keyring().await?;
         let token = parse(token, &keyring)?;
         self.store.get(token.id, keyring.hashes(&token.secret), touch).await
     }
@@ -111,14 +115,14 @@ impl<S: Store> Sessions<S> {
         expected_version: Option<i64>,
     ) -> Result<Session, Error> {
         self.valid_change(&change)?;
-        let keyring = self.store.keyring().await?;
+        let keyring = self.keys.keyring().await?;
         let token = parse(token, &keyring)?;
         self.store.update(token.id, keyring.hashes(&token.secret), change, expected_version).await
     }
 
     pub(crate) async fn rotate(&self, token: &str, change: Change) -> Result<Issued, Error> {
         self.valid_change(&change)?;
-        let keyring = self.store.keyring().await?;
+        let keyring = self.keys.keyring().await?;
         let Token { id, secret } = parse(token, &keyring)?;
         let successors =
             keyring.successors(&id, &secret).iter().flat_map(|secret| keyring.hashes(secret)).collect();
@@ -131,7 +135,7 @@ impl<S: Store> Sessions<S> {
         match target {
             Target::Id(id) => self.store.revoke(parse_id("session_id", &id)?, None).await,
             Target::Token(token) => {
-                let keyring = self.store.keyring().await?;
+                let keyring = self.keys.keyring().await?;
                 let token = parse(&token, &keyring)?;
                 self.store.revoke(token.id, Some(keyring.hashes(&token.secret))).await
             }
@@ -153,7 +157,7 @@ impl<S: Store> Sessions<S> {
                 Error::invalid(reason::INVALID_PAGE_TOKEN, "page_token", "is not one that ListSessions gave")
             })?),
         };
-        let bucket = self.store.keyring().await?.bucket_of(&user);
+        let bucket = self.keys.keyring().await?.bucket_of(&user);
         let mut sessions = self.store.list(bucket, user, after, limit + 1).await?;
         let more = sessions.len() > limit;
         sessions.truncate(limit);
@@ -172,17 +176,18 @@ impl<S: Store> Sessions<S> {
             "" => None,
             id => Some(parse_id("except_session_id", id)?),
         };
-        let bucket = self.store.keyring().await?.bucket_of(&user);
+        let bucket = self.keys.keyring().await?.bucket_of(&user);
         self.store.revoke_user(bucket, user, except).await
     }
 
     /// What happens to one user's sessions, or to everybody's if `user` is empty.
     pub(crate) async fn watch(&self, user: String, resume: Option<Cursor>) -> Result<Watch<S>, Error> {
-        let user = match user.as_str() {
-            "" => None,
-            _ => valid_user(&user).map(|()| Some(user))?,
-        };
-        Watch::start(self.store.clone(), user, resume).await
+        if user.is_empty() {
+            return Watch::start(self.store.clone(), None, resume).await;
+        }
+        valid_user(&user)?;
+        let bucket = self.keys.keyring().await?.bucket_of(&user);
+        Watch::start(self.store.clone(), Some((bucket, user)), resume).await
     }
 
     fn ttls(&self, create: &Create) -> Result<(Duration, Duration), Error> {

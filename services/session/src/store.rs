@@ -10,6 +10,7 @@
 //! A session that has ended, by whatever cause, is never there again. Each end makes exactly one event.
 
 pub(crate) mod embedded;
+pub(crate) mod keys;
 pub(crate) mod redis;
 
 #[cfg(test)]
@@ -17,27 +18,17 @@ mod conformance;
 
 use std::sync::Arc;
 
-use crate::attribute::Change;
-use crate::clock::Time;
 use crate::error::Error;
 use crate::event::{BUCKETS, Cursor, Event, Place};
-use crate::keyring::{Hash, Keyring};
-use crate::mark::{Mark, Noted};
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
+use crate::session::attribute::Change;
 use crate::session::{Created, NewSession, Record, Session};
-use crate::token::SessionId;
 
 /// A place for sessions that all clones share.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// Tells what happens in buckets.
     type Listener: Listen;
-
-    /// The keys of the mesh, the same on every clone.
-    fn keyring(&self) -> impl Future<Output = Result<Arc<Keyring>, Error>> + Send;
-
-    /// Notes that keys are in use, and answers all that any clone has noted (the newest of many), each with when, and what
-    /// time it is. A hint: by the store's clock, on Redis by this clone's copy of it; lost where the rest of the store is,
-    /// and not atomic: after an error some may have been noted.
-    fn note_keys(&self, used: Vec<Mark>) -> impl Future<Output = Result<(Vec<Noted>, Time), Error>> + Send;
 
     /// Makes a session, its index entries and its event, under the policy's limit for the user. With a request key a
     /// repeat answers what the first call made, and makes nothing.
@@ -143,7 +134,7 @@ pub(crate) struct History {
 
 /// What a listener heard.
 #[derive(Debug, Clone)]
-pub(crate) enum Heard {
+pub(crate) enum StoreEvent {
     /// These happened, in this order; all of one bucket.
     Events(u8, Arc<[Event]>),
     /// Something happened in the bucket: read its history.
@@ -163,5 +154,5 @@ pub(crate) trait Listen: Send + 'static {
     fn follow(&mut self, cursor: &Cursor) -> Vec<u8>;
 
     /// The next thing heard. Cancel-safe.
-    fn heard(&mut self) -> impl Future<Output = Heard> + Send;
+    fn next(&mut self) -> impl Future<Output = StoreEvent> + Send;
 }

@@ -3,6 +3,8 @@
 //! Listening begins before history is read, so nothing falls between; what is heard twice is told once, because every
 //! event has a place. A listener that fell behind reads history again.
 
+pub(crate) mod watchers;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 use crate::event::{Cursor, Event, Notice, Place};
-use crate::store::{Heard, History, Listen as _, Store};
+use crate::store::{History, Listen as _, Store, StoreEvent};
 
 /// Events of a bucket read at once.
 const PAGE: usize = 256;
@@ -37,44 +39,45 @@ pub(crate) struct Watch<S: Store> {
 
 /// What a watcher is told, and the token by which it goes on after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct WatchMessage {
     pub(crate) notice: Notice,
     pub(crate) resume_token: String,
 }
 
 impl<S: Store> Watch<S> {
-    /// From `resume` on, or from now on.
-    pub(crate) async fn start(store: S, user: Option<String>, resume: Option<Cursor>) -> Result<Self, Error> {
+    /// Starts a watch from `resume` on, or from now on: of one user's bucket and events, or of everybody's.
+    pub(crate) async fn start(
+        store: S,
+        of: Option<(u8, String)>,
+        resume: Option<Cursor>,
+    ) -> Result<Self, Error> {
         // Before the ends are asked for: what happens from then on is heard.
         let mut listener = store.listen();
-        let (cursor, unread) = match (&user, resume) {
+        let (cursor, unread) = match (&of, resume) {
             (None, None) => {
                 let ends = store.ends().await?;
                 (Cursor::All(Box::new(*ends)), Vec::new())
             }
-            (Some(user), None) => {
-                let bucket = store.keyring().await?.bucket_of(user);
-                (Cursor::One(bucket, end_of(&store, bucket).await?), Vec::new())
-            }
+            (Some((bucket, _)), None) => (Cursor::One(*bucket, end_of(&store, *bucket).await?), Vec::new()),
             (None, Some(cursor @ Cursor::All(_))) => {
                 let unread = cursor.unlike(&*store.ends().await?);
                 (cursor, unread)
             }
-            (Some(user), Some(cursor)) => {
-                let bucket = store.keyring().await?.bucket_of(user);
+            (Some((bucket, _)), Some(cursor)) => {
                 // A token of a watch on everybody is good for one user too.
-                let place = cursor.place(bucket).ok_or_else(other_watch)?;
-                (Cursor::One(bucket, place), vec![bucket])
+                let place = cursor.place(*bucket).ok_or_else(other_watch)?;
+                (Cursor::One(*bucket, place), vec![*bucket])
             }
             (None, Some(Cursor::One(..))) => return Err(other_watch()),
         };
         let mut unread: VecDeque<u8> = unread.into();
         unread.extend(listener.follow(&cursor));
+        let user = of.map(|(_, user)| user);
         Ok(Self { store, listener, cursor, user, unread, pending: VecDeque::new() })
     }
 
     /// The next thing to tell. Cancel-safe between events, not within: drop the watcher when it is cancelled.
-    pub(crate) async fn next(&mut self) -> Result<Told, Error> {
+    pub(crate) async fn next(&mut self) -> Result<WatchMessage, Error> {
         loop {
             while let Some((bucket, notice)) = self.pending.pop_front() {
                 if let Some(told) = self.tell(bucket, notice) {
@@ -82,13 +85,13 @@ impl<S: Store> Watch<S> {
                 }
             }
             if self.unread.is_empty() {
-                match self.listener.heard().await {
-                    Heard::Events(bucket, events) => {
+                match self.listener.next().await {
+                    StoreEvent::Events(bucket, events) => {
                         self.pending
                             .extend(events.iter().map(|event| (bucket, Notice::Event(event.clone()))));
                     }
-                    Heard::Look(bucket) => self.unread.push_back(bucket),
-                    Heard::LookEverywhere => self.look_everywhere().await?,
+                    StoreEvent::Look(bucket) => self.unread.push_back(bucket),
+                    StoreEvent::LookEverywhere => self.look_everywhere().await?,
                 }
             } else {
                 match self.read().await {
@@ -117,7 +120,7 @@ impl<S: Store> Watch<S> {
     }
 
     /// Moves past an event; tells it if it is new and wanted.
-    fn tell(&mut self, bucket: u8, notice: Notice) -> Option<Told> {
+    fn tell(&mut self, bucket: u8, notice: Notice) -> Option<WatchMessage> {
         let at = self.cursor.place(bucket)?;
         match &notice {
             Notice::Event(event) => {
@@ -132,7 +135,7 @@ impl<S: Store> Watch<S> {
             // It may go back: the store may have lost what was there.
             Notice::Gap { place, .. } => self.cursor.advance(bucket, *place),
         }
-        Some(Told { notice, resume_token: self.cursor.encode() })
+        Some(WatchMessage { notice, resume_token: self.cursor.encode() })
     }
 
     /// Reads the history of some unread buckets.

@@ -1,5 +1,6 @@
 //! Sessions in the embedded database: each change is one transaction on its writer thread, durable before the answer.
 
+mod keys;
 mod record;
 mod txn;
 
@@ -9,31 +10,30 @@ use shoal_embedded::{Database, Keyspace};
 use shoal_kit::EngineError;
 use tokio::sync::broadcast;
 
+pub(crate) use self::keys::EmbeddedKeys;
 use self::record::{Kept, decode_event, event_key, id_at_end, user_prefix};
 use self::txn::Txn;
-use super::{Ends, Heard, History, ListPlace, Listen, Store};
-use crate::attribute::Change;
-use crate::clock::{Clock, Time};
+use super::{Ends, History, ListPlace, Listen, Store, StoreEvent};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::event::{BUCKETS, Cursor, Kind, Place};
-use crate::keyring::{Hash, Keyring};
-use crate::mark::{Mark, Noted, surplus};
-use crate::rotation::Standing;
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
+use crate::session::attribute::Change;
+use crate::session::rotation::TokenState;
 use crate::session::{Created, NewSession, Policy, Record, Session};
-use crate::token::SessionId;
 
 const ENGINE: &str = "the embedded database";
 /// Sessions taken from the indexes in one transaction: others wait behind it.
 const SWEEP_MAX: usize = 256;
 /// Buckets a listener may be behind; past it, it looks everywhere.
-const HEARD_MAX: usize = 1024;
+const EVENTS_BEHIND_MAX: usize = 1024;
 
 /// All clones of a process share one.
 #[derive(Debug, Clone)]
 pub(crate) struct EmbeddedStore {
     db: Database,
     spaces: Spaces,
-    keyring: Arc<Keyring>,
     policy: Policy,
     clock: Clock,
     /// The bucket of each event, once it is durable.
@@ -54,17 +54,10 @@ struct Spaces {
     events: Keyspace,
     /// Bucket → how far its events go.
     heads: Keyspace,
-    /// Mark of a key → when it was last in use.
-    marks: Keyspace,
 }
 
 impl EmbeddedStore {
-    pub(crate) fn new(
-        db: Database,
-        keyring: Arc<Keyring>,
-        policy: Policy,
-        clock: Clock,
-    ) -> Result<Self, shoal_embedded::Error> {
+    pub(crate) fn new(db: Database, policy: Policy, clock: Clock) -> Result<Self, shoal_embedded::Error> {
         let spaces = Spaces {
             sessions: db.keyspace("sessions")?,
             users: db.keyspace("users")?,
@@ -72,19 +65,8 @@ impl EmbeddedStore {
             requests: db.keyspace("requests")?,
             events: db.keyspace("events")?,
             heads: db.keyspace("heads")?,
-            marks: db.keyspace("marks")?,
         };
-        Ok(Self { db, spaces, keyring, policy, clock, happened: broadcast::channel(HEARD_MAX).0 })
-    }
-
-    /// Returns whether there are sessions, or notes of the keys that some were made with.
-    pub(crate) fn needs_its_keys(db: &Database) -> Result<bool, shoal_embedded::Error> {
-        for name in ["sessions", "marks"] {
-            if db.keyspace(name)?.prefix("").next().transpose()?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(Self { db, spaces, policy, clock, happened: broadcast::channel(EVENTS_BEHIND_MAX).0 })
     }
 
     /// Runs `change` alone. A refusal keeps what the presented token meant (a successor that took over, a theft); nothing
@@ -125,12 +107,6 @@ impl EmbeddedStore {
         self.spaces.sessions.get(id.to_bytes()).expect("the database reads").is_some()
     }
 
-    /// The same store, with keys that were changed.
-    #[cfg(test)]
-    pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
-        Self { keyring, ..self.clone() }
-    }
-
     /// A get so late that it must touch.
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: Vec<Hash>) -> Result<(), Error> {
@@ -150,32 +126,6 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     type Listener = Listener;
 
-    async fn keyring(&self) -> Result<Arc<Keyring>, Error> {
-        Ok(Arc::clone(&self.keyring))
-    }
-
-    async fn note_keys(&self, used: Vec<Mark>) -> Result<(Vec<Noted>, Time), Error> {
-        let (marks, now) = (self.spaces.marks.clone(), self.clock.now());
-        let noted = self.db.write(move |tx| {
-            for mark in &used {
-                tx.put(&marks, mark.encode().into_bytes(), now.millis().to_be_bytes());
-            }
-            let mut noted = Vec::new();
-            for entry in tx.prefix(&marks, "") {
-                let (mark, last) = entry?;
-                let mark = std::str::from_utf8(&mark).ok().and_then(Mark::decode);
-                if let (Some(mark), Ok(last)) = (mark, <[u8; 8]>::try_from(&*last)) {
-                    noted.push(Noted { mark, last: Time::from_millis(i64::from_be_bytes(last)) });
-                }
-            }
-            for mark in surplus(&noted) {
-                tx.delete(&marks, mark.encode().into_bytes());
-            }
-            Ok::<_, Error>(noted)
-        });
-        Ok((noted.await??, now))
-    }
-
     async fn create(&self, new: NewSession) -> Result<Created, Error> {
         self.change(move |txn| {
             if let Some(request) = &new.request
@@ -192,10 +142,12 @@ impl Store for EmbeddedStore {
     async fn get(&self, id: SessionId, presented: Vec<Hash>, touch: bool) -> Result<Session, Error> {
         let record = self.look(id)?.ok_or(Error::NotFound)?;
         let now = self.clock.now();
-        let write = match record.secrets.standing(&presented, now) {
-            Standing::Current { outdated: false } | Standing::Grace => touch && record.session.touch_due(now),
-            Standing::Current { outdated: true } | Standing::Next | Standing::Reused => true,
-            Standing::Unknown => return Err(Error::NotFound),
+        let write = match record.secrets.state(&presented, now) {
+            TokenState::Current { outdated: false } | TokenState::Grace => {
+                touch && record.session.touch_due(now)
+            }
+            TokenState::Current { outdated: true } | TokenState::Next | TokenState::Reused => true,
+            TokenState::Unknown => return Err(Error::NotFound),
         };
         if !write {
             return Ok(record.session);
@@ -363,10 +315,10 @@ impl Listen for Listener {
         Vec::new()
     }
 
-    async fn heard(&mut self) -> Heard {
+    async fn next(&mut self) -> StoreEvent {
         match self.0.recv().await {
-            Ok(bucket) => Heard::Look(bucket),
-            Err(broadcast::error::RecvError::Lagged(_)) => Heard::LookEverywhere,
+            Ok(bucket) => StoreEvent::Look(bucket),
+            Err(broadcast::error::RecvError::Lagged(_)) => StoreEvent::LookEverywhere,
             // The watcher owns a handle of the store, which owns the sender.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }

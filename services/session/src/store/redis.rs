@@ -4,10 +4,10 @@
 mod clock;
 mod field;
 mod hub;
+mod keys;
 #[cfg(test)]
 mod moving;
 mod script;
-mod shared_keys;
 mod sweep;
 mod turns;
 
@@ -23,19 +23,18 @@ use tokio::time::{Instant, timeout};
 use self::clock::RedisClock;
 use self::field::{answer, answered_id, answered_record, answered_time, broken};
 use self::hub::{Hub, Listener};
-use self::shared_keys::SharedKeys;
+pub(crate) use self::keys::RedisKeys;
 use self::sweep::Sweep;
 use super::{Ends, History, ListPlace, Store, report_reuse};
-use crate::attribute::{Change, Passed};
 use crate::clock::{Time, millis};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::{BUCKETS, Place};
-use crate::keyring::{Hash, Keyring};
-use crate::mark::{Mark, Noted, surplus};
-use crate::rotation::Standing;
+use crate::id::{SessionId, hex, push_hex};
+use crate::keys::keyring::{Hash, Keyring};
+use crate::session::attribute::{Change, Passed};
+use crate::session::rotation::TokenState;
 use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
-use crate::token::{SessionId, hex, push_hex};
 
 const ENGINE: &str = "redis";
 /// The pause between two passes over the ends of all buckets: watchers that begin together share one.
@@ -47,7 +46,7 @@ const ENDS_CONCURRENCY: usize = 32;
 pub(crate) struct RedisStore {
     link: Link,
     names: Arc<Names>,
-    keys: Arc<Keys>,
+    keys: RedisKeys,
     policy: Policy,
     /// The time that a get waits for its use to be recorded.
     touch_patience: Duration,
@@ -60,12 +59,6 @@ pub(crate) struct RedisStore {
 
 /// A pass over the buckets: when it began, and what it found.
 type Pass = (Instant, Arc<Ends>);
-
-#[derive(Debug)]
-enum Keys {
-    Given(Arc<Keyring>),
-    Shared(SharedKeys),
-}
 
 /// What keys are called.
 #[derive(Debug)]
@@ -101,10 +94,6 @@ impl Names {
         format!("{}v", self.base(bucket))
     }
 
-    fn marks(&self) -> String {
-        format!("{}marks", self.prefix)
-    }
-
     fn store_name(&self) -> String {
         format!("{}store-id", self.prefix)
     }
@@ -134,21 +123,24 @@ impl RedisStore {
         let link = Link::open(LinkConfig { scripts: script::all(), ..link })?;
         let names =
             Arc::new(Names { prefix: config.key_prefix.clone(), sweeper: uuid::Uuid::new_v4().to_string() });
-        let keys = match keyring {
-            Some(keyring) => Keys::Given(keyring),
-            None => Keys::Shared(SharedKeys::new(format!("{}keys", config.key_prefix).into_bytes())),
-        };
+        let clock = Arc::<RedisClock>::default();
+        let keys = RedisKeys::new(link.clone(), &config.key_prefix, Arc::clone(&clock), keyring);
         Ok(Self {
             hub: Hub::new(link.clone(), Arc::clone(&names)),
-            clock: Arc::default(),
+            clock,
             ends: Arc::default(),
             link,
             names,
-            keys: Arc::new(keys),
+            keys,
             policy: config.policy(),
             touch_patience: config.redis_deadline,
             sweep: Sweep::new(config.sweep_interval, config.redis_deadline),
         })
+    }
+
+    /// The keys that this Redis knows of.
+    pub(crate) fn keys(&self) -> RedisKeys {
+        self.keys.clone()
     }
 
     /// The way to Redis.
@@ -283,12 +275,6 @@ impl RedisStore {
         self.link.query(&exists).await.expect("redis answers")
     }
 
-    /// The same store, with keys that were changed.
-    #[cfg(test)]
-    pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
-        Self { keys: Arc::new(Keys::Given(keyring)), ..self.clone() }
-    }
-
     /// A touch, due or not.
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: &[Hash]) -> Result<(), Error> {
@@ -334,39 +320,6 @@ fn misplaced() -> Error {
 impl Store for RedisStore {
     type Listener = Listener;
 
-    async fn keyring(&self) -> Result<Arc<Keyring>, Error> {
-        match &*self.keys {
-            Keys::Given(keyring) => Ok(Arc::clone(keyring)),
-            Keys::Shared(shared) => shared.keyring(&self.link).await,
-        }
-    }
-
-    async fn note_keys(&self, used: Vec<Mark>) -> Result<(Vec<Noted>, Time), Error> {
-        let (marks, now) = (self.names.marks(), self.clock.now());
-        let mut note = redis::pipe();
-        for mark in &used {
-            note.cmd("HSET").arg(&marks).arg(mark.encode()).arg(now.millis()).ignore();
-        }
-        note.cmd("HGETALL").arg(&marks);
-        let (noted,) = self.link.pipeline::<(Vec<(Vec<u8>, Vec<u8>)>,)>(&note).await.map_err(from_note)?;
-        let noted: Vec<Noted> = noted
-            .into_iter()
-            // What something else put there is no reason to miss what clones did.
-            .filter_map(|(mark, last)| {
-                let mark = Mark::decode(std::str::from_utf8(&mark).ok()?)?;
-                let last = std::str::from_utf8(&last).ok()?.parse().ok()?;
-                Some(Noted { mark, last: Time::from_millis(last) })
-            })
-            .collect();
-        let surplus: Vec<String> = surplus(&noted).iter().map(Mark::encode).collect();
-        if !surplus.is_empty() {
-            let mut forget = redis::cmd("HDEL");
-            forget.arg(&marks).arg(&surplus);
-            self.link.query::<()>(&forget).await.map_err(from_note)?;
-        }
-        Ok((noted, now))
-    }
-
     async fn create(&self, new: NewSession) -> Result<Created, Error> {
         if let Some(policy) = self.link.loses() {
             return Err(Error::Evicts { policy });
@@ -409,20 +362,21 @@ impl Store for RedisStore {
         let Record { session, secrets } = self.read(id).await?.ok_or(Error::NotFound)?;
         let now = self.clock.now();
         let touch = touch && session.touch_due(now);
-        match secrets.standing(&presented, now) {
-            Standing::Current { outdated: false } if !touch => Ok(session),
+        match secrets.state(&presented, now) {
+            TokenState::Current { outdated: false } if !touch => Ok(session),
             // The session was read; that this use is not recorded is no reason to refuse it, nor to wait for a slot that moves.
-            Standing::Current { outdated: false } => {
+            TokenState::Current { outdated: false } => {
                 match timeout(self.touch_patience, self.present(id, &presented, true)).await {
                     Err(_) | Ok(Err(Error::Engine(_))) => Ok(session),
                     Ok(used) => used,
                 }
             }
             // How long an old token is good for is said by Redis' clock.
-            Standing::Current { outdated: true } | Standing::Next | Standing::Grace | Standing::Reused => {
-                self.present(id, &presented, touch).await
-            }
-            Standing::Unknown => Err(Error::NotFound),
+            TokenState::Current { outdated: true }
+            | TokenState::Next
+            | TokenState::Grace
+            | TokenState::Reused => self.present(id, &presented, touch).await,
+            TokenState::Unknown => Err(Error::NotFound),
         }
     }
 
@@ -591,13 +545,4 @@ fn from_write(error: LinkError) -> Error {
         }
         LinkError::Config(text) => return Error::Internal(text),
     })
-}
-
-/// No caller waits for a note. Redis is there when it refuses one, to this user or on this key, and calls may go well all the
-/// while: that is not the engine's being away.
-fn from_note(error: LinkError) -> Error {
-    match error {
-        LinkError::Server { .. } | LinkError::Denied(_) => Error::Internal(error.to_string()),
-        other => from_write(other),
-    }
 }

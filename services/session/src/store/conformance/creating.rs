@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::{Make, ints};
-use crate::attribute::{Change, Value};
 use crate::config::Config;
 use crate::error::Error;
+use crate::keys::token::Token;
 use crate::session::AtLimit;
+use crate::session::attribute::{Change, Value};
 use crate::sessions::{Create, Target};
 use crate::store::Store as _;
-use crate::token::Token;
 
 async fn another_clone_finds_what_was_created<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
@@ -53,7 +53,7 @@ async fn what_was_never_issued_is_not_found<M: Make>(make: M) {
 async fn another_sessions_secret_opens_nothing<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let (a, b) = (world.create("u").await, world.create("u").await);
-    let keyring = world.sessions.store.keyring().await.unwrap();
+    let keyring = world.sessions.keys.keyring().await.unwrap();
     let secret = Token::parse(&b.token, &keyring).unwrap().secret;
     // Well-formed and with a good check: only the store can tell.
     let token = Token { id: a.session.id, secret }.issue(&keyring);

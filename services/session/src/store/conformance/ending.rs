@@ -9,10 +9,10 @@ use super::world::{Make, Peek, World};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::Kind;
+use crate::id::SessionId;
 use crate::session::Session;
 use crate::sessions::Create;
 use crate::store::Store as _;
-use crate::token::SessionId;
 
 fn short(user: &str, idle_ms: u64, absolute_ms: u64) -> Create {
     Create {

@@ -1,14 +1,13 @@
 //! Keys are rotated under living sessions.
 
 use super::world::{Make, World};
-use crate::attribute::Change;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::error::Error;
-use crate::keyring::{Keyring, KeysText};
-use crate::mark::{MARKS_MAX, Mark, Noted};
+use crate::keys::fingerprint::{FINGERPRINTS_MAX, KeyFingerprint, Noted};
+use crate::keys::keyring::{Keyring, KeysText};
+use crate::session::attribute::Change;
 use crate::sessions::Create;
-use crate::store::Store as _;
 
 /// Puts a new key in front of each purpose's list.
 fn rotated(keys: &KeysText) -> KeysText {
@@ -99,32 +98,37 @@ async fn a_derivation_key_removed_too_early_is_said<M: Make>(make: M) {
 async fn a_key_that_was_in_use_is_remembered_for_clones_that_lack_it<M: Make>(make: M) {
     let (ours, theirs) = (KeysText::generate(), KeysText::generate());
     let world = world(&make, &ours).await;
-    let used = |keys: &KeysText| -> Vec<Mark> {
-        Keyring::parse(keys).unwrap().marks().filter(|(_, used)| *used).map(|(mark, _)| mark).collect()
+    let used = |keys: &KeysText| -> Vec<KeyFingerprint> {
+        Keyring::parse(keys)
+            .unwrap()
+            .fingerprints()
+            .filter(|(_, used)| *used)
+            .map(|(fingerprint, _)| fingerprint)
+            .collect()
     };
     let sorted = |noted: Vec<Noted>| {
-        let mut marks: Vec<String> = noted.iter().map(|noted| noted.mark.encode()).collect();
-        marks.sort();
-        marks
+        let mut fingerprints: Vec<String> = noted.iter().map(|noted| noted.fingerprint.encode()).collect();
+        fingerprints.sort();
+        fingerprints
     };
     let both: Vec<Noted> = used(&ours)
         .into_iter()
         .chain(used(&theirs))
-        .map(|mark| Noted { mark, last: Time::default() })
+        .map(|fingerprint| Noted { fingerprint, last: Time::default() })
         .collect();
-    let (first, now) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
+    let (first, now) = world.sessions.keys.note(used(&ours)).await.unwrap();
     assert!(first.iter().all(|noted| noted.last == now) && first.len() == 3, "{first:?}");
     world.tick().await;
-    world.other.store.note_keys(used(&theirs)).await.unwrap();
-    let (noted, _) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
+    world.other.keys.note(used(&theirs)).await.unwrap();
+    let (noted, _) = world.sessions.keys.note(used(&ours)).await.unwrap();
     assert_eq!(sorted(noted), sorted(both));
 
     // As many as anybody notes, they stay few.
-    for _ in 0..MARKS_MAX {
-        world.other.store.note_keys(used(&KeysText::generate())).await.unwrap();
+    for _ in 0..FINGERPRINTS_MAX {
+        world.other.keys.note(used(&KeysText::generate())).await.unwrap();
     }
-    let (noted, _) = world.sessions.store.note_keys(used(&ours)).await.unwrap();
-    assert!((MARKS_MAX..=MARKS_MAX + 3).contains(&noted.len()), "{}", noted.len());
+    let (noted, _) = world.sessions.keys.note(used(&ours)).await.unwrap();
+    assert!((FINGERPRINTS_MAX..=FINGERPRINTS_MAX + 3).contains(&noted.len()), "{}", noted.len());
 }
 
 super::conformance!(

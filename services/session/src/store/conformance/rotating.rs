@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::world::{Make, Peek, World, change, ints};
-use crate::attribute::Change;
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::Kind;
+use crate::session::attribute::Change;
 
 fn short_grace() -> Config {
     Config { rotation_grace: Duration::from_millis(300), ..Config::default() }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::world::{Make, Peek as _, change, ints};
-use crate::attribute::{Change, Passed, Value};
 use crate::config::Config;
 use crate::error::Error;
+use crate::session::attribute::{Change, Passed, Value};
 use crate::store::Store as _;
 
 async fn attributes_are_set_and_removed_and_the_version_counts<M: Make>(make: M) {
@@ -93,8 +93,9 @@ async fn touches_and_updates_racing_a_revoke_never_bring_it_back<M: Make>(make: 
             let clone = if n % 2 == 0 { world.sessions.clone() } else { world.other.clone() };
             let (id, token, revoked) = (made.session.id, made.token.clone(), Arc::clone(&revoked));
             async move {
-                let keyring = clone.store.keyring().await.unwrap();
-                let hashes = keyring.hashes(&crate::token::Token::parse(&token, &keyring).unwrap().secret);
+                let keyring = clone.keys.keyring().await.unwrap();
+                let hashes =
+                    keyring.hashes(&crate::keys::token::Token::parse(&token, &keyring).unwrap().secret);
                 for _ in 0..OPERATIONS {
                     let before = revoked.load(Ordering::SeqCst);
                     let found = if n % 4 < 2 {

@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 use shoal_embedded::Database;
 use shoal_redis_link::LinkConfig;
 
-use crate::attribute::{Attributes, Change, Value};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::{Cursor, Kind, Notice};
-use crate::keyring::{Hash, Keyring};
+use crate::id::SessionId;
+use crate::keys::keyring::{Hash, Keyring};
 use crate::session::Session;
+use crate::session::attribute::{Attributes, Change, Value};
 use crate::sessions::{Create, Issued, Sessions, Target};
 use crate::store::Store;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::{EmbeddedKeys, EmbeddedStore};
+use crate::store::keys::KeySource;
 use crate::store::redis::RedisStore;
-use crate::token::SessionId;
-use crate::watch::{Told, Watch};
+use crate::watch::{Watch, WatchMessage};
 
 /// Whatever a check waits for happens within this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,9 +43,6 @@ pub(crate) trait Peek: Store {
 
     /// Whether the store holds anything for a session, readable or not.
     fn holds(&self, id: SessionId) -> impl Future<Output = bool> + Send;
-
-    /// The same store, with keys that were changed.
-    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self;
 
     /// A use that is worth recording.
     fn touch_now(
@@ -73,9 +71,9 @@ impl Make for Embedded {
 
     async fn world(&self, config: Config) -> World<EmbeddedStore> {
         let (db, clock) = (Database::ephemeral().unwrap(), Clock::manual());
-        let store =
-            EmbeddedStore::new(db, Arc::new(Keyring::generate()), config.policy(), clock.clone()).unwrap();
-        let sessions = Sessions { store, config: Arc::new(config) };
+        let keys = EmbeddedKeys::new(&db, Arc::new(Keyring::generate()), clock.clone()).unwrap();
+        let store = EmbeddedStore::new(db, config.policy(), clock.clone()).unwrap();
+        let sessions = Sessions { store, keys: KeySource::Embedded(keys), config: Arc::new(config) };
         World { other: sessions.clone(), sessions, clock: Some(clock) }
     }
 
@@ -109,7 +107,7 @@ impl Redis {
             ..LinkConfig::new(&self.url, "session")
         };
         let store = RedisStore::open(link, config, None).unwrap();
-        Sessions { store, config: Arc::new(config.clone()) }
+        Sessions { keys: KeySource::Redis(store.keys()), store, config: Arc::new(config.clone()) }
     }
 }
 
@@ -138,10 +136,6 @@ impl Peek for EmbeddedStore {
         EmbeddedStore::holds(self, id)
     }
 
-    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
-        EmbeddedStore::with_keyring(self, keyring)
-    }
-
     async fn index_entries(&self, _users: &[(u8, String)]) -> usize {
         EmbeddedStore::index_entries(self)
     }
@@ -154,10 +148,6 @@ impl Peek for EmbeddedStore {
 impl Peek for RedisStore {
     async fn holds(&self, id: SessionId) -> bool {
         RedisStore::holds(self, id).await
-    }
-
-    fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
-        RedisStore::with_keyring(self, keyring)
     }
 
     async fn index_entries(&self, users: &[(u8, String)]) -> usize {
@@ -174,7 +164,8 @@ impl<S: Peek> World<S> {
     pub(crate) fn with_keyring(self, keyring: Keyring) -> Self {
         let keyring = Arc::new(keyring);
         let with = |sessions: &Sessions<S>| Sessions {
-            store: sessions.store.with_keyring(Arc::clone(&keyring)),
+            store: sessions.store.clone(),
+            keys: sessions.keys.with_keyring(Arc::clone(&keyring)),
             config: Arc::clone(&sessions.config),
         };
         World { sessions: with(&self.sessions), other: with(&self.other), clock: self.clock.clone() }
@@ -209,7 +200,7 @@ impl<S: Peek> World<S> {
     }
 
     pub(crate) async fn index_entries_of(&self, users: &[String]) -> usize {
-        let keyring = self.sessions.store.keyring().await.unwrap();
+        let keyring = self.sessions.keys.keyring().await.unwrap();
         let users: Vec<_> = users.iter().map(|user| (keyring.bucket_of(user), user.clone())).collect();
         self.sessions.store.index_entries(&users).await
     }
@@ -263,7 +254,7 @@ impl<S: Peek> World<S> {
 pub(crate) struct Watching<S: Store>(Watch<S>);
 
 impl<S: Store> Watching<S> {
-    pub(crate) async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> WatchMessage {
         tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an event in time").unwrap()
     }
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use crate::attribute::Value;
 use crate::clock::{Time, millis};
 use crate::error::Error;
 use crate::event::{Event, Kind, Place};
-use crate::keyring::Hash;
-use crate::rotation::{Retired, Secrets};
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
+use crate::session::attribute::Value;
+use crate::session::rotation::{Retired, Secrets};
 use crate::session::{Record, Session};
-use crate::token::SessionId;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {

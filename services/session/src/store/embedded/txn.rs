@@ -10,15 +10,15 @@ use super::record::{
     Due, Head, Kept, Request, broken, due_key, due_of, encode_event, event_key, event_place, id_at_end,
     user_key, user_prefix,
 };
-use crate::attribute::{Change, Passed};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::event::{Event, Kind};
-use crate::keyring::Hash;
-use crate::rotation::{Secrets, Standing};
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
+use crate::session::attribute::{Change, Passed};
+use crate::session::rotation::{Secrets, TokenState};
 use crate::session::{AtLimit, NewSession, Policy, Record, RequestKey, Session};
 use crate::store::report_reuse;
-use crate::token::SessionId;
 
 pub(super) struct Txn<'t, 'e> {
     tx: &'t mut Tx<'e>,
@@ -49,17 +49,17 @@ impl<'t, 'e> Txn<'t, 'e> {
     pub(super) fn present(&mut self, id: SessionId, presented: &[Hash]) -> Result<Option<Kept>, Error> {
         let Some(mut kept) = self.load(id)? else { return Ok(None) };
         match kept.record.secrets.present(presented, self.now, self.policy.rotation_grace) {
-            Standing::Current { outdated: false } | Standing::Grace => Ok(Some(kept)),
-            Standing::Current { outdated: true } | Standing::Next => {
+            TokenState::Current { outdated: false } | TokenState::Grace => Ok(Some(kept)),
+            TokenState::Current { outdated: true } | TokenState::Next => {
                 self.save(&kept);
                 Ok(Some(kept))
             }
-            Standing::Reused => {
+            TokenState::Reused => {
                 self.end(&kept, Kind::ReuseDetected)?;
                 report_reuse(id);
                 Ok(None)
             }
-            Standing::Unknown => Ok(None),
+            TokenState::Unknown => Ok(None),
         }
     }
 

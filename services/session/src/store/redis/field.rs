@@ -7,14 +7,14 @@ use redis::{FromRedisValue as _, Value as Reply};
 use rmp::decode::{read_map_len, read_str_len};
 use rmp::encode::{write_map_len, write_str_len};
 
-use crate::attribute::{Attributes, Value};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::event::{Event, Kind, Place};
-use crate::keyring::Hash;
-use crate::rotation::{Retired, Secrets};
+use crate::id::SessionId;
+use crate::keys::keyring::Hash;
+use crate::session::attribute::{Attributes, Value};
+use crate::session::rotation::{Retired, Secrets};
 use crate::session::{NewSession, Record, Session};
-use crate::token::SessionId;
 
 /// A hash and its end's time, in digits.
 const RETIRED_BYTES: usize = 32 + 13;

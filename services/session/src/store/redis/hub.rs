@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Names, field};
 use crate::event::{Cursor, Event, Place};
-use crate::store::{Heard, Listen};
+use crate::store::{Listen, StoreEvent};
 
 /// Batches of events a watcher may be behind; past it, it reads history.
 const BEHIND_MAX: usize = 1024;
@@ -28,7 +28,7 @@ pub(super) struct Hub {
 /// Reads until the last listener lets it go.
 #[derive(Debug)]
 struct Reader {
-    heard: broadcast::Sender<Heard>,
+    heard: broadcast::Sender<StoreEvent>,
     /// How many watch a bucket, and from which place on it is read.
     watched: Mutex<HashMap<u8, (usize, Place)>>,
     changes: mpsc::UnboundedSender<Change>,
@@ -100,7 +100,7 @@ impl Reader {
 async fn read(
     link: Link,
     names: Arc<Names>,
-    heard: broadcast::Sender<Heard>,
+    heard: broadcast::Sender<StoreEvent>,
     mut asked: mpsc::UnboundedReceiver<Change>,
 ) {
     let mut tail = link.tail(Vec::new());
@@ -128,13 +128,13 @@ async fn read(
                         let events: Option<Vec<Event>> =
                             entries.iter().map(|entry| field::event(bucket, &entry.id, &entry.fields)).collect();
                         match events {
-                            Some(events) => Heard::Events(bucket, events.into()),
+                            Some(events) => StoreEvent::Events(bucket, events.into()),
                             // Reading history will say what is wrong with them.
-                            None => Heard::Look(bucket),
+                            None => StoreEvent::Look(bucket),
                         }
                     }
                     // Entries may have been trimmed or lost meanwhile: history knows.
-                    TailEvent::Reconnected | TailEvent::RestartedOrFailedOver => Heard::LookEverywhere,
+                    TailEvent::Reconnected | TailEvent::RestartedOrFailedOver => StoreEvent::LookEverywhere,
                 };
                 // Nobody listens: nothing to do.
                 let _ = heard.send(news);
@@ -145,7 +145,7 @@ async fn read(
 
 /// Hears what the reader reads.
 pub(crate) struct Listener {
-    heard: broadcast::Receiver<Heard>,
+    heard: broadcast::Receiver<StoreEvent>,
     buckets: Vec<u8>,
     reader: Arc<Reader>,
 }
@@ -156,10 +156,10 @@ impl Listen for Listener {
         self.reader.watch(cursor)
     }
 
-    async fn heard(&mut self) -> Heard {
+    async fn next(&mut self) -> StoreEvent {
         match self.heard.recv().await {
             Ok(heard) => heard,
-            Err(broadcast::error::RecvError::Lagged(_)) => Heard::LookEverywhere,
+            Err(broadcast::error::RecvError::Lagged(_)) => StoreEvent::LookEverywhere,
             // The listener owns the reader, which owns the sender.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }

@@ -9,11 +9,11 @@ use shoal_testing::Cluster;
 use tokio::time::sleep;
 
 use super::RedisStore;
-use crate::attribute::{Change, Value};
 use crate::config::Config;
 use crate::error::Error;
 use crate::event::{Kind, Place};
 use crate::session::Session;
+use crate::session::attribute::{Change, Value};
 use crate::sessions::{Create, Issued, Target};
 use crate::store::Store as _;
 use crate::store::conformance::world::{Make as _, Redis, World};

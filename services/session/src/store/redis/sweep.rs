@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::turns::{Said, Turns};
-use super::{Keys, RedisStore, from_read, from_write, script};
+use super::{RedisStore, from_read, from_write, script};
 use crate::clock::{Time, millis};
 use crate::error::Error;
 
@@ -117,9 +117,7 @@ impl RedisStore {
 
     /// Asks for the lease, or for more of it.
     async fn take_lease(&self, post: &mut Post) -> Result<(), Error> {
-        if let Keys::Shared(shared) = &*self.keys {
-            shared.refresh(&self.link).await?;
-        }
+        self.keys.refresh().await?;
         let asked = Instant::now();
         let lease = self.ask_lease().await;
         if let Ok((_, now, ..)) = &lease {

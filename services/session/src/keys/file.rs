@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::Config;
-use crate::keyring::{Keyring, KeysText};
+use crate::keys::keyring::{Keyring, KeysText};
 
 /// The generated keys, beside the database's files.
 pub(crate) const FILE: &str = "keys.toml";

@@ -14,13 +14,17 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::mark::{Mark, PRINT_BYTES, Purpose};
-use crate::token::{CHECK_BYTES, Secret, SessionId};
+use crate::id::SessionId;
+use crate::keys::fingerprint::{FINGERPRINT_BYTES, KeyFingerprint, Purpose};
+use crate::keys::secret::Secret;
 
 /// Keys a purpose may have at once: the new, the old, and two to spare. Each is tried.
 const KEYS_MAX: usize = 4;
 /// Shorter keys are refused, longer ones too: 32 bytes is what an HMAC-SHA-256 key is worth.
 const KEY_BYTES: usize = 32;
+
+/// The bytes of the check at a token's end.
+pub(crate) const CHECK_BYTES: usize = 8;
 
 /// What the store keeps of a secret.
 pub(crate) type Hash = [u8; 32];
@@ -109,7 +113,7 @@ impl Keyring {
     }
 
     /// All keys, each with whether it makes what is new.
-    pub(crate) fn marks(&self) -> impl Iterator<Item = (Mark, bool)> {
+    pub(crate) fn fingerprints(&self) -> impl Iterator<Item = (KeyFingerprint, bool)> {
         let purposes = [
             (Purpose::Bucket, std::slice::from_ref(&self.bucket)),
             (Purpose::Check, &self.check),
@@ -117,7 +121,7 @@ impl Keyring {
             (Purpose::Pepper, &self.pepper),
         ];
         purposes.into_iter().flat_map(|(purpose, keys)| {
-            keys.iter().enumerate().map(move |(at, key)| (key.mark(purpose), at == 0))
+            keys.iter().enumerate().map(move |(at, key)| (key.fingerprint(purpose), at == 0))
         })
     }
 
@@ -167,10 +171,10 @@ impl Key {
         mac.finalize().into_bytes().into()
     }
 
-    fn mark(&self, purpose: Purpose) -> Mark {
-        let mut print = [0; PRINT_BYTES];
-        print.copy_from_slice(&self.mac("mark", &[purpose.name().as_bytes()])[..PRINT_BYTES]);
-        Mark { purpose, print, id: self.id.clone() }
+    fn fingerprint(&self, purpose: Purpose) -> KeyFingerprint {
+        let mut digest = [0; FINGERPRINT_BYTES];
+        digest.copy_from_slice(&self.mac("mark", &[purpose.name().as_bytes()])[..FINGERPRINT_BYTES]);
+        KeyFingerprint { purpose, digest, id: self.id.clone() }
     }
 
     fn check(&self, body: &[u8]) -> [u8; CHECK_BYTES] {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::keyring::Hash;
+use crate::keys::keyring::Hash;
 
 /// Retired tokens remembered; one that is older is unknown.
 pub(crate) const RETIRED_MAX: usize = 8;
@@ -32,7 +32,7 @@ pub(crate) struct Retired {
 
 /// What a presented token is to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum TokenState {
     /// The token in use. `outdated`: its hash was made with a pepper that is no longer the first.
     Current { outdated: bool },
     /// The successor, for the first time.
@@ -51,35 +51,35 @@ impl Secrets {
     }
 
     /// `presented`: what the store may hold of the token, the one for new records first.
-    pub(crate) fn standing(&self, presented: &[Hash], now: Time) -> Standing {
+    pub(crate) fn state(&self, presented: &[Hash], now: Time) -> TokenState {
         if let Some(at) = presented.iter().position(|hash| *hash == self.current) {
-            return Standing::Current { outdated: at > 0 };
+            return TokenState::Current { outdated: at > 0 };
         }
         if self.next.is_some_and(|next| presented.contains(&next)) {
-            return Standing::Next;
+            return TokenState::Next;
         }
         match self.retired.iter().find(|retired| presented.contains(&retired.hash)) {
-            Some(retired) if now < retired.grace_end => Standing::Grace,
-            Some(_) => Standing::Reused,
-            None => Standing::Unknown,
+            Some(retired) if now < retired.grace_end => TokenState::Grace,
+            Some(_) => TokenState::Reused,
+            None => TokenState::Unknown,
         }
     }
 
     /// The token is presented: a successor takes over, an outdated hash is made anew. Says what the token was.
-    pub(crate) fn present(&mut self, presented: &[Hash], now: Time, grace: Duration) -> Standing {
-        let standing = self.standing(presented, now);
+    pub(crate) fn present(&mut self, presented: &[Hash], now: Time, grace: Duration) -> TokenState {
+        let standing = self.state(presented, now);
         match standing {
-            Standing::Next => {
+            TokenState::Next => {
                 self.retired.insert(0, Retired { hash: self.current, grace_end: now.plus(grace) });
                 self.retired.truncate(RETIRED_MAX);
                 self.current = presented[0];
                 self.next = None;
             }
-            Standing::Current { outdated: true } => self.current = presented[0],
-            Standing::Current { outdated: false }
-            | Standing::Grace
-            | Standing::Reused
-            | Standing::Unknown => {}
+            TokenState::Current { outdated: true } => self.current = presented[0],
+            TokenState::Current { outdated: false }
+            | TokenState::Grace
+            | TokenState::Reused
+            | TokenState::Unknown => {}
         }
         standing
     }
@@ -120,13 +120,13 @@ mod tests {
         let mut secrets = Secrets::new(hash(0));
         assert!(secrets.rotate(&[hash(1)]));
         let hour = at(3600);
-        assert_eq!(secrets.present(&[hash(0)], hour, GRACE), Standing::Current { outdated: false });
+        assert_eq!(secrets.present(&[hash(0)], hour, GRACE), TokenState::Current { outdated: false });
         assert!(!secrets.rotate(&[hash(1)]), "a lost answer is given again");
-        assert_eq!(secrets.present(&[hash(1)], hour, GRACE), Standing::Next);
-        assert_eq!(secrets.standing(&[hash(1)], hour), Standing::Current { outdated: false });
-        assert_eq!(secrets.standing(&[hash(0)], at(3609)), Standing::Grace);
-        assert_eq!(secrets.standing(&[hash(0)], at(3610)), Standing::Reused);
-        assert_eq!(secrets.standing(&[hash(9)], at(3610)), Standing::Unknown);
+        assert_eq!(secrets.present(&[hash(1)], hour, GRACE), TokenState::Next);
+        assert_eq!(secrets.state(&[hash(1)], hour), TokenState::Current { outdated: false });
+        assert_eq!(secrets.state(&[hash(0)], at(3609)), TokenState::Grace);
+        assert_eq!(secrets.state(&[hash(0)], at(3610)), TokenState::Reused);
+        assert_eq!(secrets.state(&[hash(9)], at(3610)), TokenState::Unknown);
     }
 
     #[test]
@@ -134,11 +134,11 @@ mod tests {
         let mut secrets = Secrets::new(hash(0));
         for n in 1..=3 {
             secrets.rotate(&[hash(n)]);
-            assert_eq!(secrets.present(&[hash(n)], at(1), GRACE), Standing::Next);
+            assert_eq!(secrets.present(&[hash(n)], at(1), GRACE), TokenState::Next);
         }
         for n in 0..3 {
-            assert_eq!(secrets.standing(&[hash(n)], at(10)), Standing::Grace, "{n}");
-            assert_eq!(secrets.standing(&[hash(n)], at(11)), Standing::Reused, "{n}");
+            assert_eq!(secrets.state(&[hash(n)], at(10)), TokenState::Grace, "{n}");
+            assert_eq!(secrets.state(&[hash(n)], at(11)), TokenState::Reused, "{n}");
         }
     }
 
@@ -149,8 +149,8 @@ mod tests {
             secrets.rotate(&[hash(n)]);
             secrets.present(&[hash(n)], at(0), GRACE);
         }
-        assert_eq!(secrets.standing(&[hash(0)], at(99)), Standing::Unknown);
-        assert_eq!(secrets.standing(&[hash(1)], at(99)), Standing::Reused);
+        assert_eq!(secrets.state(&[hash(0)], at(99)), TokenState::Unknown);
+        assert_eq!(secrets.state(&[hash(1)], at(99)), TokenState::Reused);
         assert_eq!(secrets.retired.len(), RETIRED_MAX);
     }
 
@@ -158,7 +158,7 @@ mod tests {
     fn a_hash_of_an_older_pepper_is_known_and_made_anew() {
         let mut secrets = Secrets::new(hash(2));
         let presented = [hash(1), hash(2)];
-        assert_eq!(secrets.present(&presented, at(0), GRACE), Standing::Current { outdated: true });
+        assert_eq!(secrets.present(&presented, at(0), GRACE), TokenState::Current { outdated: true });
         assert_eq!(secrets.current, hash(1));
     }
 }
