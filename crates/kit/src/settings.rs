@@ -179,6 +179,25 @@ impl Settings {
         Ok(section)
     }
 
+    /// Refuses keys of a section that have other names now: `renamed` has the old key (`connection.age`) and the new name.
+    ///
+    /// # Errors
+    /// When an old key is given: with where, and what to write instead.
+    pub fn refuse_renamed(&self, path: &str, renamed: &[(&str, &str)]) -> anyhow::Result<()> {
+        for (old, new) in renamed {
+            let old = format!("{path}.{old}");
+            if self.figment.find_value(&old).is_ok() {
+                let parts: Vec<&str> = old.split('.').collect();
+                let (key, section) = (parts.last().unwrap_or(&""), parts[..parts.len() - 1].join("."));
+                bail!(
+                    "{}: the key `{key}` of [{section}] is now called `{new}`",
+                    given_unknown(&self.figment, &parts)
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Where the value of a key was given and what it is, for a message about it: `SHOAL_LISTEN=127.0.0.1:7000`. None if
     /// it was not given.
     #[must_use]

@@ -178,15 +178,15 @@ pub struct Connection {
     /// name that has changed. Zero: never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
-    pub age: Duration,
+    pub max_age: Duration,
     /// How long the calls of such a connection may still take. Long, for streams without end.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
-    pub age_grace: Duration,
+    pub max_age_grace: Duration,
     /// After this without a call, and at most twice as long, it is sent GOAWAY too. Zero: never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
-    pub idle: Duration,
+    pub max_idle: Duration,
     /// Until when a new one is to have made a call; one that has not is sent GOAWAY too, and closed within five seconds
     /// of that. Zero: never.
     #[serde(with = "humantime_serde")]
@@ -197,9 +197,9 @@ pub struct Connection {
 impl Default for Connection {
     fn default() -> Self {
         Self {
-            age: Duration::from_secs(30 * 60),
-            age_grace: Duration::from_secs(10 * 60),
-            idle: Duration::from_secs(5 * 60),
+            max_age: Duration::from_secs(30 * 60),
+            max_age_grace: Duration::from_secs(10 * 60),
+            max_idle: Duration::from_secs(5 * 60),
             first_call: Duration::from_secs(15),
         }
     }
@@ -312,6 +312,15 @@ impl Default for Hedging {
 }
 
 impl Config {
+    /// Keys that had other names in earlier versions, with the names they have now.
+    pub const RENAMED: [(&str, &str); 6] = [
+        ("connection.age", "max_age"),
+        ("connection.age_grace", "max_age_grace"),
+        ("connection.idle", "max_idle"),
+        ("ejection.first", "base_ejection_time"),
+        ("ejection.share", "failure_ratio"),
+        ("ejection.panic_below", "panic_threshold"),
+    ];
     /// Most threads that carry calls.
     const CORES_MAX: usize = 256;
     /// The least that calls of every client need.
@@ -350,10 +359,10 @@ impl Config {
         self.overload(&self.overload)?;
         let connection = &self.connection;
         ensure!(
-            [connection.age, connection.age_grace, connection.idle, connection.first_call]
+            [connection.max_age, connection.max_age_grace, connection.max_idle, connection.first_call]
                 .iter()
                 .all(|time| *time <= Self::TIME_MAX),
-            "gateway.connection: times are at most a year"
+            "gateway.connection: times must be at most a year"
         );
         let limits = &self.limits;
         for (key, time) in [
@@ -552,12 +561,12 @@ mod tests {
             ("[retry]\nbudget = 2.0", "gateway.retry.budget"),
             ("[callers.named.a]\nper_second = 1", "gateway.callers.named.a"),
             ("[callers]\nper_second = -1", "gateway.callers.per_second"),
-            ("[ejection]\nshare = 1.5", "gateway.ejection.share"),
-            ("[ejection]\nfirst = '2m'", "gateway.ejection.first"),
+            ("[ejection]\nfailure_ratio = 1.5", "gateway.ejection.failure_ratio"),
+            ("[ejection]\nbase_ejection_time = '2m'", "gateway.ejection.base_ejection_time"),
             ("[overload]\nupstreams = ['nobody']", "`nobody`"),
             ("[overload]\nmin = 0", "gateway.overload"),
             ("[overload]\ntolerance = 0.5", "gateway.overload.tolerance"),
-            ("[connection]\nage = '500y'", "gateway.connection"),
+            ("[connection]\nmax_age = '500y'", "gateway.connection"),
             ("[hedge]\nbudget = 1.5", "gateway.hedge.budget"),
             ("[limits]\nstream_window = 10", "windows"),
             ("[limits]\nheader_fields = 3", "gateway.limits: headers"),

@@ -122,7 +122,7 @@ pub(crate) enum Error {
     UnknownMethod { path: String },
     /// A call is ended because its connection is.
     #[error(
-        "this connection was to end, and its calls have had {grace:.0?} more (gateway.connection.age, age_grace); call \
+        "this connection was to end, and its calls have had {grace:.0?} more (gateway.connection.max_age, max_age_grace); call \
          again, on a new connection"
     )]
     ConnectionAged { grace: Duration },
@@ -267,7 +267,7 @@ impl From<Error> for ApiError {
             }
             Error::ConnectionAged { grace } => {
                 ApiError::new(Code::Unavailable, reason::CONNECTION_AGED, message)
-                    .meta("limit", "gateway.connection.age_grace")
+                    .meta("limit", "gateway.connection.max_age_grace")
                     .meta("grace", format!("{grace:?}"))
             }
             Error::Draining => {

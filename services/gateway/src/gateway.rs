@@ -49,6 +49,7 @@ impl Gateway {
     /// # Errors
     /// When the section `[gateway]` is not valid, or the address is in use or not ours.
     pub fn bind(settings: &Settings) -> anyhow::Result<Gateway> {
+        settings.refuse_renamed("gateway", &Config::RENAMED)?;
         let config = settings.valid_section("gateway", Config::validate)?;
         let cores = config.cores.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
         let listeners = listener::bind(settings.listen, cores)?;

@@ -53,17 +53,17 @@ pub struct Ejection {
     /// After as many failures in a row.
     pub consecutive: u32,
     /// Or when this share of its calls failed within `window`,
-    pub share: f64,
+    pub failure_ratio: f64,
     /// provided there were as many calls.
     pub calls_min: u32,
     /// The time that the share is of.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub window: Duration,
-    /// How long the first time; doubled each time.
+    /// How long an endpoint is ejected the first time; doubled each time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
-    pub first: Duration,
+    pub base_ejection_time: Duration,
     /// How long at most.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -71,45 +71,54 @@ pub struct Ejection {
     /// The most that are left alone at once, as a share of those that serve.
     pub ejected_max: f64,
     /// When less than this share of all endpoints is left, the ejected are used too.
-    pub panic_below: f64,
+    pub panic_threshold: f64,
 }
 
 impl Default for Ejection {
     fn default() -> Self {
-        let balance::Ejection { consecutive, share, calls_min, window, first, max, ejected_max, panic_below } =
-            balance::Ejection::default();
-        Self { enabled: true, consecutive, share, calls_min, window, first, max, ejected_max, panic_below }
+        let options = balance::Ejection::default();
+        Self {
+            enabled: true,
+            consecutive: options.consecutive,
+            failure_ratio: options.share,
+            calls_min: options.calls_min,
+            window: options.window,
+            base_ejection_time: options.first,
+            max: options.max,
+            ejected_max: options.ejected_max,
+            panic_threshold: options.panic_below,
+        }
     }
 }
 
 impl Ejection {
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        for (key, share) in
-            [("share", self.share), ("ejected_max", self.ejected_max), ("panic_below", self.panic_below)]
-        {
-            ensure!(
-                (0.0..=1.0).contains(&share),
-                "gateway.ejection.{key} = {share} is not a share from 0 to 1"
-            );
+        for (key, share) in [
+            ("failure_ratio", self.failure_ratio),
+            ("ejected_max", self.ejected_max),
+            ("panic_threshold", self.panic_threshold),
+        ] {
+            ensure!((0.0..=1.0).contains(&share), "gateway.ejection.{key} = {share} must be between 0 and 1");
         }
         ensure!(self.consecutive > 0, "gateway.ejection.consecutive must be at least 1");
-        ensure!(self.window >= Duration::from_secs(1), "gateway.ejection.window is at least a second");
-        ensure!(self.first <= self.max, "gateway.ejection.first is longer than max");
+        ensure!(self.window >= Duration::from_secs(1), "gateway.ejection.window must be at least 1s");
+        ensure!(
+            self.base_ejection_time <= self.max,
+            "gateway.ejection.base_ejection_time must not be longer than max"
+        );
         Ok(())
     }
 
     pub(crate) fn options(&self) -> Option<balance::Ejection> {
-        let Self { enabled, consecutive, share, calls_min, window, first, max, ejected_max, panic_below } =
-            *self;
-        enabled.then_some(balance::Ejection {
-            consecutive,
-            share,
-            calls_min,
-            window,
-            first,
-            max,
-            ejected_max,
-            panic_below,
+        self.enabled.then_some(balance::Ejection {
+            consecutive: self.consecutive,
+            share: self.failure_ratio,
+            calls_min: self.calls_min,
+            window: self.window,
+            first: self.base_ejection_time,
+            max: self.max,
+            ejected_max: self.ejected_max,
+            panic_below: self.panic_threshold,
         })
     }
 }

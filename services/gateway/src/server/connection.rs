@@ -205,7 +205,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                             !this.draining
                         }
                         Verdict::Over if this.connection.has_streams() && !this.client.is_cut() => {
-                            this.end_calls(Cut::Aged { grace: this.core.config.connection.age_grace });
+                            this.end_calls(Cut::Aged { grace: this.core.config.connection.max_age_grace });
                             this.timer = Some(Box::pin(sleep(FAREWELL)));
                             continue;
                         }

@@ -53,13 +53,13 @@ pub(crate) enum Why {
 
 impl Lifetime {
     pub(crate) fn new(settings: &Connection, now: Instant, rng: &mut Rng) -> Lifetime {
-        let age = settings.age.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
+        let age = settings.max_age.mul_f64(1.0 + JITTER * (2.0 * rng.f64() - 1.0));
         Lifetime {
             // A time too far for the clock is never.
             old_at: if age.is_zero() { None } else { now.checked_add(age) },
-            idle: (!settings.idle.is_zero()).then_some(settings.idle),
+            idle: (!settings.max_idle.is_zero()).then_some(settings.max_idle),
             used_by: if settings.first_call.is_zero() { None } else { now.checked_add(settings.first_call) },
-            grace: settings.age_grace,
+            grace: settings.max_age_grace,
             leaving: None,
             seen_at: now,
             seen: 0,
@@ -118,9 +118,9 @@ mod tests {
 
     fn lifetime(age_s: u64, idle_s: u64) -> (Lifetime, Instant) {
         let settings = Connection {
-            age: SECOND * age_s as u32,
-            age_grace: SECOND * 60,
-            idle: SECOND * idle_s as u32,
+            max_age: SECOND * age_s as u32,
+            max_age_grace: SECOND * 60,
+            max_idle: SECOND * idle_s as u32,
             first_call: Duration::ZERO,
         };
         let now = Instant::now();
@@ -130,8 +130,12 @@ mod tests {
     #[test]
     fn ages_lie_within_a_tenth_of_what_is_set_and_differ() {
         let never = Duration::ZERO;
-        let settings =
-            Connection { age: SECOND * 1_800, idle: never, first_call: never, ..Connection::default() };
+        let settings = Connection {
+            max_age: SECOND * 1_800,
+            max_idle: never,
+            first_call: never,
+            ..Connection::default()
+        };
         let (now, mut rng) = (Instant::now(), Rng::with_seed(1));
         let ages: Vec<f64> = (0..1_000)
             .map(|_| Lifetime::new(&settings, now, &mut rng).next().expect("an end") - now)
@@ -175,7 +179,7 @@ mod tests {
         let at = now + settings.first_call;
         let mut used = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
         assert_eq!(used.look(at, false, 1), Verdict::GoesOn);
-        assert_eq!(used.next(), Some(now + settings.idle), "once");
+        assert_eq!(used.next(), Some(now + settings.max_idle), "once");
         let mut unused = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
         assert_eq!(unused.next(), Some(at));
         assert_eq!(unused.look(at, false, 0), Verdict::Leaves(Why::Unused));

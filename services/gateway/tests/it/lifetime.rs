@@ -38,7 +38,7 @@ async fn an_old_connection_is_ended_after_its_calls() {
         }
     })
     .await;
-    let configuration = format!("gateway.connection.age = '300ms'\n{}", as_session(&[&upstream]));
+    let configuration = format!("gateway.connection.max_age = '300ms'\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;
     mesh.ready("session", 1).await;
     let caller = mesh.caller().await;
@@ -56,7 +56,7 @@ async fn an_old_connection_is_ended_after_its_calls() {
 async fn a_call_without_end_is_told_when_its_old_connection_had_its_grace() {
     let upstream = silent().await;
     let configuration = format!(
-        "gateway.connection.age = '100ms'\ngateway.connection.age_grace = '100ms'\n{}",
+        "gateway.connection.max_age = '100ms'\ngateway.connection.max_age_grace = '100ms'\n{}",
         as_session(&[&upstream])
     );
     let mesh = Mesh::start(&configuration).await;
@@ -74,7 +74,7 @@ async fn a_call_without_end_is_told_when_its_old_connection_had_its_grace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_calls_is_ended_and_one_with_a_call_is_not() {
     let upstream = silent().await;
-    let configuration = format!("gateway.connection.idle = '100ms'\n{}", as_session(&[&upstream]));
+    let configuration = format!("gateway.connection.max_idle = '100ms'\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;
     mesh.ready("session", 1).await;
     let busy = mesh.caller().await;

@@ -1,6 +1,7 @@
 //! The gateway between real sockets: scripted and tonic upstreams behind it, raw and tonic callers in front of it.
 
 mod blame;
+mod configuration;
 mod costs;
 mod deadline;
 mod drain;

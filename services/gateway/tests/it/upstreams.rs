@@ -109,8 +109,10 @@ async fn an_endpoint_that_fails_is_ejected_and_listed_with_the_reason_and_its_ne
     for enabled in [true, false] {
         let good = Upstream::start(|call| call.answer(b"ok")).await;
         let bad = Upstream::start(|call| call.refuse(13)).await;
-        let configuration =
-            format!("{}\n[gateway.ejection]\nenabled = {enabled}\nfirst = '30s'", as_session(&[&good, &bad]));
+        let configuration = format!(
+            "{}\n[gateway.ejection]\nenabled = {enabled}\nbase_ejection_time = '30s'",
+            as_session(&[&good, &bad])
+        );
         let mesh = Mesh::with_cores(1, &configuration).await;
         mesh.ready("session", 2).await;
         let caller = mesh.caller().await;

@@ -87,7 +87,7 @@ impl Drop for Mesh {
     }
 }
 
-fn settings(configuration: &str) -> (Settings, NamedTempFile) {
+pub(crate) fn settings(configuration: &str) -> (Settings, NamedTempFile) {
     let mut file = NamedTempFile::with_suffix(".toml").expect("a file");
     let text = format!("listen = '127.0.0.1:0'\n{configuration}");
     file.write_all(text.as_bytes()).expect("written");
