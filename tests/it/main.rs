@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod access_log;
 mod bad_input;
 mod bench;
 mod clones;

@@ -135,6 +135,7 @@ impl Settings {
                 sample_ratio: trace_ratio,
                 instance: clone_name(listen),
                 log_format: read.get::<LogFormat>(key::LOG_FORMAT)?.unwrap_or_default(),
+                access_log: read.get(key::ACCESS_LOG)?.unwrap_or(false),
                 log_filter: read.get(key::LOG)?.unwrap_or_else(|| defaults.log.to_owned()),
             },
             show_addresses: read.get(key::SHOW_ADDRESSES)?.unwrap_or(false),

@@ -2,6 +2,8 @@
 //!
 //! Without an OTLP endpoint no span is made at all, so tracing costs nothing when it is off.
 
+pub mod access;
+pub(crate) mod current_call;
 mod export;
 pub mod logs;
 pub mod metrics;
@@ -47,6 +49,8 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// Filter in `tracing` syntax, e.g. `info,shoal_gateway=debug`.
     pub log_filter: String,
+    /// Whether each call that ended has a line ([`access`]).
+    pub access_log: bool,
 }
 
 /// Flushes what is left when dropped.
@@ -72,9 +76,7 @@ impl Telemetry {
 /// # Errors
 /// On a bad filter or endpoint, or if a subscriber is installed already.
 pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_new(&config.log_filter)
-        .with_context(|| format!("log filter `{}` (example: info,shoal_gateway=debug)", config.log_filter))?;
-    let registry = tracing_subscriber::registry().with(logs(config, filter));
+    let registry = tracing_subscriber::registry().with(logs(config, filter(config)?));
     let Some(endpoint) = &config.otlp else {
         registry.try_init()?;
         return Ok(Telemetry { provider: None });
@@ -93,6 +95,26 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
         .with_filter(filter_fn(|meta| meta.is_span() && meta.target().starts_with("shoal")));
     registry.with(spans).try_init()?;
     Ok(Telemetry { provider: Some(provider) })
+}
+
+/// Targets that tell of single HTTP/2 frames and of each step of a connection: off, unless the filter names them.
+const FRAMES: [&str; 3] = ["h2", "hyper", "hyper_util"];
+
+/// The filter as it was asked for, and the access log by its own switch. What names a target is left as it is.
+fn filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
+    let asked = &config.log_filter;
+    let parsed = EnvFilter::try_new(asked);
+    let mut filter =
+        parsed.with_context(|| format!("log filter `{asked}` (example: info,shoal_gateway=debug)"))?;
+    let named =
+        |target: &str| asked.split(',').any(|part| part.split('=').next().map(str::trim) == Some(target));
+    let access = [(access::TARGET, if config.access_log { "info" } else { "off" })];
+    for (target, level) in FRAMES.map(|target| (target, "off")).into_iter().chain(access) {
+        if !named(target) || (config.access_log && target == access::TARGET) {
+            filter = filter.add_directive(format!("{target}={level}").parse()?);
+        }
+    }
+    Ok(filter)
 }
 
 /// Log lines. Spans are for traces only, and a line needs nothing of what this layer would write down of each: it wants
@@ -181,6 +203,7 @@ mod tests {
             instance: String::new(),
             log_format: LogFormat::default(),
             log_filter: String::new(),
+            access_log: false,
         };
         let logs = tracing_subscriber::registry().with(logs(&config, EnvFilter::new("info")));
         let disabled =
@@ -196,6 +219,73 @@ mod tests {
             assert!(!tracing::enabled!(target: "scylla::cluster::worker", tracing::Level::ERROR));
             assert!(tracing::enabled!(target: "shoal_data::store::cassandra::link", tracing::Level::INFO));
         });
+    }
+
+    #[test]
+    fn frames_and_calls_are_logged_on_demand() {
+        let _only = only_subscriber();
+        let enabled = |log_filter: &str, access_log| {
+            let config = TelemetryConfig {
+                otlp: None,
+                sample_ratio: 1.0,
+                instance: String::new(),
+                log_format: LogFormat::default(),
+                log_filter: log_filter.to_owned(),
+                access_log,
+            };
+            let filter = filter(&config).expect("a filter");
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
+                (
+                    tracing::enabled!(target: "h2::codec::framed_read", tracing::Level::DEBUG),
+                    tracing::enabled!(target: "shoal::access", tracing::Level::INFO),
+                    tracing::enabled!(target: "shoal_gateway", tracing::Level::DEBUG),
+                )
+            })
+        };
+        assert_eq!(enabled("debug", false), (false, false, true));
+        assert_eq!(enabled("debug,h2=debug", false), (true, false, true));
+        assert_eq!(enabled("warn", true), (false, true, false));
+        assert_eq!(enabled("info,shoal::access=info", false), (false, true, false));
+        assert_eq!(enabled("trace", false), (false, false, true));
+    }
+
+    #[test]
+    fn warnings_name_their_call() {
+        use std::io::Write;
+        use std::sync::Arc;
+
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+        impl Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let _only = only_subscriber();
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(Logs::new(LogFormat::Pretty));
+        let methods = metrics::Methods::new("session", "clone-7", &["a.S"], vec!["/a.S/M".to_owned()]);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            current_call::within_sync(methods.of("/a.S/M"), || {
+                tracing::error!("in a call");
+                tracing::warn!(clone = "its own", "in a call that says its clone");
+                tracing::info!("no warning");
+            });
+            tracing::warn!("outside");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let text = text.expect("text");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("in a call method=a.S/M clone=clone-7"), "{text}");
+        assert!(lines[1].ends_with("says its clone clone=its own method=a.S/M"), "{text}");
+        assert!(lines[2].ends_with("no warning") && lines[3].ends_with("outside"), "{text}");
     }
 
     #[test]

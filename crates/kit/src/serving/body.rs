@@ -13,6 +13,9 @@ use crate::serving::rpc::framework_error;
 
 /// Called once with the call's code.
 pub(crate) trait Finish: Send {
+    /// Runs a function as part of the call.
+    fn within<T>(&self, function: impl FnOnce() -> T) -> T;
+
     fn finish(self, code: Code);
 }
 
@@ -55,7 +58,12 @@ impl<F: Finish + Unpin> Body for RpcBody<F> {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.leaving.poll_frame(cx) {
+        let RpcBody { finish, leaving, .. } = &mut *self;
+        let polled = match finish {
+            Some(finish) => finish.within(|| leaving.poll_frame(cx)),
+            None => leaving.poll_frame(cx),
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let Some(trailers) = frame.trailers_ref() else { return Poll::Ready(Some(Ok(frame))) };
                 let code = code_of(trailers).unwrap_or(Code::Unknown);

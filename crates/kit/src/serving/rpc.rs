@@ -1,5 +1,6 @@
 //! One incoming call: span, metrics, deadline, and errors in our shape even where the framework made them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use crate::serving::budget::Memory;
 use crate::serving::message::WholeMessages;
 use crate::serving::routes::Routes;
 use crate::telemetry;
+use crate::telemetry::access::{Access, AnsweredBy};
+use crate::telemetry::current_call;
 use crate::telemetry::metrics::{Method, Methods};
 
 /// What all connections of one clone share.
@@ -37,27 +40,39 @@ const ENDLESS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "
 
 impl Rpc {
     /// Answers one call; every failure is a gRPC status.
-    pub(crate) async fn call(self: Arc<Self>, request: Request<Incoming>) -> Response<RpcBody<Finished>> {
+    pub(crate) async fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response<RpcBody<Finished>> {
         let started = Instant::now();
         let path = request.uri().path();
         let (service, name) = split(path);
+        let access = Access::begin(path, request.headers(), peer);
+        let role = self.role;
         let Some(route) = self.routes.of(service) else {
             return response_of(
                 self.unknown(service).into(),
-                Finished::without_span(self.methods.unknown(), started),
+                Finished::without_span(role, self.methods.unknown(), started, access),
             );
         };
         let method = self.methods.of(path);
         let deadline = match timeout_of(request.headers()) {
             Ok(timeout) => timeout.map(|t| started + t),
-            Err(fault) => return response_of(fault.into(), Finished::without_span(method, started)),
+            Err(fault) => {
+                return response_of(fault.into(), Finished::without_span(role, method, started, access));
+            }
         };
         let span = telemetry::server_span(self.role, &self.clone, service, name, request.headers());
-        let finish = Finished { method, started, span: span.clone() };
+        let mut finish = Finished { role, method, started, span: span.clone(), access };
+        if let Some(access) = &mut finish.access {
+            access.traced(request.headers(), &span);
+        }
 
         let mut request = request.map(|body| WholeMessages::new(body, route.message_bytes_max, &self.memory));
         compress_for_who_does(request.headers_mut());
-        let answer = span.in_scope(|| route.server.handle(request)).instrument(span.clone());
+        let answer = span.in_scope(|| route.server.handle(request));
+        let answer = current_call::within(finish.method.clone(), answer.instrument(span.clone()));
         let response = match deadline {
             None => answer.await,
             Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
@@ -270,21 +285,45 @@ pub(crate) fn parse_timeout(value: &str) -> Option<Duration> {
 
 /// Reports a call once it is over.
 pub(crate) struct Finished {
+    role: Role,
     method: Arc<Method>,
     started: Instant,
     span: tracing::Span,
+    /// What its access line tells, until that is written.
+    access: Option<Box<Access>>,
 }
 
 impl Finished {
-    fn without_span(method: Arc<Method>, started: Instant) -> Self {
-        Self { method, started, span: tracing::Span::none() }
+    fn without_span(role: Role, method: Arc<Method>, started: Instant, access: Option<Box<Access>>) -> Self {
+        Self { role, method, started, span: tracing::Span::none(), access }
+    }
+
+    fn log_access(&mut self, code: Code, elapsed: Duration) {
+        if let Some(access) = self.access.take() {
+            let clone = self.method.served_by().1;
+            access.end(AnsweredBy { role: self.role, clone, forwarded: None }, code, elapsed);
+        }
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        // The caller went away before there was an answer.
+        if self.access.is_some() {
+            self.log_access(Code::Cancelled, self.started.elapsed());
+        }
     }
 }
 
 impl Finish for Finished {
-    fn finish(self, code: Code) {
+    fn within<T>(&self, function: impl FnOnce() -> T) -> T {
+        current_call::within_sync(self.method.clone(), function)
+    }
+
+    fn finish(mut self, code: Code) {
         let elapsed = self.started.elapsed();
         self.method.record(code, elapsed);
+        self.log_access(code, elapsed);
         self.span.record("rpc.grpc.status_code", code as i64);
         if matches!(code, Code::Unknown | Code::Internal | Code::DataLoss) {
             self.span.record("otel.status_code", "ERROR");

@@ -130,8 +130,8 @@ async fn accept_until(
                 (permit, listener.accept().await)
             } => accepted,
         };
-        let (permit, stream) = match accepted {
-            (Ok(permit), Ok((stream, _))) => (permit, stream),
+        let (permit, stream, peer) = match accepted {
+            (Ok(permit), Ok((stream, peer))) => (permit, stream, peer),
             (_, Err(error)) => {
                 // Out of descriptors, or the peer is gone already: both pass.
                 if let Some(times) = failed.happened() {
@@ -148,15 +148,20 @@ async fn accept_until(
         let rpc = rpc.clone();
         let watcher = connections.watcher();
         tokio::spawn(async move {
-            connection(stream, rpc, watcher).await;
+            connection(stream, peer, rpc, watcher).await;
             drop(permit);
         });
     }
 }
 
-async fn connection(mut stream: TcpStream, rpc: Arc<Rpc>, watcher: hyper_util::server::graceful::Watcher) {
+async fn connection(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    rpc: Arc<Rpc>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
     match read_preface(&mut stream).await {
-        (Preface::Http2, first) => http2(Rewound::new(first, stream), rpc, watcher).await,
+        (Preface::Http2, first) => http2(Rewound::new(first, stream), peer, rpc, watcher).await,
         (other, _) => refuse(stream, other).await,
     }
 }
@@ -166,6 +171,7 @@ const HOLDERS: usize = 2;
 
 async fn http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
     rpc: Arc<Rpc>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
@@ -178,7 +184,7 @@ async fn http2(
     let handler = hyper::service::service_fn(move |request| {
         let (rpc, call) = (rpc.clone(), Arc::clone(&calls));
         async move {
-            let response = rpc.call(request).await;
+            let response = rpc.call(request, peer).await;
             drop(call);
             Ok::<_, std::convert::Infallible>(response)
         }

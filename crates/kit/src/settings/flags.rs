@@ -68,6 +68,10 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILTER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// Log a line for each call that ended: method, code, duration, peer, request id, trace id, clone
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub access_log: bool,
     /// How long calls in flight may still take after SIGINT, SIGTERM or SIGHUP told the process to stop; a second SIGINT or SIGTERM stops it at once  [default: 10s]
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]

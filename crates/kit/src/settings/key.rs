@@ -38,6 +38,7 @@ pub(super) const OTLP: Key =
 pub(super) const TRACE_RATIO: Key = Key { name: "trace_ratio", takes: "a share from 0 to 1, such as 0.1" };
 pub(super) const LOG_FORMAT: Key = Key { name: "log_format", takes: "pretty or json" };
 pub(super) const LOG: Key = Key { name: "log", takes: "a filter, such as info,shoal_gateway=debug" };
+pub(super) const ACCESS_LOG: Key = Key { name: "access_log", takes: "true or false" };
 pub(super) const DRAIN: Key = Key { name: "drain", takes: "a duration, such as 10s or 500ms" };
 pub(super) const SHOW_ADDRESSES: Key = Key { name: "show_addresses", takes: "true or false" };
 pub(super) const PEER: Key = Key {
@@ -46,7 +47,7 @@ pub(super) const PEER: Key = Key {
             file:PATH, such as session=127.0.0.1:7101,127.0.0.1:7102;cache=dns:cache:7000",
 };
 
-pub(super) const KEYS: [Key; 15] = [
+pub(super) const KEYS: [Key; 16] = [
     LISTEN,
     ADMIN,
     INSECURE,
@@ -59,6 +60,7 @@ pub(super) const KEYS: [Key; 15] = [
     TRACE_RATIO,
     LOG_FORMAT,
     LOG,
+    ACCESS_LOG,
     DRAIN,
     SHOW_ADDRESSES,
     PEER,

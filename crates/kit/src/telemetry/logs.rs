@@ -4,11 +4,13 @@ use std::fmt;
 
 use opentelemetry::trace::TraceContextExt as _;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::telemetry::current_call;
 
 /// How log lines look.
 #[derive(
@@ -23,7 +25,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Writes events; spans are shown by their trace id only.
+/// Writes events; spans are shown by their trace id only. A warning or an error that is logged during a call names its method and
+/// its clone.
 pub(crate) struct Logs {
     format: LogFormat,
 }
@@ -46,6 +49,14 @@ where
         let span = context.span();
         let trace = span.span_context().is_valid().then(|| span.span_context().trace_id());
         let meta = event.metadata();
+        // An access line says itself which trace its call was part of.
+        let trace = trace.filter(|_| !fields.has("trace_id"));
+        if *meta.level() <= Level::WARN {
+            current_call::show(|method| {
+                fields.add_missing("method", method.path().trim_start_matches('/'));
+                fields.add_missing("clone", method.served_by().1);
+            });
+        }
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         match self.format {
@@ -96,6 +107,16 @@ impl Visit for Fields {
 }
 
 impl Fields {
+    fn has(&self, name: &str) -> bool {
+        self.others.iter().any(|(other, _)| *other == name)
+    }
+
+    fn add_missing(&mut self, name: &'static str, value: &str) {
+        if !self.has(name) {
+            self.others.push((name, value.to_owned()));
+        }
+    }
+
     fn put(&mut self, field: &Field, value: String) {
         if field.name() == "message" {
             self.message = value;

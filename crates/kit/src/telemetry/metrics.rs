@@ -90,6 +90,11 @@ impl Method {
         &self.path
     }
 
+    /// The role and the clone that serve it.
+    pub fn served_by(&self) -> (&'static str, &str) {
+        (self.role, &self.clone)
+    }
+
     fn label(&self) -> String {
         self.path.trim_start_matches('/').to_owned()
     }

@@ -53,6 +53,13 @@ impl Sampling {
     }
 }
 
+/// Returns the id of the trace that a call is part of, if its caller says one.
+pub(crate) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let parent = headers.get(TRACEPARENT)?;
+    sampled(parent)?;
+    parent.to_str().ok()?.get(3..35)
+}
+
 /// What a `traceparent` says; nothing if it is not a valid one.
 fn sampled(parent: &HeaderValue) -> Option<bool> {
     let bytes = parent.as_bytes();

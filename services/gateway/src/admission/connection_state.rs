@@ -1,6 +1,6 @@
 //! What all calls of one client connection have in common.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,8 +25,9 @@ pub(crate) enum Cut {
     Aged { grace: Duration },
 }
 
-/// One connection's.
+/// The state of one client connection.
 pub(crate) struct Client {
+    pub(crate) peer: SocketAddr,
     pub(crate) resets: Resets,
     /// Why its calls are ended, if they are.
     cut: OnceLock<Cut>,
@@ -43,10 +44,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Of an address, that could call so many `upstreams`. What it leaves unread counts in `unread` too, and what is kept
-    /// of its calls in `kept`.
+    /// Creates the state of a connection from `peer` that can call `upstreams` different upstreams. Its unread answers count in
+    /// `unread` too, and its kept bodies in `kept`.
     pub(crate) fn new(
-        address: IpAddr,
+        peer: SocketAddr,
         upstreams: usize,
         seat: Arc<Seat>,
         unread: Arc<Counter>,
@@ -54,9 +55,10 @@ impl Client {
         config: &Config,
     ) -> Client {
         Client {
+            peer,
             resets: Resets::default(),
             cut: OnceLock::new(),
-            known: Known::new(address),
+            known: Known::new(peer.ip()),
             share: Share::new(upstreams),
             seat,
             in_flight: AtomicUsize::new(0),

@@ -11,6 +11,7 @@ use fastrand::Rng;
 use http::Request;
 use shoal_balance::{Outcome, Pick, SendError, Share, code_of, inject, refused};
 use shoal_http2::{Error as Broken, ListTooLong, Reason, RecvStream, ResponseFuture, SendResponse};
+use shoal_kit::access::{Access, Forwarded};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
 use tracing::Span;
@@ -64,7 +65,8 @@ pub(crate) fn serve(
         });
         return;
     }
-    let mut caller = Caller::new(respond, in_flight);
+    let access = Access::begin(parts.uri.path(), &parts.headers, client.peer);
+    let mut caller = Caller::new(respond, in_flight, access);
     if let Some(ending) = client.ending() {
         return refuse(&core.meter, &mut caller, ending, started);
     }
@@ -93,11 +95,12 @@ pub(crate) fn serve(
         Err(error) => return refuse(&core.meter, &mut caller, error, started),
     };
     let span = span::call(core.sampling, &mut head);
+    caller.traced(head.headers(), &span);
     let Some(route) = route else {
         let core = core.clone();
         tokio::spawn(Box::pin(async move {
             let end = local::serve(&core, head, body, &mut caller, &span).await;
-            ended(&end, &span, &core.meter, started, caller.client());
+            ended(&end, &span, &core.meter, started, &caller, None);
         }));
         return;
     };
@@ -161,11 +164,19 @@ async fn forward(
         at: None,
     };
     let end = call.run().await;
-    ended(&end, &span, &lane.meter, started, call.caller.client());
+    let forwarded = Forwarded { upstream: &upstream.name, endpoint: call.at, attempts: call.attempts.made() };
+    ended(&end, &span, &lane.meter, started, &call.caller, Some(forwarded));
 }
 
 /// Counts a call that is over.
-fn ended(end: &Ended, span: &Span, meter: &Meter, started: Instant, client: &Client) {
+fn ended(
+    end: &Ended,
+    span: &Span,
+    meter: &Meter,
+    started: Instant,
+    caller: &Caller,
+    forwarded: Option<Forwarded<'_>>,
+) {
     let (code, caller_gone) = match end {
         Ended::With(code) => (*code, false),
         Ended::CallerGone => (Code::Cancelled, true),
@@ -173,13 +184,16 @@ fn ended(end: &Ended, span: &Span, meter: &Meter, started: Instant, client: &Cli
     span::end_call(span, code);
     let took = started.elapsed();
     meter.call(code, took);
+    caller.log_access(code, took, forwarded);
     if caller_gone && took < PREMATURE {
-        client.resets.premature();
+        caller.client().resets.premature();
     }
 }
 
 fn refuse(meter: &Meter, caller: &mut Caller, error: Error, started: Instant) {
-    meter.call(error.code(), started.elapsed());
+    let (code, took) = (error.code(), started.elapsed());
+    meter.call(code, took);
+    caller.log_access(code, took, None);
     caller.fail(error);
 }
 

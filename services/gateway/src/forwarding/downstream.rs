@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use shoal_http2::{Error as Broken, Reason, SendResponse, SendStream};
+use shoal_kit::access::{Access, AnsweredBy, Forwarded};
+use shoal_kit::role::Role;
+use tonic::Code;
+use tracing::Span;
 
 use crate::admission::connection_state::Client;
 use crate::admission::unread_answers::Unread;
@@ -19,6 +24,8 @@ pub(crate) struct Caller {
     stream: Option<SendStream>,
     /// Its call counts as long as there is somebody to answer.
     in_flight: InFlight,
+    /// What its access line tells, if there is to be one.
+    access: Option<Box<Access>>,
 }
 
 /// What an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
@@ -38,8 +45,22 @@ pub(crate) fn handed_on(reason: Reason) -> Reason {
 }
 
 impl Caller {
-    pub(crate) fn new(respond: SendResponse, in_flight: InFlight) -> Caller {
-        Caller { respond, stream: None, in_flight }
+    pub(crate) fn new(respond: SendResponse, in_flight: InFlight, access: Option<Box<Access>>) -> Caller {
+        Caller { respond, stream: None, in_flight, access }
+    }
+
+    /// Tells the access line which trace the call was put into.
+    pub(crate) fn traced(&mut self, headers: &HeaderMap, span: &Span) {
+        if let Some(access) = &mut self.access {
+            access.traced(headers, span);
+        }
+    }
+
+    /// Writes the access line of the call, which ended with `code`.
+    pub(crate) fn log_access(&self, code: Code, took: Duration, forwarded: Option<Forwarded<'_>>) {
+        if let Some(access) = &self.access {
+            access.end(AnsweredBy { role: Role::Gateway, clone: "gateway", forwarded }, code, took);
+        }
     }
 
     /// The connection it called on.

@@ -129,7 +129,14 @@ mod tests {
         let seated = Seats::new(1, 0).take(address).await.expect("a seat");
         let mut config = Config::default();
         config.retry.connection_bytes = KEPT_MAX;
-        Arc::new(Client::new(address, 0, seated.seat.clone(), Arc::default(), Arc::default(), &config))
+        Arc::new(Client::new(
+            (address, 1).into(),
+            0,
+            seated.seat.clone(),
+            Arc::default(),
+            Arc::default(),
+            &config,
+        ))
     }
 
     fn held(client: &Client) -> usize {

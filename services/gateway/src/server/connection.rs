@@ -91,7 +91,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
     let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
     let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
     let (upstreams, unread, kept) = (upstream::count(&core.config), core.unread.clone(), core.kept.clone());
-    let client = Arc::new(Client::new(peer.ip(), upstreams, seat.clone(), unread, kept, &core.config));
+    let client = Arc::new(Client::new(peer, upstreams, seat.clone(), unread, kept, &core.config));
     let (begun, patience) = (None, None);
     Driver {
         core: &core,

@@ -212,7 +212,8 @@ async fn answers_that_are_ready_at_once_are_written_at_once() {
     let writes = Arc::new(AtomicUsize::new(0));
     let connections = GracefulShutdown::new();
     let server = Counted { inner: far, writes: Arc::clone(&writes) };
-    let served = tokio::spawn(http2(server, Arc::new(rpc), connections.watcher()));
+    let served =
+        tokio::spawn(http2(server, ([127, 0, 0, 1], 1).into(), Arc::new(rpc), connections.watcher()));
     let mut near = Some(near);
     let connector = tower::service_fn(move |_| {
         let near = near.take().ok_or(std::io::ErrorKind::NotConnected);
