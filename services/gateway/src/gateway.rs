@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::calls::Calls;
-use crate::admission::connection_slots::Seats;
-use crate::admission::quota::Callers;
+use crate::admission::connection_slots::ConnectionSlots;
+use crate::admission::quota::CallerQuotas;
 use crate::config::Config;
-use crate::forwarding::context::Core;
+use crate::forwarding::context::CallContext;
 use crate::routing::catalog::Catalog;
 use crate::routing::entry::{Described, Entry};
 use crate::server::listener;
@@ -97,9 +97,9 @@ impl Gateway {
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let routes = service::routes(&catalog, &draining);
         let memory = Memory::default();
-        let callers = Callers::new(&config.callers, Instant::now()).map(Arc::new);
+        let callers = CallerQuotas::new(&config.callers, Instant::now()).map(Arc::new);
         let most = connections_max(&config, catalog.table().entries.len());
-        let seats = Seats::new(most, config.limits.connections_per_address);
+        let slots = ConnectionSlots::new(most, config.limits.connections_per_address);
         let unread = Arc::<Unread>::default();
         let kept = Arc::<AtomicUsize>::default();
         let calls = Arc::new(Calls::new(config.limits.calls, config.limits.streams));
@@ -108,7 +108,7 @@ impl Gateway {
             .into_iter()
             .enumerate()
             .map(|(index, thread)| {
-                thread.start(Core {
+                thread.start(CallContext {
                     index,
                     catalog: catalog.clone(),
                     config: config.clone(),
@@ -121,7 +121,7 @@ impl Gateway {
                     stopping: stopping.clone(),
                     cut: CancellationToken::new(),
                     drain: settings.drain,
-                    seats: seats.clone(),
+                    slots: slots.clone(),
                     unread: unread.clone(),
                     kept: kept.clone(),
                     calls: calls.clone(),

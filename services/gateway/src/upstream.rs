@@ -1,4 +1,4 @@
-//! One upstream: its discovery, shared by all cores, and a lane per core with connections of its own.
+//! One upstream: its discovery, shared by all cores, and a state per core with connections of its own.
 
 pub(crate) mod endpoint_latency;
 pub(crate) mod meter;
@@ -14,12 +14,12 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::admission::adaptive_limit::Limiter;
+use crate::admission::adaptive_limit::AdaptiveLimit;
 use crate::config::{Config, Health};
 use crate::resilience::hedging::Hedges;
 use crate::resilience::latency_histogram::Summary;
-use crate::resilience::retry_budget::Budget;
-use crate::upstream::endpoint_latency::Tallies;
+use crate::resilience::retry_budget::RetryBudget;
+use crate::upstream::endpoint_latency::EndpointLatencies;
 use crate::upstream::meter::Meter;
 
 /// What the spans of attempts say of who is calling.
@@ -51,19 +51,19 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     /// The Shoal role it is the clones of; none for a foreign service.
     pub(crate) role: Option<Role>,
-    lanes: Box<[Lane]>,
+    workers: Box<[WorkerState]>,
     _cancel: DropGuard,
 }
 
 /// What one core has of an upstream: nothing here is touched by two cores at once.
-pub(crate) struct Lane {
+pub(crate) struct WorkerState {
     pub(crate) balancer: Balancer,
     pub(crate) meter: Meter,
     pub(crate) hedges: Hedges,
-    tallies: Tallies,
+    endpoint_latencies: EndpointLatencies,
     /// If it is protected from too many calls.
-    pub(crate) limiter: Option<Arc<Limiter>>,
-    budget: Mutex<Budget>,
+    pub(crate) limiter: Option<Arc<AdaptiveLimit>>,
+    budget: Mutex<RetryBudget>,
 }
 
 impl Upstream {
@@ -90,7 +90,7 @@ impl Upstream {
         let share = retry.budget_per_second / cores.len() as f64;
         // The cores must not choose different ones.
         let stores = Arc::<Stores>::default();
-        let lanes = cores
+        let workers = cores
             .iter()
             .enumerate()
             .map(|(index, core)| {
@@ -116,43 +116,43 @@ impl Upstream {
                 };
                 let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
                 let now = Instant::now();
-                let budget = Mutex::new(Budget::new(retry.budget, share, now));
-                Lane {
+                let budget = Mutex::new(RetryBudget::new(retry.budget, share, now));
+                WorkerState {
                     balancer,
                     meter: Meter::new(name),
                     hedges: Hedges::new(config.hedge.budget, now),
-                    tallies: Tallies::new(now),
+                    endpoint_latencies: EndpointLatencies::new(now),
                     limiter: config.overload.protects(name).then(|| {
                         let gauge = metrics::gauge!("shoal_gateway_concurrency_limit",
                             "upstream" => name.to_owned(), "worker" => index.to_string());
-                        Limiter::new(&config.overload, cores.len(), gauge, now)
+                        AdaptiveLimit::new(&config.overload, cores.len(), gauge, now)
                     }),
                     budget,
                 }
             })
             .collect();
-        Arc::new(Upstream { name: name.to_owned(), role, lanes, _cancel: cancel.drop_guard() })
+        Arc::new(Upstream { name: name.to_owned(), role, workers, _cancel: cancel.drop_guard() })
     }
 
     /// What a core has of it.
-    pub(crate) fn lane(&self, core: usize) -> &Lane {
-        &self.lanes[core]
+    pub(crate) fn on_worker(&self, core: usize) -> &WorkerState {
+        &self.workers[core]
     }
 
-    /// All cores' lanes.
-    pub(crate) fn lanes(&self) -> &[Lane] {
-        &self.lanes
+    /// All cores' workers.
+    pub(crate) fn workers(&self) -> &[WorkerState] {
+        &self.workers
     }
 
     /// How many endpoints are READY, on the core where it is fewest: a call may land on any.
     pub(crate) fn ready(&self) -> usize {
-        self.lanes.iter().map(Lane::ready).min().unwrap_or(0)
+        self.workers.iter().map(WorkerState::ready).min().unwrap_or(0)
     }
 
     /// Tells Prometheus how many endpoints are in which state, each at the best of the cores.
     pub(crate) fn gauge_states(&self) {
         let mut best: BTreeMap<SocketAddr, EndpointState> = BTreeMap::new();
-        for endpoint in self.lanes.iter().flat_map(|lane| lane.balancer.snapshot()) {
+        for endpoint in self.workers.iter().flat_map(|state| state.balancer.snapshot()) {
             let known = best.entry(endpoint.address).or_insert(endpoint.state);
             if rank(endpoint.state) > rank(*known) {
                 *known = endpoint.state;
@@ -167,12 +167,12 @@ impl Upstream {
 
     /// Why it is not ready, in a few words.
     pub(crate) fn unready_because(&self) -> String {
-        let lane = self.lanes.iter().find_map(|lane| {
-            let endpoints = lane.balancer.snapshot();
+        let state = self.workers.iter().find_map(|state| {
+            let endpoints = state.balancer.snapshot();
             let unready = endpoints.iter().all(|e| e.state != EndpointState::Ready);
             unready.then_some(endpoints)
         });
-        match lane.as_deref() {
+        match state.as_deref() {
             None => String::new(),
             Some([]) => "discovery has found no endpoint".to_owned(),
             Some([first, ..]) => format!("{} {}: {}", first.address, first.state, first.reason),
@@ -199,7 +199,7 @@ pub(crate) fn rank(state: EndpointState) -> usize {
     STATES.iter().position(|(known, _)| *known == state).unwrap_or(0)
 }
 
-impl Lane {
+impl WorkerState {
     /// How many endpoints this core can pick; when too few others are left, the ejected are among them.
     pub(crate) fn ready(&self) -> usize {
         self.balancer.pickable()
@@ -208,16 +208,16 @@ impl Lane {
     /// An endpoint began to answer.
     pub(crate) fn answered(&self, endpoint: SocketAddr, latency: Duration, now: Instant) {
         let living = || self.balancer.snapshot().iter().map(|endpoint| endpoint.address).collect();
-        self.tallies.answered(endpoint, latency, now, living);
+        self.endpoint_latencies.answered(endpoint, latency, now, living);
     }
 
     /// Adds the latencies of an endpoint to `sum`.
     pub(crate) fn latencies(&self, endpoint: SocketAddr, sum: &mut Summary, now: Instant) {
-        self.tallies.add_to(endpoint, sum, now);
+        self.endpoint_latencies.add_to(endpoint, sum, now);
     }
 
     /// The retry budget of this core.
-    pub(crate) fn budget(&self) -> MutexGuard<'_, Budget> {
+    pub(crate) fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,7 +14,7 @@ use crate::admission::gradient::{Bounds, Gradient};
 use crate::config::Overload;
 
 /// One upstream's, on one core.
-pub(crate) struct Limiter {
+pub(crate) struct AdaptiveLimit {
     state: Mutex<State>,
     queue_max: usize,
     queue_wait: Duration,
@@ -31,32 +31,32 @@ struct State {
 /// A call that was let in. Dropped, it counts no more.
 pub(crate) struct Permit {
     /// None once it does not count.
-    limiter: Option<Arc<Limiter>>,
+    limiter: Option<Arc<AdaptiveLimit>>,
 }
 
 /// A call that was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full {
+pub(crate) struct LimitExceeded {
     /// The limit.
     pub(crate) limit: usize,
     /// How long it was held back in vain.
     pub(crate) waited: Duration,
 }
 
-impl Limiter {
+impl AdaptiveLimit {
     /// The share of one of `cores` in what `settings` say of all.
     pub(crate) fn new(
         settings: &Overload,
         cores: usize,
         gauge: metrics::Gauge,
         now: Instant,
-    ) -> Arc<Limiter> {
+    ) -> Arc<AdaptiveLimit> {
         let share = |all: usize| (all as f64 / cores as f64).max(1.0);
         let (min, max) = (share(settings.min), share(settings.max));
         let gradient = Gradient::new(Bounds { min, max, tolerance: settings.tolerance }, now);
         gauge.set(gradient.limit() as f64);
         let state = State { gradient, unanswered: 0, queue: VecDeque::new() };
-        Arc::new(Limiter {
+        Arc::new(AdaptiveLimit {
             state: Mutex::new(state),
             queue_max: settings.queue.div_ceil(cores),
             queue_wait: settings.queue_wait,
@@ -65,7 +65,7 @@ impl Limiter {
     }
 
     /// Lets a call in, at once or within the time that calls are held back.
-    pub(crate) async fn enter(self: &Arc<Limiter>) -> Result<Permit, Full> {
+    pub(crate) async fn enter(self: &Arc<AdaptiveLimit>) -> Result<Permit, LimitExceeded> {
         let (limit, place) = {
             let mut state = self.state();
             let limit = state.gradient.limit();
@@ -78,7 +78,7 @@ impl Limiter {
                 state.queue.retain(|waiting| !waiting.is_closed());
             }
             if state.queue.len() >= self.queue_max {
-                return Err(Full { limit, waited: Duration::ZERO });
+                return Err(LimitExceeded { limit, waited: Duration::ZERO });
             }
             let (turn, place) = oneshot::channel();
             state.queue.push_back(turn);
@@ -86,7 +86,7 @@ impl Limiter {
         };
         match timeout(self.queue_wait, place).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Full { limit, waited: self.queue_wait }),
+            _ => Err(LimitExceeded { limit, waited: self.queue_wait }),
         }
     }
 
@@ -98,7 +98,7 @@ impl Limiter {
     }
 
     /// One call fewer is unanswered: the next ones may come in.
-    fn leave(self: &Arc<Limiter>, latency: Option<Duration>) {
+    fn leave(self: &Arc<AdaptiveLimit>, latency: Option<Duration>) {
         let mut state = self.state();
         if let Some(latency) = latency {
             let unanswered = state.unanswered;
@@ -124,7 +124,7 @@ impl Limiter {
 }
 
 impl Permit {
-    fn of(limiter: &Arc<Limiter>) -> Permit {
+    fn of(limiter: &Arc<AdaptiveLimit>) -> Permit {
         Permit { limiter: Some(limiter.clone()) }
     }
 
@@ -154,9 +154,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     /// Of two calls at once and two that wait.
-    fn limiter(queue_wait: Duration) -> Arc<Limiter> {
+    fn limiter(queue_wait: Duration) -> Arc<AdaptiveLimit> {
         let settings = Overload { min: 4, max: 4, queue: 4, queue_wait, ..Overload::default() };
-        Limiter::new(&settings, 2, metrics::Gauge::noop(), Instant::now())
+        AdaptiveLimit::new(&settings, 2, metrics::Gauge::noop(), Instant::now())
     }
 
     #[tokio::test]
@@ -164,7 +164,7 @@ mod tests {
         let limiter = limiter(LONG);
         let first = limiter.enter().await.expect("room");
         let second = limiter.enter().await.expect("room");
-        let waiting = |limiter: &Arc<Limiter>| {
+        let waiting = |limiter: &Arc<AdaptiveLimit>| {
             let limiter = limiter.clone();
             tokio::spawn(async move { limiter.enter().await })
         };
@@ -172,7 +172,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(limiter.now(), (2, 2));
         let refused = limiter.enter().await.err().expect("no place in the queue");
-        assert_eq!(refused, Full { limit: 2, waited: Duration::ZERO });
+        assert_eq!(refused, LimitExceeded { limit: 2, waited: Duration::ZERO });
         first.answered(MS);
         let third = third.await.expect("no panic").expect("its turn");
         assert_eq!(limiter.now(), (2, 1));
@@ -187,7 +187,7 @@ mod tests {
         let _inside = (limiter.enter().await.expect("room"), limiter.enter().await.expect("room"));
         let begun = Instant::now();
         let refused = limiter.enter().await.err().expect("in vain");
-        assert_eq!(refused, Full { limit: 2, waited: 20 * MS });
+        assert_eq!(refused, LimitExceeded { limit: 2, waited: 20 * MS });
         assert!(begun.elapsed() >= 20 * MS && limiter.now() == (2, 0));
     }
 

@@ -5,25 +5,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Lets in up to a number of calls.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct ConcurrencyLimit {
     inside: AtomicUsize,
     pub(crate) most: usize,
 }
 
 /// One call inside. Leaves when dropped.
 #[derive(Debug)]
-pub(crate) struct Inside(Arc<Gate>);
+pub(crate) struct ConcurrencyPermit(Arc<ConcurrencyLimit>);
 
-impl Gate {
-    pub(crate) fn new(most: usize) -> Arc<Gate> {
-        Arc::new(Gate { inside: AtomicUsize::new(0), most })
+impl ConcurrencyLimit {
+    pub(crate) fn new(most: usize) -> Arc<ConcurrencyLimit> {
+        Arc::new(ConcurrencyLimit { inside: AtomicUsize::new(0), most })
     }
 
     /// One more, unless it is full.
-    pub(crate) fn enter(self: &Arc<Gate>) -> Option<Inside> {
+    pub(crate) fn enter(self: &Arc<ConcurrencyLimit>) -> Option<ConcurrencyPermit> {
         let one_more = |inside: usize| (inside < self.most).then_some(inside + 1);
         self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Inside(self.clone()))
+        Some(ConcurrencyPermit(self.clone()))
     }
 
     /// Whether nobody is inside.
@@ -32,7 +32,7 @@ impl Gate {
     }
 }
 
-impl Drop for Inside {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         self.0.inside.fetch_sub(1, Ordering::Relaxed);
     }
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_full_gate_lets_in_whoever_comes_after_one_has_left() {
-        let gate = Gate::new(2);
+        let gate = ConcurrencyLimit::new(2);
         let first = gate.enter().expect("room");
         let _second = gate.enter().expect("room");
         assert!(gate.enter().is_none());

@@ -16,12 +16,12 @@ use crate::admission::quota::network;
 /// Connections that are found to give way at once, so that not each newcomer looks at all of them.
 const FOUND_AT_ONCE: usize = 64;
 
-/// Whether a newcomer finds a seat is asked again after this, when no connection has ended meanwhile: one may have become
+/// Whether a newcomer finds a slot is asked again after this, when no connection has ended meanwhile: one may have become
 /// idle.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// Seats for connections.
-pub(crate) struct Seats {
+/// ConnectionSlots for connections.
+pub(crate) struct ConnectionSlots {
     most: usize,
     most_per_address: usize,
     begun: Instant,
@@ -31,13 +31,13 @@ pub(crate) struct Seats {
 
 #[derive(Default)]
 struct Taken {
-    seats: Slab<Arc<Seat>>,
+    slots: Slab<Arc<ConnectionSlot>>,
     by_address: HashMap<IpAddr, OfAddress>,
     /// Those that give way next, the last first, each with when it became idle.
-    idle: Vec<(Arc<Seat>, u64)>,
+    idle: Vec<(Arc<ConnectionSlot>, u64)>,
 }
 
-/// The seats of one address.
+/// The slots of one address.
 #[derive(Default)]
 struct OfAddress {
     count: usize,
@@ -61,7 +61,7 @@ impl OfAddress {
 }
 
 /// One connection's.
-pub(crate) struct Seat {
+pub(crate) struct ConnectionSlot {
     address: IpAddr,
     /// None of its address is idle.
     none_idle: Arc<AtomicBool>,
@@ -75,10 +75,10 @@ pub(crate) struct Seat {
     waker: AtomicWaker,
 }
 
-/// A seat that is taken. Free again when dropped.
-pub(crate) struct Seated {
-    seats: Arc<Seats>,
-    pub(crate) seat: Arc<Seat>,
+/// A slot that is taken. Free again when dropped.
+pub(crate) struct OccupiedSlot {
+    slots: Arc<ConnectionSlots>,
+    pub(crate) slot: Arc<ConnectionSlot>,
     key: usize,
 }
 
@@ -86,11 +86,11 @@ pub(crate) struct Seated {
 #[derive(Debug)]
 pub(crate) struct AddressFull;
 
-impl Seats {
+impl ConnectionSlots {
     /// So many of all clients, and so many of one address; 0: no limit for one.
-    pub(crate) fn new(most: usize, most_per_address: usize) -> Arc<Seats> {
+    pub(crate) fn new(most: usize, most_per_address: usize) -> Arc<ConnectionSlots> {
         let most_per_address = if most_per_address == 0 { usize::MAX } else { most_per_address };
-        Arc::new(Seats {
+        Arc::new(ConnectionSlots {
             most,
             most_per_address,
             begun: Instant::now(),
@@ -99,12 +99,15 @@ impl Seats {
         })
     }
 
-    /// A seat for a connection that has come. When none is free, the connection that has been idle for longest gives way;
+    /// A slot for a connection that has come. When none is free, the connection that has been idle for longest gives way;
     /// when none is idle, waits.
     ///
     /// # Errors
     /// When its address has as many as it may have, and none of them is idle.
-    pub(crate) async fn take(self: &Arc<Seats>, address: IpAddr) -> Result<Seated, AddressFull> {
+    pub(crate) async fn take(
+        self: &Arc<ConnectionSlots>,
+        address: IpAddr,
+    ) -> Result<OccupiedSlot, AddressFull> {
         let address = network(address);
         loop {
             let freed = self.freed.notified();
@@ -112,7 +115,7 @@ impl Seats {
                 let mut taken = self.taken();
                 let of_address = taken.by_address.get(&address);
                 if of_address.is_some_and(OfAddress::is_busy) {
-                    // Whoever is refused comes again at once: not each of them looks at all seats.
+                    // Whoever is refused comes again at once: not each of them looks at all slots.
                     return Err(AddressFull);
                 }
                 if of_address.map_or(0, |of| of.count) >= self.most_per_address {
@@ -120,8 +123,8 @@ impl Seats {
                         taken.by_address.entry(address).or_default().found_busy();
                         return Err(AddressFull);
                     }
-                } else if taken.seats.len() < self.most {
-                    return Ok(self.seat(&mut taken, address));
+                } else if taken.slots.len() < self.most {
+                    return Ok(self.slot(&mut taken, address));
                 } else {
                     taken.give_up(None);
                 }
@@ -136,12 +139,12 @@ impl Seats {
         self.taken().give_up(None)
     }
 
-    fn seat(self: &Arc<Seats>, taken: &mut Taken, address: IpAddr) -> Seated {
+    fn slot(self: &Arc<ConnectionSlots>, taken: &mut Taken, address: IpAddr) -> OccupiedSlot {
         let of_address = taken.by_address.entry(address).or_default();
         of_address.count += 1;
         // It is idle itself.
         of_address.busy.store(false, Ordering::Relaxed);
-        let seat = Arc::new(Seat {
+        let slot = Arc::new(ConnectionSlot {
             address,
             none_idle: of_address.busy.clone(),
             begun: self.begun,
@@ -151,8 +154,8 @@ impl Seats {
             given_up: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        let key = taken.seats.insert(seat.clone());
-        Seated { seats: self.clone(), seat, key }
+        let key = taken.slots.insert(slot.clone());
+        OccupiedSlot { slots: self.clone(), slot, key }
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -160,33 +163,33 @@ impl Seats {
     }
 }
 
-impl Drop for Seated {
+impl Drop for OccupiedSlot {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken();
-        taken.seats.remove(self.key);
-        if let Some(of) = taken.by_address.get_mut(&self.seat.address) {
+        let mut taken = self.slots.taken();
+        taken.slots.remove(self.key);
+        if let Some(of) = taken.by_address.get_mut(&self.slot.address) {
             of.count -= 1;
             of.busy.store(false, Ordering::Relaxed);
             if of.count == 0 {
-                taken.by_address.remove(&self.seat.address);
+                taken.by_address.remove(&self.slot.address);
             }
         }
         drop(taken);
-        self.seats.freed.notify_one();
+        self.slots.freed.notify_one();
     }
 }
 
 impl Taken {
     /// Tells the connection that was idle for longest, of one address or of all, to leave.
     fn give_up(&mut self, of: Option<IpAddr>) -> bool {
-        let of = |seat: &Seat| of.is_none_or(|address| seat.address == address);
-        if !self.idle.iter().any(|(seat, since)| of(seat) && seat.idle_for_sure(*since)) {
+        let of = |slot: &ConnectionSlot| of.is_none_or(|address| slot.address == address);
+        if !self.idle.iter().any(|(slot, since)| of(slot) && slot.idle_for_sure(*since)) {
             self.find_idle(of);
         }
-        while let Some(last) = self.idle.iter().rposition(|(seat, _)| of(seat)) {
-            let (seat, since) = self.idle.remove(last);
-            if seat.idle_for_sure(since) {
-                seat.give_up();
+        while let Some(last) = self.idle.iter().rposition(|(slot, _)| of(slot)) {
+            let (slot, since) = self.idle.remove(last);
+            if slot.idle_for_sure(since) {
+                slot.give_up();
                 return true;
             }
         }
@@ -194,27 +197,27 @@ impl Taken {
     }
 
     /// Those that have never made a call come before those that have: whoever comes to call does so at once.
-    fn find_idle(&mut self, of: impl Fn(&Seat) -> bool) {
+    fn find_idle(&mut self, of: impl Fn(&ConnectionSlot) -> bool) {
         let mut found: Vec<_> = self
-            .seats
+            .slots
             .iter()
-            .filter(|(_, seat)| of(seat) && seat.calls.load(Ordering::Relaxed) == 0 && !seat.has_to_leave())
-            .map(|(_, seat)| {
-                let since = seat.idle_since.load(Ordering::Relaxed);
-                (seat.called.load(Ordering::Relaxed), since, seat)
+            .filter(|(_, slot)| of(slot) && slot.calls.load(Ordering::Relaxed) == 0 && !slot.has_to_leave())
+            .map(|(_, slot)| {
+                let since = slot.idle_since.load(Ordering::Relaxed);
+                (slot.called.load(Ordering::Relaxed), since, slot)
             })
             .collect();
-        let order = |(called, since, _): &(bool, u64, &Arc<Seat>)| (*called, *since);
+        let order = |(called, since, _): &(bool, u64, &Arc<ConnectionSlot>)| (*called, *since);
         if found.len() > FOUND_AT_ONCE {
             found.select_nth_unstable_by_key(FOUND_AT_ONCE - 1, order);
             found.truncate(FOUND_AT_ONCE);
         }
         found.sort_unstable_by_key(|found| std::cmp::Reverse(order(found)));
-        self.idle = found.into_iter().map(|(_, since, seat)| (seat.clone(), since)).collect();
+        self.idle = found.into_iter().map(|(_, since, slot)| (slot.clone(), since)).collect();
     }
 }
 
-impl Seat {
+impl ConnectionSlot {
     /// A call has begun.
     pub(crate) fn call_began(&self) {
         self.called.store(true, Ordering::Relaxed);
@@ -267,85 +270,85 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    async fn take(seats: &Arc<Seats>, address: [u8; 4]) -> Seated {
-        seats.take(address.into()).await.expect("room")
+    async fn take(slots: &Arc<ConnectionSlots>, address: [u8; 4]) -> OccupiedSlot {
+        slots.take(address.into()).await.expect("room")
     }
 
-    /// Takes a seat when none is free: the one of these that is told to leave leaves.
-    async fn take_one_more(seats: &Arc<Seats>, others: &mut Vec<Seated>) -> usize {
+    /// Takes a slot when none is free: the one of these that is told to leave leaves.
+    async fn take_one_more(slots: &Arc<ConnectionSlots>, others: &mut Vec<OccupiedSlot>) -> usize {
         let leaves = async {
             loop {
-                if let Some(left) = others.iter().position(|seated| seated.seat.has_to_leave()) {
+                if let Some(left) = others.iter().position(|occupied| occupied.slot.has_to_leave()) {
                     drop(others.remove(left));
                     return left;
                 }
                 tokio::task::yield_now().await;
             }
         };
-        let (seated, left) = tokio::join!(take(seats, [127, 0, 0, 1]), leaves);
-        others.push(seated);
+        let (occupied, left) = tokio::join!(take(slots, [127, 0, 0, 1]), leaves);
+        others.push(occupied);
         left
     }
 
     #[tokio::test]
     async fn the_longest_idle_gives_way_and_one_with_calls_does_not() {
-        let seats = Seats::new(3, 0);
+        let slots = ConnectionSlots::new(3, 0);
         let mut open = Vec::new();
         for n in 0..3 {
-            open.push(take(&seats, [127, 0, 0, 1]).await);
-            open[n].seat.idle_since.store(n as u64, Ordering::Relaxed);
+            open.push(take(&slots, [127, 0, 0, 1]).await);
+            open[n].slot.idle_since.store(n as u64, Ordering::Relaxed);
         }
         // The first has a call. The second had one, the third has never had any.
-        open[0].seat.call_began();
-        open[1].seat.call_began();
-        open[1].seat.call_ended();
-        assert_eq!(take_one_more(&seats, &mut open).await, 2);
-        open[2].seat.call_began();
-        assert_eq!(take_one_more(&seats, &mut open).await, 1);
-        open[2].seat.call_began();
-        assert!(!seats.make_room(), "each has calls");
-        open[1].seat.call_ended();
-        assert!(seats.make_room());
-        assert!(open[1].seat.has_to_leave());
+        open[0].slot.call_began();
+        open[1].slot.call_began();
+        open[1].slot.call_ended();
+        assert_eq!(take_one_more(&slots, &mut open).await, 2);
+        open[2].slot.call_began();
+        assert_eq!(take_one_more(&slots, &mut open).await, 1);
+        open[2].slot.call_began();
+        assert!(!slots.make_room(), "each has calls");
+        open[1].slot.call_ended();
+        assert!(slots.make_room());
+        assert!(open[1].slot.has_to_leave());
     }
 
     #[tokio::test]
     async fn an_address_has_no_more_than_its_part() {
-        let seats = Seats::new(10, 2);
-        let here = [take(&seats, [127, 0, 0, 1]).await, take(&seats, [127, 0, 0, 1]).await];
-        for seated in &here {
-            seated.seat.call_began();
+        let slots = ConnectionSlots::new(10, 2);
+        let here = [take(&slots, [127, 0, 0, 1]).await, take(&slots, [127, 0, 0, 1]).await];
+        for occupied in &here {
+            occupied.slot.call_began();
         }
-        let there = take(&seats, [10, 0, 0, 1]).await;
-        assert!(seats.take(HERE).await.is_err());
-        assert!(!there.seat.has_to_leave(), "another's connection does not give way");
+        let there = take(&slots, [10, 0, 0, 1]).await;
+        assert!(slots.take(HERE).await.is_err());
+        assert!(!there.slot.has_to_leave(), "another's connection does not give way");
         // Of its own, one that is idle does.
-        here[1].seat.call_ended();
+        here[1].slot.call_ended();
         let mut open = Vec::from(here);
-        assert_eq!(take_one_more(&seats, &mut open).await, 1);
+        assert_eq!(take_one_more(&slots, &mut open).await, 1);
         drop(open);
-        assert_eq!(seats.taken().by_address.len(), 1);
+        assert_eq!(slots.taken().by_address.len(), 1);
     }
 
     #[tokio::test]
     async fn seats_are_searched_once_for_many_refusals() {
-        let seats = Seats::new(10, 1);
-        let here = take(&seats, [127, 0, 0, 1]).await;
-        here.seat.call_began();
-        assert!(seats.take(HERE).await.is_err());
-        let is_busy = || seats.taken().by_address[&HERE].is_busy();
+        let slots = ConnectionSlots::new(10, 1);
+        let here = take(&slots, [127, 0, 0, 1]).await;
+        here.slot.call_began();
+        assert!(slots.take(HERE).await.is_err());
+        let is_busy = || slots.taken().by_address[&HERE].is_busy();
         assert!(is_busy(), "the next one is refused without a search");
-        here.seat.call_ended();
+        here.slot.call_ended();
         assert!(!is_busy(), "one is idle");
-        assert!(seats.taken().give_up(Some(HERE)));
+        assert!(slots.taken().give_up(Some(HERE)));
     }
 
     #[tokio::test]
     async fn who_finds_none_idle_waits_for_a_free_one() {
-        let seats = Seats::new(1, 0);
-        let first = take(&seats, [127, 0, 0, 1]).await;
-        first.seat.call_began();
-        let mut second = std::pin::pin!(take(&seats, [127, 0, 0, 1]));
+        let slots = ConnectionSlots::new(1, 0);
+        let first = take(&slots, [127, 0, 0, 1]).await;
+        first.slot.call_began();
+        let mut second = std::pin::pin!(take(&slots, [127, 0, 0, 1]));
         assert!(futures::poll!(&mut second).is_pending());
         drop(first);
         second.await;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use shoal_balance::Share;
 use shoal_http2::Unread as Counter;
 
-use crate::admission::connection_slots::Seat;
-use crate::admission::quota::Known;
-use crate::admission::rapid_reset::Resets;
-use crate::admission::replay_memory::KeptBytes;
-use crate::admission::unread_answers::Unread;
+use crate::admission::connection_slots::ConnectionSlot;
+use crate::admission::quota::CallerCache;
+use crate::admission::rapid_reset::ResetDetector;
+use crate::admission::replay_memory::ReplayMemory;
+use crate::admission::unread_answers::UnreadAnswers;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -26,44 +26,44 @@ pub(crate) enum Cut {
 }
 
 /// The state of one client connection.
-pub(crate) struct Client {
+pub(crate) struct ConnectionState {
     pub(crate) peer: SocketAddr,
-    pub(crate) resets: Resets,
+    pub(crate) resets: ResetDetector,
     /// Why its calls are ended, if they are.
     cut: OnceLock<Cut>,
-    pub(crate) known: Known,
+    pub(crate) caller: CallerCache,
     /// What it has of each upstream's streams.
     pub(crate) share: Arc<Share>,
-    pub(crate) seat: Arc<Seat>,
+    pub(crate) slot: Arc<ConnectionSlot>,
     /// What its calls in flight count as.
     pub(crate) in_flight: AtomicUsize,
     /// Answers it has not taken.
-    pub(crate) unread: Unread,
+    pub(crate) unread: UnreadAnswers,
     /// Bodies kept to be sent again.
-    pub(crate) kept: KeptBytes,
+    pub(crate) kept: ReplayMemory,
 }
 
-impl Client {
+impl ConnectionState {
     /// Creates the state of a connection from `peer` that can call `upstreams` different upstreams. Its unread answers count in
     /// `unread` too, and its kept bodies in `kept`.
     pub(crate) fn new(
         peer: SocketAddr,
         upstreams: usize,
-        seat: Arc<Seat>,
+        slot: Arc<ConnectionSlot>,
         unread: Arc<Counter>,
         kept: Arc<AtomicUsize>,
         config: &Config,
-    ) -> Client {
-        Client {
+    ) -> ConnectionState {
+        ConnectionState {
             peer,
-            resets: Resets::default(),
+            resets: ResetDetector::default(),
             cut: OnceLock::new(),
-            known: Known::new(peer.ip()),
+            caller: CallerCache::new(peer.ip()),
             share: Share::new(upstreams),
-            seat,
+            slot,
             in_flight: AtomicUsize::new(0),
-            unread: Unread::new(unread, config.limits),
-            kept: KeptBytes::new(kept, &config.retry),
+            unread: UnreadAnswers::new(unread, config.limits),
+            kept: ReplayMemory::new(kept, &config.retry),
         }
     }
 

@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use shoal_kit::reason::{self, Reason};
 use tokio::time::Instant;
 
-use crate::admission::concurrency::{Gate, Inside};
-use crate::admission::token_bucket::{Bucket, Rate};
+use crate::admission::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
+use crate::admission::token_bucket::{Rate, TokenBucket};
 use crate::config::{CallerLimits, Callers as Settings};
 use crate::error::Error;
 
@@ -29,14 +29,14 @@ const SWEEP_EVERY_MS: u64 = 1_000;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Everyone's limits.
-pub(crate) struct Callers {
+pub(crate) struct CallerQuotas {
     settings: Settings,
     base: Instant,
-    named: HashMap<Key, Arc<Caller>>,
-    table: Mutex<HashMap<Key, Arc<Caller>>>,
+    named: HashMap<Key, Arc<CallerQuota>>,
+    table: Mutex<HashMap<Key, Arc<CallerQuota>>>,
     swept_at_ms: AtomicU64,
     /// Those for whom there was no room in the table.
-    others: Arc<Caller>,
+    others: Arc<CallerQuota>,
 }
 
 /// What a caller is known by.
@@ -48,30 +48,30 @@ enum Key {
 }
 
 /// One caller.
-pub(crate) struct Caller {
+pub(crate) struct CallerQuota {
     /// Its name, or what sort of nameless caller it is: never its key.
     name: Arc<str>,
     rate: Option<Rate>,
     per_second: f64,
-    bucket: Bucket,
-    gate: Option<Arc<Gate>>,
+    bucket: TokenBucket,
+    gate: Option<Arc<ConcurrencyLimit>>,
 }
 
 /// What one connection has found out about its callers: mostly one, whose every call then is looked up for free.
-pub(crate) struct Known {
+pub(crate) struct CallerCache {
     address: IpAddr,
-    last: Mutex<Option<(Option<Key>, Arc<Caller>)>>,
+    last: Mutex<Option<(Option<Key>, Arc<CallerQuota>)>>,
 }
 
-impl Known {
-    pub(crate) fn new(address: IpAddr) -> Known {
-        Known { address, last: Mutex::new(None) }
+impl CallerCache {
+    pub(crate) fn new(address: IpAddr) -> CallerCache {
+        CallerCache { address, last: Mutex::new(None) }
     }
 }
 
-impl Callers {
+impl CallerQuotas {
     /// None when nobody has a limit: then no call is looked at.
-    pub(crate) fn new(settings: &Settings, now: Instant) -> Option<Callers> {
+    pub(crate) fn new(settings: &Settings, now: Instant) -> Option<CallerQuotas> {
         let limited = |limits: &CallerLimits| limits.per_second > 0.0 || limits.in_flight > 0;
         if !limited(&settings.limits())
             && !settings.named.values().any(|named| limited(&named.limits(settings)))
@@ -83,13 +83,13 @@ impl Callers {
                 (Some(hash), _) => Key::Header(hash.0),
                 (None, address) => Key::Address(network(address?)),
             };
-            Some((key, Arc::new(Caller::new(name, &named.limits(settings)))))
+            Some((key, Arc::new(CallerQuota::new(name, &named.limits(settings)))))
         });
-        Some(Callers {
+        Some(CallerQuotas {
             named: named.collect(),
             table: Mutex::default(),
             swept_at_ms: AtomicU64::new(0),
-            others: Arc::new(Caller::new("others", &settings.limits())),
+            others: Arc::new(CallerQuota::new("others", &settings.limits())),
             settings: settings.clone(),
             base: now,
         })
@@ -98,15 +98,15 @@ impl Callers {
     /// Lets a call in, which counts as in flight until what is returned is dropped.
     pub(crate) fn admit(
         &self,
-        connection: &Known,
+        connection: &CallerCache,
         headers: &HeaderMap,
         now: Instant,
-    ) -> Result<Option<Inside>, Error> {
+    ) -> Result<Option<ConcurrencyPermit>, Error> {
         let since = now - self.base;
         self.caller(connection, headers, since).admit(since)
     }
 
-    fn caller(&self, connection: &Known, headers: &HeaderMap, since: Duration) -> Arc<Caller> {
+    fn caller(&self, connection: &CallerCache, headers: &HeaderMap, since: Duration) -> Arc<CallerQuota> {
         let header = self.settings.header.as_ref().and_then(|name| headers.get(&name.0));
         // The key itself is kept nowhere.
         let key = header
@@ -123,7 +123,7 @@ impl Callers {
         caller
     }
 
-    fn look_up(&self, address: IpAddr, key: Option<Key>, since: Duration) -> Arc<Caller> {
+    fn look_up(&self, address: IpAddr, key: Option<Key>, since: Duration) -> Arc<CallerQuota> {
         if let Some(named) = key.and_then(|key| self.named.get(&key)) {
             return named.clone();
         }
@@ -141,13 +141,13 @@ impl Callers {
         if table.len() >= self.settings.tracked {
             return self.others.clone();
         }
-        let caller = Arc::new(Caller::new("default", &self.settings.limits()));
+        let caller = Arc::new(CallerQuota::new("default", &self.settings.limits()));
         table.insert(key, caller.clone());
         caller
     }
 
     /// Forgets callers without a connection who would find nothing changed if they came back.
-    fn sweep(&self, table: &mut HashMap<Key, Arc<Caller>>, since: Duration) {
+    fn sweep(&self, table: &mut HashMap<Key, Arc<CallerQuota>>, since: Duration) {
         let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let swept_at = self.swept_at_ms.load(Ordering::Relaxed);
         if swept_at != 0 && ms < swept_at + SWEEP_EVERY_MS {
@@ -157,24 +157,24 @@ impl Callers {
         table.retain(|_, caller| Arc::strong_count(caller) > 1 || !caller.is_idle(since));
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Key, Arc<Caller>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<Key, Arc<CallerQuota>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Caller {
-    fn new(name: &str, limits: &CallerLimits) -> Caller {
+impl CallerQuota {
+    fn new(name: &str, limits: &CallerLimits) -> CallerQuota {
         let burst = if limits.burst > 0 { limits.burst } else { limits.per_second.ceil() as u32 };
-        Caller {
+        CallerQuota {
             name: name.into(),
             rate: (limits.per_second > 0.0).then(|| Rate::new(limits.per_second, burst)),
             per_second: limits.per_second,
-            bucket: Bucket::default(),
-            gate: (limits.in_flight > 0).then(|| Gate::new(limits.in_flight)),
+            bucket: TokenBucket::default(),
+            gate: (limits.in_flight > 0).then(|| ConcurrencyLimit::new(limits.in_flight)),
         }
     }
 
-    fn admit(&self, since: Duration) -> Result<Option<Inside>, Error> {
+    fn admit(&self, since: Duration) -> Result<Option<ConcurrencyPermit>, Error> {
         // First the calls in flight: a call that they refuse costs no token.
         let inside = match &self.gate {
             None => None,
@@ -223,13 +223,13 @@ mod tests {
 
     use super::*;
 
-    fn callers(toml: &str) -> Callers {
+    fn callers(toml: &str) -> CallerQuotas {
         let settings: Settings = toml::from_str(toml).expect("valid");
-        Callers::new(&settings, Instant::now()).expect("limits")
+        CallerQuotas::new(&settings, Instant::now()).expect("limits")
     }
 
-    fn connection(address: &str) -> Known {
-        Known::new(address.parse().expect("an address"))
+    fn connection(address: &str) -> CallerCache {
+        CallerCache::new(address.parse().expect("an address"))
     }
 
     fn key(value: &str) -> HeaderMap {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// How many calls of a hundred are let in, none of which ends.
-    fn let_in(callers: &Callers, connection: &Known, value: &str) -> usize {
+    fn let_in(callers: &CallerQuotas, connection: &CallerCache, value: &str) -> usize {
         let inside = (0..100).map(|_| callers.admit(connection, &key(value), callers.base));
         inside.collect::<Vec<_>>().iter().filter(|inside| inside.is_ok()).count()
     }
@@ -251,7 +251,10 @@ mod tests {
     #[test]
     fn without_limits_nobody_is_looked_at() {
         for toml in ["", "header = 'x-api-key'", "[named.a]\naddress = '10.0.0.1'"] {
-            assert!(Callers::new(&toml::from_str(toml).expect("valid"), Instant::now()).is_none(), "{toml}");
+            assert!(
+                CallerQuotas::new(&toml::from_str(toml).expect("valid"), Instant::now()).is_none(),
+                "{toml}"
+            );
         }
     }
 

@@ -12,12 +12,12 @@ const PREMATURE_MAX: u32 = 500;
 
 /// The calls of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Resets {
+pub(crate) struct ResetDetector {
     opened: AtomicU32,
     premature: AtomicU32,
 }
 
-impl Resets {
+impl ResetDetector {
     /// A call was opened. Says whether the connection shall go on.
     pub(crate) fn opened(&self) -> bool {
         let opened = self.opened.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     fn opened_before_the_end(premature: impl Fn(u32) -> bool) -> Option<u32> {
-        let resets = Resets::default();
+        let resets = ResetDetector::default();
         (0..10_000).find(|n| {
             let goes_on = resets.opened();
             if premature(*n) {

@@ -10,17 +10,17 @@ const FREE_FOR_ONE: usize = 4;
 
 /// What one connection's calls hold, and what all hold.
 #[derive(Debug)]
-pub(crate) struct KeptBytes {
+pub(crate) struct ReplayMemory {
     own: AtomicUsize,
     own_max: usize,
     all: Arc<AtomicUsize>,
     all_max: usize,
 }
 
-impl KeptBytes {
-    pub(crate) fn new(all: Arc<AtomicUsize>, config: &Retry) -> KeptBytes {
+impl ReplayMemory {
+    pub(crate) fn new(all: Arc<AtomicUsize>, config: &Retry) -> ReplayMemory {
         let own = AtomicUsize::new(0);
-        KeptBytes { own, own_max: config.connection_bytes, all, all_max: config.total_bytes }
+        ReplayMemory { own, own_max: config.connection_bytes, all, all_max: config.total_bytes }
     }
 
     pub(crate) fn held(&self) -> usize {

@@ -15,7 +15,7 @@ pub(crate) struct Rate {
 
 /// What is left in it, as a time.
 #[derive(Debug, Default)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     /// Nanoseconds since the instant that `since` counts from.
     full_at: AtomicU64,
 }
@@ -28,7 +28,7 @@ impl Rate {
     }
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Takes a token, or says in what time there will be one.
     pub(crate) fn take(&self, rate: Rate, since: Duration) -> Result<(), Duration> {
         let now = nanos(since);
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_burst_beyond_all_time_lets_everything_in() {
-        let (bucket, rate) = (Bucket::default(), Rate::new(1e-6, u32::MAX));
+        let (bucket, rate) = (TokenBucket::default(), Rate::new(1e-6, u32::MAX));
         for _ in 0..100 {
             assert_eq!(bucket.take(rate, MS), Ok(()));
         }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_burst_at_once_and_then_the_rate() {
-        let (rate, bucket) = (Rate::new(100.0, 20), Bucket::default());
+        let (rate, bucket) = (Rate::new(100.0, 20), TokenBucket::default());
         let taken = |since| (0..1_000).take_while(|_| bucket.take(rate, since).is_ok()).count();
         assert_eq!(taken(Duration::ZERO), 20);
         assert_eq!(bucket.take(rate, Duration::ZERO), Err(10 * MS));
@@ -79,21 +79,21 @@ mod tests {
 
     #[test]
     fn over_a_minute_it_lets_out_its_rate() {
-        let (rate, bucket) = (Rate::new(50.0, 5), Bucket::default());
+        let (rate, bucket) = (Rate::new(50.0, 5), TokenBucket::default());
         let taken = (0..60_000).filter(|ms| bucket.take(rate, MS * *ms).is_ok()).count();
         assert!((3_000..=3_005).contains(&taken), "{taken}");
     }
 
     #[test]
     fn a_rate_below_one_a_second_is_one() {
-        let (rate, bucket) = (Rate::new(0.1, 1), Bucket::default());
+        let (rate, bucket) = (Rate::new(0.1, 1), TokenBucket::default());
         assert_eq!(bucket.take(rate, Duration::ZERO), Ok(()));
         assert_eq!(bucket.take(rate, Duration::from_secs(4)), Err(Duration::from_secs(6)));
     }
 
     #[test]
     fn cores_that_take_at_once_take_no_more_than_there_is() {
-        let (rate, bucket) = (Rate::new(1.0, 1_000), Bucket::default());
+        let (rate, bucket) = (Rate::new(1.0, 1_000), TokenBucket::default());
         let taken: usize = std::thread::scope(|scope| {
             let take = || (0..1_000).filter(|_| bucket.take(rate, Duration::ZERO).is_ok()).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();

@@ -40,7 +40,7 @@ const TURNS_BYTES: usize = 64 << 10;
 const WATCHED_BYTES: usize = 1 << 20;
 
 /// What one connection has left.
-pub(crate) struct Unread {
+pub(crate) struct UnreadAnswers {
     pub(crate) counter: Arc<Counter>,
     all: Arc<Counter>,
     limits: Limits,
@@ -51,9 +51,9 @@ pub(crate) struct Unread {
     taken: Notify,
 }
 
-impl Unread {
-    pub(crate) fn new(all: Arc<Counter>, limits: Limits) -> Unread {
-        Unread {
+impl UnreadAnswers {
+    pub(crate) fn new(all: Arc<Counter>, limits: Limits) -> UnreadAnswers {
+        UnreadAnswers {
             counter: Arc::new(Counter::part_of(all.clone())),
             all,
             limits,
@@ -168,7 +168,12 @@ pub(crate) struct NotTaken(pub(crate) Duration);
 impl Stall {
     /// Nothing can be sent now. Ready when the answer is not kept any longer. `unary`: it is to a call of one message, whose
     /// caller has no reason to leave it.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<NotTaken> {
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        unread: &UnreadAnswers,
+        unary: bool,
+    ) -> Poll<NotTaken> {
         let stalled = self.0.get_or_insert_with(|| {
             Box::new(Stalled { since: None, progressed: false, taken: 0, timer: Box::pin(sleep(LOOK_EVERY)) })
         });
@@ -199,12 +204,12 @@ impl Stall {
     }
 
     /// Whether to [poll](Stall::poll) whenever more of the answer comes.
-    pub(crate) fn is_watched(&self, unread: &Unread) -> bool {
+    pub(crate) fn is_watched(&self, unread: &UnreadAnswers) -> bool {
         unread.counter.bytes() > WATCHED_BYTES
     }
 
     /// The caller has taken some.
-    pub(crate) fn took(&mut self, bytes: usize, unread: &Unread) {
+    pub(crate) fn took(&mut self, bytes: usize, unread: &UnreadAnswers) {
         if let Some(stalled) = &mut self.0 {
             stalled.taken += bytes;
             if stalled.taken >= PROGRESS_BYTES {

@@ -1,7 +1,7 @@
 //! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
 //! or something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
 //!
-//! A slow attempt may be joined by a rival at another endpoint. Whichever answers first is handed on, and the other is
+//! A slow attempt may be joined by a hedged at another endpoint. Whichever answers first is handed on, and the other is
 //! reset; until then the failure of one is no failure.
 
 use std::future::Future;
@@ -20,14 +20,14 @@ use tracing::Span;
 
 use crate::admission::adaptive_limit::Permit;
 use crate::admission::unread_answers::NotTaken;
-use crate::forwarding::downstream::{Caller, handed_on};
+use crate::forwarding::downstream::{Downstream, handed_on};
 use crate::forwarding::replay::Replay;
-use crate::forwarding::request_body::{Upload, Uploaded};
-use crate::forwarding::response_body::{Download, Downloaded};
+use crate::forwarding::request_body::{RequestBody, Uploaded};
+use crate::forwarding::response_body::{Downloaded, ResponseBody};
 use crate::forwarding::span;
 use crate::resilience::pushback::Pushback;
-use crate::resilience::retry::Fallen;
-use crate::upstream::Lane;
+use crate::resilience::retry::FailedAttempt;
+use crate::upstream::WorkerState;
 use crate::upstream::meter::Event;
 
 /// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight. One whose
@@ -35,7 +35,7 @@ use crate::upstream::meter::Event;
 const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// One try at one endpoint. Ends once, with the first end it is given; dropped before, its caller's time was up.
-pub(crate) struct Attempt {
+pub(crate) struct UpstreamStream {
     pick: Pick,
     span: Span,
     stream: SendStream,
@@ -46,8 +46,8 @@ pub(crate) struct Attempt {
 
 /// What a call has of its own, whatever its attempts.
 pub(crate) struct Sides<'a> {
-    pub(crate) caller: &'a mut Caller,
-    pub(crate) upload: &'a mut Upload,
+    pub(crate) caller: &'a mut Downstream,
+    pub(crate) request_body: &'a mut RequestBody,
     /// Given back when an answer begins.
     pub(crate) permit: &'a mut Option<Permit>,
     /// If its method is known to have one message each way.
@@ -62,18 +62,18 @@ pub(crate) struct Unary {
 }
 
 /// What an attempt is made of.
-pub(crate) struct Exchange<'a> {
-    caller: &'a mut Caller,
-    upload: &'a mut Upload,
+pub(crate) struct Attempt<'a> {
+    caller: &'a mut Downstream,
+    request_body: &'a mut RequestBody,
     permit: &'a mut Option<Permit>,
     unary: Option<Unary>,
     /// Wakes this task when the request is late; made when it has to be waited for.
     request_by: Option<Pin<Box<Sleep>>>,
-    lane: &'a Lane,
-    attempt: Attempt,
+    state: &'a WorkerState,
+    attempt: UpstreamStream,
     answer: Answer,
     uploading: bool,
-    /// What a rival that has taken over has not been sent yet.
+    /// What a hedged that has taken over has not been sent yet.
     replay: Option<Box<Replay>>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
@@ -81,8 +81,8 @@ pub(crate) struct Exchange<'a> {
     stream_at: Option<Instant>,
     /// Wakes this task then; made when an answer has to be waited for, which one to a unary call seldom has.
     streaming: Option<Pin<Box<Sleep>>>,
-    rival: Option<Box<Rival>>,
-    fallen: Option<Fallen>,
+    hedged: Option<Box<HedgedAttempt>>,
+    failed_hedge: Option<FailedAttempt>,
     /// When the first attempt was opened.
     began: Instant,
     latency: Option<Duration>,
@@ -93,8 +93,8 @@ pub(crate) struct Exchange<'a> {
 }
 
 /// The second of two attempts, while neither has answered.
-struct Rival {
-    attempt: Attempt,
+struct HedgedAttempt {
+    attempt: UpstreamStream,
     response: ResponseFuture,
     replay: Option<Box<Replay>>,
 }
@@ -104,14 +104,14 @@ enum Answer {
     /// Its headers are here, and held back: of a unary call that may be repeated they say nothing by themselves, and the
     /// trailers may be all that follows.
     Begun(Box<Response<()>>, RecvStream),
-    Coming(Download),
+    Coming(ResponseBody),
     /// Nothing more comes of it.
     Over,
 }
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(crate) enum Exchanged {
+pub(crate) enum AttemptEnd {
     /// The endpoint's answer was handed on to its end.
     Answered(Code),
     /// The endpoint answered UNAVAILABLE and nothing else. Nothing was handed on.
@@ -129,9 +129,9 @@ pub(crate) enum Exchanged {
 }
 
 /// What is left of it.
-pub(crate) struct Rest {
-    pub(crate) attempt: Attempt,
-    pub(crate) fallen: Option<Fallen>,
+pub(crate) struct AttemptSummary {
+    pub(crate) attempt: UpstreamStream,
+    pub(crate) failed_hedge: Option<FailedAttempt>,
     /// From the first attempt to the first byte of the answer.
     pub(crate) latency: Option<Duration>,
     /// What the endpoint wants of further attempts.
@@ -146,9 +146,14 @@ struct CallerGone(Reason);
 /// It took no more, and why will not be known.
 const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
 
-impl Attempt {
-    pub(crate) fn new(pick: Pick, span: Span, stream: SendStream, deadline: Option<Instant>) -> Attempt {
-        Attempt { pick, span, stream, opened: Instant::now(), deadline, ended: false }
+impl UpstreamStream {
+    pub(crate) fn new(
+        pick: Pick,
+        span: Span,
+        stream: SendStream,
+        deadline: Option<Instant>,
+    ) -> UpstreamStream {
+        UpstreamStream { pick, span, stream, opened: Instant::now(), deadline, ended: false }
     }
 
     /// The endpoint.
@@ -174,7 +179,7 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for UpstreamStream {
     fn drop(&mut self) {
         if self.ended {
             return;
@@ -187,23 +192,23 @@ impl Drop for Attempt {
     }
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> Attempt<'a> {
     /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
     pub(crate) fn new(
-        Sides { caller, upload, permit, unary }: Sides<'a>,
-        lane: &'a Lane,
-        attempt: Attempt,
+        Sides { caller, request_body, permit, unary }: Sides<'a>,
+        state: &'a WorkerState,
+        attempt: UpstreamStream,
         response: ResponseFuture,
         uploading: bool,
         withhold: bool,
-    ) -> Exchange<'a> {
-        Exchange {
+    ) -> Attempt<'a> {
+        Attempt {
             caller,
-            upload,
+            request_body,
             permit,
             unary,
             request_by: None,
-            lane,
+            state,
             began: attempt.opened,
             stream_at: attempt.pick.expects_stream().then(|| attempt.opened + STREAM_AFTER),
             attempt,
@@ -212,8 +217,8 @@ impl<'a> Exchange<'a> {
             replay: None,
             withhold,
             streaming: None,
-            rival: None,
-            fallen: None,
+            hedged: None,
+            failed_hedge: None,
             latency: None,
             pushback: None,
             outcome: Outcome::Neutral,
@@ -222,37 +227,37 @@ impl<'a> Exchange<'a> {
     }
 
     /// Runs it to its end. Dropped before, it goes on where it was when run again.
-    pub(crate) async fn run(&mut self) -> Exchanged {
+    pub(crate) async fn run(&mut self) -> AttemptEnd {
         match std::future::poll_fn(|cx| self.poll(cx)).await {
-            Ok(exchanged) => exchanged,
+            Ok(ended_as) => ended_as,
             Err(CallerGone(reason)) => self.leave(reason),
         }
     }
 
     /// The caller is gone: so are we.
-    fn leave(&mut self, reason: Reason) -> Exchanged {
+    fn leave(&mut self, reason: Reason) -> AttemptEnd {
         self.attempt.reset(reason);
-        if let Some(mut rival) = self.rival.take() {
-            rival.attempt.reset(reason);
-            rival.attempt.end(Outcome::CallerGone, Code::Cancelled);
+        if let Some(mut hedged) = self.hedged.take() {
+            hedged.attempt.reset(reason);
+            hedged.attempt.end(Outcome::CallerGone, Code::Cancelled);
         }
-        Exchanged::CallerGone
+        AttemptEnd::CallerGone
     }
 
     /// What is left when it has run.
-    pub(crate) fn rest(self) -> Rest {
-        Rest {
+    pub(crate) fn summary(self) -> AttemptSummary {
+        AttemptSummary {
             attempt: self.attempt,
-            fallen: self.fallen,
+            failed_hedge: self.failed_hedge,
             latency: self.latency,
             pushback: self.pushback,
             outcome: self.outcome,
         }
     }
 
-    /// Whether a rival may be sent the same: the request is complete and at hand, and nothing of an answer is here.
-    pub(crate) fn may_have_a_rival(&self) -> bool {
-        self.upload.is_complete() && matches!(self.answer, Answer::Awaited(_))
+    /// Whether a hedged may be sent the same: the request is complete and at hand, and nothing of an answer is here.
+    pub(crate) fn may_be_hedged(&self) -> bool {
+        self.request_body.is_complete() && matches!(self.answer, Answer::Awaited(_))
     }
 
     /// Who is to be surpassed.
@@ -262,26 +267,26 @@ impl<'a> Exchange<'a> {
 
     /// Whether the request has no body at all.
     pub(crate) fn is_bodiless(&self) -> bool {
-        self.upload.is_empty()
+        self.request_body.is_empty()
     }
 
-    /// Sends the same to a rival. Only if it [may have one](Exchange::may_have_a_rival).
-    pub(crate) fn join(&mut self, attempt: Attempt, response: ResponseFuture) {
-        let replay = (!self.upload.is_empty()).then(|| Box::new(self.upload.replay()));
-        self.rival = Some(Box::new(Rival { attempt, response, replay }));
+    /// Sends the same to a hedged. Only if it [may have one](Attempt::may_be_hedged).
+    pub(crate) fn join(&mut self, attempt: UpstreamStream, response: ResponseFuture) {
+        let replay = (!self.request_body.is_empty()).then(|| Box::new(self.request_body.replay()));
+        self.hedged = Some(Box::new(HedgedAttempt { attempt, response, replay }));
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Exchanged, CallerGone>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AttemptEnd, CallerGone>> {
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
             return Poll::Ready(Err(CallerGone(reason)));
         }
         if self.uploading {
-            match self.upload.poll(cx, &mut self.attempt.stream, self.caller.client()) {
+            match self.request_body.poll(cx, &mut self.attempt.stream, self.caller.client()) {
                 Poll::Ready(Uploaded::CallerGone(error)) => {
                     return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
                 }
                 Poll::Ready(Uploaded::All | Uploaded::NotWanted) => self.uploading = false,
-                Poll::Pending if self.is_late_to_ask(cx) => return Poll::Ready(Ok(Exchanged::NotSent)),
+                Poll::Pending if self.is_late_to_ask(cx) => return Poll::Ready(Ok(AttemptEnd::NotSent)),
                 Poll::Pending => {}
             }
         }
@@ -293,18 +298,18 @@ impl<'a> Exchange<'a> {
                         Poll::Ready(response) => response,
                         Poll::Pending => {
                             self.may_become_stream(cx);
-                            match ready!(self.poll_rival(cx)) {
+                            match ready!(self.poll_hedged(cx)) {
                                 Some(response) => Ok(response),
                                 // It fell, and the first goes on alone.
                                 None => return Poll::Pending,
                             }
                         }
                     };
-                    if self.rival.is_some() && self.falls(&response) {
+                    if self.hedged.is_some() && self.first_has_failed(&response) {
                         continue;
                     }
                     match response {
-                        Err(error) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                        Err(error) => return Poll::Ready(Ok(AttemptEnd::Broken(error))),
                         Ok(response) => {
                             if let Some(end) = self.answered(response, cx)? {
                                 return Poll::Ready(Ok(end));
@@ -317,22 +322,22 @@ impl<'a> Exchange<'a> {
                         self.may_become_stream(cx);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Ok(Exchanged::Broken(error))),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Ok(AttemptEnd::Broken(error))),
                     Poll::Ready(Some(Ok(chunk))) => self.go_on(chunk)?,
                     Poll::Ready(None) => {
                         return match ready!(body.poll_trailers(cx)) {
-                            Err(error) => Poll::Ready(Ok(Exchanged::Broken(error))),
+                            Err(error) => Poll::Ready(Ok(AttemptEnd::Broken(error))),
                             Ok(trailers) => Poll::Ready(self.ended_bare(trailers)),
                         };
                     }
                 },
                 // It was said how it ended.
                 Answer::Over => return Poll::Pending,
-                Answer::Coming(download) => {
+                Answer::Coming(response_body) => {
                     let Some((to, unread)) = self.caller.takes() else {
                         return Poll::Ready(Err(CANCELLED));
                     };
-                    return match download.poll(cx, to, unread, self.unary.is_some()) {
+                    return match response_body.poll(cx, to, unread, self.unary.is_some()) {
                         Poll::Ready(downloaded) => Poll::Ready(self.ended(downloaded)),
                         Poll::Pending => {
                             self.may_become_stream(cx);
@@ -344,39 +349,39 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Ready with the rival's answer, which it then is all about; with none when the rival has failed.
-    fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<RecvStream>>> {
-        let Some(rival) = &mut self.rival else { return Poll::Pending };
-        replay(&mut rival.replay, &mut rival.attempt.stream, cx);
-        let response = ready!(Pin::new(&mut rival.response).poll(cx));
-        let Some(mut rival) = self.rival.take() else { return Poll::Pending };
+    /// Ready with the hedged's answer, which it then is all about; with none when the hedged has failed.
+    fn poll_hedged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<RecvStream>>> {
+        let Some(hedged) = &mut self.hedged else { return Poll::Pending };
+        replay(&mut hedged.replay, &mut hedged.attempt.stream, cx);
+        let response = ready!(Pin::new(&mut hedged.response).poll(cx));
+        let Some(mut hedged) = self.hedged.take() else { return Poll::Pending };
         match response {
             Ok(response) if !is_unavailable(response.status(), response.headers()) => {
-                self.replay = rival.replay.take();
+                self.replay = hedged.replay.take();
                 self.uploading = false;
-                let loser = std::mem::replace(&mut self.attempt, rival.attempt);
-                self.lane.meter.event(Event::HedgeWon);
-                lose(loser);
+                let cancelled = std::mem::replace(&mut self.attempt, hedged.attempt);
+                self.state.meter.event(Event::HedgeWon);
+                cancel(cancelled);
                 Poll::Ready(Some(response))
             }
             failed => {
-                let fallen = fall(&mut rival.attempt, &failed);
-                self.fallen = Some(fallen);
+                let failed_hedge = fail(&mut hedged.attempt, &failed);
+                self.failed_hedge = Some(failed_hedge);
                 Poll::Ready(None)
             }
         }
     }
 
-    /// Whether the first attempt has failed while there is a rival, which then takes its place.
-    fn falls(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
+    /// Whether the first attempt has failed while there is a hedged, which then takes its place.
+    fn first_has_failed(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
         if response.as_ref().is_ok_and(|response| !is_unavailable(response.status(), response.headers())) {
             return false;
         }
-        let Some(rival) = self.rival.take() else { return false };
-        self.fallen = Some(fall(&mut self.attempt, response));
-        self.attempt = rival.attempt;
-        self.answer = Answer::Awaited(rival.response);
-        self.replay = rival.replay;
+        let Some(hedged) = self.hedged.take() else { return false };
+        self.failed_hedge = Some(fail(&mut self.attempt, response));
+        self.attempt = hedged.attempt;
+        self.answer = Answer::Awaited(hedged.response);
+        self.replay = hedged.replay;
         self.uploading = false;
         true
     }
@@ -403,15 +408,15 @@ impl<'a> Exchange<'a> {
         &mut self,
         response: Response<RecvStream>,
         cx: &mut Context<'_>,
-    ) -> Result<Option<Exchanged>, CallerGone> {
-        if let Some(rival) = self.rival.take() {
-            lose(rival.attempt);
+    ) -> Result<Option<AttemptEnd>, CallerGone> {
+        if let Some(hedged) = self.hedged.take() {
+            cancel(hedged.attempt);
         }
         self.attempt.pick.first_response();
         let now = Instant::now();
         self.latency = Some(now - self.began);
         let latency = now - self.attempt.opened;
-        self.lane.answered(self.attempt.address(), latency, now);
+        self.state.answered(self.attempt.address(), latency, now);
         let (parts, mut body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         self.http = response.status();
@@ -421,7 +426,7 @@ impl<'a> Exchange<'a> {
             let chunk = if held { body.poll_data(cx) } else { Poll::Ready(Some(Ok(Bytes::new()))) };
             self.answer = if let Poll::Ready(Some(Ok(chunk))) = chunk {
                 self.hand_on(&response, latency)?;
-                Answer::Coming(Download::new(body, chunk))
+                Answer::Coming(ResponseBody::new(body, chunk))
             } else {
                 Answer::Begun(Box::new(response), body)
             };
@@ -429,13 +434,13 @@ impl<'a> Exchange<'a> {
         }
         let code = self.code_of(response.headers());
         if code == Code::Cancelled && self.attempt.is_late() {
-            return Ok(Some(Exchanged::Late));
+            return Ok(Some(AttemptEnd::Late));
         }
         if self.is_withheld(&response) {
-            return Ok(Some(Exchanged::Withheld(response)));
+            return Ok(Some(AttemptEnd::Withheld(response)));
         }
         self.caller.head(&response, true).map_err(|_| CANCELLED)?;
-        Ok(Some(Exchanged::Answered(code)))
+        Ok(Some(AttemptEnd::Answered(code)))
     }
 
     /// Hands the headers of an answer on, `latency` after its attempt was opened.
@@ -443,7 +448,7 @@ impl<'a> Exchange<'a> {
         if response.status().is_success() {
             self.attempt.pick.begun();
         }
-        self.upload.forget();
+        self.request_body.forget();
         // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
         if let Some(permit) = self.permit.take() {
             permit.answered(latency);
@@ -455,18 +460,18 @@ impl<'a> Exchange<'a> {
     fn go_on(&mut self, chunk: Bytes) -> Result<(), CallerGone> {
         let Some((response, body)) = self.begun() else { return Ok(()) };
         self.hand_on(&response, self.attempt.opened.elapsed())?;
-        self.answer = Answer::Coming(Download::new(body, chunk));
+        self.answer = Answer::Coming(ResponseBody::new(body, chunk));
         Ok(())
     }
 
     /// An answer that was held back has ended without a message.
-    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<Exchanged, CallerGone> {
-        let Some((mut response, _body)) = self.begun() else { return Ok(Exchanged::CallerGone) };
+    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<AttemptEnd, CallerGone> {
+        let Some((mut response, _body)) = self.begun() else { return Ok(AttemptEnd::CallerGone) };
         match trailers {
             Some(trailers) if is_unavailable(response.status(), &trailers) => {
                 self.code_of(&trailers);
                 response.headers_mut().extend(trailers);
-                Ok(Exchanged::Withheld(*response))
+                Ok(AttemptEnd::Withheld(*response))
             }
             trailers => {
                 self.hand_on(&response, self.attempt.opened.elapsed())?;
@@ -486,17 +491,17 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn ended(&mut self, downloaded: Downloaded) -> Result<Exchanged, CallerGone> {
+    fn ended(&mut self, downloaded: Downloaded) -> Result<AttemptEnd, CallerGone> {
         let (code, trailers) = match downloaded {
             Downloaded::Trailers(trailers) => (self.code_of(&trailers), Some(trailers)),
             Downloaded::NoTrailers => (self.code_of(&HeaderMap::new()), None),
-            Downloaded::Broken(error) => return Ok(Exchanged::Broken(error)),
+            Downloaded::Broken(error) => return Ok(AttemptEnd::Broken(error)),
             Downloaded::CallerGone => return Err(CANCELLED),
-            Downloaded::NotTaken(not_taken) => return Ok(Exchanged::NotTaken(not_taken)),
+            Downloaded::NotTaken(not_taken) => return Ok(AttemptEnd::NotTaken(not_taken)),
         };
         // tonic's servers answer CANCELLED when the time they were given is up.
         if code == Code::Cancelled && self.attempt.is_late() {
-            return Ok(Exchanged::Late);
+            return Ok(AttemptEnd::Late);
         }
         let to = self.caller.body().ok_or(CANCELLED)?;
         let sent = match trailers {
@@ -504,7 +509,7 @@ impl<'a> Exchange<'a> {
             None => to.finish(),
         };
         sent.map_err(|_| CANCELLED)?;
-        Ok(Exchanged::Answered(code))
+        Ok(AttemptEnd::Answered(code))
     }
 
     /// Whether an answer, of which `response` is the head, is given back instead of handed on.
@@ -533,20 +538,20 @@ fn replay(left: &mut Option<Box<Replay>>, to: &mut SendStream, cx: &mut Context<
 }
 
 /// Resets the attempt that was too slow. Its endpoint has not answered: it takes at least this long.
-fn lose(mut loser: Attempt) {
-    loser.end(Outcome::CallerGone, Code::Cancelled);
-    loser.reset(Reason::CANCEL);
+fn cancel(mut cancelled: UpstreamStream) {
+    cancelled.end(Outcome::CallerGone, Code::Cancelled);
+    cancelled.reset(Reason::CANCEL);
 }
 
 /// Ends an attempt that failed while another one goes on.
-fn fall(attempt: &mut Attempt, response: &Result<Response<RecvStream>, Broken>) -> Fallen {
+fn fail(attempt: &mut UpstreamStream, response: &Result<Response<RecvStream>, Broken>) -> FailedAttempt {
     let outcome = match response {
         Ok(response) => Outcome::of_answer(response.status(), response.headers()),
         Err(error) => outcome_of_error(error),
     };
     attempt.end(outcome, Code::Unavailable);
     let pushback = response.as_ref().ok().and_then(|response| Pushback::of(response.headers()));
-    Fallen { endpoint: attempt.address(), pushback }
+    FailedAttempt { endpoint: attempt.address(), pushback }
 }
 
 /// Whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in

@@ -16,26 +16,28 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Code, Status};
 use tracing::Span;
 
-use crate::admission::adaptive_limit::{Full, Permit};
-use crate::admission::concurrency::Inside;
-use crate::admission::connection_state::Client;
+use crate::admission::adaptive_limit::{LimitExceeded, Permit};
+use crate::admission::concurrency::ConcurrencyPermit;
+use crate::admission::connection_state::ConnectionState;
 use crate::admission::rapid_reset::PREMATURE;
 use crate::admission::unread_answers::NotTaken;
 use crate::error::Error;
 use crate::error::headers_too_long::TooLong;
-use crate::forwarding::attempt::{Attempt, Exchange, Exchanged, Rest, Sides, Unary, outcome_of_error};
-use crate::forwarding::context::Core;
-use crate::forwarding::downstream::Caller;
+use crate::forwarding::attempt::{
+    Attempt, AttemptEnd, AttemptSummary, Sides, Unary, UpstreamStream, outcome_of_error,
+};
+use crate::forwarding::context::CallContext;
+use crate::forwarding::downstream::Downstream;
 use crate::forwarding::in_flight::InFlight;
-use crate::forwarding::request_body::Upload;
-use crate::forwarding::request_head::{Head, Kind, is_call, kind};
+use crate::forwarding::request_body::RequestBody;
+use crate::forwarding::request_head::{Kind, RequestHead, is_call, kind};
 use crate::forwarding::{local, local_reply, span};
 use crate::resilience::hedging::Method;
 use crate::resilience::pushback::Pushback;
 use crate::resilience::retry::{Attempts, Failure, Situation};
 use crate::routing::table::{Route, Target};
 use crate::upstream::meter::{Event, Meter};
-use crate::upstream::{Lane, Upstream};
+use crate::upstream::{Upstream, WorkerState};
 
 /// How long a call waits for an endpoint while none is ready, unless its deadline is sooner. Long enough for a clone
 /// that restarts, short enough that a caller is not kept waiting for nothing.
@@ -43,14 +45,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers one request: at once if it is to be refused, else in a task of its own.
 pub(crate) fn serve(
-    core: &Arc<Core>,
-    client: &Arc<Client>,
+    context: &Arc<CallContext>,
+    client: &Arc<ConnectionState>,
     request: Request<RecvStream>,
     mut respond: SendResponse,
 ) {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let (in_flight, entered) = InFlight::enter(core, client, &parts);
+    let (in_flight, entered) = InFlight::enter(context, client, &parts);
     let kind = kind(&parts);
     let too_long = parts.extensions.get::<ListTooLong>();
     if too_long.is_some() && !is_call(&kind, &parts) {
@@ -66,71 +68,71 @@ pub(crate) fn serve(
         return;
     }
     let access = Access::begin(parts.uri.path(), &parts.headers, client.peer);
-    let mut caller = Caller::new(respond, in_flight, access);
+    let mut caller = Downstream::new(respond, in_flight, access);
     if let Some(ending) = client.ending() {
-        return refuse(&core.meter, &mut caller, ending, started);
+        return refuse(&context.meter, &mut caller, ending, started);
     }
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
         return client.resets.premature();
     }
     if let Err(error) = entered {
-        return refuse(&core.meter, &mut caller, error, started);
+        return refuse(&context.meter, &mut caller, error, started);
     }
     if let Some(list) = too_long {
-        return refuse(&core.meter, &mut caller, TooLong::call(*list), started);
+        return refuse(&context.meter, &mut caller, TooLong::call(*list), started);
     }
-    let found = match core.catalog.table().find(parts.uri.path(), &parts.headers) {
+    let found = match context.catalog.table().find(parts.uri.path(), &parts.headers) {
         Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
         Ok(Target::Local) => Ok(None),
         Err(error) => Err(error),
     };
     let route = match found {
         Ok(route) => route,
-        Err(error) => return refuse(&core.meter, &mut caller, error, started),
+        Err(error) => return refuse(&context.meter, &mut caller, error, started),
     };
-    let bounds = route.as_ref().map_or(&core.config.deadline, |route| &route.deadline);
-    let mut head = match Head::read(parts, started, bounds) {
+    let bounds = route.as_ref().map_or(&context.config.deadline, |route| &route.deadline);
+    let mut head = match RequestHead::read(parts, started, bounds) {
         Ok(head) => head,
-        Err(error) => return refuse(&core.meter, &mut caller, error, started),
+        Err(error) => return refuse(&context.meter, &mut caller, error, started),
     };
-    let span = span::call(core.sampling, &mut head);
+    let span = span::call(context.sampling, &mut head);
     caller.traced(head.headers(), &span);
     let Some(route) = route else {
-        let core = core.clone();
+        let context = context.clone();
         tokio::spawn(Box::pin(async move {
-            let end = local::serve(&core, head, body, &mut caller, &span).await;
-            ended(&end, &span, &core.meter, started, &caller, None);
+            let end = local::serve(&context, head, body, &mut caller, &span).await;
+            ended(&end, &span, &context.meter, started, &caller, None);
         }));
         return;
     };
-    let inside = match admit(core, client, &route, &head, started) {
+    let inside = match admit(context, client, &route, &head, started) {
         Ok(inside) => inside,
         Err(error) => {
             span::end_call(&span, error.code());
-            let meter = &route.upstream().lane(core.index).meter;
+            let meter = &route.upstream().on_worker(context.index).meter;
             return refuse(meter, &mut caller, error, started);
         }
     };
-    let forwarded = forward(core.index, route, head, body, caller, span, inside);
+    let forwarded = forward(context.index, route, head, body, caller, span, inside);
     // Boxed: a task moves what it is given half a dozen times, and this is kilobytes.
     tokio::spawn(Box::pin(forwarded));
 }
 
 /// What a call counts as while it goes on.
-type Admitted = [Option<Inside>; 2];
+type Admitted = [Option<ConcurrencyPermit>; 2];
 
 /// Lets a call in that is within its caller's limits and its route's.
 fn admit(
-    core: &Core,
-    client: &Client,
+    context: &CallContext,
+    client: &ConnectionState,
     route: &Route,
-    head: &Head,
+    head: &RequestHead,
     started: Instant,
 ) -> Result<Admitted, Error> {
-    let callers = core.callers.as_ref();
+    let callers = context.callers.as_ref();
     let admitted =
-        callers.map(|callers| callers.admit(&client.known, head.headers(), started)).transpose()?;
+        callers.map(|callers| callers.admit(&client.caller, head.headers(), started)).transpose()?;
     let crowded = |most| Error::Crowded { path: head.path().to_owned(), most };
     let entered = route.gate.as_ref().map(|gate| gate.enter().ok_or_else(|| crowded(gate.most)));
     Ok([admitted.flatten(), entered.transpose()?])
@@ -140,22 +142,22 @@ fn admit(
 async fn forward(
     core: usize,
     route: Arc<Route>,
-    head: Head,
+    head: RequestHead,
     body: RecvStream,
-    caller: Caller,
+    caller: Downstream,
     span: Span,
     _inside: Admitted,
 ) {
     let started = head.started();
     let upstream = route.upstream();
-    let lane = upstream.lane(core);
+    let state = upstream.on_worker(core);
     let share = caller.client().share.clone();
     let mut call = Call {
         route: &route,
         share: &share,
         upstream,
-        lane,
-        upload: Upload::new(body, route.retry.body_bytes),
+        state,
+        request_body: RequestBody::new(body, route.retry.body_bytes),
         attempts: Attempts::new(route.retry),
         permit: None,
         head,
@@ -165,7 +167,7 @@ async fn forward(
     };
     let end = call.run().await;
     let forwarded = Forwarded { upstream: &upstream.name, endpoint: call.at, attempts: call.attempts.made() };
-    ended(&end, &span, &lane.meter, started, &call.caller, Some(forwarded));
+    ended(&end, &span, &state.meter, started, &call.caller, Some(forwarded));
 }
 
 /// Counts a call that is over.
@@ -174,7 +176,7 @@ fn ended(
     span: &Span,
     meter: &Meter,
     started: Instant,
-    caller: &Caller,
+    caller: &Downstream,
     forwarded: Option<Forwarded<'_>>,
 ) {
     let (code, caller_gone) = match end {
@@ -190,7 +192,7 @@ fn ended(
     }
 }
 
-fn refuse(meter: &Meter, caller: &mut Caller, error: Error, started: Instant) {
+fn refuse(meter: &Meter, caller: &mut Downstream, error: Error, started: Instant) {
     let (code, took) = (error.code(), started.elapsed());
     meter.call(code, took);
     caller.log_access(code, took, None);
@@ -210,10 +212,10 @@ struct Call<'c> {
     route: &'c Route,
     share: &'c Arc<Share>,
     upstream: &'c Upstream,
-    lane: &'c Lane,
-    head: Head,
-    caller: Caller,
-    upload: Upload,
+    state: &'c WorkerState,
+    head: RequestHead,
+    caller: Downstream,
+    request_body: RequestBody,
     attempts: Attempts,
     /// While it counts against the limit of its upstream.
     permit: Option<Permit>,
@@ -241,7 +243,7 @@ struct Hedging {
 
 /// What every attempt of a call is sent with.
 struct Sending<'c> {
-    head: &'c mut Head,
+    head: &'c mut RequestHead,
     upstream: &'c str,
     span: &'c Span,
     /// Whether the method is known to stream.
@@ -273,7 +275,7 @@ struct Retryable {
 
 impl Call<'_> {
     async fn run(&mut self) -> Ended {
-        self.lane.budget().call(self.head.started());
+        self.state.budget().call(self.head.started());
         let end = match self.head.deadline {
             None => self.attempts().await,
             Some((allowed, _)) if allowed.is_zero() => End::Failed(self.deadline_exceeded()),
@@ -345,14 +347,14 @@ impl Call<'_> {
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.lane.meter.event(Event::Retry);
+            self.state.meter.event(Event::Retry);
             if !delay.is_zero() {
                 tokio::select! {
                     _ = self.caller.gone() => return End::CallerGone,
                     () = sleep(delay) => {}
                 }
             }
-            self.upload.rewind();
+            self.request_body.rewind();
             patience = Instant::now() + PATIENCE;
         }
     }
@@ -363,7 +365,7 @@ impl Call<'_> {
         if self.caller.client().unread.holds_calls() {
             Box::pin(answers_are_taken(&mut self.caller)).await?;
         }
-        let Some(limiter) = self.lane.limiter.as_ref().filter(|_| self.route.limited) else { return Ok(()) };
+        let Some(limiter) = self.state.limiter.as_ref().filter(|_| self.route.limited) else { return Ok(()) };
         let entered = tokio::select! {
             biased;
             entered = limiter.enter() => entered,
@@ -374,8 +376,8 @@ impl Call<'_> {
                 self.permit = Some(permit);
                 Ok(())
             }
-            Err(Full { limit, waited }) => {
-                self.lane.meter.event(Event::Shed);
+            Err(LimitExceeded { limit, waited }) => {
+                self.state.meter.event(Event::Shed);
                 Err(End::Failed(Error::Overloaded { upstream: self.upstream.name.clone(), limit, waited }))
             }
         }
@@ -384,7 +386,7 @@ impl Call<'_> {
     /// An endpoint that has not failed this call, or when all have, any.
     async fn pick(&mut self, patience: Instant) -> Result<Pick, End> {
         self.at = None;
-        let (balancer, share) = (&self.lane.balancer, Some(self.share));
+        let (balancer, share) = (&self.state.balancer, Some(self.share));
         if let Some(pick) = balancer.try_pick(share, self.attempts.tried()) {
             return Ok(pick);
         }
@@ -398,7 +400,7 @@ impl Call<'_> {
             let (waited, attempts) = (self.head.started().elapsed(), self.attempts.made());
             End::Failed(match unavailable.crowded {
                 Some(crowded) => {
-                    self.lane.meter.event(Event::Streamless);
+                    self.state.meter.event(Event::Streamless);
                     Error::Streamless { upstream, crowded, waited, attempts }
                 }
                 None => Error::NoEndpoint { upstream, detail: unavailable.to_string(), waited, attempts },
@@ -409,8 +411,8 @@ impl Call<'_> {
     /// An endpoint that has not failed this call, for which another one had no place.
     fn pick_another(&mut self, full: Error) -> Result<Pick, End> {
         self.at = None;
-        self.lane.balancer.try_pick(Some(self.share), self.attempts.tried()).ok_or_else(|| {
-            self.lane.meter.event(Event::Streamless);
+        self.state.balancer.try_pick(Some(self.share), self.attempts.tried()).ok_or_else(|| {
+            self.state.meter.event(Event::Streamless);
             End::Failed(full)
         })
     }
@@ -419,7 +421,7 @@ impl Call<'_> {
         let endpoint = pick.address();
         self.at = Some(endpoint);
         let number = self.attempts.begin();
-        let ended = self.upload.is_empty();
+        let ended = self.request_body.is_empty();
         let hedging = self.hedging(number);
         let unary = self.unary();
         let mut sending = Sending {
@@ -428,7 +430,7 @@ impl Call<'_> {
             span: self.span,
             streaming: self.route.streaming,
         };
-        let withhold = self.route.idempotent && self.upload.replayable();
+        let withhold = self.route.idempotent && self.request_body.replayable();
         let (attempt, response) = match sending.send(pick, number, ended) {
             Ok(sent) => sent,
             Err(Unsent::Lost(detail)) => return Err(failed(Failure::NotSent, endpoint, detail)),
@@ -443,31 +445,35 @@ impl Call<'_> {
                 return Ok(End::Failed(self.deadline_exceeded()));
             }
         };
-        let sides =
-            Sides { caller: &mut self.caller, upload: &mut self.upload, permit: &mut self.permit, unary };
-        let mut exchange = Exchange::new(sides, self.lane, attempt, response, !ended, withhold);
-        let exchanged = match hedging.as_ref().and_then(|hedging| hedging.after) {
-            None => exchange.run().await,
-            Some(after) => match timeout(after, exchange.run()).await {
-                Ok(exchanged) => exchanged,
+        let sides = Sides {
+            caller: &mut self.caller,
+            request_body: &mut self.request_body,
+            permit: &mut self.permit,
+            unary,
+        };
+        let mut attempting = Attempt::new(sides, self.state, attempt, response, !ended, withhold);
+        let ended_as = match hedging.as_ref().and_then(|hedging| hedging.after) {
+            None => attempting.run().await,
+            Some(after) => match timeout(after, attempting.run()).await {
+                Ok(ended_as) => ended_as,
                 Err(_) => {
-                    hedge(&mut exchange, &mut sending, self.lane, self.share, &mut self.attempts);
-                    exchange.run().await
+                    hedge(&mut attempting, &mut sending, self.state, self.share, &mut self.attempts);
+                    attempting.run().await
                 }
             },
         };
-        let Rest { mut attempt, fallen, latency, pushback, outcome } = exchange.rest();
+        let AttemptSummary { mut attempt, failed_hedge, latency, pushback, outcome } = attempting.summary();
         self.at = Some(attempt.address());
-        if let Some(fallen) = fallen {
-            self.attempts.fell(fallen);
+        if let Some(failed_hedge) = failed_hedge {
+            self.attempts.hedge_failed(failed_hedge);
         }
-        if let Some(pushback) = pushback.or(fallen.and_then(|fallen| fallen.pushback)) {
-            self.lane.hedges.pause(pushback, Instant::now());
+        if let Some(pushback) = pushback.or(failed_hedge.and_then(|failed_hedge| failed_hedge.pushback)) {
+            self.state.hedges.pause(pushback, Instant::now());
         }
         if let (Some(latency), Some(method)) = (latency, hedging.and_then(|hedging| hedging.method)) {
-            self.lane.hedges.answered(&method, latency, Instant::now());
+            self.state.hedges.answered(&method, latency, Instant::now());
         }
-        let (mut outcome, ended) = self.judge(exchanged, attempt.address(), pushback, outcome);
+        let (mut outcome, ended) = self.judge(ended_as, attempt.address(), pushback, outcome);
         if outcome == Outcome::ServerError && self.is_malformed() {
             // What the caller malformed is no failure of who could not take it.
             outcome = Outcome::Neutral;
@@ -479,36 +485,36 @@ impl Call<'_> {
     /// What the end of an attempt means for its endpoint, whose answer says `outcome`, and for the call.
     fn judge(
         &mut self,
-        exchanged: Exchanged,
+        ended_as: AttemptEnd,
         endpoint: SocketAddr,
         pushback: Option<Pushback>,
         outcome: Outcome,
     ) -> (Outcome, Result<End, Retryable>) {
-        match exchanged {
-            Exchanged::Answered(code) => (outcome, Ok(End::Handed(code))),
-            Exchanged::CallerGone => (Outcome::CallerGone, Ok(End::CallerGone)),
-            Exchanged::NotSent => {
+        match ended_as {
+            AttemptEnd::Answered(code) => (outcome, Ok(End::Handed(code))),
+            AttemptEnd::CallerGone => (Outcome::CallerGone, Ok(End::CallerGone)),
+            AttemptEnd::NotSent => {
                 let (path, allowed) =
                     (self.head.path().to_owned(), self.route.request_time.unwrap_or_default());
                 (Outcome::CallerGone, Ok(End::Failed(Error::RequestUnfinished { path, allowed })))
             }
-            Exchanged::NotTaken(NotTaken(time)) => {
+            AttemptEnd::NotTaken(NotTaken(time)) => {
                 metrics::counter!("shoal_gateway_refused_total", "limit" => "unread").increment(1);
                 (Outcome::CallerGone, Ok(End::Failed(Error::AnswerNotTaken { time })))
             }
-            Exchanged::Late => (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded()))),
-            Exchanged::Withheld(answer) => {
+            AttemptEnd::Late => (Outcome::TimedOut, Ok(End::Failed(self.deadline_exceeded()))),
+            AttemptEnd::Withheld(answer) => {
                 let failure = Failure::Unavailable(pushback);
                 let answer = Some(Box::new(answer));
                 (outcome, Err(Retryable { failure, endpoint, detail: String::new(), answer, full: None }))
             }
-            Exchanged::Broken(error) => self.broken(endpoint, &error),
+            AttemptEnd::Broken(error) => self.broken(endpoint, &error),
         }
     }
 
     /// Whether the caller sent what no endpoint could have taken.
     fn is_malformed(&self) -> bool {
-        self.upload.is_malformed(self.route.unary, self.head.is_encoded())
+        self.request_body.is_malformed(self.route.unary, self.head.is_encoded())
     }
 
     /// The endpoint's stream ended before its answer did.
@@ -549,7 +555,7 @@ impl Call<'_> {
     /// Whether and when the attempt of that number is joined by a second one.
     fn hedging(&self, number: u32) -> Option<Hedging> {
         let hedge = self.route.hedge.filter(|_| self.route.idempotent && number == 1)?;
-        let (hedges, now) = (&self.lane.hedges, Instant::now());
+        let (hedges, now) = (&self.state.hedges, Instant::now());
         hedges.call(now);
         let method = hedges.method(self.head.path());
         let after = hedge.after.or_else(|| hedges.slow(method.as_ref()?, now));
@@ -560,11 +566,12 @@ impl Call<'_> {
         if self.caller.body().is_some() {
             return Err("its answer had begun");
         }
-        let situation = Situation { idempotent: self.route.idempotent, replayable: self.upload.replayable() };
+        let situation =
+            Situation { idempotent: self.route.idempotent, replayable: self.request_body.replayable() };
         let budget = || {
-            let taken = self.lane.budget().take(Instant::now());
+            let taken = self.state.budget().take(Instant::now());
             if !taken {
-                self.lane.meter.event(Event::RetryRefused);
+                self.state.meter.event(Event::RetryRefused);
             }
             taken
         };
@@ -633,7 +640,7 @@ impl Sending<'_> {
         mut pick: Pick,
         number: u32,
         ended: bool,
-    ) -> Result<(Attempt, ResponseFuture), Unsent> {
+    ) -> Result<(UpstreamStream, ResponseFuture), Unsent> {
         let endpoint = pick.address();
         if self.streaming {
             pick.expect_stream();
@@ -646,7 +653,7 @@ impl Sending<'_> {
         match pick.send(&*request, ended) {
             Ok((response, stream)) => {
                 let deadline = self.head.deadline.map(|(_, deadline)| deadline);
-                Ok((Attempt::new(pick, span, stream, deadline), response))
+                Ok((UpstreamStream::new(pick, span, stream, deadline), response))
             }
             Err(error) if error.never_sent() => {
                 span::end_attempt(&span, Code::Unavailable);
@@ -670,29 +677,29 @@ impl Sending<'_> {
 
 /// Sends a call that is slow to another endpoint too, if there is one and the upstream's calls have earned it.
 fn hedge(
-    exchange: &mut Exchange<'_>,
+    attempting: &mut Attempt<'_>,
     sending: &mut Sending<'_>,
-    lane: &Lane,
+    state: &WorkerState,
     share: &Arc<Share>,
     attempts: &mut Attempts,
 ) {
-    if !exchange.may_have_a_rival() {
+    if !attempting.may_be_hedged() {
         return;
     }
     // Asked first: a pick is a claim on its endpoint.
-    if !lane.hedges.may(Instant::now()) {
+    if !state.hedges.may(Instant::now()) {
         return;
     }
-    let Some(pick) = lane.balancer.try_pick(Some(share), &[exchange.endpoint()]) else { return };
+    let Some(pick) = state.balancer.try_pick(Some(share), &[attempting.endpoint()]) else { return };
     // Nobody else on this core has come between.
-    if !lane.hedges.take(Instant::now()) {
+    if !state.hedges.take(Instant::now()) {
         return;
     }
     let number = attempts.begin();
-    match sending.send(pick, number, exchange.is_bodiless()) {
+    match sending.send(pick, number, attempting.is_bodiless()) {
         Ok((attempt, response)) => {
-            lane.meter.event(Event::Hedge);
-            exchange.join(attempt, response);
+            state.meter.event(Event::Hedge);
+            attempting.join(attempt, response);
         }
         // The call goes on with the attempt it has.
         Err(_) => attempts.unsent(),
@@ -700,7 +707,7 @@ fn hedge(
 }
 
 /// Waits until the connection of a call has taken some of the answers it has.
-async fn answers_are_taken(caller: &mut Caller) -> Result<(), End> {
+async fn answers_are_taken(caller: &mut Downstream) -> Result<(), End> {
     let client = caller.client().clone();
     let in_time = tokio::select! {
         in_time = client.unread.has_room() => in_time,

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::admission::calls::Calls;
-use crate::admission::connection_slots::Seats;
-use crate::admission::quota::Callers;
+use crate::admission::connection_slots::ConnectionSlots;
+use crate::admission::quota::CallerQuotas;
 use crate::config::Config;
 use crate::routing::catalog::Catalog;
 use crate::upstream::meter::Meter;
 
 /// What the calls of one core share.
-pub(crate) struct Core {
-    /// Which lane of each upstream is this core's.
+pub(crate) struct CallContext {
+    /// Which state of each upstream is this core's.
     pub(crate) index: usize,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) config: Arc<Config>,
@@ -28,7 +28,7 @@ pub(crate) struct Core {
     /// What their calls may hold of requests that have not fully arrived.
     pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
-    pub(crate) callers: Option<Arc<Callers>>,
+    pub(crate) callers: Option<Arc<CallerQuotas>>,
     /// Counts what the gateway answers itself.
     pub(crate) meter: Meter,
     /// Which calls are traced.
@@ -41,7 +41,7 @@ pub(crate) struct Core {
     pub(crate) cut: CancellationToken,
     pub(crate) drain: Drain,
     /// The connections of all cores.
-    pub(crate) seats: Arc<Seats>,
+    pub(crate) slots: Arc<ConnectionSlots>,
     /// The answers their clients have not taken.
     pub(crate) unread: Arc<Unread>,
     /// Bytes of requests kept to be sent again.

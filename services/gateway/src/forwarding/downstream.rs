@@ -11,14 +11,14 @@ use shoal_kit::role::Role;
 use tonic::Code;
 use tracing::Span;
 
-use crate::admission::connection_state::Client;
-use crate::admission::unread_answers::Unread;
+use crate::admission::connection_state::ConnectionState;
+use crate::admission::unread_answers::UnreadAnswers;
 use crate::error::Error;
 use crate::forwarding::in_flight::InFlight;
 use crate::forwarding::local_reply;
 
 /// A caller's stream.
-pub(crate) struct Caller {
+pub(crate) struct Downstream {
     respond: SendResponse,
     /// Once response headers are sent.
     stream: Option<SendStream>,
@@ -44,9 +44,9 @@ pub(crate) fn handed_on(reason: Reason) -> Reason {
     }
 }
 
-impl Caller {
-    pub(crate) fn new(respond: SendResponse, in_flight: InFlight, access: Option<Box<Access>>) -> Caller {
-        Caller { respond, stream: None, in_flight, access }
+impl Downstream {
+    pub(crate) fn new(respond: SendResponse, in_flight: InFlight, access: Option<Box<Access>>) -> Downstream {
+        Downstream { respond, stream: None, in_flight, access }
     }
 
     /// Tells the access line which trace the call was put into.
@@ -64,12 +64,12 @@ impl Caller {
     }
 
     /// The connection it called on.
-    pub(crate) fn client(&self) -> &Arc<Client> {
+    pub(crate) fn client(&self) -> &Arc<ConnectionState> {
         &self.in_flight.client
     }
 
     /// Ready when the caller reset the stream or its connection is gone, with the reason to hand on; and when its calls are
-    /// [ended](Client::is_cut), which its task is woken for.
+    /// [ended](ConnectionState::is_cut), which its task is woken for.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let reset = match &mut self.stream {
             None => self.respond.poll_reset(cx),
@@ -103,7 +103,7 @@ impl Caller {
     }
 
     /// The same, and what its connection has not taken.
-    pub(crate) fn takes(&mut self) -> Option<(&mut SendStream, &Unread)> {
+    pub(crate) fn takes(&mut self) -> Option<(&mut SendStream, &UnreadAnswers)> {
         Some((self.stream.as_mut()?, &self.in_flight.client.unread))
     }
 

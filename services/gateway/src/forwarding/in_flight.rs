@@ -6,42 +6,42 @@ use std::sync::atomic::Ordering;
 use http::request::Parts;
 
 use crate::admission::calls::weight;
-use crate::admission::connection_state::Client;
+use crate::admission::connection_state::ConnectionState;
 use crate::error::Error;
-use crate::forwarding::context::Core;
+use crate::forwarding::context::CallContext;
 
 /// A call that is counted, until this is dropped.
 pub(crate) struct InFlight {
-    pub(crate) core: Arc<Core>,
-    pub(crate) client: Arc<Client>,
+    pub(crate) context: Arc<CallContext>,
+    pub(crate) client: Arc<ConnectionState>,
     weight: usize,
 }
 
 impl InFlight {
     /// Counts a call. It is counted if it is refused too, until that is said.
     pub(crate) fn enter(
-        core: &Arc<Core>,
-        client: &Arc<Client>,
+        context: &Arc<CallContext>,
+        client: &Arc<ConnectionState>,
         parts: &Parts,
     ) -> (InFlight, Result<(), Error>) {
         let weight = weight(parts);
-        client.seat.call_began();
+        client.slot.call_began();
         let own = client.in_flight.fetch_add(weight, Ordering::Relaxed) + weight;
-        let entered = if core.calls.enter(weight, own) {
+        let entered = if context.calls.enter(weight, own) {
             Ok(())
         } else {
             metrics::counter!("shoal_gateway_refused_total", "limit" => "calls").increment(1);
-            Err(Error::TooManyCalls { own, most: core.calls.most })
+            Err(Error::TooManyCalls { own, most: context.calls.most })
         };
-        (InFlight { core: core.clone(), client: client.clone(), weight }, entered)
+        (InFlight { context: context.clone(), client: client.clone(), weight }, entered)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.core.calls.leave(self.weight);
+        self.context.calls.leave(self.weight);
         self.client.in_flight.fetch_sub(self.weight, Ordering::Relaxed);
         self.client.unread.call_ended();
-        self.client.seat.call_ended();
+        self.client.slot.call_ended();
     }
 }

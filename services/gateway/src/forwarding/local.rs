@@ -17,24 +17,24 @@ use tracing::{Instrument as _, Span};
 
 use crate::error::Error;
 use crate::forwarding::call::Ended;
-use crate::forwarding::context::Core;
-use crate::forwarding::downstream::Caller;
-use crate::forwarding::request_head::Head;
+use crate::forwarding::context::CallContext;
+use crate::forwarding::downstream::Downstream;
+use crate::forwarding::request_head::RequestHead;
 use crate::routing::reflection_client::{REFLECTION_V1, REFLECTION_V1ALPHA};
 
 /// Answers one call.
 pub(crate) async fn serve(
-    core: &Core,
-    head: Head,
+    context: &CallContext,
+    head: RequestHead,
     body: RecvStream,
-    caller: &mut Caller,
+    caller: &mut Downstream,
     span: &Span,
 ) -> Ended {
     let path = head.path().to_owned();
     let deadline = head.deadline;
     let answered = tokio::select! {
         _ = caller_gone(caller) => Err(None),
-        answered = answer(core, head, body).instrument(span.clone()) => answered.map_err(Some),
+        answered = answer(context, head, body).instrument(span.clone()) => answered.map_err(Some),
     };
     let (response, mut answer) = match answered {
         Ok(parts) => parts,
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     if ended {
         return Ended::With(code);
     }
-    let download = download(&mut answer, caller);
+    let response_body = response_body(&mut answer, caller);
     let late = async {
         match deadline {
             Some((_, at)) => tokio::time::sleep_until(at).await,
@@ -64,23 +64,23 @@ pub(crate) async fn serve(
     };
     // Health watches and the like never end by themselves; their callers simply come back.
     let error = tokio::select! {
-        ended = download => return ended,
+        ended = response_body => return ended,
         () = late => late_at(path, deadline),
-        () = core.stop.cancelled() => Error::Draining,
+        () = context.stop.cancelled() => Error::Draining,
     };
     fail(caller, error)
 }
 
 async fn answer(
-    core: &Core,
-    head: Head,
+    context: &CallContext,
+    head: RequestHead,
     body: RecvStream,
 ) -> Result<(http::Response<()>, tonic::body::Body), Error> {
     let (path, deadline) = (head.path().to_owned(), head.deadline);
-    let body = WholeMessages::new(Incoming(body), SMALL_MESSAGE_BYTES_MAX, &core.memory);
+    let body = WholeMessages::new(Incoming(body), SMALL_MESSAGE_BYTES_MAX, &context.memory);
     let mut request = head.into_request().map(|()| tonic::body::Body::new(body));
     same_wire(request.uri_mut());
-    let mut routes = core.routes.clone();
+    let mut routes = context.routes.clone();
     let call = routes.call(request);
     let response = match deadline {
         None => call.await,
@@ -104,18 +104,18 @@ fn late_at(path: String, deadline: Option<(std::time::Duration, tokio::time::Ins
     }
 }
 
-async fn caller_gone(caller: &mut Caller) -> Reason {
+async fn caller_gone(caller: &mut Downstream) -> Reason {
     caller.gone().await
 }
 
-fn fail(caller: &mut Caller, error: Error) -> Ended {
+fn fail(caller: &mut Downstream, error: Error) -> Ended {
     let code = error.code();
     caller.fail(error);
     Ended::With(code)
 }
 
 /// Moves the answer's body to the caller, at the caller's pace.
-async fn download(body: &mut tonic::body::Body, caller: &mut Caller) -> Ended {
+async fn response_body(body: &mut tonic::body::Body, caller: &mut Downstream) -> Ended {
     let mut chunk = Bytes::new();
     std::future::poll_fn(|cx| {
         loop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::admission::connection_state::Client;
+use crate::admission::connection_state::ConnectionState;
 
 /// Most frames kept of a call, beside the limit on their bytes: each costs a few dozen bytes of its own.
 const FRAMES_MAX: usize = 256;
@@ -22,7 +22,7 @@ const BUFFER_BYTES: usize = 40 << 10;
 const UNCOPIED_BYTES_MAX: usize = 2 << 20;
 
 /// The beginning of a body. The first frame has a place of its own: a unary call has but one, and needs no list.
-pub(crate) struct Kept {
+pub(crate) struct ReplayBuffer {
     first: Option<Bytes>,
     rest: Vec<Bytes>,
     bytes: usize,
@@ -30,17 +30,17 @@ pub(crate) struct Kept {
     /// Nothing is missing.
     pub(crate) whole: bool,
     /// Once it is more than a little: whose it is, and what it was counted as.
-    charged: Option<(Arc<Client>, usize)>,
+    charged: Option<(Arc<ConnectionState>, usize)>,
 }
 
-impl Kept {
+impl ReplayBuffer {
     /// Of a call that may keep so much.
-    pub(crate) fn new(bytes_max: usize) -> Kept {
-        Kept { first: None, rest: Vec::new(), bytes: 0, bytes_max, whole: true, charged: None }
+    pub(crate) fn new(bytes_max: usize) -> ReplayBuffer {
+        ReplayBuffer { first: None, rest: Vec::new(), bytes: 0, bytes_max, whole: true, charged: None }
     }
 
     /// Keeps one more frame. Says whether it is kept; if not, nothing is from here on.
-    pub(crate) fn push(&mut self, chunk: &Bytes, client: &Arc<Client>) -> bool {
+    pub(crate) fn push(&mut self, chunk: &Bytes, client: &Arc<ConnectionState>) -> bool {
         if !self.whole {
             return false;
         }
@@ -61,7 +61,7 @@ impl Kept {
     }
 
     /// The piece to keep, if its connection may keep so much.
-    fn charge(&mut self, chunk: &Bytes, client: &Arc<Client>) -> Option<Bytes> {
+    fn charge(&mut self, chunk: &Bytes, client: &Arc<ConnectionState>) -> Option<Bytes> {
         if self.bytes + chunk.len() < SMALL_BYTES {
             return Some(chunk.clone());
         }
@@ -108,7 +108,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for ReplayBuffer {
     fn drop(&mut self) {
         self.drop_all();
     }
@@ -119,36 +119,36 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::admission::connection_slots::Seats;
+    use crate::admission::connection_slots::ConnectionSlots;
     use crate::config::Config;
 
     const KEPT_MAX: usize = 4 << 20;
 
-    async fn client() -> Arc<Client> {
+    async fn client() -> Arc<ConnectionState> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let seated = Seats::new(1, 0).take(address).await.expect("a seat");
+        let occupied = ConnectionSlots::new(1, 0).take(address).await.expect("a slot");
         let mut config = Config::default();
         config.retry.connection_bytes = KEPT_MAX;
-        Arc::new(Client::new(
+        Arc::new(ConnectionState::new(
             (address, 1).into(),
             0,
-            seated.seat.clone(),
+            occupied.slot.clone(),
             Arc::default(),
             Arc::default(),
             &config,
         ))
     }
 
-    fn held(client: &Client) -> usize {
+    fn held(client: &ConnectionState) -> usize {
         client.kept.held()
     }
 
     /// As many calls of `frames` frames of `len` bytes as the connection keeps.
-    fn calls(client: &Arc<Client>, frames: usize, len: usize) -> Vec<Kept> {
+    fn calls(client: &Arc<ConnectionState>, frames: usize, len: usize) -> Vec<ReplayBuffer> {
         let frame = Bytes::from(vec![7; len]);
         (0..10_000)
             .map_while(|_| {
-                let mut kept = Kept::new(64 << 10);
+                let mut kept = ReplayBuffer::new(64 << 10);
                 (0..frames).all(|_| kept.push(&frame, client)).then_some(kept)
             })
             .collect()
@@ -183,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_longer_than_its_call_may_keep_is_not_kept() {
         let (client, frame) = (client().await, Bytes::from(vec![7; 16 << 10]));
-        let mut kept = Kept::new(64 << 10);
+        let mut kept = ReplayBuffer::new(64 << 10);
         assert!((0..4).all(|_| kept.push(&frame, &client)));
         assert!(!kept.push(&frame, &client) && !kept.whole);
         kept.drop_all();

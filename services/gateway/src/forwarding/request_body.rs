@@ -9,13 +9,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
-use crate::admission::connection_state::Client;
+use crate::admission::connection_state::ConnectionState;
 use crate::forwarding::message_framing::Framing;
 use crate::forwarding::replay::Replay;
-use crate::forwarding::replay_buffer::Kept;
+use crate::forwarding::replay_buffer::ReplayBuffer;
 
 /// A request body on its way.
-pub(crate) struct Upload {
+pub(crate) struct RequestBody {
     from: RecvStream,
     /// The frame that waits for the endpoint's window.
     chunk: Bytes,
@@ -26,13 +26,13 @@ pub(crate) struct Upload {
     ended: bool,
     /// The end is sent on this attempt.
     finished: bool,
-    kept: Kept,
+    kept: ReplayBuffer,
     /// The next kept frame to send on this attempt.
     next: usize,
     framing: Framing,
 }
 
-/// How an upload ended.
+/// How an request_body ended.
 #[derive(Debug)]
 pub(crate) enum Uploaded {
     /// Everything is sent.
@@ -43,18 +43,18 @@ pub(crate) enum Uploaded {
     CallerGone(shoal_http2::Error),
 }
 
-impl Upload {
+impl RequestBody {
     /// Of a caller's body; up to `keep_bytes` of it can be replayed.
-    pub(crate) fn new(from: RecvStream, keep_bytes: usize) -> Upload {
+    pub(crate) fn new(from: RecvStream, keep_bytes: usize) -> RequestBody {
         let ended = from.is_end_stream();
-        Upload {
+        RequestBody {
             from,
             chunk: Bytes::new(),
             unreleased: 0,
             trailers: None,
             ended,
             finished: false,
-            kept: Kept::new(keep_bytes),
+            kept: ReplayBuffer::new(keep_bytes),
             next: 0,
             framing: Framing::default(),
         }
@@ -76,7 +76,7 @@ impl Upload {
         self.kept.whole
     }
 
-    /// Begins again, for another endpoint. Only if [`Upload::replayable`].
+    /// Begins again, for another endpoint. Only if [`RequestBody::replayable`].
     pub(crate) fn rewind(&mut self) {
         debug_assert!(self.kept.whole, "the beginning is gone");
         self.release(self.unreleased);
@@ -90,7 +90,7 @@ impl Upload {
         self.ended && self.kept.whole
     }
 
-    /// The same for a second endpoint at once. Only if [complete](Upload::is_complete).
+    /// The same for a second endpoint at once. Only if [complete](RequestBody::is_complete).
     pub(crate) fn replay(&self) -> Replay {
         debug_assert!(self.is_complete(), "something is missing");
         let chunks: VecDeque<Bytes> = self.kept.chunks().cloned().collect();
@@ -113,7 +113,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut SendStream,
-        client: &Arc<Client>,
+        client: &Arc<ConnectionState>,
     ) -> Poll<Uploaded> {
         loop {
             if !self.chunk.is_empty() {
@@ -155,7 +155,7 @@ impl Upload {
         self.ended && self.next >= self.kept.len() && self.trailers.is_none()
     }
 
-    fn received(&mut self, chunk: Bytes, client: &Arc<Client>) {
+    fn received(&mut self, chunk: Bytes, client: &Arc<ConnectionState>) {
         self.ended = self.from.is_end_stream();
         if chunk.is_empty() {
             return;
@@ -171,7 +171,7 @@ impl Upload {
 
     fn finish(&mut self, to: &mut SendStream) -> Uploaded {
         self.finished = true;
-        // Kept for a replay; no gRPC client sends trailers, so the clone is never seen.
+        // ReplayBuffer for a replay; no gRPC client sends trailers, so the clone is never seen.
         let sent = match &self.trailers {
             Some(trailers) => to.send_trailers(trailers.clone()),
             None => to.finish(),

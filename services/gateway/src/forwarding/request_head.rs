@@ -57,7 +57,7 @@ pub(crate) fn is_call(kind: &Kind, parts: &Parts) -> bool {
 }
 
 /// The head of a gRPC call.
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     request: Request<()>,
     /// It names whom it is for; if not, each attempt says it of its endpoint.
     is_absolute: bool,
@@ -66,9 +66,9 @@ pub(crate) struct Head {
     pub(crate) deadline: Option<(Duration, Instant)>,
 }
 
-impl Head {
+impl RequestHead {
     /// Reads the caller's deadline, within the configured bounds.
-    pub(crate) fn read(parts: Parts, started: Instant, bounds: &Deadline) -> Result<Head, Error> {
+    pub(crate) fn read(parts: Parts, started: Instant, bounds: &Deadline) -> Result<RequestHead, Error> {
         let mut request = Request::from_parts(parts, ());
         let is_absolute = request.uri().authority().is_some() && request.uri().scheme().is_some();
         let headers = request.headers_mut();
@@ -90,7 +90,7 @@ impl Head {
         }
         // Some proxies before us take it off; servers ask for it before they send trailers.
         headers.entry(TE).or_insert(HeaderValue::from_static("trailers"));
-        Ok(Head { request, is_absolute, started, deadline })
+        Ok(RequestHead { request, is_absolute, started, deadline })
     }
 
     /// `/package.Service/Method`.
@@ -177,9 +177,9 @@ mod tests {
         request.into_parts().0
     }
 
-    fn head(headers: &[(&'static str, &'static str)], bounds: Deadline) -> Head {
+    fn head(headers: &[(&'static str, &'static str)], bounds: Deadline) -> RequestHead {
         let parts = parts(Method::POST, "http://mesh/a.B/C", headers);
-        Head::read(parts, Instant::now(), &bounds).expect("valid")
+        RequestHead::read(parts, Instant::now(), &bounds).expect("valid")
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         let waited = Duration::from_millis(400);
         let arrived = Instant::now().checked_sub(waited).expect("a clock that runs");
         let parts = parts(Method::POST, "http://mesh/a.B/C", &[("grpc-timeout", "1S")]);
-        let mut head = Head::read(parts, arrived, &Deadline::default()).expect("valid");
+        let mut head = RequestHead::read(parts, arrived, &Deadline::default()).expect("valid");
         let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         let left = parse_timeout(&request.headers()["grpc-timeout"]).expect("a timeout");
         assert!(left <= Duration::from_millis(600) && left > Duration::from_millis(500), "{left:?}");
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(allowed(&[("grpc-timeout", "10S")], bounds), Some(10));
         assert_eq!(allowed(&[("grpc-timeout", "2H")], bounds), Some(30));
         let bad = parts(Method::POST, "http://m/a.B/C", &[("grpc-timeout", "1x")]);
-        let error = Head::read(bad, Instant::now(), &bounds).err().expect("malformed");
+        let error = RequestHead::read(bad, Instant::now(), &bounds).err().expect("malformed");
         assert_eq!(error, Error::MalformedTimeout { value: "1x".into() });
     }
 
@@ -266,7 +266,7 @@ mod tests {
             ("/a.B/C", ENDPOINT, "127.0.0.1:9"),
             ("/a.B/C", ELSEWHERE, "[::1]:8"),
         ] {
-            let head = Head::read(parts(Method::POST, uri, &[]), Instant::now(), &Deadline::default());
+            let head = RequestHead::read(parts(Method::POST, uri, &[]), Instant::now(), &Deadline::default());
             let mut head = head.expect("valid");
             for _ in 0..2 {
                 let request = head.attempt(1, endpoint).expect("valid").expect("in time");
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn each_attempt_names_its_own_endpoint() {
         let parts = parts(Method::POST, "/a.B/C", &[]);
-        let mut head = Head::read(parts, Instant::now(), &Deadline::default()).expect("valid");
+        let mut head = RequestHead::read(parts, Instant::now(), &Deadline::default()).expect("valid");
         for (endpoint, expected) in [(ENDPOINT, "127.0.0.1:9"), (ELSEWHERE, "[::1]:8")] {
             let request = head.attempt(1, endpoint).expect("valid").expect("in time");
             assert_eq!(request.uri().authority().map(Authority::as_str), Some(expected));

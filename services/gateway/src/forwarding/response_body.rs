@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
-use crate::admission::unread_answers::{NotTaken, Stall, Unread};
+use crate::admission::unread_answers::{NotTaken, Stall, UnreadAnswers};
 use crate::upstream::FIRST_WINDOW;
 
 /// A response body on its way.
-pub(crate) struct Download {
+pub(crate) struct ResponseBody {
     from: RecvStream,
     /// The frame that waits for the caller's window.
     chunk: Bytes,
@@ -19,7 +19,7 @@ pub(crate) struct Download {
     stall: Stall,
 }
 
-/// How a download ended. The end itself is not sent yet.
+/// How a response_body ended. The end itself is not sent yet.
 #[derive(Debug)]
 pub(crate) enum Downloaded {
     /// The endpoint's trailers.
@@ -34,10 +34,10 @@ pub(crate) enum Downloaded {
     NotTaken(NotTaken),
 }
 
-impl Download {
+impl ResponseBody {
     /// Of `from`, of which `chunk` was read already.
-    pub(crate) fn new(from: RecvStream, chunk: Bytes) -> Download {
-        Download { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
+    pub(crate) fn new(from: RecvStream, chunk: Bytes) -> ResponseBody {
+        ResponseBody { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
     }
 
     /// Moves what can be moved. `unary`: the answer is one message.
@@ -45,7 +45,7 @@ impl Download {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut SendStream,
-        unread: &Unread,
+        unread: &UnreadAnswers,
         unary: bool,
     ) -> Poll<Downloaded> {
         loop {
@@ -79,7 +79,7 @@ impl Download {
     }
 
     /// The caller has taken some.
-    fn took(&mut self, bytes: usize, unread: &Unread) {
+    fn took(&mut self, bytes: usize, unread: &UnreadAnswers) {
         self.stall.took(bytes, unread);
         if self.until_wider == 0 {
             return;
@@ -96,7 +96,7 @@ impl Download {
     }
 
     /// The caller takes nothing now. Ready when that was so for too long.
-    fn stalled(&mut self, cx: &mut Context<'_>, unread: &Unread, unary: bool) -> Poll<Downloaded> {
+    fn stalled(&mut self, cx: &mut Context<'_>, unread: &UnreadAnswers, unary: bool) -> Poll<Downloaded> {
         if self.stall.is_new() {
             self.from.count_unread(&unread.counter);
         }

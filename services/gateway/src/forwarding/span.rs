@@ -10,10 +10,10 @@ use tonic::Code;
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::forwarding::request_head::Head;
+use crate::forwarding::request_head::RequestHead;
 
 /// The gateway's own span, child of the caller's, if the call is traced.
-pub(crate) fn call(sampling: Sampling, head: &mut Head) -> Span {
+pub(crate) fn call(sampling: Sampling, head: &mut RequestHead) -> Span {
     match sampling.decide(head.headers()) {
         Sampled::Yes => {}
         Sampled::No(tell) => {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::resilience::latency_histogram::Latencies;
+use crate::resilience::latency_histogram::LatencyHistogram;
 use crate::resilience::pushback::Pushback;
-use crate::resilience::retry_budget::Budget;
+use crate::resilience::retry_budget::RetryBudget;
 
 /// The percentile after which a call is slow.
 const SLOW: f64 = 0.95;
@@ -31,7 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What one core knows of the calls of one upstream that may be hedged.
 pub(crate) struct Hedges {
     base: Instant,
-    budget: Mutex<Budget>,
+    budget: Mutex<RetryBudget>,
     methods: Mutex<HashMap<Box<str>, Arc<Method>>>,
     /// Milliseconds since `base`.
     paused_until_ms: AtomicU64,
@@ -39,7 +39,7 @@ pub(crate) struct Hedges {
 
 /// The latency of one method.
 pub(crate) struct Method {
-    latencies: Latencies,
+    latencies: LatencyHistogram,
     slow_micros: AtomicU64,
     /// Milliseconds since the base at which that is out of date.
     stale_at_ms: AtomicU64,
@@ -50,7 +50,7 @@ impl Hedges {
     pub(crate) fn new(share: f64, now: Instant) -> Hedges {
         Hedges {
             base: now,
-            budget: Mutex::new(Budget::new(share, 0.0, now)),
+            budget: Mutex::new(RetryBudget::new(share, 0.0, now)),
             methods: Mutex::default(),
             paused_until_ms: AtomicU64::new(0),
         }
@@ -66,7 +66,7 @@ impl Hedges {
             return None;
         }
         let method = Arc::new(Method {
-            latencies: Latencies::new(),
+            latencies: LatencyHistogram::new(),
             slow_micros: AtomicU64::new(0),
             stale_at_ms: AtomicU64::new(0),
         });
@@ -123,7 +123,7 @@ impl Hedges {
         u64::try_from((now - self.base).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn budget<T>(&self, with: impl FnOnce(&mut Budget) -> T) -> T {
+    fn budget<T>(&self, with: impl FnOnce(&mut RetryBudget) -> T) -> T {
         with(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

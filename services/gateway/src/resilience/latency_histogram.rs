@@ -18,7 +18,7 @@ const BUCKETS: usize = (STEPS * DOUBLINGS) as usize;
 
 /// Written by one core, read by anyone: two readers and a writer at once may disagree by the sample that is being written.
 #[derive(Debug)]
-pub(crate) struct Latencies {
+pub(crate) struct LatencyHistogram {
     windows: [[AtomicU32; BUCKETS]; 2],
     /// The number of the current window, since `base` of whoever tells the time.
     current: AtomicU64,
@@ -31,10 +31,10 @@ pub(crate) struct Summary {
     count: u64,
 }
 
-impl Latencies {
-    pub(crate) fn new() -> Latencies {
+impl LatencyHistogram {
+    pub(crate) fn new() -> LatencyHistogram {
         let empty = || [const { AtomicU32::new(0) }; BUCKETS];
-        Latencies { windows: [empty(), empty()], current: AtomicU64::new(0) }
+        LatencyHistogram { windows: [empty(), empty()], current: AtomicU64::new(0) }
     }
 
     /// Takes in one latency, `since` an instant that stays the same.
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_told_within_a_bucket() {
-        let latencies = Latencies::new();
+        let latencies = LatencyHistogram::new();
         for n in 1..=1_000 {
             latencies.record(MS * n / 10, Duration::ZERO);
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_two_windows_is_forgotten_whether_or_not_calls_go_on() {
-        let latencies = Latencies::new();
+        let latencies = LatencyHistogram::new();
         latencies.record(900 * MS, Duration::ZERO);
         latencies.record(MS, WINDOW);
         near(latencies.summary(WINDOW).percentile(1.0), 900 * MS);
@@ -186,6 +186,6 @@ mod tests {
 
     #[test]
     fn without_samples_there_is_no_percentile() {
-        assert_eq!(Latencies::new().summary(Duration::ZERO).percentile(0.5), None);
+        assert_eq!(LatencyHistogram::new().summary(Duration::ZERO).percentile(0.5), None);
     }
 }

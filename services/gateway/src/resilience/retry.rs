@@ -36,7 +36,7 @@ pub(crate) struct Situation {
 
 /// An attempt that failed while another one went on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Fallen {
+pub(crate) struct FailedAttempt {
     pub(crate) endpoint: SocketAddr,
     pub(crate) pushback: Option<Pushback>,
 }
@@ -133,10 +133,10 @@ impl Attempts {
     }
 
     /// Another attempt was made beside the one at hand, and failed before it.
-    pub(crate) fn fell(&mut self, fallen: Fallen) {
-        self.tried.push(fallen.endpoint);
+    pub(crate) fn hedge_failed(&mut self, failed_hedge: FailedAttempt) {
+        self.tried.push(failed_hedge.endpoint);
         self.seen += 1;
-        self.pushback = fallen.pushback;
+        self.pushback = failed_hedge.pushback;
     }
 
     /// The attempt that was begun last never left this process.
@@ -250,7 +250,7 @@ mod tests {
         let other = SocketAddr::from(([127, 0, 0, 1], 2));
         let again = |pushback| {
             let mut attempts = Attempts::new(Retry::default());
-            attempts.fell(Fallen { endpoint: other, pushback: Some(pushback) });
+            attempts.hedge_failed(FailedAttempt { endpoint: other, pushback: Some(pushback) });
             let answer = after(&mut attempts, Failure::Lost, SAFE);
             assert_eq!(attempts.tried(), [other, endpoint()]);
             answer
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(again(Pushback::After(wait)), Ok(wait));
         assert!(again(Pushback::Never).expect_err("no").contains("asked not to"));
         let mut attempts = Attempts::new(Retry { attempts: 2, ..Retry::default() });
-        attempts.fell(Fallen { endpoint: other, pushback: None });
+        attempts.hedge_failed(FailedAttempt { endpoint: other, pushback: None });
         assert_eq!(after(&mut attempts, Failure::Lost, SAFE), Err("no attempts are left"), "both count");
     }
 }

@@ -13,7 +13,7 @@ const ONE: i64 = 1000;
 
 /// Earns with every call and with time, and spends with every retry.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct RetryBudget {
     per_call: i64,
     per_second: i64,
     began: Instant,
@@ -24,11 +24,11 @@ pub(crate) struct Budget {
     second: u64,
 }
 
-impl Budget {
+impl RetryBudget {
     /// `share` of the calls may be repeated (0.2: a fifth), and `per_second` more.
-    pub(crate) fn new(share: f64, per_second: f64, now: Instant) -> Budget {
+    pub(crate) fn new(share: f64, per_second: f64, now: Instant) -> RetryBudget {
         let thousandths = |n: f64| (n.clamp(0.0, 1e6) * ONE as f64) as i64;
-        let mut budget = Budget {
+        let mut budget = RetryBudget {
             per_call: thousandths(share),
             per_second: thousandths(per_second),
             began: now,
@@ -94,14 +94,14 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn spend(budget: &mut Budget, now: Instant) -> u32 {
+    fn spend(budget: &mut RetryBudget, now: Instant) -> u32 {
         (0..100_000).take_while(|_| budget.take(now)).count() as u32
     }
 
     #[test]
     fn a_fifth_of_the_calls_and_ten_a_second_may_be_repeated() {
         let start = Instant::now();
-        let mut budget = Budget::new(0.2, 10.0, start);
+        let mut budget = RetryBudget::new(0.2, 10.0, start);
         for _ in 0..1_000 {
             budget.call(start);
         }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_was_not_used_within_ten_seconds_is_gone() {
         let start = Instant::now();
-        let mut budget = Budget::new(0.2, 10.0, start);
+        let mut budget = RetryBudget::new(0.2, 10.0, start);
         for _ in 0..10_000 {
             budget.call(start);
         }
@@ -126,7 +126,7 @@ mod tests {
     fn in_a_total_outage_the_attempts_stay_within_the_bound() {
         // 50 calls a second for a minute, each of which would be repeated twice.
         let start = Instant::now();
-        let mut budget = Budget::new(0.2, 10.0, start);
+        let mut budget = RetryBudget::new(0.2, 10.0, start);
         let (mut calls, mut attempts) = (0u32, 0u32);
         for tick in 0..3_000u32 {
             let now = start + Duration::from_millis(20) * tick;

@@ -21,7 +21,7 @@ use crate::routing::descriptors::Files;
 use crate::routing::entry::{Described, Entry};
 use crate::routing::local_services;
 use crate::routing::reflection_client::{FetchError, fetch};
-use crate::routing::route_file::{BYTES_MAX, RuleError, Rules};
+use crate::routing::route_file::{BYTES_MAX, RouteFile, RuleError};
 use crate::routing::table::{Plan, Table};
 use crate::upstream::Upstream;
 
@@ -48,9 +48,9 @@ pub(crate) struct Catalog {
 /// What the table is made of.
 struct Sources {
     entries: Vec<Entry>,
-    rules: Rules,
+    rules: RouteFile,
     /// What was told already.
-    doubts: Vec<String>,
+    lints: Vec<String>,
 }
 
 impl Catalog {
@@ -61,7 +61,7 @@ impl Catalog {
     pub(crate) fn new(config: Config) -> anyhow::Result<Catalog> {
         let ours = Arc::new(local_services::descriptors()?);
         let rules = match &config.routes {
-            None => Rules::default(),
+            None => RouteFile::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path);
                 let text = text.with_context(|| format!("gateway.routes: {}", path.display()))?;
@@ -73,7 +73,7 @@ impl Catalog {
             table: ArcSwap::default(),
             ours,
             config: Arc::new(config),
-            sources: Mutex::new(Sources { entries: Vec::new(), rules, doubts: Vec::new() }),
+            sources: Mutex::new(Sources { entries: Vec::new(), rules, lints: Vec::new() }),
             set: AtomicBool::new(false),
             changes: watch::Sender::new(0),
         })
@@ -127,8 +127,8 @@ impl Catalog {
             tasks.spawn(self.clone().follow_rules(path));
         }
         for entry in entries {
-            for lane in entry.upstream.lanes() {
-                let (catalog, mut changed) = (self.clone(), lane.balancer.changed());
+            for state in entry.upstream.workers() {
+                let (catalog, mut changed) = (self.clone(), state.balancer.changed());
                 let upstream = entry.upstream.clone();
                 // The cores' threads have been connecting for a while: what changed before this is told too.
                 changed.mark_changed();
@@ -148,12 +148,12 @@ impl Catalog {
     }
 
     async fn follow_reflection(self: Arc<Self>, upstream: Arc<Upstream>) {
-        let mut changed = upstream.lane(0).balancer.changed();
+        let mut changed = upstream.on_worker(0).balancer.changed();
         loop {
             changed.mark_unchanged();
             let mut again = None;
-            if upstream.lane(0).ready() > 0 {
-                match fetch(&upstream.lane(0).balancer, FETCH_WITHIN).await {
+            if upstream.on_worker(0).ready() > 0 {
+                match fetch(&upstream.on_worker(0).balancer, FETCH_WITHIN).await {
                     Ok((services, files)) => {
                         tracing::info!(upstream = upstream.name, ?services, files = files.len(), "described");
                         self.describe(&upstream, Described::Known { services, files: Arc::new(files) });
@@ -248,10 +248,10 @@ impl Catalog {
             rules: &sources.rules,
             config: &self.config,
         });
-        for doubt in table.doubts.iter().filter(|doubt| !sources.doubts.contains(doubt)) {
-            tracing::warn!("{doubt}");
+        for lint in table.lints.iter().filter(|lint| !sources.lints.contains(lint)) {
+            tracing::warn!("{lint}");
         }
-        sources.doubts.clone_from(&table.doubts);
+        sources.lints.clone_from(&table.lints);
         // Under the lock: of two changes at once the later table must be the one that stays.
         self.table.store(Arc::new(table));
         drop(sources);
@@ -264,9 +264,9 @@ impl Catalog {
 }
 
 /// Whether the clones of a Shoal role are there is not known when the file is read: [`crate::routing::lint`] tells of it later.
-fn rules_of(config: &Config, text: &str) -> Result<Rules, RuleError> {
+fn rules_of(config: &Config, text: &str) -> Result<RouteFile, RuleError> {
     let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
-    Rules::read(text, &names)
+    RouteFile::read(text, &names)
 }
 
 async fn read_rules(path: &Path) -> Result<String, String> {
@@ -314,7 +314,7 @@ mod tests {
         let source = address.to_string().parse().expect("a source");
         let upstream =
             Upstream::start("session", Some(Role::Session), source, catalog.config(), &[Handle::current()]);
-        let mut endpoint = upstream.lane(0).balancer.changed();
+        let mut endpoint = upstream.on_worker(0).balancer.changed();
         catalog.set(vec![catalog.of_role(Role::Session, upstream.clone())]);
         let mut told = catalog.changes();
         let connected = endpoint.wait_for(|_| upstream.ready() == 1);

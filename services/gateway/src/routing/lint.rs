@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::config::{Config, Deadline};
 use crate::routing::entry::{Described, Entry};
-use crate::routing::route_file::{Of, Rule};
+use crate::routing::route_file::{RouteMatch, Rule};
 
 /// What a table is looked at by.
-pub(crate) struct Look<'l> {
+pub(crate) struct RouteLint<'l> {
     pub(crate) config: &'l Config,
     pub(crate) rules: &'l [Rule],
     pub(crate) entries: &'l [Entry],
@@ -18,42 +18,41 @@ pub(crate) struct Look<'l> {
     pub(crate) local: &'l [&'l str],
 }
 
-impl Look<'_> {
-    /// A sentence for each doubt, in the order of the file.
-    pub(crate) fn doubts(&self) -> Vec<String> {
+impl RouteLint<'_> {
+    /// A sentence for each lint, in the order of the file.
+    pub(crate) fn lints(&self) -> Vec<String> {
         // Before the start and after the end nothing is there, and nothing follows from that.
         if self.entries.is_empty() {
             return Vec::new();
         }
-        let mut doubts = Vec::new();
-        if let Some(doubt) = longer(&self.config.deadline) {
-            doubts.push(format!("gateway.deadline: {doubt}"));
+        let mut lints = Vec::new();
+        if let Some(lint) = longer(&self.config.deadline) {
+            lints.push(format!("gateway.deadline: {lint}"));
         }
         for (at, rule) in self.rules.iter().enumerate() {
-            let mut doubt =
-                |doubt: String| doubts.push(format!("gateway.routes, line {}: {doubt}", rule.line));
+            let mut lint = |lint: String| lints.push(format!("gateway.routes, line {}: {lint}", rule.line));
             if let Some(deadline) = &rule.deadline
                 && let Some(longer) = longer(deadline)
             {
-                doubt(format!("deadline: {longer}"));
+                lint(format!("deadline: {longer}"));
             }
             for (name, _) in rule.split.iter().filter(|(name, weight)| *weight > 0 && !self.has(name)) {
-                doubt(format!(
+                lint(format!(
                     "split: there are no clones of `{name}`, so its share goes to the others, or to the service's own \
                      upstream (--peer {name}=… says where they are)"
                 ));
             }
             if let Some(before) = self.rules[..at].iter().find(|before| before.hides(rule)) {
-                doubt(format!("no call comes here: the route of line {} takes them all", before.line));
+                lint(format!("no call comes here: the route of line {} takes them all", before.line));
             } else if let Some(why) = self.unreached(rule) {
-                doubt(format!("no call comes here: {why}"));
+                lint(format!("no call comes here: {why}"));
             } else if rule.hedge.is_some()
                 && let Some(why) = self.unhedged(rule)
             {
-                doubt(format!("hedge: no call is hedged: {why}"));
+                lint(format!("hedge: no call is hedged: {why}"));
             }
         }
-        doubts
+        lints
     }
 
     fn has(&self, upstream: &str) -> bool {
@@ -80,7 +79,9 @@ impl Look<'_> {
                 format!("no upstream is known to have {service} (`services` of [gateway.upstream.NAME] says it has)")
             });
         };
-        let (Of::Method(path), Some(described)) = (&rule.of, owner.service(service)) else { return None };
+        let (RouteMatch::Method(path), Some(described)) = (&rule.of, owner.service(service)) else {
+            return None;
+        };
         let known = described.methods.iter().any(|method| path.ends_with(&format!("/{}", method.name)));
         (!known).then(|| format!("{service} has no such method"))
     }
@@ -95,8 +96,8 @@ impl Look<'_> {
                 .then(|| format!("`{}` has no reflection to say what may be repeated", owner.upstream.name));
         };
         let mut methods = described.methods.iter().filter(|method| match &rule.of {
-            Of::Service(_) => true,
-            Of::Method(path) => path.ends_with(&format!("/{}", method.name)),
+            RouteMatch::Service(_) => true,
+            RouteMatch::Method(path) => path.ends_with(&format!("/{}", method.name)),
         });
         (!methods.any(|method| method.idempotent))
             .then(|| "its descriptors do not say that it may be repeated (idempotency_level)".to_owned())
@@ -127,9 +128,9 @@ mod tests {
 
     const SESSION: &str = "shoal.session.v1.SessionService";
 
-    /// The doubts of a route file before clones of session and one foreign upstream, `shop`, that has no reflection
+    /// The lints of a route file before clones of session and one foreign upstream, `shop`, that has no reflection
     /// (`described`) or has not said yet.
-    fn doubts(routes: &str, deadline: &str, described: bool) -> Vec<String> {
+    fn lints(routes: &str, deadline: &str, described: bool) -> Vec<String> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), routes).expect("written");
         let text = format!(
@@ -161,7 +162,7 @@ mod tests {
             foreign("shop", &["acme.Shop"]),
             foreign("other", &[]),
         ]);
-        catalog.table().doubts.clone()
+        catalog.table().lints.clone()
     }
 
     #[tokio::test]
@@ -188,13 +189,13 @@ mod tests {
                 "the route of line 1",
             ),
         ] {
-            let doubts = doubts(&routes, "", true);
-            let [doubt] = doubts.as_slice() else { panic!("{routes}: {doubts:#?}") };
+            let lints = lints(&routes, "", true);
+            let [lint] = lints.as_slice() else { panic!("{routes}: {lints:#?}") };
             let start = format!("gateway.routes, line {line}: ");
-            assert!(doubt.starts_with(&start) && doubt.contains(part), "{routes}: {doubt}");
+            assert!(lint.starts_with(&start) && lint.contains(part), "{routes}: {lint}");
         }
-        let doubts = doubts("", "default = '5s', max = '2s'", true);
-        assert!(doubts.len() == 1 && doubts[0].starts_with("gateway.deadline: default 5s"), "{doubts:#?}");
+        let lints = lints("", "default = '5s', max = '2s'", true);
+        assert!(lints.len() == 1 && lints[0].starts_with("gateway.deadline: default 5s"), "{lints:#?}");
     }
 
     #[tokio::test]
@@ -213,8 +214,8 @@ mod tests {
             ("[[route]]\nservice = 'acme.Nobody'\n".to_owned(), false),
             ("[[route]]\nservice = 'acme.Shop'\nhedge = {}\n".to_owned(), false),
         ] {
-            let doubts = doubts(&routes, "default = '2s', max = '2s'", described);
-            assert!(doubts.is_empty(), "{routes}: {doubts:#?}");
+            let lints = lints(&routes, "default = '2s', max = '2s'", described);
+            assert!(lints.is_empty(), "{routes}: {lints:#?}");
         }
     }
 }

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use shoal_kit::role::Role;
 use toml::Spanned;
 
-use crate::admission::concurrency::Gate;
+use crate::admission::concurrency::ConcurrencyLimit;
 use crate::config::{Config, Deadline, Retry};
 
 /// Most routes of a file, and most bytes.
@@ -34,14 +34,14 @@ pub(crate) const BYTES_MAX: u64 = 1 << 20;
 
 /// What a route file says, checked.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Rules(pub(crate) Vec<Rule>);
+pub(crate) struct RouteFile(pub(crate) Vec<Rule>);
 
 /// One `[[route]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     /// Where it begins in its file.
     pub(crate) line: usize,
-    pub(crate) of: Of,
+    pub(crate) of: RouteMatch,
     pub(crate) headers: Headers,
     pub(crate) deadline: Option<Deadline>,
     pub(crate) retry: RetryRule,
@@ -49,14 +49,14 @@ pub(crate) struct Rule {
     /// Whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) overload: bool,
     /// Shared by all methods the rule is for, and by every table made of it.
-    pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) gate: Option<Arc<ConcurrencyLimit>>,
     /// Upstreams and their weights; empty: the service's own.
     pub(crate) split: Vec<(String, u32)>,
 }
 
 /// Which calls a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Of {
+pub(crate) enum RouteMatch {
     /// All of `package.Service`.
     Service(String),
     /// Those of `/package.Service/Method`.
@@ -116,9 +116,9 @@ struct RawRule {
     split: BTreeMap<String, Spanned<u32>>,
 }
 
-impl Rules {
+impl RouteFile {
     /// Reads a route file; `upstreams` are the names a split may use beside those of the Shoal roles.
-    pub(crate) fn read(text: &str, upstreams: &[&str]) -> Result<Rules, RuleError> {
+    pub(crate) fn read(text: &str, upstreams: &[&str]) -> Result<RouteFile, RuleError> {
         let line = |span: &Range<usize>| {
             let before = text.get(..span.start).unwrap_or_default();
             before.matches('\n').count() + 1
@@ -154,16 +154,19 @@ impl Rules {
                 retry: retry.map_err(|(span, reason)| at(span, reason))?,
                 hedge: raw.hedge,
                 overload: raw.overload.unwrap_or(true),
-                gate: in_flight.transpose().map_err(|(span, reason)| at(span, reason))?.map(Gate::new),
+                gate: in_flight
+                    .transpose()
+                    .map_err(|(span, reason)| at(span, reason))?
+                    .map(ConcurrencyLimit::new),
                 split: split(raw.split, upstreams).map_err(|(span, reason)| at(span, reason))?,
             });
         }
-        Ok(Rules(rules))
+        Ok(RouteFile(rules))
     }
 
     /// Takes over the gates of the rules before, where a rule and its limit are the same: the calls that are in flight
     /// already still count.
-    pub(crate) fn adopt(&mut self, before: &Rules) {
+    pub(crate) fn adopt(&mut self, before: &RouteFile) {
         for rule in &mut self.0 {
             let same = before.0.iter().find(|old| {
                 old.of == rule.of
@@ -181,7 +184,7 @@ impl Rule {
     /// Whether every call that fits the other, later rule fits this one.
     pub(crate) fn hides(&self, later: &Rule) -> bool {
         let of = match (&self.of, &later.of) {
-            (Of::Service(service), _) => service == later.of.service(),
+            (RouteMatch::Service(service), _) => service == later.of.service(),
             (of, later) => of == later,
         };
         of && self.headers.implied_by(&later.headers)
@@ -198,20 +201,20 @@ fn of(
     service: Option<Spanned<String>>,
     method: Option<Spanned<String>>,
     whole: Range<usize>,
-) -> Result<Of, Wrong> {
+) -> Result<RouteMatch, Wrong> {
     match (service, method) {
         (Some(service), None) => {
             let (span, service) = (service.span(), service.into_inner());
             if service.is_empty() || service.contains('/') {
                 return Err((span, format!("service `{service}` is not package.Service")));
             }
-            Ok(Of::Service(service))
+            Ok(RouteMatch::Service(service))
         }
         (None, Some(method)) => {
             let (span, method) = (method.span(), method.into_inner());
             match method.split_once('/') {
                 Some((service, name)) if !service.is_empty() && !name.is_empty() && !name.contains('/') => {
-                    Ok(Of::Method(format!("/{method}")))
+                    Ok(RouteMatch::Method(format!("/{method}")))
                 }
                 _ => Err((span, format!("method `{method}` is not package.Service/Method"))),
             }
@@ -268,20 +271,20 @@ fn split(raw: BTreeMap<String, Spanned<u32>>, upstreams: &[&str]) -> Result<Vec<
     Ok(split)
 }
 
-impl Of {
+impl RouteMatch {
     /// Whether a rule is for every call of `path`, which is of `service`.
     pub(crate) fn covers(&self, service: &str, path: Option<&str>) -> bool {
         match self {
-            Of::Service(of) => of == service,
-            Of::Method(of) => path == Some(of.as_str()),
+            RouteMatch::Service(of) => of == service,
+            RouteMatch::Method(of) => path == Some(of.as_str()),
         }
     }
 
     /// The service it is of.
     pub(crate) fn service(&self) -> &str {
         match self {
-            Of::Service(service) => service,
-            Of::Method(path) => path.trim_start_matches('/').split('/').next().unwrap_or_default(),
+            RouteMatch::Service(service) => service,
+            RouteMatch::Method(path) => path.trim_start_matches('/').split('/').next().unwrap_or_default(),
         }
     }
 }
@@ -326,7 +329,7 @@ mod tests {
     const UPSTREAMS: [&str; 2] = ["cache", "canary"];
 
     fn refused(text: &str, line: usize, part: &str) {
-        let error = Rules::read(text, &UPSTREAMS).expect_err(text);
+        let error = RouteFile::read(text, &UPSTREAMS).expect_err(text);
         assert!(error.line == line && error.reason.contains(part), "{text}: {error}");
     }
 
@@ -335,9 +338,9 @@ mod tests {
         let text = "[[route]]\nmethod = 'a.B/C'\nheaders = { x-tenant = 'beta', x-any = '*' }\n\
             deadline = { default = '2s' }\nretry = { attempts = 2 }\nhedge = { after = '20ms' }\noverload = false\nin_flight = 5\nsplit = { cache = 95, canary = 5 }\n\
             [[route]]\nservice = 'a.B'\n";
-        let rules = Rules::read(text, &UPSTREAMS).expect("valid").0;
+        let rules = RouteFile::read(text, &UPSTREAMS).expect("valid").0;
         assert_eq!(rules.len(), 2);
-        assert_eq!(rules[0].of, Of::Method("/a.B/C".to_owned()));
+        assert_eq!(rules[0].of, RouteMatch::Method("/a.B/C".to_owned()));
         assert_eq!(rules[0].split, [("cache".to_owned(), 95), ("canary".to_owned(), 5)]);
         let retry = rules[0].retry.over(Retry::default());
         assert_eq!((retry.attempts, retry.backoff), (2, Retry::default().backoff));
@@ -375,7 +378,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_has_no_routes() {
-        assert!(Rules::read("# nothing\n", &[]).expect("valid").0.is_empty());
+        assert!(RouteFile::read("# nothing\n", &[]).expect("valid").0.is_empty());
     }
 
     #[test]
@@ -385,7 +388,7 @@ mod tests {
         let (mut sections, mut routes) = (0, 0);
         for example in examples {
             if example.contains("[[route]]") {
-                Rules::read(example, &["cache", "cache-canary"]).expect(example);
+                RouteFile::read(example, &["cache", "cache-canary"]).expect(example);
                 routes += 1;
             } else {
                 let example = example.replace("[gateway.", "[");
@@ -400,7 +403,7 @@ mod tests {
     fn calls_in_flight_still_count_after_a_reload_unless_their_limit_changed() {
         let read = |limit| {
             let text = format!("[[route]]\nservice = 'a.B'\nin_flight = {limit}\n");
-            Rules::read(&text, &[]).expect("valid")
+            RouteFile::read(&text, &[]).expect("valid")
         };
         let before = read(1);
         let _inside = before.0[0].gate.as_ref().expect("a limit").enter().expect("room");

@@ -6,7 +6,7 @@ use crate::config::own_services::role_of;
 use crate::routing::entry::Entry;
 
 /// The claims of a table in the making: the first one counts.
-pub(crate) struct Claims<'e> {
+pub(crate) struct ServiceClaims<'e> {
     local: &'static [&'static str],
     /// The owner of each service, in the order of the claims.
     owners: Vec<(&'e str, &'e Entry)>,
@@ -18,10 +18,10 @@ pub(crate) struct Claims<'e> {
 /// The owner of each service, and what to tell of an upstream whose reflection lists services that others have.
 pub(crate) type Settled<'e> = (Vec<(&'e str, &'e Entry)>, Vec<(&'e Entry, String)>);
 
-impl<'e> Claims<'e> {
+impl<'e> ServiceClaims<'e> {
     /// With none. Services of `local` are the gateway's own.
-    pub(crate) fn new(local: &'static [&'static str]) -> Claims<'e> {
-        Claims { local, owners: Vec::new(), by_service: HashMap::new(), refused: BTreeMap::new() }
+    pub(crate) fn new(local: &'static [&'static str]) -> ServiceClaims<'e> {
+        ServiceClaims { local, owners: Vec::new(), by_service: HashMap::new(), refused: BTreeMap::new() }
     }
 
     /// The configuration gives a service to an upstream.

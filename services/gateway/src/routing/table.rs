@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::admission::concurrency::Gate;
+use crate::admission::concurrency::ConcurrencyLimit;
 use crate::config::own_services::role_of;
 use crate::config::{Config, Deadline, Retry};
 use crate::error::Error;
 use crate::routing::descriptors::{Descriptors, Files};
 use crate::routing::entry::{Described, Entry};
-use crate::routing::lint::Look;
-use crate::routing::route_file::{Headers, Hedge, Of, Rule, Rules};
-use crate::routing::service_claims::Claims;
+use crate::routing::lint::RouteLint;
+use crate::routing::route_file::{Headers, Hedge, RouteFile, RouteMatch, Rule};
+use crate::routing::service_claims::ServiceClaims;
 use crate::upstream::Upstream;
 
 /// Where a call goes, by which rules, and what is known of its method.
@@ -36,7 +36,7 @@ pub(crate) struct Route {
     pub(crate) deadline: Deadline,
     pub(crate) retry: Retry,
     pub(crate) hedge: Option<Hedge>,
-    pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) gate: Option<Arc<ConcurrencyLimit>>,
     /// Routes for calls with certain headers: the first that fits is taken instead of this one.
     variants: Vec<(Headers, Arc<Route>)>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Table {
     default: Option<Arc<Route>>,
     local: BTreeSet<&'static str>,
     /// What of the configuration cannot be meant, as far as that is known.
-    pub(crate) doubts: Vec<String>,
+    pub(crate) lints: Vec<String>,
     /// What of what an upstream lists is not routed to it, with the upstream's name.
     pub(crate) warnings: Vec<(String, String)>,
 }
@@ -88,7 +88,7 @@ pub(crate) struct Plan<'p> {
     pub(crate) local: &'static [&'static str],
     pub(crate) ours: Arc<Files>,
     pub(crate) entries: Vec<Entry>,
-    pub(crate) rules: &'p Rules,
+    pub(crate) rules: &'p RouteFile,
     pub(crate) config: &'p Config,
 }
 
@@ -99,7 +99,7 @@ impl Table {
     /// of a rule then says where the calls it is for go instead.
     pub(crate) fn build(plan: Plan<'_>) -> Table {
         let entries = &plan.entries;
-        let mut claims = Claims::new(plan.local);
+        let mut claims = ServiceClaims::new(plan.local);
         for entry in entries {
             entry.named.iter().for_each(|service| claims.add(service, entry));
         }
@@ -125,13 +125,18 @@ impl Table {
             descriptors.add(files, owned.map(|(service, _)| (*service).to_owned()));
         }
 
-        let look =
-            Look { config: plan.config, rules: &plan.rules.0, entries, owners: &owners, local: plan.local };
-        let mut doubts = look.doubts();
-        doubts.extend(warnings.iter().map(|(entry, warning)| format!("{}: {warning}", entry.key())));
+        let look = RouteLint {
+            config: plan.config,
+            rules: &plan.rules.0,
+            entries,
+            owners: &owners,
+            local: plan.local,
+        };
+        let mut lints = look.lints();
+        lints.extend(warnings.iter().map(|(entry, warning)| format!("{}: {warning}", entry.key())));
         let warnings = warnings.into_iter().map(|(entry, warning)| (entry.upstream.name.clone(), warning));
         let mut table = Table {
-            doubts,
+            lints,
             warnings: warnings.collect(),
             descriptors: Arc::new(descriptors),
             local: plan.local.iter().copied().collect(),
@@ -264,7 +269,7 @@ impl<'p> Builder<'p> {
             table.methods.insert(path.into(), route);
         }
         for rule in self.rules {
-            if let Of::Method(path) = &rule.of
+            if let RouteMatch::Method(path) = &rule.of
                 && rule.of.service() == service
                 && !table.methods.contains_key(path.as_str())
             {
@@ -280,7 +285,7 @@ impl<'p> Builder<'p> {
     }
 
     fn has_rules(&self, path: &str) -> bool {
-        self.rules.iter().any(|rule| matches!(&rule.of, Of::Method(of) if of == path))
+        self.rules.iter().any(|rule| matches!(&rule.of, RouteMatch::Method(of) if of == path))
     }
 
     /// The route of a path, or of every path of a service: its rules in their order, up to the first for all headers.

@@ -15,10 +15,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
-use crate::admission::connection_slots::Seat;
-use crate::admission::connection_state::{Client, Cut};
+use crate::admission::connection_slots::ConnectionSlot;
+use crate::admission::connection_state::{ConnectionState, Cut};
 use crate::forwarding::call;
-use crate::forwarding::context::Core;
+use crate::forwarding::context::CallContext;
 use crate::server::lifetime::{Lifetime, Verdict, Why};
 use crate::upstream;
 
@@ -49,22 +49,27 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAddr, seat: &Arc<Seat>) {
+pub(crate) async fn serve(
+    context: Arc<CallContext>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    slot: &Arc<ConnectionSlot>,
+) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "socket options");
     }
-    let mut stop = pin!(core.stop.cancelled());
-    let cut = pin!(core.cut.cancelled());
+    let mut stop = pin!(context.stop.cancelled());
+    let cut = pin!(context.cut.cancelled());
     let (preface, first) = tokio::select! {
         read = read_preface(&mut stream) => read,
         // Nothing was asked yet, so nothing is owed.
         () = &mut stop => return,
-        () = told(seat) => return left("room"),
+        () = told(slot) => return left("room"),
     };
     if preface != Preface::Http2 {
         return refuse(stream, preface).await;
     }
-    let limits = &core.config.limits;
+    let limits = &context.config.limits;
     let config = Config {
         stream_window: limits.stream_window,
         connection_window: limits.connection_window,
@@ -74,27 +79,28 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
         send_buffer: limits.send_buffer,
         pending_accept_resets_max: PENDING_ACCEPT_RESETS_MAX,
         locally_reset_max: RESET_STREAMS_MAX,
-        secrets: core.config.callers.secrets(),
+        secrets: context.config.callers.secrets(),
         ..Config::default()
     };
     let stream = Rewound::new(first, stream);
     let handshake = timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config));
     let settled = tokio::select! {
         settled = handshake => settled,
-        () = told(seat) => return left("room"),
+        () = told(slot) => return left("room"),
     };
     let connection = match settled {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake"),
         Err(_) => return tracing::debug!("no HTTP/2 handshake in time"),
     };
-    let lifetime = Lifetime::new(&core.config.connection, Instant::now(), &mut Rng::new());
+    let lifetime = Lifetime::new(&context.config.connection, Instant::now(), &mut Rng::new());
     let timer = lifetime.next().map(|at| Box::pin(sleep_until(at)));
-    let (upstreams, unread, kept) = (upstream::count(&core.config), core.unread.clone(), core.kept.clone());
-    let client = Arc::new(Client::new(peer, upstreams, seat.clone(), unread, kept, &core.config));
+    let (upstreams, unread, kept) =
+        (upstream::count(&context.config), context.unread.clone(), context.kept.clone());
+    let client = Arc::new(ConnectionState::new(peer, upstreams, slot.clone(), unread, kept, &context.config));
     let (begun, patience) = (None, None);
     Driver {
-        core: &core,
+        context: &context,
         connection,
         client,
         lifetime,
@@ -110,8 +116,8 @@ pub(crate) async fn serve(core: Arc<Core>, mut stream: TcpStream, peer: SocketAd
 }
 
 /// Resolves when the connection is to give way.
-async fn told(seat: &Seat) {
-    std::future::poll_fn(|cx| seat.poll_told(cx)).await;
+async fn told(slot: &ConnectionSlot) {
+    std::future::poll_fn(|cx| slot.poll_told(cx)).await;
 }
 
 /// Counts a connection that was ended although nothing was wrong with it.
@@ -130,9 +136,9 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 
 /// Moves the bytes of a connection and starts its calls.
 struct Driver<'c, S, C> {
-    core: &'c Arc<Core>,
+    context: &'c Arc<CallContext>,
     connection: ServerConnection<Rewound<TcpStream>>,
-    client: Arc<Client>,
+    client: Arc<ConnectionState>,
     lifetime: Lifetime,
     /// Wakes this task when the connection is to be looked at.
     timer: Option<Pin<Box<Sleep>>>,
@@ -143,7 +149,7 @@ struct Driver<'c, S, C> {
     stop: Pin<&'c mut S>,
     /// Asked once the connection drains.
     cut: Pin<&'c mut C>,
-    /// This task is to be woken by `stop` and by its seat: they are asked once, and then only whether they have fired.
+    /// This task is to be woken by `stop` and by its slot: they are asked once, and then only whether they have fired.
     /// They are polled with every frame otherwise.
     waiting: bool,
     draining: bool,
@@ -168,12 +174,12 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                         this.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;
                     }
-                    if this.client.seat.has_to_leave() {
+                    if this.client.slot.has_to_leave() {
                         // It was idle when it was told, and the client had begun this: it asks again on another connection.
                         respond.send_reset(Reason::REFUSED_STREAM);
                         continue;
                     }
-                    call::serve(this.core, &this.client, request, respond);
+                    call::serve(this.context, &this.client, request, respond);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");
@@ -182,7 +188,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
                     let stopped = !this.draining && this.stopped(cx);
-                    let told = this.client.seat.has_to_leave();
+                    let told = this.client.slot.has_to_leave();
                     if told && !this.draining {
                         left("room");
                     }
@@ -205,7 +211,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                             !this.draining
                         }
                         Verdict::Over if this.connection.has_streams() && !this.client.is_cut() => {
-                            this.end_calls(Cut::Aged { grace: this.core.config.connection.max_age_grace });
+                            this.end_calls(Cut::Aged { grace: this.context.config.connection.max_age_grace });
                             this.timer = Some(Box::pin(sleep(FAREWELL)));
                             continue;
                         }
@@ -229,11 +235,11 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
 impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
     fn stopped(&mut self, cx: &mut Context<'_>) -> bool {
         if self.waiting {
-            return self.core.stopping.load(Ordering::Relaxed);
+            return self.context.stopping.load(Ordering::Relaxed);
         }
         self.waiting = true;
         // Whether it has to leave is asked next.
-        let _ = self.client.seat.poll_told(cx);
+        let _ = self.client.slot.poll_told(cx);
         self.stop.as_mut().poll(cx).is_ready()
     }
 
@@ -264,7 +270,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
                 now
             }
         };
-        let limits = &self.core.config.limits;
+        let limits = &self.context.config.limits;
         let until = since + if unfinished.data { limits.frame_time } else { limits.header_time };
         let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if patience.deadline() > until {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::forwarding::context::Core;
+use crate::forwarding::context::CallContext;
 use crate::server::connection::{self, FAREWELL};
 
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
@@ -22,7 +22,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
 pub(crate) struct Thread {
     /// Its runtime.
     pub(crate) handle: Handle,
-    start: oneshot::Sender<Core>,
+    start: oneshot::Sender<CallContext>,
     ended: oneshot::Receiver<()>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -34,13 +34,13 @@ pub(crate) struct Running {
 }
 
 impl Thread {
-    /// Starts a thread with a runtime that waits for its [`Core`].
+    /// Starts a thread with a runtime that waits for its [`CallContext`].
     ///
     /// # Errors
     /// When there is no thread or no runtime to be had.
     pub(crate) async fn spawn(index: usize, listener: std::net::TcpListener) -> anyhow::Result<Thread> {
         let (tell, told) = oneshot::channel();
-        let (start, started) = oneshot::channel::<Core>();
+        let (start, started) = oneshot::channel::<CallContext>();
         let (end, ended) = oneshot::channel();
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -48,11 +48,11 @@ impl Thread {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(tell.send(Err(error))),
             };
-            // Fails when the gateway gave up meanwhile; then there is no core to come either.
+            // Fails when the gateway gave up meanwhile; then there is no context to come either.
             let _ = tell.send(Ok(runtime.handle().clone()));
             let served = runtime.block_on(async move {
-                let Ok(core) = started.await else { return Ok(()) };
-                serve(Arc::new(core), TcpListener::from_std(listener)?).await;
+                let Ok(context) = started.await else { return Ok(()) };
+                serve(Arc::new(context), TcpListener::from_std(listener)?).await;
                 std::io::Result::Ok(())
             });
             match served {
@@ -66,9 +66,9 @@ impl Thread {
     }
 
     /// Lets it serve.
-    pub(crate) fn start(self, core: Core) -> Running {
+    pub(crate) fn start(self, context: CallContext) -> Running {
         // Fails only if the thread died; then `ended` says so.
-        let _ = self.start.send(core);
+        let _ = self.start.send(context);
         Running { ended: self.ended, thread: self.thread }
     }
 }
@@ -90,25 +90,25 @@ impl Running {
 }
 
 /// Accepts until told to stop, then lets the connections finish, bounded by the grace.
-async fn serve(core: Arc<Core>, listener: TcpListener) {
+async fn serve(context: Arc<CallContext>, listener: TcpListener) {
     let connections = TaskTracker::new();
     tokio::select! {
-        () = core.stop.cancelled() => {}
-        () = accept(&core, &listener, &connections) => {}
+        () = context.stop.cancelled() => {}
+        () = accept(&context, &listener, &connections) => {}
     }
-    core.stopping.store(true, Ordering::Relaxed);
+    context.stopping.store(true, Ordering::Relaxed);
     drop(listener);
     connections.close();
-    if timeout(core.drain.grace, connections.wait()).await.is_err() {
+    if timeout(context.drain.grace, connections.wait()).await.is_err() {
         let left = connections.len();
-        tracing::warn!(core = core.index, left, grace = ?core.drain.grace, "calls of connections were ended after the drain");
-        core.cut.cancel();
+        tracing::warn!(core = context.index, left, grace = ?context.drain.grace, "calls of connections were ended after the drain");
+        context.cut.cancel();
         // Who does not read in this time is cut.
         let _ = timeout(FAREWELL, connections.wait()).await;
     }
 }
 
-async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTracker) {
+async fn accept(context: &Arc<CallContext>, listener: &TcpListener, connections: &TaskTracker) {
     let (mut failed, mut refused) = (Seldom::default(), Seldom::default());
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -119,28 +119,28 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener, connections: &TaskTrac
                     tracing::warn!(%error, times, "accept failed");
                 }
                 if is_out_of_files(&error) {
-                    core.seats.make_room();
+                    context.slots.make_room();
                 }
                 sleep(ACCEPT_AGAIN_AFTER).await;
                 continue;
             }
         };
-        let Ok(seated) = core.seats.take(peer.ip()).await else {
+        let Ok(occupied) = context.slots.take(peer.ip()).await else {
             metrics::counter!("shoal_gateway_refused_total", "limit" => "connections_per_address")
                 .increment(1);
             if let Some(times) = refused.happened() {
-                let most = core.config.limits.connections_per_address;
+                let most = context.config.limits.connections_per_address;
                 let address = peer.ip();
                 tracing::warn!(%address, most, times, "gateway.limits.connections_per_address: closed a connection");
             }
             continue;
         };
-        let core = core.clone();
+        let context = context.clone();
         connections.spawn(async move {
             let open = Open::new();
-            connection::serve(core, stream, peer, &seated.seat).await;
+            connection::serve(context, stream, peer, &occupied.slot).await;
             drop(open);
-            drop(seated);
+            drop(occupied);
         });
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn upstreams(table: &Table) -> Value {
 
 fn upstream(upstream: &Upstream) -> Value {
     let mut endpoints = std::collections::BTreeMap::new();
-    for seen in upstream.lanes().iter().flat_map(|lane| lane.balancer.snapshot()) {
+    for seen in upstream.workers().iter().flat_map(|state| state.balancer.snapshot()) {
         let better = endpoints
             .get(&seen.address)
             .is_none_or(|known: &shoal_balance::EndpointSnapshot| rank(seen.state) > rank(known.state));

@@ -157,21 +157,21 @@ fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
         warnings: table.warnings_of(&upstream.name),
         ..pb::Upstream::default()
     };
-    for lane in upstream.lanes() {
-        for seen in lane.balancer.snapshot() {
+    for state in upstream.workers() {
+        for seen in state.balancer.snapshot() {
             let endpoint = endpoints.entry(seen.address).or_default();
-            lane.latencies(seen.address, &mut endpoint.latencies, now);
+            state.latencies(seen.address, &mut endpoint.latencies, now);
             endpoint.by_core.push(seen);
         }
-        for (code, count) in lane.meter.calls() {
+        for (code, count) in state.meter.calls() {
             *sum.calls_by_code.entry(code.to_owned()).or_default() += number(count);
         }
-        sum.retries += number(lane.meter.events(Event::Retry));
-        sum.hedges += number(lane.meter.events(Event::Hedge));
-        sum.hedges_won += number(lane.meter.events(Event::HedgeWon));
-        sum.shed += number(lane.meter.events(Event::Shed));
-        sum.retry_budget += lane.budget().left(now);
-        if let Some(limiter) = &lane.limiter {
+        sum.retries += number(state.meter.events(Event::Retry));
+        sum.hedges += number(state.meter.events(Event::Hedge));
+        sum.hedges_won += number(state.meter.events(Event::HedgeWon));
+        sum.shed += number(state.meter.events(Event::Shed));
+        sum.retry_budget += state.budget().left(now);
+        if let Some(limiter) = &state.limiter {
             let (limit, queued) = limiter.now();
             sum.concurrency_limit = Some(sum.concurrency_limit.unwrap_or(0) + number(limit as u64));
             sum.queued += number(queued as u64);

@@ -8,19 +8,19 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::resilience::latency_histogram::{Latencies, Summary};
+use crate::resilience::latency_histogram::{LatencyHistogram, Summary};
 
 /// The endpoints that have answered a call, by address.
-pub(crate) struct Tallies {
+pub(crate) struct EndpointLatencies {
     base: Instant,
     /// Few and seldom changed: a search costs less than hashing an address.
-    known: ArcSwap<Vec<(SocketAddr, Arc<Latencies>)>>,
+    known: ArcSwap<Vec<(SocketAddr, Arc<LatencyHistogram>)>>,
     adding: Mutex<()>,
 }
 
-impl Tallies {
-    pub(crate) fn new(now: Instant) -> Tallies {
-        Tallies { base: now, known: ArcSwap::default(), adding: Mutex::new(()) }
+impl EndpointLatencies {
+    pub(crate) fn new(now: Instant) -> EndpointLatencies {
+        EndpointLatencies { base: now, known: ArcSwap::default(), adding: Mutex::new(()) }
     }
 
     /// An endpoint began to answer after `latency`. When it is a new one, those that are not among the `living` are
@@ -43,7 +43,7 @@ impl Tallies {
         let living = living();
         let mut known = Vec::clone(&self.known.load());
         known.retain(|(address, _)| living.contains(address) && *address != endpoint);
-        let latencies = Latencies::new();
+        let latencies = LatencyHistogram::new();
         latencies.record(latency, since);
         known.push((endpoint, Arc::new(latencies)));
         known.sort_by_key(|(address, _)| *address);
@@ -66,15 +66,15 @@ mod tests {
     #[test]
     fn endpoints_are_kept_apart_and_the_gone_are_forgotten_when_one_comes() {
         let now = Instant::now();
-        let tallies = Tallies::new(now);
+        let endpoint_latencies = EndpointLatencies::new(now);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let add = |port, ms, living: &[u16]| {
             let living: HashSet<_> = living.iter().map(|port| address(*port)).collect();
-            tallies.answered(address(port), Duration::from_millis(ms), now, || living);
+            endpoint_latencies.answered(address(port), Duration::from_millis(ms), now, || living);
         };
         let count = |port| {
             let mut sum = Summary::default();
-            tallies.add_to(address(port), &mut sum, now);
+            endpoint_latencies.add_to(address(port), &mut sum, now);
             sum.count()
         };
         add(2, 10, &[2]);
