@@ -1,7 +1,7 @@
 //! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
 //! or something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
 //!
-//! A slow attempt may be joined by a hedged at another endpoint. Whichever answers first is handed on, and the other is
+//! A slow attempt may be joined by a hedged one at another endpoint. Whichever answers first is handed on, and the other is
 //! reset; until then the failure of one is no failure.
 
 use std::future::Future;
@@ -12,19 +12,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use shoal_balance::{Outcome, Pick, code_of, refused};
+use shoal_balance::{Outcome, code_of, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
-use tracing::Span;
 
 use crate::admission::adaptive_limit::Permit;
-use crate::admission::unread_answers::NotTaken;
+use crate::forwarding::attempt_end::{AttemptEnd, AttemptSummary};
 use crate::forwarding::downstream::{Downstream, handed_on};
 use crate::forwarding::replay::Replay;
-use crate::forwarding::request_body::{RequestBody, Uploaded};
-use crate::forwarding::response_body::{Downloaded, ResponseBody};
-use crate::forwarding::span;
+use crate::forwarding::request_body::RequestBody;
+use crate::forwarding::response_body::ResponseBody;
+use crate::forwarding::upstream_stream::UpstreamStream;
 use crate::resilience::pushback::Pushback;
 use crate::resilience::retry::FailedAttempt;
 use crate::upstream::WorkerState;
@@ -33,16 +32,6 @@ use crate::upstream::meter::Event;
 /// A call whose answer goes on for longer than this after it began is a stream: it no longer counts as work in flight. One whose
 /// method is known to stream is after this time whether it has begun or not: headers may come with the first event only.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
-
-/// One try at one endpoint. Ends once, with the first end it is given; dropped before, its caller's time was up.
-pub(crate) struct UpstreamStream {
-    pick: Pick,
-    span: Span,
-    stream: SendStream,
-    opened: Instant,
-    deadline: Option<Instant>,
-    ended: bool,
-}
 
 /// What a call has of its own, whatever its attempts.
 pub(crate) struct Sides<'a> {
@@ -70,10 +59,10 @@ pub(crate) struct Attempt<'a> {
     /// Wakes this task when the request is late; made when it has to be waited for.
     request_by: Option<Pin<Box<Sleep>>>,
     state: &'a WorkerState,
-    attempt: UpstreamStream,
+    stream: UpstreamStream,
     answer: Answer,
     uploading: bool,
-    /// What a hedged that has taken over has not been sent yet.
+    /// What a hedged attempt that has taken over has not been sent yet.
     replay: Option<Box<Replay>>,
     /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
@@ -94,7 +83,7 @@ pub(crate) struct Attempt<'a> {
 
 /// The second of two attempts, while neither has answered.
 struct HedgedAttempt {
-    attempt: UpstreamStream,
+    stream: UpstreamStream,
     response: ResponseFuture,
     replay: Option<Box<Replay>>,
 }
@@ -109,95 +98,12 @@ enum Answer {
     Over,
 }
 
-/// How an attempt ended.
-#[derive(Debug)]
-pub(crate) enum AttemptEnd {
-    /// The endpoint's answer was handed on to its end.
-    Answered(Code),
-    /// The endpoint answered UNAVAILABLE and nothing else. Nothing was handed on.
-    Withheld(Response<()>),
-    /// The endpoint gave up because the caller's time was up.
-    Late,
-    /// The endpoint's stream broke.
-    Broken(Broken),
-    /// The caller went away, and the endpoint was told.
-    CallerGone,
-    /// The caller is there, and did not send all of its request in time.
-    NotSent,
-    /// The caller is there, and does not take the answer.
-    NotTaken(NotTaken),
-}
-
-/// What is left of it.
-pub(crate) struct AttemptSummary {
-    pub(crate) attempt: UpstreamStream,
-    pub(crate) failed_hedge: Option<FailedAttempt>,
-    /// From the first attempt to the first byte of the answer.
-    pub(crate) latency: Option<Duration>,
-    /// What the endpoint wants of further attempts.
-    pub(crate) pushback: Option<Pushback>,
-    /// What its answer says of the endpoint.
-    pub(crate) outcome: Outcome,
-}
-
-/// The caller went away, for this reason.
-struct CallerGone(Reason);
-
-/// It took no more, and why will not be known.
-const CANCELLED: CallerGone = CallerGone(Reason::CANCEL);
-
-impl UpstreamStream {
-    pub(crate) fn new(
-        pick: Pick,
-        span: Span,
-        stream: SendStream,
-        deadline: Option<Instant>,
-    ) -> UpstreamStream {
-        UpstreamStream { pick, span, stream, opened: Instant::now(), deadline, ended: false }
-    }
-
-    /// The endpoint.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.pick.address()
-    }
-
-    /// How it went, for the endpoint and for the caller.
-    pub(crate) fn end(&mut self, outcome: Outcome, code: Code) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.pick.outcome(outcome);
-            span::end_attempt(&self.span, code);
-        }
-    }
-
-    fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// The connection tells the endpoint, in a few milliseconds if the attempt is younger.
-    fn reset(&mut self, reason: Reason) {
-        self.stream.send_reset(reason);
-    }
-}
-
-impl Drop for UpstreamStream {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        if self.is_late() {
-            self.end(Outcome::TimedOut, Code::DeadlineExceeded);
-        } else {
-            self.end(Outcome::CallerGone, Code::Cancelled);
-        }
-    }
-}
-
 impl<'a> Attempt<'a> {
     /// `withhold`: an answer that is nothing but UNAVAILABLE is given back.
     pub(crate) fn new(
         Sides { caller, request_body, permit, unary }: Sides<'a>,
         state: &'a WorkerState,
-        attempt: UpstreamStream,
+        stream: UpstreamStream,
         response: ResponseFuture,
         uploading: bool,
         withhold: bool,
@@ -209,9 +115,9 @@ impl<'a> Attempt<'a> {
             unary,
             request_by: None,
             state,
-            began: attempt.opened,
-            stream_at: attempt.pick.expects_stream().then(|| attempt.opened + STREAM_AFTER),
-            attempt,
+            began: stream.opened,
+            stream_at: stream.pick.expects_stream().then(|| stream.opened + STREAM_AFTER),
+            stream,
             answer: Answer::Awaited(response),
             uploading,
             replay: None,
@@ -229,17 +135,17 @@ impl<'a> Attempt<'a> {
     /// Runs it to its end. Dropped before, it goes on where it was when run again.
     pub(crate) async fn run(&mut self) -> AttemptEnd {
         match std::future::poll_fn(|cx| self.poll(cx)).await {
-            Ok(ended_as) => ended_as,
-            Err(CallerGone(reason)) => self.leave(reason),
+            Ok(end) => end,
+            Err(reason) => self.leave(reason),
         }
     }
 
     /// The caller is gone: so are we.
     fn leave(&mut self, reason: Reason) -> AttemptEnd {
-        self.attempt.reset(reason);
+        self.stream.reset(reason);
         if let Some(mut hedged) = self.hedged.take() {
-            hedged.attempt.reset(reason);
-            hedged.attempt.end(Outcome::CallerGone, Code::Cancelled);
+            hedged.stream.reset(reason);
+            hedged.stream.end(Outcome::CallerGone, Code::Cancelled);
         }
         AttemptEnd::CallerGone
     }
@@ -247,7 +153,7 @@ impl<'a> Attempt<'a> {
     /// What is left when it has run.
     pub(crate) fn summary(self) -> AttemptSummary {
         AttemptSummary {
-            attempt: self.attempt,
+            stream: self.stream,
             failed_hedge: self.failed_hedge,
             latency: self.latency,
             pushback: self.pushback,
@@ -255,14 +161,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether a hedged may be sent the same: the request is complete and at hand, and nothing of an answer is here.
+    /// Returns whether a hedged attempt may be sent the same: the request is complete and at hand, and nothing of an answer is here.
     pub(crate) fn may_be_hedged(&self) -> bool {
         self.request_body.is_complete() && matches!(self.answer, Answer::Awaited(_))
     }
 
     /// Who is to be surpassed.
     pub(crate) fn endpoint(&self) -> SocketAddr {
-        self.attempt.address()
+        self.stream.address()
     }
 
     /// Whether the request has no body at all.
@@ -270,28 +176,28 @@ impl<'a> Attempt<'a> {
         self.request_body.is_empty()
     }
 
-    /// Sends the same to a hedged. Only if it [may have one](Attempt::may_be_hedged).
-    pub(crate) fn join(&mut self, attempt: UpstreamStream, response: ResponseFuture) {
+    /// Sends the same to another endpoint too. Only if the attempt [may be hedged](Attempt::may_be_hedged).
+    pub(crate) fn join(&mut self, stream: UpstreamStream, response: ResponseFuture) {
         let replay = (!self.request_body.is_empty()).then(|| Box::new(self.request_body.replay()));
-        self.hedged = Some(Box::new(HedgedAttempt { attempt, response, replay }));
+        self.hedged = Some(Box::new(HedgedAttempt { stream, response, replay }));
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AttemptEnd, CallerGone>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AttemptEnd, Reason>> {
         if let Poll::Ready(reason) = self.caller.poll_gone(cx) {
-            return Poll::Ready(Err(CallerGone(reason)));
+            return Poll::Ready(Err(reason));
         }
         if self.uploading {
-            match self.request_body.poll(cx, &mut self.attempt.stream, self.caller.client()) {
-                Poll::Ready(Uploaded::CallerGone(error)) => {
-                    return Poll::Ready(Err(CallerGone(error.reason().map_or(Reason::CANCEL, handed_on))));
+            match self.request_body.poll(cx, &mut self.stream.stream, self.caller.client()) {
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(error.reason().map_or(Reason::CANCEL, handed_on)));
                 }
-                Poll::Ready(Uploaded::All | Uploaded::NotWanted) => self.uploading = false,
+                Poll::Ready(Ok(())) => self.uploading = false,
                 Poll::Pending if self.is_late_to_ask(cx) => return Poll::Ready(Ok(AttemptEnd::NotSent)),
                 Poll::Pending => {}
             }
         }
         loop {
-            replay(&mut self.replay, &mut self.attempt.stream, cx);
+            replay(&mut self.replay, &mut self.stream.stream, cx);
             match &mut self.answer {
                 Answer::Awaited(response) => {
                     let response = match Pin::new(response).poll(cx) {
@@ -335,10 +241,10 @@ impl<'a> Attempt<'a> {
                 Answer::Over => return Poll::Pending,
                 Answer::Coming(response_body) => {
                     let Some((to, unread)) = self.caller.takes() else {
-                        return Poll::Ready(Err(CANCELLED));
+                        return Poll::Ready(Err(Reason::CANCEL));
                     };
                     return match response_body.poll(cx, to, unread, self.unary.is_some()) {
-                        Poll::Ready(downloaded) => Poll::Ready(self.ended(downloaded)),
+                        Poll::Ready(body) => Poll::Ready(self.ended(body)),
                         Poll::Pending => {
                             self.may_become_stream(cx);
                             Poll::Pending
@@ -349,37 +255,37 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Ready with the hedged's answer, which it then is all about; with none when the hedged has failed.
+    /// Ready with the answer of the hedged attempt, which then takes the place of the first; with none when the hedged one has failed.
     fn poll_hedged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Response<RecvStream>>> {
         let Some(hedged) = &mut self.hedged else { return Poll::Pending };
-        replay(&mut hedged.replay, &mut hedged.attempt.stream, cx);
+        replay(&mut hedged.replay, &mut hedged.stream.stream, cx);
         let response = ready!(Pin::new(&mut hedged.response).poll(cx));
         let Some(mut hedged) = self.hedged.take() else { return Poll::Pending };
         match response {
             Ok(response) if !is_unavailable(response.status(), response.headers()) => {
                 self.replay = hedged.replay.take();
                 self.uploading = false;
-                let cancelled = std::mem::replace(&mut self.attempt, hedged.attempt);
+                let cancelled = std::mem::replace(&mut self.stream, hedged.stream);
                 self.state.meter.event(Event::HedgeWon);
                 cancel(cancelled);
                 Poll::Ready(Some(response))
             }
             failed => {
-                let failed_hedge = fail(&mut hedged.attempt, &failed);
+                let failed_hedge = fail(&mut hedged.stream, &failed);
                 self.failed_hedge = Some(failed_hedge);
                 Poll::Ready(None)
             }
         }
     }
 
-    /// Whether the first attempt has failed while there is a hedged, which then takes its place.
+    /// Returns whether the first attempt has failed while there is a hedged one, which then takes its place.
     fn first_has_failed(&mut self, response: &Result<Response<RecvStream>, Broken>) -> bool {
         if response.as_ref().is_ok_and(|response| !is_unavailable(response.status(), response.headers())) {
             return false;
         }
         let Some(hedged) = self.hedged.take() else { return false };
-        self.failed_hedge = Some(fail(&mut self.attempt, response));
-        self.attempt = hedged.attempt;
+        self.failed_hedge = Some(fail(&mut self.stream, response));
+        self.stream = hedged.stream;
         self.answer = Answer::Awaited(hedged.response);
         self.replay = hedged.replay;
         self.uploading = false;
@@ -398,7 +304,7 @@ impl<'a> Attempt<'a> {
         let Some(at) = self.stream_at else { return };
         let timer = self.streaming.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.as_mut().poll(cx).is_ready() {
-            self.attempt.pick.became_stream();
+            self.stream.pick.became_stream();
             (self.stream_at, self.streaming) = (None, None);
         }
     }
@@ -408,15 +314,15 @@ impl<'a> Attempt<'a> {
         &mut self,
         response: Response<RecvStream>,
         cx: &mut Context<'_>,
-    ) -> Result<Option<AttemptEnd>, CallerGone> {
+    ) -> Result<Option<AttemptEnd>, Reason> {
         if let Some(hedged) = self.hedged.take() {
-            cancel(hedged.attempt);
+            cancel(hedged.stream);
         }
-        self.attempt.pick.first_response();
+        self.stream.pick.first_response();
         let now = Instant::now();
         self.latency = Some(now - self.began);
-        let latency = now - self.attempt.opened;
-        self.state.answered(self.attempt.address(), latency, now);
+        let latency = now - self.stream.opened;
+        self.state.answered(self.stream.address(), latency, now);
         let (parts, mut body) = response.into_parts();
         let response = Response::from_parts(parts, ());
         self.http = response.status();
@@ -433,39 +339,39 @@ impl<'a> Attempt<'a> {
             return Ok(None);
         }
         let code = self.code_of(response.headers());
-        if code == Code::Cancelled && self.attempt.is_late() {
+        if code == Code::Cancelled && self.stream.is_late() {
             return Ok(Some(AttemptEnd::Late));
         }
         if self.is_withheld(&response) {
             return Ok(Some(AttemptEnd::Withheld(response)));
         }
-        self.caller.head(&response, true).map_err(|_| CANCELLED)?;
+        self.caller.head(&response, true).map_err(|_| Reason::CANCEL)?;
         Ok(Some(AttemptEnd::Answered(code)))
     }
 
     /// Hands the headers of an answer on, `latency` after its attempt was opened.
-    fn hand_on(&mut self, response: &Response<()>, latency: Duration) -> Result<(), CallerGone> {
+    fn hand_on(&mut self, response: &Response<()>, latency: Duration) -> Result<(), Reason> {
         if response.status().is_success() {
-            self.attempt.pick.begun();
+            self.stream.pick.begun();
         }
         self.request_body.forget();
         // An answer that is only an error says little of how busy the endpoint is, and counts until the call ends.
         if let Some(permit) = self.permit.take() {
             permit.answered(latency);
         }
-        self.caller.head(response, false).map_err(|_| CANCELLED)
+        self.caller.head(response, false).map_err(|_| Reason::CANCEL)
     }
 
     /// The first of the body of an answer that was held back is here.
-    fn go_on(&mut self, chunk: Bytes) -> Result<(), CallerGone> {
+    fn go_on(&mut self, chunk: Bytes) -> Result<(), Reason> {
         let Some((response, body)) = self.begun() else { return Ok(()) };
-        self.hand_on(&response, self.attempt.opened.elapsed())?;
+        self.hand_on(&response, self.stream.opened.elapsed())?;
         self.answer = Answer::Coming(ResponseBody::new(body, chunk));
         Ok(())
     }
 
     /// An answer that was held back has ended without a message.
-    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<AttemptEnd, CallerGone> {
+    fn ended_bare(&mut self, trailers: Option<HeaderMap>) -> Result<AttemptEnd, Reason> {
         let Some((mut response, _body)) = self.begun() else { return Ok(AttemptEnd::CallerGone) };
         match trailers {
             Some(trailers) if is_unavailable(response.status(), &trailers) => {
@@ -474,8 +380,8 @@ impl<'a> Attempt<'a> {
                 Ok(AttemptEnd::Withheld(*response))
             }
             trailers => {
-                self.hand_on(&response, self.attempt.opened.elapsed())?;
-                self.ended(trailers.map_or(Downloaded::NoTrailers, Downloaded::Trailers))
+                self.hand_on(&response, self.stream.opened.elapsed())?;
+                self.ended(Ok(trailers))
             }
         }
     }
@@ -491,24 +397,27 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn ended(&mut self, downloaded: Downloaded) -> Result<AttemptEnd, CallerGone> {
-        let (code, trailers) = match downloaded {
-            Downloaded::Trailers(trailers) => (self.code_of(&trailers), Some(trailers)),
-            Downloaded::NoTrailers => (self.code_of(&HeaderMap::new()), None),
-            Downloaded::Broken(error) => return Ok(AttemptEnd::Broken(error)),
-            Downloaded::CallerGone => return Err(CANCELLED),
-            Downloaded::NotTaken(not_taken) => return Ok(AttemptEnd::NotTaken(not_taken)),
+    fn ended(&mut self, body: Result<Option<HeaderMap>, AttemptEnd>) -> Result<AttemptEnd, Reason> {
+        let trailers = match body {
+            Ok(trailers) => trailers,
+            Err(AttemptEnd::CallerGone) => return Err(Reason::CANCEL),
+            Err(end) => return Ok(end),
+        };
+        let code = match &trailers {
+            Some(trailers) => self.code_of(trailers),
+            // In gRPC that is the endpoint's mistake.
+            None => self.code_of(&HeaderMap::new()),
         };
         // tonic's servers answer CANCELLED when the time they were given is up.
-        if code == Code::Cancelled && self.attempt.is_late() {
+        if code == Code::Cancelled && self.stream.is_late() {
             return Ok(AttemptEnd::Late);
         }
-        let to = self.caller.body().ok_or(CANCELLED)?;
+        let to = self.caller.body().ok_or(Reason::CANCEL)?;
         let sent = match trailers {
             Some(trailers) => to.send_trailers(trailers),
             None => to.finish(),
         };
-        sent.map_err(|_| CANCELLED)?;
+        sent.map_err(|_| Reason::CANCEL)?;
         Ok(AttemptEnd::Answered(code))
     }
 
@@ -544,14 +453,14 @@ fn cancel(mut cancelled: UpstreamStream) {
 }
 
 /// Ends an attempt that failed while another one goes on.
-fn fail(attempt: &mut UpstreamStream, response: &Result<Response<RecvStream>, Broken>) -> FailedAttempt {
+fn fail(stream: &mut UpstreamStream, response: &Result<Response<RecvStream>, Broken>) -> FailedAttempt {
     let outcome = match response {
         Ok(response) => Outcome::of_answer(response.status(), response.headers()),
         Err(error) => outcome_of_error(error),
     };
-    attempt.end(outcome, Code::Unavailable);
+    stream.end(outcome, Code::Unavailable);
     let pushback = response.as_ref().ok().and_then(|response| Pushback::of(response.headers()));
-    FailedAttempt { endpoint: attempt.address(), pushback }
+    FailedAttempt { endpoint: stream.address(), pushback }
 }
 
 /// Whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in

@@ -16,20 +16,20 @@ use tower::Service as _;
 use tracing::{Instrument as _, Span};
 
 use crate::error::Error;
-use crate::forwarding::call::Ended;
+use crate::forwarding::call_end::CallEnd;
 use crate::forwarding::context::CallContext;
 use crate::forwarding::downstream::Downstream;
 use crate::forwarding::request_head::RequestHead;
 use crate::routing::reflection_client::{REFLECTION_V1, REFLECTION_V1ALPHA};
 
 /// Answers one call.
-pub(crate) async fn serve(
+pub(super) async fn serve(
     context: &CallContext,
     head: RequestHead,
     body: RecvStream,
     caller: &mut Downstream,
     span: &Span,
-) -> Ended {
+) -> CallEnd {
     let path = head.path().to_owned();
     let deadline = head.deadline;
     let answered = tokio::select! {
@@ -40,20 +40,20 @@ pub(crate) async fn serve(
         Ok(parts) => parts,
         Err(None) => {
             let ending = caller.client().ending();
-            return ending.map_or(Ended::CallerGone, |ending| fail(caller, ending));
+            return ending.map_or(CallEnd::CallerGone, CallEnd::Failed);
         }
-        Err(Some(error)) => return fail(caller, error),
+        Err(Some(error)) => return CallEnd::Failed(error),
     };
     let ended = answer.is_end_stream();
     let code = code_of(response.status(), response.headers());
     if ended && code == Code::Unimplemented && !response.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
-        return fail(caller, Error::UnknownMethod { path });
+        return CallEnd::Failed(Error::UnknownMethod { path });
     }
     if caller.head(&response, ended).is_err() {
-        return Ended::CallerGone;
+        return CallEnd::CallerGone;
     }
     if ended {
-        return Ended::With(code);
+        return CallEnd::Answered(code);
     }
     let response_body = response_body(&mut answer, caller);
     let late = async {
@@ -68,7 +68,7 @@ pub(crate) async fn serve(
         () = late => late_at(path, deadline),
         () = context.stop.cancelled() => Error::Draining,
     };
-    fail(caller, error)
+    CallEnd::Failed(error)
 }
 
 async fn answer(
@@ -108,24 +108,18 @@ async fn caller_gone(caller: &mut Downstream) -> Reason {
     caller.gone().await
 }
 
-fn fail(caller: &mut Downstream, error: Error) -> Ended {
-    let code = error.code();
-    caller.fail(error);
-    Ended::With(code)
-}
-
 /// Moves the answer's body to the caller, at the caller's pace.
-async fn response_body(body: &mut tonic::body::Body, caller: &mut Downstream) -> Ended {
+async fn response_body(body: &mut tonic::body::Body, caller: &mut Downstream) -> CallEnd {
     let mut chunk = Bytes::new();
     std::future::poll_fn(|cx| {
         loop {
             if caller.poll_gone(cx).is_ready() {
-                return Poll::Ready(Ended::CallerGone);
+                return Poll::Ready(CallEnd::CallerGone);
             }
-            let Some(to) = caller.body() else { return Poll::Ready(Ended::CallerGone) };
+            let Some(to) = caller.body() else { return Poll::Ready(CallEnd::CallerGone) };
             if !chunk.is_empty() {
                 if ready!(to.poll_send(cx, &mut chunk, false)).is_err() {
-                    return Poll::Ready(Ended::CallerGone);
+                    return Poll::Ready(CallEnd::CallerGone);
                 }
                 continue;
             }
@@ -142,7 +136,7 @@ async fn response_body(body: &mut tonic::body::Body, caller: &mut Downstream) ->
             };
             let code = code_of(StatusCode::OK, &trailers);
             let _ = to.send_trailers(trailers);
-            return Poll::Ready(Ended::With(code));
+            return Poll::Ready(CallEnd::Answered(code));
         }
     })
     .await

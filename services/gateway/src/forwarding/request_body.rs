@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use shoal_http2::{RecvStream, SendStream};
+use shoal_http2::{Error as Broken, RecvStream, SendStream};
 
 use crate::admission::connection_state::ConnectionState;
 use crate::forwarding::message_framing::Framing;
@@ -30,17 +30,6 @@ pub(crate) struct RequestBody {
     /// The next kept frame to send on this attempt.
     next: usize,
     framing: Framing,
-}
-
-/// How an request_body ended.
-#[derive(Debug)]
-pub(crate) enum Uploaded {
-    /// Everything is sent.
-    All,
-    /// The endpoint takes no more. Why is told by the other half of the call.
-    NotWanted,
-    /// The caller's stream broke.
-    CallerGone(shoal_http2::Error),
 }
 
 impl RequestBody {
@@ -107,24 +96,25 @@ impl RequestBody {
         self.kept.whole = false;
     }
 
-    /// Moves what can be moved, of a call of `client`. `NotWanted` and `All` are said once; after that there is nothing to
+    /// Moves what can be moved, of a call on the connection `client`. Ready once: when everything is sent, when the endpoint takes no
+    /// more (the other half of the call tells why), or with an error when the caller's stream broke. After that there is nothing to
     /// poll.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut SendStream,
         client: &Arc<ConnectionState>,
-    ) -> Poll<Uploaded> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             if !self.chunk.is_empty() {
                 let end = self.at_end();
                 let Ok(sent) = ready!(to.poll_send(cx, &mut self.chunk, end)) else {
-                    return Poll::Ready(Uploaded::NotWanted);
+                    return Poll::Ready(Ok(()));
                 };
                 self.release(sent.min(self.unreleased));
                 self.finished = end && self.chunk.is_empty();
                 if self.finished {
-                    return Poll::Ready(Uploaded::All);
+                    return Poll::Ready(Ok(()));
                 }
                 continue;
             }
@@ -134,17 +124,18 @@ impl RequestBody {
                 continue;
             }
             if self.ended {
-                return Poll::Ready(self.finish(to));
+                self.finish(to);
+                return Poll::Ready(Ok(()));
             }
             match ready!(self.from.poll_data(cx)) {
                 Some(Ok(chunk)) => self.received(chunk, client),
-                Some(Err(error)) => return Poll::Ready(Uploaded::CallerGone(error)),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => match ready!(self.from.poll_trailers(cx)) {
                     Ok(trailers) => {
                         self.trailers = trailers;
                         self.ended = true;
                     }
-                    Err(error) => return Poll::Ready(Uploaded::CallerGone(error)),
+                    Err(error) => return Poll::Ready(Err(error)),
                 },
             }
         }
@@ -169,14 +160,14 @@ impl RequestBody {
         self.chunk = chunk;
     }
 
-    fn finish(&mut self, to: &mut SendStream) -> Uploaded {
+    fn finish(&mut self, to: &mut SendStream) {
         self.finished = true;
         // ReplayBuffer for a replay; no gRPC client sends trailers, so the clone is never seen.
-        let sent = match &self.trailers {
+        // Fails when the endpoint takes no more, of which the other half of the call tells.
+        let _ = match &self.trailers {
             Some(trailers) => to.send_trailers(trailers.clone()),
             None => to.finish(),
         };
-        if sent.is_ok() { Uploaded::All } else { Uploaded::NotWanted }
     }
 
     fn release(&mut self, bytes: usize) {

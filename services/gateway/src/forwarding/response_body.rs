@@ -1,12 +1,13 @@
 //! The endpoint's half of a call: from the endpoint's stream to the caller's, at the caller's pace.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{RecvStream, SendStream};
 
-use crate::admission::unread_answers::{NotTaken, Stall, UnreadAnswers};
+use crate::admission::unread_answers::{Stall, UnreadAnswers};
+use crate::forwarding::attempt_end::AttemptEnd;
 use crate::upstream::FIRST_WINDOW;
 
 /// A response body on its way.
@@ -19,35 +20,21 @@ pub(crate) struct ResponseBody {
     stall: Stall,
 }
 
-/// How a response_body ended. The end itself is not sent yet.
-#[derive(Debug)]
-pub(crate) enum Downloaded {
-    /// The endpoint's trailers.
-    Trailers(HeaderMap),
-    /// The endpoint ended without trailers, which in gRPC is its mistake.
-    NoTrailers,
-    /// The endpoint's stream broke.
-    Broken(shoal_http2::Error),
-    /// The caller takes no more.
-    CallerGone,
-    /// The caller took nothing, for so long, and the answer is not kept for it any longer.
-    NotTaken(NotTaken),
-}
-
 impl ResponseBody {
     /// Of `from`, of which `chunk` was read already.
     pub(crate) fn new(from: RecvStream, chunk: Bytes) -> ResponseBody {
         ResponseBody { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
     }
 
-    /// Moves what can be moved. `unary`: the answer is one message.
+    /// Moves what can be moved. Ready with the endpoint's trailers, which are not sent yet; without any if it sent none, which in gRPC
+    /// is its mistake. `unary`: the answer is one message.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut SendStream,
         unread: &UnreadAnswers,
         unary: bool,
-    ) -> Poll<Downloaded> {
+    ) -> Poll<Result<Option<HeaderMap>, AttemptEnd>> {
         loop {
             if !self.chunk.is_empty() {
                 match to.poll_send(cx, &mut self.chunk, false) {
@@ -56,7 +43,7 @@ impl ResponseBody {
                         self.took(sent, unread);
                         continue;
                     }
-                    Poll::Ready(Err(_)) => return Poll::Ready(Downloaded::CallerGone),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(AttemptEnd::CallerGone)),
                     Poll::Pending => return self.stalled(cx, unread, unary),
                 }
             }
@@ -66,13 +53,9 @@ impl ResponseBody {
             };
             match data {
                 Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(error)) => return Poll::Ready(Downloaded::Broken(error)),
+                Some(Err(error)) => return Poll::Ready(Err(AttemptEnd::Broken(error))),
                 None => {
-                    return Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
-                        Ok(Some(trailers)) => Downloaded::Trailers(trailers),
-                        Ok(None) => Downloaded::NoTrailers,
-                        Err(error) => Downloaded::Broken(error),
-                    });
+                    return self.from.poll_trailers(cx).map_err(AttemptEnd::Broken);
                 }
             }
         }
@@ -96,12 +79,17 @@ impl ResponseBody {
     }
 
     /// The caller takes nothing now. Ready when that was so for too long.
-    fn stalled(&mut self, cx: &mut Context<'_>, unread: &UnreadAnswers, unary: bool) -> Poll<Downloaded> {
+    fn stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        unread: &UnreadAnswers,
+        unary: bool,
+    ) -> Poll<Result<Option<HeaderMap>, AttemptEnd>> {
         if self.stall.is_new() {
             self.from.count_unread(&unread.counter);
         }
         if let Poll::Ready(not_taken) = self.stall.poll(cx, unread, unary) {
-            return Poll::Ready(Downloaded::NotTaken(not_taken));
+            return Poll::Ready(Err(AttemptEnd::NotTaken(not_taken)));
         }
         if self.stall.is_watched(unread) {
             self.from.wake_for_more(cx);

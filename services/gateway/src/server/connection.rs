@@ -17,8 +17,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::admission::connection_slots::ConnectionSlot;
 use crate::admission::connection_state::{ConnectionState, Cut};
-use crate::forwarding::call;
 use crate::forwarding::context::CallContext;
+use crate::forwarding::dispatch;
 use crate::server::lifetime::{Lifetime, Verdict, Why};
 use crate::upstream;
 
@@ -179,7 +179,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                         respond.send_reset(Reason::REFUSED_STREAM);
                         continue;
                     }
-                    call::serve(this.context, &this.client, request, respond);
+                    dispatch::serve(this.context, &this.client, request, respond);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, "connection ended");

@@ -1,0 +1,66 @@
+//! How a call ended, and what follows from that: its caller is told, it is counted, its span and its access line end.
+
+use shoal_http2::Reason;
+use shoal_kit::access::Forwarded;
+use tokio::time::Instant;
+use tonic::Code;
+use tracing::Span;
+
+use crate::admission::rapid_reset::PREMATURE;
+use crate::error::Error;
+use crate::forwarding::downstream::Downstream;
+use crate::forwarding::span;
+use crate::upstream::meter::Meter;
+
+/// How a call ended.
+pub(super) enum CallEnd {
+    /// The caller has an answer, or a reset that means this code.
+    Answered(Code),
+    /// The gateway failed the call, and the caller is to be told.
+    Failed(Error),
+    /// The caller left first.
+    CallerGone,
+}
+
+impl CallEnd {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            CallEnd::Answered(code) => *code,
+            CallEnd::Failed(error) => error.code(),
+            CallEnd::CallerGone => Code::Cancelled,
+        }
+    }
+}
+
+/// Ends a call: tells its caller, and counts it.
+pub(super) fn finish(
+    end: CallEnd,
+    caller: &mut Downstream,
+    span: &Span,
+    meter: &Meter,
+    started: Instant,
+    forwarded: Option<Forwarded<'_>>,
+) {
+    let code = end.code();
+    let took = started.elapsed();
+    span::end_call(span, code);
+    meter.call(code, took);
+    caller.log_access(code, took, forwarded);
+    match end {
+        CallEnd::Answered(_) => {}
+        CallEnd::Failed(error) => caller.fail(error),
+        CallEnd::CallerGone if took < PREMATURE => caller.client().resets.premature(),
+        CallEnd::CallerGone => {}
+    }
+}
+
+/// What a reset means in gRPC ("gRPC over HTTP/2", Errors).
+pub(super) fn code_of_reset(reason: Reason) -> Code {
+    match reason {
+        Reason::CANCEL => Code::Cancelled,
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    }
+}
