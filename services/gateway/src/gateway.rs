@@ -30,7 +30,7 @@ use crate::server::worker::{Running, Thread};
 use crate::service;
 use crate::service::status;
 use crate::upstream::Upstream;
-use crate::upstream::meter::Meter;
+use crate::upstream::method_meter::{MethodMeter, UNKNOWN};
 
 /// A gateway that has its address.
 pub struct Gateway {
@@ -115,7 +115,7 @@ impl Gateway {
                     routes: routes.clone(),
                     memory: memory.clone(),
                     callers: callers.clone(),
-                    meter: Meter::new("gateway"),
+                    unrouted: MethodMeter::new("gateway", UNKNOWN),
                     sampling: Sampling::of(&settings.telemetry),
                     stop: stop.clone(),
                     stopping: stopping.clone(),

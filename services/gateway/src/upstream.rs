@@ -2,6 +2,7 @@
 
 pub(crate) mod endpoint_latency;
 pub(crate) mod meter;
+pub(crate) mod method_meter;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

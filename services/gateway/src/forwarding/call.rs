@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::error::headers_too_long::TooLong;
 use crate::forwarding::attempt::{Attempt, Sides, Unary, outcome_of_error};
 use crate::forwarding::attempt_end::{AttemptEnd, AttemptSummary};
-use crate::forwarding::call_end::{self, CallEnd, code_of_reset};
+use crate::forwarding::call_end::{self, CallEnd, Meters, code_of_reset};
 use crate::forwarding::downstream::Downstream;
 use crate::forwarding::request_body::RequestBody;
 use crate::forwarding::request_head::RequestHead;
@@ -52,7 +52,8 @@ pub(super) async fn forward(
     _permits: Admitted,
 ) {
     let started = head.started();
-    let upstream = route.upstream();
+    let destination = route.destination();
+    let upstream = &destination.upstream;
     let state = upstream.on_worker(core);
     let share = caller.client().share.clone();
     let mut call = Call {
@@ -70,7 +71,8 @@ pub(super) async fn forward(
     };
     let end = call.run().await;
     let forwarded = Forwarded { upstream: &upstream.name, endpoint: call.at, attempts: call.attempts.made() };
-    call_end::finish(end, &mut call.caller, &span, &state.meter, started, Some(forwarded));
+    let meters = Meters { upstream: Some(&state.meter), method: &destination.calls };
+    call_end::finish(end, &mut call.caller, &span, meters, started, Some(forwarded));
 }
 
 /// A call that is forwarded.

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::forwarding::downstream::Downstream;
 use crate::forwarding::span;
 use crate::upstream::meter::Meter;
+use crate::upstream::method_meter::MethodMeter;
 
 /// How a call ended.
 pub(super) enum CallEnd {
@@ -32,19 +33,30 @@ impl CallEnd {
     }
 }
 
+/// What counts a call.
+#[derive(Clone, Copy)]
+pub(super) struct Meters<'m> {
+    /// Of the upstream that it was for, if one was.
+    pub(super) upstream: Option<&'m Meter>,
+    pub(super) method: &'m MethodMeter,
+}
+
 /// Ends a call: tells its caller, and counts it.
 pub(super) fn finish(
     end: CallEnd,
     caller: &mut Downstream,
     span: &Span,
-    meter: &Meter,
+    meters: Meters<'_>,
     started: Instant,
     forwarded: Option<Forwarded<'_>>,
 ) {
     let code = end.code();
     let took = started.elapsed();
     span::end_call(span, code);
-    meter.call(code, took);
+    if let Some(upstream) = meters.upstream {
+        upstream.call(code);
+    }
+    meters.method.record(code, took);
     caller.log_access(code, took, forwarded);
     match end {
         CallEnd::Answered(_) => {}

@@ -15,7 +15,7 @@ use crate::admission::connection_slots::ConnectionSlots;
 use crate::admission::quota::CallerQuotas;
 use crate::config::Config;
 use crate::routing::catalog::Catalog;
-use crate::upstream::meter::Meter;
+use crate::upstream::method_meter::MethodMeter;
 
 /// What the calls of one core share.
 pub(crate) struct CallContext {
@@ -29,8 +29,8 @@ pub(crate) struct CallContext {
     pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
     pub(crate) callers: Option<Arc<CallerQuotas>>,
-    /// Counts what the gateway answers itself.
-    pub(crate) meter: Meter,
+    /// Counts calls that are refused before their route is known.
+    pub(crate) unrouted: MethodMeter,
     /// Which calls are traced.
     pub(crate) sampling: Sampling,
     /// Cancelled when connections are to be ended.

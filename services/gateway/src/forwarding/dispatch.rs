@@ -12,14 +12,14 @@ use crate::admission::connection_state::ConnectionState;
 use crate::error::Error;
 use crate::error::headers_too_long::TooLong;
 use crate::forwarding::call::{Admitted, forward};
-use crate::forwarding::call_end::{self, CallEnd};
+use crate::forwarding::call_end::{self, CallEnd, Meters};
 use crate::forwarding::context::CallContext;
 use crate::forwarding::downstream::Downstream;
 use crate::forwarding::in_flight::InFlight;
 use crate::forwarding::request_head::{Kind, RequestHead, is_call, kind};
 use crate::forwarding::{local, local_reply, span};
 use crate::routing::table::{Route, Target};
-use crate::upstream::meter::Meter;
+use crate::upstream::method_meter::MethodMeter;
 
 /// Answers one request: at once if it is to be refused, else in a task of its own.
 pub(crate) fn serve(
@@ -48,47 +48,53 @@ pub(crate) fn serve(
     let access = Access::begin(parts.uri.path(), &parts.headers, client.peer);
     let mut caller = Downstream::new(respond, in_flight, access);
     if let Some(ending) = client.ending() {
-        return refuse(&context.meter, &mut caller, ending, started);
+        return refuse(&context.unrouted, &mut caller, ending, started);
     }
     if caller.is_gone() {
         // Opened and reset in one breath: nobody else needs to know.
         return client.resets.premature();
     }
     if let Err(error) = entered {
-        return refuse(&context.meter, &mut caller, error, started);
+        return refuse(&context.unrouted, &mut caller, error, started);
     }
     if let Some(list) = too_long {
-        return refuse(&context.meter, &mut caller, TooLong::call(*list), started);
+        return refuse(&context.unrouted, &mut caller, TooLong::call(*list), started);
     }
     let found = match context.catalog.table().find(parts.uri.path(), &parts.headers) {
-        Ok(Target::Upstream(route)) => Ok(Some(route.clone())),
-        Ok(Target::Local) => Ok(None),
+        Ok(Target::Upstream(route)) => Ok(Ok(route.clone())),
+        Ok(Target::Local(meter)) => Ok(Err(meter.clone())),
         Err(error) => Err(error),
     };
     let route = match found {
         Ok(route) => route,
-        Err(error) => return refuse(&context.meter, &mut caller, error, started),
+        Err(error) => return refuse(&context.unrouted, &mut caller, error, started),
     };
     let bounds = route.as_ref().map_or(&context.config.deadline, |route| &route.deadline);
     let mut head = match RequestHead::read(parts, started, bounds) {
         Ok(head) => head,
-        Err(error) => return refuse(&context.meter, &mut caller, error, started),
+        Err(error) => return refuse(&context.unrouted, &mut caller, error, started),
     };
     let span = span::call(context.sampling, &mut head);
     caller.traced(head.headers(), &span);
-    let Some(route) = route else {
-        let context = context.clone();
-        tokio::spawn(Box::pin(async move {
-            let end = local::serve(&context, head, body, &mut caller, &span).await;
-            call_end::finish(end, &mut caller, &span, &context.meter, started, None);
-        }));
-        return;
+    let route = match route {
+        Ok(route) => route,
+        Err(meter) => {
+            let context = context.clone();
+            tokio::spawn(Box::pin(async move {
+                let end = local::serve(&context, head, body, &mut caller, &span).await;
+                let meters = Meters { upstream: None, method: &meter };
+                call_end::finish(end, &mut caller, &span, meters, started, None);
+            }));
+            return;
+        }
     };
     let permits = match admit(context, client, &route, &head, started) {
         Ok(permits) => permits,
         Err(error) => {
-            let meter = &route.upstream().on_worker(context.index).meter;
-            return call_end::finish(CallEnd::Failed(error), &mut caller, &span, meter, started, None);
+            let to = route.destination();
+            let meter = &to.upstream.on_worker(context.index).meter;
+            let meters = Meters { upstream: Some(meter), method: &to.calls };
+            return call_end::finish(CallEnd::Failed(error), &mut caller, &span, meters, started, None);
         }
     };
     let forwarded = forward(context.index, route, head, body, caller, span, permits);
@@ -112,6 +118,13 @@ fn admit(
     Ok([admitted.flatten(), entered.transpose()?])
 }
 
-fn refuse(meter: &Meter, caller: &mut Downstream, error: Error, started: Instant) {
-    call_end::finish(CallEnd::Failed(error), caller, &Span::none(), meter, started, None);
+fn refuse(method: &MethodMeter, caller: &mut Downstream, error: Error, started: Instant) {
+    call_end::finish(
+        CallEnd::Failed(error),
+        caller,
+        &Span::none(),
+        Meters { upstream: None, method },
+        started,
+        None,
+    );
 }

@@ -1,7 +1,8 @@
 //! Which upstream a call goes to and by which rules, by its path: one immutable table, replaced as a whole when anything
 //! changes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,30 @@ use crate::routing::lint::RouteLint;
 use crate::routing::route_file::{Headers, Hedge, RouteFile, RouteMatch, Rule};
 use crate::routing::service_claims::ServiceClaims;
 use crate::upstream::Upstream;
+use crate::upstream::method_meter::{MethodMeter, UNKNOWN};
+
+/// How many methods have a label of their own in metrics; the calls of further ones are counted as `other`.
+const METHODS_LABELLED_MAX: usize = 1_000;
+const OTHER: &str = "other";
+
+/// An upstream that calls of a route go to, and what counts them.
+pub(crate) struct Destination {
+    pub(crate) upstream: Arc<Upstream>,
+    weight: u32,
+    pub(crate) calls: MethodMeter,
+}
+
+impl Destination {
+    fn new(upstream: &Arc<Upstream>, weight: u32, method: &str) -> Destination {
+        let calls = MethodMeter::new(&upstream.name, method);
+        Destination { upstream: upstream.clone(), weight, calls }
+    }
+}
 
 /// Where a call goes, by which rules, and what is known of its method.
 pub(crate) struct Route {
     /// Most often one.
-    upstreams: Vec<(Arc<Upstream>, u32)>,
+    destinations: Vec<Destination>,
     weight: u32,
     /// Whether the descriptors say that the method is safe to repeat.
     pub(crate) idempotent: bool,
@@ -42,25 +62,37 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// The upstream of one call: by weight, if there are several.
-    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
-        let mut drawn = if self.upstreams.len() > 1 { fastrand::u32(..self.weight) } else { 0 };
-        let mut chosen = &self.upstreams[0].0;
-        for (upstream, weight) in &self.upstreams {
-            if drawn < *weight {
-                chosen = upstream;
+    /// Draws where one call goes: by weight, if there are several upstreams.
+    pub(crate) fn destination(&self) -> &Destination {
+        let mut drawn = if self.destinations.len() > 1 { fastrand::u32(..self.weight) } else { 0 };
+        let mut chosen = &self.destinations[0];
+        for destination in &self.destinations {
+            if drawn < destination.weight {
+                chosen = destination;
                 break;
             }
-            drawn -= weight;
+            drawn -= destination.weight;
         }
         chosen
+    }
+
+    /// Returns the same route for another method of its service.
+    fn of_method(&self, method: &str) -> Arc<Route> {
+        let destinations = self.destinations.iter();
+        let variants = self.variants.iter();
+        Arc::new(Route {
+            destinations: destinations.map(|to| Destination::new(&to.upstream, to.weight, method)).collect(),
+            gate: self.gate.clone(),
+            variants: variants.map(|(headers, route)| (headers.clone(), route.of_method(method))).collect(),
+            ..*self
+        })
     }
 }
 
 /// Where a path leads.
 pub(crate) enum Target<'t> {
-    /// To the gateway's own services.
-    Local,
+    /// To the gateway's own services, with what counts the calls.
+    Local(&'t Arc<MethodMeter>),
     /// To an upstream.
     Upstream(&'t Arc<Route>),
 }
@@ -75,7 +107,10 @@ pub(crate) struct Table {
     /// By `package.Service`.
     services: HashMap<Box<str>, Arc<Route>>,
     default: Option<Arc<Route>>,
-    local: BTreeSet<&'static str>,
+    /// The gateway's own services: what counts calls of methods that they lack.
+    local: BTreeMap<&'static str, Arc<MethodMeter>>,
+    /// What counts calls of those they have, by path.
+    local_methods: HashMap<Box<str>, Arc<MethodMeter>>,
     /// What of the configuration cannot be meant, as far as that is known.
     pub(crate) lints: Vec<String>,
     /// What of what an upstream lists is not routed to it, with the upstream's name.
@@ -139,7 +174,16 @@ impl Table {
             lints,
             warnings: warnings.collect(),
             descriptors: Arc::new(descriptors),
-            local: plan.local.iter().copied().collect(),
+            local: plan.local.iter().map(|service| (*service, local_meter(service, UNKNOWN))).collect(),
+            local_methods: plan
+                .ours
+                .services()
+                .filter(|service| plan.local.contains(&service.name.as_str()))
+                .flat_map(|service| service.methods.iter().map(move |method| (&service.name, &method.name)))
+                .map(|(service, method)| {
+                    (format!("/{service}/{method}").into(), local_meter(service, method))
+                })
+                .collect(),
             ..Table::default()
         };
         let builder = Builder::new(&plan);
@@ -147,7 +191,7 @@ impl Table {
             builder.service(&mut table, service, entry);
         }
         if let Some(entry) = entries.iter().find(|entry| entry.default) {
-            table.default = Some(builder.route(&entry.upstream, Traits::default(), "", None));
+            table.default = Some(builder.route(&entry.upstream, Traits::default(), "", None, UNKNOWN));
         }
         table.entries = plan.entries;
         table
@@ -162,8 +206,8 @@ impl Table {
         if let Some(route) = self.services.get(service) {
             return Ok(Target::Upstream(variant(route, headers)));
         }
-        if self.local.contains(service) {
-            return Ok(Target::Local);
+        if let Some(unknown) = self.local.get(service) {
+            return Ok(Target::Local(self.local_methods.get(path).unwrap_or(unknown)));
         }
         let Some(default) = &self.default else { return Err(self.unknown(service)) };
         match role_of(service) {
@@ -181,18 +225,20 @@ impl Table {
         self.services
             .get(service)
             .into_iter()
-            .flat_map(|route| &route.upstreams)
-            .map(|(upstream, _)| upstream)
+            .flat_map(|route| &route.destinations)
+            .map(|destination| &destination.upstream)
     }
 
     /// Whether the gateway itself serves `service`.
     pub(crate) fn is_local(&self, service: &str) -> bool {
-        self.local.contains(service)
+        self.local.contains_key(service)
     }
 
     /// The services routed to an upstream, in order.
     pub(crate) fn services_of(&self, upstream: &Arc<Upstream>) -> Vec<String> {
-        let goes_there = |route: &Arc<Route>| route.upstreams.iter().any(|(to, _)| Arc::ptr_eq(to, upstream));
+        let goes_there = |route: &Arc<Route>| {
+            route.destinations.iter().any(|destination| Arc::ptr_eq(&destination.upstream, upstream))
+        };
         let ours = self.services.iter().filter(|(_, route)| {
             goes_there(route) || route.variants.iter().any(|(_, variant)| goes_there(variant))
         });
@@ -240,16 +286,25 @@ struct Builder<'p> {
     entries: &'p [Entry],
     config: &'p Config,
     rules: &'p [Rule],
+    /// How many methods have a label of their own.
+    labelled: Cell<usize>,
 }
 
 impl<'p> Builder<'p> {
     fn new(plan: &'p Plan<'_>) -> Builder<'p> {
-        Builder { entries: &plan.entries, config: plan.config, rules: &plan.rules.0 }
+        Builder { entries: &plan.entries, config: plan.config, rules: &plan.rules.0, labelled: Cell::new(0) }
+    }
+
+    /// The name by which a method is counted.
+    fn label<'l>(&self, path: &'l str) -> &'l str {
+        self.labelled.set(self.labelled.get() + 1);
+        if self.labelled.get() > METHODS_LABELLED_MAX { OTHER } else { path.trim_start_matches('/') }
     }
 
     fn service(&self, table: &mut Table, service: &str, entry: &Entry) {
         let upstream = &entry.upstream;
-        let of_service = self.route(upstream, Traits::default(), service, None);
+        let unknown = format!("{service}/{UNKNOWN}");
+        let of_service = self.route(upstream, Traits::default(), service, None, &unknown);
         let described = entry.service(service).map_or(&[][..], |service| service.methods.as_slice());
         // Routes of methods without rules of their own are the same but for their traits.
         let mut alike = vec![(Traits::default(), of_service.clone())];
@@ -258,11 +313,11 @@ impl<'p> Builder<'p> {
             let (idempotent, streaming) = (method.idempotent, method.streaming);
             let traits = Traits { idempotent, streaming, unary: !streaming };
             let route = if self.has_rules(&path) {
-                self.route(upstream, traits, service, Some(&path))
+                self.route(upstream, traits, service, Some(&path), self.label(&path))
             } else if let Some((_, route)) = alike.iter().find(|(of, _)| *of == traits) {
-                route.clone()
+                route.of_method(self.label(&path))
             } else {
-                let route = self.route(upstream, traits, service, None);
+                let route = self.route(upstream, traits, service, None, self.label(&path));
                 alike.push((traits, route.clone()));
                 route
             };
@@ -273,7 +328,8 @@ impl<'p> Builder<'p> {
                 && rule.of.service() == service
                 && !table.methods.contains_key(path.as_str())
             {
-                let route = self.route(upstream, Traits::default(), service, Some(path));
+                let label = self.label(path);
+                let route = self.route(upstream, Traits::default(), service, Some(path), label);
                 table.methods.insert(path.as_str().into(), route);
             }
         }
@@ -289,17 +345,24 @@ impl<'p> Builder<'p> {
     }
 
     /// The route of a path, or of every path of a service: its rules in their order, up to the first for all headers.
-    fn route(&self, own: &Arc<Upstream>, traits: Traits, service: &str, path: Option<&str>) -> Arc<Route> {
+    fn route(
+        &self,
+        own: &Arc<Upstream>,
+        traits: Traits,
+        service: &str,
+        path: Option<&str>,
+        label: &str,
+    ) -> Arc<Route> {
         let mut variants = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.of.covers(service, path)) {
-            let route = self.ruled(own, traits, rule);
+            let route = self.ruled(own, traits, rule, label);
             if rule.headers.is_empty() {
                 return Arc::new(Route { variants, ..route });
             }
             variants.push((rule.headers.clone(), Arc::new(route)));
         }
         Arc::new(Route {
-            upstreams: vec![(own.clone(), 1)],
+            destinations: vec![Destination::new(own, 1, label)],
             weight: 1,
             idempotent: traits.idempotent,
             streaming: traits.streaming,
@@ -314,18 +377,18 @@ impl<'p> Builder<'p> {
         })
     }
 
-    fn ruled(&self, own: &Arc<Upstream>, traits: Traits, rule: &Rule) -> Route {
+    fn ruled(&self, own: &Arc<Upstream>, traits: Traits, rule: &Rule, label: &str) -> Route {
         let named = |(name, weight): &(String, u32)| {
             let entry = entry_named(self.entries, name)?;
-            (*weight > 0).then(|| (entry.upstream.clone(), *weight))
+            (*weight > 0).then(|| Destination::new(&entry.upstream, *weight, label))
         };
-        let mut upstreams: Vec<_> = rule.split.iter().filter_map(named).collect();
-        if upstreams.is_empty() {
-            upstreams.push((own.clone(), 1));
+        let mut destinations: Vec<_> = rule.split.iter().filter_map(named).collect();
+        if destinations.is_empty() {
+            destinations.push(Destination::new(own, 1, label));
         }
         Route {
-            weight: upstreams.iter().map(|(_, weight)| weight).sum(),
-            upstreams,
+            weight: destinations.iter().map(|destination| destination.weight).sum(),
+            destinations,
             idempotent: traits.idempotent,
             streaming: traits.streaming,
             unary: traits.unary,
@@ -338,6 +401,10 @@ impl<'p> Builder<'p> {
             variants: Vec::new(),
         }
     }
+}
+
+fn local_meter(service: &str, method: &str) -> Arc<MethodMeter> {
+    Arc::new(MethodMeter::new("gateway", &format!("{service}/{method}")))
 }
 
 fn entry_named<'e>(entries: &'e [Entry], name: &str) -> Option<&'e Entry> {

@@ -14,6 +14,7 @@ mod hedge;
 mod lifetime;
 mod limits;
 mod lists;
+mod metrics;
 mod peers;
 mod protocol;
 mod reflection;
