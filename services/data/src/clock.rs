@@ -1,6 +1,6 @@
-//! Write timestamps: from a caller's idempotency token, or from this clone's clock.
+//! Write timestamps: from a caller's idempotency token, or from the clone's clock.
 //!
-//! A write's timestamp decides which write of a row stays, and it makes a repeat harmless: the same write at the same
+//! The timestamp of a write decides which write of a row stays, and makes a repeat harmless: the same write at the same
 //! timestamp changes nothing more.
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,46 +8,46 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shoal_kit::{Invalid, reason};
 
-/// Microseconds since 1970, UTC.
+/// A timestamp of a write, or another time in the same unit: microseconds since 1970, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WriteTimestamp(pub(crate) i64);
 
-/// A token from further ahead than this would hide every later write for that long.
+/// Longest time that a token may be ahead. A token from further ahead would hide every later write for that long.
 const TOKEN_AHEAD_MAX: i64 = 5 * 60 * 1_000_000;
 
-/// A token from longer ago than this is a mistake: milliseconds or seconds read as microseconds lie in January 1970, where
-/// a write hides behind every other and is lost. Moments of history that somebody brings along are younger.
+/// Longest time that a token may be behind. An older token is a mistake: milliseconds or seconds read as microseconds lie in
+/// January 1970, where a write hides behind every other one and is lost. Writes of older data that are migrated are younger.
 const TOKEN_BEHIND_MAX: i64 = TOKEN_BEHIND_YEARS * 366 * 24 * 3600 * 1_000_000;
 const TOKEN_BEHIND_YEARS: i64 = 10;
 
-/// Limit of a token's nonce.
+/// Longest nonce of a token.
 const NONCE_BYTES_MAX: usize = 64;
 
-/// One Mutate uses two timestamps: delete ranges are applied one microsecond before everything else.
+/// Number of timestamps that one Mutate uses: deleted ranges are applied one microsecond before everything else.
 const STEP: i64 = 2;
 
 impl WriteTimestamp {
-    /// The wall clock.
+    /// Returns the time of the wall clock.
     pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// This many seconds later.
+    /// Returns the time that is `seconds` later.
     #[must_use]
     pub(crate) fn plus_seconds(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(i64::from(seconds) * 1_000_000))
     }
 }
 
-/// A clone's source of timestamps: the wall clock, but never the same or an earlier one twice.
+/// A clone's source of timestamps: the wall clock, but never the same or an earlier time twice.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     last: AtomicI64,
 }
 
 impl Clock {
-    /// A timestamp later than all that this clock gave out.
+    /// Returns a timestamp that is later than all that this clock gave out.
     pub(crate) fn next(&self) -> WriteTimestamp {
         self.after(WriteTimestamp::now())
     }
@@ -59,10 +59,10 @@ impl Clock {
     }
 }
 
-/// The timestamp in `<microseconds since 1970>-<nonce>`.
+/// Returns the timestamp in `<microseconds since 1970>-<nonce>`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when it has another form, or lies more than five minutes ahead of `now` or ten years behind.
+/// INVALID_ARGUMENT when the token has another form, or lies more than five minutes ahead of `now` or ten years behind.
 pub(crate) fn stamp_of_token(token: &str, now: WriteTimestamp) -> Result<WriteTimestamp, Invalid> {
     let malformed = || {
         Invalid::new(
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_never_goes_back_or_stands_still() {
+    fn clock_only_moves_forward() {
         let clock = Clock::default();
         assert_eq!(clock.after(WriteTimestamp(1000)), WriteTimestamp(1000));
         assert_eq!(clock.after(WriteTimestamp(1000)), WriteTimestamp(1002));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_a_time_and_a_nonce() {
+    fn token_is_time_and_nonce() {
         let now = WriteTimestamp(1_000_000_000);
         assert_eq!(stamp_of_token("1000-a-B_9", now).unwrap(), WriteTimestamp(1000));
         assert_eq!(stamp_of_token("1300000000-x", now).unwrap(), WriteTimestamp(1_300_000_000));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_another_unit_is_refused() {
+    fn token_in_milliseconds_is_refused() {
         let now = WriteTimestamp(1_800_000_000_000_000);
         for other_unit in [now.0 / 1000, now.0 / 1_000_000, now.0 - TOKEN_BEHIND_MAX - 1] {
             let error = stamp_of_token(&format!("{other_unit}-x"), now).unwrap_err();

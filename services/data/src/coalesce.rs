@@ -1,8 +1,8 @@
-//! Concurrent identical reads as one.
+//! Coalesces concurrent identical reads into one.
 //!
-//! A caller may only be given a read that was sent after the caller came: a read sent before could miss a write that
-//! the caller knows to be done. So for each key at most one read runs, callers that come meanwhile wait for the *next*
-//! one together, and that is sent when the running one has ended.
+//! A caller may only be given a read that was sent after the caller came: an earlier read could miss a write that the caller
+//! knows to be done. So at most one read runs for each key. Callers that come meanwhile wait together for the *next* read,
+//! which is sent when the running one has ended.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,29 +17,29 @@ pub(crate) struct Coalescer<K, V> {
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
-/// A read is running; these wait for the one after it.
+/// A read in flight, with the callers that wait for the next one.
 #[derive(Debug)]
 struct Flight<V> {
     next: Vec<Waiter<V>>,
 }
 
-/// A caller: where its answer goes, and the span that the read belongs to if the caller is the first.
+/// A caller that waits: where its answer goes, and the span that the read belongs to if the caller is the first.
 #[derive(Debug)]
 struct Waiter<V> {
     answer: oneshot::Sender<V>,
     span: Span,
 }
 
-/// What a caller has to do.
+/// The task of a caller that joined.
 #[derive(Debug)]
 pub(crate) enum Ticket<K: Eq + Hash, V> {
-    /// Run the read, in a task that ends whatever happens to the caller: [`Leader::run`].
+    /// The caller runs the read, in a task that ends whatever happens to the caller: [`Leader::run`].
     Lead(Leader<K, V>, oneshot::Receiver<V>),
-    /// Wait: somebody else's task runs the read. An error means that it was lost.
+    /// The caller waits, because another caller's task runs the read. An error means that the read was lost.
     Follow(oneshot::Receiver<V>),
 }
 
-/// The right to run the reads of a key until nobody waits for one.
+/// The right to run the reads of a key until no caller waits for one.
 #[derive(Debug)]
 pub(crate) struct Leader<K: Eq + Hash, V> {
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
@@ -48,7 +48,7 @@ pub(crate) struct Leader<K: Eq + Hash, V> {
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Coalescer<K, V> {
-    /// With nothing in flight.
+    /// Makes a coalescer without reads in flight.
     pub(crate) fn new() -> Self {
         Self { flights: Arc::default() }
     }
@@ -69,12 +69,12 @@ impl<K: Eq + Hash + Clone, V: Clone> Coalescer<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Leader<K, V> {
-    /// Runs `read` for those who came before it, then again for those who came while it ran, until nobody did.
+    /// Runs `read` for the callers that came before it, then again for those that came while it ran, until none did.
     pub(crate) async fn run<F: Future<Output = V>>(mut self, read: impl Fn() -> F) {
         loop {
             let span = self.waiters.first().map_or_else(Span::none, |waiter| waiter.span.clone());
             let value = read().instrument(span).await;
-            // A caller may have gone away.
+            // The caller may have left.
             if let Some(last) = self.waiters.pop() {
                 for waiter in self.waiters.drain(..) {
                     let _ = waiter.answer.send(value.clone());
@@ -85,7 +85,7 @@ impl<K: Eq + Hash, V: Clone> Leader<K, V> {
             let next = flights.get_mut(&self.key).map(|flight| std::mem::take(&mut flight.next));
             self.waiters = next.unwrap_or_default();
             if self.waiters.iter().all(|waiter| waiter.answer.is_closed()) {
-                // Under the same lock as the look: who comes now leads.
+                // Removed under the same lock as the look, so that the next caller leads.
                 flights.remove(&self.key);
                 self.waiters.clear();
                 return;
@@ -94,7 +94,7 @@ impl<K: Eq + Hash, V: Clone> Leader<K, V> {
     }
 }
 
-/// If the task is lost, its waiters are told so and the key is free again.
+/// Tells the waiters that the task was lost, and frees the key.
 impl<K: Eq + Hash, V> Drop for Leader<K, V> {
     fn drop(&mut self) {
         if !self.waiters.is_empty() {
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads that wait for a permit each; their value is how many were sent.
+    /// Reads that wait for a permit each. Their value is the number of reads sent so far.
     #[derive(Default)]
     struct Reads {
         sent: AtomicUsize,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_share_the_read_sent_after_they_came() {
+    async fn callers_share_the_next_read() {
         let (coalescer, reads) =
             (Coalescer::new(), Arc::new(Reads { gate: Some(Semaphore::new(0)), ..Reads::default() }));
         let first = read(&coalescer, &reads);

@@ -6,31 +6,31 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
-/// `[data]`.
+/// Settings of the data role.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Cassandra keyspace; made when it is not there.
+    /// Cassandra keyspace. It is made if it is not there.
     pub keyspace: String,
-    /// Replicas of a keyspace that is made here (SimpleStrategy). Unset: one for each contact point, at most three. For
-    /// replication by data centre, make the keyspace beforehand.
+    /// Number of replicas of a keyspace that is made here (SimpleStrategy). Unset: one for each contact point, at most three.
+    /// For replication by data centre, make the keyspace beforehand.
     pub replication_factor: Option<u8>,
-    /// Data centre whose nodes coordinate this clone's statements; unset: any.
+    /// Data centre whose nodes coordinate this clone's statements. Unset: any.
     pub datacenter: Option<String>,
     /// Cassandra user.
     pub username: Option<String>,
-    /// And password: by file or environment (`SHOAL_DATA__PASSWORD`), never by flag.
+    /// Password of the Cassandra user: by file or environment (`SHOAL_DATA__PASSWORD`), never by flag.
     pub password: Option<String>,
-    /// How long a statement may take before its call is answered UNAVAILABLE.
+    /// Longest time of a statement. Past it the call is answered UNAVAILABLE.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub statement_timeout: Duration,
-    /// How long Cassandra may say nothing, while it is asked, until it counts as unreachable and calls are refused at
-    /// once.
+    /// Longest time without any answer while statements are sent. Past it Cassandra counts as unreachable, and calls are refused
+    /// at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub silence_max: Duration,
-    /// Statements in flight from one clone; calls past it are answered RESOURCE_EXHAUSTED.
+    /// Most statements in flight from one clone. Calls past it are answered RESOURCE_EXHAUSTED.
     pub statements_max: usize,
 }
 
@@ -50,10 +50,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses what could not work.
+    /// Refuses settings that cannot work.
     ///
     /// # Errors
-    /// With the key and what it may be.
+    /// When a value is out of range. The error names the key and the range.
     pub fn check(&self) -> anyhow::Result<()> {
         let name = &self.keyspace;
         let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');

@@ -1,4 +1,4 @@
-//! The service's logic over a store: finds the table, checks what callers ask against it, makes pages.
+//! The service's logic over a store: finds the table, checks a request against it, and makes pages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,56 +17,56 @@ use crate::store::{Consistency, Lookup, Query, Store};
 use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
 use crate::value::Value;
 
-/// Rows or tables of a page when the caller says nothing.
+/// Rows or tables of a page when the caller gives no size.
 const PAGE_SIZE_DEFAULT: usize = 100;
-/// And at most.
+/// Most rows or tables of a page.
 const PAGE_SIZE_MAX: usize = 1000;
 
-/// Keys of one BatchGet.
+/// Most keys of a BatchGet.
 const BATCH_KEYS_MAX: usize = 100;
-/// Of these, read at once.
+/// Most keys of a BatchGet that are read at the same time.
 const BATCH_READS_MAX: usize = 32;
-/// The rows of a BatchGet end before the one that would make them larger than this: clients take messages of 4 MiB.
+/// Most bytes of a BatchGet's rows. Its results end before the row that would pass it: clients take messages of 4 MiB.
 const BATCH_BYTES_MAX: usize = 2 << 20;
 
-/// One clone's view of the data.
+/// The data of a store, as one clone offers it.
 #[derive(Debug, Clone)]
 pub(crate) struct Data<S> {
     store: S,
     clock: Arc<Clock>,
 }
 
-/// A query as callers say it.
+/// A query as the caller gives it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct QueryRequest {
-    /// The table's name.
+    /// Name of the table.
     pub(crate) table: String,
-    /// The partition.
+    /// Key of the partition.
     pub(crate) partition_key: String,
-    /// First sort key.
+    /// First sort key, inclusive.
     pub(crate) start: Option<Value>,
-    /// The one after the last.
+    /// Sort key after the last, exclusive.
     pub(crate) end: Option<Value>,
-    /// What they begin with.
+    /// Prefix of the sort keys.
     pub(crate) prefix: Option<Value>,
-    /// From the largest down.
+    /// Set for the order from the largest sort key down.
     pub(crate) descending: bool,
-    /// At most this many; 0 is the default.
+    /// Most rows of the page; 0 stands for the default.
     pub(crate) page_size: i32,
-    /// Where to go on.
+    /// Token of the page; empty for the first.
     pub(crate) page_token: String,
 }
 
 impl<S: Store> Data<S> {
-    /// Over a store.
+    /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
         Self { store, clock: Arc::default() }
     }
 
-    /// Creates a table, or finds the same one.
+    /// Creates a table, or returns the table that has the same definition.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, [`Error::TableExists`], and errors of the store.
     pub(crate) async fn create_table(
         &self,
         name: &str,
@@ -80,18 +80,18 @@ impl<S: Store> Data<S> {
         self.store.create_table(definition, WriteTimestamp::now()).await
     }
 
-    /// A table.
+    /// Returns a table; `field` is the field of the request that names it.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid names, [`Error::TableNotFound`], and errors of the store.
     pub(crate) async fn table(&self, name: &str, field: &str) -> Result<Arc<Table>, Error> {
         self.store.table(&TableName::parse(name, field)?).await
     }
 
-    /// Tables by name, and the token of the next page.
+    /// Lists tables by name. Returns the token of the next page with them.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, and errors of the store.
     pub(crate) async fn tables(
         &self,
         page_size: i32,
@@ -111,10 +111,10 @@ impl<S: Store> Data<S> {
         Ok((tables, next))
     }
 
-    /// One row.
+    /// Returns one row.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, [`Error::RowNotFound`], and errors of the store.
     pub(crate) async fn get(
         &self,
         table: &str,
@@ -129,10 +129,11 @@ impl<S: Store> Data<S> {
         self.store.get(lookup).await?.ok_or(Error::RowNotFound)
     }
 
-    /// The rows of several keys, in their order; none where there is no row. Fewer than keys when the rows are large.
+    /// Returns the rows of several keys, in the order of the keys; `None` where there is no row. There are fewer rows than keys
+    /// when the rows are large.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, and errors of the store for the first row that cannot be read.
     pub(crate) async fn batch_get(
         &self,
         table: &str,
@@ -169,10 +170,10 @@ impl<S: Store> Data<S> {
         Ok(rows)
     }
 
-    /// Rows of a partition, and the token of the next page.
+    /// Returns rows of a partition, with the token of the next page.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, and errors of the store.
     pub(crate) async fn query(
         &self,
         request: QueryRequest,
@@ -201,10 +202,10 @@ impl<S: Store> Data<S> {
         Ok((page.rows, next))
     }
 
-    /// Changes one partition; the write's timestamp.
+    /// Changes one partition. Returns the timestamp of the write.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Invalid fields, and errors of the store.
     pub(crate) async fn mutate(
         &self,
         table: &str,

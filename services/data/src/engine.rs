@@ -1,4 +1,4 @@
-//! Which store a clone stands on, from the settings.
+//! The store of a clone, chosen by the settings.
 
 use anyhow::Context as _;
 use shoal_embedded::Database;
@@ -21,8 +21,8 @@ pub(crate) enum Kind {
 }
 
 impl Engine {
-    /// Cassandra when the settings name one, else the embedded database in `data_dir/data`. Cassandra need not be
-    /// reachable: clones connect when they are made, and until then their calls answer UNAVAILABLE.
+    /// Opens Cassandra when the settings name it, else the embedded database in `data_dir/data`. Cassandra need not be reachable:
+    /// clones connect when they are made, and until then their calls answer UNAVAILABLE.
     ///
     /// # Errors
     /// When the configuration is not valid or the embedded database cannot be opened.
@@ -43,7 +43,7 @@ impl Engine {
         Ok(Engine(Kind::Embedded { store, place, name: new_store_name() }))
     }
 
-    /// For the table of what runs.
+    /// Describes the engine, for the table of what runs.
     pub fn describe(&self) -> String {
         match &self.0 {
             Kind::Embedded { place, .. } => place.clone(),
@@ -51,12 +51,12 @@ impl Engine {
         }
     }
 
-    /// What a clone of it says of its store, which is in this process.
+    /// Returns what a clone says of its store in this process.
     pub(crate) fn own_backing(&self, name: &str) -> Backing {
         Backing::own(self.describe(), name)
     }
 
-    /// What a clone says of the Cassandra that it is connected to by `store`.
+    /// Returns what a clone says of the Cassandra that `store` connects it to.
     pub(crate) fn shared_backing(&self, store: &CassandraStore) -> Backing {
         let store = store.clone();
         Backing::shared(self.describe(), move || {
@@ -65,10 +65,10 @@ impl Engine {
         })
     }
 
-    /// A clone's own engine: connections of its own to Cassandra, the same embedded database.
+    /// Makes the engine of another clone: with connections of its own to Cassandra, or the same embedded database.
     ///
     /// # Errors
-    /// None today; a connection is made later.
+    /// None today: a connection is made later.
     pub async fn for_clone(&self, _settings: &Settings) -> anyhow::Result<Engine> {
         Ok(self.clone())
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, and the one place that says what callers see of it.
+//! Every error of the service, and the one place where errors become the status that callers see.
 
 use shoal_kit::Invalid;
 use shoal_kit::reason;
@@ -7,71 +7,71 @@ use tonic::{Code, Status};
 
 use crate::clock::WriteTimestamp;
 
-/// Why a call failed. `Clone`, because several callers may have waited for one read.
+/// Reason why a call failed. `Clone`, because several callers may have waited for one read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Error {
     /// An argument is not acceptable.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// No table of that name.
+    /// The table does not exist.
     #[error("no table `{0}`")]
     TableNotFound(String),
-    /// No such row.
+    /// The row does not exist.
     #[error("no such row")]
     RowNotFound,
-    /// A table of that name has another definition.
+    /// The table exists with another definition.
     #[error("table `{name}` exists with {difference}")]
     TableExists {
-        /// The table.
+        /// The name of the table.
         name: String,
-        /// What is different in the one that exists.
+        /// The differences of the table that exists.
         difference: String,
     },
     /// The engine cannot be reached. Nothing was done.
     #[error("{engine} is not reachable: {detail}")]
     Unavailable {
-        /// Which engine.
+        /// The name of the engine.
         engine: &'static str,
-        /// What was seen.
+        /// The detail that was observed.
         detail: String,
     },
-    /// The engine refused it. Nothing was done.
+    /// The engine refused the call. Nothing was done.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The engine did not answer a read in time, or too few of its replicas did.
     #[error("{engine} did not answer the read: {detail}")]
     ReadFailed {
-        /// Which engine.
+        /// The name of the engine.
         engine: &'static str,
-        /// What was seen.
+        /// The detail that was observed.
         detail: String,
     },
     /// A write was sent and its answer did not come: it may have happened.
     #[error("the outcome of the write at {stamp:?} is unknown: {detail}")]
     OutcomeUnknown {
-        /// What was seen.
+        /// The detail that was observed.
         detail: String,
-        /// The write's timestamp: a repeat at the same one changes nothing more.
+        /// The timestamp of the write. A repeat at the same timestamp changes nothing more.
         stamp: Option<WriteTimestamp>,
     },
-    /// This clone has as many statements in flight as it may have.
+    /// The clone has as many statements in flight as it may have.
     #[error("{limit} statements are in flight")]
     Overloaded {
-        /// The limit.
+        /// The most statements in flight.
         limit: usize,
     },
-    /// What is stored cannot be decoded.
+    /// Stored data cannot be decoded.
     #[error("stored data is damaged: {0}")]
     DataLoss(String),
-    /// The engine holds something under this table's name that this service did not make.
+    /// The engine has a table under this table's name that the service did not make.
     #[error("the engine has another `{table}` already: {detail}")]
     ForeignTable {
-        /// The engine's table.
+        /// The name of the engine's table.
         table: String,
-        /// How it differs.
+        /// The difference to the service's own table.
         detail: String,
     },
-    /// A defect of ours or a refusal of the engine that no caller can do anything about.
+    /// A defect of the service, or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
 }
@@ -144,9 +144,10 @@ impl From<Error> for Status {
     }
 }
 
-/// What callers are told to wait before they try again.
+/// Time that callers are told to wait before they try again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Makes the error of a write without an answer. Its metadata has the token to repeat the write with.
 fn outcome_unknown(detail: &str, stamp: Option<WriteTimestamp>) -> ApiError {
     let advice = match stamp {
         Some(_) => "repeat it with the idempotency_token it had, or with the one in this error's metadata",

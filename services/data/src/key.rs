@@ -1,4 +1,4 @@
-//! Keys of rows and ranges of sort keys. Order is that of the stored bytes: text by its UTF-8 bytes, bytes unsigned,
+//! Keys of rows and ranges of sort keys. They are ordered like their stored bytes: text by its UTF-8 bytes, bytes unsigned,
 //! integers signed.
 
 use bytes::Bytes;
@@ -7,32 +7,32 @@ use shoal_kit::{Invalid, reason};
 use crate::table::SortKeyType;
 use crate::value::Value;
 
-/// Limit of a partition key and of a textual or binary sort key.
+/// Longest partition key, and longest sort key of text or bytes.
 const KEY_BYTES_MAX: usize = 1024;
 
-/// Which partition.
+/// Key of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PartitionKey(String);
 
-/// Where in the partition. `Unit` is the only row of a table without sort keys.
+/// Sort key of a row. `Unit` is the key of the only row in a partition of a table without sort keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum SortKey {
-    /// No sort key.
+    /// The table has no sort keys.
     Unit,
-    /// Text.
+    /// A sort key of type STRING.
     Text(String),
-    /// An integer.
+    /// A sort key of type INT64.
     Int(i64),
-    /// Bytes.
+    /// A sort key of type BYTES.
     Bytes(Bytes),
 }
 
-/// Sort keys from `start` (inclusive) to `end` (exclusive); an absent bound is open.
+/// Range of sort keys from `start` (inclusive) to `end` (exclusive). An absent bound is open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct SortRange {
-    /// The first.
+    /// The first sort key.
     pub(crate) start: Option<SortKey>,
-    /// The one after the last.
+    /// The sort key after the last.
     pub(crate) end: Option<SortKey>,
 }
 
@@ -40,7 +40,7 @@ impl PartitionKey {
     /// Checks the length.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT.
+    /// INVALID_ARGUMENT when the key is empty or too long.
     pub(crate) fn parse(key: String) -> Result<Self, Invalid> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(Invalid::new(
@@ -52,17 +52,17 @@ impl PartitionKey {
         Ok(Self(key))
     }
 
-    /// The text.
+    /// Returns the key as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl SortKey {
-    /// The sort key of one row.
+    /// Reads the sort key of one row.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when it does not fit the table.
+    /// INVALID_ARGUMENT when the value does not fit the table.
     pub(crate) fn parse(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Self, Invalid> {
         match (of, value) {
             (SortKeyType::None, None) => Ok(SortKey::Unit),
@@ -80,7 +80,7 @@ impl SortKey {
         }
     }
 
-    /// A bound of a range; empty text or bytes are an open bound.
+    /// Reads a bound of a range. Empty text and empty bytes are an open bound.
     fn parse_bound(of: SortKeyType, value: Option<Value>, field: &str) -> Result<Option<Self>, Invalid> {
         match value {
             None => Ok(None),
@@ -111,7 +111,7 @@ impl SortKey {
         }
     }
 
-    /// The smallest key greater than this one; none after the last.
+    /// Returns the smallest key that is greater than this one; none after the last.
     pub(crate) fn successor(&self) -> Option<Self> {
         match self {
             SortKey::Unit => None,
@@ -121,18 +121,18 @@ impl SortKey {
         }
     }
 
-    /// Bytes that sort as the keys of one type do.
+    /// Returns bytes that sort like the keys of one type.
     pub(crate) fn ordered_bytes(&self) -> Vec<u8> {
         match self {
             SortKey::Unit => Vec::new(),
             SortKey::Text(text) => text.as_bytes().to_vec(),
-            // The sign bit flipped: negative numbers come first.
+            // With the sign bit flipped negative numbers come first.
             SortKey::Int(int) => (int.cast_unsigned() ^ (1 << 63)).to_be_bytes().to_vec(),
             SortKey::Bytes(bytes) => bytes.to_vec(),
         }
     }
 
-    /// The key of [`SortKey::ordered_bytes`]; none if no key of that type has these.
+    /// Reads a key from its [`SortKey::ordered_bytes`]; none if no key of that type has these.
     pub(crate) fn of_ordered_bytes(of: SortKeyType, bytes: &[u8]) -> Option<Self> {
         match of {
             SortKeyType::None => bytes.is_empty().then_some(SortKey::Unit),
@@ -145,7 +145,7 @@ impl SortKey {
         }
     }
 
-    /// As an attribute value; none for the row without a sort key.
+    /// Returns the key as an attribute value; none for the row without a sort key.
     pub(crate) fn into_value(self) -> Option<Value> {
         match self {
             SortKey::Unit => None,
@@ -157,10 +157,10 @@ impl SortKey {
 }
 
 impl SortRange {
-    /// The range of `start` and `end`, or of everything that begins with `prefix`.
+    /// Makes the range of `start` and `end`, or of all keys that begin with `prefix`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when one does not fit the table, or when prefix comes with a bound.
+    /// INVALID_ARGUMENT when a value does not fit the table, or when the prefix comes with a bound.
     pub(crate) fn parse(
         of: SortKeyType,
         start: Option<Value>,
@@ -192,12 +192,12 @@ impl SortRange {
         })
     }
 
-    /// Whether no key can be in it.
+    /// Returns whether no key can be in the range.
     pub(crate) fn is_empty(&self) -> bool {
         matches!((&self.start, &self.end), (Some(start), Some(end)) if start >= end)
     }
 
-    /// What is left of it behind `last`, in this direction; none if nothing can be.
+    /// Returns the part of the range behind `last`, in this direction; none if it is empty.
     #[must_use]
     pub(crate) fn behind(&self, last: &SortKey, descending: bool) -> Option<Self> {
         let rest = if descending {
@@ -209,11 +209,11 @@ impl SortRange {
     }
 }
 
-/// The smallest key greater than every one with this prefix; none if there is no such key.
+/// Returns the smallest key that is greater than every key with this prefix; none if there is no such key.
 fn after_prefix(prefix: &SortKey) -> Option<SortKey> {
     match prefix {
         SortKey::Text(text) => {
-            // UTF-8 sorts as its characters do, so the end is the prefix with its last character moved on.
+            // UTF-8 sorts like its characters, so the end is the prefix with its last character moved on.
             let mut chars: Vec<char> = text.chars().collect();
             while let Some(last) = chars.pop() {
                 if let Some(next) = (last..=char::MAX).nth(1) {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn ordered_bytes_sort_as_the_keys_do_and_come_back() {
+    fn ordered_bytes_sort_like_keys() {
         let ints = [i64::MIN, -2, -1, 0, 1, 255, 256, i64::MAX].map(SortKey::Int);
         for pair in ints.windows(2) {
             assert!(pair[0].ordered_bytes() < pair[1].ordered_bytes(), "{pair:?}");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_before_the_first_key_without_it() {
+    fn prefix_ends_before_other_keys() {
         for (prefix, end) in [
             (text("ab"), Some(text("ac"))),
             (text("a\u{10ffff}"), Some(text("b"))),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_goes_on_behind_its_last_key() {
+    fn range_continues_behind_last_key() {
         let all = SortRange::default();
         let ints = |start, end| SortRange { start: Some(SortKey::Int(start)), end: Some(SortKey::Int(end)) };
         assert_eq!(ints(0, 9).behind(&SortKey::Int(3), false), Some(ints(4, 9)));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_do_not_fit_the_table_are_refused() {
+    fn keys_of_wrong_type_are_refused() {
         let reason = |result: Result<SortKey, Invalid>| match result {
             Err(Invalid { reason, .. }) => reason,
             other => panic!("{other:?}"),

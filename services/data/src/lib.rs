@@ -1,7 +1,6 @@
-//! The data service: a two-level map on Cassandra, or embedded in the process.
+//! The data service: tables of partitions of rows, on Cassandra or embedded in the process.
 //!
-//! `service` answers gRPC, `data` is the logic, `store` says what a store promises and holds the
-//! backends.
+//! `service` answers gRPC, `data` is the logic over a store, and `store` says what a store promises and holds the backends.
 
 mod clock;
 mod coalesce;
@@ -37,10 +36,10 @@ use store::embedded::sweep_forever;
 /// Largest request: a Mutate at its highest limits.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// One clone of the service.
+/// Starts one clone of the service.
 ///
 /// # Errors
-/// None today: what could fail has failed in [`Engine::open`].
+/// None today: what can fail has failed in [`Engine::open`].
 pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
     let background = Background::default();
     match &engine.0 {

@@ -1,4 +1,4 @@
-//! One clone of the data service.
+//! The binary that runs one clone of the data service.
 
 use std::process::ExitCode;
 

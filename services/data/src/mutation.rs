@@ -1,4 +1,4 @@
-//! Writes: what callers ask for, checked and made into what a store applies.
+//! Writes: the changes that callers ask for, checked and made into what a store applies.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,54 +14,54 @@ use crate::row_codec;
 use crate::table::{Table, Ttl};
 use crate::value::{Attributes, Value};
 
-/// Changes in one Mutate.
+/// Most changes in one Mutate.
 const MUTATIONS_MAX: usize = 100;
-/// Attributes of a row.
+/// Most attributes of a row.
 const ATTRIBUTES_MAX: usize = 256;
-/// Length of an attribute's name.
+/// Longest name of an attribute.
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 255;
-/// Encoded attributes of a row.
+/// Most bytes of a row's encoded attributes.
 const ROW_BYTES_MAX: usize = 1 << 20;
-/// Encoded attributes of all rows in one Mutate: Cassandra refuses a write larger than half a commit log segment, and
-/// small installations make these 8 MiB.
+/// Most bytes of the encoded attributes of all rows in one Mutate: Cassandra refuses a write larger than half a commit log
+/// segment, and small installations have segments of 8 MiB.
 const MUTATE_BYTES_MAX: usize = 2 << 20;
 
-/// A change as a caller says it.
+/// A change as the caller gives it.
 #[derive(Debug, Clone)]
 pub(crate) enum Mutation {
     /// Writes a whole row.
     Put {
-        /// Which row.
+        /// The sort key of the row.
         sort_key: Option<Value>,
-        /// What it holds.
+        /// The attributes of the row.
         attributes: Attributes,
-        /// How long; the table's default if none.
+        /// The time to live; none stands for the table's default.
         ttl: Option<Duration>,
     },
     /// Deletes a row.
     Delete {
-        /// Which row.
+        /// The sort key of the row.
         sort_key: Option<Value>,
     },
     /// Deletes the rows in a range.
     DeleteRange {
-        /// The first.
+        /// The first sort key.
         start: Option<Value>,
-        /// The one after the last.
+        /// The sort key after the last.
         end: Option<Value>,
     },
 }
 
-/// A checked write of one partition, applied whole or not at all.
+/// A checked write of one partition, which is applied whole or not at all.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
-    /// The table.
+    /// The table of the partition.
     pub(crate) table: Arc<Table>,
-    /// The partition.
+    /// The partition to change.
     pub(crate) partition: PartitionKey,
-    /// Timestamp of puts and deletes; ranges are deleted at [`Write::range_stamp`].
+    /// The timestamp of puts and deletes; ranges are deleted at [`Write::range_stamp`].
     pub(crate) stamp: WriteTimestamp,
-    /// At least one, of distinct rows.
+    /// The changes, at least one, of distinct rows.
     pub(crate) changes: Vec<Change>,
 }
 
@@ -70,21 +70,21 @@ pub(crate) struct Write {
 pub(crate) enum Change {
     /// Writes a whole row.
     Put {
-        /// Which row.
+        /// The sort key of the row.
         sort_key: SortKey,
         /// The encoded row.
         cell: Bytes,
-        /// When it ends, as in the cell.
+        /// The time when the row ends, as in the cell.
         expire_time: Option<WriteTimestamp>,
     },
     /// Deletes a row.
     Delete {
-        /// Which row.
+        /// The sort key of the row.
         sort_key: SortKey,
     },
     /// Deletes a range that is not empty.
     DeleteRange {
-        /// Which rows.
+        /// The range of sort keys.
         range: SortRange,
     },
 }
@@ -120,7 +120,7 @@ impl Write {
                         Some(ttl) => Some(Ttl::parse(ttl, &format!("{at}.put.ttl"))?),
                         None => table.definition.default_ttl,
                     };
-                    // Counted from the write's own time, so that a repeat ends at the same moment.
+                    // Counted from the write's own time, so that a repeat ends at the same time.
                     let expire_time = ttl.map(|ttl| stamp.plus_seconds(ttl.seconds()));
                     let cell = row_codec::encode(&attributes, expire_time).into();
                     changes.push(Change::Put { sort_key, cell, expire_time });
@@ -144,18 +144,18 @@ impl Write {
             ));
         }
         refuse_repeated_rows(&changes)?;
-        // A range without a key in it deletes nothing, and the engine need not know of it.
+        // A range without a key in it deletes nothing, so the engine does not see it.
         changes.retain(|change| !matches!(change, Change::DeleteRange { range } if range.is_empty()));
         Ok(Self { table, partition, stamp, changes })
     }
 
-    /// Ranges are deleted before everything else of the same write.
+    /// Returns the timestamp at which ranges are deleted: before everything else of the same write.
     pub(crate) fn range_stamp(&self) -> WriteTimestamp {
         WriteTimestamp(self.stamp.0 - 1)
     }
 }
 
-/// The encoded size.
+/// Checks the attributes of a row. Returns their encoded size.
 fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Invalid> {
     if attributes.len() > ATTRIBUTES_MAX {
         return Err(Invalid::new(
@@ -184,7 +184,7 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Inval
     Ok(bytes)
 }
 
-/// Changes of one row in one write have no order, so there may be only one.
+/// Refuses two changes of one row, because changes of one write have no order.
 fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
     for (i, change) in changes.iter().enumerate() {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_deleted_first_and_empty_ones_not_at_all() {
+    fn range_deletes_come_before_puts() {
         let range =
             |start, end| Mutation::DeleteRange { start: Some(Value::Int(start)), end: Some(Value::Int(end)) };
         let write = parse(vec![put(1, one("a", 1)), range(0, 9), range(5, 5)]).unwrap();

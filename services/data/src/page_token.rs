@@ -1,7 +1,7 @@
-//! Page tokens: our own, so that they hold at any clone and after a restart of everything.
+//! Page tokens of the service itself, so that they hold at any clone and after a restart of everything.
 //!
-//! Base64 of: version, XXH3-64 of the request they belong to, the last key, XXH3-64 of all before it. A token is not a
-//! secret and grants nothing: it only says where to go on in a request that is checked all the same.
+//! A token is the base64 of: version, XXH3-64 of the request it belongs to, the last key, XXH3-64 of everything before. It is
+//! no secret and grants nothing: it only says where to go on in a request that is checked all the same.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,15 +11,15 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 const VERSION: u8 = 1;
 const SUM_BYTES: usize = 8;
 
-/// No token of ours is longer: keys are at most 1 KiB.
+/// Longest token that is looked at. Ours are shorter, because keys have at most 1 KiB.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// What a token is bound to: every field that decides which rows come in which order.
+/// Binding of a token to a request: every field that decides which rows come in which order.
 #[derive(Default)]
 pub(crate) struct Binding(Xxh3Default);
 
 impl Binding {
-    /// Adds a field; its length goes in too, so that fields cannot run into each other.
+    /// Adds a field with its length, so that fields cannot run into each other.
     #[must_use]
     pub(crate) fn field(mut self, field: &[u8]) -> Self {
         self.0.update(&(field.len() as u64).to_le_bytes());
@@ -27,7 +27,7 @@ impl Binding {
         self
     }
 
-    /// The token that goes on behind `last`.
+    /// Makes the token of the page behind `last`.
     pub(crate) fn token(&self, last: &[u8]) -> String {
         let mut token = vec![VERSION];
         token.extend(self.0.digest().to_le_bytes());
@@ -36,10 +36,10 @@ impl Binding {
         URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// The last key in a token.
+    /// Returns the last key in a token.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when it is none of ours or belongs to another request.
+    /// INVALID_ARGUMENT when the token is none of ours or belongs to another request.
     pub(crate) fn open(&self, token: &str) -> Result<Vec<u8>, Invalid> {
         let malformed = || {
             Invalid::new(
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_comes_back_to_its_own_request_only() {
+    fn token_opens_only_its_request() {
         let ours = || Binding::default().field(b"t").field(b"pk");
         let token = ours().token(b"last");
         assert_eq!(ours().open(&token).unwrap(), b"last");
@@ -102,7 +102,7 @@ mod tests {
         }
     }
 
-    /// Tokens are handed out across releases: this one must open for ever.
+    /// Pins the format: tokens are handed out across releases, so this one must open for ever.
     #[test]
     fn the_format_is_pinned() {
         let binding = Binding::default().field(b"t");

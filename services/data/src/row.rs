@@ -6,26 +6,26 @@ use crate::key::SortKey;
 use crate::row_codec;
 use crate::value::Attributes;
 
-/// A page ends before the row that would make it larger than this.
+/// Most bytes of a page, which ends before the row that would pass it.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// A page ends after this many rows, returned or passed over because they had ended, so that no call reads on and on.
+/// Most rows looked at for a page, returned or passed over because they had ended, so that every call comes to an end.
 const LOOKED_MAX: usize = 10_000;
 
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
-    /// Its place in the partition.
+    /// The sort key of the row.
     pub(crate) sort_key: SortKey,
-    /// What it holds.
+    /// The attributes of the row.
     pub(crate) attributes: Attributes,
-    /// Timestamp of the write that put it.
+    /// The timestamp of the write that put it.
     pub(crate) write_time: WriteTimestamp,
-    /// When it ends.
+    /// The time when the row ends.
     pub(crate) expire_time: Option<WriteTimestamp>,
 }
 
-/// Rows in order.
+/// A page of rows in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Page {
     /// The rows.
@@ -35,10 +35,10 @@ pub(crate) struct Page {
 }
 
 impl Row {
-    /// The row in a cell; none if it has ended by `now`.
+    /// Reads the row in a cell; none if it has ended by `now`.
     ///
     /// # Errors
-    /// DATA_LOSS.
+    /// DATA_LOSS when the cell cannot be read.
     pub(crate) fn of_cell(
         sort_key: SortKey,
         cell: &[u8],
@@ -54,7 +54,7 @@ impl Row {
     }
 }
 
-/// A page in the making: takes rows in order until it is full.
+/// A page that is being filled: it takes rows in order until it is full.
 #[derive(Debug)]
 pub(crate) struct PageBuilder {
     page: Page,
@@ -66,16 +66,16 @@ pub(crate) struct PageBuilder {
 }
 
 impl PageBuilder {
-    /// A page of at most `limit` rows (at least one).
+    /// Makes a page of at most `limit` rows (at least one).
     pub(crate) fn new(limit: usize, now: WriteTimestamp) -> Self {
         Self { page: Page::default(), limit, now, bytes: 0, looked: 0, last: None }
     }
 
-    /// Takes the next row; `false` when the page was full before it. One that has ended is passed over, so that a full
+    /// Takes the next row. Returns `false` when the page was full before it. A row that has ended is passed over, so that a full
     /// page says that there is more only if there is.
     ///
     /// # Errors
-    /// DATA_LOSS.
+    /// DATA_LOSS when the cell cannot be read.
     pub(crate) fn offer(
         &mut self,
         sort_key: SortKey,
@@ -97,7 +97,7 @@ impl PageBuilder {
         Ok(true)
     }
 
-    /// Passes over a row that is not there any more; `false` when enough were looked at.
+    /// Passes over a row that is gone. Returns `false` when enough rows were looked at.
     pub(crate) fn pass_over(&mut self, sort_key: SortKey) -> bool {
         if self.looked >= LOOKED_MAX {
             return false;
@@ -107,12 +107,12 @@ impl PageBuilder {
         true
     }
 
-    /// How many rows more it could take, and within how many bytes.
+    /// Returns how many more rows the page could take, and within how many bytes.
     pub(crate) fn room(&self) -> (usize, usize) {
         (self.limit.saturating_sub(self.page.rows.len()), PAGE_BYTES_MAX.saturating_sub(self.bytes))
     }
 
-    /// The page; `more` if a row was refused.
+    /// Returns the page; `more` says that a row was refused.
     pub(crate) fn finish(self, more: bool) -> Page {
         Page { next: if more { self.last } else { None }, ..self.page }
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_ends_at_its_limit_and_says_that_there_is_more() {
+    fn page_ends_at_its_row_limit() {
         let (page, taken) = fill(2, &[cell(1, None), cell(1, None), cell(1, None)]);
         assert_eq!((page.rows.len(), taken, page.next), (2, 2, Some(SortKey::Int(1))));
         let (page, _) = fill(2, &[cell(1, None), cell(1, None), cell(1, Some(WriteTimestamp(5)))]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_ends_at_its_bytes_but_has_a_row() {
+    fn page_ends_at_its_byte_limit() {
         let large = cell(PAGE_BYTES_MAX - 100, None);
         let (page, _) = fill(10, &[large, cell(200, None)]);
         assert_eq!((page.rows.len(), page.next), (1, Some(SortKey::Int(0))));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_ended_are_passed_over_but_counted() {
+    fn ended_rows_count_as_looked_at() {
         let (page, taken) =
             fill(10, &[cell(1, Some(WriteTimestamp(100))), cell(1, Some(WriteTimestamp(101)))]);
         assert_eq!((page.rows.len(), taken), (1, 2));

@@ -28,7 +28,7 @@ pub(crate) fn encode(attributes: &Attributes, expire_time: Option<WriteTimestamp
     let size = attributes.encoded_len();
     let mut cell = Vec::with_capacity(HEADER_BYTES + size);
     cell.extend([FORMAT, CODEC_PLAIN]);
-    // Rows are bounded far below 4 GiB before they come here; a size that lies fails to decode.
+    // Rows are bounded far below 4 GiB before they come here; a wrong size would fail to decode.
     cell.extend(u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
     cell.extend(expire_time.map_or(0, |at| at.0).to_le_bytes());
     cell.extend([0; HEADER_BYTES - CHECKED_BYTES]);
@@ -38,20 +38,20 @@ pub(crate) fn encode(attributes: &Attributes, expire_time: Option<WriteTimestamp
     cell
 }
 
-/// When the row in it ends. Checks nothing but the length.
+/// Returns when the row in a cell ends. Checks nothing but the length.
 ///
 /// # Errors
-/// DATA_LOSS.
+/// DATA_LOSS when the cell is too short.
 pub(crate) fn expire_time(cell: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
     let bytes: [u8; 8] = slice(cell, 6)?;
     let at = i64::from_le_bytes(bytes);
     Ok((at != 0).then_some(WriteTimestamp(at)))
 }
 
-/// The attributes in it.
+/// Returns the attributes in a cell.
 ///
 /// # Errors
-/// DATA_LOSS when it was not made by [`encode`], byte for byte.
+/// DATA_LOSS when the cell is not what [`encode`] made, byte for byte.
 pub(crate) fn decode(cell: &[u8]) -> Result<Attributes, Error> {
     let lost = |what: String| Err(Error::DataLoss(what));
     let sum = u64::from_le_bytes(slice(cell, CHECKED_BYTES)?);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_comes_back_as_it_was() {
+    fn cell_decodes_as_encoded() {
         let cell = encode(&attributes(), Some(WriteTimestamp(77)));
         assert_eq!(decode(&cell).unwrap(), attributes());
         assert_eq!(expire_time(&cell).unwrap(), Some(WriteTimestamp(77)));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_data_loss() {
+    fn any_damaged_cell_is_data_loss() {
         let cell = encode(&attributes(), Some(WriteTimestamp(77)));
         for bit in 0..cell.len() * 8 {
             let mut bad = cell.clone();

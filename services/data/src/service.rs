@@ -1,4 +1,4 @@
-//! The gRPC face: decodes a request, calls [`Data`], encodes the answer. The only file that knows the bindings.
+//! The gRPC face: decodes a request, calls [`Data`], encodes the answer. No other file knows the bindings.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::store::{Consistency, Store};
 use crate::table::{SortKeyType, Table, WriteMode};
 use crate::value::{Attributes, Time, Value};
 
-/// Years 1 to 9999, as `google.protobuf.Timestamp` has them.
+/// Seconds of the years 1 to 9999, the range of `google.protobuf.Timestamp`.
 const TIME_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// Answers the calls of `shoal.data.v1.DataService`.

@@ -1,4 +1,5 @@
-//! What a store of rows promises. Backends sit in this folder; one conformance suite runs on all of them.
+//! The trait of a store of rows, and what it promises. The backends are in this folder; one conformance suite runs on all of
+//! them.
 
 use std::sync::Arc;
 
@@ -18,85 +19,84 @@ pub(crate) mod model;
 #[cfg(test)]
 pub(crate) mod random;
 
-/// How many replicas a read waits for.
+/// Number of replicas that a read waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Consistency {
-    /// One.
+    /// A single replica.
     Eventual,
-    /// A majority.
+    /// A majority of the replicas.
     Quorum,
-    /// A majority; on a last-write-wins table there is nothing stronger to wait for.
+    /// A majority of the replicas. A last-write-wins table has no stronger read.
     Strong,
 }
 
-/// Which row.
+/// Names the row to read.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
-    /// The table.
+    /// The table of the row.
     pub(crate) table: Arc<Table>,
-    /// The partition.
+    /// The partition of the row.
     pub(crate) partition: PartitionKey,
-    /// The row in it.
+    /// The sort key of the row.
     pub(crate) sort_key: SortKey,
-    /// How many replicas to ask.
+    /// The number of replicas to ask.
     pub(crate) consistency: Consistency,
 }
 
-/// Which rows of a partition.
+/// Names the rows of a partition to read.
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
-    /// The table.
+    /// The table of the rows.
     pub(crate) table: Arc<Table>,
-    /// The partition.
+    /// The partition of the rows.
     pub(crate) partition: PartitionKey,
-    /// The rows in it; not empty.
+    /// The range of sort keys; not empty.
     pub(crate) range: SortRange,
-    /// From the largest sort key down.
+    /// Set for the order from the largest sort key down.
     pub(crate) descending: bool,
-    /// At most this many rows, at least one.
+    /// The most rows to return, at least one.
     pub(crate) limit: usize,
-    /// How many replicas to ask.
+    /// The number of replicas to ask.
     pub(crate) consistency: Consistency,
 }
 
-/// A store of tables. Cheap to clone; clones are the same store.
+/// A store of tables. It is cheap to clone, and clones are the same store.
 ///
-/// Every call ends within the store's own time-outs, whatever the engine does. A caller who goes away leaves nothing
-/// half done: what was sent is finished in a task of its own.
+/// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
+/// what was sent is finished in a task of its own.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
-    /// Creates a table, or finds the one that is there.
+    /// Creates a table, or returns the table that is there.
     ///
-    /// After `Ok` every clone on this engine can use the table at once. After any error, repeat it: a creation that
-    /// was cut short is completed by the next one, or by the first use.
+    /// After `Ok` every clone on this engine can use the table at once. After any error repeat the call: a creation that was cut
+    /// short is completed by the next one, or by the first use of the table.
     fn create_table(
         &self,
         definition: Definition,
         now: WriteTimestamp,
     ) -> impl Future<Output = Result<Table, Error>> + Send;
 
-    /// The table of a name, or [`Error::TableNotFound`]. May be remembered for a few seconds, but a table is found as
-    /// soon as its creation was answered.
+    /// Returns the table of a name, or [`Error::TableNotFound`]. A definition may be remembered for a few seconds, but a table is
+    /// found as soon as its creation was answered.
     fn table(&self, name: &TableName) -> impl Future<Output = Result<Arc<Table>, Error>> + Send;
 
-    /// At most `limit` tables with names greater than `after`, by name.
+    /// Returns at most `limit` tables with names greater than `after`, by name.
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;
 
-    /// The row, if it is there now. Shows every write that was answered before this call began (with
-    /// [`Consistency::Eventual`], only those that have reached the replica asked).
+    /// Returns the row, if it is there now. It shows every write that was answered before this call began (with
+    /// [`Consistency::Eventual`], only those that have reached the replica that is asked).
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 
-    /// A page of rows in order, as they are now. Shows what `get` would show of each.
+    /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show.
     fn query(&self, query: Query) -> impl Future<Output = Result<Page, Error>> + Send;
 
-    /// Applies a write, whole or not at all, also for those who read it.
+    /// Applies a write, whole or not at all; readers see it whole or not at all as well.
     ///
-    /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come; at equal
-    /// timestamps a delete beats a put, a put that ends beats one that does not, a later end beats an earlier one,
-    /// and then the larger cell stays (on Cassandra ends a second apart count as later or the same: it adds a time to
-    /// live to its own clock). So the same write again changes nothing, and may always be repeated after
-    /// [`Error::OutcomeUnknown`]. Tombstones hide older puts that come later for ten days (Cassandra: the table's
-    /// `gc_grace_seconds`).
+    /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come. At equal timestamps a
+    /// delete beats a put, a put that ends beats one that does not, a later end beats an earlier one, and then the larger cell
+    /// stays. (On Cassandra ends a second apart count as later or the same: it adds a time to live to its own clock.) So the same
+    /// write again changes nothing, and may always be repeated after [`Error::OutcomeUnknown`]. Tombstones hide older puts that
+    /// come later for ten days (Cassandra: the table's `gc_grace_seconds`).
     ///
-    /// After `Ok` it is on the disk of the embedded engine; on Cassandra a local quorum of replicas has it.
+    /// After `Ok` the write is on the disk of the embedded engine; on Cassandra a local quorum of replicas has it.
     fn mutate(&self, write: Write) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -9,13 +9,13 @@ use uuid::Uuid;
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
-/// Limit of a table's name: with the prefix of the engine's table it stays below Cassandra's 48.
+/// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
 
 /// Longest time to live: Cassandra 5 in its default storage mode keeps none that ends after 2038.
 const TTL_SECONDS_MAX: u32 = 10 * 366 * 24 * 3600;
 
-/// A valid table name.
+/// Name of a table, checked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct TableName(String);
 
@@ -26,16 +26,16 @@ pub(crate) enum SortKeyType {
     String,
     /// Signed 64-bit integers.
     Int64,
-    /// Bytes.
+    /// Bytes, ordered as unsigned numbers.
     Bytes,
-    /// One row a partition.
+    /// Absent: each partition has one row.
     None,
 }
 
-/// How concurrent writes of one row are settled.
+/// Rule that decides between several writes of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum WriteMode {
-    /// By timestamp.
+    /// The write with the highest timestamp stays.
     LastWriteWins,
 }
 
@@ -43,27 +43,27 @@ pub(crate) enum WriteMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ttl(u32);
 
-/// What a caller says of a table.
+/// Definition of a table, as a caller gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Definition {
-    /// Its name.
+    /// The name of the table.
     pub(crate) name: TableName,
-    /// Type of its sort keys.
+    /// The type of its sort keys.
     pub(crate) sort_key_type: SortKeyType,
-    /// How concurrent writes are settled.
+    /// The rule that decides between several writes of a row.
     pub(crate) write_mode: WriteMode,
-    /// For puts that name none.
+    /// The time to live of rows whose put names none.
     pub(crate) default_ttl: Option<Ttl>,
 }
 
 /// A table that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// What it was created as.
+    /// The definition that it was created with.
     pub(crate) definition: Definition,
-    /// Never used for another table, also not for one of the same name.
+    /// The id of the table. It is never used for another table, also not for one of the same name.
     pub(crate) id: Uuid,
-    /// When it was created.
+    /// The time when the table was created.
     pub(crate) create_time: WriteTimestamp,
 }
 
@@ -71,7 +71,7 @@ impl TableName {
     /// Checks form and length.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT.
+    /// INVALID_ARGUMENT when the name has another form or is too long.
     pub(crate) fn parse(name: &str, field: &str) -> Result<Self, Invalid> {
         let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let begins = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
@@ -85,7 +85,7 @@ impl TableName {
         Ok(Self(name.to_owned()))
     }
 
-    /// The text.
+    /// Returns the name as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -98,10 +98,10 @@ impl fmt::Display for TableName {
 }
 
 impl SortKeyType {
-    /// All of them.
+    /// All types.
     pub(crate) const ALL: [SortKeyType; 4] = [Self::String, Self::Int64, Self::Bytes, Self::None];
 
-    /// As in the API and in stored definitions.
+    /// Returns the name of the type in the API and in stored definitions.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::String => "STRING",
@@ -111,12 +111,12 @@ impl SortKeyType {
         }
     }
 
-    /// The type of a name.
+    /// Returns the type of a name.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|of| of.name() == name)
     }
 
-    /// The field of a value that holds such a key.
+    /// Returns the field of a value that holds such a key.
     pub(crate) fn value_field(self) -> &'static str {
         match self {
             Self::String => "string_value",
@@ -128,14 +128,14 @@ impl SortKeyType {
 }
 
 impl WriteMode {
-    /// As in the API and in stored definitions.
+    /// Returns the name of the mode in the API and in stored definitions.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LastWriteWins => "LAST_WRITE_WINS",
         }
     }
 
-    /// The mode of a name.
+    /// Returns the mode of a name.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         (name == Self::LastWriteWins.name()).then_some(Self::LastWriteWins)
     }
@@ -145,7 +145,7 @@ impl Ttl {
     /// Rounds up to whole seconds.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when it is nothing or longer than ten years.
+    /// INVALID_ARGUMENT when it is zero or longer than ten years.
     pub(crate) fn parse(ttl: Duration, field: &str) -> Result<Self, Invalid> {
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
         u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| {
@@ -157,19 +157,19 @@ impl Ttl {
         })
     }
 
-    /// A stored one.
+    /// Makes a time to live that was stored.
     pub(crate) fn of_seconds(seconds: u32) -> Option<Self> {
         (1..=TTL_SECONDS_MAX).contains(&seconds).then_some(Self(seconds))
     }
 
-    /// How long.
+    /// Returns the number of seconds.
     pub(crate) fn seconds(self) -> u32 {
         self.0
     }
 }
 
 impl Definition {
-    /// What of `existing` is different from this; none if nothing is.
+    /// Returns the differences of `existing` to this definition; none if it is the same.
     pub(crate) fn difference(&self, existing: &Definition) -> Option<String> {
         let ttl = |ttl: Option<Ttl>| ttl.map_or("none".to_owned(), |ttl| format!("{} s", ttl.seconds()));
         let mut differences = Vec::new();
@@ -187,7 +187,7 @@ impl Definition {
 }
 
 impl Table {
-    /// The table for a repeated creation.
+    /// Returns the table for a repeated creation.
     ///
     /// # Errors
     /// ALREADY_EXISTS when `wanted` is another definition.
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_is_rounded_up_to_whole_seconds() {
+    fn ttl_rounds_up_to_seconds() {
         let parse = |ttl| Ttl::parse(ttl, "ttl").map(Ttl::seconds);
         assert_eq!(parse(Duration::from_nanos(1)).unwrap(), 1);
         assert_eq!(parse(Duration::from_millis(1500)).unwrap(), 2);

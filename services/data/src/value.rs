@@ -1,5 +1,5 @@
-//! Attribute values, in the shape in which they are stored. Field numbers are part of the stored format: they may be
-//! added to, never reused.
+//! Attribute values, in the form in which they are stored. Field numbers are part of the stored format: new ones may be added,
+//! and none is ever reused.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ pub(crate) enum Value {
     /// UTF-8 text.
     #[prost(string, tag = "1")]
     String(String),
-    /// Signed 64-bit integer.
+    /// A signed 64-bit integer.
     #[prost(int64, tag = "2")]
     Int(i64),
-    /// IEEE 754 double.
+    /// An IEEE 754 double.
     #[prost(double, tag = "3")]
     Double(f64),
-    /// Boolean.
+    /// A boolean.
     #[prost(bool, tag = "4")]
     Bool(bool),
     /// Opaque bytes.
@@ -28,25 +28,25 @@ pub(crate) enum Value {
     Time(Time),
 }
 
-/// Seconds and nanoseconds since 1970, UTC; nanoseconds count forward.
+/// A point in time: seconds and nanoseconds since 1970, UTC. Nanoseconds count forward.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(crate) struct Time {
-    /// Seconds.
+    /// The seconds.
     #[prost(int64, tag = "1")]
     pub(crate) seconds: i64,
-    /// 0 to 999 999 999.
+    /// The nanoseconds, 0 to 999 999 999.
     #[prost(int32, tag = "2")]
     pub(crate) nanos: i32,
 }
 
-/// A row's attributes. Ordered by name, so that equal attributes have equal bytes.
+/// The attributes of a row, ordered by name, so that equal attributes have equal bytes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Attributes {
     #[prost(btree_map = "string, message", tag = "1")]
     by_name: BTreeMap<String, Stored>,
 }
 
-/// A value as a message: protobuf maps cannot hold a oneof.
+/// A value as a message, because protobuf maps cannot hold a oneof.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
     #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6")]
@@ -54,17 +54,17 @@ struct Stored {
 }
 
 impl Attributes {
-    /// Sets one; the last of a name stays.
+    /// Sets an attribute; the last value of a name stays.
     pub(crate) fn insert(&mut self, name: String, value: Value) {
         self.by_name.insert(name, Stored { value: Some(value) });
     }
 
-    /// Name and value, by name.
+    /// Returns names and values, ordered by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.by_name.iter().filter_map(|(name, stored)| Some((name.as_str(), stored.value.as_ref()?)))
     }
 
-    /// How many there are.
+    /// Returns the number of attributes.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }

@@ -86,7 +86,7 @@ pub(crate) struct Counts {
     pub(crate) now: Moment,
 }
 
-/// Some jobs of a queue in one state, without payload, result and errors.
+/// A page of jobs of a queue in one state, without payload, result and errors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Page {
     pub(crate) jobs: Vec<Job>,

@@ -1,8 +1,7 @@
 //! The store on Cassandra (or a database that speaks its protocol).
 //!
-//! A Shoal table is one CQL table, a row is one `cell`, a Mutate is one unlogged batch in one partition: Cassandra
-//! applies it whole, and readers see it whole. Consistency EVENTUAL reads at ONE; QUORUM, STRONG and all writes are
-//! LOCAL_QUORUM.
+//! A Shoal table is one CQL table, a row is one `cell`, and a Mutate is one unlogged batch in one partition, which Cassandra
+//! applies whole and readers see whole. EVENTUAL reads at ONE; QUORUM, STRONG and all writes are LOCAL_QUORUM.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,22 +36,22 @@ use link::Link;
 use registry::{answer, undecodable};
 use statements::{Bind, Kind, Statements, lowest};
 
-/// How long a definition is remembered without looking again.
+/// Time for which a definition is remembered without looking again.
 const DEFINITION_FRESH: Duration = Duration::from_secs(5);
-/// Definitions remembered, each with its prepared statements; the one looked up longest ago goes first.
+/// Most definitions remembered, each with its prepared statements. The one that was looked up longest ago goes first.
 const DEFINITIONS_MAX: usize = 1024;
-/// A fetch of rows reads about this much, by the size of the rows read lately.
+/// Bytes that a fetch of rows reads, by the size of the rows read lately.
 const FETCH_BYTES: usize = 1 << 20;
-/// And at least this many rows.
+/// Fewest rows of a fetch.
 const FETCH_ROWS_MIN: usize = 16;
-/// Cassandra's own TTL ends a row this much later than its cell says: the cell decides, the TTL clears away.
+/// Seconds by which Cassandra's own TTL ends a row later than its cell says: the cell decides, the TTL clears away.
 const TTL_SLACK_SECONDS: i64 = 2;
-/// Cassandra 5 in its default storage mode keeps no later end; such rows are left to their cells.
+/// Latest end that Cassandra 5 keeps in its default storage mode. Rows that end later are left to their cells.
 const TTL_END_MAX: i64 = (i32::MAX as i64) - 24 * 3600;
 
 type ReadKey = (Uuid, PartitionKey, SortKey, Consistency);
 
-/// The store. Clones share one connection.
+/// The store on Cassandra. Its clones share one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct CassandraStore {
     inner: Arc<Inner>,
@@ -74,7 +73,7 @@ struct Known {
 }
 
 impl CassandraStore {
-    /// Begins to connect in the background.
+    /// Starts to connect in the background.
     pub(crate) fn start(config: Config, contact_points: Vec<String>) -> Self {
         let inner = Inner {
             link: Link::start(config, contact_points),
@@ -85,16 +84,16 @@ impl CassandraStore {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Whether it answers; if not, why.
+    /// Returns `Ok` if Cassandra answers, else the reason why not.
     pub(crate) fn healthy(&self) -> Result<(), String> {
         self.inner.link.healthy()
     }
 
-    /// The name that the keyspace has of itself, which it is given if it has none. `None` when Cassandra answers and does not let
+    /// Returns the keyspace's name of itself, and gives it one if it has none. Returns `None` when Cassandra answers but refuses
     /// this user.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When Cassandra does not answer.
     pub(crate) async fn name(&self) -> Result<Option<String>, String> {
         let link = &self.inner.link;
         link.healthy()?;
@@ -108,12 +107,12 @@ impl CassandraStore {
         }
     }
 
-    /// Ends the connection, after the statements that are in flight.
+    /// Ends the connection after the statements in flight.
     pub(crate) async fn close(&self) {
         self.inner.link.close().await;
     }
 
-    /// Remembers a table; its statements stay those of the same table.
+    /// Remembers a table. The prepared statements of the same table are kept.
     fn remember(&self, table: Table) -> Arc<Table> {
         let mut known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
         let name = table.definition.name.clone();
@@ -140,7 +139,7 @@ impl CassandraStore {
         let known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(&table.definition.name) {
             Some(known) if known.table.id == table.id => known.statements.clone(),
-            // Forgotten between the lookup and now.
+            // The definition was forgotten between the lookup and now.
             _ => Arc::new(Statements::new(&self.inner.link.config().keyspace, table)),
         }
     }
@@ -179,8 +178,8 @@ impl CassandraStore {
         }
     }
 
-    /// Reads rows from `range` until the page is full; a fetch at a time, so that neither side holds much more than a
-    /// page in memory.
+    /// Reads rows from `range` until the page is full, a fetch at a time, so that neither side holds much more than a page in
+    /// memory.
     async fn page(&self, query: Query) -> Result<Page, Error> {
         let Query { table, partition, mut range, descending, limit, consistency } = query;
         let of = table.definition.sort_key_type;
@@ -189,7 +188,7 @@ impl CassandraStore {
         loop {
             let (rows_left, bytes_left) = page.room();
             let by_bytes = bytes_left.min(FETCH_BYTES) / statements.row_bytes();
-            // One more than fits tells whether there is more.
+            // One row more than fits tells whether there is more.
             let fetch = (rows_left + 1).min(by_bytes.max(FETCH_ROWS_MIN));
             let kind = match (descending, range.end.is_some()) {
                 (false, false) => Kind::AscendingFrom,
@@ -307,6 +306,7 @@ impl Store for CassandraStore {
     }
 }
 
+/// Result of one fetch of rows.
 struct Fetched {
     rows: usize,
     bytes: usize,
@@ -350,7 +350,7 @@ fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<
     Ok(fetched)
 }
 
-/// The statement of a change and what is bound to it.
+/// Returns the statement of a change, and the values bound to it.
 fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>) {
     let partition = || Bind::Text(write.partition.as_str().to_owned());
     match change {
@@ -381,14 +381,14 @@ fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>
     }
 }
 
-/// Seconds for `USING TTL`; 0 is for ever. A put that has ended is written all the same: it hides what is older.
+/// Returns the seconds for `USING TTL`; 0 stands for ever. A put that has ended is written all the same, because it hides older
+/// puts.
 fn engine_ttl(expire_time: Option<WriteTimestamp>, now: WriteTimestamp) -> i32 {
     match expire_time {
         None => 0,
         Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,
         Some(end) => {
-            // Whole seconds on both sides, as Cassandra adds them up: written at another moment, the row ends at the
-            // same second.
+            // Whole seconds on both sides, as Cassandra adds them: a repeat at another moment ends the row at the same second.
             let left = end.0.div_euclid(1_000_000) - now.0.div_euclid(1_000_000) + TTL_SLACK_SECONDS;
             i32::try_from(left.max(1)).unwrap_or(0)
         }

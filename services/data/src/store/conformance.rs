@@ -1,5 +1,5 @@
-//! What every store must do, checked through the service's logic as callers see it. Each check works in tables of its
-//! own, so all of them may share an engine.
+//! The suite that every store must pass, checked through the service's logic as callers see it. Each check works in tables of
+//! its own, so all of them may share an engine.
 
 mod delete_range;
 mod query;
@@ -24,7 +24,7 @@ use crate::store::{Consistency, Store};
 use crate::table::{Definition, SortKeyType, Table, TableName, WriteMode};
 use crate::value::{Attributes, Value};
 
-/// A table that needs no store.
+/// Makes a table that needs no store.
 pub(crate) fn table(name: &str, sort_key_type: SortKeyType) -> Table {
     let definition = Definition {
         name: TableName::parse(name, "name").unwrap(),
@@ -66,7 +66,7 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     visibility::reads_show_every_answered_write(clones).await;
 }
 
-/// Names and token nonces no other check uses.
+/// Makes a name or nonce that no other check uses.
 fn unique(what: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +108,7 @@ fn token(micros: i64) -> String {
     format!("{micros}-{}", unique("n"))
 }
 
-/// So long after a moment that is past for all checks of this process.
+/// Returns the time `micros` after a moment that has passed for all checks of this process.
 pub(crate) fn moment(micros: i64) -> WriteTimestamp {
     static BASE: OnceLock<i64> = OnceLock::new();
     WriteTimestamp(BASE.get_or_init(|| WriteTimestamp::now().0 - 3_600_000_000) + micros)
@@ -147,7 +147,7 @@ fn request(table: &str) -> QueryRequest {
     QueryRequest { table: table.to_owned(), partition_key: "p".to_owned(), ..QueryRequest::default() }
 }
 
-/// All rows of a query, page by page, each page at the other clone.
+/// Returns all rows of a query, page by page, each page from the other clone.
 async fn all<S: Store>(clones: &Clones<S>, mut request: QueryRequest) -> Vec<Row> {
     let mut rows = Vec::new();
     for turn in 0.. {

@@ -1,5 +1,5 @@
-//! The embedded store: an ordered map in a directory of this process. It keeps what Cassandra keeps, write timestamps
-//! and tombstones included, so that the same calls get the same answers.
+//! The embedded store: an ordered map in a directory of this process. It keeps what Cassandra keeps, with write timestamps
+//! and tombstones, so that the same calls get the same answers.
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
@@ -38,10 +38,10 @@ use range_tombstone::{RangeTombstone, overlay};
 use sweep::Due;
 pub(crate) use sweep::sweep_forever;
 
-/// How long a tombstone hides older puts that come later; Cassandra's default too.
+/// Seconds for which a tombstone hides older puts that come later, the same as Cassandra's default.
 const GRACE_SECONDS: u32 = 10 * 24 * 3600;
 
-/// The store. Clones share one database.
+/// The store in this process. Its clones share one database.
 #[derive(Debug, Clone)]
 pub(crate) struct EmbeddedStore {
     database: Database,
@@ -74,7 +74,7 @@ impl EmbeddedStore {
         })
     }
 
-    /// Whether it takes writes, and if not why.
+    /// Returns `Ok` if the store takes writes, else the reason why not.
     pub(crate) fn ready(&self) -> Result<(), String> {
         self.database.ready()
     }
@@ -103,7 +103,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {
-        // The first name that could follow: no name holds a byte so small.
+        // The first name that could follow, because no name has a zero byte.
         let from = [after.as_bytes(), &[0]].concat();
         let names = self.keyspaces.tables.range(from..).take(limit);
         names
@@ -115,7 +115,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
-        // Nothing here waits: a caller in a loop must let others have the thread all the same.
+        // Nothing here waits, but a caller in a loop must let others have the thread all the same.
         tokio::task::coop::consume_budget().await;
         let Lookup { table, partition, sort_key, .. } = lookup;
         let prefix = layout::prefix(&table, &partition);
@@ -134,7 +134,7 @@ impl Store for EmbeddedStore {
     async fn query(&self, query: Query) -> Result<Page, Error> {
         let snapshot = self.database.snapshot();
         let keyspaces = self.keyspaces.clone();
-        // It may look at thousands of rows, not all of them in memory: not on a thread that serves others.
+        // A page may look at thousands of rows that are not in memory, which must not block a thread that serves calls.
         let read = tokio::task::spawn_blocking(move || page(&snapshot, &keyspaces, &query));
         read.await.map_err(|error| Error::Internal(format!("a query's task: {error}")))?
     }
@@ -181,7 +181,7 @@ fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Pag
     Ok(page.finish(false))
 }
 
-/// DeletedRanges ranges of a partition, looked up along a scan.
+/// The deleted ranges of a partition, looked up along a scan.
 struct DeletedRanges<'a> {
     snapshot: &'a Snapshot,
     keyspaces: &'a Keyspaces,
@@ -194,18 +194,18 @@ impl<'a> DeletedRanges<'a> {
         Self { snapshot, keyspaces, prefix, last: None }
     }
 
-    /// Timestamp of the deleted range at a place.
+    /// Returns the timestamp of the deleted range at a place.
     fn at(&mut self, place: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
         if !self.last.as_ref().is_some_and(|last| last.contains(place)) {
             let upto = self.prefix.to_vec()..=layout::key(self.prefix, place);
             let last = last_tombstone(self.snapshot.range(&self.keyspaces.ranges, upto), self.prefix)?;
             self.last = last.filter(|last| last.contains(place));
         }
-        Ok(self.last.as_ref().map(|fragment| fragment.stamp))
+        Ok(self.last.as_ref().map(|tombstone| tombstone.stamp))
     }
 }
 
-/// Applies a write to what is stored. The order of its changes does not matter: timestamps decide.
+/// Applies a write. The order of its changes does not matter, because timestamps decide.
 fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimestamp) -> Result<(), Error> {
     let prefix = layout::prefix(&write.table, &write.partition);
     for change in &write.changes {
@@ -232,7 +232,7 @@ fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimest
     Ok(())
 }
 
-/// Writes an entry, unless something that is there supersedes it.
+/// Writes an entry, unless what is stored supersedes it.
 fn write_row(
     tx: &mut Tx<'_>,
     keyspaces: &Keyspaces,
@@ -244,7 +244,7 @@ fn write_row(
     let key = layout::key(prefix, at);
     let deleted = last_tombstone(tx.range(&keyspaces.ranges, prefix.to_vec()..=key.clone()), prefix)?;
     let hidden = deleted.is_some_and(|deleted| deleted.contains(at) && deleted.stamp >= entry.stamp());
-    // Hidden puts must not be stored: when the range is forgotten they would come to light.
+    // Hidden puts must not be stored: they would appear when the range is forgotten.
     if hidden && matches!(entry, Entry::Put { .. }) {
         return Ok(());
     }
@@ -264,7 +264,7 @@ fn write_row(
     Ok(())
 }
 
-/// Lays a deleted range over those that are there.
+/// Lays a deleted range over the ranges that are there.
 fn delete_range(
     tx: &mut Tx<'_>,
     keyspaces: &Keyspaces,
@@ -283,16 +283,16 @@ fn delete_range(
     }
     for piece in overlay(&touched, new) {
         let key = layout::key(prefix, &piece.start);
-        // As of now, also for what was cut from an older range: the queue may be swept up to now already.
+        // Queued as of now, also what was cut from an older range: the queue may be swept up to now already.
         Due::Range.queue_key(tx, keyspaces, new.deleted_at, &key, Vec::new());
         tx.put(&keyspaces.ranges, key, piece.encode());
     }
     Ok(())
 }
 
-/// The last of some fragments of a partition.
-fn last_tombstone(mut fragments: Range, prefix: &[u8]) -> Result<Option<RangeTombstone>, Error> {
-    let Some(pair) = fragments.next_back() else { return Ok(None) };
+/// Returns the last of some range tombstones of a partition.
+fn last_tombstone(mut tombstones: Range, prefix: &[u8]) -> Result<Option<RangeTombstone>, Error> {
+    let Some(pair) = tombstones.next_back() else { return Ok(None) };
     let (key, stored) = pair?;
     RangeTombstone::decode(&key[prefix.len()..], &stored).map(Some)
 }
@@ -314,7 +314,7 @@ impl From<shoal_embedded::Error> for Error {
 
 fn write_failed(error: shoal_embedded::Error, stamp: Option<WriteTimestamp>) -> Error {
     match error {
-        // The disk failed under it.
+        // The disk failed during the write.
         shoal_embedded::Error::Engine(_) => Error::OutcomeUnknown { detail: error.to_string(), stamp },
         error => error.into(),
     }

@@ -1,5 +1,5 @@
-//! The plainest store there is, to compare the real ones with: it forgets nothing, and every read goes through all
-//! writes of a partition.
+//! The plainest store, to compare the real ones with: it forgets nothing, and every read goes through all writes of a
+//! partition.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ pub(crate) struct Model {
     writes: Arc<Mutex<Vec<Write>>>,
 }
 
-/// What decides between two puts of a row: time, end, cell.
+/// Returns what decides between two puts of a row: time, end, cell.
 type Rank = (WriteTimestamp, Option<WriteTimestamp>, bytes::Bytes);
 
 impl Model {

@@ -1,4 +1,4 @@
-//! Random sequences of calls, from a seed, and what a store answers to them.
+//! Random sequences of calls from a seed, and the answers of a store to them.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const CALLS: usize = 60;
 pub(crate) struct Subject<S> {
     data: Data<S>,
     store: S,
-    /// Before the first call: writes are dated near here, so that some have ended by now whatever the clock does.
+    /// The time before the first call: writes are dated near it, so that some have ended by now whatever the clock does.
     base: WriteTimestamp,
 }
 
-/// What was called, and what the answer was.
+/// A call and its answer.
 pub(crate) type Answers = Vec<(String, String)>;
 
 /// Names the first call that was answered otherwise.
@@ -130,7 +130,7 @@ fn answer<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     }
 }
 
-/// One of few keys, near each other's ends.
+/// Returns one of few keys, some of them near each other's ends.
 fn key(rng: &mut Rng, of: SortKeyType) -> Option<Value> {
     const TEXTS: [&str; 7] = ["a", "a\0", "aa", "ab", "b", "ä", "\u{10ffff}"];
     const BYTES: [&[u8]; 7] = [&[0], &[0, 0], &[0, 255], &[1], &[128], &[255], &[255, 255]];

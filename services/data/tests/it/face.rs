@@ -1,4 +1,4 @@
-//! What callers see: values as they were sent, and errors that say what was wrong where.
+//! The gRPC face: values come back as they were sent, and errors say what was wrong with which field.
 
 use shoal_proto::data::v1::{
     BatchGetRequest, CreateTableRequest, GetRequest, GetTableRequest, ListTablesRequest, MutateRequest,
@@ -7,7 +7,7 @@ use shoal_proto::data::v1::{
 use shoal_proto::r#type::v1::{Value, value};
 use tonic::Code;
 
-use crate::mesh::{Client, Clone, create, get, mutate, put, refused, text};
+use crate::mesh::{Client, TestClone, create, get, mutate, put, refused, text};
 
 fn kind(kind: value::Kind) -> Value {
     Value { kind: Some(kind) }
@@ -19,7 +19,7 @@ async fn write(client: &Client, put: mutation::Put) -> Result<(), tonic::Status>
 
 #[tokio::test]
 async fn every_kind_of_value_comes_back() {
-    let clone = Clone::start("").await;
+    let clone = TestClone::start("").await;
     let created = create(&clone.client, "t", SortKeyType::Unspecified).await;
     assert_eq!(created.sort_key_type(), SortKeyType::String, "the default is said");
     let attributes = [
@@ -50,8 +50,8 @@ async fn every_kind_of_value_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_its_field() {
-    let clone = Clone::start("").await;
+async fn errors_name_reason_and_field() {
+    let clone = TestClone::start("").await;
     let client = &clone.client;
     create(client, "t", SortKeyType::String).await;
     let invalid = |reason: &str, field: &str| (Code::InvalidArgument, reason.to_owned(), field.to_owned());
@@ -123,8 +123,8 @@ async fn what_is_wrong_is_said_with_its_field() {
 }
 
 #[tokio::test]
-async fn the_largest_write_and_the_largest_page_pass() {
-    let clone = Clone::start("").await;
+async fn largest_write_and_page_pass() {
+    let clone = TestClone::start("").await;
     create(&clone.client, "t", SortKeyType::String).await;
     let large = |key: &str, bytes: usize| mutation::Put {
         sort_key: Some(text(key)),

@@ -18,13 +18,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-/// Whatever a test waits for happens within this.
+/// Longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) type Client = DataServiceClient<Channel>;
 
-/// One clone; cut off when dropped, drained by [`Clone::stop`].
-pub(crate) struct Clone {
+/// A clone under test. It is cut off when dropped, and drained by [`TestClone::stop`].
+pub(crate) struct TestClone {
     pub(crate) client: Client,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
@@ -42,15 +42,15 @@ pub(crate) fn settings(toml: &str) -> Settings {
     Settings::load(&args, serve_defaults()).unwrap()
 }
 
-impl Clone {
-    /// A clone of a process of its own.
-    pub(crate) async fn start(toml: &str) -> Clone {
+impl TestClone {
+    /// Starts a clone of a process of its own.
+    pub(crate) async fn start(toml: &str) -> TestClone {
         let settings = settings(toml);
         let engine = Engine::open(&settings).await.unwrap();
         Self::on(&settings, engine).await
     }
 
-    pub(crate) async fn on(settings: &Settings, engine: Engine) -> Clone {
+    pub(crate) async fn on(settings: &Settings, engine: Engine) -> TestClone {
         let service = shoal_data::service(settings, engine, "test".to_owned()).await.unwrap();
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -58,7 +58,7 @@ impl Clone {
         let drain = Drain { notice: Duration::ZERO, grace: Duration::from_secs(5) };
         let served = tokio::spawn(serve(service, listener, drain, stop.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Clone { client: DataServiceClient::new(channel), stop, served }
+        TestClone { client: DataServiceClient::new(channel), stop, served }
     }
 
     pub(crate) async fn stop(self) {

@@ -1,9 +1,9 @@
-//! What outlives a clone.
+//! Rows and tokens that outlive a clone.
 
 use shoal_data::Engine;
 use shoal_proto::data::v1::{QueryRequest, SortKeyType};
 
-use crate::mesh::{Client, Clone, create, get, mutate, put, settings};
+use crate::mesh::{Client, TestClone, create, get, mutate, put, settings};
 
 async fn page(client: &Client, page_token: &str) -> (Vec<String>, String) {
     let query = QueryRequest {
@@ -18,7 +18,7 @@ async fn page(client: &Client, page_token: &str) -> (Vec<String>, String) {
 }
 
 #[tokio::test]
-async fn clones_of_one_process_share_what_outlives_it() {
+async fn clones_share_one_durable_store() {
     let dir = tempfile::tempdir().unwrap();
     let toml = format!("data_dir = '{}'\n", dir.path().display());
     let settings = settings(&toml);
@@ -26,7 +26,7 @@ async fn clones_of_one_process_share_what_outlives_it() {
         let engine = Engine::open(&settings).await.unwrap();
         assert_eq!(engine.describe(), format!("embedded {}", dir.path().join("data").display()));
         let second = engine.for_clone(&settings).await.unwrap();
-        let (here, there) = (Clone::on(&settings, engine).await, Clone::on(&settings, second).await);
+        let (here, there) = (TestClone::on(&settings, engine).await, TestClone::on(&settings, second).await);
         create(&here.client, "t", SortKeyType::String).await;
         mutate(&there.client, "t", vec![put("a", "1"), put("b", "2"), put("c", "3")]).await.unwrap();
         assert!(get(&here.client, "t", "a").await.is_ok());
@@ -35,7 +35,7 @@ async fn clones_of_one_process_share_what_outlives_it() {
         there.stop().await;
         token
     };
-    let clone = Clone::start(&toml).await;
+    let clone = TestClone::start(&toml).await;
     let (rows, next) = page(&clone.client, &token).await;
     assert_eq!((rows.len(), next.as_str()), (1, ""));
     assert!(rows[0].contains("\"c\""), "{rows:?}");

@@ -1,4 +1,4 @@
-//! What every store of jobs must do, run on each of them. A check gets two clones on one store.
+//! The suite that every store of jobs must pass. A check gets two clones on one store.
 
 mod cancel;
 mod claim;
@@ -49,7 +49,7 @@ pub(crate) struct Mesh {
     pub(crate) b: TestClone,
 }
 
-/// One of them.
+/// A clone under test.
 pub(crate) struct TestClone {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hub: Arc<Hub>,
@@ -60,7 +60,7 @@ pub(crate) struct TestClone {
 }
 
 impl TestClone {
-    /// A clone that hears announcements but does not keep the queues yet.
+    /// Starts a clone that hears announcements but does not maintain the queues yet.
     pub(crate) fn start(store: Arc<dyn Store>) -> Self {
         let (hub, due) = Hub::new();
         let draining = CancellationToken::new();
@@ -270,7 +270,7 @@ async fn redis_mesh(variable: &str) -> Option<Mesh> {
     Some(redis_mesh_at(&url, &config).await)
 }
 
-/// As the engine opens it.
+/// Makes the link's settings as the engine does.
 fn redis_way(url: &str) -> LinkConfig {
     LinkConfig { eviction: Eviction::Forbidden, ..LinkConfig::new(url, "jobs") }
 }
@@ -286,7 +286,7 @@ pub(crate) async fn redis_mesh_at(url: &str, config: &Config) -> Mesh {
     Mesh { a, b }
 }
 
-/// What a test needs from outside. Without it the test is skipped, loudly; in CI it fails.
+/// Returns a variable that a test needs. Without it the test is skipped, loudly; in CI it fails.
 pub(crate) fn variable_or_skip(variable: &str) -> Option<String> {
     let value = std::env::var(variable).ok();
     if value.is_none() {

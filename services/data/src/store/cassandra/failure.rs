@@ -1,26 +1,26 @@
-//! What the driver's errors mean to a caller.
+//! The meaning of the driver's errors to a caller.
 
 use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError};
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
-/// The engine's name in errors.
+/// Name of the engine in errors.
 pub(super) const ENGINE: &str = "cassandra";
 
-/// What a statement was to do: that decides what its failure means.
+/// Purpose of a statement, which decides what its failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// May always be repeated.
+    /// The statement reads, and may always be repeated.
     Read,
-    /// May be repeated at this timestamp.
+    /// The statement writes, and may be repeated at this timestamp.
     Write(WriteTimestamp),
-    /// Creates or alters; may be repeated.
+    /// The statement creates or alters, and may be repeated.
     Schema,
 }
 
 impl Intent {
-    /// No answer came, and it is not known how far it went.
+    /// Makes the error of a statement without an answer, which may or may not have been carried out.
     pub(super) fn unanswered(self, detail: String) -> Error {
         match self {
             Intent::Read => Error::ReadFailed { engine: ENGINE, detail },
@@ -29,7 +29,7 @@ impl Intent {
         }
     }
 
-    /// Cassandra cannot be reached; a write may have been tried on an earlier node.
+    /// Makes the error for an unreachable Cassandra. A write may have been tried on an earlier node.
     fn unreachable(self, detail: String) -> Error {
         match self {
             Intent::Read => Error::Unavailable { engine: ENGINE, detail },
@@ -37,6 +37,7 @@ impl Intent {
         }
     }
 
+    /// Makes the error of a statement that failed.
     pub(super) fn failed(self, error: &ExecutionError) -> Error {
         match error {
             ExecutionError::LastAttemptError(error) => self.attempt_failed(error),
@@ -74,7 +75,7 @@ impl Intent {
     }
 }
 
-/// Preparing changes nothing, whatever it was for.
+/// Makes the error of a failed PREPARE, which changes nothing whatever the statement is for.
 pub(super) fn prepare_failed(error: &PrepareError) -> Error {
     match error {
         PrepareError::ConnectionPoolError(error) => {
@@ -85,7 +86,7 @@ pub(super) fn prepare_failed(error: &PrepareError) -> Error {
     }
 }
 
-/// Whether Cassandra itself answered, if only to refuse.
+/// Returns whether Cassandra itself answered, if only to refuse.
 pub(super) fn is_answer(error: &ExecutionError) -> bool {
     let attempt = match error {
         ExecutionError::LastAttemptError(attempt) => attempt,

@@ -1,9 +1,9 @@
-//! One clone's connection to Cassandra: made and kept in the background, watched, and the way every statement goes.
+//! The connection of one clone to Cassandra: makes and keeps it in the background, watches it, and sends every statement.
 //!
-//! * Nobody waits for a connection in vain: while Cassandra is out of reach, calls are refused at once; those in flight
-//!   when it falls silent are answered within [`Config::silence_max`] and a probe.
-//! * A statement runs in a task of its own, to its end: a caller who goes away would otherwise leave the driver with a
-//!   stream id whose answer nobody takes.
+//! * No call waits for a connection in vain: while Cassandra is out of reach, calls are refused at once. Those in flight when
+//!   it falls silent are answered within [`Config::silence_max`] and a probe.
+//! * A statement runs to its end in a task of its own: a caller that left would otherwise leave the driver with a stream id
+//!   whose answer no task takes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,32 +25,32 @@ use crate::error::Error;
 use crate::store::cassandra::failure::{ENGINE, Intent, is_answer};
 use crate::store::cassandra::registry_statements::RegistryStatements;
 
-/// How long a call waits while the first connection is being made.
+/// Time that a call waits while the first connection is being made.
 const FIRST_CONNECTION_WAIT: Duration = Duration::from_millis(800);
-/// One attempt to connect to a node.
+/// Longest time of one attempt to connect to a node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause between attempts: doubles, and is spread by half.
+/// Pause after the first failed attempt. It doubles each time, and is spread by half.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// How often an idle link is probed.
+/// Interval at which an idle link is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(300);
-/// The driver gives up a probe.
+/// Time after which the driver gives up a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A session that was out of reach for this long is made anew, from the contact points: their addresses may be others.
+/// Time out of reach after which a session is made anew from the contact points, whose addresses may have changed.
 const RENEW_AFTER: Duration = Duration::from_secs(20);
-/// The driver gives up a statement; long after its caller was answered.
+/// Time after which the driver gives up a statement, long after its caller was answered.
 const DRIVER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Statements that change the schema wait for all nodes to agree on it.
+/// Longest time of a statement that changes the schema: it waits until all nodes agree.
 pub(super) const SCHEMA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known of Cassandra.
+/// State of the connection to Cassandra.
 #[derive(Debug, Clone)]
 enum Reach {
-    /// The first attempt to connect is on its way.
+    /// The first attempt to connect is under way.
     Connecting,
-    /// It answers.
+    /// Cassandra answers.
     Up(Arc<Connected>),
-    /// It does not; why.
+    /// Cassandra does not answer, and why.
     Down(Arc<str>),
 }
 
@@ -77,12 +77,12 @@ struct Shared {
     statements: Arc<Semaphore>,
     tasks: TaskTracker,
     began: Instant,
-    /// Milliseconds from `began` to the last answer.
+    /// The milliseconds from `began` to the last answer.
     answered: AtomicU64,
 }
 
 impl Link {
-    /// Begins to connect in the background of the current runtime.
+    /// Starts to connect in the background of the current runtime.
     pub(super) fn start(config: Config, contact_points: Vec<String>) -> Self {
         let shared = Arc::new(Shared {
             statements: Arc::new(Semaphore::new(config.statements_max)),
@@ -105,7 +105,7 @@ impl Link {
         Self { shared, end: end.clone(), _end: end.drop_guard() }
     }
 
-    /// Ends the connection when the statements that are in flight have ended; waits for them as long as a call would.
+    /// Ends the connection once the statements in flight have ended, and waits for them as long as a call would.
     pub(super) async fn close(&self) {
         self.end.cancel();
         self.shared.tasks.close();
@@ -119,18 +119,18 @@ impl Link {
         }
     }
 
-    /// The limits this link was made with.
+    /// Returns the settings that this link was made with.
     pub(super) fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// How many statements more may be sent now.
+    /// Returns how many more statements may be sent now.
     #[cfg(test)]
     pub(super) fn free_statements(&self) -> usize {
         self.shared.statements.available_permits()
     }
 
-    /// Whether Cassandra answers; if not, why.
+    /// Returns `Ok` if Cassandra answers, else the reason why not.
     pub(super) fn healthy(&self) -> Result<(), String> {
         match &*self.shared.reach.borrow() {
             Reach::Up(_) => Ok(()),
@@ -139,7 +139,7 @@ impl Link {
         }
     }
 
-    /// The session; waits a moment for the first one.
+    /// Returns the session, and waits a moment for the first one.
     pub(super) async fn connected(&self) -> Result<Arc<Connected>, Error> {
         let mut reach = self.shared.reach.subscribe();
         let settled = reach.wait_for(|reach| !matches!(reach, Reach::Connecting));
@@ -155,13 +155,13 @@ impl Link {
         Err(Error::Unavailable { engine: ENGINE, detail })
     }
 
-    /// A task of this link, for work that outlives its caller.
+    /// Spawns a task of this link, for work that outlives its caller.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.shared.tasks.spawn(task);
     }
 
     /// Runs a statement in a task of its own and waits for it within [`Config::statement_timeout`] (schema changes:
-    /// [`SCHEMA_TIMEOUT`]). The span says what is done to which table, never with which values.
+    /// [`SCHEMA_TIMEOUT`]). The span names the operation and the table, never the values.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         intent: Intent,
@@ -233,7 +233,7 @@ impl Shared {
         self.began.elapsed().saturating_sub(answered)
     }
 
-    /// Connects, watches, and connects again, for ever.
+    /// Connects, watches the session, and connects again, for ever.
     async fn maintain(self: Arc<Self>) {
         let mut pause = BACKOFF_MIN;
         loop {
@@ -260,7 +260,7 @@ impl Shared {
             let silence = self.silence();
             let failure = match down_since {
                 None if silence < PROBE_EVERY => None,
-                // Silent for a while: what is left of its time, but not less than an answer may take.
+                // After a silence the probe gets the rest of the time, but no less than an answer may take.
                 None => {
                     let patience = self.config.silence_max.saturating_sub(silence).max(PROBE_EVERY);
                     self.probe(connected, patience).await.err()
@@ -284,7 +284,7 @@ impl Shared {
         }
     }
 
-    /// Asks for a sign of life, and waits this long for it. An answer to anybody else is one too.
+    /// Sends a probe and waits this long for its answer. An answer to any other statement counts too.
     async fn probe(self: &Arc<Self>, connected: &Arc<Connected>, patience: Duration) -> Result<(), String> {
         let mut statement = Statement::new("SELECT key FROM system.local WHERE key = 'local'");
         statement.set_consistency(Consistency::One);
@@ -294,7 +294,7 @@ impl Shared {
         let began = Instant::now();
         let probe = self.tasks.spawn(async move {
             let outcome = session.query_unpaged(statement, ()).await;
-            // Noted also when nobody waits any more: a late answer is a sign of life for the next probe.
+            // Noted also after the probe's time is over: a late answer is a sign of life for the next probe.
             if outcome.as_ref().map_or_else(is_answer, |_| true) {
                 shared.note_answer();
                 return Ok(());
@@ -344,7 +344,7 @@ async fn connect(config: &Config, contact_points: &[String]) -> Result<Connected
         let registry = RegistryStatements::prepare(&session, config, contact_points.len()).await?;
         Ok(Connected { session, registry })
     };
-    // The driver has a time-out for each step; this bounds them all.
+    // The driver has a time-out for each step; this one bounds them all.
     match tokio::time::timeout(DRIVER_TIMEOUT, connecting).await {
         Ok(connected) => connected,
         Err(_) => Err(format!("no session within {DRIVER_TIMEOUT:?}")),

@@ -1,4 +1,4 @@
-//! The registry of tables: how a table comes to be, is found and listed.
+//! The registry of tables: creates, finds and lists tables.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::store::cassandra::schema::{
 };
 use crate::table::{Definition, Table, Ttl};
 
-/// The table of a name, if the registry has it. Completes a creation that was cut short.
+/// Returns the table of a name, if the registry has it. Completes a creation that was cut short.
 pub(super) async fn find(
     link: &Link,
     connected: &Arc<Connected>,
@@ -29,7 +29,7 @@ pub(super) async fn find(
     }
 }
 
-/// Tables whose names come after `after`, by name; those that are still being created are left out.
+/// Returns tables whose names come after `after`, by name, without those that are still being created.
 pub(super) async fn list(
     link: &Link,
     connected: &Arc<Connected>,
@@ -62,7 +62,8 @@ pub(super) async fn list(
     }
 }
 
-/// The name of the store: the id in a row of the registry beside the tables, written by whoever first finds none.
+/// Returns the name of the store: the id in a row of the registry beside the tables, which the first clone that finds none
+/// writes.
 pub(super) async fn store_name(link: &Link, connected: &Arc<Connected>) -> Result<Uuid, Error> {
     if let Some(name) = stored_name(link, connected, Consistency::LocalQuorum).await? {
         return Ok(name);
@@ -94,7 +95,7 @@ async fn stored_name(
     Ok(records(result)?.into_iter().next().map(|record| record.1))
 }
 
-/// Creates a table, or finds the one that is there.
+/// Creates a table, or returns the table that is there.
 pub(super) async fn create(
     link: &Link,
     connected: &Arc<Connected>,
@@ -120,7 +121,7 @@ pub(super) async fn create(
         let insert = &session.registry.insert;
         answer(session.session.execute_unpaged(insert, values).await?)
     };
-    // Applied or not: the registry has the row now. SERIAL shows it even if its commit is on the way.
+    // Applied or not, the registry has the row now. SERIAL shows it even if its commit is under way.
     link.run(Intent::Schema, "INSERT", REGISTRY, insert).await?;
     let found = look(link, connected, &name, Consistency::Serial).await?;
     let Some((table, ready)) = found else {
@@ -130,7 +131,7 @@ pub(super) async fn create(
     if ready { Ok(table) } else { complete(link, connected, table).await }
 }
 
-/// Makes the CQL table and says so in the registry. May be done by several clones at once.
+/// Makes the CQL table and marks it ready in the registry. Several clones may do it at once.
 async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Result<Table, Error> {
     let keyspace = link.config().keyspace.clone();
     let cql_name = cql_table(&table.definition.name);
@@ -178,13 +179,13 @@ fn records(result: QueryResult) -> Result<Vec<Record>, Error> {
     rows.map(|row| row.map_err(undecodable)).collect()
 }
 
-/// A result with the node that gave it, as [`Link::run`] wants it.
+/// Returns a result with the node that gave it, as [`Link::run`] takes it.
 pub(super) fn answer<E>(result: QueryResult) -> Result<(QueryResult, Option<SocketAddr>), E> {
     let coordinator = result.request_coordinator().connection_address();
     Ok((result, Some(coordinator)))
 }
 
-/// The engine's answer has another shape than its schema says.
+/// Makes the error of an answer that has another shape than the schema says.
 pub(super) fn undecodable(error: impl std::fmt::Display) -> Error {
     Error::Internal(format!("cassandra's answer: {error}"))
 }

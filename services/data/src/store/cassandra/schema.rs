@@ -1,7 +1,7 @@
 //! The tables in Cassandra: one registry of all tables, and one CQL table for each.
 //!
-//! Two clones may create the same table at once, on different nodes. Both then say the same: the registry's row is
-//! inserted by one of them (a lightweight transaction), and the CQL table is created under the id that this row holds.
+//! Two clones may create the same table at once, on different nodes. Both then use the same id: one of them inserts the
+//! registry's row (a lightweight transaction), and the CQL table is created under the id in this row.
 
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -11,17 +11,17 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
 
-/// Name of the registry.
+/// Name of the registry's table.
 pub(super) const REGISTRY: &str = "tables";
-/// The registry is one partition, so that it lists in order.
+/// Partition of the registry. It is one partition, so that tables are listed in order.
 pub(super) const SPACE: &str = "shoal";
-/// A partition beside it, which lists nothing: the row of the store's own name.
+/// Partition of the row with the store's own name, which is in no list.
 pub(super) const STORE_SPACE: &str = "store";
-/// That row.
+/// Name of the row with the store's own name.
 pub(super) const STORE_NAME: &str = "id";
-/// The CQL table may not be there yet.
+/// State of a table whose CQL table may not be there yet.
 pub(super) const CREATING: &str = "creating";
-/// The CQL table is there, on every node.
+/// State of a table whose CQL table is there, on every node.
 pub(super) const READY: &str = "ready";
 
 /// Columns of the registry in the order of [`Record`].
@@ -31,7 +31,7 @@ pub(super) const COLUMNS: &str =
 /// A row of the registry.
 pub(super) type Record = (String, Uuid, String, String, String, Option<i64>, i64);
 
-/// Statement that makes the keyspace.
+/// Returns the statement that makes the keyspace.
 pub(super) fn create_keyspace(config: &Config, contact_points: usize) -> String {
     let factor = config.replication_factor.map_or(contact_points.clamp(1, 3), usize::from);
     format!(
@@ -41,7 +41,7 @@ pub(super) fn create_keyspace(config: &Config, contact_points: usize) -> String 
     )
 }
 
-/// Statement that makes the registry, under an id that every clone derives alike.
+/// Returns the statement that makes the registry, under an id that every clone derives alike.
 pub(super) fn create_registry(keyspace: &str) -> String {
     let id =
         uuid::Builder::from_custom_bytes(xxh3_128(format!("{keyspace}.{REGISTRY}").as_bytes()).to_be_bytes());
@@ -53,12 +53,12 @@ pub(super) fn create_registry(keyspace: &str) -> String {
     )
 }
 
-/// Name of a table's CQL table.
+/// Returns the name of a table's CQL table.
 pub(super) fn cql_table(name: &TableName) -> String {
     format!("t_{name}")
 }
 
-/// Statement that makes a table's CQL table.
+/// Returns the statement that makes a table's CQL table.
 pub(super) fn create_table(keyspace: &str, table: &Table) -> String {
     let name = cql_table(&table.definition.name);
     let (column, key) = match column_type(table.definition.sort_key_type) {
@@ -72,7 +72,7 @@ pub(super) fn create_table(keyspace: &str, table: &Table) -> String {
     )
 }
 
-/// CQL type of the sort key column.
+/// Returns the CQL type of the sort key column.
 fn column_type(of: SortKeyType) -> Option<&'static str> {
     match of {
         SortKeyType::String => Some("text"),
@@ -82,7 +82,7 @@ fn column_type(of: SortKeyType) -> Option<&'static str> {
     }
 }
 
-/// The table of a registry row, and whether its CQL table is there.
+/// Reads the table of a registry row, and whether its CQL table is there.
 pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
     let (name, id, state, sort_key_type, write_mode, ttl, create_time) = record;
     let definition = || {

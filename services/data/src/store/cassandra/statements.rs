@@ -20,11 +20,11 @@ use crate::store::cassandra::link::Link;
 use crate::store::cassandra::schema::cql_table;
 use crate::table::{SortKeyType, Table};
 
-/// Average size of a table's rows before any was read.
+/// Assumed size of a table's rows before any was read.
 const ROW_BYTES_GUESS: usize = 1024;
 
-/// What a statement does. `From` and `To` are the bounds that it has: a scan always has a lower one, the smallest key
-/// of all if need be, so that few statements do.
+/// Kind of statement. `From` and `To` are its bounds. A scan always has a lower bound, the smallest key of all if need be, so
+/// that few statements are enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Get,
@@ -61,12 +61,12 @@ impl Statements {
         }
     }
 
-    /// Name of the CQL table.
+    /// Returns the name of the CQL table.
     pub(super) fn table(&self) -> &str {
         &self.table
     }
 
-    /// A statement, to be given its consistency.
+    /// Returns a prepared statement, which the caller gives its consistency.
     pub(super) async fn get(
         &self,
         kind: Kind,
@@ -77,7 +77,7 @@ impl Statements {
             let (session, text) = (session.clone(), self.text(kind));
             let prepared = async move {
                 let mut statement = session.prepare(text).await?;
-                // Timestamps are ours, so that every statement may be repeated.
+                // The clone gives the timestamps, so every statement may be repeated.
                 statement.set_is_idempotent(true);
                 Ok((statement, None))
             };
@@ -113,15 +113,15 @@ impl Statements {
         }
     }
 
-    /// Average size of the rows read lately.
+    /// Returns the average size of the rows read lately.
     pub(super) fn row_bytes(&self) -> usize {
         self.row_bytes.load(Ordering::Relaxed).max(1)
     }
 
-    /// Takes a fetch of rows into the average.
+    /// Adds a fetch of rows to the average.
     pub(super) fn learn(&self, rows: usize, bytes: usize) {
         if let Some(seen) = bytes.checked_div(rows) {
-            // A quarter of what is new; a lost update costs nothing.
+            // The new size counts a quarter; a lost update costs nothing.
             let average = self.row_bytes() / 4 * 3 + seen / 4 + 1;
             self.row_bytes.store(average, Ordering::Relaxed);
         }
@@ -134,7 +134,7 @@ impl fmt::Debug for Statements {
     }
 }
 
-/// The smallest sort key of a type.
+/// Returns the smallest sort key of a type.
 pub(super) fn lowest(of: SortKeyType) -> SortKey {
     match of {
         SortKeyType::String => SortKey::Text("\0".to_owned()),
@@ -154,7 +154,7 @@ pub(super) enum Bind {
 }
 
 impl Bind {
-    /// The sort key column; none where the table has none.
+    /// Returns the value of the sort key column; none where the table has none.
     pub(super) fn sort_key(key: &SortKey) -> Option<Self> {
         match key {
             SortKey::Unit => None,

@@ -19,7 +19,7 @@ use crate::store::model::Model;
 use crate::store::random;
 use crate::table::WriteMode;
 
-/// The contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
+/// Returns the contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
 fn contact_points() -> Option<Vec<String>> {
     match std::env::var("SHOAL_TEST_CASSANDRA") {
         Ok(points) => Some(points.split(',').map(str::to_owned).collect()),
@@ -33,7 +33,7 @@ fn contact_points() -> Option<Vec<String>> {
     }
 }
 
-/// A keyspace of one test's own, with limits that a busy machine keeps.
+/// Makes settings with a keyspace of one test's own, and with limits that a busy machine keeps.
 fn config(test: &str) -> Config {
     Config {
         keyspace: format!("shoal_test_{test}_{}", std::process::id()),
@@ -43,7 +43,7 @@ fn config(test: &str) -> Config {
     }
 }
 
-/// A store whose first connection is made.
+/// Returns a store whose first connection is made.
 async fn started(config: &Config, points: &[String]) -> CassandraStore {
     let store = CassandraStore::start(config.clone(), points.to_vec());
     let until = Instant::now() + Duration::from_secs(60);
@@ -73,7 +73,7 @@ async fn the_cassandra_store_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cassandra_and_the_embedded_store_give_the_same_answers() {
+async fn cassandra_and_embedded_answer_alike() {
     let Some(points) = contact_points() else { return };
     let config = config("random");
     let cassandra = random::Subject::new(started(&config, &points).await).await;
@@ -143,7 +143,7 @@ impl tracing::field::Visit for Fields {
 }
 
 #[tokio::test]
-async fn every_statement_has_a_span_that_names_no_keys_or_values() {
+async fn spans_hold_no_keys_or_values() {
     use tracing::Instrument as _;
     use tracing_subscriber::layer::SubscriberExt as _;
     let Some(points) = contact_points() else { return };
@@ -194,7 +194,7 @@ async fn every_statement_has_a_span_that_names_no_keys_or_values() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_did_to_the_keyspace_is_seen() {
+async fn foreign_changes_to_keyspace_are_seen() {
     let Some(points) = contact_points() else { return };
     let config = config("others");
     let keyspace = config.keyspace.clone();
@@ -250,12 +250,12 @@ async fn get(data: &Data<CassandraStore>, table: &str, key: &str) -> Result<Row,
     data.get(table, "p".to_owned(), text(key), Consistency::Quorum).await
 }
 
-/// How a [`Proxy`] treats its connections.
+/// Treatment that a [`Proxy`] gives its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Network {
     /// Bytes pass.
     Fine,
-    /// Nothing passes, nothing ends: a host that is gone, a process that is stopped.
+    /// Connections stay and no byte passes: a host that is gone, or a process that is stopped.
     Silent,
     /// Requests pass, answers do not.
     NoAnswers,
@@ -263,10 +263,10 @@ enum Network {
     Dead,
 }
 
-/// What a proxy adds to each way, so that nothing here rests on a peer that answers at once.
+/// Delay that a proxy adds to each way, so that no test rests on a peer that answers at once.
 const LATENCY: Duration = Duration::from_millis(5);
 
-/// Stands before Cassandra on a port of its own.
+/// A proxy before Cassandra, on a port of its own.
 struct Proxy {
     address: String,
     network: watch::Sender<Network>,
@@ -357,7 +357,7 @@ async fn until_it_answers(data: &Data<CassandraStore>, table: &str) {
     }
 }
 
-/// Our limits as they are by default: what the contract says of time.
+/// Makes settings with the default limits, which the contract's times follow from.
 fn strict(test: &str) -> Config {
     Config { keyspace: config(test).keyspace, ..Config::default() }
 }
@@ -365,7 +365,7 @@ fn strict(test: &str) -> Config {
 const SOON: Duration = Duration::from_millis(1500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_starts_without_cassandra_and_uses_it_when_it_comes() {
+async fn late_cassandra_is_used_when_up() {
     let Some(points) = contact_points() else { return };
     let proxy = Proxy::start(&points[0], Network::Dead).await;
     let config = strict("start");
@@ -388,7 +388,7 @@ async fn a_clone_starts_without_cassandra_and_uses_it_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_hangs_when_cassandra_falls_silent_or_dies() {
+async fn no_call_hangs_without_cassandra() {
     let Some(points) = contact_points() else { return };
     let proxy = Proxy::start(&points[0], Network::Fine).await;
     let config = strict("silent");
@@ -434,7 +434,7 @@ async fn no_call_hangs_when_cassandra_falls_silent_or_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_without_an_answer_may_have_happened_and_can_be_repeated() {
+async fn unanswered_write_can_be_repeated() {
     let Some(points) = contact_points() else { return };
     let proxy = Proxy::start(&points[0], Network::Fine).await;
     let config = Config { statement_timeout: Duration::from_secs(2), ..config("unknown") };
@@ -459,7 +459,7 @@ async fn a_write_without_an_answer_may_have_happened_and_can_be_repeated() {
 
 /// The driver would drop a connection with a thousand orphaned stream ids, and all that is in flight on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_go_away_cost_no_connection() {
+async fn leaving_callers_cost_no_connection() {
     let Some(points) = contact_points() else { return };
     let proxy = Proxy::start(&points[0], Network::Fine).await;
     let config = config("cancel");
@@ -529,7 +529,7 @@ async fn statements_past_the_limit_are_refused() {
 }
 
 #[test]
-fn the_engines_ttl_outlasts_the_cells_and_stops_at_2038() {
+fn engine_ttl_outlasts_the_cell() {
     let now = WriteTimestamp(1_800_000_000_000_000);
     let after = |seconds: i64| Some(WriteTimestamp(now.0 + seconds * 1_000_000));
     assert_eq!(engine_ttl(None, now), 0);

@@ -1,4 +1,4 @@
-//! What is stored of a row: the last put, or the tombstone that hides older ones.
+//! The stored state of a row: the last put, or the tombstone that hides older ones.
 
 use std::cmp::Ordering;
 
@@ -9,12 +9,12 @@ use crate::row_codec;
 const PUT: u8 = 1;
 const TOMBSTONE: u8 = 2;
 
-/// A row's last write.
+/// The last write of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
-    /// A row.
+    /// The row was put.
     Put { stamp: WriteTimestamp, cell: &'a [u8] },
-    /// No row, and no older one either.
+    /// The row was deleted, and older puts are hidden.
     Tombstone { stamp: WriteTimestamp },
 }
 
@@ -25,7 +25,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Whether this write stays when `other` is there: Cassandra's rules, see [`crate::store::Store::mutate`].
+    /// Returns whether this write stays when `other` is there, by Cassandra's rules: see [`crate::store::Store::mutate`].
     pub(super) fn supersedes(&self, other: &Entry<'_>) -> Result<bool, Error> {
         let by_stamp = self.stamp().cmp(&other.stamp());
         if by_stamp != Ordering::Equal {
@@ -35,7 +35,7 @@ impl<'a> Entry<'a> {
             (Entry::Tombstone { .. }, Entry::Put { .. }) => Ok(true),
             (_, Entry::Tombstone { .. }) => Ok(false),
             (Entry::Put { cell: ours, .. }, Entry::Put { cell: theirs, .. }) => {
-                // None, which is never, is the smallest: a row that ends beats one that does not.
+                // `None`, which means never, is the smallest: a row that ends beats one that does not.
                 let by_end = row_codec::expire_time(ours)?.cmp(&row_codec::expire_time(theirs)?);
                 Ok(by_end.then_with(|| ours.cmp(theirs)) == Ordering::Greater)
             }
@@ -62,7 +62,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// When a put ends; none for tombstones and for those that do not.
+    /// Returns when a put ends; none for tombstones and for puts that do not end.
     pub(super) fn expire_time(&self) -> Result<Option<WriteTimestamp>, Error> {
         match self {
             Entry::Put { cell, .. } => row_codec::expire_time(cell),

@@ -1,4 +1,4 @@
-//! Keys of the embedded store. A partition's prefix is the table's id, the length of the partition key, and the key.
+//! Keys of the embedded store. The prefix of a partition is the table's id, the length of the partition key, and the key.
 
 use std::ops::Range;
 
@@ -8,32 +8,32 @@ use crate::table::Table;
 const TABLE_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 2;
 
-/// What every key of a partition begins with.
+/// Makes the prefix of every key of a partition.
 pub(super) fn prefix(table: &Table, partition: &PartitionKey) -> Vec<u8> {
     let partition = partition.as_str().as_bytes();
-    // At most 1 KiB, checked when it was parsed.
+    // A partition key has at most 1 KiB, checked when it was parsed.
     let length = u16::try_from(partition.len()).unwrap_or(u16::MAX);
     [table.id.as_bytes(), &length.to_be_bytes()[..], partition].concat()
 }
 
-/// A key of a partition, taken apart into prefix and place.
+/// Splits a key of a partition into its prefix and its place.
 pub(super) fn split(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = key.get(TABLE_BYTES..TABLE_BYTES + LENGTH_BYTES)?;
     let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
     key.split_at_checked(TABLE_BYTES + LENGTH_BYTES + length)
 }
 
-/// The key of a place in a partition.
+/// Makes the key of a place in a partition.
 pub(super) fn key(prefix: &[u8], place: &[u8]) -> Vec<u8> {
     [prefix, place].concat()
 }
 
-/// The keys of the places in `[start, end)`; an absent end is the partition's.
+/// Makes the range of keys of the places in `[start, end)`. An absent end is the end of the partition.
 pub(super) fn keys(prefix: &[u8], start: &[u8], end: Option<&[u8]>) -> Range<Vec<u8>> {
     key(prefix, start)..end.map_or_else(|| behind(prefix), |end| key(prefix, end))
 }
 
-/// The smallest key greater than all with this prefix. There is one: a table's id is never all ones.
+/// Returns the smallest key that is greater than all keys with this prefix. There is one, because no table's id is all ones.
 fn behind(prefix: &[u8]) -> Vec<u8> {
     let kept = prefix.iter().rposition(|byte| *byte != u8::MAX).unwrap_or(0);
     let mut end = prefix[..=kept].to_vec();

@@ -1,25 +1,27 @@
-//! Deleted ranges of a partition, as fragments that do not overlap: the last one that begins at or before a place is the
-//! only one that can hold it. Laying a range over others cuts them (as RocksDB and Cassandra do with theirs).
+//! Deleted ranges of a partition, kept as tombstones that do not overlap: only the last one that begins at or before a place
+//! can contain it. Laying a range over others cuts them, as RocksDB and Cassandra do with theirs.
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
-/// Every row in `[start, end)` put at `stamp` or before is deleted. Bounds are ordered bytes; an absent end is open.
+/// Tombstone of a range: every row in `[start, end)` that was put at `stamp` or before is deleted. Bounds are ordered bytes; an
+/// absent end is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RangeTombstone {
     pub(super) start: Vec<u8>,
     pub(super) end: Option<Vec<u8>>,
     pub(super) stamp: WriteTimestamp,
-    /// By this process's clock: the tombstone's grace counts from here.
+    /// The time of the deletion by this process's clock, from which the tombstone's grace counts.
     pub(super) deleted_at: WriteTimestamp,
 }
 
 impl RangeTombstone {
+    /// Returns whether a place is in the range.
     pub(super) fn contains(&self, place: &[u8]) -> bool {
         self.start.as_slice() <= place && self.reaches(place)
     }
 
-    /// Whether it ends behind a place.
+    /// Returns whether the range ends behind a place.
     pub(super) fn reaches(&self, place: &[u8]) -> bool {
         self.end.as_ref().is_none_or(|end| end.as_slice() > place)
     }
@@ -48,17 +50,17 @@ impl RangeTombstone {
         })
     }
 
-    /// The same deletion of other rows; none if there are no rows.
+    /// Returns the same deletion of another range; none if that range is empty.
     fn cut(&self, start: Vec<u8>, end: Option<Vec<u8>>) -> Option<Self> {
         let empty = end.as_ref().is_some_and(|end| *end <= start);
         (!empty).then(|| Self { start, end, ..self.clone() })
     }
 }
 
-/// What takes the place of `touched` (in order, not overlapping, each overlapping `new`) when `new` is laid over them.
+/// Lays `new` over `touched` (in order, not overlapping each other, each overlapping `new`). Returns what replaces `touched`.
 pub(super) fn overlay(touched: &[RangeTombstone], new: &RangeTombstone) -> Vec<RangeTombstone> {
     let mut pieces = Vec::new();
-    // Up to here `new` is dealt with; none: to its end.
+    // The place up to which `new` is handled; none: to its end.
     let mut done = Some(new.start.clone());
     for old in touched {
         let Some(from) = done else { break };
@@ -79,7 +81,7 @@ pub(super) fn overlay(touched: &[RangeTombstone], new: &RangeTombstone) -> Vec<R
     join(pieces)
 }
 
-/// The earlier of two ends; an absent one is the last.
+/// Returns the earlier of two ends; an absent end is the latest.
 fn earlier(a: Option<&Vec<u8>>, b: Option<&Vec<u8>>) -> Option<Vec<u8>> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b).clone()),
@@ -87,7 +89,7 @@ fn earlier(a: Option<&Vec<u8>>, b: Option<&Vec<u8>>) -> Option<Vec<u8>> {
     }
 }
 
-/// Neighbours of one deletion are one fragment.
+/// Joins neighbours of one deletion.
 fn join(pieces: Vec<RangeTombstone>) -> Vec<RangeTombstone> {
     let mut joined: Vec<RangeTombstone> = Vec::with_capacity(pieces.len());
     for piece in pieces {
@@ -108,7 +110,7 @@ fn join(pieces: Vec<RangeTombstone>) -> Vec<RangeTombstone> {
 mod tests {
     use super::*;
 
-    fn fragment(start: u8, end: Option<u8>, stamp: i64) -> RangeTombstone {
+    fn tombstone(start: u8, end: Option<u8>, stamp: i64) -> RangeTombstone {
         RangeTombstone {
             start: vec![start],
             end: end.map(|end| vec![end]),
@@ -122,38 +124,38 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_comes_back_as_it_was() {
-        for fragment in [fragment(1, None, 5), fragment(0, Some(9), -5)] {
-            assert_eq!(RangeTombstone::decode(&fragment.start, &fragment.encode()).unwrap(), fragment);
+    fn tombstone_decodes_as_encoded() {
+        for tombstone in [tombstone(1, None, 5), tombstone(0, Some(9), -5)] {
+            assert_eq!(RangeTombstone::decode(&tombstone.start, &tombstone.encode()).unwrap(), tombstone);
         }
         assert!(RangeTombstone::decode(b"", b"short").is_err());
     }
 
-    /// Against the plain list of all ranges, over random ones.
+    /// Compares with the plain list of all ranges, over random ranges.
     #[test]
-    fn fragments_hold_what_all_ranges_together_hold() {
+    fn tombstones_match_all_their_ranges() {
         for seed in 0..2000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut all = Vec::new();
-            let mut fragments: Vec<RangeTombstone> = Vec::new();
+            let mut tombstones: Vec<RangeTombstone> = Vec::new();
             for _ in 0..rng.usize(1..12) {
                 let start = rng.u8(0..18);
                 let end = rng.bool().then(|| rng.u8(start + 1..20));
-                let new = fragment(start, end, rng.i64(1..6));
+                let new = tombstone(start, end, rng.i64(1..6));
                 let (touched, mut rest): (Vec<_>, Vec<_>) =
-                    fragments.into_iter().partition(|old| overlaps(old, &new));
+                    tombstones.into_iter().partition(|old| overlaps(old, &new));
                 rest.extend(overlay(&touched, &new));
                 rest.sort_by(|a, b| a.start.cmp(&b.start));
-                fragments = rest;
+                tombstones = rest;
                 all.push(new);
             }
-            for pair in fragments.windows(2) {
+            for pair in tombstones.windows(2) {
                 assert!(!pair[0].reaches(&pair[1].start), "seed {seed}: {pair:?} overlap");
             }
             for place in 0..20 {
                 let stamp =
                     |of: &[RangeTombstone]| of.iter().filter(|f| f.contains(&[place])).map(|f| f.stamp).max();
-                assert_eq!(stamp(&fragments), stamp(&all), "seed {seed}, place {place}");
+                assert_eq!(stamp(&tombstones), stamp(&all), "seed {seed}, place {place}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How a table's definition is stored.
+//! The stored form of a table's definition.
 
 use prost::Message as _;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! Clears away what nobody can see any more: rows that ended, rows in deleted ranges, and tombstones past their grace.
+//! Clears away what no read can see any more: rows that ended, rows in deleted ranges, and tombstones past their grace.
 //! Reads do not depend on it.
 
 use std::sync::atomic::Ordering;
@@ -14,30 +14,30 @@ use crate::store::embedded::range_tombstone::RangeTombstone;
 use crate::store::embedded::{EmbeddedStore, GRACE_SECONDS, Keyspaces, layout, write_failed};
 use crate::value::Attributes;
 
-/// How often the queue of due entries is looked at.
+/// Interval at which the queue of due entries is looked at.
 const EVERY: Duration = Duration::from_secs(10);
-/// Entries dealt with in one write: it holds up every other writer.
+/// Entries handled in one write, which holds up every other writer.
 const BATCH: usize = 256;
 /// Rows looked at between two writes while a deleted range is cleared.
 const LOOKED_MAX: usize = 4096;
 
-/// Nothing is queued for an earlier time than it is queued at, give or take this many microseconds: the queue's swept
-/// beginning, which costs time to look through, is left out.
+/// Microseconds by which an entry may be queued late. The part of the queue that was swept before is not looked through again,
+/// because that takes time.
 const LATE_MAX: i64 = 60_000_000;
 
-/// What is to be done when a time has come.
+/// Work that is due at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
     /// A row ends: only its timestamp and end are kept.
     End = 1,
     /// The grace of a tombstone or an ended row is over.
     Forget = 2,
-    /// The rows in a deleted range can be cleared away; and the range itself, when its grace is over.
+    /// The rows in a deleted range can be cleared away, and the range itself once its grace is over.
     Range = 3,
 }
 
 impl Due {
-    /// Queues an entry of `rows`; it is dealt with only if it is still the same write.
+    /// Queues an entry of `rows`, which is handled only if it is still the same write then.
     pub(super) fn queue(
         self,
         tx: &mut Tx<'_>,
@@ -63,24 +63,24 @@ impl Due {
     }
 }
 
-/// What tells writes of one row apart here: the timestamp and the end.
+/// Returns what tells writes of one row apart: the timestamp and the end.
 fn identity(entry: &Entry<'_>) -> Result<Vec<u8>, Error> {
     let end = entry.expire_time()?.map_or(0, |at| at.0);
     Ok([entry.stamp().0.to_be_bytes(), end.to_be_bytes()].concat())
 }
 
-/// Queued keys of earlier times are smaller.
+/// Returns the beginning of the queue's keys at a time; keys of earlier times are smaller.
 fn due_until(at: WriteTimestamp) -> [u8; 8] {
     at.0.max(0).cast_unsigned().to_be_bytes()
 }
 
-/// Sweeps until it is dropped.
+/// Sweeps until dropped.
 pub(crate) async fn sweep_forever(store: EmbeddedStore) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Clones share the database; one sweeps at a time.
+        // Clones share the database; one of them sweeps at a time.
         let Ok(_sweeping) = store.sweeping.try_lock() else { continue };
         loop {
             match store.sweep(WriteTimestamp::now()).await {
@@ -103,7 +103,7 @@ struct Queued {
 }
 
 impl EmbeddedStore {
-    /// Deals with a batch of what is due at `now`; whether there is more.
+    /// Handles a batch of what is due at `now`. Returns whether there is more.
     pub(super) async fn sweep(&self, now: WriteTimestamp) -> Result<bool, Error> {
         let (mut rows, mut ranges) = (Vec::new(), Vec::new());
         let from = WriteTimestamp(self.swept_until.load(Ordering::Relaxed));
@@ -135,7 +135,7 @@ impl EmbeddedStore {
                 let Some(stored) = tx.get(&keyspaces.rows, &key)? else { continue };
                 let entry = match Entry::decode(&stored).and_then(|entry| Ok((identity(&entry)?, entry))) {
                     Ok((identity, entry)) if identity == of => entry,
-                    // A later write has taken its place, and is queued by itself.
+                    // A later write has taken its place and is queued by itself.
                     Ok(_) => continue,
                     Err(error) => {
                         tracing::error!(%error, "a row was not swept");
@@ -156,8 +156,8 @@ impl EmbeddedStore {
         swept.await.map_err(|error| write_failed(error, None))?
     }
 
-    /// Clears the rows in a deleted range, then forgets the range if its grace is over. New rows that it hides cannot
-    /// appear meanwhile: it is still there to refuse them.
+    /// Clears the rows in a deleted range, then forgets the range if its grace is over. No row that it hides can appear
+    /// meanwhile, because the range is still there to refuse it.
     async fn sweep_range(&self, queued: Queued, now: WriteTimestamp) -> Result<(), Error> {
         let Some((prefix, start)) = layout::split(&queued.key) else {
             return Err(Error::DataLoss("a queued key names no partition".to_owned()));
@@ -174,7 +174,7 @@ impl EmbeddedStore {
         let swept = self.database.write(move |tx| {
             let stored = tx.get(&keyspaces.ranges, &queued.key)?;
             tx.delete(&keyspaces.due, queued.due_key);
-            // One that was cut or laid over meanwhile is queued by itself.
+            // A range that was cut or laid over meanwhile is queued by itself.
             let same = stored.as_deref() == fragment.as_ref().map(RangeTombstone::encode).as_deref();
             let Some(fragment) = fragment.filter(|_| same) else { return Ok(()) };
             let over = fragment.deleted_at.plus_seconds(GRACE_SECONDS);
@@ -188,7 +188,7 @@ impl EmbeddedStore {
         swept.await.map_err(|error| write_failed(error, None))?
     }
 
-    /// Deletes the first of the rows put at `stamp` or before; the last key looked at, if there are more.
+    /// Deletes the first of the rows put at `stamp` or before. Returns the last key looked at, if there are more.
     async fn clear(
         &self,
         keys: std::ops::Range<Vec<u8>>,

@@ -23,7 +23,7 @@ async fn the_embedded_store_conforms() {
 }
 
 #[tokio::test]
-async fn it_answers_as_the_plainest_store_does_sweeping_or_not() {
+async fn answers_match_the_model_while_sweeping() {
     let (model, embedded) = (Subject::new(Model::default()).await, Subject::new(ephemeral()).await);
     let swept = Subject::new(ephemeral()).await;
     for seed in 0..100 {
@@ -67,7 +67,7 @@ fn stored(store: &EmbeddedStore) -> HashMap<&'static str, usize> {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_after_a_restart_and_tokens_hold() {
+async fn rows_and_tokens_survive_restart() {
     let dir = tempfile::tempdir().unwrap();
     let open = || EmbeddedStore::new(Database::open(dir.path()).unwrap()).unwrap();
     let request = QueryRequest {
@@ -88,7 +88,7 @@ async fn what_was_answered_is_there_after_a_restart_and_tokens_hold() {
 }
 
 #[tokio::test]
-async fn the_sweeper_leaves_nothing_of_what_is_gone_and_everything_else() {
+async fn sweeper_removes_only_dead_rows() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;
@@ -144,7 +144,7 @@ async fn the_sweeper_leaves_nothing_of_what_is_gone_and_everything_else() {
 
 /// A put after the range was deleted takes its place in the range's middle; forgetting the range must not touch it.
 #[tokio::test]
-async fn a_row_put_into_a_deleted_range_outlives_it() {
+async fn later_put_outlives_deleted_range() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;
@@ -157,7 +157,7 @@ async fn a_row_put_into_a_deleted_range_outlives_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_data_loss() {
+async fn unreadable_cells_are_data_loss() {
     let store = ephemeral();
     let data = Data::new(store.clone());
     create(&data).await;

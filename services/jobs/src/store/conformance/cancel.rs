@@ -1,4 +1,4 @@
-//! What is cancelled runs no more, wherever it was.
+//! Cancelling: a cancelled job runs no more, wherever it was.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Who holds a job, and what becomes of it when its holder is lost or leaves.
+//! Leases: a job has one holder, and comes back when its holder is lost or leaves.
 
 use super::*;
 

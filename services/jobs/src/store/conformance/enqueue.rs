@@ -1,4 +1,4 @@
-//! What is enqueued: whole, once for a request_id, in a queue there is room for.
+//! Enqueueing: a job is added whole, once for a request_id, to a queue that has room.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! How a job ends: completed, failed once too often, and forgotten.
+//! The end of a job: completed, failed too often, and forgotten.
 
 use super::*;
 

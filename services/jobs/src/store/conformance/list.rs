@@ -1,4 +1,4 @@
-//! What people see of a queue: how many jobs it has in which state, and which.
+//! Lists and counts: the jobs of a queue by state.
 
 use super::*;
 use crate::store::Counts;

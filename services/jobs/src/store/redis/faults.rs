@@ -1,4 +1,4 @@
-//! What Redis can do to us: stop, restart, freeze, fill up, evict, forget. Each test has a Redis of its own.
+//! Faults of Redis: it stops, restarts, freezes, fills up, evicts, forgets. Each test has a Redis of its own.
 
 mod server;
 

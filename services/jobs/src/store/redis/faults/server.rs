@@ -59,7 +59,7 @@ impl Server {
         self.signal("-CONT");
     }
 
-    /// What redis-cli says.
+    /// Returns the output of redis-cli.
     pub(super) fn cli(&self, words: &[&str]) -> String {
         let cli = std::env::var("SHOAL_TEST_REDIS_CLI").unwrap_or_else(|_| "redis-cli".to_owned());
         let output = Command::new(cli).arg("-p").arg(self.port.to_string()).args(words).output().unwrap();
