@@ -29,7 +29,7 @@ impl Time {
     }
 }
 
-/// A duration in whole milliseconds; the configured maxima keep it far from overflow.
+/// Returns a duration in whole milliseconds; the configured maxima keep it far from overflow.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -37,10 +37,10 @@ pub(crate) fn millis(duration: Duration) -> i64 {
 /// Tells the time.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Clock {
-    /// The machine's.
+    /// The machine's clock.
     #[default]
     System,
-    /// Moved by hand, for tests.
+    /// A clock that tests move by hand.
     #[cfg(test)]
     Manual(Arc<AtomicI64>),
 }

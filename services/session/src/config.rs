@@ -33,19 +33,19 @@ const REQUEST_OVERHEAD_BYTES: usize = 12 << 10;
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `redis://HOST:PORT`, several comma-separated for a Cluster; none: embedded.
+    /// Redis of the sessions: `redis://HOST:PORT`, several comma-separated for a Cluster. None: embedded.
     pub redis: Option<String>,
-    /// What every key in Redis begins with; no braces.
+    /// Prefix of every key in Redis; no braces.
     pub key_prefix: String,
     /// Connections to each Redis node.
     pub redis_connections: usize,
-    /// How long a call to Redis may take.
+    /// Longest time of a call to Redis.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
     /// TOML file with the keys `bucket`, `check`, `derive` and, optionally, `pepper`.
     pub keys_file: Option<PathBuf>,
-    /// The same, inline: for the environment (`SHOAL_SESSION__KEYS__CHECK`). Beats the file.
+    /// Keys given inline, for the environment (`SHOAL_SESSION__KEYS__CHECK`). They beat the file.
     pub keys: KeysText,
     /// Idle time of a session whose creator asks for none.
     #[serde(with = "humantime_serde")]
@@ -63,17 +63,17 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub absolute_ttl_max: Duration,
-    /// How long the old token is good after the new one was first used.
+    /// Time for which the old token is good after the new one was first used.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub rotation_grace: Duration,
-    /// How long a repeat of CreateSession with the same `request_id` finds what the first one made.
+    /// Time for which a repeat of CreateSession with the same `request_id` finds what the first one made.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub request_kept: Duration,
     /// Sessions a user may have at once.
     pub sessions_per_user_max: usize,
-    /// What a create does to a user who has that many: `reject` or `revoke_oldest`.
+    /// Treatment of a CreateSession for a user who has that many: `reject` or `revoke_oldest`.
     pub at_limit: AtLimit,
     /// Attributes of a session.
     pub attributes_max: usize,
@@ -83,14 +83,14 @@ pub struct Config {
     pub metadata_max: usize,
     /// Names and values of a session's metadata together.
     pub metadata_bytes_max: usize,
-    /// How often ended sessions are looked for; they are gone from every index at most 5 s after their end when this is
-    /// at most 1 s.
+    /// Interval between two looks for ended sessions; they are gone from every index at most 5 s after their end when
+    /// this is at most 1 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub sweep_interval: Duration,
     /// Events kept for watchers in each of the 256 buckets.
     pub events_kept: usize,
-    /// Streams of WatchSessions one clone serves at once: of one user at most a tenth of them, of everybody half.
+    /// Streams of WatchSessions that one clone serves at once: of one user at most a tenth of them, of everybody half.
     pub watchers_max: usize,
 }
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_work_is_refused_by_name() {
+    fn invalid_settings_are_named() {
         Config::default().validate().expect("the defaults work");
         let default = Config::default;
         for (config, name) in [

@@ -1,4 +1,4 @@
-//! Which store a clone stands on, from the settings.
+//! The store and the keys of a clone, chosen from the settings.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Engine {
     description: String,
     /// The name of an embedded store, which all clones of the process share.
     name: String,
-    /// Shared by the clones of a process: what becomes of their Redis is said once.
+    /// The state of the Redis, shared by the clones of a process: each change of it is logged once.
     health: Health,
 }
 
@@ -36,10 +36,10 @@ pub(crate) enum Backend {
 }
 
 impl Engine {
-    /// Redis if the settings name one, which need not be reachable yet; else the embedded database.
+    /// Opens Redis if the settings name one, which need not be reachable yet; else the embedded database.
     ///
     /// # Errors
-    /// When the configuration, the keys or the database's folder cannot be used.
+    /// Returns an error if the configuration, the keys or the database's folder cannot be used.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
         Self::open_with(settings, Health::new(Role::Session.name())).await
     }
@@ -99,13 +99,13 @@ impl Engine {
         .context("opening the session store")?
     }
 
-    /// What it is, for people: `redis 127.0.0.1:6379`, `embedded ./.shoal/session`, `memory`.
+    /// Describes the store for people: `redis 127.0.0.1:6379`, `embedded ./.shoal/session`, `memory`.
     #[must_use]
     pub fn describe(&self) -> String {
         self.description.clone()
     }
 
-    /// What a clone of it says of its store.
+    /// Returns what health and `/readyz` of a clone say of its store.
     pub(crate) fn backing(&self) -> Backing {
         match &self.store {
             Backend::Embedded(_) => Backing::own(self.describe(), self.name.clone()),
@@ -119,10 +119,10 @@ impl Engine {
         }
     }
 
-    /// A clone's own way to the same store: connections of its own to Redis, the very same embedded database.
+    /// Opens a clone's own way to the same store: connections of its own to Redis, or the same embedded database.
     ///
     /// # Errors
-    /// When the configuration cannot be used.
+    /// Returns an error if the configuration cannot be used.
     pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Engine> {
         match &self.store {
             Backend::Redis(_) => Self::open_with(settings, self.health.clone()).await,

@@ -1,4 +1,4 @@
-//! Why a call failed, and the one place where that becomes what callers see. No variant can hold a token.
+//! Errors of the service, and the one place that says what callers see of them. No variant can hold a token.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,16 +10,17 @@ use tonic::{Code, Status};
 
 use crate::session::attribute::Passed;
 
-/// Why a call failed.
+/// The reason for which a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// No session for this token or id: never issued, forged, ended, or long replaced. Which, is not told.
+    /// The token or id has no session: it was never issued, is forged, ended, or was replaced long ago. Callers are not
+    /// told which.
     #[error("there is no such session")]
     NotFound,
-    /// One field of the request is wrong by itself.
+    /// A field of the request is wrong by itself.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// One field of the request is over a limit by itself.
+    /// A field of the request is over a limit by itself.
     #[error("{field}: over the limit `{limit}` of {max}")]
     TooMuch { field: &'static str, limit: &'static str, max: usize },
     /// The session's attributes would pass a limit; none was changed.
@@ -34,17 +35,17 @@ pub(crate) enum Error {
     /// The `request_id` belongs to another call.
     #[error("the request_id was used for another call")]
     RequestDiffers,
-    /// What the `request_id` made is there no more, or its token has been replaced.
+    /// The session that the `request_id` made has ended, or its token has been replaced.
     #[error("the request_id's session has ended or was rotated")]
     RequestSpent,
     /// The successor was derived with a key that was removed too early.
     #[error("the successor of this token cannot be derived any more")]
     SuccessorLost,
-    /// This clone serves as many watchers as it may.
+    /// The clone serves as many watchers as it may.
     #[error("this clone serves {max} watchers{of}")]
     WatchersFull {
         max: usize,
-        /// Whose, with a space in front; nothing for all of them.
+        /// The kind of watchers, with a space in front; empty for all of them.
         of: &'static str,
     },
     /// The clone is going away.
@@ -53,13 +54,13 @@ pub(crate) enum Error {
     /// The engine did not do it, or is not known to have.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The Redis may drop sessions, and with them what says which are a user's.
+    /// The Redis is configured to evict: it may drop sessions, and the entries that list a user's.
     #[error(
         "redis is configured to evict ({policy}) and would lose sessions and which are a user's without a word; set its \
          maxmemory-policy to noeviction"
     )]
     Evicts { policy: String },
-    /// A defect, ours or the stored data's.
+    /// A defect of this program or of the stored data.
     #[error("{0}")]
     Internal(String),
 }
@@ -67,7 +68,8 @@ pub(crate) enum Error {
 /// The longest a caller should wait before it tries again what failed for a full user or clone.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When to come back for what ended with a clone that drains: another one, if there is one, is there already.
+/// The pause before a watch that a draining clone ended is taken up again: another clone, if there is one, is there
+/// already.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Error {

@@ -1,14 +1,14 @@
-//! What happens to sessions, and where in that a watcher is.
+//! Events of sessions, and the cursor that says how far a watcher has been told.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::id::SessionId;
 
-/// Buckets there are; a bucket is one byte.
+/// The number of buckets; a bucket is one byte.
 pub(crate) const BUCKETS: usize = 256;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Created,
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 impl Kind {
     const ALL: [Kind; 5] = [Kind::Created, Kind::Rotated, Kind::Revoked, Kind::Expired, Kind::ReuseDetected];
 
-    /// As stores keep it.
+    /// Returns the name that stores keep.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Kind::Created => "created",
@@ -44,7 +44,7 @@ pub(crate) struct Place {
     pub(crate) seq: u64,
 }
 
-/// One thing that happened.
+/// An event of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) place: Place,
@@ -53,18 +53,18 @@ pub(crate) struct Event {
     pub(crate) user: String,
 }
 
-/// What a watcher is told.
+/// The content of a watcher's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     Event(Event),
-    /// Events of a bucket may have been missed; it goes on at this place.
+    /// A gap: events of the bucket may have been missed; the watch goes on at this place.
     Gap {
         bucket: u8,
         place: Place,
     },
 }
 
-/// Which buckets are watched, and how far each has been told.
+/// The buckets that are watched, and how far each has been told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cursor {
     One(u8, Place),
@@ -79,13 +79,13 @@ impl Cursor {
         }
     }
 
-    /// The buckets that are watched and have been told up to another place than this.
+    /// Returns the watched buckets whose place is not the one in `ends`.
     pub(crate) fn unlike(&self, ends: &[Place; BUCKETS]) -> Vec<u8> {
         let unlike = |(bucket, place): (u8, Place)| (ends[usize::from(bucket)] != place).then_some(bucket);
         self.places().into_iter().filter_map(unlike).collect()
     }
 
-    /// How far a bucket has been told; nothing for one that is not watched.
+    /// Returns how far a bucket has been told; `None` for one that is not watched.
     pub(crate) fn place(&self, bucket: u8) -> Option<Place> {
         match self {
             Cursor::One(watched, place) => (*watched == bucket).then_some(*place),
@@ -104,7 +104,7 @@ impl Cursor {
         }
     }
 
-    /// The resume token: any clone goes on where it says. Buckets in order, each as the distance to the latest place.
+    /// Writes the resume token, from which any clone goes on: buckets in order, each as the distance to the latest place.
     pub(crate) fn encode(&self) -> String {
         let mut bytes = Vec::new();
         let places = self.places();
@@ -158,7 +158,7 @@ const VERSION_ALL: u8 = 2;
 /// Longer than any token that [`Cursor::encode`] makes.
 const ENCODED_MAX: usize = 8 << 10;
 
-/// LEB128.
+/// Writes a number as LEB128.
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
@@ -180,7 +180,7 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A time that cannot overflow what is computed with it: the year 10889 has room.
+/// Reads a time that cannot overflow what is computed with it: it ends in the year 10889.
 fn take_latest(bytes: &mut &[u8]) -> Option<u64> {
     take(bytes).filter(|latest| *latest < 1 << 48)
 }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_mesh_has_tokens_of_under_two_kilobytes() {
+    fn resume_tokens_stay_under_two_kilobytes() {
         let mut all = Cursor::All(Box::new([Place::default(); BUCKETS]));
         for bucket in 0..=255 {
             all.advance(bucket, Place { millis: 1_700_000_000_000 - u64::from(bucket) * 9999, seq: 200 });

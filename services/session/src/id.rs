@@ -10,9 +10,9 @@ pub(crate) const ID_BYTES: usize = 1 + UNIQUE_BYTES;
 /// The public name of a session: its bucket and a random number. Gives no access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId {
-    /// Where the session lives: all of a user's sessions share a bucket.
+    /// The bucket of the session: all of a user's sessions share one.
     pub(crate) bucket: u8,
-    /// Unique in the bucket.
+    /// Random, and unique in the bucket.
     pub(crate) unique: [u8; UNIQUE_BYTES],
 }
 
@@ -21,17 +21,17 @@ impl SessionId {
         Self { bucket, unique: uuid::Uuid::new_v4().into_bytes() }
     }
 
-    /// The id as callers see it: what [`fmt::Display`] writes, without a formatter.
+    /// Returns the id as callers see it: what [`fmt::Display`] writes, without a formatter.
     pub(crate) fn hex(&self) -> String {
         hex(&self.to_bytes())
     }
 
-    /// The part that is unique in the bucket, as 32 hexadecimal digits.
+    /// Returns the part that is unique in the bucket, as 32 hexadecimal digits.
     pub(crate) fn unique_hex(&self) -> String {
         hex(&self.unique)
     }
 
-    /// The id of a bucket's session.
+    /// Returns the id of a bucket's session.
     pub(crate) fn from_unique_hex(bucket: u8, text: &[u8]) -> Option<Self> {
         Some(Self { bucket, unique: unhex(text)? })
     }
@@ -85,7 +85,7 @@ pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Lower-case digits only: an id has one spelling.
+/// Reads lower-case digits only: an id has one spelling.
 fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -1,5 +1,5 @@
-//! The task of each clone that compares its keys with those of other clones: a clone that was given other keys says so, instead of
-//! taking tokens for forged that its siblings issued. A hint for people; nothing is refused.
+//! The task of each clone that compares its keys with those of other clones. A clone that was given other keys says so,
+//! instead of silently refusing tokens that others issued. It is a hint for people; nothing is refused.
 //!
 //! Each clone notes the first key of each purpose, the one that makes what is new, when it starts and every minute. A key
 //! that another clone noted must be among the clone's own, first or not, as long as what it made may live: so a rotation
@@ -14,12 +14,12 @@ use crate::keys::fingerprint::{KeyFingerprint, KeyRetention, unknown_keys};
 use crate::keys::keyring::Keyring;
 use crate::store::keys::KeySource;
 
-/// Between two notes.
+/// The interval between two notes.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-/// After a store that could not be asked: nothing was noted.
+/// The pause after a store that could not be asked, when nothing was noted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Notes our keys and tells of unknown_keys, each once. Never ends.
+/// Notes this clone's keys and logs each key that it lacks, once. Never ends.
 pub(crate) async fn run(keys: KeySource, retention: KeyRetention) {
     let (mut told, mut failing) = (HashSet::new(), Failing::default());
     loop {
@@ -47,21 +47,21 @@ pub(crate) async fn run(keys: KeySource, retention: KeyRetention) {
     }
 }
 
-/// Whether it was said that keys cannot be noted: one line until they are, not one for each attempt.
+/// Remembers that a failure to note keys was logged: one line until they are noted, not one for each attempt.
 #[derive(Debug, Default)]
 struct Failing {
     told: bool,
 }
 
 impl Failing {
-    /// An engine that is away is no news: its link says so, and at the start it only connects.
+    /// Returns whether to log the error. An engine that is away is logged by its link, and at the start it only connects.
     fn is_news(&mut self, error: &Error) -> bool {
         !is_away(error) && !std::mem::replace(&mut self.told, true)
     }
 }
 
-/// What was refused once will be again, and what was not answered may have been done: neither is worth another attempt
-/// at once.
+/// Returns the pause before the next attempt: long for a refusal, which will be repeated, and for a lost answer, as the
+/// note may have been made.
 fn pause_after(error: &Error) -> Duration {
     if is_away(error) { AGAIN_AFTER } else { NOTE_EVERY }
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_once_and_tried_again_after_a_minute_and_an_engine_that_is_away_soon() {
+    fn refusals_are_logged_once_retried_later() {
         let away = Error::Engine(EngineError::Unavailable { engine: "redis", detail: String::new() });
         let unanswered = Error::Engine(EngineError::Unknown { engine: "redis", detail: String::new() });
         let refused = Error::Internal("WRONGTYPE".to_owned());

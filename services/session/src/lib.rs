@@ -38,10 +38,10 @@ pub use crate::engine::Engine;
 pub use crate::keys::keyring::KeysText as Keys;
 pub use crate::session::AtLimit;
 
-/// One clone of the service, with its background tasks.
+/// Builds one clone of the service, with its background tasks.
 ///
 /// # Errors
-/// When the configuration cannot be used.
+/// Returns an error if the configuration cannot be used.
 pub async fn service(
     settings: &Settings,
     engine: Engine,

@@ -1,4 +1,4 @@
-//! One clone of the session service as a process of its own.
+//! Runs one clone of the session service as a process of its own.
 
 use std::process::ExitCode;
 

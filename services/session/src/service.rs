@@ -1,4 +1,4 @@
-//! The gRPC face: decode, call, encode. The only file that names tonic and the bindings.
+//! The gRPC service: decode, call, encode. The only file that names tonic and the bindings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -149,7 +149,7 @@ impl<S: Store> SessionService for Service<S> {
     }
 }
 
-/// Tells until the store fails, the clone drains, or the caller is gone.
+/// Streams messages until the store fails, the clone drains, or the caller is gone.
 fn stream_of<S: Store>(
     watch: Watch<S>,
     place: Watcher,

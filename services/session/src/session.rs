@@ -25,31 +25,31 @@ pub(crate) struct Session {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) created: Time,
     pub(crate) idle_ttl: Duration,
-    /// When it ends if it is not used; never later than `absolute_expire`.
+    /// The time at which it ends if it is not used; never later than `absolute_expire`.
     pub(crate) expire: Time,
-    /// When it ends whatever happens.
+    /// The time at which it ends whatever happens.
     pub(crate) absolute_expire: Time,
 }
 
 impl Session {
-    /// The last recorded use. In its last idle time a session records none: they would not make it longer.
+    /// Returns the last recorded use. In its last idle time a session records none: they would not make it longer.
     pub(crate) fn accessed(&self) -> Time {
         self.expire.minus(self.idle_ttl)
     }
 
-    /// When it ends if it is used now for the last time.
+    /// Returns when it ends if it is used now for the last time.
     pub(crate) fn expire_if_used(&self, now: Time) -> Time {
         now.plus(self.idle_ttl).min(self.absolute_expire).max(self.expire)
     }
 
-    /// Is recording a use at `now` worth a write? Never in the last idle time.
+    /// Returns whether recording a use at `now` is worth a write. Never in the last idle time.
     pub(crate) fn touch_due(&self, now: Time) -> bool {
         let throttle = self.idle_ttl / TOUCH_PART;
         self.expire < self.absolute_expire && now.millis() - self.accessed().millis() >= millis(throttle)
     }
 }
 
-/// A session with what proves a token of it.
+/// A session with the hashes of its tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Record {
     pub(crate) session: Session,
@@ -87,25 +87,25 @@ impl NewSession {
     }
 }
 
-/// A call that may be repeated.
+/// The identity of a call that may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestKey {
-    /// Tells the call from others of any user.
+    /// The hash that tells the call from others of any user.
     pub(crate) key: [u8; 16],
-    /// Tells a repeat from another call under the same name.
+    /// The hash that tells a repeat from another call under the same name.
     pub(crate) fingerprint: [u8; 16],
 }
 
-/// What a store answers to a create.
+/// The answer of a store to a create.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Created {
-    /// The session is there now.
+    /// A new session.
     New(Session),
-    /// The call was made before: this is what it made, and still is.
+    /// The session of the same call made before, which still is there.
     Repeat(Record),
 }
 
-/// What becomes of a user's surplus session.
+/// The treatment of a user's surplus session.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
 )]
@@ -118,7 +118,7 @@ pub enum AtLimit {
     RevokeOldest,
 }
 
-/// What a store enforces, the same on every clone.
+/// The limits that a store enforces, the same on every clone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
     pub(crate) attributes: Limits,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_touch_is_due_after_a_tenth_of_the_idle_time_and_never_in_the_last() {
+    fn touch_due_after_idle_tenth() {
         let check = |expire, now| session(expire).touch_due(Time::from_millis(now));
         assert!(!check(1000, 99));
         assert!(check(1000, 100));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn one_get_a_second_writes_on_less_than_one_in_a_hundred() {
+    fn one_percent_of_gets_write() {
         let hour = Duration::from_secs(3600);
         let mut session = Session {
             idle_ttl: hour / 2,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_never_shortens_and_never_passes_the_absolute_end() {
+    fn use_never_passes_absolute_end() {
         let check = |expire, now| session(expire).expire_if_used(Time::from_millis(now)).millis();
         assert_eq!(check(1000, 500), 1500);
         assert_eq!(check(1000, 4500), 5000);

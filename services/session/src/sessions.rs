@@ -1,5 +1,5 @@
-//! The service's calls in the domain's words: validates what callers say, makes tokens from what the store answers.
-//! Knows no protocol and no engine.
+//! The service's calls in the domain's words: this file validates requests and makes tokens from what the store answers.
+//! It knows no protocol and no engine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(crate) struct Sessions<S> {
     pub(crate) config: Arc<Config>,
 }
 
-/// What a creator says.
+/// The fields of a CreateSession.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Create {
     pub(crate) user: String,
@@ -57,7 +57,7 @@ pub(crate) struct Issued {
     pub(crate) session: Session,
 }
 
-/// Which session to end.
+/// The session to end.
 pub(crate) enum Target {
     Token(String),
     Id(String),
@@ -142,7 +142,7 @@ impl<S: Store> Sessions<S> {
         }
     }
 
-    /// A page, and the token of the next one, empty after the last.
+    /// Returns a page, and the token of the next one, empty after the last.
     pub(crate) async fn list(
         &self,
         user: String,
@@ -180,7 +180,7 @@ impl<S: Store> Sessions<S> {
         self.store.revoke_user(bucket, user, except).await
     }
 
-    /// What happens to one user's sessions, or to everybody's if `user` is empty.
+    /// Watches one user's sessions, or everybody's if `user` is empty.
     pub(crate) async fn watch(&self, user: String, resume: Option<Cursor>) -> Result<Watch<S>, Error> {
         if user.is_empty() {
             return Watch::start(self.store.clone(), None, resume).await;
@@ -239,7 +239,8 @@ impl<S: Store> Sessions<S> {
     }
 }
 
-/// The token that is good now, from one that was good before: through its successors, as far as the record knows them.
+/// Returns the secret that is good now, from one that was good before: through its successors, as far as the record knows
+/// them.
 fn follow(keyring: &Keyring, id: &SessionId, from: Secret, secrets: &Secrets) -> Option<Secret> {
     let mut secret = from;
     for _ in 0..=RETIRED_MAX {
@@ -259,12 +260,12 @@ fn issue(keyring: &Keyring, id: SessionId, secret: Secret, session: Session) -> 
     Issued { token: Token { id, secret }.issue(keyring), session }
 }
 
-/// A keyring has at least one key of each kind.
+/// Returns the first element: a keyring has at least one key of each kind.
 fn first<T>(list: Vec<T>) -> Result<T, Error> {
     list.into_iter().next().ok_or_else(|| Error::Internal("the keyring is empty".to_owned()))
 }
 
-/// A text that is no token of ours costs nothing further, and the store is not asked.
+/// Parses a token. Text that this mesh did not issue is refused without asking the store.
 fn parse(text: &str, keyring: &Keyring) -> Result<Token, Error> {
     if text.is_empty() {
         return Err(Error::invalid(reason::MISSING_TOKEN, "token", "is required"));
@@ -300,7 +301,7 @@ fn at_most(field: &'static str, limit: &'static str, value: usize, max: usize) -
     if value > max { Err(Error::TooMuch { field, limit, max }) } else { Ok(()) }
 }
 
-/// What names the call and what it says, each by a hash with lengths between the parts.
+/// Hashes the name of the call (user and `request_id`) and its fields, with the length of each part between the parts.
 fn request_key(create: &Create, idle_ttl: Duration, absolute_ttl: Duration) -> Option<RequestKey> {
     if create.request_id.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! What the service asks of a store, in the words of sessions, and what holds after each answer.
+//! The store trait: what the service asks of a store, in the words of sessions, and what holds after each answer.
 //!
 //! * After `Ok` of a change every clone sees it in its next call.
 //! * After an [`EngineError`](shoal_kit::EngineError) that is certain nothing was done.
@@ -34,9 +34,9 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// repeat answers what the first call made, and makes nothing.
     fn create(&self, new: NewSession) -> impl Future<Output = Result<Created, Error>> + Send;
 
-    /// The session that `presented` is a good token of. Records the use if `touch` and worth it; a session that ends
-    /// meanwhile stays ended. A successor that is presented for the first time takes over; a token that comes back
-    /// after its grace ends the session.
+    /// Returns the session that `presented` is a good token of. Records the use if `touch` is set and a record is due; a
+    /// session that ends meanwhile stays ended. A successor that is presented for the first time takes over; a token that
+    /// comes back after its grace ends the session.
     fn get(
         &self,
         id: SessionId,
@@ -54,7 +54,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Session, Error>> + Send;
 
     /// Names a successor for the presented token, and changes attributes with it. `successors` are the hashes it may
-    /// have, the one for a new rotation first. When one is named already, or has taken over, it stays: the record says
+    /// have, the one for a new rotation first. A successor that is already named or has taken over stays: the record says
     /// which.
     fn rotate(
         &self,
@@ -64,14 +64,14 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         change: Change,
     ) -> impl Future<Output = Result<Record, Error>> + Send;
 
-    /// Ends a session, of which `presented` is a good token if given. Ok also when there is none.
+    /// Ends a session. With `presented` it must be a good token of the session. Succeeds also if there is no session.
     fn revoke(
         &self,
         id: SessionId,
         presented: Option<Vec<Hash>>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// A user's sessions, newest first: up to `limit` of those that come after the given one.
+    /// Returns a user's sessions, newest first: up to `limit` of those that come after `after`.
     fn list(
         &self,
         bucket: u8,
@@ -80,7 +80,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Session>, Error>> + Send;
 
-    /// Ends all of a user's sessions but one, at one instant; how many.
+    /// Ends all of a user's sessions but one, at one instant. Returns how many.
     fn revoke_user(
         &self,
         bucket: u8,
@@ -88,10 +88,11 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         except: Option<SessionId>,
     ) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Takes sessions that ran out from the indexes, each with its event, unless another clone is at it. How many.
+    /// Removes expired sessions from the indexes, each with its event, unless another clone does so. Returns how many.
     fn sweep(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// A bucket's events after a place, oldest first; none, and a gap, for a place that is after the latest event.
+    /// Returns a bucket's events after a place, oldest first. For a place after the latest event it returns a gap and no
+    /// events.
     fn history(
         &self,
         bucket: u8,
@@ -99,30 +100,31 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<History, Error>> + Send;
 
-    /// The place of the latest event of every bucket, as of now or later: those who ask together share one pass over them.
+    /// Returns the place of the latest event of every bucket, as of now or later: concurrent callers share one pass over
+    /// them.
     fn ends(&self) -> impl Future<Output = Result<Arc<Ends>, Error>> + Send;
 
-    /// A listener that follows no bucket yet.
+    /// Makes a listener that follows no bucket yet.
     fn listen(&self) -> Self::Listener;
 
-    /// Whether the engine can be asked now.
+    /// Returns an error with the reason if the engine cannot be asked now.
     fn ready(&self) -> Result<(), String>;
 }
 
-/// A theft was found out: for the log and the alert, apart from the event.
+/// Logs and counts a detected theft, apart from the event.
 fn report_reuse(session: SessionId) {
     tracing::warn!(%session, "a replaced token was used after its grace: its session is ended");
     metrics::counter!("shoal_session_reuse_detected_total").increment(1);
 }
 
-/// Where a page of a user's sessions ended.
+/// The place at which a page of a user's sessions ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListPlace {
     pub(crate) created_millis: i64,
     pub(crate) id: SessionId,
 }
 
-/// Some of a bucket's events.
+/// A part of a bucket's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct History {
     /// Events between the place asked for and the first one here may be missing.
@@ -132,27 +134,27 @@ pub(crate) struct History {
     pub(crate) events: Vec<Event>,
 }
 
-/// What a listener heard.
+/// News for a listener.
 #[derive(Debug, Clone)]
 pub(crate) enum StoreEvent {
-    /// These happened, in this order; all of one bucket.
+    /// Events that happened, in this order, all of one bucket.
     Events(u8, Arc<[Event]>),
-    /// Something happened in the bucket: read its history.
+    /// A sign that something happened in the bucket: read its history.
     Look(u8),
-    /// Something may have been missed: read every history.
+    /// A sign that something may have been missed: read every history.
     LookEverywhere,
 }
 
 /// The place of the latest event of each bucket.
 pub(crate) type Ends = [Place; BUCKETS];
 
-/// Hears of events; dropping it ends that.
+/// A source of news of events; dropping it ends that.
 pub(crate) trait Listen: Send + 'static {
-    /// Hears of the cursor's buckets from now on. Returns those of whose events after their place some may not be heard: their
-    /// history is to be read. A place of [`Store::ends`] that was asked for after the listener was made is not among those,
-    /// unless another listener began to follow its bucket in between.
+    /// Follows the cursor's buckets from now on. Returns the buckets whose history must be read, because events after
+    /// their place may not be reported. A place of [`Store::ends`] that was asked for after the listener was made is
+    /// complete, unless another listener began to follow its bucket in between.
     fn follow(&mut self, cursor: &Cursor) -> Vec<u8>;
 
-    /// The next thing heard. Cancel-safe.
+    /// Waits for the next news. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = StoreEvent> + Send;
 }

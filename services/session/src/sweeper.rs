@@ -1,4 +1,4 @@
-//! The task of each clone that takes ended sessions from the indexes and tells of them.
+//! The task of each clone that removes expired sessions from the indexes, which makes their events.
 
 use std::time::Duration;
 

@@ -16,28 +16,28 @@ use crate::error::Error;
 use crate::event::{Cursor, Event, Notice, Place};
 use crate::store::{History, Listen as _, Store, StoreEvent};
 
-/// Events of a bucket read at once.
+/// The number of events of a bucket read at once.
 const PAGE: usize = 256;
-/// Buckets asked at once when all of them are read.
+/// The number of buckets asked at once when all of them are read.
 const CONCURRENCY: usize = 32;
 
-/// Between two attempts to read while the store does not answer.
+/// The pause between two attempts to read while the store does not answer.
 const AWAY_PAUSE: Duration = Duration::from_millis(250);
 
-/// One watcher.
+/// A watch by one watcher.
 pub(crate) struct Watch<S: Store> {
     store: S,
     listener: S::Listener,
     cursor: Cursor,
-    /// Only this user's events are told.
+    /// The user whose events are told; `None`: everybody.
     user: Option<String>,
     /// Buckets whose history is to be read.
     unread: VecDeque<u8>,
-    /// Read and not told yet.
+    /// Notices that were read and not told yet.
     pending: VecDeque<(u8, Notice)>,
 }
 
-/// What a watcher is told, and the token by which it goes on after it.
+/// A message to a watcher, and the token by which the watch goes on after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WatchMessage {
     pub(crate) notice: Notice,
@@ -76,7 +76,7 @@ impl<S: Store> Watch<S> {
         Ok(Self { store, listener, cursor, user, unread, pending: VecDeque::new() })
     }
 
-    /// The next thing to tell. Cancel-safe between events, not within: drop the watcher when it is cancelled.
+    /// Waits for the next message. Cancel-safe between events, not within: drop the watcher when it is cancelled.
     pub(crate) async fn next(&mut self) -> Result<WatchMessage, Error> {
         loop {
             while let Some((bucket, notice)) = self.pending.pop_front() {
@@ -103,7 +103,7 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    /// Finds the buckets of which something was missed.
+    /// Finds the buckets in which something was missed.
     async fn look_everywhere(&mut self) -> Result<(), Error> {
         if let Cursor::One(bucket, _) = self.cursor {
             self.unread = [bucket].into();
@@ -119,7 +119,7 @@ impl<S: Store> Watch<S> {
         Ok(())
     }
 
-    /// Moves past an event; tells it if it is new and wanted.
+    /// Moves past an event; returns the message if it is new and wanted.
     fn tell(&mut self, bucket: u8, notice: Notice) -> Option<WatchMessage> {
         let at = self.cursor.place(bucket)?;
         match &notice {
@@ -172,7 +172,7 @@ impl<S: Store> Watch<S> {
     }
 }
 
-/// The place just before an event, so that the event itself is new.
+/// Returns the place just before an event, so that the event itself is new.
 fn before(event: &Event) -> Place {
     let Place { millis, seq } = event.place;
     match seq.checked_sub(1) {

@@ -1,4 +1,5 @@
-//! Where a mesh's keys come from: the configuration, or a file of the embedded database's folder, made at first use.
+//! The keys that a clone is given: by the configuration, or by a file in the embedded database's folder, made at first
+//! use.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -11,10 +12,10 @@ use anyhow::Context as _;
 use crate::config::Config;
 use crate::keys::keyring::{Keyring, KeysText};
 
-/// The generated keys, beside the database's files.
+/// The file of generated keys, beside the database's files.
 pub(crate) const FILE: &str = "keys.toml";
 
-/// The keys that the configuration names, if it names any.
+/// Returns the keys that the configuration names, if it names any.
 pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>> {
     let keyring = match &config.keys_file {
         _ if !config.keys.is_empty() => Keyring::parse(&config.keys)?,
@@ -26,8 +27,8 @@ pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>
     Ok(Some(Arc::new(keyring)))
 }
 
-/// The keys in `path`, which are made if the file is missing and `needed` says that no session needs the ones that were in it. The
-/// caller has the directory for itself.
+/// Returns the keys in `path`, which are made if the file is missing and `needed` says that no session needs the ones
+/// that were in it. The caller has the directory for itself.
 pub(crate) fn load_or_generate(
     path: &Path,
     needed: impl FnOnce() -> anyhow::Result<bool>,
@@ -48,7 +49,7 @@ pub(crate) fn load_or_generate(
     Ok(Arc::new(Keyring::parse(&text)?))
 }
 
-/// Makes the file whole or not at all.
+/// Writes the file whole or not at all.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let new = path.with_extension("new");
     // One that was left has a mode of its own.
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_made_once_and_only_their_owner_reads_them() {
+    fn key_file_made_once_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         std::fs::write(path.with_extension("new"), "half").unwrap();
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_refused_without_repeating_it() {
+    fn broken_key_file_error_hides_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         std::fs::write(&path, "check = hunter2").unwrap();

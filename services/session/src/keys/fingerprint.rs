@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::id::hex;
 
-/// The most that are remembered: every purpose's keys of many rotations.
+/// The number of fingerprints that are remembered: enough for every purpose's keys of many rotations.
 pub(crate) const FINGERPRINTS_MAX: usize = 64;
-/// Of a key's keyed hash: enough to tell keys apart, and of no use to whoever reads it.
+/// The bytes of a key's keyed hash in its fingerprint: enough to tell keys apart, and of no use to a reader.
 pub(crate) const FINGERPRINT_BYTES: usize = 8;
 
-/// What a key is for.
+/// The purpose of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     Bucket,
@@ -20,7 +20,7 @@ pub(crate) enum Purpose {
     Pepper,
 }
 
-/// A key by its name and a hash of it.
+/// The fingerprint of a key: its purpose, its name and a keyed hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct KeyFingerprint {
     pub(crate) purpose: Purpose,
@@ -47,7 +47,7 @@ impl Purpose {
         }
     }
 
-    /// What becomes of that which was made with a key a clone does not have.
+    /// Returns what is lost of that which was made with a key, at a clone that lacks the key.
     pub(crate) fn loss(self) -> &'static str {
         match self {
             Purpose::Bucket => {
@@ -61,12 +61,12 @@ impl Purpose {
 }
 
 impl KeyFingerprint {
-    /// As stores keep it.
+    /// Returns the text that stores keep.
     pub(crate) fn encode(&self) -> String {
         format!("{}:{}:{}", self.purpose.name(), hex(&self.digest), self.id)
     }
 
-    /// None, if it was another version that wrote it.
+    /// Reads what [`KeyFingerprint::encode`] wrote; `None` for that of another version.
     pub(crate) fn decode(text: &str) -> Option<KeyFingerprint> {
         let mut parts = text.splitn(3, ':');
         let purpose = parts.next()?;
@@ -77,7 +77,7 @@ impl KeyFingerprint {
     }
 }
 
-/// The oldest of too many.
+/// Returns the oldest fingerprints beyond [`FINGERPRINTS_MAX`].
 pub(crate) fn surplus(noted: &[Noted]) -> Vec<KeyFingerprint> {
     let mut oldest: Vec<&Noted> = noted.iter().collect();
     oldest.sort_by_key(|noted| noted.last);
@@ -85,7 +85,7 @@ pub(crate) fn surplus(noted: &[Noted]) -> Vec<KeyFingerprint> {
     oldest.into_iter().map(|noted| noted.fingerprint.clone()).collect()
 }
 
-/// How long what was made with a key lives.
+/// The time for which what was made with a key may live.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyRetention {
     pub(crate) sessions: Duration,
@@ -101,7 +101,7 @@ impl KeyRetention {
     }
 }
 
-/// Those noted keys that are none of ours, while what they made may live.
+/// Returns the noted keys that are not among `ours`, while what they made may live.
 pub(crate) fn unknown_keys(
     ours: &HashSet<KeyFingerprint>,
     noted: Vec<Noted>,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_in_its_order_is_silent_and_one_that_skips_a_step_is_not() {
+    fn only_misordered_key_rotations_are_logged() {
         let (old, new) = (KeysText::generate(), KeysText::generate());
         let with = |check: String| Keyring::parse(&KeysText { check, ..old.clone() }).expect("valid");
         let steps = [
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn each_purpose_is_told_apart_and_lives_as_long_as_what_it_makes() {
+    fn each_purpose_has_its_own_retention() {
         let ours = Keyring::generate();
         let other = KeysText { pepper: KeysText::generate().bucket, ..KeysText::generate() };
         let noted = used(&Keyring::parse(&other).expect("valid"), Time::default());
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_reads_back_and_holds_no_key() {
+    fn fingerprint_round_trips_without_key() {
         let text = KeysText::generate();
         let ours = Keyring::parse(&text).expect("valid");
         for (fingerprint, _) in ours.fingerprints() {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_too_many_are_forgotten() {
+    fn oldest_fingerprints_are_forgotten() {
         let noted = |n: usize| Noted {
             fingerprint: KeyFingerprint {
                 purpose: Purpose::Check,

@@ -18,15 +18,15 @@ use crate::id::SessionId;
 use crate::keys::fingerprint::{FINGERPRINT_BYTES, KeyFingerprint, Purpose};
 use crate::keys::secret::Secret;
 
-/// Keys a purpose may have at once: the new, the old, and two to spare. Each is tried.
+/// The number of keys a purpose may have at once: the new, the old, and two to spare. Each is tried.
 const KEYS_MAX: usize = 4;
-/// Shorter keys are refused, longer ones too: 32 bytes is what an HMAC-SHA-256 key is worth.
+/// The length of a key: 32 bytes is what an HMAC-SHA-256 key is worth.
 const KEY_BYTES: usize = 32;
 
 /// The bytes of the check at a token's end.
 pub(crate) const CHECK_BYTES: usize = 8;
 
-/// What the store keeps of a secret.
+/// The hash that the store keeps of a secret.
 pub(crate) type Hash = [u8; 32];
 
 /// Keys as text, each `ID:BASE64`, several separated by commas: the shape of a keys file, of `[session.keys]`, and of
@@ -34,7 +34,7 @@ pub(crate) type Hash = [u8; 32];
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysText {
-    /// One key: a user's bucket is its keyed hash.
+    /// One key: a user's bucket is the keyed hash of the user.
     pub bucket: String,
     /// Make and verify the check at a token's end.
     pub check: String,
@@ -112,7 +112,7 @@ impl Keyring {
         Ok(Self { bucket: bucket.remove(0), check, derive, pepper })
     }
 
-    /// All keys, each with whether it makes what is new.
+    /// Returns the fingerprints of all keys, each with whether it makes what is new.
     pub(crate) fn fingerprints(&self) -> impl Iterator<Item = (KeyFingerprint, bool)> {
         let purposes = [
             (Purpose::Bucket, std::slice::from_ref(&self.bucket)),
@@ -125,35 +125,36 @@ impl Keyring {
         })
     }
 
-    /// Where a user's sessions live.
+    /// Returns the bucket of a user's sessions.
     pub(crate) fn bucket_of(&self, user: &str) -> u8 {
         self.bucket.mac("bucket", &[user.as_bytes()])[0]
     }
 
-    /// The check of a token that is being issued.
+    /// Returns the check of a token that is being issued.
     pub(crate) fn check(&self, body: &[u8]) -> [u8; CHECK_BYTES] {
         self.check[0].check(body)
     }
 
-    /// Was a token with this body issued with one of our keys?
+    /// Returns whether a token with this body was issued with one of these keys.
     pub(crate) fn is_ours(&self, body: &[u8], check: &[u8]) -> bool {
         self.check.iter().any(|key| key.check(body).ct_eq(check).into())
     }
 
-    /// What may stand in the store for a secret: by the pepper in use, by older ones, and without. The first is what new
-    /// records get.
+    /// Returns the hashes that the store may hold of a secret: by the pepper in use, by older ones, and without. The
+    /// first is what new records get.
     pub(crate) fn hashes(&self, secret: &Secret) -> Vec<Hash> {
         let peppered = self.pepper.iter().map(|key| key.mac("pepper", &[&secret.0]));
         peppered.chain([Sha256::digest(secret.0).into()]).collect()
     }
 
-    /// The secrets that a session made by `request_id` may have, the one for new sessions first: a repeat finds the same.
+    /// Returns the secrets that a session made by `request_id` may have, the one for new sessions first: a repeat finds
+    /// the same.
     pub(crate) fn first_secrets(&self, user: &str, request_id: &str, id: &SessionId) -> Vec<Secret> {
         let parts = [user.as_bytes(), request_id.as_bytes(), &id.to_bytes()];
         self.derive.iter().map(|key| Secret(key.mac("first secret", &parts))).collect()
     }
 
-    /// The secrets that may follow `secret` when the session is rotated, the one for new rotations first. Every
+    /// Returns the secrets that may follow `secret` when the session is rotated, the one for new rotations first. Every
     /// generation's secret is another, so the generation's number adds nothing, and one round trip is enough.
     pub(crate) fn successors(&self, id: &SessionId, secret: &Secret) -> Vec<Secret> {
         self.derive.iter().map(|key| Secret(key.mac("successor", &[&id.to_bytes(), &secret.0]))).collect()
@@ -161,7 +162,7 @@ impl Keyring {
 }
 
 impl Key {
-    /// `purpose` keeps the uses of one key apart; lengths keep the parts apart.
+    /// Computes a keyed hash. `purpose` keeps the uses of one key apart; lengths keep the parts apart.
     fn mac(&self, purpose: &'static str, parts: &[&[u8]]) -> Hash {
         let mut mac = self.mac.clone();
         for part in [purpose.as_bytes()].iter().chain(parts) {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_rotation_old_tokens_hashes_and_derived_secrets_are_still_known() {
+    fn key_rotation_keeps_old_tokens_valid() {
         let old_text = KeysText::generate();
         let new_text = KeysText {
             check: rotated(&old_text.check),
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_keys_are_refused_without_repeating_them() {
+    fn key_errors_hide_the_keys() {
         let good = KeysText::generate();
         for (text, problem) in [
             (KeysText { bucket: String::new(), ..good.clone() }, "`bucket`: it is missing"),

@@ -4,7 +4,7 @@ use std::fmt;
 
 pub(crate) const SECRET_BYTES: usize = 32;
 
-/// What makes a token more than an id. Never printed.
+/// The secret of a token, which makes it more than an id. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) [u8; SECRET_BYTES]);
 

@@ -10,9 +10,9 @@ use crate::id::{ID_BYTES, SessionId};
 use crate::keys::keyring::{CHECK_BYTES, Keyring};
 use crate::keys::secret::{SECRET_BYTES, Secret};
 
-/// What every token begins with.
+/// The prefix of every token.
 pub(crate) const PREFIX: &str = "shoal_";
-/// What the check covers.
+/// The bytes that the check covers.
 const BODY_BYTES: usize = ID_BYTES + SECRET_BYTES;
 const TOKEN_BYTES: usize = BODY_BYTES + CHECK_BYTES;
 
@@ -24,7 +24,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Reads a token that this mesh issued; nothing for any other text.
+    /// Reads a token that this mesh issued; returns `None` for any other text.
     pub(crate) fn parse(text: &str, keyring: &Keyring) -> Option<Token> {
         let encoded = text.strip_prefix(PREFIX)?;
         let mut bytes = [0; TOKEN_BYTES];
@@ -40,7 +40,7 @@ impl Token {
         Some(Token { id: SessionId::from_bytes(id)?, secret: Secret(secret.try_into().ok()?) })
     }
 
-    /// The text given to the caller, the only place where a secret leaves the process.
+    /// Writes the text given to the caller, the only place where a secret leaves the process.
     pub(crate) fn issue(&self, keyring: &Keyring) -> String {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES);
         bytes.extend_from_slice(&self.id.to_bytes());
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_survives_its_text_and_shows_nothing_in_debug() {
+    fn token_round_trips_and_hides_secret() {
         let keyring = Keyring::generate();
         let token = token();
         let text = token.issue(&keyring);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_character_makes_a_token_none_of_ours() {
+    fn changed_character_invalidates_token() {
         let keyring = Keyring::generate();
         let text = token().issue(&keyring);
         for at in 0..text.len() {

@@ -27,7 +27,7 @@ pub(crate) struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) count_max: usize,
-    /// Names and encoded values.
+    /// The most bytes of names and encoded values.
     pub(crate) bytes_max: usize,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Passed {
 }
 
 impl Value {
-    /// One byte that tells the type, then the value: numbers big-endian.
+    /// Encodes the value: one byte for the type, then the value, numbers big-endian.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (tag, body): (u8, &[u8]) = match self {
             Value::Text(text) => (b's', text.as_bytes()),
@@ -60,7 +60,7 @@ impl Value {
         encoded
     }
 
-    /// Reads what [`Value::encode`] wrote; nothing for anything else.
+    /// Reads what [`Value::encode`] wrote; returns `None` for anything else.
     pub(crate) fn decode(encoded: &[u8]) -> Option<Value> {
         let (tag, body) = encoded.split_first()?;
         Some(match tag {
@@ -96,7 +96,7 @@ impl Change {
         self.set.is_empty() && self.remove.is_empty()
     }
 
-    /// What becomes of `attributes`: everything asked for, or nothing and the limit.
+    /// Applies the whole change to `attributes`, or nothing and returns the limit that would be passed.
     pub(crate) fn apply(&self, attributes: &Attributes, limits: Limits) -> Result<Attributes, Passed> {
         let mut changed = attributes.clone();
         for name in &self.remove {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_survives_its_encoding_and_counts_its_bytes() {
+    fn values_round_trip_with_their_length() {
         for value in [
             Value::Text("ü".into()),
             Value::Text(String::new()),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_applied_whole_or_refused_whole() {
+    fn change_applies_whole_or_not() {
         let limits = Limits { count_max: 2, bytes_max: 20 };
         let has = Attributes::from([("a".into(), Value::Int(1)), ("b".into(), Value::Bool(true))]);
         let change = |set: &[(&str, Value)], remove: &[&str]| Change {

@@ -1,4 +1,4 @@
-//! Which of a session's tokens is which: the pure rules of rotation and of theft detection.
+//! The tokens of a session: the pure rules of rotation and of theft detection.
 //!
 //! A rotation does not replace the token: it names a successor. The old token stays good until the successor is first
 //! presented, because the answer that carried it may have been lost; from then on the old one has a short grace for
@@ -10,16 +10,16 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::keys::keyring::Hash;
 
-/// Retired tokens remembered; one that is older is unknown.
+/// The number of retired tokens that are remembered; an older one is unknown.
 pub(crate) const RETIRED_MAX: usize = 8;
 
-/// What a store keeps of a session's tokens.
+/// The hashes that a store keeps of a session's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Secrets {
     pub(crate) current: Hash,
-    /// Issued by a rotation and not presented yet.
+    /// The successor: issued by a rotation and not presented yet.
     pub(crate) next: Option<Hash>,
-    /// Newest first.
+    /// Replaced tokens, newest first.
     pub(crate) retired: Vec<Retired>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Retired {
     pub(crate) grace_end: Time,
 }
 
-/// What a presented token is to a session.
+/// The state of a presented token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenState {
     /// The token in use. `outdated`: its hash was made with a pepper that is no longer the first.
@@ -41,7 +41,7 @@ pub(crate) enum TokenState {
     Grace,
     /// Retired, and no longer good: somebody has a copy.
     Reused,
-    /// None of the session's, or one that was forgotten.
+    /// Not one of the session's tokens, or one that was forgotten.
     Unknown,
 }
 
@@ -50,7 +50,8 @@ impl Secrets {
         Self { current, next: None, retired: Vec::new() }
     }
 
-    /// `presented`: what the store may hold of the token, the one for new records first.
+    /// Returns the state of a token. `presented` are the hashes that the store may hold of it, the one for new records
+    /// first.
     pub(crate) fn state(&self, presented: &[Hash], now: Time) -> TokenState {
         if let Some(at) = presented.iter().position(|hash| *hash == self.current) {
             return TokenState::Current { outdated: at > 0 };
@@ -65,7 +66,7 @@ impl Secrets {
         }
     }
 
-    /// The token is presented: a successor takes over, an outdated hash is made anew. Says what the token was.
+    /// Presents a token: a successor takes over, an outdated hash is made anew. Returns what the token was before.
     pub(crate) fn present(&mut self, presented: &[Hash], now: Time, grace: Duration) -> TokenState {
         let standing = self.state(presented, now);
         match standing {
@@ -84,7 +85,7 @@ impl Secrets {
         standing
     }
 
-    /// Names a successor, unless one is named already that is among `candidates`: then it stays. Is it new?
+    /// Names a successor, unless one of `candidates` is named already: then that stays. Returns whether it is new.
     pub(crate) fn rotate(&mut self, candidates: &[Hash]) -> bool {
         let new = !self.next.is_some_and(|next| candidates.contains(&next));
         if new {
@@ -93,7 +94,7 @@ impl Secrets {
         new
     }
 
-    /// Does the store know this hash, in any standing?
+    /// Returns whether the store knows this hash, in any state.
     pub(crate) fn knows(&self, hash: &Hash) -> bool {
         *hash == self.current
             || self.next.as_ref() == Some(hash)
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_token_is_good_until_the_successor_is_used_and_a_grace_longer() {
+    fn old_token_outlives_successor_by_grace() {
         let mut secrets = Secrets::new(hash(0));
         assert!(secrets.rotate(&[hash(1)]));
         let hour = at(3600);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn three_rotations_in_a_second_each_have_their_own_grace() {
+    fn each_retired_token_has_own_grace() {
         let mut secrets = Secrets::new(hash(0));
         for n in 1..=3 {
             secrets.rotate(&[hash(n)]);
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_of_an_older_pepper_is_known_and_made_anew() {
+    fn old_pepper_hash_is_renewed() {
         let mut secrets = Secrets::new(hash(2));
         let presented = [hash(1), hash(2)];
         assert_eq!(secrets.present(&presented, at(0), GRACE), TokenState::Current { outdated: true });

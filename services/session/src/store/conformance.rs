@@ -1,5 +1,5 @@
-//! What every store must do, run on each of them: embedded on a clock that is moved by hand, Redis and Redis Cluster on
-//! their own. A check makes worlds of two clones, and tells time by polling.
+//! The conformance suite, run on each store: embedded on a clock that is moved by hand, Redis and Redis Cluster on their
+//! own. A check makes worlds of two clones, and tells time by polling.
 
 pub(crate) mod world;
 

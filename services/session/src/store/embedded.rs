@@ -1,4 +1,4 @@
-//! Sessions in the embedded database: each change is one transaction on its writer thread, durable before the answer.
+//! The embedded store of sessions: each change is one transaction on its writer thread, durable before the answer.
 
 mod keys;
 mod record;
@@ -24,12 +24,12 @@ use crate::session::rotation::TokenState;
 use crate::session::{Created, NewSession, Policy, Record, Session};
 
 const ENGINE: &str = "the embedded database";
-/// Sessions taken from the indexes in one transaction: others wait behind it.
+/// The number of sessions that one transaction removes from the indexes: others wait behind it.
 const SWEEP_MAX: usize = 256;
-/// Buckets a listener may be behind; past it, it looks everywhere.
+/// The number of events that a listener may be behind; past it, it reads every history.
 const EVENTS_BEHIND_MAX: usize = 1024;
 
-/// All clones of a process share one.
+/// The store, shared by all clones of a process.
 #[derive(Debug, Clone)]
 pub(crate) struct EmbeddedStore {
     db: Database,
@@ -96,7 +96,7 @@ impl EmbeddedStore {
         result
     }
 
-    /// Entries of all indexes.
+    /// Counts the entries of all indexes.
     #[cfg(test)]
     pub(crate) fn index_entries(&self) -> usize {
         self.spaces.users.range(..).count() + self.spaces.expiries.range(..).count()
@@ -107,7 +107,7 @@ impl EmbeddedStore {
         self.spaces.sessions.get(id.to_bytes()).expect("the database reads").is_some()
     }
 
-    /// A get so late that it must touch.
+    /// Gets a session so late that its use is recorded.
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: Vec<Hash>) -> Result<(), Error> {
         let record = self.look(id)?.ok_or(Error::NotFound)?;
@@ -115,7 +115,7 @@ impl EmbeddedStore {
         self.get(id, presented, true).await.map(drop)
     }
 
-    /// What is there now of a session, without waiting for anybody.
+    /// Reads a session as it is now, without waiting for the writer.
     fn look(&self, id: SessionId) -> Result<Option<Record>, Error> {
         let Some(bytes) = self.spaces.sessions.get(id.to_bytes())? else { return Ok(None) };
         let record = Kept::decode(id, &bytes)?.record;
@@ -306,11 +306,11 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// Hears which bucket has news.
+/// A receiver of the buckets that have news.
 pub(crate) struct Listener(broadcast::Receiver<u8>);
 
 impl Listen for Listener {
-    /// It hears of every bucket from the beginning.
+    /// Returns no bucket: this listener hears of every one from the beginning.
     fn follow(&mut self, _cursor: &Cursor) -> Vec<u8> {
         Vec::new()
     }

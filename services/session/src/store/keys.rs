@@ -1,5 +1,5 @@
-//! Where a clone takes its keys from, and where it notes which ones it uses: given by the configuration or kept in the store, noted in
-//! the store in either case.
+//! The source of a clone's keys: given by the configuration or kept in the store. In either case clones note in the store
+//! which ones they use.
 
 use std::sync::Arc;
 
@@ -26,9 +26,9 @@ impl KeySource {
         }
     }
 
-    /// Notes that keys are in use. Returns all that any clone has noted (the newest of many), each with when, and what time it is. A
-    /// hint: by the store's clock, on Redis by this clone's copy of it; lost where the rest of the store is, and not atomic: after an
-    /// error some may have been noted.
+    /// Notes that keys are in use. Returns all that any clone has noted (the newest of many), each with its time, and the
+    /// time now. The note is a hint: it has the store's time, on Redis by this clone's copy of the clock; it is lost with
+    /// the rest of the store, and not atomic: after an error some keys may have been noted.
     pub(crate) async fn note(&self, used: Vec<KeyFingerprint>) -> Result<(Vec<Noted>, Time), Error> {
         match self {
             KeySource::Redis(keys) => keys.note(used).await,
@@ -36,7 +36,7 @@ impl KeySource {
         }
     }
 
-    /// The same source, with keys that were changed.
+    /// Returns the same source, with keys that were changed.
     #[cfg(test)]
     pub(crate) fn with_keyring(&self, keyring: Arc<Keyring>) -> Self {
         match self {

@@ -37,18 +37,18 @@ use crate::session::rotation::TokenState;
 use crate::session::{AtLimit, Created, NewSession, Policy, Record, Session};
 
 const ENGINE: &str = "redis";
-/// The pause between two passes over the ends of all buckets: watchers that begin together share one.
+/// The least time between two passes over the ends of all buckets: watchers that begin together share one.
 const ENDS_INTERVAL: Duration = Duration::from_millis(200);
-/// Buckets asked at once in such a pass.
+/// The number of buckets asked at once in such a pass.
 const ENDS_CONCURRENCY: usize = 32;
-/// One clone's way to Redis.
+/// The store of sessions at one clone on Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct RedisStore {
     link: Link,
     names: Arc<Names>,
     keys: RedisKeys,
     policy: Policy,
-    /// The time that a get waits for its use to be recorded.
+    /// The longest wait of a get for its use to be recorded.
     touch_patience: Duration,
     sweep: Sweep,
     hub: Hub,
@@ -60,16 +60,16 @@ pub(crate) struct RedisStore {
 /// A pass over the buckets: when it began, and what it found.
 type Pass = (Instant, Arc<Ends>);
 
-/// What keys are called.
+/// The names of keys.
 #[derive(Debug)]
 struct Names {
     prefix: String,
-    /// Tells this clone's sweeper from others'.
+    /// The name of this clone's sweeper.
     sweeper: String,
 }
 
 impl Names {
-    /// What all keys of a bucket begin with; the hash tag puts them on one slot.
+    /// Returns the prefix of all keys of a bucket; its hash tag puts them on one slot.
     fn base(&self, bucket: u8) -> String {
         let mut key = String::with_capacity(self.prefix.len() + 48);
         key.push_str(&self.prefix);
@@ -102,7 +102,7 @@ impl Names {
         format!("{}e", self.base(bucket))
     }
 
-    /// Who sweeps; on one slot with [`Names::soon`].
+    /// Returns the key of the sweeper's lease, on one slot with [`Names::soon`].
     fn lease(&self) -> String {
         format!("{}{{sweep}}:lease", self.prefix)
     }
@@ -113,8 +113,8 @@ impl Names {
 }
 
 impl RedisStore {
-    /// Connects in the background: a Redis that is down now is used when it comes up. Without a keyring the keys are
-    /// kept in Redis.
+    /// Opens the store and connects in the background: a Redis that is down now is used when it comes up. Without a
+    /// keyring the keys are kept in Redis.
     pub(crate) fn open(
         link: LinkConfig,
         config: &Config,
@@ -138,17 +138,17 @@ impl RedisStore {
         })
     }
 
-    /// The keys that this Redis knows of.
+    /// Returns the keys of the clones on this Redis.
     pub(crate) fn keys(&self) -> RedisKeys {
         self.keys.clone()
     }
 
-    /// The way to Redis.
+    /// Returns the link to Redis.
     pub(crate) fn link(&self) -> Link {
         self.link.clone()
     }
 
-    /// The key under which the store has its name.
+    /// Returns the key under which the store has its name.
     pub(crate) fn name_key(&self) -> String {
         self.names.store_name()
     }
@@ -165,7 +165,7 @@ impl RedisStore {
         self.link.script(script, &[self.names.base(bucket).as_bytes()], &args).await
     }
 
-    /// Runs the short script of an operation, and the whole one where that asked for it. The short one did nothing then.
+    /// Runs the short script of an operation, then the whole one if the short one asks for it, which did nothing then.
     async fn change_shortly(
         &self,
         short: &Script,
@@ -225,7 +225,7 @@ impl RedisStore {
         })
     }
 
-    /// The rest of a get that must write.
+    /// Presents a token in Redis: the part of a get that writes.
     async fn present(&self, id: SessionId, presented: &[Hash], touch: bool) -> Result<Session, Error> {
         let (name, grace) = (id.unique_hex(), self.grace());
         let touch: &[u8] = if touch { b"1" } else { b"0" };
@@ -243,7 +243,7 @@ impl RedisStore {
         millis(self.policy.rotation_grace).to_string()
     }
 
-    /// The arguments from which `change.lua` reads.
+    /// Returns the arguments from which `change.lua` reads.
     fn change_args(&self, change: &Change) -> Vec<Vec<u8>> {
         let limits = self.policy.attributes;
         let number = |n: usize| n.to_string().into_bytes();
@@ -254,7 +254,7 @@ impl RedisStore {
         args
     }
 
-    /// Entries of all expiry indexes and of the users' own.
+    /// Counts the entries of all expiry indexes and of these users' own.
     #[cfg(test)]
     pub(crate) async fn index_entries(&self, users: &[(u8, String)]) -> usize {
         let expiries = (0..=u8::MAX).map(|bucket| self.names.expiries(bucket));
@@ -275,13 +275,13 @@ impl RedisStore {
         self.link.query(&exists).await.expect("redis answers")
     }
 
-    /// A touch, due or not.
+    /// Records a use, due or not.
     #[cfg(test)]
     pub(crate) async fn touch_now(&self, id: SessionId, presented: &[Hash]) -> Result<(), Error> {
         self.present(id, presented, true).await.map(drop)
     }
 
-    /// The place of a bucket's latest event.
+    /// Returns the place of a bucket's latest event.
     async fn end(&self, bucket: u8) -> Result<Place, Error> {
         let mut latest = redis::cmd("XREVRANGE");
         latest.arg(self.names.events(bucket)).arg("+").arg("-").arg("COUNT").arg(1);
@@ -293,14 +293,14 @@ impl RedisStore {
     }
 }
 
-/// What a change answers, refusals aside.
+/// The answer of a change that was not refused.
 enum Answer {
     Done(Record),
     /// A session was made at this time.
     New(Time),
     Repeat(Record),
     Version(i64),
-    /// Nothing was done: the case is for the whole script.
+    /// A request for the whole script: nothing was done.
     More,
 }
 
@@ -521,7 +521,7 @@ impl Store for RedisStore {
     }
 }
 
-/// A read that was not answered changed nothing.
+/// Translates a failed read: one that was not answered changed nothing.
 fn from_read(error: LinkError) -> Error {
     match from_write(error) {
         Error::Engine(error) => Error::Engine(error.of_read()),
@@ -529,8 +529,8 @@ fn from_read(error: LinkError) -> Error {
     }
 }
 
-/// What a failed change means: for [`EngineError::Unknown`], that it may have been made. Scripts and pipelines here do not write
-/// before what may be refused.
+/// Translates a failed change: after [`EngineError::Unknown`] it may have been made. Scripts and pipelines here do not
+/// write before what may be refused.
 fn from_write(error: LinkError) -> Error {
     let engine = ENGINE;
     Error::Engine(match error {

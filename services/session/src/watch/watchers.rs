@@ -1,15 +1,15 @@
-//! How many watch at one clone, in all and for the same thing: no caller takes every place.
+//! Limits on the watchers of one clone, in all and for the same thing: no caller takes every place.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 
-/// Of all places, one user's watchers have at most one in so many.
+/// One user's watchers have at most one of this many places.
 const USER_SHARE: usize = 10;
-/// The watchers of everybody.
+/// Watches on everybody have at most one of this many places.
 const EVERYBODY_SHARE: usize = 2;
-/// No share is smaller.
+/// The least share, whatever `watchers_max` is.
 const SHARE_MIN: usize = 100;
 
 /// The watchers of one clone.
@@ -22,7 +22,7 @@ pub(crate) struct Watchers {
 #[derive(Debug, Default)]
 struct Places {
     taken: usize,
-    /// By what is watched: a user, or everybody.
+    /// Places taken, by what is watched: a user, or everybody.
     by_user: HashMap<Option<String>, usize>,
 }
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_watched_user_leaves_room_for_others() {
+    fn one_user_leaves_watcher_places() {
         let watchers = Watchers::new(2000);
         let all = |user: Option<&str>| {
             std::iter::from_fn(|| watchers.enter(user.map(str::to_owned)).ok()).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What one test logs. For tests of one thread: the subscriber is the thread's own.
+//! Logs of one test. For tests of one thread: the subscriber is the thread's own.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

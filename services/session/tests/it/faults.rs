@@ -15,7 +15,7 @@ use super::redis_server::RedisServer;
 const CALLERS: usize = 16;
 /// Each caller calls this often, whatever the last call did.
 const PACE: Duration = Duration::from_millis(10);
-/// How long a fault lasts.
+/// The length of a fault.
 const FAULT: Duration = Duration::from_secs(3);
 const P99_MAX: Duration = Duration::from_millis(250);
 const BACK_MAX: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ async fn redis_is_frozen_and_thawed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_network_swallows_everything_and_its_connections_never_recover() {
+async fn black_holed_connections_are_replaced() {
     let Some(redis) = RedisServer::start() else { return };
     let proxy = Proxy::start(redis.port).await;
     check(&format!("redis://127.0.0.1:{}", proxy.port), async || {
@@ -150,7 +150,7 @@ async fn the_network_swallows_everything_and_its_connections_never_recover() {
 }
 
 #[tokio::test]
-async fn a_clone_starts_without_redis_and_uses_it_when_it_comes() {
+async fn clone_starts_before_redis() {
     let Some(mut redis) = RedisServer::start() else { return };
     redis.stop();
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;

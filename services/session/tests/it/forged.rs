@@ -31,7 +31,7 @@ fn forge(good: &str, n: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_forged_tokens_are_no_redis_command() {
+async fn forged_tokens_never_reach_redis() {
     let Some(redis) = RedisServer::start() else { return };
     let toml = format!("redis = '{}'\n[session]\nsweep_interval = '1h'", redis.url());
     let started = Instant::now();

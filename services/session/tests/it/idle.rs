@@ -1,18 +1,18 @@
-//! What clones ask of a Redis where nothing happens.
+//! Commands that clones send to a Redis where nothing happens.
 
 use std::time::{Duration, Instant};
 
 use super::mesh::{Clone, create, revoke, until};
 use super::redis_server::RedisServer;
 
-/// What all clones together may cost.
+/// The commands that all clones together may cost.
 const COMMANDS_PER_SECOND_MAX: f64 = 20.0;
 const CLONES: usize = 4;
 /// Commands are counted for so long.
 const WINDOW: Duration = Duration::from_secs(4);
 
 #[tokio::test]
-async fn four_clones_at_rest_leave_redis_in_peace() {
+async fn resting_clones_send_few_commands() {
     let Some(redis) = RedisServer::start() else { return };
     let mut clones = Vec::new();
     for _ in 0..CLONES {

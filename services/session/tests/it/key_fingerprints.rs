@@ -11,7 +11,7 @@ const KEYS_NOTED: u64 = 3;
 const FAILURE: &str = "session keys cannot be compared";
 
 #[tokio::test]
-async fn a_foreign_key_is_told_among_notes_that_cannot_be_read() {
+async fn foreign_key_logged_among_unreadable_notes() {
     let Some(redis) = RedisServer::start() else { return };
     let last = "9999999999999";
     for note in ["x y", &format!("\"\\xff\\xfe\" {last}"), "check:0000000000000001:damaged soon"] {
@@ -47,11 +47,11 @@ async fn told_once(order: &str, code: &str) {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_is_told_once() {
+async fn wrong_typed_notes_logged_once() {
     told_once("SET session:marks x", "WRONGTYPE").await;
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_read_the_notes_is_told_once() {
+async fn denied_key_notes_are_logged_once() {
     told_once("ACL SETUSER default -hgetall", "NOPERM").await;
 }

@@ -4,7 +4,7 @@ use super::mesh::{Clone, create, get, until};
 use super::redis_server::RedisServer;
 
 #[tokio::test]
-async fn clones_that_start_together_on_an_empty_redis_share_keys() {
+async fn clones_starting_together_share_keys() {
     let Some(redis) = RedisServer::start() else { return };
     let toml = format!("redis = '{}'", redis.url());
     let (a, b) = tokio::join!(Clone::start(&toml), Clone::start(&toml));
@@ -19,7 +19,7 @@ async fn clones_that_start_together_on_an_empty_redis_share_keys() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_gets_its_keys_back() {
+async fn emptied_redis_gets_keys_back() {
     let Some(redis) = RedisServer::start() else { return };
     let toml = format!("redis = '{}'", redis.url());
     let (old, other) = tokio::join!(Clone::start(&toml), Clone::start(&toml));

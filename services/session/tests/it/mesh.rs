@@ -21,7 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Client = SessionServiceClient<Channel>;
 
-/// One clone, drained when dropped by [`Clone::stop`], cut off otherwise.
+/// A clone, drained when stopped by [`Clone::stop`], cut off when dropped.
 pub(crate) struct Clone {
     pub(crate) client: Client,
     stop: tokio_util::sync::CancellationToken,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    /// How many times the network was cut; a connection lives in the generation in which it was made.
+    /// The number of times the network was cut; a connection lives in the generation in which it was made.
     holed: watch::Sender<Hole>,
     accepted: Arc<AtomicUsize>,
 }
@@ -48,7 +48,7 @@ impl Proxy {
         Proxy { port, holed, accepted }
     }
 
-    /// From now on nothing passes; connections are still accepted.
+    /// Lets nothing pass from now on; connections are still accepted.
     pub(crate) fn cut(&self) {
         self.holed.send_modify(|hole| hole.open = true);
     }

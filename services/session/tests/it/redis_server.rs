@@ -16,7 +16,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Nothing, loudly, on a machine without Redis, unless engines are required.
+    /// Starts a server. Returns `None`, loudly, on a machine without Redis, unless engines are required.
     pub(crate) fn start() -> Option<RedisServer> {
         let binary = match std::env::var("SHOAL_TEST_REDIS_SERVER") {
             Ok(binary) => binary,
@@ -98,7 +98,7 @@ impl RedisServer {
         value.expect("a line of INFO").parse().unwrap()
     }
 
-    /// How often each command ran.
+    /// Returns how often each command ran.
     pub(crate) fn command_counts(&self) -> std::collections::BTreeMap<String, u64> {
         let info = self.ask("INFO commandstats");
         let count = |line: &str| {

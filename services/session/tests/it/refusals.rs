@@ -36,7 +36,7 @@ async fn update(client: &Client, token: &str) -> Result<(), Status> {
 }
 
 #[tokio::test]
-async fn a_full_redis_takes_no_session_and_goes_on_with_those_it_has() {
+async fn full_redis_serves_existing_sessions_only() {
     let Some(redis) = RedisServer::start() else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let client = &clone.client;
@@ -60,7 +60,7 @@ async fn a_full_redis_takes_no_session_and_goes_on_with_those_it_has() {
 }
 
 #[tokio::test]
-async fn a_read_only_redis_is_said_to_be_one_and_not_out_of_reach() {
+async fn read_only_redis_is_named_so() {
     let Some(redis) = RedisServer::start() else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let client = &clone.client;
@@ -91,7 +91,7 @@ async fn a_read_only_redis_is_said_to_be_one_and_not_out_of_reach() {
 }
 
 #[tokio::test]
-async fn a_redis_that_evicts_takes_no_session_until_it_does_not() {
+async fn evicting_redis_refuses_new_sessions() {
     let Some(redis) = RedisServer::start() else { return };
     redis.ask("CONFIG SET maxmemory-policy allkeys-lru");
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;

@@ -5,7 +5,7 @@ use shoal_session::Engine;
 use super::mesh::{Clone, create, get, revoke, settings};
 
 #[tokio::test]
-async fn sessions_and_keys_are_in_the_data_folder() {
+async fn data_folder_has_sessions_and_keys() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&format!("data_dir = '{}'", dir.path().display()));
     let (kept, ended) = {
@@ -30,7 +30,7 @@ async fn sessions_and_keys_are_in_the_data_folder() {
 }
 
 #[tokio::test]
-async fn lost_keys_are_not_made_anew_beside_sessions() {
+async fn lost_keys_beside_sessions_refuse_start() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&format!("data_dir = '{}'", dir.path().display()));
     let clone = Clone::on(&settings, Engine::open(&settings).await.unwrap()).await;

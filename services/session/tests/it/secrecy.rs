@@ -1,4 +1,4 @@
-//! No token, and nothing a token could be made from, in logs, spans, errors or metrics.
+//! Tests that no token, and nothing a token could be made from, is in logs, spans, errors or metrics.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -79,7 +79,7 @@ fn secrets_of(token: &str) -> Vec<String> {
 
 // One thread: the subscriber is the thread's own.
 #[tokio::test]
-async fn nothing_that_is_logged_traced_counted_or_refused_tells_a_token() {
+async fn no_output_reveals_a_token() {
     let captured = Captured::default();
     let guard = captured.start(FmtSpan::FULL);
     let metrics = shoal_kit::metric::install().unwrap();

@@ -18,7 +18,7 @@ async fn next(stream: &mut Streaming<WatchSessionsResponse>) -> Result<WatchSess
 }
 
 #[tokio::test]
-async fn a_drained_clone_sends_its_watchers_on() {
+async fn draining_clone_ends_its_watches() {
     let Some(redis) = RedisServer::start() else { return };
     let toml = format!("redis = '{}'", redis.url());
     let (a, b) = tokio::join!(Clone::start(&toml), Clone::start(&toml));
@@ -43,7 +43,7 @@ async fn a_drained_clone_sends_its_watchers_on() {
 }
 
 #[tokio::test]
-async fn a_watcher_hears_on_after_redis_was_away() {
+async fn watch_survives_redis_outage() {
     let Some(mut redis) = RedisServer::start() else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let made = until("a session", || async { create(&clone.client, "u").await.ok() }).await;
@@ -59,7 +59,7 @@ async fn a_watcher_hears_on_after_redis_was_away() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_comes_while_redis_is_away_hears_when_it_is_back() {
+async fn watch_begun_without_redis_starts_later() {
     let Some(mut redis) = RedisServer::start() else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let made = until("a session", || async { create(&clone.client, "other").await.ok() }).await;
@@ -81,7 +81,7 @@ async fn a_watcher_that_comes_while_redis_is_away_hears_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_clone_has_no_more_watchers_than_it_may() {
+async fn watchers_past_limit_are_refused() {
     let clone = Clone::start("[session]\nwatchers_max = 2").await;
     let (first, _second) = (watch(&clone.client, "").await, watch(&clone.client, "").await);
     let request = || WatchSessionsRequest { user_id: "u".into(), resume_token: String::new() };
@@ -93,7 +93,7 @@ async fn a_clone_has_no_more_watchers_than_it_may() {
 }
 
 #[tokio::test]
-async fn watchers_that_begin_together_share_their_reads() {
+async fn concurrent_watches_share_reads() {
     const WATCHERS: u64 = 100;
     let Some(redis) = RedisServer::start() else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;

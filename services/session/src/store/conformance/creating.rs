@@ -38,7 +38,7 @@ async fn another_clone_finds_what_was_created<M: Make>(make: M) {
     assert_eq!(session.absolute_expire, session.created.plus(Duration::from_secs(3600)));
 }
 
-async fn what_was_never_issued_is_not_found<M: Make>(make: M) {
+async fn unissued_tokens_are_not_found<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let mut forged = made.token.clone();
@@ -65,7 +65,7 @@ async fn another_sessions_secret_opens_nothing<M: Make>(make: M) {
     assert_eq!(world.get(&a.token).await, Ok(a.session));
 }
 
-async fn a_repeat_with_the_same_request_id_finds_the_same_session_and_token<M: Make>(make: M) {
+async fn repeated_create_returns_same_session<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let create = |user: &str, request_id: &str, n| Create {
         user: user.into(),
@@ -84,7 +84,7 @@ async fn a_repeat_with_the_same_request_id_finds_the_same_session_and_token<M: M
     assert_eq!(world.list("u").await.len(), 2);
 }
 
-async fn a_repeat_never_brings_back_a_session_that_has_ended<M: Make>(make: M) {
+async fn repeated_create_never_revives_session<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let create = || Create { user: "u".into(), request_id: "r".into(), ..Create::default() };
     let made = world.sessions.create(create()).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_repeat_never_brings_back_a_session_that_has_ended<M: Make>(make: M) {
     assert_eq!(world.get(&made.token).await, Err(Error::NotFound));
 }
 
-async fn a_repeat_does_not_return_a_token_that_was_replaced<M: Make>(make: M) {
+async fn repeated_create_hides_replaced_token<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let create = || Create { user: "u".into(), request_id: "r".into(), ..Create::default() };
     let made = world.sessions.create(create()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_repeat_does_not_return_a_token_that_was_replaced<M: Make>(make: M) {
     assert_eq!(world.sessions.create(create()).await.err(), Some(Error::RequestSpent));
 }
 
-async fn after_a_while_a_request_id_is_forgotten<M: Make>(make: M) {
+async fn request_id_is_forgotten_in_time<M: Make>(make: M) {
     let world = make.world(Config { request_kept: Duration::from_millis(100), ..Config::default() }).await;
     let create = || Create { user: "u".into(), request_id: "r".into(), ..Create::default() };
     let first = world.sessions.create(create()).await.unwrap();
@@ -119,7 +119,7 @@ async fn after_a_while_a_request_id_is_forgotten<M: Make>(make: M) {
     world.get(&other.token).await.unwrap();
 }
 
-async fn one_session_over_the_limit_is_refused<M: Make>(make: M) {
+async fn surplus_session_is_refused<M: Make>(make: M) {
     let world = make.world(Config { sessions_per_user_max: 2, ..Config::default() }).await;
     let create = || Create { user: "u".into(), ..Create::default() };
     let (first, _second) = (world.create("u").await, world.create("u").await);
@@ -129,7 +129,7 @@ async fn one_session_over_the_limit_is_refused<M: Make>(make: M) {
     world.create("u").await;
 }
 
-async fn one_session_over_the_limit_revokes_the_oldest<M: Make>(make: M) {
+async fn surplus_session_revokes_the_oldest<M: Make>(make: M) {
     let config = Config { sessions_per_user_max: 2, at_limit: AtLimit::RevokeOldest, ..Config::default() };
     let world = make.world(config).await;
     let first = world.create("u").await;
@@ -142,7 +142,7 @@ async fn one_session_over_the_limit_revokes_the_oldest<M: Make>(make: M) {
     assert_eq!(ids, [third.session.id, second.session.id]);
 }
 
-async fn sessions_that_ran_out_do_not_count<M: Make>(make: M) {
+async fn expired_sessions_do_not_count<M: Make>(make: M) {
     let world = make.world(Config { sessions_per_user_max: 1, ..Config::default() }).await;
     let create = Create { user: "u".into(), idle_ttl: Some(Duration::from_secs(1)), ..Create::default() };
     let first = world.sessions.create(create).await.unwrap();
@@ -150,7 +150,7 @@ async fn sessions_that_ran_out_do_not_count<M: Make>(make: M) {
     world.create("u").await;
 }
 
-async fn revoke_all_racing_creates_keeps_the_limit_and_leaves_none<M: Make>(make: M) {
+async fn racing_creates_respect_revoke_all<M: Make>(make: M) {
     const LIMIT: usize = 5;
     let config = Config { sessions_per_user_max: LIMIT, ..Config::default() };
     let world = make.world(config).await;
@@ -179,7 +179,7 @@ async fn revoke_all_racing_creates_keeps_the_limit_and_leaves_none<M: Make>(make
     assert_eq!(world.index_entries("u").await, 0);
 }
 
-async fn ending_by_id_and_by_token_is_seen_by_the_next_get_and_may_be_repeated<M: Make>(make: M) {
+async fn next_get_sees_repeatable_revokes<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let (a, b) = (world.create("u").await, world.create("u").await);
     for _ in 0..2 {
@@ -197,15 +197,15 @@ async fn ending_by_id_and_by_token_is_seen_by_the_next_get_and_may_be_repeated<M
 
 super::conformance!(
     another_clone_finds_what_was_created,
-    what_was_never_issued_is_not_found,
+    unissued_tokens_are_not_found,
     another_sessions_secret_opens_nothing,
-    a_repeat_with_the_same_request_id_finds_the_same_session_and_token,
-    a_repeat_never_brings_back_a_session_that_has_ended,
-    a_repeat_does_not_return_a_token_that_was_replaced,
-    after_a_while_a_request_id_is_forgotten,
-    one_session_over_the_limit_is_refused,
-    one_session_over_the_limit_revokes_the_oldest,
-    sessions_that_ran_out_do_not_count,
-    revoke_all_racing_creates_keeps_the_limit_and_leaves_none,
-    ending_by_id_and_by_token_is_seen_by_the_next_get_and_may_be_repeated,
+    repeated_create_returns_same_session,
+    repeated_create_never_revives_session,
+    repeated_create_hides_replaced_token,
+    request_id_is_forgotten_in_time,
+    surplus_session_is_refused,
+    surplus_session_revokes_the_oldest,
+    expired_sessions_do_not_count,
+    racing_creates_respect_revoke_all,
+    next_get_sees_repeatable_revokes,
 );

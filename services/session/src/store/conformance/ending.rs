@@ -32,7 +32,7 @@ async fn lived<S: Peek>(world: &World<S>, session: &Session, millis: u64) {
     assert!(now >= session.created.plus(Duration::from_millis(millis - 50)), "it ended early");
 }
 
-async fn a_session_ends_when_it_is_not_used<M: Make>(make: M) {
+async fn unused_session_ends<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 1000, 60_000)).await.unwrap();
     world.until_gone(&made.token).await;
@@ -44,7 +44,7 @@ async fn a_session_ends_when_it_is_not_used<M: Make>(make: M) {
     assert!(world.list("u").await.is_empty());
 }
 
-async fn use_keeps_it_until_its_absolute_end<M: Make>(make: M) {
+async fn use_extends_until_absolute_end<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 2000, 5050)).await.unwrap();
     world
@@ -63,7 +63,7 @@ async fn use_keeps_it_until_its_absolute_end<M: Make>(make: M) {
     lived(&world, &made.session, 5050).await;
 }
 
-async fn a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time<M: Make>(make: M) {
+async fn use_recorded_once_per_idle_tenth<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 20_000, 60_000)).await.unwrap();
     let touched = world
@@ -77,7 +77,7 @@ async fn a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time<M: Make>(mak
     assert_eq!(world.sessions.get(&made.token, true).await.unwrap(), touched, "no write so soon after");
 }
 
-async fn reading_without_a_touch_is_no_use<M: Make>(make: M) {
+async fn untouched_read_is_no_use<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 1000, 60_000)).await.unwrap();
     world
@@ -94,7 +94,7 @@ async fn reading_without_a_touch_is_no_use<M: Make>(make: M) {
         .await;
 }
 
-async fn what_ran_out_leaves_every_index_and_is_told_once<M: Make>(make: M) {
+async fn expired_session_leaves_indexes_with_event<M: Make>(make: M) {
     const SESSIONS: usize = 300;
     let world = make.world(Config { sessions_per_user_max: 1000, ..Config::default() }).await;
     let mut watching = world.watch("u", None).await;
@@ -124,7 +124,7 @@ async fn what_ran_out_leaves_every_index_and_is_told_once<M: Make>(make: M) {
     assert_eq!(watching.event().await, (Kind::Revoked, kept.session.id.to_string()), "nothing between");
 }
 
-async fn a_short_session_is_swept_though_its_bucket_is_at_rest<M: Make>(make: M) {
+async fn short_sessions_wake_resting_bucket<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     // From here on nothing is due for long.
     assert_eq!(world.sessions.store.sweep().await, Ok(0));
@@ -142,12 +142,12 @@ async fn a_short_session_is_swept_though_its_bucket_is_at_rest<M: Make>(make: M)
     }
 }
 
-/// How many sessions end while nobody looks; a million by `SHOAL_TEST_SCALE=1000000`.
+/// The number of sessions that end while nobody looks; a million by `SHOAL_TEST_SCALE=1000000`.
 fn scale() -> usize {
     std::env::var("SHOAL_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
 }
 
-async fn what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep<M: Make>(make: M) {
+async fn first_sweep_removes_sessions_expired_meanwhile<M: Make>(make: M) {
     const PER_USER: usize = 10;
     const WRITERS: usize = 50;
     let sessions = scale();
@@ -199,7 +199,7 @@ async fn what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep<M: Mak
     assert!(created >= sessions);
 }
 
-async fn a_session_in_use_stays_in_the_index_until_it_ends<M: Make>(make: M) {
+async fn used_session_stays_indexed<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.sessions.create(short("u", 2000, 5050)).await.unwrap();
     world
@@ -224,7 +224,7 @@ async fn a_session_in_use_stays_in_the_index_until_it_ends<M: Make>(make: M) {
         .await;
 }
 
-async fn lists_are_paged_newest_first_and_of_one_user<M: Make>(make: M) {
+async fn lists_page_newest_sessions_first<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let mut made = Vec::new();
     for user in ["u", "u", "uu", "u", "u", "u"] {
@@ -253,7 +253,7 @@ async fn lists_are_paged_newest_first_and_of_one_user<M: Make>(make: M) {
     assert!(matches!(world.other.list("u".into(), -1, "").await, Err(Error::Invalid(_))));
 }
 
-async fn all_but_one_of_a_users_sessions_are_ended<M: Make>(make: M) {
+async fn revoke_user_spares_one_session<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let (a, b, kept) = (world.create("u").await, world.create("u").await, world.create("u").await);
     let other = world.create("v").await;
@@ -269,14 +269,14 @@ async fn all_but_one_of_a_users_sessions_are_ended<M: Make>(make: M) {
 }
 
 super::conformance!(
-    a_session_ends_when_it_is_not_used,
-    use_keeps_it_until_its_absolute_end,
-    a_use_is_recorded_at_most_once_in_a_tenth_of_the_idle_time,
-    reading_without_a_touch_is_no_use,
-    what_ran_out_leaves_every_index_and_is_told_once,
-    what_ran_out_while_all_clones_were_down_is_gone_within_one_sweep,
-    a_short_session_is_swept_though_its_bucket_is_at_rest,
-    a_session_in_use_stays_in_the_index_until_it_ends,
-    lists_are_paged_newest_first_and_of_one_user,
-    all_but_one_of_a_users_sessions_are_ended,
+    unused_session_ends,
+    use_extends_until_absolute_end,
+    use_recorded_once_per_idle_tenth,
+    untouched_read_is_no_use,
+    expired_session_leaves_indexes_with_event,
+    first_sweep_removes_sessions_expired_meanwhile,
+    short_sessions_wake_resting_bucket,
+    used_session_stays_indexed,
+    lists_page_newest_sessions_first,
+    revoke_user_spares_one_session,
 );

@@ -24,7 +24,7 @@ fn rotated(keys: &KeysText) -> KeysText {
     }
 }
 
-/// Without the last key of each list.
+/// Returns the keys without the last one of each list.
 fn without_oldest(keys: &KeysText) -> KeysText {
     let cut = |list: &str| list.rsplit_once(',').map_or(String::new(), |(rest, _)| rest.to_owned());
     KeysText {
@@ -39,7 +39,7 @@ async fn world<M: Make>(make: &M, keys: &KeysText) -> World<M::Store> {
     make.world(Config::default()).await.with_keyring(Keyring::parse(keys).unwrap())
 }
 
-async fn sessions_survive_a_rotation_of_every_key<M: Make>(make: M) {
+async fn sessions_survive_key_rotations<M: Make>(make: M) {
     let old = KeysText::generate();
     let new = rotated(&old);
     let before = world(&make, &old).await;
@@ -59,7 +59,7 @@ async fn sessions_survive_a_rotation_of_every_key<M: Make>(make: M) {
     assert_eq!(after.get(&other.token).await.unwrap().id, other.session.id, "no theft, but a grace");
 }
 
-async fn a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used<M: Make>(make: M) {
+async fn use_rehashes_with_new_pepper<M: Make>(make: M) {
     let first = rotated(&KeysText::generate());
     let second = rotated(&first);
     let before = world(&make, &first).await;
@@ -72,7 +72,7 @@ async fn a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used<M: Make>
     assert_eq!(after.get(&unused.token).await, Err(Error::NotFound));
 }
 
-async fn a_check_key_that_is_gone_makes_its_tokens_none_of_ours<M: Make>(make: M) {
+async fn tokens_of_removed_check_key_fail<M: Make>(make: M) {
     let old = KeysText::generate();
     let both = rotated(&old);
     let before = world(&make, &both).await;
@@ -82,7 +82,7 @@ async fn a_check_key_that_is_gone_makes_its_tokens_none_of_ours<M: Make>(make: M
     assert_eq!(after.list("u").await.len(), 1);
 }
 
-async fn a_derivation_key_removed_too_early_is_said<M: Make>(make: M) {
+async fn early_removed_derive_key_is_reported<M: Make>(make: M) {
     let old = KeysText::generate();
     let before = world(&make, &old).await;
     let made = before.create("u").await;
@@ -95,7 +95,7 @@ async fn a_derivation_key_removed_too_early_is_said<M: Make>(make: M) {
     after.get(&after.rotate(&successor).await).await.unwrap();
 }
 
-async fn a_key_that_was_in_use_is_remembered_for_clones_that_lack_it<M: Make>(make: M) {
+async fn keys_in_use_are_remembered<M: Make>(make: M) {
     let (ours, theirs) = (KeysText::generate(), KeysText::generate());
     let world = world(&make, &ours).await;
     let used = |keys: &KeysText| -> Vec<KeyFingerprint> {
@@ -132,9 +132,9 @@ async fn a_key_that_was_in_use_is_remembered_for_clones_that_lack_it<M: Make>(ma
 }
 
 super::conformance!(
-    a_key_that_was_in_use_is_remembered_for_clones_that_lack_it,
-    sessions_survive_a_rotation_of_every_key,
-    a_hash_is_made_anew_with_the_new_pepper_when_its_token_is_used,
-    a_check_key_that_is_gone_makes_its_tokens_none_of_ours,
-    a_derivation_key_removed_too_early_is_said,
+    keys_in_use_are_remembered,
+    sessions_survive_key_rotations,
+    use_rehashes_with_new_pepper,
+    tokens_of_removed_check_key_fail,
+    early_removed_derive_key_is_reported,
 );

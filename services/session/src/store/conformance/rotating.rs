@@ -26,7 +26,7 @@ async fn until_refused<S: Peek>(world: &World<S>, token: &str) {
         .await;
 }
 
-async fn the_old_token_is_good_until_the_new_one_is_used<M: Make>(make: M) {
+async fn old_token_valid_until_successor_used<M: Make>(make: M) {
     let world = make.world(Config { rotation_grace: Duration::ZERO, ..Config::default() }).await;
     let made = world.create("u").await;
     let rotated = world.sessions.rotate(&made.token, change(&[("role", 1)], &[])).await.unwrap();
@@ -39,7 +39,7 @@ async fn the_old_token_is_good_until_the_new_one_is_used<M: Make>(make: M) {
     assert_eq!(world.get(&made.token).await, Err(Error::NotFound), "no grace was configured");
 }
 
-async fn a_rotation_whose_answer_was_lost_may_be_repeated_minutes_later<M: Make>(make: M) {
+async fn lost_rotation_is_repeatable_later<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let lost = world.rotate(&made.token).await;
@@ -50,7 +50,7 @@ async fn a_rotation_whose_answer_was_lost_may_be_repeated_minutes_later<M: Make>
     assert_eq!(world.get(&lost).await.unwrap().id, made.session.id);
 }
 
-async fn twenty_rotations_of_one_token_at_once_have_one_successor<M: Make>(make: M) {
+async fn concurrent_rotations_share_one_successor<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let mut watching = world.watch("u", None).await;
@@ -74,7 +74,7 @@ async fn twenty_rotations_of_one_token_at_once_have_one_successor<M: Make>(make:
     assert_eq!(watching.event().await.0, Kind::Revoked, "no false theft, no second rotation");
 }
 
-async fn an_old_token_after_its_grace_ends_the_session_with_one_event<M: Make>(make: M) {
+async fn reused_token_ends_session_once<M: Make>(make: M) {
     let world = make.world(short_grace()).await;
     let made = world.create("u").await;
     let mut watching = world.watch("u", None).await;
@@ -92,7 +92,7 @@ async fn an_old_token_after_its_grace_ends_the_session_with_one_event<M: Make>(m
     assert_eq!(watching.event().await, (Kind::Created, next.session.id.to_string()), "one event");
 }
 
-async fn every_call_with_a_stolen_token_finds_it_out<M: Make>(make: M) {
+async fn every_call_detects_stolen_tokens<M: Make>(make: M) {
     let world = make.world(short_grace()).await;
     for call in 0..4 {
         let made = world.create("u").await;
@@ -114,7 +114,7 @@ async fn every_call_with_a_stolen_token_finds_it_out<M: Make>(make: M) {
     assert_eq!(world.index_entries("u").await, 0);
 }
 
-async fn three_rotations_in_a_moment_and_the_first_replayed_ends_the_session<M: Make>(make: M) {
+async fn replay_after_three_rotations_ends_session<M: Make>(make: M) {
     let world = make.world(short_grace()).await;
     let made = world.create("u").await;
     let mut token = made.token.clone();
@@ -126,7 +126,7 @@ async fn three_rotations_in_a_moment_and_the_first_replayed_ends_the_session<M: 
     assert_eq!(world.get(&token).await, Err(Error::NotFound));
 }
 
-async fn within_its_grace_an_old_token_leads_to_the_token_in_use<M: Make>(make: M) {
+async fn grace_token_leads_to_current_one<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let second = world.rotate(&made.token).await;
@@ -142,7 +142,7 @@ async fn within_its_grace_an_old_token_leads_to_the_token_in_use<M: Make>(make: 
     assert_eq!(world.rotate(&second).await, fourth);
 }
 
-async fn a_token_replaced_more_than_eight_times_ago_is_unknown<M: Make>(make: M) {
+async fn ninth_last_token_is_unknown<M: Make>(make: M) {
     let world = make.world(Config { rotation_grace: Duration::ZERO, ..Config::default() }).await;
     let made = world.create("u").await;
     let mut tokens = vec![made.token];
@@ -157,7 +157,7 @@ async fn a_token_replaced_more_than_eight_times_ago_is_unknown<M: Make>(make: M)
     assert_eq!(world.get(&tokens[9]).await, Err(Error::NotFound), "remembered, so stolen");
 }
 
-async fn a_new_token_may_end_the_session_and_so_may_an_old_one_in_its_grace<M: Make>(make: M) {
+async fn new_and_grace_tokens_may_revoke<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     for use_first in [false, true] {
         for with_old in [false, true] {
@@ -174,13 +174,13 @@ async fn a_new_token_may_end_the_session_and_so_may_an_old_one_in_its_grace<M: M
 }
 
 super::conformance!(
-    the_old_token_is_good_until_the_new_one_is_used,
-    a_rotation_whose_answer_was_lost_may_be_repeated_minutes_later,
-    twenty_rotations_of_one_token_at_once_have_one_successor,
-    an_old_token_after_its_grace_ends_the_session_with_one_event,
-    every_call_with_a_stolen_token_finds_it_out,
-    three_rotations_in_a_moment_and_the_first_replayed_ends_the_session,
-    within_its_grace_an_old_token_leads_to_the_token_in_use,
-    a_token_replaced_more_than_eight_times_ago_is_unknown,
-    a_new_token_may_end_the_session_and_so_may_an_old_one_in_its_grace,
+    old_token_valid_until_successor_used,
+    lost_rotation_is_repeatable_later,
+    concurrent_rotations_share_one_successor,
+    reused_token_ends_session_once,
+    every_call_detects_stolen_tokens,
+    replay_after_three_rotations_ends_session,
+    grace_token_leads_to_current_one,
+    ninth_last_token_is_unknown,
+    new_and_grace_tokens_may_revoke,
 );

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::session::attribute::{Change, Passed, Value};
 use crate::store::Store as _;
 
-async fn attributes_are_set_and_removed_and_the_version_counts<M: Make>(make: M) {
+async fn attribute_changes_raise_the_version<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     world.set(&made.token, "a", 1).await.unwrap();
@@ -23,7 +23,7 @@ async fn attributes_are_set_and_removed_and_the_version_counts<M: Make>(make: M)
     assert_eq!(same.version, 4, "no change is no version");
 }
 
-async fn the_version_must_be_the_expected_one<M: Make>(make: M) {
+async fn unexpected_version_is_refused<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let update =
@@ -33,7 +33,7 @@ async fn the_version_must_be_the_expected_one<M: Make>(make: M) {
     assert_eq!(world.get(&made.token).await.unwrap().attributes, ints(&[("a", 1)]));
 }
 
-async fn a_change_over_the_limits_is_refused_whole<M: Make>(make: M) {
+async fn oversized_change_is_refused_whole<M: Make>(make: M) {
     let world = make.world(Config { attributes_max: 3, attributes_bytes_max: 50, ..Config::default() }).await;
     let made = world.create("u").await;
     // Ten bytes each.
@@ -62,7 +62,7 @@ async fn a_change_over_the_limits_is_refused_whole<M: Make>(make: M) {
     ));
 }
 
-async fn sixty_four_writers_of_distinct_attributes_are_all_kept<M: Make>(make: M) {
+async fn concurrent_attribute_writes_are_all_kept<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let made = world.create("u").await;
     let writes = (0..64).map(|n| {
@@ -81,7 +81,7 @@ async fn sixty_four_writers_of_distinct_attributes_are_all_kept<M: Make>(make: M
 }
 
 /// Logout undone by a concurrent touch is the classic bug of session stores.
-async fn touches_and_updates_racing_a_revoke_never_bring_it_back<M: Make>(make: M) {
+async fn racing_updates_never_undo_a_revoke<M: Make>(make: M) {
     const ROUNDS: usize = 63;
     const RACERS: usize = 16;
     const OPERATIONS: usize = 10;
@@ -126,9 +126,9 @@ async fn touches_and_updates_racing_a_revoke_never_bring_it_back<M: Make>(make: 
 }
 
 super::conformance!(
-    attributes_are_set_and_removed_and_the_version_counts,
-    the_version_must_be_the_expected_one,
-    a_change_over_the_limits_is_refused_whole,
-    sixty_four_writers_of_distinct_attributes_are_all_kept,
-    touches_and_updates_racing_a_revoke_never_bring_it_back,
+    attribute_changes_raise_the_version,
+    unexpected_version_is_refused,
+    oversized_change_is_refused_whole,
+    concurrent_attribute_writes_are_all_kept,
+    racing_updates_never_undo_a_revoke,
 );

@@ -4,7 +4,7 @@ use super::world::Make;
 use crate::config::Config;
 use crate::event::{Kind, Notice};
 
-async fn a_watcher_hears_of_its_user_in_order<M: Make>(make: M) {
+async fn user_watch_keeps_event_order<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     world.create("u").await;
     let mut watching = world.watch("u", None).await;
@@ -21,7 +21,7 @@ async fn a_watcher_hears_of_its_user_in_order<M: Make>(make: M) {
     assert_eq!(watching.event().await, (Kind::Created, next), "nothing is told twice");
 }
 
-async fn a_watcher_of_everybody_hears_of_every_bucket<M: Make>(make: M) {
+async fn global_watch_covers_every_bucket<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     let mut watching = world.watch("", None).await;
     let mut made = Vec::new();
@@ -39,7 +39,7 @@ async fn a_watcher_of_everybody_hears_of_every_bucket<M: Make>(make: M) {
     assert_eq!(heard, made);
 }
 
-async fn a_watcher_goes_on_where_it_left_off_on_any_clone<M: Make>(make: M) {
+async fn watch_resumes_on_any_clone<M: Make>(make: M) {
     let world = make.world(Config::default()).await;
     for user in ["u", ""] {
         let mut watching = world.watch(user, None).await;
@@ -65,7 +65,7 @@ async fn a_watcher_goes_on_where_it_left_off_on_any_clone<M: Make>(make: M) {
     }
 }
 
-async fn who_was_away_too_long_is_told_of_the_gap<M: Make>(make: M) {
+async fn late_watcher_receives_gap<M: Make>(make: M) {
     const KEPT: usize = 100;
     let config = Config { events_kept: KEPT, sessions_per_user_max: 1000, ..Config::default() };
     let world = make.world(config).await;
@@ -106,9 +106,9 @@ async fn many_watchers_hear_the_same<M: Make>(make: M) {
 }
 
 super::conformance!(
-    a_watcher_hears_of_its_user_in_order,
-    a_watcher_of_everybody_hears_of_every_bucket,
-    a_watcher_goes_on_where_it_left_off_on_any_clone,
-    who_was_away_too_long_is_told_of_the_gap,
+    user_watch_keeps_event_order,
+    global_watch_covers_every_bucket,
+    watch_resumes_on_any_clone,
+    late_watcher_receives_gap,
     many_watchers_hear_the_same,
 );

@@ -21,9 +21,9 @@ use crate::store::keys::KeySource;
 use crate::store::redis::RedisStore;
 use crate::watch::{Watch, WatchMessage};
 
-/// Whatever a check waits for happens within this.
+/// The longest wait of a check.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How far a clock that is moved by hand goes with each look.
+/// The step of a clock that is moved by hand, with each look.
 const STEP: Duration = Duration::from_millis(10);
 
 /// Makes worlds on one kind of store.
@@ -32,19 +32,19 @@ pub(crate) trait Make {
 
     fn world(&self, config: Config) -> impl Future<Output = World<Self::Store>> + Send;
 
-    /// Two new clones on the store of a world whose clones are gone.
+    /// Opens two new clones on the store of a world whose clones are gone.
     fn reopen(&self, world: World<Self::Store>) -> World<Self::Store>;
 }
 
-/// What tests may look at and callers may not.
+/// The views of a store that tests have and callers have not.
 pub(crate) trait Peek: Store {
-    /// Entries of all expiry indexes and of the users' own.
+    /// Counts the entries of all expiry indexes and of these users' own.
     fn index_entries(&self, users: &[(u8, String)]) -> impl Future<Output = usize> + Send;
 
-    /// Whether the store holds anything for a session, readable or not.
+    /// Returns whether the store holds anything for a session, readable or not.
     fn holds(&self, id: SessionId) -> impl Future<Output = bool> + Send;
 
-    /// A use that is worth recording.
+    /// Presents a token and records the use, due or not.
     fn touch_now(
         &self,
         id: SessionId,
@@ -54,9 +54,9 @@ pub(crate) trait Peek: Store {
 
 pub(crate) struct World<S> {
     pub(crate) sessions: Sessions<S>,
-    /// Another clone.
+    /// The sessions at another clone.
     pub(crate) other: Sessions<S>,
-    /// Moved by hand; none: the store's clock goes by itself.
+    /// The clock that is moved by hand; `None`: the store's own clock goes by itself.
     clock: Option<Clock>,
 }
 
@@ -83,7 +83,7 @@ impl Make for Embedded {
 }
 
 impl Redis {
-    /// The engine whose address the variable holds.
+    /// Returns the engine whose address the variable holds.
     pub(crate) fn at(variable: &str) -> Option<Redis> {
         match std::env::var(variable) {
             Ok(url) => Some(Redis { url }),
@@ -95,7 +95,7 @@ impl Redis {
         }
     }
 
-    /// An engine of a test's own.
+    /// Returns an engine of a test's own.
     pub(crate) fn of(url: String) -> Redis {
         Redis { url }
     }
@@ -160,7 +160,7 @@ impl Peek for RedisStore {
 }
 
 impl<S: Peek> World<S> {
-    /// Both clones with keys that were changed.
+    /// Returns both clones with keys that were changed.
     pub(crate) fn with_keyring(self, keyring: Keyring) -> Self {
         let keyring = Arc::new(keyring);
         let with = |sessions: &Sessions<S>| Sessions {
@@ -258,7 +258,7 @@ impl<S: Store> Watching<S> {
         tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an event in time").unwrap()
     }
 
-    /// The next event's kind and session.
+    /// Waits for the next event; returns its kind and session.
     pub(crate) async fn event(&mut self) -> (Kind, String) {
         match self.next().await.notice {
             Notice::Event(event) => (event.kind, event.session.to_string()),

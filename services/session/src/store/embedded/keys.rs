@@ -1,4 +1,4 @@
-//! The keys beside an embedded database, and the notes in it of which ones were in use.
+//! The keys beside an embedded database, and the notes in it of those that were in use.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::keys::keyring::Keyring;
 #[derive(Debug, Clone)]
 pub(crate) struct EmbeddedKeys {
     db: Database,
-    /// Fingerprint of a key → when it was last in use.
+    /// The notes: fingerprint of a key → when it was last in use.
     fingerprints: Keyspace,
     keyring: Arc<Keyring>,
     clock: Clock,

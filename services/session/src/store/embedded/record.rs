@@ -1,4 +1,4 @@
-//! How the embedded store writes things down: protobuf, so that fields can be added; keys big-endian, so that they sort.
+//! The encoding of the embedded store: protobuf, so that fields can be added; keys big-endian, so that they sort.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +38,7 @@ struct Stored {
     attributes: BTreeMap<String, Vec<u8>>,
     #[prost(btree_map = "string, string", tag = "11")]
     metadata: BTreeMap<String, String>,
-    /// Where the expiry index has it: it may end later, and the sweeper then moves it.
+    /// The time at which the expiry index has it: it may end later, and the sweeper then moves it.
     #[prost(int64, tag = "12")]
     indexed: i64,
 }
@@ -61,14 +61,14 @@ struct StoredEvent {
     user: String,
 }
 
-/// How far a bucket's events go.
+/// The extent of a bucket's events.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(super) struct Head {
     #[prost(uint64, tag = "1")]
     last_millis: u64,
     #[prost(uint64, tag = "2")]
     last_seq: u64,
-    /// The latest event that is kept no more.
+    /// The place of the latest event that was trimmed.
     #[prost(uint64, tag = "3")]
     trimmed_millis: u64,
     #[prost(uint64, tag = "4")]
@@ -77,7 +77,7 @@ pub(super) struct Head {
     pub(super) kept: u64,
 }
 
-/// What a `request_id` made.
+/// The session that a `request_id` made.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
     #[prost(bytes = "bytes", tag = "1")]
@@ -160,7 +160,7 @@ impl Head {
         Place { millis: self.trimmed_millis, seq: self.trimmed_seq }
     }
 
-    /// The place of an event that happens now; places never go back, whatever the clock does.
+    /// Returns the place of an event that happens now; places never go back, whatever the clock does.
     pub(super) fn next(&mut self, now: Time) -> Place {
         let now = u64::try_from(now.millis()).unwrap_or_default();
         if now > self.last_millis {
@@ -207,13 +207,13 @@ pub(super) fn event_place(key: &[u8]) -> Option<Place> {
     })
 }
 
-/// What the index of a user's sessions has in common; the length keeps one user's from being a prefix of another's.
+/// Returns the prefix of a user's index entries; the length in it keeps one user from being a prefix of another.
 pub(super) fn user_prefix(user: &str) -> Vec<u8> {
     let length = u16::try_from(user.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes()[..], user.as_bytes()].concat()
 }
 
-/// Sorts by creation, then by id.
+/// Returns the key of a session in its user's index, sorted by creation, then by id.
 pub(super) fn user_key(session: &Session) -> Vec<u8> {
     [&user_prefix(&session.user)[..], &session.created.millis().to_be_bytes(), &session.id.to_bytes()]
         .concat()
@@ -226,7 +226,7 @@ pub(super) fn id_at_end(key: &[u8]) -> Result<SessionId, Error> {
         .ok_or_else(|| broken(&"an index entry"))
 }
 
-/// What the expiry index points to.
+/// The target of an entry in the expiry index.
 pub(super) enum Due {
     Session(SessionId),
     Request([u8; 16]),

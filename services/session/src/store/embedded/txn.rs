@@ -1,4 +1,4 @@
-//! One transaction on sessions: what it reads and writes, so that indexes and events never part from the records.
+//! A transaction on sessions, in which indexes and events never part from the records.
 
 use std::ops::Bound;
 
@@ -25,7 +25,7 @@ pub(super) struct Txn<'t, 'e> {
     spaces: &'t Spaces,
     policy: Policy,
     now: Time,
-    /// Buckets of the events made.
+    /// The buckets of the events that this transaction makes.
     happened: Vec<u8>,
 }
 
@@ -40,12 +40,12 @@ impl<'t, 'e> Txn<'t, 'e> {
         self.happened
     }
 
-    /// A session that has not run out. One that has is left to the sweeper, and its event with it.
+    /// Returns a session that has not expired. An expired one is left to the sweeper, and its event with it.
     pub(super) fn load(&self, id: SessionId) -> Result<Option<Kept>, Error> {
         Ok(self.kept(id)?.filter(|kept| kept.record.session.expire > self.now))
     }
 
-    /// The session of a good token, which is now presented; ends the session of a stolen one.
+    /// Presents a token. Returns the session of a good one; ends the session of a stolen one.
     pub(super) fn present(&mut self, id: SessionId, presented: &[Hash]) -> Result<Option<Kept>, Error> {
         let Some(mut kept) = self.load(id)? else { return Ok(None) };
         match kept.record.secrets.present(presented, self.now, self.policy.rotation_grace) {
@@ -67,7 +67,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         self.tx.put(&self.spaces.sessions, kept.record.session.id.to_bytes().to_vec(), kept.encode());
     }
 
-    /// Records a use, if that is worth a write. The expiry index follows when the sweeper comes by.
+    /// Records a use, if a record is due. The expiry index follows when the sweeper comes by.
     pub(super) fn touch(&self, kept: &mut Kept) {
         let session = &mut kept.record.session;
         if session.touch_due(self.now) {
@@ -116,7 +116,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         Ok(session)
     }
 
-    /// What a call made before under the same name, if that is not too long ago.
+    /// Returns what a call made before under the same name, while that is remembered.
     pub(super) fn made_by(&self, request: &RequestKey) -> Result<Option<Record>, Error> {
         let Some(bytes) = self.tx.get(&self.spaces.requests, request.key)? else { return Ok(None) };
         let made = Request::decode(&*bytes).map_err(|error| broken(&error))?;
@@ -131,7 +131,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         Ok(Some(kept.record))
     }
 
-    /// Makes sure that the user may have one more.
+    /// Makes room for one more session of the user, or refuses.
     pub(super) fn make_room(&mut self, user: &str) -> Result<(), Error> {
         let max = self.policy.sessions_per_user_max;
         let sessions = self.sessions_of(user)?;
@@ -146,7 +146,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         }
     }
 
-    /// Those that have not run out, oldest first.
+    /// Returns a user's sessions that have not expired, oldest first.
     pub(super) fn sessions_of(&self, user: &str) -> Result<Vec<Kept>, Error> {
         let mut sessions = Vec::new();
         for entry in self.tx.prefix(&self.spaces.users, user_prefix(user)) {
@@ -155,7 +155,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         Ok(sessions)
     }
 
-    /// Takes a session away, with its index entries, and says why.
+    /// Removes a session with its index entries, and emits its event.
     pub(super) fn end(&mut self, kept: &Kept, kind: Kind) -> Result<(), Error> {
         let session = &kept.record.session;
         self.tx.delete(&self.spaces.sessions, session.id.to_bytes().to_vec());
@@ -164,9 +164,9 @@ impl<'t, 'e> Txn<'t, 'e> {
         self.emit(kind, session.id, &session.user)
     }
 
-    /// Ends what ran out, and moves in the index what was used meanwhile. Begins after `from`, where the batch before
-    /// ended: what that one deleted would be stepped over again, and again by the next. How many ended, and where to go
-    /// on unless that was all.
+    /// Ends expired sessions, and moves the index entries of those that were used meanwhile. Begins after `from`, where
+    /// the batch before ended: entries that it deleted would be stepped over again. Returns how many ended, and where to
+    /// go on, `None` after the last.
     pub(super) fn sweep(&mut self, from: Option<Slice>, limit: usize) -> Result<(u64, Option<Slice>), Error> {
         let until = self.now.plus(std::time::Duration::from_millis(1)).millis().to_be_bytes().to_vec();
         let from = from.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
@@ -202,7 +202,7 @@ impl<'t, 'e> Txn<'t, 'e> {
         Ok((ended, last))
     }
 
-    /// Forgets what a call made, unless a later one took its name.
+    /// Forgets what a call made, unless a later call took its name.
     fn forget(&mut self, request: [u8; 16]) -> Result<(), Error> {
         if let Some(bytes) = self.tx.get(&self.spaces.requests, request)?
             && Request::decode(&*bytes).map_err(|error| broken(&error))?.expire <= self.now.millis()

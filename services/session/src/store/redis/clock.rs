@@ -1,5 +1,5 @@
-//! Redis' clock, as well as a clone knows it. It says when recording a use is due and when keys
-//! were noted, and nothing that Redis decides.
+//! A copy of Redis' clock at a clone. It says when recording a use is due and when keys were noted; all else is decided
+//! by Redis' own clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -9,12 +9,12 @@ use crate::clock::{Clock, Time};
 #[derive(Debug, Default)]
 pub(super) struct RedisClock {
     machine: Clock,
-    /// Milliseconds.
+    /// Milliseconds by which Redis' clock is ahead of the machine's.
     ahead: AtomicI64,
 }
 
 impl RedisClock {
-    /// Redis said that it is `now`.
+    /// Sets the clock to the time that Redis said.
     pub(super) fn told(&self, now: Time) {
         self.ahead.store(now.millis() - self.machine.now().millis(), Ordering::Relaxed);
     }
@@ -30,7 +30,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn it_goes_on_from_what_redis_said() {
+    fn clock_continues_from_redis_time() {
         let machine = Arc::new(AtomicI64::new(1_000));
         let clock = RedisClock { machine: Clock::Manual(Arc::clone(&machine)), ..RedisClock::default() };
         assert_eq!(clock.now().millis(), 1_000);

@@ -1,4 +1,4 @@
-//! A session as it stands in Redis, a MessagePack map of strings: its fields to a record, and the parts that are packed.
+//! The records of sessions in Redis: a MessagePack map of strings, its fields, and the parts that are packed within them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::session::attribute::{Attributes, Value};
 use crate::session::rotation::{Retired, Secrets};
 use crate::session::{NewSession, Record, Session};
 
-/// A hash and its end's time, in digits.
+/// The bytes of a hash and of the end of its grace, in digits.
 const RETIRED_BYTES: usize = 32 + 13;
 
-/// What `GET` answers.
+/// The answer of a `GET`.
 pub(super) type Read = Option<Vec<u8>>;
 
-/// A record as it is now; nothing if there is none.
+/// Reads a record; `None` if there is none.
 pub(super) fn record(id: SessionId, read: Read) -> Result<Option<Record>, Error> {
     let Some(packed) = read else { return Ok(None) };
     let mut raw = Raw::default();
@@ -53,7 +53,8 @@ pub(super) fn record(id: SessionId, read: Read) -> Result<Option<Record>, Error>
     raw.record(id).ok_or_else(|| broken("a session without its fields")).map(Some)
 }
 
-/// A new record as [`record`] reads it, before and after its three times, which `create.lua` puts between.
+/// Writes a new record as [`record`] reads it: the bytes before and after its three times, which `create.lua` puts
+/// between.
 pub(super) fn new_record(new: &NewSession, idle: &str) -> (Vec<u8>, Vec<u8>) {
     let metadata = pack(&new.metadata);
     let mut tail = Vec::with_capacity(128);
@@ -116,7 +117,7 @@ impl Raw {
     }
 }
 
-/// A script's answer: a word, and what belongs to it.
+/// Splits a script's answer into its word and what belongs to it.
 pub(super) fn answer(reply: Vec<Reply>) -> Result<(String, impl Iterator<Item = Reply>), Error> {
     let mut parts = reply.into_iter();
     let word = parts.next().ok_or_else(|| broken("an empty answer"))?;
@@ -124,7 +125,7 @@ pub(super) fn answer(reply: Vec<Reply>) -> Result<(String, impl Iterator<Item = 
     Ok((word, parts))
 }
 
-/// The time in a script's answer.
+/// Reads the time in a script's answer.
 pub(super) fn answered_time(parts: &mut impl Iterator<Item = Reply>) -> Result<Time, Error> {
     match parts.next() {
         Some(Reply::Int(now)) => Ok(Time::from_millis(now)),
@@ -132,20 +133,20 @@ pub(super) fn answered_time(parts: &mut impl Iterator<Item = Reply>) -> Result<T
     }
 }
 
-/// The packed record in a script's answer and the time of it. `None` stands for a session that is gone.
+/// Reads the packed record in a script's answer and its time. The record is `None` if the session is gone.
 pub(super) fn answered_record(parts: &mut impl Iterator<Item = Reply>) -> Result<(Read, Time), Error> {
     let read = parts.next().ok_or_else(|| broken("an answer without a record"))?;
     let read = Read::from_redis_value(read).map_err(|_| broken("a record"))?;
     Ok((read, answered_time(parts)?))
 }
 
-/// The id in a script's answer.
+/// Reads the id in a script's answer.
 pub(super) fn answered_id(bucket: u8, parts: &mut impl Iterator<Item = Reply>) -> Result<SessionId, Error> {
     let Some(Reply::BulkString(id)) = parts.next() else { return Err(broken("an answer without an id")) };
     SessionId::from_unique_hex(bucket, &id).ok_or_else(|| broken("an id"))
 }
 
-/// Names and values, each after its length.
+/// Packs names and values, each after its length.
 pub(super) fn pack(map: &BTreeMap<String, String>) -> Vec<u8> {
     let mut packed = Vec::new();
     for part in map.iter().flat_map(|(name, value)| [name, value]) {
@@ -213,7 +214,7 @@ fn text(bytes: &[u8]) -> Result<String, Error> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| broken("a text"))
 }
 
-/// The next string; `rest` is what follows it.
+/// Reads the next string; `rest` is left at what follows it.
 fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(read_str_len(rest).ok()?).ok()?;
     let (string, after) = rest.split_at_checked(length)?;

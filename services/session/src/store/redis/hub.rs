@@ -1,4 +1,4 @@
-//! One reader of the event streams for all watchers of a clone: it reads the buckets that somebody watches, and no more.
+//! The reader of the event streams for all watchers of a clone: it reads the buckets that somebody watches, and no more.
 //!
 //! On one Redis that is one blocking connection; on a Cluster one for each watched bucket, because a blocking read
 //! cannot span slots.
@@ -14,7 +14,7 @@ use super::{Names, field};
 use crate::event::{Cursor, Event, Place};
 use crate::store::{Listen, StoreEvent};
 
-/// Batches of events a watcher may be behind; past it, it reads history.
+/// The number of batches of events that a watcher may be behind; past it, the watcher reads history.
 const BEHIND_MAX: usize = 1024;
 
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(super) struct Hub {
 #[derive(Debug)]
 struct Reader {
     heard: broadcast::Sender<StoreEvent>,
-    /// How many watch a bucket, and from which place on it is read.
+    /// The number of watchers of each bucket, and the place from which on it is read.
     watched: Mutex<HashMap<u8, (usize, Place)>>,
     changes: mpsc::UnboundedSender<Change>,
     _task: AbortOnDropHandle<()>,
@@ -66,7 +66,7 @@ impl Reader {
         Self { heard, watched: Mutex::default(), changes, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Reads the cursor's buckets too. Returns those that another had read from a later place on.
+    /// Reads the cursor's buckets too. Returns those that the reader began at a later place for another watcher.
     fn watch(&self, cursor: &Cursor) -> Vec<u8> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let mut behind = Vec::new();
@@ -143,7 +143,7 @@ async fn read(
     }
 }
 
-/// Hears what the reader reads.
+/// A receiver of what the reader reads.
 pub(crate) struct Listener {
     heard: broadcast::Receiver<StoreEvent>,
     buckets: Vec<u8>,

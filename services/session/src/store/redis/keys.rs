@@ -1,7 +1,8 @@
-//! The mesh's keys, for clones that were given none: made once, and kept in Redis so that every clone has the same.
+//! The keys of a mesh on Redis. For clones that were given none they are made once and kept in Redis, so that every clone
+//! has the same.
 //!
-//! Whoever reads Redis then has them: he can derive the successors of a token that he holds, and the token of a session
-//! whose `request_id` he knows. Of other tokens Redis has hashes only. Where that matters, give keys by file or
+//! Whoever can read Redis has such keys: he can derive the successors of a token that he holds, and the token of a
+//! session whose `request_id` he knows. Of other tokens Redis has hashes only. Where that matters, give keys by file or
 //! environment.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,7 +21,7 @@ use crate::keys::keyring::{Keyring, KeysText};
 pub(crate) struct RedisKeys {
     link: Link,
     clock: Arc<RedisClock>,
-    /// The key of the notes.
+    /// The Redis key of the hash in which clones note their keys.
     notes: String,
     keys: Arc<Keys>,
 }
@@ -32,7 +33,7 @@ enum Keys {
 }
 
 impl RedisKeys {
-    /// Without a keyring the keys are kept in Redis.
+    /// Makes the source. Without a keyring the keys are kept in Redis.
     pub(super) fn new(
         link: Link,
         prefix: &str,
@@ -53,7 +54,7 @@ impl RedisKeys {
         }
     }
 
-    /// Looks whether the keys that are kept in Redis are still there, and puts them back if not.
+    /// Puts the keys that are kept in Redis back if they are gone.
     pub(super) async fn refresh(&self) -> Result<(), Error> {
         match &*self.keys {
             Keys::Given(_) => Ok(()),
@@ -95,7 +96,7 @@ impl RedisKeys {
 
 /// The keys as this clone knows them.
 struct SharedKeys {
-    /// Where they are kept.
+    /// The Redis key under which they are kept.
     key: Vec<u8>,
     known: RwLock<Option<Known>>,
 }
@@ -131,7 +132,7 @@ impl SharedKeys {
         }
     }
 
-    /// Takes the keys that are there. If there are none it puts those it knows, or new ones; when two clones do so at
+    /// Takes the keys that are in Redis. If there are none it puts those it knows, or new ones; when two clones do so at
     /// once, both take what the first put. A Redis that lost its data gets its keys back from any clone.
     async fn refresh(&self, link: &Link) -> Result<Arc<Keyring>, Error> {
         let known = self.known();
@@ -174,8 +175,8 @@ impl SharedKeys {
     }
 }
 
-/// No caller waits for a note. Redis is there when it refuses one, to this user or on this key, and calls may go well all the
-/// while: that is not the engine's being away.
+/// Translates a failed note. No caller waits for a note: a refusal is no engine that is away, as Redis may refuse this
+/// user or this key while calls go well.
 fn from_note(error: LinkError) -> Error {
     match error {
         LinkError::Server { .. } | LinkError::Denied(_) => Error::Internal(error.to_string()),

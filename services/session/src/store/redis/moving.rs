@@ -1,4 +1,5 @@
-//! A bucket whose slot moves to another node of a Cluster: no answer comes from half of its keys, and no change is made on them.
+//! Tests of a bucket whose slot moves to another node of a Cluster: no answer comes from half of its keys, and no change
+//! is made on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,7 +76,7 @@ async fn answers_truly_and_changes_nothing(world: &World<RedisStore>, made: &[Is
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_on_two_nodes_is_refused() {
+async fn half_moved_bucket_is_refused() {
     let Some(cluster) = Cluster::start().await else { return };
     let world = world(&cluster).await;
     let over = world.sessions.create(brief()).await.unwrap();
@@ -158,7 +159,7 @@ async fn the_sweepers_slot_may_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_acknowledged_change_is_undone_by_moves() {
+async fn moves_undo_no_acknowledged_change() {
     let Some(cluster) = Cluster::start().await else { return };
     let seed =
         std::env::var("SHOAL_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -196,7 +197,7 @@ async fn no_acknowledged_change_is_undone_by_moves() {
     assert_eq!(world.index_entries("u").await, 2 * living);
 }
 
-/// Runs one caller with sessions of its own, so that it knows what each must be. How many it has left.
+/// Runs one caller with sessions of its own, so that it knows what each must be. Returns how many it has left.
 async fn history(
     world: Arc<World<RedisStore>>,
     tokens: Vec<String>,

@@ -1,4 +1,4 @@
-//! The Lua scripts, each with what it builds on in front.
+//! The Lua scripts, each with the files it builds on in front.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ macro_rules! script {
 
 script!(CREATE, "session.create", "prelude.lua", "emit.lua", "no_room.lua", "create.lua");
 script!(
-    /// The same where the user has as many sessions as allowed, or more.
+    /// Creates a session for a user who has as many as allowed, or more.
     CREATE_CROWDED,
     "session.create",
     "prelude.lua",
@@ -36,7 +36,7 @@ script!(
 );
 script!(UPDATE, "session.update", "prelude.lua", "fetch.lua", "current.lua", "change.lua", "update.lua");
 script!(
-    /// The same for a token that is not the current one as it is hashed now.
+    /// Updates a session by any of its tokens, not only the current one.
     UPDATE_PRESENTED,
     "session.update",
     "prelude.lua",
@@ -84,13 +84,13 @@ pub(super) static HISTORY: LazyLock<Script> = LazyLock::new(|| {
     Script::reading("session.history", concat!(include_str!("prelude.lua"), include_str!("history.lua")))
 });
 
-/// The sweeper's two name all their keys.
+/// Scripts of the sweeper, which name all their keys.
 pub(super) static LEASE: LazyLock<Script> =
     LazyLock::new(|| Script::of_declared_keys("session.lease", include_str!("lease.lua")));
 pub(super) static SOON: LazyLock<Script> =
     LazyLock::new(|| Script::of_declared_keys("session.soon", include_str!("soon.lua")));
 
-/// All of them, to be loaded with each connection.
+/// Returns all scripts, to be loaded with each connection.
 pub(super) fn all() -> Vec<Script> {
     [
         &CREATE,

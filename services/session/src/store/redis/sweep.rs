@@ -1,4 +1,4 @@
-//! The sweep: one clone leads it by a lease, and looks at the buckets whose turn it is.
+//! The sweep for expired sessions. One clone leads it by a lease, and looks at the buckets whose turn it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::{RedisStore, from_read, from_write, script};
 use crate::clock::{Time, millis};
 use crate::error::Error;
 
-/// Entries one sweep script looks at: Redis does nothing else meanwhile.
+/// The number of entries that one sweep script looks at: Redis does nothing else meanwhile.
 const SWEEP_MAX: usize = 100;
-/// Buckets swept at once: calls of users wait behind as many scripts.
+/// Buckets swept concurrently. User commands may queue behind this many scripts.
 const SWEEP_CONCURRENCY: usize = 4;
 /// A sweeper that died is replaced after this many sweep intervals.
 const LEASE_INTERVALS: u32 = 3;
-/// A sweeper renews its lease after this many: with every other sweep.
+/// A sweeper renews its lease after this many sweep intervals: with every other sweep.
 const RENEW_INTERVALS: f64 = 1.5;
 
 /// A clone's part in the sweep.
@@ -33,13 +33,13 @@ pub(super) struct Sweep {
 
 #[derive(Debug)]
 enum Post {
-    /// Another one holds the lease, at least so long if it is not renewed; none: nobody was asked yet.
+    /// Another clone holds the lease, for at least this time if it is not renewed; `None` before the first answer.
     Waiting(Option<Instant>),
-    /// The clone holds the lease, and renews it from then on.
+    /// This clone holds the lease, and renews it from then on.
     Sweeper(Box<Turns>, Instant),
 }
 
-/// What `lease.lua` answers.
+/// The answer of `lease.lua`.
 type Lease = (bool, i64, i64, Vec<(u8, i64)>);
 
 impl Sweep {
@@ -55,7 +55,7 @@ impl Sweep {
 }
 
 impl RedisStore {
-    /// Tells the sweeper of a session that ends before its bucket's turn comes. Best effort: the turn comes.
+    /// Tells the sweeper of a session that ends before its bucket's turn comes. Best effort: the turn comes later.
     pub(super) async fn say_soon(&self, bucket: u8, lives: Duration) {
         let asked = Instant::now();
         let Some(within) = self.sweep.said.needed(bucket, lives, asked) else { return };
@@ -68,7 +68,7 @@ impl RedisStore {
         }
     }
 
-    /// Takes ended sessions from the buckets whose turn it is, if this clone is the one to do it.
+    /// Removes expired sessions from the buckets whose turn it is, if this clone holds the lease.
     pub(super) async fn sweep_due(&self) -> Result<u64, Error> {
         let mut post = self.sweep.post.lock().await;
         if let Post::Waiting(until) = &mut *post
@@ -150,7 +150,7 @@ impl RedisStore {
         self.link.query::<u64>(&exists).await.is_ok_and(|soon| soon == 0)
     }
 
-    /// Sweeps one bucket to the end of what is due. How many ended, and when the next may.
+    /// Sweeps one bucket until nothing is due. Returns how many sessions ended, and when the next one may.
     pub(super) async fn sweep_bucket(&self, bucket: u8) -> Result<(u64, Option<Time>), Error> {
         let first = self.first_end(bucket).await?;
         if first.is_none_or(|first| first > self.clock.now()) {
@@ -175,7 +175,7 @@ impl RedisStore {
         }
     }
 
-    /// When the first session of a bucket may end.
+    /// Returns when the first session of a bucket may end.
     async fn first_end(&self, bucket: u8) -> Result<Option<Time>, Error> {
         let mut first = redis::cmd("ZRANGE");
         first.arg(self.names.expiries(bucket)).arg(0).arg(0).arg("WITHSCORES");
@@ -183,7 +183,7 @@ impl RedisStore {
         Ok(first.first().map(|(_, at)| Time::from_millis(*at)))
     }
 
-    /// How long another still holds the lease, if any does. Tells the clock as well.
+    /// Returns for how long another clone still holds the lease, if one does. Sets the clock as well.
     async fn lease_left(&self) -> Result<Option<Duration>, LinkError> {
         let mut ask = redis::pipe();
         ask.cmd("PTTL").arg(self.names.lease()).cmd("TIME");

@@ -1,7 +1,8 @@
-//! When which bucket is to be looked at for sessions that have ended: at rest a look now and then, in turn, costs next to
+//! The schedule of looks at the buckets for expired sessions: at rest a look now and then, in turn, costs next to
 //! nothing.
 //!
-//! A session that outlives a round is seen by a look before it ends. Of a shorter one its maker says so ([`Said`]).
+//! A session that outlives a round is seen by a look before it ends. The clone that makes a shorter one says so
+//! ([`Said`]).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,13 @@ use tokio::time::Instant;
 use crate::clock::{Time, millis};
 use crate::event::BUCKETS;
 
-/// Within this time every bucket is looked at.
+/// The time within which every bucket is looked at.
 pub(super) const ROUND: Duration = Duration::from_secs(120);
 
-/// What the sweeper knows of the buckets.
+/// The sweeper's knowledge of the buckets.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// When each is to be looked at; none: at once, for nothing is known of it.
+    /// The time at which each bucket is to be looked at; `None`: at once, as nothing is known of it.
     next: [Option<Time>; BUCKETS],
 }
 
@@ -28,13 +29,13 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// The buckets whose turn it is.
+    /// Returns the buckets whose turn it is.
     pub(super) fn due(&self, now: Time) -> Vec<u8> {
         let buckets = (0..=u8::MAX).zip(&self.next);
         buckets.filter(|(_, next)| next.is_none_or(|next| next <= now)).map(|(bucket, _)| bucket).collect()
     }
 
-    /// A bucket was looked at, and holds nothing that ends before `first`.
+    /// Records a look at a bucket that holds nothing that ends before `first`.
     pub(super) fn looked(&mut self, bucket: u8, now: Time, first: Option<Time>) {
         let next = &mut self.next[usize::from(bucket)];
         let round = match next {
@@ -46,19 +47,19 @@ impl Turns {
         *next = Some(first.map_or(turn, |first| first.min(turn)));
     }
 
-    /// A session in the bucket may end then.
+    /// Records that a session in the bucket may end at that time.
     pub(super) fn soon(&mut self, bucket: u8, at: Time) {
         let next = &mut self.next[usize::from(bucket)];
         *next = next.map(|next| next.min(at));
     }
 }
 
-/// What this clone has said of sessions that end before a round is over: what is said of one goes for those behind it.
+/// The announcements of this clone about sessions that end before a round is over; one of them stands for all later ones.
 #[derive(Debug)]
 pub(super) struct Said {
-    /// For each bucket when it will be looked at.
+    /// The time at which each bucket will be looked at.
     looks: Mutex<[Option<Instant>; BUCKETS]>,
-    /// How long a session may take to be made.
+    /// The longest time in which a session is made.
     margin: Duration,
 }
 
@@ -67,8 +68,8 @@ impl Said {
         Self { looks: Mutex::new([None; BUCKETS]), margin }
     }
 
-    /// In how many milliseconds the bucket is to be looked at for a session that is made now and `lives` so long, if that is
-    /// to be said.
+    /// Returns in how many milliseconds the bucket must be looked at for a session that is made now and lives this long,
+    /// if the sweeper must be told.
     pub(super) fn needed(&self, bucket: u8, lives: Duration, now: Instant) -> Option<i64> {
         if lives >= ROUND {
             return None;
@@ -79,7 +80,7 @@ impl Said {
         (!covered).then(|| millis(lives))
     }
 
-    /// It was said.
+    /// Records that the sweeper was told.
     pub(super) fn said(&self, bucket: u8, lives: Duration, asked: Instant) {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks[usize::from(bucket)] = Some(asked + lives);
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_looked_at_when_its_first_session_ends() {
+    fn bucket_due_when_first_session_ends() {
         let mut turns = Turns::default();
         let now = Time::from_millis(0);
         let at = |seconds| now.plus(Duration::from_secs(seconds));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn short_sessions_of_a_bucket_are_said_together() {
+    fn short_sessions_are_announced_together() {
         let said = Said::new(Duration::from_millis(300));
         let (second, begun) = (Duration::from_secs, Instant::now());
         assert_eq!(said.needed(7, ROUND, begun), None, "its turn comes before");
