@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::pick::Pick;
 use crate::discovery::source::Source;
 use crate::discovery::target::Target;
-use crate::discovery::{Poke, discover_poked};
+use crate::discovery::{ReResolution, discover_with_re_resolution};
 use crate::endpoint::stream_limit;
 use crate::fairness::fair_queue::Waiter;
 use crate::fairness::share::Share;
@@ -37,24 +37,24 @@ impl Balancer {
         targets: watch::Receiver<Arc<[Target]>>,
         cancel: CancellationToken,
     ) -> Balancer {
-        Balancer::start_poking(options, targets, Poke::default(), cancel)
+        Balancer::start_with_re_resolution(options, targets, ReResolution::default(), cancel)
     }
 
     /// Discovers the targets of `source` itself, looking again as soon as a connection fails.
     pub fn resolve(options: Options, source: Source, cancel: CancellationToken) -> Balancer {
-        let poke = Poke::default();
-        let targets = discover_poked(source, poke.clone(), cancel.clone());
-        Balancer::start_poking(options, targets, poke, cancel)
+        let re_resolution = ReResolution::default();
+        let targets = discover_with_re_resolution(source, re_resolution.clone(), cancel.clone());
+        Balancer::start_with_re_resolution(options, targets, re_resolution, cancel)
     }
 
-    /// [`Balancer::start`], poking `poke` whenever a connection fails or ends.
-    pub fn start_poking(
+    /// [`Balancer::start`], poking `re_resolution` whenever a connection fails or ends.
+    pub fn start_with_re_resolution(
         options: Options,
         targets: watch::Receiver<Arc<[Target]>>,
-        poke: Poke,
+        re_resolution: ReResolution,
         cancel: CancellationToken,
     ) -> Balancer {
-        let shared = Arc::new(UpstreamState::new(options, poke));
+        let shared = Arc::new(UpstreamState::new(options, re_resolution));
         tokio::spawn(supervise(shared.clone(), targets, cancel));
         Balancer { shared }
     }
@@ -79,36 +79,38 @@ impl Balancer {
         in_turn: bool,
     ) -> Result<Pick, Missing> {
         let now = Instant::now();
-        let pool = self.shared.pool();
+        let selection = self.shared.selection();
         let is_crowded =
-            !self.shared.may_have(share, &pool) || (!in_turn && self.shared.room.has_line(share));
-        if is_crowded && !pool.members().is_empty() {
+            !self.shared.may_have(share, &selection) || (!in_turn && self.shared.fair_queue.has_line(share));
+        if is_crowded && !selection.members().is_empty() {
             return Err(Missing::Stream { too_many_wait: false });
         }
-        let has_room = |member: &Member| member.links.iter().any(|link| link.streams.has_room());
+        let has_room =
+            |member: &Member| member.connections.iter().any(|connection| connection.streams.has_room());
         let mut rng = self.shared.rng();
-        let avoided = share.and_then(|share| share.avoids(self.shared.room.index, now));
+        let avoided = share.and_then(|share| share.avoids(self.shared.fair_queue.index, now));
         let elsewhere = avoided.and_then(|avoided| {
             let exclude: Vec<SocketAddr> = exclude.iter().copied().chain([avoided]).collect();
-            pool.choose(&exclude, now, &mut rng, has_room).filter(|choice| choice.room)
+            selection.choose(&exclude, now, &mut rng, has_room).filter(|choice| choice.room)
         });
-        let choice = elsewhere.or_else(|| pool.choose(exclude, now, &mut rng, has_room));
+        let choice = elsewhere.or_else(|| selection.choose(exclude, now, &mut rng, has_room));
         let Choice { member, probe, room } = choice.ok_or(Missing::Endpoint)?;
         if !room {
-            let crowd = &member.load.crowd;
-            if crowd.can_grow() {
-                crowd.want();
+            let demand = &member.load.connection_demand;
+            if demand.can_grow() {
+                demand.want();
             }
             return Err(Missing::Stream { too_many_wait: false });
         }
         // A member has a connection.
-        let link = stream_limit::next(&member.links, |link| &link.streams).ok_or(Missing::Endpoint)?;
-        Ok(Pick::new(link.clone(), share.cloned(), probe, now))
+        let connection = stream_limit::next(&member.connections, |connection| &connection.streams)
+            .ok_or(Missing::Endpoint)?;
+        Ok(Pick::new(connection.clone(), share.cloned(), probe, now))
     }
 
     /// [`Balancer::pick`], waiting until an endpoint is ready and has a stream, at most until `deadline`. Those who wait for a
     /// stream have turns by share; when too many do, a further one is told at once.
-    pub async fn picked(
+    pub async fn pick_wait(
         &self,
         share: Option<&Arc<Share>>,
         exclude: &[SocketAddr],
@@ -129,7 +131,7 @@ impl Balancer {
             let woken = match missing {
                 Missing::Endpoint => matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))),
                 Missing::Stream { .. } => {
-                    let Some(waiter) = self.shared.room.wait(share, ticket) else {
+                    let Some(waiter) = self.shared.fair_queue.wait(share, ticket) else {
                         return Err(self.unavailable(
                             exclude,
                             Missing::Stream { too_many_wait: true },
@@ -160,7 +162,7 @@ impl Balancer {
 
     /// How many endpoints are picked from: those that are READY, and in a panic the ejected too.
     pub fn pickable(&self) -> usize {
-        self.shared.pool().members().len()
+        self.shared.selection().members().len()
     }
 
     /// A number that grows whenever an endpoint comes, goes, or changes its state.
@@ -196,8 +198,8 @@ impl Balancer {
         let crowded = match missing {
             Missing::Endpoint => None,
             Missing::Stream { too_many_wait } => Some(Crowded {
-                allowed: self.shared.pool().allowed(),
-                held: self.shared.room.held(share),
+                allowed: self.shared.selection().allowed(),
+                held: self.shared.fair_queue.held(share),
                 too_many_wait,
             }),
         };

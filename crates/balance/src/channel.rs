@@ -180,7 +180,7 @@ impl Call<'_> {
             return Ok(pick);
         }
         tried.clear();
-        balancer.picked(None, &[], patience).await.map_err(|unavailable| {
+        balancer.pick_wait(None, &[], patience).await.map_err(|unavailable| {
             if self.deadline.is_some_and(|deadline| deadline <= patience) {
                 Status::deadline_exceeded(format!("deadline exceeded: {unavailable}"))
             } else if unavailable.crowded.is_some() {
@@ -248,7 +248,7 @@ impl Call<'_> {
 
     /// The request as this attempt sends it: absolute URI, what remains of the time, this attempt's trace context.
     fn request(&self, pick: &Pick, span: &tracing::Span) -> Result<Request<()>, Status> {
-        let authority = self.shared.options.authority.as_ref().or(pick.link().authority.as_ref());
+        let authority = self.shared.options.authority.as_ref().or(pick.connection().authority.as_ref());
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = authority.cloned();

@@ -20,15 +20,15 @@ use crate::discovery::target::Target;
 ///
 /// Cheap to call at any rate; discovery bounds how often it really looks.
 #[derive(Clone, Debug, Default)]
-pub struct Poke(Arc<Notify>);
+pub struct ReResolution(Arc<Notify>);
 
-impl Poke {
+impl ReResolution {
     /// Asks once. Several calls before the next look are one.
-    pub fn poke(&self) {
+    pub fn request(&self) {
         self.0.notify_one();
     }
 
-    async fn poked(&self) {
+    async fn requested(&self) {
         self.0.notified().await;
     }
 }
@@ -38,13 +38,13 @@ impl Poke {
 /// A static list is in the first value already; a file or a name arrives a moment later, and until it does the list is
 /// empty. A failure keeps the last good list and is logged. The receiver may be cloned into other runtimes.
 pub fn discover(source: Source, cancel: CancellationToken) -> watch::Receiver<Arc<[Target]>> {
-    discover_poked(source, Poke::default(), cancel)
+    discover_with_re_resolution(source, ReResolution::default(), cancel)
 }
 
-/// [`discover`], also looking again whenever `poke` is poked.
-pub fn discover_poked(
+/// [`discover`], also looking again whenever `re_resolution` is poked.
+pub fn discover_with_re_resolution(
     source: Source,
-    poke: Poke,
+    re_resolution: ReResolution,
     cancel: CancellationToken,
 ) -> watch::Receiver<Arc<[Target]>> {
     let first: Arc<[Target]> = match &source {
@@ -62,20 +62,25 @@ pub fn discover_poked(
         }
         Source::File(path) => {
             tokio::spawn(async move {
-                tokio::select! { () = cancel.cancelled() => {}, () = file::follow(path, poke, &sender) => {} }
+                tokio::select! { () = cancel.cancelled() => {}, () = file::follow(path, re_resolution, &sender) => {} }
             });
         }
-        Source::Dns { host, port } => ask(dns::Question::Host { host, port }, sender, poke, cancel),
-        Source::Srv(name) => ask(dns::Question::services(name), sender, poke, cancel),
+        Source::Dns { host, port } => ask(dns::Question::Host { host, port }, sender, re_resolution, cancel),
+        Source::Srv(name) => ask(dns::Question::services(name), sender, re_resolution, cancel),
     }
     receiver
 }
 
-fn ask(question: dns::Question, sender: watch::Sender<Arc<[Target]>>, poke: Poke, cancel: CancellationToken) {
+fn ask(
+    question: dns::Question,
+    sender: watch::Sender<Arc<[Target]>>,
+    re_resolution: ReResolution,
+    cancel: CancellationToken,
+) {
     tokio::spawn(async move {
         tokio::select! {
             () = cancel.cancelled() => {},
-            () = dns::follow(question, dns::PACE, resolver::System, poke, &sender) => {}
+            () = dns::follow(question, dns::PACE, resolver::System, re_resolution, &sender) => {}
         }
     });
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::endpoint::connection::{Farewell, Link};
+use crate::endpoint::connection::{CloseReason, Connection};
 use crate::load::Load;
 use crate::options::Options;
 use crate::snapshot::{EndpointSnapshot, EndpointState};
@@ -41,7 +41,7 @@ struct Status {
     /// Why it must not be used although it serves.
     refused: Option<String>,
     /// The oldest first.
-    links: Arc<[Arc<Link>]>,
+    connections: Arc<[Arc<Connection>]>,
     /// When it served last, if it was left with a good-bye.
     left: Option<Instant>,
 }
@@ -62,16 +62,16 @@ impl Endpoint {
                 reason: "not tried yet".into(),
                 backing: Backing::default(),
                 refused: None,
-                links: Arc::from([]),
+                connections: Arc::from([]),
                 left: None,
             }),
         }
     }
 
     /// Returns the connections that calls may be sent on, the oldest first: `None` while it is not ready.
-    pub(crate) fn ready_links(&self) -> Option<Arc<[Arc<Link>]>> {
+    pub(crate) fn ready_connections(&self) -> Option<Arc<[Arc<Connection>]>> {
         let status = self.status();
-        status.is_ready().then(|| status.links.clone())
+        status.is_ready().then(|| status.connections.clone())
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> EndpointSnapshot {
@@ -92,7 +92,7 @@ impl Endpoint {
             backing: status.backing.clone(),
             ewma: Duration::from_secs_f64(self.load.ewma_s(now).max(0.0)),
             penalty: self.load.penalty(now),
-            connections: status.links.len(),
+            connections: status.connections.len(),
             in_flight: self.load.in_flight(),
             streams: self.load.streams(),
             calls: self.load.calls(),
@@ -128,18 +128,18 @@ impl Endpoint {
     }
 
     /// The oldest connection: the one that is asked for health.
-    pub(crate) fn first_link(&self) -> Option<Arc<Link>> {
-        self.status().links.first().cloned()
+    pub(crate) fn first_connection(&self) -> Option<Arc<Connection>> {
+        self.status().connections.first().cloned()
     }
 
     /// Adds a connection. The first one makes known nothing yet.
-    pub(crate) fn attach(&self, link: Arc<Link>) {
+    pub(crate) fn attach(&self, connection: Arc<Connection>) {
         let mut status = self.status();
-        if status.links.is_empty() {
+        if status.connections.is_empty() {
             status.state = EndpointState::Connecting;
             status.reason = "waiting for the first health answer".into();
         }
-        status.links = status.links.iter().cloned().chain([link]).collect();
+        status.connections = status.connections.iter().cloned().chain([connection]).collect();
     }
 
     /// Says what is known of the endpoint, unless it has lost its connections meanwhile. Returns the state before, if
@@ -152,28 +152,28 @@ impl Endpoint {
     ) -> Option<EndpointState> {
         let mut status = self.status();
         let is_same = status.state == state && status.reason == reason && status.backing == backing;
-        if status.links.is_empty() || is_same {
+        if status.connections.is_empty() || is_same {
             return None;
         }
         (status.reason, status.backing) = (reason, backing);
         Some(std::mem::replace(&mut status.state, state))
     }
 
-    /// Takes `link` out, for `reason`. Returns false if it was out already.
-    pub(crate) fn detach(&self, link: &Arc<Link>, reason: String) -> bool {
+    /// Takes `connection` out, for `reason`. Returns false if it was out already.
+    pub(crate) fn detach(&self, connection: &Arc<Connection>, reason: String) -> bool {
         let mut status = self.status();
-        let links: Arc<[Arc<Link>]> =
-            status.links.iter().filter(|known| !Arc::ptr_eq(known, link)).cloned().collect();
-        if links.len() == status.links.len() {
+        let connections: Arc<[Arc<Connection>]> =
+            status.connections.iter().filter(|known| !Arc::ptr_eq(known, connection)).cloned().collect();
+        if connections.len() == status.connections.len() {
             return false;
         }
-        if links.is_empty() {
+        if connections.is_empty() {
             let served = status.state == EndpointState::Ready;
-            status.left = left(served, link.farewell(), Instant::now());
+            status.left = left(served, connection.close_reason(), Instant::now());
             status.state = EndpointState::Connecting;
             status.reason = reason;
         }
-        status.links = links;
+        status.connections = connections;
         true
     }
 
@@ -196,8 +196,8 @@ impl Endpoint {
 }
 
 /// When an endpoint was left, if the same process may be back in a moment.
-fn left(served: bool, farewell: Farewell, now: Instant) -> Option<Instant> {
-    (served && farewell == Farewell::Polite).then_some(now)
+fn left(served: bool, close_reason: CloseReason, now: Instant) -> Option<Instant> {
+    (served && close_reason == CloseReason::Graceful).then_some(now)
 }
 
 /// Whether who serves at `now` is who served when it was left.
@@ -212,12 +212,12 @@ mod tests {
     #[test]
     fn who_said_good_bye_and_is_back_at_once_is_the_same_and_nobody_else() {
         let now = Instant::now();
-        let left_politely = left(true, Farewell::Polite, now);
+        let left_politely = left(true, CloseReason::Graceful, now);
         assert!(is_same(left_politely, now + SAME_WITHIN / 2));
         assert!(!is_same(left_politely, now + SAME_WITHIN), "a restart takes as long");
-        assert!(!is_same(left(true, Farewell::None, now), now), "it was killed");
-        assert!(!is_same(left(true, Farewell::Calm, now), now));
-        assert!(!is_same(left(false, Farewell::Polite, now), now), "it did not serve");
+        assert!(!is_same(left(true, CloseReason::Other, now), now), "it was killed");
+        assert!(!is_same(left(true, CloseReason::EnhanceYourCalm, now), now));
+        assert!(!is_same(left(false, CloseReason::Graceful, now), now), "it did not serve");
         assert!(!is_same(None, now));
     }
 }

@@ -38,7 +38,7 @@ pub use call::trace::inject;
 pub use channel::{Channel, ChannelOptions};
 pub use discovery::source::{ParseError, Source};
 pub use discovery::target::Target;
-pub use discovery::{Poke, discover, discover_poked};
+pub use discovery::{ReResolution, discover, discover_with_re_resolution};
 pub use fairness::share::Share;
 pub use options::{Ejection, Options, Subset};
 pub use outcome::{Outcome, code_of, refused};

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::connection_demand::Crowd;
+use self::connection_demand::ConnectionDemand;
 use self::ewma::{Ewma, INITIAL};
 use self::outlier::Outlier;
 use self::penalty::Penalty;
 use self::slow_start::SlowStart;
-use self::stall_detector::Silence;
+use self::stall_detector::StallDetector;
 use crate::options::Options;
 
 /// As many long streams weigh like one call in flight. They are mostly idle; but an endpoint with a thousand of them is
@@ -46,9 +46,9 @@ pub(crate) struct Load {
     /// How long a failure is held against it that names no time.
     penalty_time: Duration,
     slow_start: SlowStart,
-    silence: Silence,
+    stall_detector: StallDetector,
     pub(crate) outlier: Outlier,
-    pub(crate) crowd: Crowd,
+    pub(crate) connection_demand: ConnectionDemand,
     weight: AtomicU32,
     in_flight: AtomicU32,
     streams: AtomicU32,
@@ -84,9 +84,9 @@ impl Load {
             penalty: Penalty::new(now),
             penalty_time: options.penalty,
             slow_start: SlowStart::new(options.slow_start, now),
-            silence: Silence::new(now),
+            stall_detector: StallDetector::new(now),
             outlier: Outlier::new(options.ejection, now),
-            crowd: Crowd::default(),
+            connection_demand: ConnectionDemand::default(),
             weight: AtomicU32::new(weight.max(1)),
             in_flight: AtomicU32::new(0),
             streams: AtomicU32::new(0),
@@ -99,7 +99,8 @@ impl Load {
 
     /// What picking it costs now; `share` is its weight beside the mean.
     pub(crate) fn cost(&self, share: f64, now: Instant) -> Cost {
-        let latency_s = self.ewma.get(now).max(self.silence.get(now)).max(self.penalty(now).as_secs_f64());
+        let latency_s =
+            self.ewma.get(now).max(self.stall_detector.get(now)).max(self.penalty(now).as_secs_f64());
         let busy = self.in_flight() + self.streams() / STREAMS_PER_CALL;
         Cost { latency_s: latency_s.max(LATENCY_FLOOR_S), queue: 1.0 + f64::from(busy) / share }
     }
@@ -111,7 +112,7 @@ impl Load {
 
     /// One more call, counted from the pick: connections and queues take time too.
     pub(crate) fn start(&self, now: Instant) {
-        self.silence.asked(now);
+        self.stall_detector.asked(now);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
@@ -134,13 +135,13 @@ impl Load {
 
     /// The last call that was started is not one whose answer is waited for: it may come when something happens.
     pub(crate) fn expects_stream(&self) {
-        self.silence.given_up();
+        self.stall_detector.given_up();
     }
 
     /// The endpoint began to answer, after `latency` if that says how fast it is.
     pub(crate) fn answered(&self, latency: Option<Duration>, now: Instant) {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        self.silence.answered();
+        self.stall_detector.answered();
         if let Some(latency) = latency {
             self.ewma.observe(latency, now);
         }
@@ -150,7 +151,7 @@ impl Load {
     /// a stalled endpoint whose callers give up would look as fast as it once was. `silent`: it answered nobody meanwhile.
     pub(crate) fn unanswered(&self, waited: Option<Duration>, silent: bool, now: Instant) {
         if silent {
-            self.silence.given_up();
+            self.stall_detector.given_up();
         }
         if let Some(waited) = waited {
             self.ewma.observe_at_least(waited, now);
@@ -160,7 +161,7 @@ impl Load {
     /// A call picked at `picked` timed out, and the endpoint has answered nobody meanwhile: it is believed to take as long as
     /// that, and twice as long with each further time.
     pub(crate) fn stalled(&self, picked: Instant, now: Instant) {
-        let doubled = 1 << (self.silence.stalled(picked, now).max(1) - 1).min(16);
+        let doubled = 1 << (self.stall_detector.stalled(picked, now).max(1) - 1).min(16);
         let believed = now.saturating_duration_since(picked).saturating_mul(doubled);
         self.ewma.observe_at_least(believed.min(BELIEVED_MAX), now);
     }

@@ -80,33 +80,33 @@ pub struct Ejection {
     /// As many failures without a success in between. Default 5.
     pub consecutive: u32,
     /// Or this share of the calls within `window`. Default 0.5.
-    pub share: f64,
+    pub failure_ratio: f64,
     /// Provided there were as many. Default 20.
     pub calls_min: u32,
     /// The time that the share is of. Default 10 s.
     pub window: Duration,
     /// How long the first time. Doubled each time. Default 1 s.
-    pub first: Duration,
+    pub base_ejection_time: Duration,
     /// How long at most. Default 60 s.
     pub max: Duration,
     /// The most that may be ejected at once, as a share of the endpoints that are connected and serving. Default 0.5.
     pub ejected_max: f64,
     /// When fewer than this share of all endpoints could be picked, the ejected are picked too: few that fail are better
     /// than the load of all on one (Envoy, "Panic threshold"). Default 0.5.
-    pub panic_below: f64,
+    pub panic_threshold: f64,
 }
 
 impl Default for Ejection {
     fn default() -> Ejection {
         Ejection {
             consecutive: 5,
-            share: 0.5,
+            failure_ratio: 0.5,
             calls_min: 20,
             window: Duration::from_secs(10),
-            first: Duration::from_secs(1),
+            base_ejection_time: Duration::from_secs(1),
             max: Duration::from_secs(60),
             ejected_max: 0.5,
-            panic_below: 0.5,
+            panic_threshold: 0.5,
         }
     }
 }

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use self::alias_table::Draw;
+use self::alias_table::AliasTable;
 use crate::endpoint::Endpoint;
-use crate::endpoint::connection::Link;
+use crate::endpoint::connection::Connection;
 use crate::load::Load;
 use crate::load::slow_start;
 
 /// The endpoints of one moment.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct Selection {
     members: Box<[Member]>,
-    draw: Draw,
+    alias_table: AliasTable,
     /// Calls that its members' servers allow at once, on the connections there are and those that can be had.
     allowed: u64,
     /// Ejected ones that are connected and serving: each is given one call when its time has come.
@@ -34,7 +34,7 @@ pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     pub(crate) load: Arc<Load>,
     /// Its connections, the oldest first.
-    pub(crate) links: Arc<[Arc<Link>]>,
+    pub(crate) connections: Arc<[Arc<Connection>]>,
     /// Its weight beside the mean of all.
     share: f64,
 }
@@ -52,9 +52,9 @@ pub(crate) struct Choice<'a> {
 impl Member {
     /// Calls that its server allows at once, on the connections there are and, if more can be had, on so many.
     fn allowed(&self, connections_max: usize) -> u64 {
-        let limits = self.links.iter().map(|link| u64::from(link.streams.limit()));
-        let further = match self.load.crowd.can_grow() {
-            true => connections_max.saturating_sub(self.links.len()) as u64,
+        let limits = self.connections.iter().map(|connection| u64::from(connection.streams.limit()));
+        let further = match self.load.connection_demand.can_grow() {
+            true => connections_max.saturating_sub(self.connections.len()) as u64,
             false => 0,
         };
         // Those not made yet will allow what the oldest does.
@@ -63,38 +63,43 @@ impl Member {
 
     /// Returns `endpoint` as it is picked from, while it is ready.
     pub(crate) fn of(endpoint: &Endpoint) -> Option<Member> {
-        let links = endpoint.ready_links()?;
-        Some(Member::new(endpoint.address, endpoint.load.clone(), links))
+        let connections = endpoint.ready_connections()?;
+        Some(Member::new(endpoint.address, endpoint.load.clone(), connections))
     }
 
-    pub(crate) fn new(address: SocketAddr, load: Arc<Load>, links: Arc<[Arc<Link>]>) -> Member {
-        Member { address, load, links, share: 1.0 }
+    pub(crate) fn new(address: SocketAddr, load: Arc<Load>, connections: Arc<[Arc<Connection>]>) -> Member {
+        Member { address, load, connections, share: 1.0 }
     }
 }
 
-impl Pool {
-    pub(crate) fn new(mut members: Vec<Member>, ejected: Vec<Member>, connections_max: usize) -> Pool {
+impl Selection {
+    pub(crate) fn new(mut members: Vec<Member>, ejected: Vec<Member>, connections_max: usize) -> Selection {
         let weights: Vec<u32> = members.iter().map(|member| member.load.weight()).collect();
         let mean = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64;
         for (member, weight) in members.iter_mut().zip(&weights) {
             member.share = f64::from(*weight) / mean;
         }
         let allowed = members.iter().map(|member| member.allowed(connections_max)).sum();
-        Pool { members: members.into(), draw: Draw::new(&weights), allowed, ejected: ejected.into() }
+        Selection {
+            members: members.into(),
+            alias_table: AliasTable::new(&weights),
+            allowed,
+            ejected: ejected.into(),
+        }
     }
 
     /// Of those that are connected and serving by their own word, out of `endpoints` that are known: the ejected are left out,
-    /// unless fewer than `panic_below` of all would be left (Envoy, "Panic threshold").
+    /// unless fewer than `panic_threshold` of all would be left (Envoy, "Panic threshold").
     pub(crate) fn of_serving(
         serving: Vec<Member>,
         endpoints: usize,
-        panic_below: f64,
+        panic_threshold: f64,
         connections_max: usize,
-    ) -> Pool {
+    ) -> Selection {
         let (ejected, available): (Vec<_>, Vec<_>) =
             serving.iter().cloned().partition(|member| member.load.outlier.is_ejected());
-        let panic = (available.len() as f64) < panic_below * endpoints as f64;
-        Pool::new(if panic { serving } else { available }, ejected, connections_max)
+        let panic = (available.len() as f64) < panic_threshold * endpoints as f64;
+        Selection::new(if panic { serving } else { available }, ejected, connections_max)
     }
 
     /// Calls that the servers allow at once.
@@ -104,8 +109,8 @@ impl Pool {
 
     /// How many of those there are. Counts over all connections.
     pub(crate) fn in_use(&self) -> u64 {
-        let links = self.members.iter().flat_map(|member| member.links.iter());
-        links.map(|link| u64::from(link.streams.in_use())).sum()
+        let connections = self.members.iter().flat_map(|member| member.connections.iter());
+        connections.map(|connection| u64::from(connection.streams.in_use())).sum()
     }
 
     /// Those that take calls.
@@ -130,7 +135,7 @@ impl Pool {
             return Some(Choice { member, probe: true, room: true });
         }
         let (first, second) = if exclude.is_empty() {
-            let (first, second) = self.draw.two(rng)?;
+            let (first, second) = self.alias_table.two(rng)?;
             (&self.members[first], &self.members[second])
         } else {
             self.two_besides(exclude, rng)?
@@ -198,22 +203,22 @@ mod tests {
             Endpoints { known: weights.len(), loads, now }
         }
 
-        fn pool(&self) -> Pool {
+        fn selection(&self) -> Selection {
             let member = |(port, load): (u16, &Arc<Load>)| {
                 Member::new(address(usize::from(port)), load.clone(), [].into())
             };
             let serving = (0..).zip(&self.loads).map(member).collect();
-            Pool::of_serving(serving, self.known, 0.5, 8)
+            Selection::of_serving(serving, self.known, 0.5, 8)
         }
 
         /// How often each is chosen, while no call is in flight.
         fn spread(&self, exclude: &[usize], has_room: impl Fn(usize) -> bool) -> Vec<u32> {
-            let (pool, mut rng) = (self.pool(), Rng::with_seed(SEED));
+            let (selection, mut rng) = (self.selection(), Rng::with_seed(SEED));
             let exclude: Vec<SocketAddr> = exclude.iter().copied().map(address).collect();
             let mut counts = vec![0; self.loads.len()];
             for _ in 0..PICKS {
                 let room = |member: &Member| has_room(index(member));
-                if let Some(choice) = pool.choose(&exclude, self.now, &mut rng, room) {
+                if let Some(choice) = selection.choose(&exclude, self.now, &mut rng, room) {
                     counts[index(choice.member)] += 1;
                 }
             }
@@ -266,10 +271,10 @@ mod tests {
     #[test]
     fn busy_endpoints_share_by_weight_too() {
         let endpoints = Endpoints::of(&[1, 3]);
-        let (pool, mut rng) = (endpoints.pool(), Rng::with_seed(SEED));
+        let (selection, mut rng) = (endpoints.selection(), Rng::with_seed(SEED));
         // Nothing ends: the queues themselves are balanced.
         for _ in 0..400 {
-            let choice = pool.choose(&[], endpoints.now, &mut rng, |_| true).unwrap();
+            let choice = selection.choose(&[], endpoints.now, &mut rng, |_| true).unwrap();
             choice.member.load.start(endpoints.now);
         }
         let light = endpoints.loads[0].in_flight();

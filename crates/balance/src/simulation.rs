@@ -1,4 +1,4 @@
-//! A stalled replica, simulated: the real pool, load, silence, ejection and claims, on a clock and with randomness of our own.
+//! A stalled replica, simulated: the real selection, load, silence, ejection and calls, on a clock and with randomness of our own.
 //!
 //! Eleven endpoints under an open load: calls come at random times whatever became of those before. Then one endpoint stops
 //! answering, also those it has. Nobody repeats a call; each is given up after a second.
@@ -13,11 +13,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::call::accounting::{Claim, Verdict};
+use crate::call::accounting::{CallAccounting, EjectionChange};
 use crate::load::Load;
 use crate::options::Options;
 use crate::outcome::Outcome;
-use crate::selection::{Member, Pool};
+use crate::selection::{Member, Selection};
 
 const ENDPOINTS: usize = 11;
 /// The endpoint that stops answering.
@@ -65,9 +65,9 @@ struct Simulation {
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     scheduled: u64,
     loads: Vec<Arc<Load>>,
-    pool: Pool,
-    /// By number: the endpoint and the claim, until it is over.
-    calls: Vec<Option<(usize, Claim)>>,
+    selection: Selection,
+    /// By number: the endpoint and the accounting, until it is over.
+    calls: Vec<Option<(usize, CallAccounting)>>,
 }
 
 impl Simulation {
@@ -85,7 +85,7 @@ impl Simulation {
             events: BinaryHeap::new(),
             scheduled: 0,
             loads,
-            pool: Pool::new(Vec::new(), Vec::new(), 8),
+            selection: Selection::new(Vec::new(), Vec::new(), 8),
             calls: Vec::new(),
         };
         simulation.publish();
@@ -112,15 +112,15 @@ impl Simulation {
                     }
                 }
                 Event::Answer(number) => {
-                    if let Some((endpoint, mut claim)) = self.calls[number].take() {
-                        seen.answered += u32::from(stall.contains(&claim.started()));
-                        claim.answer(&self.loads[endpoint], at);
-                        self.over(endpoint, claim, Outcome::Success);
+                    if let Some((endpoint, mut accounting)) = self.calls[number].take() {
+                        seen.answered += u32::from(stall.contains(&accounting.started()));
+                        accounting.answer(&self.loads[endpoint], at);
+                        self.over(endpoint, accounting, Outcome::Success);
                     }
                 }
                 Event::GivenUp(number) => {
-                    if let Some((endpoint, claim)) = self.calls[number].take() {
-                        self.over(endpoint, claim, Outcome::TimedOut);
+                    if let Some((endpoint, accounting)) = self.calls[number].take() {
+                        self.over(endpoint, accounting, Outcome::TimedOut);
                     }
                 }
             }
@@ -130,11 +130,11 @@ impl Simulation {
 
     /// One more call. Says where it went.
     fn call(&mut self, service: Duration, stall: &Range<Instant>) -> usize {
-        let choice = self.pool.choose(&[], self.now, &mut self.rng, |_| true).expect("an endpoint");
+        let choice = self.selection.choose(&[], self.now, &mut self.rng, |_| true).expect("an endpoint");
         let (endpoint, probe) = (usize::from(choice.member.address.port()) - 1, choice.probe);
-        let claim = Claim::new(&self.loads[endpoint], probe, self.now);
+        let accounting = CallAccounting::new(&self.loads[endpoint], probe, self.now);
         let number = self.calls.len();
-        self.calls.push(Some((endpoint, claim)));
+        self.calls.push(Some((endpoint, accounting)));
         let takes = self.exponential(service);
         let stalled = |at| endpoint == STALLED && stall.contains(&at);
         if !stalled(self.now) && !stalled(self.now + takes) {
@@ -147,26 +147,26 @@ impl Simulation {
     /// A call at the endpoint `STALLED` that waits for something to happen: half a minute, or as a stream for good.
     fn long(&mut self, is_known_to_stream: bool) {
         let load = &self.loads[STALLED];
-        let mut claim = Claim::new(load, false, self.now);
+        let mut accounting = CallAccounting::new(load, false, self.now);
         if is_known_to_stream {
-            claim.expect_stream(load);
-            let _ = claim.became_stream(load, self.now);
+            accounting.expect_stream(load);
+            let _ = accounting.became_stream(load, self.now);
         }
         let number = self.calls.len();
-        self.calls.push(Some((STALLED, claim)));
+        self.calls.push(Some((STALLED, accounting)));
         if !is_known_to_stream {
             self.schedule(Duration::from_secs(30), Event::Answer(number));
         }
     }
 
-    fn over(&mut self, endpoint: usize, mut claim: Claim, outcome: Outcome) {
+    fn over(&mut self, endpoint: usize, mut accounting: CallAccounting, outcome: Outcome) {
         let (now, load) = (self.now, self.loads[endpoint].clone());
-        let verdict = claim.outcome(&load, outcome, true, now);
-        claim.end(&load, true, || now);
-        match verdict {
-            Verdict::Nothing => return,
-            Verdict::Readmitted => {}
-            Verdict::Eject(reason) => {
+        let change = accounting.outcome(&load, outcome, true, now);
+        accounting.end(&load, true, || now);
+        match change {
+            EjectionChange::Nothing => return,
+            EjectionChange::Readmitted => {}
+            EjectionChange::Eject(reason) => {
                 let rules = self.options.ejection.expect("who ejects has rules");
                 let ejected = self.loads.iter().filter(|load| load.outlier.is_ejected()).count();
                 if !rules.allows(ejected, ENDPOINTS) {
@@ -182,8 +182,13 @@ impl Simulation {
         let member = |(port, load): (u16, &Arc<Load>)| {
             Member::new(SocketAddr::from(([127, 0, 0, 1], port)), load.clone(), [].into())
         };
-        let panic_below = self.options.ejection.map_or(0.0, |rules| rules.panic_below);
-        self.pool = Pool::of_serving((1..).zip(&self.loads).map(member).collect(), ENDPOINTS, panic_below, 8);
+        let panic_threshold = self.options.ejection.map_or(0.0, |rules| rules.panic_threshold);
+        self.selection = Selection::of_serving(
+            (1..).zip(&self.loads).map(member).collect(),
+            ENDPOINTS,
+            panic_threshold,
+            8,
+        );
     }
 
     fn schedule(&mut self, after: Duration, event: Event) {

@@ -12,27 +12,27 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::Poke;
+use crate::discovery::ReResolution;
 use crate::endpoint::Endpoint;
 use crate::endpoint::feedback::Feedback;
-use crate::fairness::fair_queue::Room;
+use crate::fairness::fair_queue::FairQueue;
 use crate::fairness::share::Share;
 use crate::load::Load;
 use crate::log_dedup;
 use crate::options::Options;
-use crate::selection::{Member, Pool};
+use crate::selection::{Member, Selection};
 
 /// What the handles, the endpoints and their connections have in common.
 #[derive(Debug)]
 pub(crate) struct UpstreamState {
     pub(crate) options: Arc<Options>,
-    poke: Poke,
+    re_resolution: ReResolution,
     seed: AtomicU64,
     endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
-    pool: ArcSwap<Pool>,
+    selection: ArcSwap<Selection>,
     version: watch::Sender<u64>,
     /// Who has streams, and who waits for one.
-    pub(crate) room: Arc<Room>,
+    pub(crate) fair_queue: Arc<FairQueue>,
     /// Which of the balancers it is that share [`Options::stores`].
     store_view: u64,
     stopping: AtomicBool,
@@ -40,15 +40,15 @@ pub(crate) struct UpstreamState {
 }
 
 impl UpstreamState {
-    /// Creates the state of an upstream without endpoints. `poke` is poked whenever a connection fails or ends.
-    pub(crate) fn new(options: Options, poke: Poke) -> UpstreamState {
+    /// Creates the state of an upstream without endpoints. `re_resolution` is poked whenever a connection fails or ends.
+    pub(crate) fn new(options: Options, re_resolution: ReResolution) -> UpstreamState {
         UpstreamState {
-            poke,
+            re_resolution,
             seed: AtomicU64::new(options.seed.unwrap_or_else(|| fastrand::u64(..))),
             endpoints: Mutex::new(BTreeMap::new()),
-            pool: ArcSwap::from_pointee(Pool::new(Vec::new(), Vec::new(), 0)),
+            selection: ArcSwap::from_pointee(Selection::new(Vec::new(), Vec::new(), 0)),
             version: watch::Sender::new(0),
-            room: Arc::new(Room::new(options.share_index)),
+            fair_queue: Arc::new(FairQueue::new(options.share_index)),
             store_view: options.stores.join(),
             stopping: AtomicBool::new(false),
             stopped: CancellationToken::new(),
@@ -57,8 +57,8 @@ impl UpstreamState {
     }
 
     /// Returns what is picked from now.
-    pub(crate) fn pool(&self) -> Guard<Arc<Pool>> {
-        self.pool.load()
+    pub(crate) fn selection(&self) -> Guard<Arc<Selection>> {
+        self.selection.load()
     }
 
     /// Returns a number that grows whenever an endpoint comes, goes, or changes its state.
@@ -94,18 +94,18 @@ impl UpstreamState {
         let endpoints = self.endpoints();
         let refused = self.refuse_other_stores(&endpoints);
         let serving: Vec<Member> = endpoints.values().filter_map(|endpoint| Member::of(endpoint)).collect();
-        let panic_below = self.options.ejection.map_or(0.0, |ejection| ejection.panic_below);
+        let panic_threshold = self.options.ejection.map_or(0.0, |ejection| ejection.panic_threshold);
         let usable = endpoints.len() - refused;
-        let pool = Pool::of_serving(serving, usable, panic_below, self.options.connections_max);
+        let selection = Selection::of_serving(serving, usable, panic_threshold, self.options.connections_max);
         // Under the lock: of two changes at once, the later list must be the one that stays.
-        self.pool.store(Arc::new(pool));
+        self.selection.store(Arc::new(selection));
         drop(endpoints);
         self.version.send_modify(|version| *version += 1);
-        if self.room.has_waiters() {
+        if self.fair_queue.has_waiters() {
             // Those for whom there is room now; with nobody left, all, to wait for an endpoint instead.
-            let pool = self.pool.load();
-            let free = pool.allowed().saturating_sub(pool.in_use());
-            let most = if pool.members().is_empty() { u64::MAX } else { free };
+            let selection = self.selection.load();
+            let free = selection.allowed().saturating_sub(selection.in_use());
+            let most = if selection.members().is_empty() { u64::MAX } else { free };
             self.has_room(usize::try_from(most).unwrap_or(usize::MAX));
         }
     }
@@ -136,25 +136,26 @@ impl UpstreamState {
 
     /// So many streams may be had by those who wait.
     pub(crate) fn has_room(&self, streams: usize) {
-        let pool = self.pool.load();
-        let may_have = |share: Option<&Arc<Share>>| pool.members().is_empty() || self.may_have(share, &pool);
-        self.room.wake(streams, may_have);
+        let selection = self.selection.load();
+        let may_have =
+            |share: Option<&Arc<Share>>| selection.members().is_empty() || self.may_have(share, &selection);
+        self.fair_queue.wake(streams, may_have);
     }
 
-    /// Whether this share may have one more stream of those in `pool`.
-    pub(crate) fn may_have(&self, share: Option<&Arc<Share>>, pool: &Pool) -> bool {
-        self.room.may_have(share, pool.allowed(), || pool.in_use())
+    /// Whether this share may have one more stream of those in `selection`.
+    pub(crate) fn may_have(&self, share: Option<&Arc<Share>>, selection: &Selection) -> bool {
+        self.fair_queue.may_have(share, selection.allowed(), || selection.in_use())
     }
 
     /// Asks discovery to look again.
-    pub(crate) fn poke(&self) {
-        self.poke.poke();
+    pub(crate) fn request_re_resolution(&self) {
+        self.re_resolution.request();
     }
 
     /// What the ready endpoints cost on average, in seconds.
     pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
-        let pool = self.pool.load();
-        let members = pool.members();
+        let selection = self.selection.load();
+        let members = selection.members();
         let sum: f64 = members.iter().map(|member| member.load.ewma_s(now)).sum();
         (!members.is_empty()).then(|| sum / members.len() as f64)
     }

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shoal_balance::{Balancer, EndpointState, Options, Poke, Source, Stores, Subset, discover_poked};
+use shoal_balance::{
+    Balancer, EndpointState, Options, ReResolution, Source, Stores, Subset, discover_with_re_resolution,
+};
 use shoal_kit::role::Role;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -78,13 +80,13 @@ impl Upstream {
         cores: &[Handle],
     ) -> Arc<Upstream> {
         let cancel = CancellationToken::new();
-        let poke = Poke::default();
+        let re_resolution = ReResolution::default();
         // Shoal's own clones have no thread for each stream.
         let health = match role {
             Some(_) => Health::Watch,
             None => config.upstream.get(name).map_or(Health::default(), |upstream| upstream.health),
         };
-        let targets = discover_poked(source, poke.clone(), cancel.clone());
+        let targets = discover_with_re_resolution(source, re_resolution.clone(), cancel.clone());
         let retry = &config.retry;
         // Other processes choose other endpoints where there are more than a core connects to.
         let identity = config.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -115,7 +117,12 @@ impl Upstream {
                     stores: stores.clone(),
                     ..Options::new(name, ROLE)
                 };
-                let balancer = Balancer::start_poking(options, targets.clone(), poke.clone(), cancel.clone());
+                let balancer = Balancer::start_with_re_resolution(
+                    options,
+                    targets.clone(),
+                    re_resolution.clone(),
+                    cancel.clone(),
+                );
                 let now = Instant::now();
                 let budget = Mutex::new(RetryBudget::new(retry.budget, share, now));
                 WorkerState {

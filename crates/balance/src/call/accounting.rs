@@ -15,9 +15,9 @@ const STALLED_MIN: Duration = Duration::from_millis(100);
 /// to happen, or is more than others ask for.
 const LONG: Duration = Duration::from_secs(5);
 
-/// One call at one endpoint, whose load each method is given. To be ended by [`Claim::end`].
+/// One call at one endpoint, whose load each method is given. To be ended by [`CallAccounting::end`].
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct CallAccounting {
     started: Instant,
     /// When the first bytes of its answer came.
     answered: Option<Instant>,
@@ -35,7 +35,7 @@ pub(crate) struct Claim {
 /// What follows for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Verdict {
+pub(crate) enum EjectionChange {
     Nothing,
     /// It should be ejected, for this reason.
     Eject(String),
@@ -43,12 +43,12 @@ pub(crate) enum Verdict {
     Readmitted,
 }
 
-impl Claim {
+impl CallAccounting {
     /// The call is in flight. `probe`: it decides over an ejected endpoint.
-    pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> Claim {
+    pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> CallAccounting {
         load.start(now);
         let answers_before = load.answers();
-        Claim {
+        CallAccounting {
             started: now,
             answered: None,
             answers_before,
@@ -97,26 +97,32 @@ impl Claim {
     }
 
     /// It is a long stream. Only the first call counts.
-    pub(crate) fn became_stream(&mut self, load: &Load, now: Instant) -> Verdict {
+    pub(crate) fn became_stream(&mut self, load: &Load, now: Instant) -> EjectionChange {
         if std::mem::replace(&mut self.stream, true) {
-            return Verdict::Nothing;
+            return EjectionChange::Nothing;
         }
         load.became_stream();
         if self.answered.is_none() {
-            return Verdict::Nothing;
+            return EjectionChange::Nothing;
         }
         // Its end may be hours away.
         self.probed(load, Probed::Well, now)
     }
 
     /// The headers of its answer are here and are no error; more will come.
-    pub(crate) fn begun(&mut self, load: &Load, now: Instant) -> Verdict {
+    pub(crate) fn begun(&mut self, load: &Load, now: Instant) -> EjectionChange {
         // The end of a stream may be hours away; that of another call is not, and says more.
-        if self.may_stream { self.probed(load, Probed::Well, now) } else { Verdict::Nothing }
+        if self.may_stream { self.probed(load, Probed::Well, now) } else { EjectionChange::Nothing }
     }
 
     /// How it went. `decides`: a failure may be the last one it takes to eject the endpoint.
-    pub(crate) fn outcome(&mut self, load: &Load, outcome: Outcome, decides: bool, now: Instant) -> Verdict {
+    pub(crate) fn outcome(
+        &mut self,
+        load: &Load,
+        outcome: Outcome,
+        decides: bool,
+        now: Instant,
+    ) -> EjectionChange {
         match outcome {
             Outcome::Success => load.succeeded(),
             Outcome::EndpointFault => load.shun(None, now),
@@ -145,16 +151,16 @@ impl Claim {
             Some(true) => load.outlier.succeeded(self.started, now),
             Some(false) => {
                 let eject = load.outlier.failed(self.started, decides, now);
-                return eject.map_or(Verdict::Nothing, Verdict::Eject);
+                return eject.map_or(EjectionChange::Nothing, EjectionChange::Eject);
             }
             None => {}
         }
-        Verdict::Nothing
+        EjectionChange::Nothing
     }
 
     /// The endpoint had it, and answered with an error that is its caller's own: nothing follows from that, and a probe has
     /// been one.
-    pub(crate) fn excused(&mut self, load: &Load, now: Instant) -> Verdict {
+    pub(crate) fn excused(&mut self, load: &Load, now: Instant) -> EjectionChange {
         self.probed(load, Probed::Unknown, now)
     }
 
@@ -206,9 +212,9 @@ impl Claim {
         load.answers() == self.answers_before
     }
 
-    fn probed(&mut self, load: &Load, probed: Probed, now: Instant) -> Verdict {
+    fn probed(&mut self, load: &Load, probed: Probed, now: Instant) -> EjectionChange {
         let readmitted = std::mem::take(&mut self.probe) && load.outlier.probed(self.started, probed, now);
-        if readmitted { Verdict::Readmitted } else { Verdict::Nothing }
+        if readmitted { EjectionChange::Readmitted } else { EjectionChange::Nothing }
     }
 }
 
@@ -230,67 +236,73 @@ mod tests {
             Endpoint { load: Load::new(1, &Options::new("fish", "test"), now), now }
         }
 
-        fn call(&self, probe: bool) -> Claim {
-            Claim::new(&self.load, probe, self.now)
+        fn call(&self, probe: bool) -> CallAccounting {
+            CallAccounting::new(&self.load, probe, self.now)
         }
 
         /// An endpoint whose probe is under way.
-        fn probing() -> (Endpoint, Claim) {
+        fn probing() -> (Endpoint, CallAccounting) {
             let mut endpoint = Endpoint::new();
             endpoint.load.outlier.eject("test", endpoint.now);
             endpoint.now += 1_000 * MS;
             assert!(endpoint.load.outlier.claim_probe(endpoint.now));
-            let claim = endpoint.call(true);
-            (endpoint, claim)
+            let accounting = endpoint.call(true);
+            (endpoint, accounting)
         }
 
         /// What five calls that are given up after `waited` lead to.
-        fn given_up(&self, waited: Duration, outcome: Outcome, answers_others: bool) -> Verdict {
-            let mut claims: Vec<Claim> = (0..5).map(|_| self.call(false)).collect();
+        fn given_up(&self, waited: Duration, outcome: Outcome, answers_others: bool) -> EjectionChange {
+            let mut calls: Vec<CallAccounting> = (0..5).map(|_| self.call(false)).collect();
             if answers_others {
                 let mut other = self.call(false);
                 other.answer(&self.load, self.now);
                 other.end(&self.load, true, || self.now);
             }
-            let mut verdict = Verdict::Nothing;
-            for claim in &mut claims {
-                verdict = claim.outcome(&self.load, outcome, true, self.now + waited);
-                claim.end(&self.load, true, || self.now + waited);
+            let mut change = EjectionChange::Nothing;
+            for accounting in &mut calls {
+                change = accounting.outcome(&self.load, outcome, true, self.now + waited);
+                accounting.end(&self.load, true, || self.now + waited);
             }
             assert_eq!(self.load.in_flight(), 0);
-            verdict
+            change
         }
     }
 
     #[test]
     fn one_that_lets_everybody_time_out_is_to_be_ejected() {
-        let verdict = Endpoint::new().given_up(100 * MS, Outcome::TimedOut, false);
-        assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
+        let change = Endpoint::new().given_up(100 * MS, Outcome::TimedOut, false);
+        assert_eq!(change, EjectionChange::Eject("5 failures in a row".into()));
     }
 
     #[test]
     fn calls_that_had_to_wait_for_a_stream_say_nothing_when_they_time_out() {
         let endpoint = Endpoint::new();
         for _ in 0..10 {
-            let mut claim = endpoint.call(false);
-            claim.queue();
+            let mut accounting = endpoint.call(false);
+            accounting.queue();
             let at = endpoint.now + 1_000 * MS;
-            assert_eq!(claim.outcome(&endpoint.load, Outcome::TimedOut, true, at), Verdict::Nothing);
-            claim.end(&endpoint.load, true, || at);
+            assert_eq!(
+                accounting.outcome(&endpoint.load, Outcome::TimedOut, true, at),
+                EjectionChange::Nothing
+            );
+            accounting.end(&endpoint.load, true, || at);
         }
         assert_eq!(endpoint.load.failures(), 0);
     }
 
     #[test]
     fn callers_in_a_hurry_and_callers_who_leave_say_nothing() {
-        assert_eq!(Endpoint::new().given_up(99 * MS, Outcome::TimedOut, false), Verdict::Nothing);
-        assert_eq!(Endpoint::new().given_up(10_000 * MS, Outcome::CallerGone, false), Verdict::Nothing);
-        assert_eq!(Endpoint::new().given_up(10_000 * MS, Outcome::Neutral, false), Verdict::Nothing);
+        assert_eq!(Endpoint::new().given_up(99 * MS, Outcome::TimedOut, false), EjectionChange::Nothing);
+        assert_eq!(
+            Endpoint::new().given_up(10_000 * MS, Outcome::CallerGone, false),
+            EjectionChange::Nothing
+        );
+        assert_eq!(Endpoint::new().given_up(10_000 * MS, Outcome::Neutral, false), EjectionChange::Nothing);
     }
 
     #[test]
     fn one_that_answers_others_meanwhile_is_not_stalled() {
-        assert_eq!(Endpoint::new().given_up(1_000 * MS, Outcome::TimedOut, true), Verdict::Nothing);
+        assert_eq!(Endpoint::new().given_up(1_000 * MS, Outcome::TimedOut, true), EjectionChange::Nothing);
     }
 
     fn ewma_s(endpoint: &Endpoint, at: Instant) -> f64 {
@@ -299,7 +311,7 @@ mod tests {
 
     /// Answers somebody else, a millisecond after it was asked `at`.
     fn answers_another(endpoint: &Endpoint, at: Instant) {
-        let mut other = Claim::new(&endpoint.load, false, at);
+        let mut other = CallAccounting::new(&endpoint.load, false, at);
         other.answer(&endpoint.load, at + MS);
         let _ = other.outcome(&endpoint.load, Outcome::Success, true, at + MS);
         other.end(&endpoint.load, true, || at + MS);
@@ -332,7 +344,7 @@ mod tests {
                 let mut watch = endpoint.call(false);
                 watch.expect_stream(&endpoint.load);
                 let at = endpoint.now + 3_000 * MS;
-                assert_eq!(watch.outcome(&endpoint.load, outcome, true, at), Verdict::Nothing);
+                assert_eq!(watch.outcome(&endpoint.load, outcome, true, at), EjectionChange::Nothing);
                 watch.end(&endpoint.load, true, || at);
                 assert!(ewma_s(&endpoint, at) <= 0.030, "{outcome:?}");
             }
@@ -343,13 +355,13 @@ mod tests {
     #[test]
     fn a_stream_that_its_endpoint_fails_is_a_failure() {
         let endpoint = Endpoint::new();
-        let mut verdict = Verdict::Nothing;
+        let mut change = EjectionChange::Nothing;
         for _ in 0..5 {
             let mut watch = endpoint.call(false);
             watch.expect_stream(&endpoint.load);
-            verdict = watch.outcome(&endpoint.load, Outcome::EndpointFault, true, endpoint.now);
+            change = watch.outcome(&endpoint.load, Outcome::EndpointFault, true, endpoint.now);
         }
-        assert_eq!(verdict, Verdict::Eject("5 failures in a row".into()));
+        assert_eq!(change, EjectionChange::Eject("5 failures in a row".into()));
     }
 
     /// What the endpoint is believed to take after a call that was answered, or given up, after half a minute.
@@ -379,12 +391,12 @@ mod tests {
     #[test]
     fn a_call_that_times_out_amid_its_answer_says_nothing() {
         let endpoint = Endpoint::new();
-        let mut claim = endpoint.call(false);
-        claim.answer(&endpoint.load, endpoint.now);
+        let mut accounting = endpoint.call(false);
+        accounting.answer(&endpoint.load, endpoint.now);
         for _ in 0..10 {
             assert_eq!(
-                claim.outcome(&endpoint.load, Outcome::TimedOut, true, endpoint.now + 1_000 * MS),
-                Verdict::Nothing
+                accounting.outcome(&endpoint.load, Outcome::TimedOut, true, endpoint.now + 1_000 * MS),
+                EjectionChange::Nothing
             );
         }
         assert_eq!(endpoint.load.failures(), 0);
@@ -393,24 +405,24 @@ mod tests {
     #[test]
     fn the_end_of_a_stream_is_not_of_the_time_of_its_answer() {
         let endpoint = Endpoint::new();
-        let mut claim = endpoint.call(false);
-        assert_eq!(claim.ends_with_its_answer(), None);
-        claim.answer(&endpoint.load, endpoint.now);
-        assert_eq!(claim.ends_with_its_answer(), Some(endpoint.now));
-        let _ = claim.became_stream(&endpoint.load, endpoint.now + 1_000 * MS);
-        assert_eq!(claim.ends_with_its_answer(), None);
+        let mut accounting = endpoint.call(false);
+        assert_eq!(accounting.ends_with_its_answer(), None);
+        accounting.answer(&endpoint.load, endpoint.now);
+        assert_eq!(accounting.ends_with_its_answer(), Some(endpoint.now));
+        let _ = accounting.became_stream(&endpoint.load, endpoint.now + 1_000 * MS);
+        assert_eq!(accounting.ends_with_its_answer(), None);
     }
 
     #[track_caller]
     fn probe(outcome: Outcome, answered: bool, ejected: bool) {
-        let (endpoint, mut claim) = Endpoint::probing();
+        let (endpoint, mut accounting) = Endpoint::probing();
         if answered {
-            claim.answer(&endpoint.load, endpoint.now);
+            accounting.answer(&endpoint.load, endpoint.now);
         }
-        let verdict = claim.outcome(&endpoint.load, outcome, true, endpoint.now + 200 * MS);
-        claim.end(&endpoint.load, true, || endpoint.now + 200 * MS);
+        let change = accounting.outcome(&endpoint.load, outcome, true, endpoint.now + 200 * MS);
+        accounting.end(&endpoint.load, true, || endpoint.now + 200 * MS);
         assert_eq!(endpoint.load.outlier.is_ejected(), ejected, "{outcome:?}");
-        assert_eq!(verdict == Verdict::Readmitted, !ejected, "{outcome:?}");
+        assert_eq!(change == EjectionChange::Readmitted, !ejected, "{outcome:?}");
     }
 
     #[test]
@@ -427,16 +439,16 @@ mod tests {
 
     /// When the next probe is due after one that ended by `outcome`, if it did, 50 ms after it was picked.
     fn next_probe(outcome: Option<Outcome>, sent: bool, may_stream: bool) -> Duration {
-        let (endpoint, mut claim) = Endpoint::probing();
+        let (endpoint, mut accounting) = Endpoint::probing();
         assert!(!endpoint.load.outlier.claim_probe(endpoint.now));
         if may_stream {
-            claim.expect_stream(&endpoint.load);
+            accounting.expect_stream(&endpoint.load);
         }
         let at = endpoint.now + 50 * MS;
         if let Some(outcome) = outcome {
-            assert_eq!(claim.outcome(&endpoint.load, outcome, true, at), Verdict::Nothing);
+            assert_eq!(accounting.outcome(&endpoint.load, outcome, true, at), EjectionChange::Nothing);
         }
-        claim.end(&endpoint.load, sent, || at);
+        accounting.end(&endpoint.load, sent, || at);
         endpoint.load.outlier.snapshot(at).expect("ejected").next_probe
     }
 
@@ -457,49 +469,56 @@ mod tests {
 
     #[test]
     fn a_probe_whose_error_is_its_callers_own_does_not_hurry_the_next() {
-        let (endpoint, mut claim) = Endpoint::probing();
+        let (endpoint, mut accounting) = Endpoint::probing();
         let at = endpoint.now + 50 * MS;
-        assert_eq!(claim.excused(&endpoint.load, at), Verdict::Nothing);
-        claim.end(&endpoint.load, true, || at);
+        assert_eq!(accounting.excused(&endpoint.load, at), EjectionChange::Nothing);
+        accounting.end(&endpoint.load, true, || at);
         assert_eq!(endpoint.load.outlier.snapshot(at).expect("ejected").next_probe, 1_000 * MS);
 
-        let (endpoint, mut claim) = Endpoint::probing();
-        claim.answer(&endpoint.load, at);
-        assert_eq!(claim.outcome(&endpoint.load, Outcome::Neutral, true, at), Verdict::Nothing, "malformed");
-        claim.end(&endpoint.load, true, || at);
+        let (endpoint, mut accounting) = Endpoint::probing();
+        accounting.answer(&endpoint.load, at);
+        assert_eq!(
+            accounting.outcome(&endpoint.load, Outcome::Neutral, true, at),
+            EjectionChange::Nothing,
+            "malformed"
+        );
+        accounting.end(&endpoint.load, true, || at);
         let next = endpoint.load.outlier.snapshot(at).expect("ejected").next_probe;
         assert!(next >= 900 * MS, "{next:?}");
     }
 
     #[test]
     fn a_stream_readmits_by_its_headers_and_not_by_being_long() {
-        let (endpoint, mut claim) = Endpoint::probing();
-        claim.expect_stream(&endpoint.load);
+        let (endpoint, mut accounting) = Endpoint::probing();
+        accounting.expect_stream(&endpoint.load);
         let at = endpoint.now + 1_000 * MS;
-        assert_eq!(claim.became_stream(&endpoint.load, at), Verdict::Nothing);
+        assert_eq!(accounting.became_stream(&endpoint.load, at), EjectionChange::Nothing);
         assert!(endpoint.load.outlier.is_ejected());
-        claim.answer(&endpoint.load, at + MS);
-        assert_eq!(claim.begun(&endpoint.load, at + MS), Verdict::Readmitted);
-        assert_eq!(claim.begun(&endpoint.load, at + MS), Verdict::Nothing);
+        accounting.answer(&endpoint.load, at + MS);
+        assert_eq!(accounting.begun(&endpoint.load, at + MS), EjectionChange::Readmitted);
+        assert_eq!(accounting.begun(&endpoint.load, at + MS), EjectionChange::Nothing);
     }
 
     #[test]
     fn the_headers_of_a_unary_answer_are_not_its_end() {
-        let (endpoint, mut claim) = Endpoint::probing();
-        claim.answer(&endpoint.load, endpoint.now);
-        assert_eq!(claim.begun(&endpoint.load, endpoint.now), Verdict::Nothing);
-        assert_eq!(claim.outcome(&endpoint.load, Outcome::ServerError, true, endpoint.now), Verdict::Nothing);
+        let (endpoint, mut accounting) = Endpoint::probing();
+        accounting.answer(&endpoint.load, endpoint.now);
+        assert_eq!(accounting.begun(&endpoint.load, endpoint.now), EjectionChange::Nothing);
+        assert_eq!(
+            accounting.outcome(&endpoint.load, Outcome::ServerError, true, endpoint.now),
+            EjectionChange::Nothing
+        );
         assert!(endpoint.load.outlier.is_ejected());
     }
 
     #[test]
     fn a_probe_that_becomes_a_stream_went_well() {
-        let (endpoint, mut claim) = Endpoint::probing();
-        claim.answer(&endpoint.load, endpoint.now);
-        assert_eq!(claim.became_stream(&endpoint.load, endpoint.now), Verdict::Readmitted);
-        assert_eq!(claim.became_stream(&endpoint.load, endpoint.now), Verdict::Nothing);
+        let (endpoint, mut accounting) = Endpoint::probing();
+        accounting.answer(&endpoint.load, endpoint.now);
+        assert_eq!(accounting.became_stream(&endpoint.load, endpoint.now), EjectionChange::Readmitted);
+        assert_eq!(accounting.became_stream(&endpoint.load, endpoint.now), EjectionChange::Nothing);
         assert_eq!((endpoint.load.in_flight(), endpoint.load.streams()), (0, 1));
-        claim.end(&endpoint.load, true, || endpoint.now);
+        accounting.end(&endpoint.load, true, || endpoint.now);
         assert_eq!((endpoint.load.in_flight(), endpoint.load.streams()), (0, 0));
     }
 }

@@ -74,7 +74,7 @@ impl Attempt {
     }
 
     fn upstream(&self) -> &str {
-        self.pick.link().upstream()
+        self.pick.connection().upstream()
     }
 
     fn is_late(&self) -> bool {

@@ -1,4 +1,4 @@
-//! One call's claim on one endpoint: counted as in flight from the pick to the drop, sampled at the first answer.
+//! One call's accounting on one endpoint: counted as in flight from the pick to the drop, sampled at the first answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use http::Request;
 use shoal_http2::{ListTooLong, ResponseFuture, SendStream};
 use tokio::time::Instant;
 
-use crate::call::accounting::{Claim, Verdict};
-use crate::endpoint::connection::Link;
+use crate::call::accounting::{CallAccounting, EjectionChange};
+use crate::endpoint::connection::Connection;
 use crate::fairness::attribution::Blame;
 use crate::fairness::share::Share;
 use crate::outcome::Outcome;
@@ -16,29 +16,34 @@ use crate::outcome::Outcome;
 /// An endpoint picked for one call. Drop it when the call is over.
 #[derive(Debug)]
 pub struct Pick {
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     share: Option<Arc<Share>>,
-    claim: Claim,
+    accounting: CallAccounting,
     sent: bool,
 }
 
 impl Pick {
     /// `probe`: the call decides over an ejected endpoint.
-    pub(crate) fn new(link: Arc<Link>, share: Option<Arc<Share>>, probe: bool, now: Instant) -> Pick {
-        link.room.take(share.as_ref());
-        let mut claim = Claim::new(&link.load, probe, now);
-        if !link.streams.has_room() {
-            claim.queue();
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        share: Option<Arc<Share>>,
+        probe: bool,
+        now: Instant,
+    ) -> Pick {
+        connection.fair_queue.take(share.as_ref());
+        let mut accounting = CallAccounting::new(&connection.load, probe, now);
+        if !connection.streams.has_room() {
+            accounting.queue();
         }
-        if link.streams.open() {
-            link.load.crowd.want();
+        if connection.streams.open() {
+            connection.load.connection_demand.want();
         }
-        Pick { link, share, claim, sent: false }
+        Pick { connection, share, accounting, sent: false }
     }
 
     /// The endpoint's address.
     pub fn address(&self) -> SocketAddr {
-        self.link.address
+        self.connection.address
     }
 
     /// The call's method is known to stream, in either direction, so that its answer may come when something happens and not
@@ -49,12 +54,12 @@ impl Pick {
     /// come, and a stream taken for a unary call costs its endpoint but a place in the queue, and five seconds of its share
     /// when it answers nobody else meanwhile.
     pub fn expect_stream(&mut self) {
-        self.claim.expect_stream(&self.link.load);
+        self.accounting.expect_stream(&self.connection.load);
     }
 
     /// Whether its method is known to stream.
     pub fn expects_stream(&self) -> bool {
-        self.claim.expects_stream()
+        self.accounting.expects_stream()
     }
 
     /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait: should the peer
@@ -64,24 +69,25 @@ impl Pick {
         request: &Request<()>,
         end_of_stream: bool,
     ) -> Result<(ResponseFuture, SendStream), SendError> {
-        if self.link.is_down() {
-            return Err(self.not_sent(self.link.down_reason()));
+        if self.connection.is_down() {
+            return Err(self.not_sent(self.connection.down_reason()));
         }
-        match self.link.sender().send_request(request, end_of_stream) {
+        match self.connection.sender().send_request(request, end_of_stream) {
             Ok(streams) => {
                 self.sent = true;
                 Ok(streams)
             }
             Err(shoal_http2::SendError::Invalid(why)) => Err(SendError::Invalid(why)),
             Err(shoal_http2::SendError::TooLong(list)) => {
-                Err(SendError::TooLong { address: self.link.address, list })
+                Err(SendError::TooLong { address: self.connection.address, list })
             }
             Err(shoal_http2::SendError::Full(waiting)) => {
-                Err(SendError::Full { address: self.link.address, waiting })
+                Err(SendError::Full { address: self.connection.address, waiting })
             }
             Err(shoal_http2::SendError::Closed(why)) => {
                 // Its driver is about to learn of it.
-                let reason = if self.link.is_down() { self.link.down_reason() } else { why.to_string() };
+                let reason =
+                    if self.connection.is_down() { self.connection.down_reason() } else { why.to_string() };
                 Err(self.not_sent(reason))
             }
         }
@@ -89,46 +95,47 @@ impl Pick {
 
     /// The first bytes of an answer are here: samples the latency, counted from the pick. Only the first call counts.
     pub fn first_response(&mut self) {
-        if self.claim.answered().is_none() {
-            self.link.answered();
-            self.claim.answer(&self.link.load, Instant::now());
+        if self.accounting.answered().is_none() {
+            self.connection.answered();
+            self.accounting.answer(&self.connection.load, Instant::now());
         }
     }
 
     /// The headers of an answer are here that is no error yet, and its body is to come. A probe that [is expected to
     /// stream](Pick::expect_stream) has gone well by that.
     pub fn begun(&mut self) {
-        let verdict =
-            self.claim.begun(&self.link.load, self.claim.answered().unwrap_or(self.claim.started()));
-        self.execute(verdict);
+        let change = self
+            .accounting
+            .begun(&self.connection.load, self.accounting.answered().unwrap_or(self.accounting.started()));
+        self.execute(change);
     }
 
     /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
     /// said of any call that goes on for a second after its first answer, and of one that [is expected to
     /// stream](Pick::expect_stream) a second after it was sent. Only the first call counts.
     pub fn became_stream(&mut self) {
-        let verdict = self.claim.became_stream(&self.link.load, Instant::now());
-        self.execute(verdict);
+        let change = self.accounting.became_stream(&self.connection.load, Instant::now());
+        self.execute(change);
     }
 
     /// How the call went. To be said once.
     pub fn outcome(&mut self, outcome: Outcome) {
         // A success was seen when it was answered; that need not be asked of the clock again, unless it was long ago.
-        let seen = match (outcome, self.claim.ends_with_its_answer()) {
+        let seen = match (outcome, self.accounting.ends_with_its_answer()) {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
         };
-        let verdict = match self.blame(outcome, seen) {
-            Blame::Caller => self.claim.excused(&self.link.load, seen),
-            blame => self.claim.outcome(&self.link.load, outcome, blame == Blame::Endpoint, seen),
+        let change = match self.blame(outcome, seen) {
+            Blame::Caller => self.accounting.excused(&self.connection.load, seen),
+            blame => self.accounting.outcome(&self.connection.load, outcome, blame == Blame::Endpoint, seen),
         };
-        self.execute(verdict);
+        self.execute(change);
     }
 
     /// Whose a failure is that the outcome says, seeing how others answered the same share.
     fn blame(&self, outcome: Outcome, now: Instant) -> Blame {
         let Some(share) = &self.share else { return Blame::Endpoint };
-        let (index, endpoint) = (self.link.room.index, self.link.address);
+        let (index, endpoint) = (self.connection.fair_queue.index, self.connection.address);
         match outcome {
             Outcome::ServerError => return share.failed(index, endpoint, now),
             Outcome::Success => share.served(index, endpoint, now),
@@ -137,40 +144,40 @@ impl Pick {
         Blame::Endpoint
     }
 
-    fn execute(&self, verdict: Verdict) {
-        if verdict == Verdict::Nothing {
+    fn execute(&self, change: EjectionChange) {
+        if change == EjectionChange::Nothing {
             return;
         }
-        let Some(feedback) = self.link.feedback() else { return };
-        match verdict {
-            Verdict::Nothing => {}
-            Verdict::Eject(reason) => {
-                feedback.eject(self.link.address, &self.link.load, &reason, Instant::now());
+        let Some(feedback) = self.connection.feedback() else { return };
+        match change {
+            EjectionChange::Nothing => {}
+            EjectionChange::Eject(reason) => {
+                feedback.eject(self.connection.address, &self.connection.load, &reason, Instant::now());
             }
-            Verdict::Readmitted => feedback.readmitted(self.link.address),
+            EjectionChange::Readmitted => feedback.readmitted(self.connection.address),
         }
     }
 
     /// When it was picked.
     pub(crate) fn started(&self) -> Instant {
-        self.claim.started()
+        self.accounting.started()
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     fn not_sent(&self, reason: String) -> SendError {
-        SendError::NotSent { address: self.link.address, reason }
+        SendError::NotSent { address: self.connection.address, reason }
     }
 }
 
 impl Drop for Pick {
     fn drop(&mut self) {
-        self.claim.end(&self.link.load, self.sent, Instant::now);
-        self.link.streams.close();
-        if self.link.room.give(self.share.as_ref())
-            && let Some(feedback) = self.link.feedback()
+        self.accounting.end(&self.connection.load, self.sent, Instant::now);
+        self.connection.streams.close();
+        if self.connection.fair_queue.give(self.share.as_ref())
+            && let Some(feedback) = self.connection.feedback()
         {
             feedback.room_freed();
         }

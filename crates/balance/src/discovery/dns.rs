@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::resolver::Resolver;
 use super::srv::{self, Service};
-use super::{Poke, publish};
+use super::{ReResolution, publish};
 use crate::discovery::source::TARGETS_MAX;
 use crate::discovery::target::Target;
 
@@ -125,7 +125,7 @@ pub(super) async fn follow(
     mut question: Question,
     pace: Pace,
     resolver: impl Resolver,
-    poke: Poke,
+    re_resolution: ReResolution,
     sender: &watch::Sender<Arc<[Target]>>,
 ) {
     let name = question.to_string();
@@ -157,7 +157,7 @@ pub(super) async fn follow(
         let rest = if sender.borrow().is_empty() { Duration::ZERO } else { pace.resolved - pace.unresolved };
         let pause = async {
             tokio::time::sleep(pace.unresolved).await;
-            tokio::select! { () = poke.poked() => {}, () = tokio::time::sleep(rest) => {} }
+            tokio::select! { () = re_resolution.requested() => {}, () = tokio::time::sleep(rest) => {} }
         };
         tokio::select! { () = pause => {}, () = sender.closed() => return }
     }
@@ -227,7 +227,7 @@ mod tests {
     struct Followed {
         script: Arc<Mutex<Script>>,
         asked: watch::Receiver<usize>,
-        poke: Poke,
+        re_resolution: ReResolution,
         targets: watch::Receiver<Arc<[Target]>>,
     }
 
@@ -260,10 +260,10 @@ mod tests {
             let script = Arc::new(Mutex::new(Script { hosts, services }));
             let (sender, targets) = watch::channel(Arc::from([]));
             let (asking, asked) = watch::channel(0);
-            let poke = Poke::default();
-            let (resolver, poked) = (Fake(script.clone(), asking), poke.clone());
-            tokio::spawn(async move { follow(question, pace, resolver, poked, &sender).await });
-            Followed { script, asked, poke, targets }
+            let re_resolution = ReResolution::default();
+            let (resolver, requests) = (Fake(script.clone(), asking), re_resolution.clone());
+            tokio::spawn(async move { follow(question, pace, resolver, requests, &sender).await });
+            Followed { script, asked, re_resolution, targets }
         }
 
         fn says(&self, host: &str, says: Says<SocketAddr>) {
@@ -351,11 +351,11 @@ mod tests {
         let mut name = Followed::host(SLOW, ips(&["10.0.0.1"]));
         name.becomes(&["10.0.0.1:1"]).await;
         name.says("fish", ips(&["10.0.0.2"]));
-        name.poke.poke();
+        name.re_resolution.request();
         name.becomes(&["10.0.0.2:1"]).await;
         let (begun, before) = (Instant::now(), name.asked());
         while begun.elapsed() < Duration::from_millis(100) {
-            name.poke.poke();
+            name.re_resolution.request();
             tokio::task::yield_now().await;
         }
         let asked = name.asked() - before;

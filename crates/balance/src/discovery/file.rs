@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use super::{Poke, publish};
+use super::{ReResolution, publish};
 use crate::discovery::source::parse_file;
 use crate::discovery::target::Target;
 
@@ -20,14 +20,18 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const BYTES_MAX: u64 = 256 * 1024;
 
 /// Follows `path` until the last receiver is gone.
-pub(super) async fn follow(path: PathBuf, poke: Poke, sender: &watch::Sender<Arc<[Target]>>) {
+pub(super) async fn follow(
+    path: PathBuf,
+    re_resolution: ReResolution,
+    sender: &watch::Sender<Arc<[Target]>>,
+) {
     let mut watched = Watched { path, seen: None };
     loop {
         watched.look(sender).await;
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            () = poke.poked() => {
-                // A poke is a hint that comes with every failed connection: never faster than ten a second.
+            () = re_resolution.requested() => {
+                // A re_resolution is a hint that comes with every failed connection: never faster than ten a second.
                 tokio::time::sleep(INTERVAL / 10).await;
             }
             () = sender.closed() => return,

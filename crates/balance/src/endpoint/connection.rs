@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::feedback::Feedback;
 use crate::endpoint::stream_limit::Streams;
-use crate::fairness::fair_queue::Room;
+use crate::fairness::fair_queue::FairQueue;
 use crate::load::Load;
 use crate::options::Options;
 
@@ -48,7 +48,7 @@ pub(crate) const CLOSED: &str = "closed by the peer";
 
 /// A connection just made, its parts not yet put to work.
 pub(crate) struct Connected {
-    pub(crate) connection: ClientConnection<TcpStream>,
+    pub(crate) http2: ClientConnection<TcpStream>,
     pub(crate) sender: SendRequest,
     pub(crate) pings: Pings,
 }
@@ -92,12 +92,12 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         secrets: options.secrets.clone(),
         ..Config::default()
     };
-    let (sender, pings, connection) = shoal_http2::connect(stream, config);
-    Ok(Connected { connection, sender, pings })
+    let (sender, pings, http2) = shoal_http2::connect(stream, config);
+    Ok(Connected { http2, sender, pings })
 }
 
 /// The handle calls are sent on. Kept by the ready list and by the picks of calls under way.
-pub(crate) struct Link {
+pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     /// The address as `:authority`, for requests that bring none.
     pub(crate) authority: Option<Authority>,
@@ -109,7 +109,7 @@ pub(crate) struct Link {
     answers: AtomicU64,
     options: Arc<Options>,
     feedback: Weak<dyn Feedback>,
-    pub(crate) room: Arc<Room>,
+    pub(crate) fair_queue: Arc<FairQueue>,
     sender: SendRequest,
     gone: CancellationToken,
     down: OnceLock<Down>,
@@ -118,30 +118,30 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Down {
     reason: String,
-    farewell: Farewell,
+    close_reason: CloseReason,
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Farewell {
+pub(crate) enum CloseReason {
     /// It broke, or we gave it up.
-    None,
+    Other,
     /// With a GOAWAY that blames nobody: the server ages its connections, or is going away.
-    Polite,
+    Graceful,
     /// The peer found us too busy.
-    Calm,
+    EnhanceYourCalm,
 }
 
-impl Link {
+impl Connection {
     pub(crate) fn new(
         address: SocketAddr,
         sender: SendRequest,
         load: Arc<Load>,
         options: Arc<Options>,
-        room: Arc<Room>,
+        fair_queue: Arc<FairQueue>,
         feedback: &Arc<dyn Feedback>,
-    ) -> Link {
-        Link {
+    ) -> Connection {
+        Connection {
             address,
             authority: Authority::try_from(address.to_string()).ok(),
             load,
@@ -149,7 +149,7 @@ impl Link {
             answers: AtomicU64::new(0),
             options,
             feedback: Arc::downgrade(feedback),
-            room,
+            fair_queue,
             sender,
             gone: CancellationToken::new(),
             down: OnceLock::new(),
@@ -172,12 +172,12 @@ impl Link {
     }
 
     /// How it ended, if it did.
-    pub(crate) fn farewell(&self) -> Farewell {
-        self.down.get().map_or(Farewell::None, |down| down.farewell)
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        self.down.get().map_or(CloseReason::Other, |down| down.close_reason)
     }
 
-    pub(crate) fn set_down(&self, reason: String, farewell: Farewell) {
-        let _ = self.down.set(Down { reason, farewell });
+    pub(crate) fn set_down(&self, reason: String, close_reason: CloseReason) {
+        let _ = self.down.set(Down { reason, close_reason });
         self.gone.cancel();
     }
 
@@ -212,9 +212,9 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("Connection")
             .field("address", &self.address)
             .field("down", &self.down)
             .finish_non_exhaustive()
@@ -223,9 +223,9 @@ impl fmt::Debug for Link {
 
 /// Moves the bytes of one connection until it ends, or until its last call does once it takes no new ones.
 pub(crate) struct Driver<F: FnOnce(String)> {
-    connection: ClientConnection<TcpStream>,
+    http2: ClientConnection<TcpStream>,
     /// While it takes new calls.
-    link: Option<Arc<Link>>,
+    connection: Option<Arc<Connection>>,
     retired: oneshot::Receiver<()>,
     on_down: Option<F>,
     drain: Duration,
@@ -240,15 +240,15 @@ impl<F: FnOnce(String)> Driver<F> {
     /// `on_down` is called once, in the poll that learns that no more calls are taken. `retired` resolves when none
     /// shall be sent any more; after that, and after a GOAWAY, calls have `drain` to finish.
     pub(crate) fn new(
-        connection: ClientConnection<TcpStream>,
-        link: Arc<Link>,
+        http2: ClientConnection<TcpStream>,
+        connection: Arc<Connection>,
         retired: oneshot::Receiver<()>,
         drain: Duration,
         on_down: F,
     ) -> Driver<F> {
         Driver {
-            connection,
-            link: Some(link),
+            http2,
+            connection: Some(connection),
             retired,
             on_down: Some(on_down),
             drain,
@@ -258,9 +258,9 @@ impl<F: FnOnce(String)> Driver<F> {
         }
     }
 
-    fn down(&mut self, reason: String, farewell: Farewell) {
-        if let Some(link) = self.link.take() {
-            link.set_down(reason.clone(), farewell);
+    fn down(&mut self, reason: String, close_reason: CloseReason) {
+        if let Some(connection) = self.connection.take() {
+            connection.set_down(reason.clone(), close_reason);
         }
         if let Some(on_down) = self.on_down.take() {
             on_down(reason);
@@ -273,26 +273,26 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.connection).poll(cx);
-        let standing = this.connection.standing();
+        let polled = Pin::new(&mut this.http2).poll(cx);
+        let standing = this.http2.standing();
         if polled.is_pending() && standing.has_late_resets {
             this.poll_resets(cx);
         }
         this.poll_window(standing.is_short_of_window || standing.has_queued, cx);
-        let Some(link) = &this.link else {
+        let Some(connection) = &this.connection else {
             return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
         };
         // The peer's GOAWAY says more than what came after it; the connection goes on for the calls under way.
         if let Some(error) = standing.left {
-            this.down(error.to_string(), farewell_of(&error));
+            this.down(error.to_string(), close_reason_of(&error));
         } else {
             match &polled {
-                Poll::Ready(Ok(())) => this.down(CLOSED.into(), Farewell::None),
-                Poll::Ready(Err(error)) => this.down(error.to_string(), Farewell::None),
+                Poll::Ready(Ok(())) => this.down(CLOSED.into(), CloseReason::Other),
+                Poll::Ready(Err(error)) => this.down(error.to_string(), CloseReason::Other),
                 // SETTINGS may come at any time, and nothing but the connection tells of them.
                 Poll::Pending => {
-                    if link.streams.set_limit(standing.streams_max)
-                        && let Some(feedback) = link.feedback()
+                    if connection.streams.set_limit(standing.streams_max)
+                        && let Some(feedback) = connection.feedback()
                     {
                         feedback.changed();
                     }
@@ -302,26 +302,26 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         if polled.is_ready() {
             return Poll::Ready(());
         }
-        if this.link.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
-            this.down("no longer used".into(), Farewell::None);
-            this.connection.retire();
+        if this.connection.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
+            this.down("no longer used".into(), CloseReason::Other);
+            this.http2.retire();
             // There may be no call left to wait for.
             cx.waker().wake_by_ref();
         }
-        if this.link.is_some() { Poll::Pending } else { this.poll_drained(cx) }
+        if this.connection.is_some() { Poll::Pending } else { this.poll_drained(cx) }
     }
 }
 
 impl<F: FnOnce(String)> Driver<F> {
     /// Sends the resets that have waited.
     fn poll_resets(&mut self, cx: &mut Context<'_>) {
-        while self.connection.has_late_resets() {
+        while self.http2.has_late_resets() {
             let timer = self.reset_timer.get_or_insert_with(|| Box::pin(sleep(RESET_AFTER)));
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
             self.reset_timer = None;
-            self.connection.send_late_resets();
+            self.http2.send_late_resets();
             // To write them.
             cx.waker().wake_by_ref();
         }
@@ -329,20 +329,20 @@ impl<F: FnOnce(String)> Driver<F> {
 
     /// Wants another connection when calls have waited for the peer's window, or for a stream that this one has not.
     fn poll_window(&mut self, is_short: bool, cx: &mut Context<'_>) {
-        let Some(link) = &self.link else { return };
+        let Some(connection) = &self.connection else { return };
         if !is_short {
-            link.streams.set_short(false);
+            connection.streams.set_short(false);
             self.short_timer = None;
             return;
         }
-        if link.streams.is_short() {
+        if connection.streams.is_short() {
             return;
         }
         let timer = self.short_timer.get_or_insert_with(|| Box::pin(sleep(SHORT_AFTER)));
         if timer.as_mut().poll(cx).is_ready() {
             self.short_timer = None;
-            link.streams.set_short(true);
-            link.load.crowd.want();
+            connection.streams.set_short(true);
+            connection.load.connection_demand.want();
         }
     }
 
@@ -356,14 +356,14 @@ impl<F: FnOnce(String)> Driver<F> {
 impl<F: FnOnce(String)> Drop for Driver<F> {
     fn drop(&mut self) {
         // Cut from outside, or its runtime is going away.
-        self.down("cut".into(), Farewell::None);
+        self.down("cut".into(), CloseReason::Other);
     }
 }
 
-fn farewell_of(error: &Error) -> Farewell {
+fn close_reason_of(error: &Error) -> CloseReason {
     match error.reason() {
-        Some(Reason::NO_ERROR) => Farewell::Polite,
-        Some(Reason::ENHANCE_YOUR_CALM) => Farewell::Calm,
-        _ => Farewell::None,
+        Some(Reason::NO_ERROR) => CloseReason::Graceful,
+        Some(Reason::ENHANCE_YOUR_CALM) => CloseReason::EnhanceYourCalm,
+        _ => CloseReason::Other,
     }
 }

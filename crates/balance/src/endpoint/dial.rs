@@ -8,10 +8,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::endpoint::Endpoint;
-use crate::endpoint::connection::{self, CLOSED, Connected, Driver, Link};
+use crate::endpoint::connection::{CLOSED, Connected, Connection, Driver, connect};
 use crate::endpoint::feedback::Feedback;
 use crate::endpoint::keepalive::Keepalive;
-use crate::fairness::fair_queue::Room;
+use crate::fairness::fair_queue::FairQueue;
 use crate::options::Options;
 
 /// Makes connections to one endpoint.
@@ -20,7 +20,7 @@ pub(crate) struct Dialer {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) options: Arc<Options>,
     /// The streams of the upstream, which its connections share.
-    pub(crate) room: Arc<Room>,
+    pub(crate) fair_queue: Arc<FairQueue>,
     /// Where the connections report what concerns other endpoints.
     pub(crate) feedback: Arc<dyn Feedback>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Dialer {
 /// A connection whose first ping was answered, not yet in use.
 pub(crate) struct Fresh {
     dialer: Dialer,
-    pub(crate) link: Arc<Link>,
+    pub(crate) connection: Arc<Connection>,
     /// Dropped, the connection is cut.
     pub(crate) driver: AbortOnDropHandle<()>,
     pings: Pings,
@@ -36,9 +36,9 @@ pub(crate) struct Fresh {
 }
 
 /// A connection in use. Dropped, it takes no more calls and ends with its last one.
-pub(crate) struct Line {
+pub(crate) struct ActiveConnection {
     dialer: Dialer,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     pings: Pings,
     keepalive: Keepalive,
     _retire: oneshot::Sender<()>,
@@ -56,7 +56,7 @@ pub(crate) enum End {
 
 /// A connection that is no longer in use.
 pub(crate) struct Ended {
-    pub(crate) link: Arc<Link>,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) end: End,
     /// What it has learnt of the peer's patience.
     pub(crate) keepalive: Keepalive,
@@ -69,36 +69,35 @@ impl Dialer {
     /// # Errors
     /// With the reason. Nothing is left behind.
     pub(crate) async fn dial(self) -> Result<Fresh, String> {
-        let Dialer { endpoint, options, room, feedback } = &self;
-        let connected =
-            connection::connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
-        let Connected { connection, sender, mut pings } = connected;
-        let link = Arc::new(Link::new(
+        let Dialer { endpoint, options, fair_queue, feedback } = &self;
+        let connected = connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
+        let Connected { http2, sender, mut pings } = connected;
+        let connection = Arc::new(Connection::new(
             endpoint.address,
             sender,
             endpoint.load.clone(),
             options.clone(),
-            room.clone(),
+            fair_queue.clone(),
             feedback,
         ));
         let (retire, retired) = oneshot::channel();
         let down = {
-            let (endpoint, feedback, link) = (endpoint.clone(), feedback.clone(), link.clone());
+            let (endpoint, feedback, connection) = (endpoint.clone(), feedback.clone(), connection.clone());
             move |reason: String| {
-                if endpoint.detach(&link, reason) {
+                if endpoint.detach(&connection, reason) {
                     feedback.changed();
                 }
             }
         };
-        let driver = Driver::new(connection, link.clone(), retired, options.drain, down);
+        let driver = Driver::new(http2, connection.clone(), retired, options.drain, down);
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         match timeout(options.connect_timeout, pings.ping()).await {
             Ok(Ok(())) => {
-                link.look_at_limit();
-                Ok(Fresh { dialer: self, link, driver, pings, retire })
+                connection.look_at_limit();
+                Ok(Fresh { dialer: self, connection, driver, pings, retire })
             }
             // Its driver knows more than the ping.
-            Ok(Err(_)) if link.is_down() => Err(match link.down_reason() {
+            Ok(Err(_)) if connection.is_down() => Err(match connection.down_reason() {
                 reason if reason == CLOSED => {
                     format!("{CLOSED} before it had said a word: does this port want TLS?")
                 }
@@ -113,44 +112,49 @@ impl Dialer {
 impl Fresh {
     /// Puts it to use: from here on it is picked, once the endpoint serves. `keepalive` is what earlier connections have
     /// learnt.
-    pub(crate) fn enlist(self, mut keepalive: Keepalive) -> (Line, AbortOnDropHandle<()>) {
-        let Fresh { dialer, link, driver, pings, retire } = self;
+    pub(crate) fn enlist(self, mut keepalive: Keepalive) -> (ActiveConnection, AbortOnDropHandle<()>) {
+        let Fresh { dialer, connection, driver, pings, retire } = self;
         let endpoint = &dialer.endpoint;
-        endpoint.attach(link.clone());
-        if link.is_down() {
+        endpoint.attach(connection.clone());
+        if connection.is_down() {
             // Since its first ping, when its driver found nothing to take out.
-            endpoint.detach(&link, link.down_reason());
+            endpoint.detach(&connection, connection.down_reason());
         }
         keepalive.connected();
-        (Line { dialer, link, pings, keepalive, _retire: retire }, driver)
+        (ActiveConnection { dialer, connection, pings, keepalive, _retire: retire }, driver)
     }
 }
 
-impl Line {
+impl ActiveConnection {
     /// Resolves when it is no longer in use.
     pub(crate) async fn run(mut self) -> Ended {
         let end = tokio::select! {
-            () = self.link.gone() => End::Gone,
-            reason = keep_alive(&mut self.keepalive, &mut self.pings, &self.link, &self.dialer.options) => End::Silent(reason),
-            () = idle(&self.dialer, &self.link) => End::Idle,
+            () = self.connection.gone() => End::Gone,
+            reason = keep_alive(&mut self.keepalive, &mut self.pings, &self.connection, &self.dialer.options) => End::Silent(reason),
+            () = idle(&self.dialer, &self.connection) => End::Idle,
         };
-        Ended { link: self.link, end, keepalive: self.keepalive }
+        Ended { connection: self.connection, end, keepalive: self.keepalive }
     }
 }
 
 /// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
-async fn keep_alive(keepalive: &mut Keepalive, pings: &mut Pings, link: &Link, options: &Options) -> String {
-    let (mut answers, mut quiet) = (link.answers(), 0);
+async fn keep_alive(
+    keepalive: &mut Keepalive,
+    pings: &mut Pings,
+    connection: &Connection,
+    options: &Options,
+) -> String {
+    let (mut answers, mut quiet) = (connection.answers(), 0);
     loop {
         sleep(options.keepalive_interval).await;
-        let answers_now = link.answers();
+        let answers_now = connection.answers();
         if answers_now != answers {
             (answers, quiet) = (answers_now, 0);
             keepalive.answered();
             continue;
         }
         quiet += 1;
-        let busy = link.streams.calls() > 0;
+        let busy = connection.streams.calls() > 0;
         if !is_turn(quiet, busy) || !keepalive.due(busy) {
             continue;
         }
@@ -175,11 +179,11 @@ fn is_turn(quiet: u32, busy: bool) -> bool {
 }
 
 /// Returns when a connection beside the first one was without calls for a while.
-async fn idle(dialer: &Dialer, link: &Arc<Link>) {
+async fn idle(dialer: &Dialer, connection: &Arc<Connection>) {
     loop {
         sleep(dialer.options.connection_idle).await;
-        let is_first = dialer.endpoint.first_link().is_none_or(|first| Arc::ptr_eq(&first, link));
-        if !link.streams.was_used() && !is_first {
+        let is_first = dialer.endpoint.first_connection().is_none_or(|first| Arc::ptr_eq(&first, connection));
+        if !connection.streams.was_used() && !is_first {
             return;
         }
     }

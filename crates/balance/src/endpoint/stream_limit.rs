@@ -49,9 +49,9 @@ impl Streams {
     }
 
     /// A health call begins. It is over when the seat is dropped.
-    pub(crate) fn seat(&self) -> Seat<'_> {
+    pub(crate) fn slot(&self) -> StreamSlot<'_> {
         self.health.fetch_add(1, Ordering::Relaxed);
-        Seat(self)
+        StreamSlot(self)
     }
 
     /// The limit as the peer announced it; `u32::MAX` when it announced none. Returns whether that is news.
@@ -103,9 +103,9 @@ impl Streams {
 
 /// A health call of our own, while it goes on.
 #[derive(Debug)]
-pub(crate) struct Seat<'a>(&'a Streams);
+pub(crate) struct StreamSlot<'a>(&'a Streams);
 
-impl Drop for Seat<'_> {
+impl Drop for StreamSlot<'_> {
     fn drop(&mut self) {
         self.0.health.fetch_sub(1, Ordering::Relaxed);
     }
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn a_health_call_takes_a_stream_too() {
         let streams = streams(1, 0);
-        let seat = streams.seat();
+        let slot = streams.slot();
         assert!(!streams.has_room());
         assert_eq!(streams.calls(), 0);
-        drop(seat);
+        drop(slot);
         assert!(streams.has_room());
     }
 

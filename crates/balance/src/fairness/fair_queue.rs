@@ -2,8 +2,8 @@
 //!
 //! Nobody may have so many that nothing is left for who comes next: one that has some gets a further one only while it has
 //! fewer than [`SHARE`] times what is free (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998). One alone gets to
-//! four fifths of all, two to four ninths each, and always some are left. Those who wait stand in lines, one for each share,
-//! and the lines have turns (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
+//! four fifths of all, two to four ninths each, and always some are left. Those who wait stand in queues, one for each share,
+//! and the queues have turns (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,38 +25,38 @@ const WAITING_MAX: usize = 2_048;
 
 /// The streams of one upstream.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct FairQueue {
     /// Which of the counts of a share is of this upstream.
     pub(crate) index: usize,
     /// Calls, from the pick on.
     in_use: AtomicU32,
-    /// Those who wait, of all lines.
+    /// Those who wait, of all queues.
     waiting: AtomicUsize,
-    lines: Mutex<Lines>,
+    queues: Mutex<Queues>,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
-    lines: VecDeque<Line>,
+struct Queues {
+    queues: VecDeque<ShareQueue>,
     tickets: u64,
 }
 
 /// Those of one share who wait.
 #[derive(Debug)]
-struct Line {
+struct ShareQueue {
     share: Option<Arc<Share>>,
     waiters: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-impl Line {
+impl ShareQueue {
     fn is_of(&self, share: Option<&Arc<Share>>) -> bool {
         self.share.as_ref().map(Arc::as_ptr) == share.map(Arc::as_ptr)
     }
 }
 
-impl Room {
-    pub(crate) fn new(index: usize) -> Room {
-        Room { index, in_use: AtomicU32::new(0), waiting: AtomicUsize::new(0), lines: Mutex::default() }
+impl FairQueue {
+    pub(crate) fn new(index: usize) -> FairQueue {
+        FairQueue { index, in_use: AtomicU32::new(0), waiting: AtomicUsize::new(0), queues: Mutex::default() }
     }
 
     /// One more call, of this share.
@@ -100,45 +100,56 @@ impl Room {
 
     /// Whether somebody of this share waits, behind whom the next one of it belongs.
     pub(crate) fn has_line(&self, share: Option<&Arc<Share>>) -> bool {
-        self.has_waiters() && self.lines().lines.iter().any(|line| line.is_of(share))
+        self.has_waiters() && self.queues().queues.iter().any(|queue| queue.is_of(share))
     }
 
-    /// Stands in line: at its end, or `again` where the ticket belongs that it had. None if there is no place; who had one
+    /// Stands in queue: at its end, or `again` where the ticket belongs that it had. None if there is no place; who had one
     /// is not sent away.
-    pub(crate) fn wait(self: &Arc<Room>, share: Option<&Arc<Share>>, again: Option<u64>) -> Option<Waiter> {
-        let mut lines = self.lines();
+    pub(crate) fn wait(
+        self: &Arc<FairQueue>,
+        share: Option<&Arc<Share>>,
+        again: Option<u64>,
+    ) -> Option<Waiter> {
+        let mut queues = self.queues();
         let places = WAITING_MAX - self.waiting.load(Ordering::Relaxed).min(WAITING_MAX);
-        let at = lines.lines.iter().position(|line| line.is_of(share));
-        if again.is_none() && at.map_or(0, |at| lines.lines[at].waiters.len()) >= places {
+        let at = queues.queues.iter().position(|queue| queue.is_of(share));
+        if again.is_none() && at.map_or(0, |at| queues.queues[at].waiters.len()) >= places {
             return None;
         }
         let (woken, wakes) = oneshot::channel();
         let ticket = again.unwrap_or_else(|| {
-            lines.tickets += 1;
-            lines.tickets
+            queues.tickets += 1;
+            queues.tickets
         });
         let at = at.unwrap_or_else(|| {
-            lines.lines.push_back(Line { share: share.cloned(), waiters: VecDeque::new() });
-            lines.lines.len() - 1
+            queues.queues.push_back(ShareQueue { share: share.cloned(), waiters: VecDeque::new() });
+            queues.queues.len() - 1
         });
-        let waiters = &mut lines.lines[at].waiters;
+        let waiters = &mut queues.queues[at].waiters;
         let place = waiters.iter().rposition(|(before, _)| *before < ticket).map_or(0, |before| before + 1);
         waiters.insert(place, (ticket, woken));
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let is_first = waiters.front().is_some_and(|(first, _)| *first == ticket);
-        Some(Waiter { room: self.clone(), share: share.cloned(), ticket, wakes, is_first, is_woken: false })
+        Some(Waiter {
+            fair_queue: self.clone(),
+            share: share.cloned(),
+            ticket,
+            wakes,
+            is_first,
+            is_woken: false,
+        })
     }
 
-    /// Wakes so many, one of each line in turn, of shares that may have one more.
+    /// Wakes so many, one of each queue in turn, of shares that may have one more.
     pub(crate) fn wake(&self, most: usize, may_have: impl Fn(Option<&Arc<Share>>) -> bool) {
         let mut woken = 0;
-        let mut lines = self.lines();
+        let mut queues = self.queues();
         let mut looked_at = 0;
-        while woken < most && looked_at < lines.lines.len() {
-            let Some(mut line) = lines.lines.pop_front() else { return };
-            if may_have(line.share.as_ref()) {
+        while woken < most && looked_at < queues.queues.len() {
+            let Some(mut queue) = queues.queues.pop_front() else { return };
+            if may_have(queue.share.as_ref()) {
                 looked_at = 0;
-                while let Some((_, waker)) = line.waiters.pop_front() {
+                while let Some((_, waker)) = queue.waiters.pop_front() {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
                     if waker.send(()).is_ok() {
                         woken += 1;
@@ -148,21 +159,21 @@ impl Room {
             } else {
                 looked_at += 1;
             }
-            if !line.waiters.is_empty() {
-                lines.lines.push_back(line);
+            if !queue.waiters.is_empty() {
+                queues.queues.push_back(queue);
             }
         }
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place in a line; ready when there may be a stream. Given up when dropped.
+/// A place in a queue; ready when there may be a stream. Given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    room: Arc<Room>,
+    fair_queue: Arc<FairQueue>,
     share: Option<Arc<Share>>,
     /// Its place, in the order in which they came.
     pub(crate) ticket: u64,
@@ -192,15 +203,17 @@ impl Drop for Waiter {
         if self.is_woken {
             return;
         }
-        let mut lines = self.room.lines();
-        let Some(at) = lines.lines.iter().position(|line| line.is_of(self.share.as_ref())) else { return };
-        let waiters = &mut lines.lines[at].waiters;
+        let mut queues = self.fair_queue.queues();
+        let Some(at) = queues.queues.iter().position(|queue| queue.is_of(self.share.as_ref())) else {
+            return;
+        };
+        let waiters = &mut queues.queues[at].waiters;
         if let Some(place) = waiters.iter().position(|(ticket, _)| *ticket == self.ticket) {
             waiters.remove(place);
-            self.room.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.fair_queue.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         if waiters.is_empty() {
-            lines.lines.remove(at);
+            queues.queues.remove(at);
         }
     }
 }
@@ -211,7 +224,7 @@ mod tests {
 
     /// How many of `allowed` streams each share gets that takes what it may, one after the other.
     fn gets<const N: usize>(allowed: u64) -> [u32; N] {
-        let room = Room::new(0);
+        let room = FairQueue::new(0);
         let shares: [_; N] = std::array::from_fn(|_| Share::new(1));
         loop {
             let mut took = false;
@@ -241,7 +254,7 @@ mod tests {
 
     #[test]
     fn where_there_is_no_limit_nobody_meets_one() {
-        let room = Room::new(0);
+        let room = FairQueue::new(0);
         let share = Share::new(1);
         for _ in 0..100_000 {
             assert!(room.may_have(Some(&share), u64::from(u32::MAX), || 0));
@@ -257,7 +270,7 @@ mod tests {
 
     #[test]
     fn lines_have_turns_and_who_waits_longest_in_one_is_first() {
-        let room = Arc::new(Room::new(0));
+        let room = Arc::new(FairQueue::new(0));
         let (many, few) = (Share::new(1), Share::new(1));
         let mut of_many: Vec<_> = (0..3).map(|_| room.wait(Some(&many), None).unwrap()).collect();
         let mut of_few = room.wait(Some(&few), None).unwrap();
@@ -268,12 +281,12 @@ mod tests {
         room.wake(1, |_| true);
         assert!(is_woken(&mut of_many[0]) && !is_woken(&mut of_many[1]));
         drop(of_many);
-        assert!(!room.has_waiters() && room.lines().lines.is_empty());
+        assert!(!room.has_waiters() && room.queues().queues.is_empty());
     }
 
     #[test]
     fn several_woken_in_vain_keep_their_order_and_a_full_line() {
-        let room = Arc::new(Room::new(0));
+        let room = Arc::new(FairQueue::new(0));
         let share = Share::new(1);
         let mut waiters: Vec<_> = (0..3).map(|_| room.wait(Some(&share), None).unwrap()).collect();
         room.wake(2, |_| true);
@@ -293,7 +306,7 @@ mod tests {
 
     #[test]
     fn who_may_have_no_more_is_passed_over() {
-        let room = Arc::new(Room::new(0));
+        let room = Arc::new(FairQueue::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
         let mut first = room.wait(Some(&greedy), None).unwrap();
         let mut second = room.wait(Some(&other), None).unwrap();
@@ -304,7 +317,7 @@ mod tests {
 
     #[test]
     fn one_that_leaves_says_whether_it_was_its_turn() {
-        let room = Arc::new(Room::new(0));
+        let room = Arc::new(FairQueue::new(0));
         let waiters = [room.wait(None, None).unwrap(), room.wait(None, None).unwrap()];
         room.wake(1, |_| true);
         assert_eq!(waiters.map(Waiter::leave), [true, false]);
@@ -313,7 +326,7 @@ mod tests {
 
     #[test]
     fn one_share_never_has_all_places() {
-        let room = Arc::new(Room::new(0));
+        let room = Arc::new(FairQueue::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
         let waiting: Vec<_> = std::iter::from_fn(|| room.wait(Some(&greedy), None)).collect();
         assert_eq!(waiting.len(), WAITING_MAX / 2);

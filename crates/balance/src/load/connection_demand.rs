@@ -6,13 +6,13 @@ use tokio::sync::Notify;
 
 /// Whether a further connection to one endpoint is wanted, and whether one can be had.
 #[derive(Debug, Default)]
-pub(crate) struct Crowd {
+pub(crate) struct ConnectionDemand {
     wanted: AtomicBool,
     growing: AtomicBool,
     notify: Notify,
 }
 
-impl Crowd {
+impl ConnectionDemand {
     /// A further connection would be of use. Cheap to say with every call.
     pub(crate) fn want(&self) {
         if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::Relaxed) {

@@ -37,12 +37,12 @@ pub(crate) struct Outlier {
     asked_ms: AtomicU64,
     /// When a probe is due, in milliseconds since `base`; or [`FREE`], or since when one is [`PROBING`].
     due_ms: AtomicU64,
-    sentence: Mutex<Sentence>,
+    record: Mutex<EjectionRecord>,
 }
 
 /// The last ejection.
 #[derive(Debug)]
-struct Sentence {
+struct EjectionRecord {
     reason: String,
     /// In a row.
     times: u32,
@@ -75,7 +75,12 @@ impl Outlier {
             counts_from_ms: AtomicU64::new(0),
             asked_ms: AtomicU64::new(0),
             due_ms: AtomicU64::new(FREE),
-            sentence: Mutex::new(Sentence { reason: String::new(), times: 0, since: now, readmitted: now }),
+            record: Mutex::new(EjectionRecord {
+                reason: String::new(),
+                times: 0,
+                since: now,
+                readmitted: now,
+            }),
         }
     }
 
@@ -102,7 +107,8 @@ impl Outlier {
         }
         let counts = self.window.counts(now);
         let calls = counts.successes + counts.failures;
-        if calls >= u64::from(rules.calls_min) && counts.failures as f64 >= rules.share * calls as f64 {
+        if calls >= u64::from(rules.calls_min) && counts.failures as f64 >= rules.failure_ratio * calls as f64
+        {
             let window = rules.window;
             return self
                 .ask(now)
@@ -114,15 +120,15 @@ impl Outlier {
     /// Ejects it.
     pub(crate) fn eject(&self, reason: &str, now: Instant) {
         let Some(rules) = &self.rules else { return };
-        let mut sentence = self.sentence();
+        let mut record = self.record();
         // What it was free for counts towards it: each window without an ejection halves the next one (Envoy does so too).
         let windows =
-            now.saturating_duration_since(sentence.readmitted).as_millis() / rules.window.as_millis().max(1);
+            now.saturating_duration_since(record.readmitted).as_millis() / rules.window.as_millis().max(1);
         let forgiven = u32::try_from(windows).unwrap_or(u32::MAX);
-        sentence.times = sentence.times.saturating_sub(forgiven).saturating_add(1);
-        sentence.reason = reason.to_owned();
-        sentence.since = now;
-        self.sentenced(&sentence, rules, now);
+        record.times = record.times.saturating_sub(forgiven).saturating_add(1);
+        record.reason = reason.to_owned();
+        record.since = now;
+        self.schedule_probe(&record, rules, now);
     }
 
     /// Whether it is ejected.
@@ -148,16 +154,16 @@ impl Outlier {
     /// How the probe ended that was picked at `picked`. Returns whether the endpoint is readmitted.
     ///
     /// When nothing was learnt the next one is due at once if the endpoint never had this one. If it had, only after the time
-    /// of the present sentence: an endpoint that swallows what it gets would else be given one caller after the other.
+    /// of the present record: an endpoint that swallows what it gets would else be given one caller after the other.
     /// Of a probe that took so long that it made way for another, only that it went well is of interest.
     pub(crate) fn probed(&self, picked: Instant, probed: Probed, now: Instant) -> bool {
         let Some(rules) = &self.rules else { return false };
-        let mut sentence = self.sentence();
+        let mut record = self.record();
         let due_ms = self.due_ms.load(Ordering::Relaxed);
         let is_the_last = due_ms == PROBING + self.ms(picked);
         match probed {
-            Probed::Well if due_ms != FREE && picked >= sentence.since => {
-                sentence.readmitted = now;
+            Probed::Well if due_ms != FREE && picked >= record.since => {
+                record.readmitted = now;
                 self.consecutive.store(0, Ordering::Relaxed);
                 self.window.clear();
                 self.counts_from_ms.store(self.ms(now), Ordering::Relaxed);
@@ -165,12 +171,12 @@ impl Outlier {
                 true
             }
             Probed::Badly if is_the_last => {
-                sentence.times = sentence.times.saturating_add(1);
-                self.sentenced(&sentence, rules, now);
+                record.times = record.times.saturating_add(1);
+                self.schedule_probe(&record, rules, now);
                 false
             }
             Probed::Unknown if is_the_last => {
-                self.sentenced(&sentence, rules, now);
+                self.schedule_probe(&record, rules, now);
                 false
             }
             Probed::Unsent if is_the_last => {
@@ -193,24 +199,25 @@ impl Outlier {
 
     /// Set while it is ejected.
     pub(crate) fn snapshot(&self, now: Instant) -> Option<EjectionSnapshot> {
-        let sentence = self.sentence();
+        let record = self.record();
         let due_ms = self.due_ms.load(Ordering::Relaxed);
         if due_ms == FREE {
             return None;
         }
         let in_ms = if due_ms >= PROBING { 0 } else { due_ms.saturating_sub(self.ms(now)) };
         Some(EjectionSnapshot {
-            reason: sentence.reason.clone(),
-            since: now.saturating_duration_since(sentence.since),
+            reason: record.reason.clone(),
+            since: now.saturating_duration_since(record.since),
             next_probe: Duration::from_millis(in_ms),
-            times: sentence.times,
+            times: record.times,
         })
     }
 
     /// Sets when the next probe is due.
-    fn sentenced(&self, sentence: &Sentence, rules: &Ejection, now: Instant) {
-        let doubled = 1_u32 << sentence.times.saturating_sub(1).min(20);
-        let time = rules.first.saturating_mul(doubled).min(rules.max.max(rules.first));
+    fn schedule_probe(&self, record: &EjectionRecord, rules: &Ejection, now: Instant) {
+        let doubled = 1_u32 << record.times.saturating_sub(1).min(20);
+        let time =
+            rules.base_ejection_time.saturating_mul(doubled).min(rules.max.max(rules.base_ejection_time));
         self.due_ms.store(self.ms(now + time), Ordering::Relaxed);
     }
 
@@ -232,8 +239,8 @@ impl Outlier {
         at.saturating_duration_since(self.base).as_millis() as u64
     }
 
-    fn sentence(&self) -> MutexGuard<'_, Sentence> {
-        self.sentence.lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self) -> MutexGuard<'_, EjectionRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A silence longer than this is not believed any more: a call may simply take that long, a poll that waits for something to
-/// happen. The next call finds out, and the silence begins anew with it, so that an endpoint that is stalled indeed costs a
+/// A detector longer than this is not believed any more: a call may simply take that long, a poll that waits for something to
+/// happen. The next call finds out, and the detector begins anew with it, so that an endpoint that is stalled indeed costs a
 /// call or two each time and not all of them.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// The silence of one endpoint.
+/// The detector of one endpoint.
 #[derive(Debug)]
-pub(crate) struct Silence {
+pub(crate) struct StallDetector {
     base: Instant,
     /// Calls without an answer yet, of those made since the last answer.
     waiting: AtomicU32,
@@ -28,9 +28,9 @@ pub(crate) struct Silence {
     stalled_us: AtomicU64,
 }
 
-impl Silence {
-    pub(crate) fn new(now: Instant) -> Silence {
-        Silence {
+impl StallDetector {
+    pub(crate) fn new(now: Instant) -> StallDetector {
+        StallDetector {
             base: now,
             waiting: AtomicU32::new(0),
             since_us: AtomicU64::new(0),
@@ -98,71 +98,71 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[track_caller]
-    fn silent(silence: &Silence, at: Instant, expected_s: f64) {
-        let silent_s = silence.get(at);
+    fn silent(detector: &StallDetector, at: Instant, expected_s: f64) {
+        let silent_s = detector.get(at);
         assert!((silent_s - expected_s).abs() < 1e-6, "{silent_s} is not {expected_s}");
     }
 
     #[test]
     fn it_grows_while_somebody_waits_and_ends_with_any_answer() {
         let now = Instant::now();
-        let silence = Silence::new(now);
-        silent(&silence, now + 500 * MS, 0.0);
-        silence.asked(now + 500 * MS);
-        silence.asked(now + 600 * MS);
-        silent(&silence, now + 700 * MS, 0.2);
-        silence.answered();
-        silent(&silence, now + 750 * MS, 0.0);
-        silence.asked(now + 760 * MS);
-        silent(&silence, now + 900 * MS, 0.14);
-        silence.answered();
-        silence.given_up();
-        silent(&silence, now + 900 * MS, 0.0);
+        let detector = StallDetector::new(now);
+        silent(&detector, now + 500 * MS, 0.0);
+        detector.asked(now + 500 * MS);
+        detector.asked(now + 600 * MS);
+        silent(&detector, now + 700 * MS, 0.2);
+        detector.answered();
+        silent(&detector, now + 750 * MS, 0.0);
+        detector.asked(now + 760 * MS);
+        silent(&detector, now + 900 * MS, 0.14);
+        detector.answered();
+        detector.given_up();
+        silent(&detector, now + 900 * MS, 0.0);
     }
 
     #[test]
     fn who_gives_up_ends_it_only_for_himself() {
         let now = Instant::now();
-        let silence = Silence::new(now);
-        silence.asked(now);
-        silence.asked(now + 10 * MS);
-        silence.given_up();
-        silent(&silence, now + 100 * MS, 0.1);
-        silence.given_up();
-        silent(&silence, now + 100 * MS, 0.0);
-        silence.asked(now + 200 * MS);
-        silent(&silence, now + 201 * MS, 0.001);
+        let detector = StallDetector::new(now);
+        detector.asked(now);
+        detector.asked(now + 10 * MS);
+        detector.given_up();
+        silent(&detector, now + 100 * MS, 0.1);
+        detector.given_up();
+        silent(&detector, now + 100 * MS, 0.0);
+        detector.asked(now + 200 * MS);
+        silent(&detector, now + 201 * MS, 0.001);
     }
 
     #[test]
     fn after_five_seconds_it_is_tried_again_and_begins_anew() {
         let now = Instant::now();
-        let silence = Silence::new(now);
-        silence.asked(now);
-        silent(&silence, now + 5_000 * MS, 5.0);
-        silent(&silence, now + 5_001 * MS, 0.0);
-        silence.asked(now + 9_000 * MS);
-        silent(&silence, now + 9_300 * MS, 0.3);
-        silence.asked(now + 13_000 * MS);
-        silent(&silence, now + 14_000 * MS, 5.0);
+        let detector = StallDetector::new(now);
+        detector.asked(now);
+        silent(&detector, now + 5_000 * MS, 5.0);
+        silent(&detector, now + 5_001 * MS, 0.0);
+        detector.asked(now + 9_000 * MS);
+        silent(&detector, now + 9_300 * MS, 0.3);
+        detector.asked(now + 13_000 * MS);
+        silent(&detector, now + 14_000 * MS, 5.0);
     }
 
     #[test]
     fn stalls_count_until_the_next_answer_and_all_at_once_are_one() {
         let now = Instant::now();
-        let silence = Silence::new(now);
+        let detector = StallDetector::new(now);
         for _ in 0..10 {
-            assert_eq!(silence.stalled(now, now + 1_000 * MS), 1);
+            assert_eq!(detector.stalled(now, now + 1_000 * MS), 1);
         }
         assert_eq!(
-            silence.stalled(now + 999 * MS, now + 1_999 * MS),
+            detector.stalled(now + 999 * MS, now + 1_999 * MS),
             1,
             "it was picked before the first gave up"
         );
-        assert_eq!(silence.stalled(now + 2_000 * MS, now + 3_000 * MS), 2);
-        assert_eq!(silence.stalled(now + 4_000 * MS, now + 5_000 * MS), 3);
-        silence.asked(now + 6_000 * MS);
-        silence.answered();
-        assert_eq!(silence.stalled(now + 7_000 * MS, now + 8_000 * MS), 1);
+        assert_eq!(detector.stalled(now + 2_000 * MS, now + 3_000 * MS), 2);
+        assert_eq!(detector.stalled(now + 4_000 * MS, now + 5_000 * MS), 3);
+        detector.asked(now + 6_000 * MS);
+        detector.answered();
+        assert_eq!(detector.stalled(now + 7_000 * MS, now + 8_000 * MS), 1);
     }
 }

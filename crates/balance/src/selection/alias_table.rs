@@ -9,7 +9,7 @@ const DIFFER_TRIES: usize = 4;
 
 /// Indices and their weights.
 #[derive(Debug)]
-pub(crate) enum Draw {
+pub(crate) enum AliasTable {
     /// So many, all alike.
     Even(usize),
     /// Of different weights.
@@ -23,10 +23,10 @@ pub(crate) struct Column {
     alias: u32,
 }
 
-impl Draw {
-    pub(crate) fn new(weights: &[u32]) -> Draw {
+impl AliasTable {
+    pub(crate) fn new(weights: &[u32]) -> AliasTable {
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-            return Draw::Even(weights.len());
+            return AliasTable::Even(weights.len());
         }
         let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
         let mut left: Vec<f64> =
@@ -44,15 +44,15 @@ impl Draw {
                 small.push(giver);
             }
         }
-        Draw::Weighted(columns)
+        AliasTable::Weighted(columns)
     }
 
     /// One, or `None` of none.
     pub(crate) fn one(&self, rng: &mut Rng) -> Option<usize> {
         match self {
-            Draw::Even(0) => None,
-            Draw::Even(len) => Some(rng.usize(..*len)),
-            Draw::Weighted(columns) => {
+            AliasTable::Even(0) => None,
+            AliasTable::Even(len) => Some(rng.usize(..*len)),
+            AliasTable::Weighted(columns) => {
                 let index = rng.usize(..columns.len());
                 let Column { own, alias } = columns[index];
                 Some(if rng.f32() < own { index } else { alias as usize })
@@ -64,11 +64,11 @@ impl Draw {
     pub(crate) fn two(&self, rng: &mut Rng) -> Option<(usize, usize)> {
         let first = self.one(rng)?;
         let len = match self {
-            Draw::Even(len) => *len,
-            Draw::Weighted(columns) => columns.len(),
+            AliasTable::Even(len) => *len,
+            AliasTable::Weighted(columns) => columns.len(),
         };
         let tries = match self {
-            Draw::Weighted(_) if len > 2 => DIFFER_TRIES,
+            AliasTable::Weighted(_) if len > 2 => DIFFER_TRIES,
             _ => 0,
         };
         for _ in 0..tries {
@@ -93,10 +93,10 @@ mod tests {
     #[track_caller]
     fn check(weights: &[u32]) {
         let mut rng = Rng::with_seed(SEED);
-        let draw = Draw::new(weights);
+        let table = AliasTable::new(weights);
         let mut counts = vec![0.0; weights.len()];
         for _ in 0..DRAWS {
-            counts[draw.one(&mut rng).unwrap()] += 1.0;
+            counts[table.one(&mut rng).unwrap()] += 1.0;
         }
         let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
         for (count, weight) in counts.iter().zip(weights) {
@@ -120,13 +120,13 @@ mod tests {
     fn two_are_two_and_one_alone_is_both() {
         let mut rng = Rng::with_seed(SEED);
         for weights in [&[1, 1][..], &[1, 9], &[1, 1, 1_000_000], &[3, 3, 3, 3]] {
-            let draw = Draw::new(weights);
+            let table = AliasTable::new(weights);
             for _ in 0..1_000 {
-                let (first, second) = draw.two(&mut rng).unwrap();
+                let (first, second) = table.two(&mut rng).unwrap();
                 assert_ne!(first, second, "seed {SEED}: {weights:?}");
             }
         }
-        assert_eq!(Draw::new(&[9]).two(&mut rng), Some((0, 0)));
-        assert_eq!(Draw::new(&[]).two(&mut rng), None);
+        assert_eq!(AliasTable::new(&[9]).two(&mut rng), Some((0, 0)));
+        assert_eq!(AliasTable::new(&[]).two(&mut rng), None);
     }
 }

@@ -15,8 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::health::{self, Health};
 use crate::endpoint::Endpoint;
 use crate::endpoint::backoff::Backoff;
-use crate::endpoint::connection::{Farewell, Link};
-use crate::endpoint::dial::{Dialer, End, Ended, Fresh, Line};
+use crate::endpoint::connection::{CloseReason, Connection};
+use crate::endpoint::dial::{ActiveConnection, Dialer, End, Ended, Fresh};
 use crate::endpoint::keepalive::Keepalive;
 use crate::log_dedup;
 use crate::snapshot::EndpointState;
@@ -34,10 +34,10 @@ pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<UpstreamState>, rem
     let dialer = Dialer {
         endpoint: endpoint.clone(),
         options: shared.options.clone(),
-        room: shared.room.clone(),
+        fair_queue: shared.fair_queue.clone(),
         feedback: shared.clone(),
     };
-    let mut keeper = Keeper {
+    let mut supervisor = EndpointSupervisor {
         dialer,
         backoff: Backoff::new(shared.options.backoff_first, shared.options.backoff_max),
         rng: shared.rng(),
@@ -47,18 +47,18 @@ pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<UpstreamState>, rem
         shared,
     };
     tokio::select! {
-        () = keeper.keep_connected() => {}
+        () = supervisor.keep_connected() => {}
         () = removed.cancelled() => {}
     }
     // Dropping `keep_connected` told the connections to take no more calls. Each driver bounds itself.
-    for (_, driver) in keeper.drivers {
+    for (_, driver) in supervisor.drivers {
         // It was cut, or it ended by itself.
         let _ = driver.await;
     }
 }
 
 /// What the task of one endpoint owns.
-struct Keeper {
+struct EndpointSupervisor {
     dialer: Dialer,
     endpoint: Arc<Endpoint>,
     shared: Arc<UpstreamState>,
@@ -66,12 +66,12 @@ struct Keeper {
     rng: Rng,
     /// What its connections have learnt of its patience with pings.
     keepalive: Keepalive,
-    /// The connections in use and those that still finish calls, the oldest first; dropped, they are cut. A link keeps its
+    /// The connections in use and those that still finish calls, the oldest first; dropped, they are cut. A connection keeps its
     /// connection open: it is not held here.
-    drivers: Vec<(Weak<Link>, AbortOnDropHandle<()>)>,
+    drivers: Vec<(Weak<Connection>, AbortOnDropHandle<()>)>,
 }
 
-impl Keeper {
+impl EndpointSupervisor {
     async fn keep_connected(&mut self) {
         loop {
             let lived = match self.dialer.clone().dial().await {
@@ -88,7 +88,7 @@ impl Keeper {
                     Duration::ZERO
                 }
             };
-            self.shared.poke();
+            self.shared.request_re_resolution();
             if lived >= LIVED_MIN {
                 self.backoff.reset();
             } else {
@@ -99,36 +99,36 @@ impl Keeper {
 
     /// From the first connection to the end of the last one.
     async fn serve(&mut self, first: Fresh) {
-        let mut lines = FuturesUnordered::new();
-        lines.push(self.enlist(first).run());
+        let mut active = FuturesUnordered::new();
+        active.push(self.enlist(first).run());
         let mut growth = Growth::new(&self.shared);
-        let mut asked = self.endpoint.first_link();
+        let mut asked = self.endpoint.first_connection();
         let mut health = self.follow_health(asked.clone(), false);
         loop {
-            self.settle(&growth, lines.len());
+            self.settle(&growth, active.len());
             tokio::select! {
-                Some(Ended { link, end, keepalive }) = lines.next() => {
-                    self.ended(&link, end);
+                Some(Ended { connection, end, keepalive }) = active.next() => {
+                    self.ended(&connection, end);
                     self.keepalive.learn(&keepalive);
-                    if lines.is_empty() {
+                    if active.is_empty() {
                         return;
                     }
-                    let first = self.endpoint.first_link();
+                    let first = self.endpoint.first_connection();
                     if first.as_ref().map(Arc::as_ptr) != asked.as_ref().map(Arc::as_ptr) {
                         // What it said last stands until it is asked on the other connection.
                         health = self.follow_health(first.clone(), true);
                         asked = first;
                     }
                 }
-                () = self.endpoint.load.crowd.wanted(), if growth.is_idle() => {
-                    if self.may_grow(lines.len()) {
+                () = self.endpoint.load.connection_demand.wanted(), if growth.is_idle() => {
+                    if self.may_grow(active.len()) {
                         growth.step = Step::Dialling(self.dialer.clone().dial().boxed());
                     }
                 }
                 grown = growth.next() => match grown {
                     Some(Ok(fresh)) => {
                         growth.backoff.reset();
-                        lines.push(self.enlist(fresh).run());
+                        active.push(self.enlist(fresh).run());
                         self.shared.publish();
                     }
                     Some(Err(reason)) => {
@@ -146,51 +146,53 @@ impl Keeper {
     }
 
     /// Puts a connection to use.
-    fn enlist(&mut self, fresh: Fresh) -> Line {
-        let link = Arc::downgrade(&fresh.link);
-        let (line, driver) = fresh.enlist(self.keepalive);
+    fn enlist(&mut self, fresh: Fresh) -> ActiveConnection {
+        let connection = Arc::downgrade(&fresh.connection);
+        let (active, driver) = fresh.enlist(self.keepalive);
         self.drivers.retain(|(_, driver)| !driver.is_finished());
-        let drains = |(link, _): &(Weak<Link>, _)| link.upgrade().is_none_or(|link| link.is_down());
+        let drains = |(connection, _): &(Weak<Connection>, _)| {
+            connection.upgrade().is_none_or(|connection| connection.is_down())
+        };
         let draining = self.drivers.iter().filter(|driver| drains(driver)).count();
         if draining > DRAINING_MAX
             && let Some(oldest) = self.drivers.iter().position(drains)
         {
             drop(self.drivers.remove(oldest));
         }
-        self.drivers.push((link, driver));
-        line
+        self.drivers.push((connection, driver));
+        active
     }
 
     /// A connection is no longer in use.
-    fn ended(&mut self, link: &Arc<Link>, end: End) {
+    fn ended(&mut self, connection: &Arc<Connection>, end: End) {
         match end {
             // Its driver lets the last call finish, though there is none.
             End::Idle => return,
             End::Gone => {}
             End::Silent(reason) => {
                 // Nobody answers on it: the calls in flight fail now instead of at their deadlines.
-                link.set_down(reason.clone(), Farewell::None);
-                if self.endpoint.detach(link, reason) {
+                connection.set_down(reason.clone(), CloseReason::Other);
+                if self.endpoint.detach(connection, reason) {
                     self.shared.publish();
                 }
-                self.drivers.retain(|(known, _)| known.as_ptr() != Arc::as_ptr(link));
+                self.drivers.retain(|(known, _)| known.as_ptr() != Arc::as_ptr(connection));
             }
         }
-        if link.farewell() == Farewell::Calm {
+        if connection.close_reason() == CloseReason::EnhanceYourCalm {
             self.keepalive.complained();
         }
-        self.log_down(&link.down_reason());
+        self.log_down(&connection.down_reason());
     }
 
     /// Says whether calls that find no room may wait for a further connection.
     fn settle(&self, growth: &Growth, connections: usize) {
-        let crowd = &self.endpoint.load.crowd;
-        let could = crowd.can_grow();
+        let demand = &self.endpoint.load.connection_demand;
+        let could = demand.can_grow();
         let can = self.may_grow(connections) && !growth.is_paused();
-        crowd.set_can_grow(can);
+        demand.set_can_grow(can);
         if can && growth.is_idle() {
             // Else it stays wanted, and nobody has to say so again.
-            crowd.settle();
+            demand.settle();
         }
         if could != can {
             // How many calls are allowed at once depends on it.
@@ -200,15 +202,18 @@ impl Keeper {
 
     fn may_grow(&self, connections: usize) -> bool {
         // A peer that allows no stream at all allows none on another connection either.
-        let allows = self.endpoint.first_link().is_some_and(|link| link.streams.limit() > 0);
+        let allows =
+            self.endpoint.first_connection().is_some_and(|connection| connection.streams.limit() > 0);
         allows && connections < self.shared.options.connections_max
     }
 
-    /// Reports what the endpoint says of itself on `link`. Never resolves.
-    fn follow_health(&self, link: Option<Arc<Link>>, joined: bool) -> BoxFuture<'static, ()> {
-        match link {
-            Some(link) => follow_health(self.endpoint.clone(), self.shared.clone(), link, joined).boxed(),
-            // It is gone already; its line says so in a moment.
+    /// Reports what the endpoint says of itself on `connection`. Never resolves.
+    fn follow_health(&self, connection: Option<Arc<Connection>>, joined: bool) -> BoxFuture<'static, ()> {
+        match connection {
+            Some(connection) => {
+                follow_health(self.endpoint.clone(), self.shared.clone(), connection, joined).boxed()
+            }
+            // It is gone already; its active says so in a moment.
             None => std::future::pending().boxed(),
         }
     }
@@ -272,7 +277,7 @@ impl Growth {
 async fn follow_health(
     endpoint: Arc<Endpoint>,
     shared: Arc<UpstreamState>,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     mut joined: bool,
 ) {
     let report = |health: Health| {
@@ -300,5 +305,5 @@ async fn follow_health(
             }
         }
     };
-    health::follow(link, &shared.options, report).await;
+    health::follow(connection, &shared.options, report).await;
 }

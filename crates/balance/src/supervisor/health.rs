@@ -19,7 +19,7 @@ use tonic_prost::ProstCodec;
 
 use crate::call::body::{Incoming, Outgoing};
 use crate::endpoint::backoff::Backoff;
-use crate::endpoint::connection::Link;
+use crate::endpoint::connection::Connection;
 use crate::options::Options;
 use crate::outcome::status_of;
 use crate::stores::Backing;
@@ -60,29 +60,29 @@ struct Answer {
     why: String,
 }
 
-/// Reports the health of the server at the other end of `link`, whenever it changes. Never returns.
-pub(crate) async fn follow(link: Arc<Link>, options: &Options, mut report: impl FnMut(Health)) {
+/// Reports the health of the server at the other end of `connection`, whenever it changes. Never returns.
+pub(crate) async fn follow(connection: Arc<Connection>, options: &Options, mut report: impl FnMut(Health)) {
     let Some(service) = options.health_service.clone() else {
         report(Health::Serving(Backing::default()));
         return std::future::pending().await;
     };
-    let origin = link.authority.clone().and_then(|authority| {
+    let origin = connection.authority.clone().and_then(|authority| {
         Uri::builder().scheme("http").authority(authority).path_and_query("/").build().ok()
     });
     let Some(origin) = origin else {
-        report(failed(format!("{} is no authority", link.address)));
+        report(failed(format!("{} is no authority", connection.address)));
         return std::future::pending().await;
     };
     let mut follower = Follower {
         client: tonic::client::Grpc::with_origin(
-            Lone { link: link.clone(), upstream: options.name.clone() },
+            SingleConnectionService { connection: connection.clone(), upstream: options.name.clone() },
             origin,
         ),
-        link,
+        connection,
         service,
         options,
     };
-    if options.health_watched && follower.link.streams.limit() >= WATCH_STREAMS_MIN {
+    if options.health_watched && follower.connection.streams.limit() >= WATCH_STREAMS_MIN {
         follower.watch(&mut report).await;
     }
     follower.check(&mut report).await;
@@ -123,8 +123,8 @@ impl Benefit {
 }
 
 struct Follower<'a> {
-    client: tonic::client::Grpc<Lone>,
-    link: Arc<Link>,
+    client: tonic::client::Grpc<SingleConnectionService>,
+    connection: Arc<Connection>,
     service: String,
     options: &'a Options,
 }
@@ -160,7 +160,7 @@ impl Follower<'_> {
 
     /// One watch stream, to its end. Returns how it ended.
     async fn watch_once(&mut self, mut report: impl FnMut(Health)) -> Status {
-        let _seat = self.link.streams.seat();
+        let _slot = self.connection.streams.slot();
         let request = tonic::Request::new(HealthCheckRequest { service: self.service.clone() });
         let codec = ProstCodec::<HealthCheckRequest, Answer>::default();
         let opened = self.client.server_streaming(request, PathAndQuery::from_static(WATCH), codec);
@@ -193,7 +193,7 @@ impl Follower<'_> {
         let mut backoff = Backoff::new(options.backoff_first, options.health_interval);
         let mut benefit = Benefit::default();
         loop {
-            let answers = self.link.answers();
+            let answers = self.connection.answers();
             let missing = match self.check_once().await {
                 Checked::Unasked => None,
                 Checked::Said(health) => {
@@ -203,7 +203,7 @@ impl Follower<'_> {
                 }
                 Checked::Failed(status) if status.code() == Code::Unimplemented => return,
                 Checked::Failed(status) => Some(said(&status)),
-                Checked::Unanswered if benefit.holds(self.link.answers() != answers) => None,
+                Checked::Unanswered if benefit.holds(self.connection.answers() != answers) => None,
                 Checked::Unanswered => Some(format!("no answer within {:?}", options.health_timeout)),
             };
             match missing {
@@ -223,10 +223,10 @@ impl Follower<'_> {
 
     /// What the server says now.
     async fn check_once(&mut self) -> Checked {
-        if !self.link.streams.has_room() {
+        if !self.connection.streams.has_room() {
             return Checked::Unasked;
         }
-        let _seat = self.link.streams.seat();
+        let _slot = self.connection.streams.slot();
         let request = tonic::Request::new(HealthCheckRequest { service: self.service.clone() });
         let codec = ProstCodec::<HealthCheckRequest, Answer>::default();
         let asked = self.client.unary(request, PathAndQuery::from_static(CHECK), codec);
@@ -261,12 +261,12 @@ fn said(status: &Status) -> String {
 
 /// A tonic service over one connection: no balancing, no spans, and not counted as a call.
 #[derive(Clone)]
-struct Lone {
-    link: Arc<Link>,
+struct SingleConnectionService {
+    connection: Arc<Connection>,
     upstream: String,
 }
 
-impl tower::Service<Request<tonic::body::Body>> for Lone {
+impl tower::Service<Request<tonic::body::Body>> for SingleConnectionService {
     type Response = Response<tonic::body::Body>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
@@ -276,16 +276,16 @@ impl tower::Service<Request<tonic::body::Body>> for Lone {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let Lone { link, upstream } = self.clone();
+        let SingleConnectionService { connection, upstream } = self.clone();
         Box::pin(async move {
-            let broke = |error: shoal_http2::Error| status_of(&error, &upstream, link.address);
+            let broke = |error: shoal_http2::Error| status_of(&error, &upstream, connection.address);
             let (head, body) = request.into_parts();
             let mut body = Outgoing::begin(body).await?;
             let request = Request::from_parts(head, ());
-            let (response, stream) = link
-                .sender()
-                .send_request(&request, body.is_empty())
-                .map_err(|error| Status::unavailable(format!("`{upstream}` ({}): {error}", link.address)))?;
+            let (response, stream) =
+                connection.sender().send_request(&request, body.is_empty()).map_err(|error| {
+                    Status::unavailable(format!("`{upstream}` ({}): {error}", connection.address))
+                })?;
             let pump = body.send(stream);
             let (head, stream) = response.await.map_err(broke)?.into_parts();
             if stream.is_end_stream() {

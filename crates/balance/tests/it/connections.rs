@@ -206,7 +206,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_asked_in_a_tight_loop() {
         }
     });
     let upstream = Upstream::of(&[peer.address]);
-    let _ = upstream.balancer.picked(None, &[], Instant::now() + Duration::from_millis(500)).await;
+    let _ = upstream.balancer.pick_wait(None, &[], Instant::now() + Duration::from_millis(500)).await;
     // Twenty, forty, eighty… halved at most by the jitter: six fit.
     let accepted = accepted.load(Ordering::Relaxed);
     assert!((2..=8).contains(&accepted), "{accepted} connections in 500 ms");

@@ -47,7 +47,7 @@ async fn ready(peers: &[SocketAddr], change: impl FnOnce(&mut Options)) -> Upstr
 
 /// Ejects for so long that nobody comes back.
 fn for_good(options: &mut Options) {
-    options.ejection = Some(Ejection { first: LONG, max: LONG, ..Ejection::default() });
+    options.ejection = Some(Ejection { base_ejection_time: LONG, max: LONG, ..Ejection::default() });
 }
 
 fn channel(upstream: &Upstream) -> Channel {
@@ -107,7 +107,7 @@ async fn one_probe_at_a_time_and_the_first_that_goes_well_brings_it_back() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let upstream = ready(&[bad.peer.address, good.address], |options| {
         let short = Duration::from_millis(10);
-        options.ejection = Some(Ejection { first: short, max: short, ..Ejection::default() });
+        options.ejection = Some(Ejection { base_ejection_time: short, max: short, ..Ejection::default() });
     })
     .await;
     eject(&upstream, bad.peer.address);
@@ -148,7 +148,7 @@ async fn a_stream_brings_one_back_as_soon_as_it_has_begun() {
     let (one, other) = (peer(), peer());
     let upstream = ready(&[one.address, other.address], |options| {
         let short = Duration::from_millis(10);
-        options.ejection = Some(Ejection { first: short, max: short, ..Ejection::default() });
+        options.ejection = Some(Ejection { base_ejection_time: short, max: short, ..Ejection::default() });
     })
     .await;
     eject(&upstream, one.address);

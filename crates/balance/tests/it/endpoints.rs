@@ -129,7 +129,7 @@ async fn nothing_there_is_said_within_the_bound() {
     let started = Instant::now();
     let refusal = upstream
         .balancer
-        .picked(None, &[], started + Duration::from_millis(200))
+        .pick_wait(None, &[], started + Duration::from_millis(200))
         .await
         .unwrap_err()
         .to_string();
@@ -151,7 +151,7 @@ async fn a_pick_waits_for_the_first_endpoint_to_be_ready() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     assert!(upstream.balancer.pick(None, &[]).is_err());
-    let pick = upstream.balancer.picked(None, &[], Instant::now() + crate::peer::SOON).await.unwrap();
+    let pick = upstream.balancer.pick_wait(None, &[], Instant::now() + crate::peer::SOON).await.unwrap();
     assert_eq!(pick.address(), peer.address);
 }
 
@@ -206,6 +206,6 @@ async fn cancelled_it_ends_every_task_and_every_connection() {
     assert!(upstream.balancer.snapshot().is_empty());
     let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
     assert!(refusal.contains("shutting down"), "{refusal}");
-    let late = upstream.balancer.picked(None, &[], Instant::now() + crate::peer::SOON);
+    let late = upstream.balancer.pick_wait(None, &[], Instant::now() + crate::peer::SOON);
     assert!(tokio::time::timeout(Duration::from_secs(1), late).await.unwrap().is_err());
 }

@@ -97,7 +97,7 @@ struct Call {
 }
 
 async fn call(upstream: &Upstream) -> Call {
-    let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+    let mut pick = upstream.balancer.pick_wait(None, &[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
     let (response, _) = pick.send(&request, true).unwrap();
     Call { response, pick }
@@ -161,7 +161,7 @@ async fn who_waits_for_a_stream_in_vain_is_told_the_limit() {
     narrow.holds(2).await;
     let share = Share::new(1);
     let refused =
-        upstream.balancer.picked(Some(&share), &[], Instant::now() + Duration::from_millis(50)).await;
+        upstream.balancer.pick_wait(Some(&share), &[], Instant::now() + Duration::from_millis(50)).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.crowded, Some(Crowded { allowed: 2, held: 0, too_many_wait: false }));
     assert!(refused.to_string().contains("allow 2 calls at once"), "{refused}");
@@ -174,7 +174,7 @@ async fn one_that_has_most_streams_leaves_some_to_others() {
     let (greedy, other) = (Share::new(1), Share::new(1));
     let picked = |share: &Arc<Share>, patience| {
         let (balancer, share) = (upstream.balancer.clone(), share.clone());
-        async move { balancer.picked(Some(&share), &[], Instant::now() + patience).await }
+        async move { balancer.pick_wait(Some(&share), &[], Instant::now() + patience).await }
     };
     let mut held = Vec::new();
     let refused = loop {
@@ -214,7 +214,7 @@ async fn calls_that_never_had_their_turn_are_not_held_against_the_endpoint() {
     // Longer than a hurry.
     let deadline = Instant::now() + Duration::from_millis(110);
     let waiting =
-        futures::future::join_all((0..6).map(|_| upstream.balancer.picked(None, &[], deadline))).await;
+        futures::future::join_all((0..6).map(|_| upstream.balancer.pick_wait(None, &[], deadline))).await;
     assert!(waiting.iter().all(Result::is_err));
     assert_eq!(upstream.balancer.snapshot()[0].failures, 0);
     holding.pick.outcome(Outcome::TimedOut);
@@ -304,9 +304,9 @@ async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
         options.connect_timeout = 6 * SOON;
     });
     upstream.until(peer.address, Ready).await;
-    let first = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+    let first = upstream.balancer.pick_wait(None, &[], Instant::now() + SOON).await.unwrap();
     let mut changed = upstream.balancer.changed();
-    let mut second = std::pin::pin!(upstream.balancer.picked(None, &[], Instant::now() + 6 * SOON));
+    let mut second = std::pin::pin!(upstream.balancer.pick_wait(None, &[], Instant::now() + 6 * SOON));
     assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "there is room");
     changed.mark_unchanged();
     drop(first);
@@ -331,7 +331,7 @@ async fn bodies_that_are_not_read_make_another_connection_for_others() {
     upstream.until(peer.address, Ready).await;
     let mut stalled = Vec::new();
     for _ in 0..3 {
-        let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+        let mut pick = upstream.balancer.pick_wait(None, &[], Instant::now() + SOON).await.unwrap();
         let request = http::Request::post("http://fish/test.v1.Fish/Stall").body(()).unwrap();
         let (response, mut stream) = pick.send(&request, false).unwrap();
         let upload = async move { stream.send(bytes::Bytes::from(vec![7; 1 << 20]), true).await };
@@ -341,7 +341,7 @@ async fn bodies_that_are_not_read_make_another_connection_for_others() {
     let grown = changed.wait_for(|_| upstream.balancer.snapshot()[0].connections == 2);
     timeout(SOON, grown).await.expect("another connection").unwrap();
     // More than the first connection has room for.
-    let mut pick = upstream.balancer.picked(None, &[], Instant::now() + SOON).await.unwrap();
+    let mut pick = upstream.balancer.pick_wait(None, &[], Instant::now() + SOON).await.unwrap();
     let request = http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap();
     let (response, mut stream) = pick.send(&request, false).unwrap();
     timeout(SOON, stream.send(bytes::Bytes::from(vec![7; 60 << 10]), true)).await.expect("room").unwrap();
@@ -369,7 +369,7 @@ async fn a_peer_that_allows_no_stream_is_not_connected_to_again_and_again() {
     for _ in 0..20 {
         assert!(upstream.balancer.pick(None, &[]).is_err());
     }
-    let refused = upstream.balancer.picked(None, &[], Instant::now() + Duration::from_millis(100)).await;
+    let refused = upstream.balancer.pick_wait(None, &[], Instant::now() + Duration::from_millis(100)).await;
     assert_eq!(refused.unwrap_err().crowded.map(|crowded| crowded.allowed), Some(0));
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

@@ -80,13 +80,13 @@ impl Default for Ejection {
         Self {
             enabled: true,
             consecutive: options.consecutive,
-            failure_ratio: options.share,
+            failure_ratio: options.failure_ratio,
             calls_min: options.calls_min,
             window: options.window,
-            base_ejection_time: options.first,
+            base_ejection_time: options.base_ejection_time,
             max: options.max,
             ejected_max: options.ejected_max,
-            panic_threshold: options.panic_below,
+            panic_threshold: options.panic_threshold,
         }
     }
 }
@@ -112,13 +112,13 @@ impl Ejection {
     pub(crate) fn options(&self) -> Option<balance::Ejection> {
         self.enabled.then_some(balance::Ejection {
             consecutive: self.consecutive,
-            share: self.failure_ratio,
+            failure_ratio: self.failure_ratio,
             calls_min: self.calls_min,
             window: self.window,
-            first: self.base_ejection_time,
+            base_ejection_time: self.base_ejection_time,
             max: self.max,
             ejected_max: self.ejected_max,
-            panic_below: self.panic_threshold,
+            panic_threshold: self.panic_threshold,
         })
     }
 }

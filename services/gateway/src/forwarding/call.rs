@@ -225,7 +225,7 @@ impl Call<'_> {
         self.attempts.forget_tried();
         let picked = tokio::select! {
             _ = self.caller.gone() => return Err(CallEnd::CallerGone),
-            picked = balancer.picked(share, &[], patience) => picked,
+            picked = balancer.pick_wait(share, &[], patience) => picked,
         };
         picked.map_err(|unavailable| {
             let upstream = self.upstream.name.clone();
