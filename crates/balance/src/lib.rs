@@ -41,7 +41,7 @@ pub use discovery::target::Target;
 pub use discovery::{ReResolution, discover, discover_with_re_resolution};
 pub use fairness::share::Share;
 pub use options::{Ejection, Options, Subset};
-pub use outcome::{Outcome, code_of, refused};
+pub use outcome::{Outcome, code_of, code_of_reset, refused};
 pub use snapshot::{EjectionSnapshot, EndpointSnapshot, EndpointState};
 pub use stores::{Backing, Stores};
 pub use unavailable::{Crowded, Unavailable};

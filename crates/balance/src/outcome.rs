@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use shoal_http2::{Error, Reason};
 use tonic::{Code, Status};
 
 /// The trailer by which an endpoint says how long to leave it alone (gRFC A6, "Pushback").
@@ -97,6 +98,37 @@ impl Outcome {
             | Code::Unauthenticated => Outcome::Success,
         }
     }
+
+    /// Judges a stream that ended before its answer did.
+    ///
+    /// | end of the stream | outcome |
+    /// |---|---|
+    /// | the connection was lost, or this side ended it | `EndpointFault` |
+    /// | above the last stream of the peer's GOAWAY | `Neutral`: the endpoint never had it |
+    /// | reset by the peer: REFUSED_STREAM, ENHANCE_YOUR_CALM | `Overloaded` |
+    /// | reset by the peer: CANCEL | `Success`: it answered |
+    /// | reset by the peer: any other reason | `ServerError`, like an answer with INTERNAL |
+    /// | reset by this side: the header list of the answer is too long | `Success`: the peer has broken no rule |
+    /// | reset by this side: CANCEL | `CallerGone`: nobody wants the answer |
+    /// | reset by this side: any other reason | `EndpointFault`: the answer was malformed |
+    ///
+    /// INADEQUATE_SECURITY is PERMISSION_DENIED for the caller and still an error of the endpoint: the connection that is not
+    /// secure enough is ours, and no caller can have caused it.
+    pub fn of_stream_error(error: &Error) -> Outcome {
+        if !error.is_reset() {
+            return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
+        }
+        if error.header_list_too_long().is_some() {
+            return Outcome::Success;
+        }
+        match error.reason() {
+            Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,
+            Some(Reason::CANCEL) => Outcome::CallerGone,
+            _ if !error.is_remote() => Outcome::EndpointFault,
+            Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
+            _ => Outcome::ServerError,
+        }
+    }
 }
 
 /// The pushback, if it is a time: anything else means "do not repeat this", and no time is known.
@@ -106,42 +138,29 @@ fn pushback(trailers: &HeaderMap) -> Option<Duration> {
 }
 
 /// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
-pub(crate) fn status_of(error: &shoal_http2::Error, upstream: &str, address: SocketAddr) -> Status {
-    use shoal_http2::Reason;
-    let lost =
-        || Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
-    if refused(error) || error.is_io() || !error.is_reset() {
-        return lost();
+pub(crate) fn status_of(error: &Error, upstream: &str, address: SocketAddr) -> Status {
+    if refused(error) || !error.is_reset() {
+        return Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
     }
     if let Some(list) = error.header_list_too_long() {
         return Status::resource_exhausted(format!(
             "the answer of `{upstream}` ({address}) was dropped: {list}"
         ));
     }
-    let message = format!("`{upstream}` ({address}) broke the stream off: {error}");
-    match error.reason() {
-        Some(Reason::CANCEL) => Status::cancelled(message),
-        Some(Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(message),
-        Some(Reason::INADEQUATE_SECURITY) => Status::permission_denied(message),
-        _ => Status::internal(message),
-    }
+    let code = error.reason().map_or(Code::Internal, code_of_reset);
+    // A stream is refused by the peer only; by us it was reset for a malformed answer.
+    let code = if code == Code::Unavailable { Code::Internal } else { code };
+    Status::new(code, format!("`{upstream}` ({address}) broke the stream off: {error}"))
 }
 
-/// What a broken stream says of the endpoint; `code` is what it says to the caller.
-pub(crate) fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
-    if refused(error) {
-        // A stream above the last one of a GOAWAY: an endpoint that leaves has not failed.
-        return if error.is_reset() { Outcome::Overloaded(None) } else { Outcome::Neutral };
-    }
-    if error.header_list_too_long().is_some() {
-        // It answered, and has broken no rule.
-        return Outcome::Success;
-    }
-    match code {
-        Code::Unavailable | Code::Internal => Outcome::EndpointFault,
-        Code::ResourceExhausted => Outcome::Overloaded(None),
-        // It answered, by a reset with CANCEL or INADEQUATE_SECURITY.
-        _ => Outcome::Success,
+/// Returns the code that a reset with `reason` stands for (gRPC over HTTP/2, "Errors").
+pub fn code_of_reset(reason: Reason) -> Code {
+    match reason {
+        Reason::CANCEL => Code::Cancelled,
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
     }
 }
 
@@ -149,10 +168,9 @@ pub(crate) fn outcome_of(error: &shoal_http2::Error, code: Code) -> Outcome {
 /// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
 ///
 /// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
-pub fn refused(error: &shoal_http2::Error) -> bool {
+pub fn refused(error: &Error) -> bool {
     error.is_remote()
-        && (error.is_go_away()
-            || (error.is_reset() && error.reason() == Some(shoal_http2::Reason::REFUSED_STREAM)))
+        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
 }
 
 #[cfg(test)]

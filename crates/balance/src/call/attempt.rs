@@ -9,7 +9,7 @@ use tracing::Span;
 
 use crate::call::pick::Pick;
 use crate::call::trace;
-use crate::outcome::{Outcome, code_of, outcome_of, status_of};
+use crate::outcome::{Outcome, code_of, status_of};
 
 /// Ends once, with the first status it is given; dropped before, its caller went away.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Attempt {
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
             return self.end_late();
         }
-        self.end(status.code(), outcome_of(error, status.code()));
+        self.end(status.code(), Outcome::of_stream_error(error));
         status
     }
 

@@ -292,7 +292,7 @@ async fn a_call_whose_server_is_killed_fails_and_is_not_repeated() {
 
 /// Speaks HTTP/2 by hand: ends its first connection that carries a call with a GOAWAY that names `last`, answers calls
 /// on later ones.
-fn going_away(last: u32) -> (Peer, Arc<AtomicUsize>) {
+pub(crate) fn going_away(last: u32) -> (Peer, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = calls.clone();
     let peer = Peer::start(None, move |listener| async move {

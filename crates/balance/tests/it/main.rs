@@ -13,4 +13,5 @@ mod limits;
 mod peer;
 mod raw;
 mod stores;
+mod stream_errors;
 mod tracing_context;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use shoal_balance::{Outcome, code_of, refused};
+use shoal_balance::{Outcome, code_of};
 use shoal_http2::{Error as Broken, Reason, RecvStream, ResponseFuture, SendStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
@@ -456,7 +456,7 @@ fn cancel(mut cancelled: UpstreamStream) {
 fn fail(stream: &mut UpstreamStream, response: &Result<Response<RecvStream>, Broken>) -> FailedAttempt {
     let outcome = match response {
         Ok(response) => Outcome::of_answer(response.status(), response.headers()),
-        Err(error) => outcome_of_error(error),
+        Err(error) => Outcome::of_stream_error(error),
     };
     stream.end(outcome, Code::Unavailable);
     let pushback = response.as_ref().ok().and_then(|response| Pushback::of(response.headers()));
@@ -470,23 +470,4 @@ fn is_unavailable(http: StatusCode, headers: &HeaderMap) -> bool {
     is_whole
         && code_of(http, headers) == Code::Unavailable
         && Outcome::of_answer(http, headers) != Outcome::Success
-}
-
-/// What a broken stream says of its endpoint.
-pub(crate) fn outcome_of_error(error: &Broken) -> Outcome {
-    if !error.is_reset() {
-        // Above the last stream of a GOAWAY: the endpoint never had it.
-        return if refused(error) { Outcome::Neutral } else { Outcome::EndpointFault };
-    }
-    if error.header_list_too_long().is_some() {
-        // It answered, and has broken no rule.
-        return Outcome::Success;
-    }
-    match error.reason() {
-        Some(Reason::REFUSED_STREAM | Reason::ENHANCE_YOUR_CALM) => Outcome::Overloaded(None),
-        Some(Reason::CANCEL) if error.is_remote() => Outcome::Success,
-        _ if error.is_remote() => Outcome::ServerError,
-        // The answer was malformed.
-        _ => Outcome::EndpointFault,
-    }
 }

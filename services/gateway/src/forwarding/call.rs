@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fastrand::Rng;
-use shoal_balance::{Outcome, Pick, Share, code_of, refused};
+use shoal_balance::{Outcome, Pick, Share, code_of, code_of_reset, refused};
 use shoal_http2::{Error as Broken, Reason, RecvStream};
 use shoal_kit::access::Forwarded;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -20,9 +20,9 @@ use crate::admission::concurrency::ConcurrencyPermit;
 use crate::admission::unread_answers::NotTaken;
 use crate::error::Error;
 use crate::error::headers_too_long::TooLong;
-use crate::forwarding::attempt::{Attempt, Sides, Unary, outcome_of_error};
+use crate::forwarding::attempt::{Attempt, Sides, Unary};
 use crate::forwarding::attempt_end::{AttemptEnd, AttemptSummary};
-use crate::forwarding::call_end::{self, CallEnd, Meters, code_of_reset};
+use crate::forwarding::call_end::{self, CallEnd, Meters};
 use crate::forwarding::downstream::Downstream;
 use crate::forwarding::request_body::RequestBody;
 use crate::forwarding::request_head::RequestHead;
@@ -351,7 +351,7 @@ impl Call<'_> {
 
     /// The endpoint's stream ended before its answer did.
     fn broken(&mut self, endpoint: SocketAddr, error: &Broken) -> (Outcome, Result<CallEnd, Retryable>) {
-        let outcome = outcome_of_error(error);
+        let outcome = Outcome::of_stream_error(error);
         if refused(error) {
             return (outcome, Err(failed(Failure::Refused, endpoint, error.to_string())));
         }

@@ -1,6 +1,5 @@
 //! How a call ended, and what follows from that: its caller is told, it is counted, its span and its access line end.
 
-use shoal_http2::Reason;
 use shoal_kit::access::Forwarded;
 use tokio::time::Instant;
 use tonic::Code;
@@ -63,16 +62,5 @@ pub(super) fn finish(
         CallEnd::Failed(error) => caller.fail(error),
         CallEnd::CallerGone if took < PREMATURE => caller.client().resets.premature(),
         CallEnd::CallerGone => {}
-    }
-}
-
-/// What a reset means in gRPC ("gRPC over HTTP/2", Errors).
-pub(super) fn code_of_reset(reason: Reason) -> Code {
-    match reason {
-        Reason::CANCEL => Code::Cancelled,
-        Reason::REFUSED_STREAM => Code::Unavailable,
-        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
-        _ => Code::Internal,
     }
 }
