@@ -28,10 +28,10 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Keeps connections to `targets` in tasks on the current runtime, until `cancel`.
+    /// Starts tasks on the current runtime that keep connections to `targets`, until `cancel`.
     ///
-    /// A target that disappears takes no more calls and finishes those it has (at most [`Options::drain`]). `cancel`
-    /// cuts everything at once: drain the callers first.
+    /// A target that disappears takes no new calls and finishes its calls (for at most [`Options::drain`]). `cancel` cuts every
+    /// connection at once: drain the callers first.
     pub fn start(
         options: Options,
         targets: watch::Receiver<Arc<[Target]>>,
@@ -40,14 +40,15 @@ impl Balancer {
         Balancer::start_with_re_resolution(options, targets, ReResolution::default(), cancel)
     }
 
-    /// Discovers the targets of `source` itself, looking again as soon as a connection fails.
+    /// Discovers the targets of `source` and keeps connections to them; a connection that fails triggers a new look-up at once.
     pub fn resolve(options: Options, source: Source, cancel: CancellationToken) -> Balancer {
         let re_resolution = ReResolution::default();
         let targets = discover_with_re_resolution(source, re_resolution.clone(), cancel.clone());
         Balancer::start_with_re_resolution(options, targets, re_resolution, cancel)
     }
 
-    /// [`Balancer::start`], poking `re_resolution` whenever a connection fails or ends.
+    /// Does what [`Balancer::start`] does, and requests a new resolution from `re_resolution` whenever a connection fails or
+    /// ends.
     pub fn start_with_re_resolution(
         options: Options,
         targets: watch::Receiver<Arc<[Target]>>,
@@ -59,19 +60,21 @@ impl Balancer {
         Balancer { shared }
     }
 
-    /// Picks an endpoint that takes calls and is not in `exclude`: the cheaper of two drawn at random by weight. Never waits
-    /// and never connects; with all streams of all endpoints in use it fails. The call counts as in flight from here until the
-    /// pick is dropped. With a `share`, streams are missing also when it has too many of them already.
+    /// Picks an endpoint that takes calls and is not in `exclude`: the cheaper of two drawn at random by weight.
+    ///
+    /// Never waits and never connects. Fails when no endpoint is ready, when all streams of all endpoints are in use, or when
+    /// `share` already holds its fair part of them. The call counts as in flight from here until the pick is dropped.
     pub fn pick(&self, share: Option<&Arc<Share>>, exclude: &[SocketAddr]) -> Result<Pick, Unavailable> {
         self.choose(share, exclude, false).map_err(|none| self.unavailable(exclude, none, share))
     }
 
-    /// [`Balancer::pick`] for those who have another way when it fails, and do not ask why.
+    /// Picks like [`Balancer::pick`], without the cost of finding out why there is no endpoint.
     pub fn try_pick(&self, share: Option<&Arc<Share>>, exclude: &[SocketAddr]) -> Option<Pick> {
         self.choose(share, exclude, false).ok()
     }
 
-    /// `in_turn`: it has waited, and others of its share that wait do not come before it.
+    /// Chooses an endpoint. `in_turn`: the call has waited in the queue, so that the waiting calls of its share do not come
+    /// before it.
     fn choose(
         &self,
         share: Option<&Arc<Share>>,
@@ -81,7 +84,7 @@ impl Balancer {
         let now = Instant::now();
         let selection = self.shared.selection();
         let is_crowded =
-            !self.shared.may_have(share, &selection) || (!in_turn && self.shared.fair_queue.has_line(share));
+            !self.shared.may_have(share, &selection) || (!in_turn && self.shared.fair_queue.has_queue(share));
         if is_crowded && !selection.members().is_empty() {
             return Err(Missing::Stream { too_many_wait: false });
         }
@@ -102,14 +105,14 @@ impl Balancer {
             }
             return Err(Missing::Stream { too_many_wait: false });
         }
-        // A member has a connection.
+        // Every member has at least one connection.
         let connection = stream_limit::next(&member.connections, |connection| &connection.streams)
             .ok_or(Missing::Endpoint)?;
         Ok(Pick::new(connection.clone(), share.cloned(), probe, now))
     }
 
-    /// [`Balancer::pick`], waiting until an endpoint is ready and has a stream, at most until `deadline`. Those who wait for a
-    /// stream have turns by share; when too many do, a further one is told at once.
+    /// Picks like [`Balancer::pick`], but waits for a ready endpoint with a free stream, at most until `deadline`. Calls that
+    /// wait for a stream take turns by share. When too many wait already, the call fails at once.
     pub async fn pick_wait(
         &self,
         share: Option<&Arc<Share>>,
@@ -117,7 +120,7 @@ impl Balancer {
         deadline: Instant,
     ) -> Result<Pick, Unavailable> {
         let mut changed = self.changed();
-        // Of the place in line that it had, once it has waited.
+        // The position in the queue that the call has once it has waited.
         let mut ticket = None;
         loop {
             changed.mark_unchanged();
@@ -141,7 +144,7 @@ impl Balancer {
                     let is_first = waiter.is_first;
                     ticket = Some(waiter.ticket);
                     let mut waiter = Waiting { shared: &self.shared, waiter: Some(waiter) };
-                    // One may have ended between the look and the line.
+                    // A stream may have become free between the choice and the queueing.
                     if is_first && let Ok(pick) = self.choose(share, exclude, true) {
                         return Ok(pick);
                     }
@@ -154,33 +157,33 @@ impl Balancer {
         }
     }
 
-    /// Every endpoint as it is now, by address.
+    /// Returns the current state of every endpoint, ordered by address.
     pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
         let now = Instant::now();
         self.shared.endpoints().values().map(|endpoint| endpoint.snapshot(now)).collect()
     }
 
-    /// How many endpoints are picked from: those that are READY, and in a panic the ejected too.
+    /// Returns how many endpoints calls can be sent to: those that are READY and, below the panic threshold, the ejected ones.
     pub fn pickable(&self) -> usize {
         self.shared.selection().members().len()
     }
 
-    /// A number that grows whenever an endpoint comes, goes, or changes its state.
+    /// Returns a receiver of a version number that grows whenever an endpoint comes, goes, or changes its state.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.shared.version()
     }
 
-    /// The upstream's name.
+    /// Returns the upstream's name.
     pub fn name(&self) -> &str {
         &self.shared.options.name
     }
 
-    /// The options it was started with.
+    /// Returns the options that the balancer was started with.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
-    /// Resolves when every task has ended, after the cancellation.
+    /// Resolves once every task has ended after the cancellation.
     pub async fn stopped(&self) {
         self.shared.stopped().await;
     }
@@ -207,16 +210,16 @@ impl Balancer {
     }
 }
 
-/// What a pick has failed for.
+/// The thing that is missing when a pick fails.
 #[derive(Clone, Copy, Debug)]
 enum Missing {
-    /// None is ready.
+    /// No endpoint is ready.
     Endpoint,
-    /// Some are, and all streams are in use, or those that this share may have.
+    /// Endpoints are ready, but all their streams, or all that this share may have, are in use.
     Stream { too_many_wait: bool },
 }
 
-/// A place in line. Dropped, what it was woken for is another's.
+/// A waiting call's position in the queue. On drop, a stream that it was woken for is offered to the next one.
 struct Waiting<'a> {
     shared: &'a UpstreamState,
     waiter: Option<Waiter>,

@@ -1,4 +1,4 @@
-//! One call at one endpoint: the pick it is sent by, what its end says of the endpoint, and its bodies.
+//! A call at one endpoint: the pick it is sent by, the judgement at its end, and its bodies.
 
 pub(crate) mod accounting;
 pub(crate) mod attempt;

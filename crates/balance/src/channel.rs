@@ -1,4 +1,4 @@
-//! A tonic client's way to a balanced upstream: deadline, attempts, spans, errors that say what to do.
+//! The channel of tonic clients to a balanced upstream: deadline, attempts, spans, and errors that say what to do.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,25 +22,25 @@ use crate::call::timeout::{GRPC_TIMEOUT, format_timeout, parse_timeout};
 use crate::call::trace;
 use crate::outcome::refused;
 
-/// How often a call that the peer says it did not process is sent again.
+/// The number of times a call is sent again after the peer said that it did not process it.
 const REFUSED_RETRIES: u32 = 1;
 
-/// An attempt that starts this soon sends the caller's own timeout on: writing it anew would cost more than it corrects.
+/// The age below which an attempt forwards the caller's own timeout: writing a new one would cost more than it corrects.
 const FRESH: Duration = Duration::from_millis(1);
 
 /// Settings of one [`Channel`].
 #[derive(Clone, Debug)]
 pub struct ChannelOptions {
-    /// The deadline of a call that brings none. Meant for unary calls; a channel for long streams has `None`, and a call
-    /// without any deadline is taken for one. Default 10 s.
+    /// The deadline of a call that brings none. Meant for unary calls: a channel for long streams sets `None`, and a call
+    /// without a deadline counts as a stream. Default 10 s.
     pub default_deadline: Option<Duration>,
-    /// How long a call waits for an endpoint while there is none, if its deadline is not sooner. Default 1 s.
+    /// The time a call waits for an endpoint while none is ready, unless its deadline is sooner. Default 1 s.
     pub unavailable_after: Duration,
-    /// The `:authority` sent. Default: the endpoint's address.
+    /// The `:authority` of the requests. Default: the endpoint's address.
     pub authority: Option<Authority>,
     /// The `user-agent` of calls that bring none. Default `shoal/<version>`.
     pub user_agent: HeaderValue,
-    /// Endpoints that are asked only when no other takes a call. Default none.
+    /// The endpoints that are used only when no other takes a call. Default none.
     pub avoided: Vec<SocketAddr>,
 }
 
@@ -56,14 +56,14 @@ impl Default for ChannelOptions {
     }
 }
 
-/// Sends the calls of generated tonic clients to a balanced upstream. A cheap handle.
+/// Sends the calls of generated tonic clients to a balanced upstream. Cheap to clone.
 ///
-/// - A call ends by its `grpc-timeout` (or the default deadline) with DEADLINE_EXCEEDED, in whatever it was doing.
-/// - While no endpoint is ready it waits at most [`ChannelOptions::unavailable_after`], then fails with UNAVAILABLE and
-///   the reason (DEADLINE_EXCEEDED with the same reason if the call's own time is up sooner).
-/// - A call that was never sent goes to another endpoint; one that the peer says it did not process is sent once more.
-///   Nothing else is repeated here.
-/// - Each attempt has a client span, and its trace context goes with the request.
+/// - A call ends at its `grpc-timeout` (or the default deadline) with DEADLINE_EXCEEDED, whatever it is doing.
+/// - While no endpoint is ready, a call waits at most [`ChannelOptions::unavailable_after`], then fails with UNAVAILABLE and
+///   the reason (or with DEADLINE_EXCEEDED and the same reason if its own deadline is sooner).
+/// - A call that was never sent goes to another endpoint. A call that the peer did not process is sent once more. Nothing else
+///   is repeated here.
+/// - Each attempt has a client span, and its trace context is sent with the request.
 #[derive(Clone, Debug)]
 pub struct Channel {
     shared: Arc<Inner>,
@@ -76,12 +76,12 @@ struct Inner {
 }
 
 impl Channel {
-    /// A channel over `balancer`.
+    /// Creates a channel over `balancer`.
     pub fn new(balancer: Balancer, options: ChannelOptions) -> Channel {
         Channel { shared: Arc::new(Inner { balancer, options }) }
     }
 
-    /// What it sends through.
+    /// Returns the balancer that it sends through.
     pub fn balancer(&self) -> &Balancer {
         &self.shared.balancer
     }
@@ -93,7 +93,7 @@ impl tower::Service<Request<tonic::body::Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        // Whether an endpoint is ready is a question of each call: it has a deadline, this has none.
+        // Readiness is decided in each call, which has a deadline; this method has none.
         Poll::Ready(Ok(()))
     }
 
@@ -116,7 +116,7 @@ async fn call(
         }),
     };
     head.headers.entry(header::USER_AGENT).or_insert_with(|| shared.options.user_agent.clone());
-    // A timeout too long to add is none.
+    // A timeout that is too long for the clock is no deadline.
     let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
     let call = Call { shared, head, started, deadline };
     match deadline {
@@ -142,7 +142,7 @@ impl Call<'_> {
         let mut patience = self.patience();
         let mut full: Option<Status> = None;
         loop {
-            // What is over is not forwarded: the endpoint would do work that nobody waits for.
+            // A call whose deadline has passed is not forwarded: nobody waits for the endpoint's work.
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.deadline_exceeded());
             }
@@ -165,7 +165,7 @@ impl Call<'_> {
                     if Instant::now() >= patience {
                         return Err(status);
                     }
-                    // Lets the driver of the connection say that it is gone.
+                    // Lets the driver of the connection report that it is gone.
                     tokio::task::yield_now().await;
                 }
             }
@@ -173,7 +173,7 @@ impl Call<'_> {
         }
     }
 
-    /// An endpoint not tried yet, or, when all were, any.
+    /// Picks an endpoint that was not tried yet or, when all were tried, any endpoint.
     async fn pick(&self, tried: &mut Vec<SocketAddr>, patience: Instant) -> Result<Pick, Status> {
         let balancer = &self.shared.balancer;
         if let Some(pick) = balancer.try_pick(None, tried) {
@@ -191,14 +191,15 @@ impl Call<'_> {
         })
     }
 
-    /// Until when to wait for an endpoint, from now.
+    /// Returns how long to wait for an endpoint, counted from now.
     fn patience(&self) -> Instant {
         let patience = Instant::now() + self.shared.options.unavailable_after;
         self.deadline.map_or(patience, |deadline| deadline.min(patience))
     }
 
     async fn attempt(&self, mut pick: Pick, body: &mut Outgoing) -> Result<Attempted, Status> {
-        // Generated clients do not say what a method is; but who sends a stream, or waits without a limit, has one.
+        // Generated clients do not say whether a method streams. A streamed request, or a call without a deadline, counts as a
+        // stream.
         if body.is_streamed() || self.deadline.is_none() {
             pick.expect_stream();
         }
@@ -246,7 +247,7 @@ impl Call<'_> {
         Ok(Attempted::Answered(Response::from_parts(head, tonic::body::Body::new(body))))
     }
 
-    /// The request as this attempt sends it: absolute URI, what remains of the time, this attempt's trace context.
+    /// Builds the request of this attempt: absolute URI, remaining time, and the attempt's trace context.
     fn request(&self, pick: &Pick, span: &tracing::Span) -> Result<Request<()>, Status> {
         let authority = self.shared.options.authority.as_ref().or(pick.connection().authority.as_ref());
         let mut uri = http::uri::Parts::default();
@@ -267,7 +268,7 @@ impl Call<'_> {
             let left = deadline.saturating_duration_since(pick.started());
             request.headers_mut().insert(GRPC_TIMEOUT, format_timeout(left));
         }
-        // A filter may drop the attempt's span; the caller's own is the parent then.
+        // If a filter has dropped the attempt's span, the caller's own span is the parent.
         let parent = if span.is_disabled() { &tracing::Span::current() } else { span };
         trace::inject_span(parent, request.headers_mut());
         Ok(request)
@@ -296,10 +297,10 @@ async fn answer(
 
 enum Attempted {
     Answered(Response<tonic::body::Body>),
-    /// The peer did not process it.
+    /// The peer did not process the request.
     Refused(Status),
-    /// It did not leave.
+    /// The request was not sent.
     NotSent(Status),
-    /// It did not leave, and where it was to go too many wait.
+    /// The request was not sent, because too many wait for the connection.
     Full(Status),
 }

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::discovery::source::Source;
 use crate::discovery::target::Target;
 
-/// Asks discovery to look again now, ahead of its clock: the balancer does so when a connection fails.
+/// Requests that discovery looks again now, ahead of its clock. The balancer does so when a connection fails.
 ///
-/// Cheap to call at any rate; discovery bounds how often it really looks.
+/// Cheap to call at any rate: discovery bounds how often it really looks.
 #[derive(Clone, Debug, Default)]
 pub struct ReResolution(Arc<Notify>);
 
 impl ReResolution {
-    /// Asks once. Several calls before the next look are one.
+    /// Requests one look. Several requests before the next look count as one.
     pub fn request(&self) {
         self.0.notify_one();
     }
@@ -33,15 +33,15 @@ impl ReResolution {
     }
 }
 
-/// Starts to keep the targets of `source` current, in a task on the current runtime that ends with `cancel`.
+/// Starts a task on the current runtime that keeps the targets of `source` current until `cancel`.
 ///
-/// A static list is in the first value already; a file or a name arrives a moment later, and until it does the list is
+/// The first value of the receiver already has a static list. A file or a name is read a moment later; until then the list is
 /// empty. A failure keeps the last good list and is logged. The receiver may be cloned into other runtimes.
 pub fn discover(source: Source, cancel: CancellationToken) -> watch::Receiver<Arc<[Target]>> {
     discover_with_re_resolution(source, ReResolution::default(), cancel)
 }
 
-/// [`discover`], also looking again whenever `re_resolution` is poked.
+/// Does what [`discover`] does, and also looks whenever `re_resolution` is requested.
 pub fn discover_with_re_resolution(
     source: Source,
     re_resolution: ReResolution,
@@ -55,7 +55,7 @@ pub fn discover_with_re_resolution(
     // Each task ends when `cancel` does or when the last receiver is gone, so nobody has to join it.
     match source {
         Source::Static(_) => {
-            // Held open, so that a receiver's `changed` waits instead of failing.
+            // The sender is kept, so that a receiver's `changed` waits instead of failing.
             tokio::spawn(async move {
                 tokio::select! { () = cancel.cancelled() => {}, () = sender.closed() => {} }
             });
@@ -85,7 +85,7 @@ fn ask(
     });
 }
 
-/// Publishes `targets` if they differ from the last list. Says whether they did.
+/// Publishes `targets` if they differ from the last list. Returns whether they do.
 fn publish(sender: &watch::Sender<Arc<[Target]>>, targets: Vec<Target>) -> bool {
     sender.send_if_modified(|current| {
         let differs = current.as_ref() != targets.as_slice();

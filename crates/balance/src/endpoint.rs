@@ -1,4 +1,4 @@
-//! One target: its connections, what is known of it, and how it looks from outside.
+//! A target: its connections, its state, and its snapshot for the outside.
 
 pub(crate) mod backoff;
 pub(crate) mod connection;
@@ -19,11 +19,11 @@ use crate::options::Options;
 use crate::snapshot::{EndpointSnapshot, EndpointState};
 use crate::stores::{Backing, Sight};
 
-/// A server that said good-bye and is back this soon is the same process on another connection: it ages them. One that
-/// restarts takes longer, or does not say good-bye.
+/// The time within which a server that closed its connection gracefully and is back counts as the same process: it limits the
+/// age of connections. A server that restarts takes longer, or does not close gracefully.
 const SAME_WITHIN: Duration = Duration::from_millis(250);
 
-/// The state of one target. Changed by its task and by the drivers of its connections, read by everyone.
+/// A target. Its task and the drivers of its connections change it; everyone reads it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
@@ -33,16 +33,17 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug)]
 struct Status {
-    /// What it is by its connections and its own word: neither [`EndpointState::Ejected`] nor [`EndpointState::OtherStore`].
+    /// The state by its connections and its own health report: never [`EndpointState::Ejected`] nor
+    /// [`EndpointState::OtherStore`].
     state: EndpointState,
     reason: String,
-    /// What it said last of its store.
+    /// The store that it reported last.
     backing: Backing,
-    /// Why it must not be used although it serves.
+    /// The reason why it must not be used although it serves.
     refused: Option<String>,
-    /// The oldest first.
+    /// The connections in use, the oldest first.
     connections: Arc<[Arc<Connection>]>,
-    /// When it served last, if it was left with a good-bye.
+    /// The time of the last graceful close, if it served until then.
     left: Option<Instant>,
 }
 
@@ -68,7 +69,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns the connections that calls may be sent on, the oldest first: `None` while it is not ready.
+    /// Returns the connections for calls, the oldest first; `None` while the endpoint is not ready.
     pub(crate) fn ready_connections(&self) -> Option<Arc<[Arc<Connection>]>> {
         let status = self.status();
         status.is_ready().then(|| status.connections.clone())
@@ -103,17 +104,17 @@ impl Endpoint {
         }
     }
 
-    /// Whether it serves by its own word, and on the store that the others have.
+    /// Returns whether it reports that it serves, on the same store as the others.
     pub(crate) fn is_ready(&self) -> bool {
         self.status().is_ready()
     }
 
-    /// How it is seen by those who choose a store.
+    /// Returns what the choice of a store needs to know of it.
     pub(crate) fn sight(&self) -> Sight {
         let status = self.status();
         match status.state {
             EndpointState::Connecting => Sight::Lost,
-            // Its health could not be asked: that is no good-bye.
+            // Its health could not be asked: it has not left on purpose.
             EndpointState::NotServing if status.backing.store.is_empty() => Sight::Lost,
             EndpointState::Ready if !status.backing.store.is_empty() => {
                 Sight::Serving(status.backing.clone())
@@ -122,17 +123,17 @@ impl Endpoint {
         }
     }
 
-    /// Says whether it must not be used although it serves, and why.
+    /// Sets the reason why it must not be used although it serves, or removes it.
     pub(crate) fn set_refused(&self, reason: Option<&String>) {
         self.status().refused = reason.cloned();
     }
 
-    /// The oldest connection: the one that is asked for health.
+    /// Returns the oldest connection, which is the one that is asked for health.
     pub(crate) fn first_connection(&self) -> Option<Arc<Connection>> {
         self.status().connections.first().cloned()
     }
 
-    /// Adds a connection. The first one makes known nothing yet.
+    /// Adds a connection. With the first one the state is not known yet.
     pub(crate) fn attach(&self, connection: Arc<Connection>) {
         let mut status = self.status();
         if status.connections.is_empty() {
@@ -142,8 +143,8 @@ impl Endpoint {
         status.connections = status.connections.iter().cloned().chain([connection]).collect();
     }
 
-    /// Says what is known of the endpoint, unless it has lost its connections meanwhile. Returns the state before, if
-    /// anything changed.
+    /// Sets the reported state, unless the endpoint has lost its connections meanwhile. Returns the state before, if anything
+    /// changed.
     pub(crate) fn report(
         &self,
         state: EndpointState,
@@ -159,7 +160,7 @@ impl Endpoint {
         Some(std::mem::replace(&mut status.state, state))
     }
 
-    /// Takes `connection` out, for `reason`. Returns false if it was out already.
+    /// Removes `connection`, for `reason`. Returns false if it was removed already.
     pub(crate) fn detach(&self, connection: &Arc<Connection>, reason: String) -> bool {
         let mut status = self.status();
         let connections: Arc<[Arc<Connection>]> =
@@ -177,7 +178,7 @@ impl Endpoint {
         true
     }
 
-    /// Whether what serves now is the process that served before.
+    /// Returns whether the process that serves now is the one that served before.
     pub(crate) fn is_same_process(&self, now: Instant) -> bool {
         is_same(self.status().left, now)
     }
@@ -195,12 +196,12 @@ impl Endpoint {
     }
 }
 
-/// When an endpoint was left, if the same process may be back in a moment.
+/// Returns the time of a close after which the same process may be back in a moment.
 fn left(served: bool, close_reason: CloseReason, now: Instant) -> Option<Instant> {
     (served && close_reason == CloseReason::Graceful).then_some(now)
 }
 
-/// Whether who serves at `now` is who served when it was left.
+/// Returns whether the reconnected server is the same process.
 fn is_same(left: Option<Instant>, now: Instant) -> bool {
     left.is_some_and(|left| now.saturating_duration_since(left) < SAME_WITHIN)
 }
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_said_good_bye_and_is_back_at_once_is_the_same_and_nobody_else() {
+    fn only_quick_graceful_return_is_same_process() {
         let now = Instant::now();
         let left_politely = left(true, CloseReason::Graceful, now);
         assert!(is_same(left_politely, now + SAME_WITHIN / 2));

@@ -1,7 +1,7 @@
-//! What one endpoint costs to pick: peak-EWMA × queue, where the queue is 1 + in flight / weight. Pure: it is told the time.
+//! Computes what one endpoint costs to pick: peak-EWMA × queue, where the queue is 1 + in flight / weight.
 //!
-//! The weight divides the calls in flight and not the 1: idle endpoints are all alike then, and share by how often they are
-//! drawn; with the 1 divided too, an idle heavy one would always beat an idle light one.
+//! The weight divides the calls in flight and not the 1, so that idle endpoints cost the same and share by how often they are
+//! drawn. With the 1 divided too, an idle heavy endpoint would always beat an idle light one.
 
 pub(crate) mod connection_demand;
 mod ewma;
@@ -24,26 +24,26 @@ use self::slow_start::SlowStart;
 use self::stall_detector::StallDetector;
 use crate::options::Options;
 
-/// As many long streams weigh like one call in flight. They are mostly idle; but an endpoint with a thousand of them is
-/// busier than one with none.
+/// The number of long streams that weigh like one call in flight. They are mostly idle, but an endpoint with a thousand of them
+/// is busier than one with none.
 const STREAMS_PER_CALL: u32 = 64;
 
-/// Below this latencies are not told apart: a scheduler's hiccup is longer.
+/// The latency below which endpoints count as equally fast: a scheduler's hiccup is longer.
 const LATENCY_FLOOR_S: f64 = 0.001;
 
-/// Latencies within this factor are the same. The peak-EWMAs of equal endpoints differ by the noise of their worst
-/// sample; taken literally, the one that was lucky last would get every call while few are in flight.
+/// The factor within which latencies count as equal. The peak-EWMAs of equal endpoints differ by the noise of their worst
+/// sample. Taken literally, the endpoint that was lucky last would get every call while few are in flight.
 const LATENCY_NOISE: f64 = 2.0;
 
-/// The longest that a silent endpoint is believed to take: however long it was silent, it is tried again.
+/// The longest latency a stalled endpoint is believed to have: however long it was silent, it is tried again.
 const BELIEVED_MAX: Duration = Duration::from_secs(60);
 
-/// The counters and the latency of one endpoint. They outlive its connections.
+/// The counters and the latency of one endpoint, which outlive its connections.
 #[derive(Debug)]
 pub(crate) struct Load {
     ewma: Ewma,
     penalty: Penalty,
-    /// How long a failure is held against it that names no time.
+    /// The penalty for a failure without a pushback.
     penalty_time: Duration,
     slow_start: SlowStart,
     stall_detector: StallDetector,
@@ -58,7 +58,7 @@ pub(crate) struct Load {
     answers: AtomicU64,
 }
 
-/// What picking an endpoint costs: latency × queue.
+/// The cost of picking an endpoint: latency × queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     latency_s: f64,
@@ -66,7 +66,7 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// Whether this is the better choice; of two equal ones neither is.
+    /// Returns whether this cost is clearly lower. Neither of two equal costs is.
     pub(crate) fn is_below(&self, other: &Cost) -> bool {
         let ratio = self.latency_s / other.latency_s;
         if ratio < LATENCY_NOISE && ratio > 1.0 / LATENCY_NOISE {
@@ -97,7 +97,7 @@ impl Load {
         }
     }
 
-    /// What picking it costs now; `share` is its weight beside the mean.
+    /// Returns the current cost; `share` is the endpoint's weight beside the mean.
     pub(crate) fn cost(&self, share: f64, now: Instant) -> Cost {
         let latency_s =
             self.ewma.get(now).max(self.stall_detector.get(now)).max(self.penalty(now).as_secs_f64());
@@ -105,40 +105,41 @@ impl Load {
         Cost { latency_s: latency_s.max(LATENCY_FLOOR_S), queue: 1.0 + f64::from(busy) / share }
     }
 
-    /// Its share as a newcomer, from 0.1 to 1.
+    /// Returns its slow-start share, from 0.1 to 1.
     pub(crate) fn ramp(&self, now: Instant) -> f64 {
         self.slow_start.ramp(now)
     }
 
-    /// One more call, counted from the pick: connections and queues take time too.
+    /// Counts one more call from the pick on: connecting and queueing take time too.
     pub(crate) fn start(&self, now: Instant) {
         self.stall_detector.asked(now);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The call is over, however it went.
+    /// Counts the end of a call, whatever its outcome.
     pub(crate) fn finish(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A call has turned out to be a long stream.
+    /// Moves a call from those in flight to the long streams.
     pub(crate) fn became_stream(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.streams.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A long stream is over.
+    /// Counts the end of a long stream.
     pub(crate) fn finish_stream(&self) {
         self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The last call that was started is not one whose answer is waited for: it may come when something happens.
+    /// Records that the last call started may be a stream: its answer may come with an event, so that waiting for it says
+    /// nothing.
     pub(crate) fn expects_stream(&self) {
         self.stall_detector.given_up();
     }
 
-    /// The endpoint began to answer, after `latency` if that says how fast it is.
+    /// Records an answer, with its `latency` if that says how fast the endpoint is.
     pub(crate) fn answered(&self, latency: Option<Duration>, now: Instant) {
         self.answers.fetch_add(1, Ordering::Relaxed);
         self.stall_detector.answered();
@@ -147,8 +148,8 @@ impl Load {
         }
     }
 
-    /// The call ended without an answer, after `waited` if that says how slow the endpoint is at least. Without this
-    /// a stalled endpoint whose callers give up would look as fast as it once was. `silent`: it answered nobody meanwhile.
+    /// Records the end of a call without an answer, with the time `waited` if that is a lower bound of the latency. Otherwise a
+    /// stalled endpoint whose callers give up would look as fast as before. `silent`: it answered no other call meanwhile.
     pub(crate) fn unanswered(&self, waited: Option<Duration>, silent: bool, now: Instant) {
         if silent {
             self.stall_detector.given_up();
@@ -158,42 +159,42 @@ impl Load {
         }
     }
 
-    /// A call picked at `picked` timed out, and the endpoint has answered nobody meanwhile: it is believed to take as long as
-    /// that, and twice as long with each further time.
+    /// Records that a call picked at `picked` timed out and that the endpoint has answered none meanwhile: its latency is
+    /// believed to be that time, and doubles with each further time-out.
     pub(crate) fn stalled(&self, picked: Instant, now: Instant) {
         let doubled = 1 << (self.stall_detector.stalled(picked, now).max(1) - 1).min(16);
         let believed = now.saturating_duration_since(picked).saturating_mul(doubled);
         self.ewma.observe_at_least(believed.min(BELIEVED_MAX), now);
     }
 
-    /// The endpoint did its work.
+    /// Counts a success.
     pub(crate) fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The endpoint failed a call.
+    /// Counts a failure.
     pub(crate) fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It is to be left alone for the time it asked for.
+    /// Avoids the endpoint for the time it asked for, or for the default penalty.
     pub(crate) fn shun(&self, pushback: Option<Duration>, now: Instant) {
         let time = pushback.filter(|_| !self.penalty_time.is_zero()).unwrap_or(self.penalty_time);
         self.penalty.add(time, now);
     }
 
-    /// It says again that it serves.
+    /// Starts afresh when the endpoint reports again that it serves.
     pub(crate) fn recovered(&self, now: Instant) {
         self.slow_start.begin(now);
     }
 
-    /// The same process on another connection.
+    /// Records that the same process is back on another connection.
     pub(crate) fn rejoined(&self, now: Instant) {
         self.outlier.joined(now);
     }
 
-    /// A new connection: what was known is of another process. A newcomer is believed to cost what its peers do,
-    /// `seconds`; at 30 ms beside peers of 0.3 ms it would get no traffic for τ × ln 100 = 46 s.
+    /// Starts afresh on a new connection, since the old figures belong to another process. A newcomer is believed to cost what
+    /// its peers do, `seconds`: at 30 ms beside peers of 0.3 ms it would get no traffic for τ × ln 100 = 46 s.
     pub(crate) fn joined(&self, seconds: Option<f64>, now: Instant) {
         self.ewma.reset(seconds.unwrap_or(INITIAL.as_secs_f64()), now);
         self.penalty.clear();
@@ -209,7 +210,7 @@ impl Load {
         self.ewma.get(now)
     }
 
-    /// What is left of the penalty.
+    /// Returns the rest of the penalty.
     pub(crate) fn penalty(&self, now: Instant) -> Duration {
         self.penalty.left(now)
     }
@@ -222,7 +223,7 @@ impl Load {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Long streams, which `in_flight` does not count.
+    /// Returns the number of long streams, which `in_flight` does not count.
     pub(crate) fn streams(&self) -> u32 {
         self.streams.load(Ordering::Relaxed)
     }
@@ -239,7 +240,7 @@ impl Load {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// How many calls the endpoint has answered: a sign of life.
+    /// Returns the number of calls the endpoint has answered: a sign of life.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
@@ -261,14 +262,14 @@ mod tests {
         assert!((actual - expected).abs() <= expected * 0.001, "{actual} is not {expected}");
     }
 
-    /// Latency × queue, in seconds.
+    /// Returns latency × queue, in seconds.
     fn cost_s(load: &Load, now: Instant) -> f64 {
         let cost = load.cost(1.0, now);
         cost.latency_s * cost.queue
     }
 
     #[test]
-    fn each_call_in_flight_adds_one_latency_to_the_cost() {
+    fn each_call_adds_one_latency() {
         let (load, now) = load(1);
         near(cost_s(&load, now), 0.030);
         load.start(now);
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_divides_the_queue_and_idle_ones_cost_the_same_whatever_theirs() {
+    fn weight_divides_queue_not_idle_cost() {
         let (load, now) = load(1);
         near(load.cost(2.0, now).queue, 1.0);
         near(load.cost(0.1, now).queue, 1.0);
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_failure_makes_dear_for_five_seconds_and_no_longer() {
+    fn fast_failure_costs_five_seconds() {
         let (load, now) = load(1);
         load.start(now);
         load.answered(Some(MS), now);
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pushback_makes_dear_for_the_time_it_names() {
+    fn pushback_costs_the_named_time() {
         let (load, now) = load(1);
         load.shun(Some(800 * MS), now);
         near(cost_s(&load, now), 0.8);
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_penalty_nobody_is_shunned() {
+    fn zero_penalty_avoids_nobody() {
         let now = Instant::now();
         let load = Load::new(1, &Options { penalty: Duration::ZERO, ..Options::new("fish", "test") }, now);
         load.shun(Some(800 * MS), now);
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn sixty_four_long_streams_weigh_like_one_call() {
+    fn sixty_four_streams_weigh_one_call() {
         let (load, now) = load(1);
         for streams in 1..=64 {
             load.start(now);
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_nobody_waited_for_raises_the_cost() {
+    fn abandoned_call_raises_cost() {
         let (load, now) = load(1);
         load.start(now);
         load.unanswered(Some(800 * MS), true, now);
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_out_in_a_row_doubles_what_it_is_believed_to_take() {
+    fn consecutive_timeouts_double_latency() {
         let (load, now) = load(1);
         load.stalled(now, now + 1_000 * MS);
         near(load.ewma_s(now + 1_000 * MS), 1.0);
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_costs_what_its_peers_do() {
+    fn newcomer_costs_like_its_peers() {
         let (load, now) = load(1);
         load.shun(None, now);
         load.joined(Some(0.002), now);
@@ -369,13 +370,13 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_endpoint_is_never_free() {
+    fn idle_endpoint_is_never_free() {
         let (load, now) = load(1);
         near(cost_s(&load, now + 1_000 * crate::load::ewma::TAU), 0.001);
     }
 
     #[test]
-    fn latencies_within_the_noise_are_told_apart_by_the_queue_alone() {
+    fn similar_latencies_compare_by_queue() {
         let cost = |latency_s, queue| Cost { latency_s, queue };
         assert!(!cost(0.010, 1.0).is_below(&cost(0.019, 1.0)));
         assert!(!cost(0.019, 1.0).is_below(&cost(0.010, 1.0)));

@@ -1,24 +1,24 @@
-//! What was logged of endpoints lately, for the whole process: each core has a balancer of its own, and all of them see the
-//! same happen.
+//! Suppresses repeated log lines about endpoints in the whole process: each core has a balancer of its own, and all of them see
+//! the same events.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The same news of one endpoint is told once in this time.
+/// The interval in which the same event of one endpoint is logged once.
 const EVERY: Duration = Duration::from_secs(5);
-/// Endpoints that are remembered: one past it, and those of which nothing was told lately are forgotten.
+/// The most endpoints that are remembered. Beyond it, those without a recent event are forgotten.
 const ENDPOINTS_MAX: usize = 1024;
 
 static TOLD: Mutex<Option<Told>> = Mutex::new(None);
 
-/// The last news of each endpoint of each upstream, and when it was told.
+/// The last event of each endpoint of each upstream, and when it was logged.
 #[derive(Debug, Default)]
 struct Told(HashMap<(String, SocketAddr), (String, Instant)>);
 
-/// Whether the process has not told this of the endpoint already. `news` is where it has got to: something else in between
-/// is news again.
+/// Returns whether the process has yet to log this event of the endpoint. `news` names the event: the same event after another
+/// one is new again.
 pub(crate) fn is_new(upstream: &str, endpoint: SocketAddr, news: &str) -> bool {
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     told.get_or_insert_default().is_new(upstream, endpoint, news, Instant::now())
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_every_core_sees_is_told_once() {
+    fn event_is_logged_once_per_process() {
         let mut told = Told::default();
         let (endpoint, now) = (SocketAddr::from(([127, 0, 0, 1], 7000)), Instant::now());
         let other = SocketAddr::from(([127, 0, 0, 1], 7001));
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_that_come_and_go_are_forgotten() {
+    fn forgets_endpoints_beyond_limit() {
         let (mut told, mut now) = (Told::default(), Instant::now());
         for _ in 0..10 {
             for port in 0..500 {

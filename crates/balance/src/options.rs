@@ -1,4 +1,4 @@
-//! What a balancer is told about its upstream and its connections. Plain values; nothing is read later.
+//! The options of a balancer: plain values; nothing is read later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,92 +7,91 @@ use http::HeaderName;
 
 use crate::stores::Stores;
 
-/// Settings of one [`Balancer`](crate::Balancer). Start from [`Options::new`] and change what differs.
+/// The settings of one [`Balancer`](crate::Balancer). Start from [`Options::new`] and change what differs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The upstream's name, as it appears in errors, logs and spans: `cache`.
     pub name: String,
-    /// Who is calling, the `shoal.role` of the client spans: `gateway`, `cache`, `client`.
+    /// The caller's role, the `shoal.role` of the client spans: `gateway`, `cache`, `client`.
     pub role: &'static str,
     /// The receive window of one stream in bytes, fixed. Default 1 MiB: a full window a round trip is 1 GiB/s at 1 ms.
     pub stream_window: u32,
     /// The receive window of a connection in bytes, fixed. Default 8 MiB: eight stalled readers do not stop the others.
     pub connection_window: u32,
-    /// How many bytes may wait for a connection's socket before those who send wait. Default 256 KiB.
+    /// The bytes that may wait for a connection's socket before senders wait. Default 256 KiB.
     pub send_buffer: usize,
     /// The longest header block accepted from an endpoint, in bytes. Default 64 KiB.
     pub header_list_max: u32,
-    /// How many fields such a block may have. Default 100.
+    /// The most fields of such a block. Default 100.
     pub header_fields_max: usize,
-    /// Headers that are written "never indexed" (RFC 7541 §7.1.3), beside cookies and what HTTP has to authenticate by.
-    /// Default none.
+    /// The headers that are written "never indexed" (RFC 7541 §7.1.3), in addition to cookies and HTTP's own authentication
+    /// headers. Default none.
     pub secrets: Vec<HeaderName>,
-    /// How long connecting may take, and then the answer to the first ping. Default 1 s each.
+    /// The longest time for connecting, and again for the answer to the first ping. Default 1 s each.
     pub connect_timeout: Duration,
     /// The delay after a first failed connection, doubled each time. Default 20 ms: a restart on the same host is back
     /// within about 100 ms.
     pub backoff_first: Duration,
     /// The longest delay between two attempts to connect. Default 5 s.
     pub backoff_max: Duration,
-    /// How long a connection with calls may be without an answer before it is pinged; one without calls, twice as long.
-    /// Default 1 s.
+    /// The time without an answer after which a connection with calls is pinged; without calls, twice as long. Default 1 s.
     pub keepalive_interval: Duration,
-    /// How long a ping may take before the connection is given up. Default 2 s.
+    /// The longest time for the answer to a ping before the connection is given up. Default 2 s.
     pub keepalive_timeout: Duration,
-    /// How long the calls of a connection that takes no new ones may go on. Default 10 min, for long streams.
+    /// The longest time the calls of a connection may go on after it takes no new ones. Default 10 min, for long streams.
     pub drain: Duration,
-    /// The name that is watched in `grpc.health.v1`; `Some("")`, the default, is the server as a whole, and `None` takes
-    /// every connected endpoint for serving. A server without the health service is taken for serving too.
+    /// The service name that is watched in `grpc.health.v1`. `Some("")`, the default, is the server as a whole. With `None`
+    /// every connected endpoint counts as serving. A server without the health service counts as serving too.
     pub health_service: Option<String>,
-    /// Whether health is watched where it can be. A watch is a stream without end: a server that gives each of its streams a
-    /// thread has one less for calls. Default true; false: it is checked.
+    /// Watches health where possible, rather than checking it. A watch is an endless stream: a server with a thread per stream
+    /// has one less for calls. Default true.
     pub health_watched: bool,
-    /// How often health is checked where it is not watched. Default 5 s.
+    /// The interval between health checks where health is not watched. Default 5 s.
     pub health_interval: Duration,
-    /// How long a health answer may take. Default 1 s.
+    /// The longest time for a health answer. Default 1 s.
     pub health_timeout: Duration,
-    /// How long an endpoint is shunned that answered UNAVAILABLE or RESOURCE_EXHAUSTED, unless it said itself how long.
-    /// Default 5 s; zero: not at all.
+    /// The time an endpoint is avoided after UNAVAILABLE or RESOURCE_EXHAUSTED, unless it names a time itself. Default 5 s;
+    /// zero disables it.
     pub penalty: Duration,
-    /// How long a newcomer's share grows, from a tenth to the whole. Default 30 s; zero: it has the whole at once.
+    /// The time in which a newcomer's share grows from a tenth to the whole. Default 30 s; zero gives it the whole at once.
     pub slow_start: Duration,
-    /// When an endpoint that fails is left alone. Default [`Ejection::default`]; `None`: never.
+    /// The rules by which failing endpoints are ejected. Default [`Ejection::default`]; `None` never ejects.
     pub ejection: Option<Ejection>,
-    /// How many of many targets are used. Default [`Subset::default`]; `None`: all.
+    /// The part of many targets that is used. Default [`Subset::default`]; `None` uses all.
     pub subset: Option<Subset>,
-    /// The most connections to one endpoint. A second one is made when four fifths of the streams that the peer allows on
-    /// the first are in use. Default 8; 1: never a second one.
+    /// The most connections to one endpoint. A second one is made when four fifths of the streams that the peer allows on the
+    /// first are in use. Default 8; with 1 there is never a second one.
     pub connections_max: usize,
-    /// Which of the counts of a [`Share`](crate::Share) is of this upstream. Default 0.
+    /// The index of this upstream in the counts of a [`Share`](crate::Share). Default 0.
     pub share_index: usize,
-    /// How long a further connection may be without calls before it is closed. Default 30 s.
+    /// The time without calls after which a connection that is not the first one is closed. Default 30 s.
     pub connection_idle: Duration,
-    /// Which store the endpoints may stand on, if they name one: shared by the balancers of one upstream in a process. Default:
-    /// not shared.
+    /// The choice of the store that the endpoints must share, if they name one. Shared by the balancers of one upstream in a
+    /// process. Default: not shared.
     pub stores: Arc<Stores>,
     /// Fixes the random choices, for tests. Default `None`.
     pub seed: Option<u64>,
 }
 
-/// When an endpoint that fails is left alone, and for how long (Envoy, "Outlier detection"; gRFC A50).
+/// The rules by which a failing endpoint is ejected, and for how long (Envoy, "Outlier detection"; gRFC A50).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
-    /// As many failures without a success in between. Default 5.
+    /// The number of failures without a success in between that ejects. Default 5.
     pub consecutive: u32,
-    /// Or this share of the calls within `window`. Default 0.5.
+    /// The ratio of failures among the calls within `window` that ejects. Default 0.5.
     pub failure_ratio: f64,
-    /// Provided there were as many. Default 20.
+    /// The fewest calls within `window` for which the ratio counts. Default 20.
     pub calls_min: u32,
-    /// The time that the share is of. Default 10 s.
+    /// The time over which the ratio is computed. Default 10 s.
     pub window: Duration,
-    /// How long the first time. Doubled each time. Default 1 s.
+    /// The length of the first ejection, doubled each time. Default 1 s.
     pub base_ejection_time: Duration,
-    /// How long at most. Default 60 s.
+    /// The longest ejection. Default 60 s.
     pub max: Duration,
-    /// The most that may be ejected at once, as a share of the endpoints that are connected and serving. Default 0.5.
+    /// The most endpoints that may be ejected at once, as a ratio of those that are connected and serving. Default 0.5.
     pub ejected_max: f64,
-    /// When fewer than this share of all endpoints could be picked, the ejected are picked too: few that fail are better
-    /// than the load of all on one (Envoy, "Panic threshold"). Default 0.5.
+    /// The ratio of all endpoints that could be picked below which the ejected are picked too: a few failing endpoints are
+    /// better than all load on one (Envoy, "Panic threshold"). Default 0.5.
     pub panic_threshold: f64,
 }
 
@@ -112,28 +111,28 @@ impl Default for Ejection {
 }
 
 impl Ejection {
-    /// Whether one more may be ejected, of so many that are connected and serving.
+    /// Returns whether one more of the connected and serving endpoints may be ejected.
     pub(crate) fn allows(&self, ejected: usize, serving: usize) -> bool {
         (ejected + 1) as f64 <= self.ejected_max * serving as f64
     }
 }
 
-/// How many of many targets one balancer uses (gRFC A68).
+/// The part of many targets that one balancer uses (gRFC A68).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subset {
-    /// The most targets used. Default 100: every endpoint then has a hundred callers' connections at most for each hundred
-    /// balancers, and a hundred endpoints still share out the load of one that is lost.
+    /// The most targets used. Default 100: every endpoint then has at most a hundred connections per hundred balancers, and a
+    /// hundred endpoints still share the load of one that is lost.
     pub size: usize,
-    /// Which of the balancers of this process it is, from 0: those of one process take different targets.
+    /// The index of the balancer in this process, from 0: the balancers of one process take different targets.
     pub index: usize,
-    /// How many balancers of this upstream the process has. Default 1.
+    /// The number of balancers of this upstream in the process. Default 1.
     pub count: usize,
-    /// Who the process is: another number, another choice. Default: drawn at random, so that processes differ.
+    /// The identity of the process: another number, another choice. Default: drawn at random, so that processes differ.
     pub identity: u64,
 }
 
 impl Subset {
-    /// The choice of one of `count` balancers of a process: a core of a gateway.
+    /// Returns the choice of one of `count` balancers of a process, such as a core of a gateway.
     pub fn of_process(identity: u64, index: usize, count: usize) -> Subset {
         Subset { size: 100, index, count, identity }
     }
@@ -146,7 +145,7 @@ impl Default for Subset {
 }
 
 impl Options {
-    /// The defaults for the upstream `name`, called by `role`.
+    /// Returns the defaults for the upstream `name`, called by `role`.
     pub fn new(name: impl Into<String>, role: &'static str) -> Options {
         Options {
             name: name.into(),

@@ -1,5 +1,5 @@
-//! How a call went, as far as its endpoint is to be judged by it: the one table of what each gRPC code says of the endpoint
-//! that answered it.
+//! Judges an endpoint by how its calls ended: the one table of what each gRPC code and each broken stream says about the
+//! endpoint.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use http::{HeaderMap, StatusCode};
 use shoal_http2::{Error, Reason};
 use tonic::{Code, Status};
 
-/// The trailer by which an endpoint says how long to leave it alone (gRFC A6, "Pushback").
+/// The trailer by which an endpoint says how long to avoid it (gRFC A6, "Pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// The trailer by which an endpoint says that its error is the caller's, or of something behind it: any other endpoint would
-/// have said the same.
+/// The trailer by which an endpoint says that its error is the fault of the caller, or of something behind the endpoint: any
+/// other endpoint would have answered the same.
 const FAULT_OF: &str = "shoal-fault-of";
 
-/// The gRPC status of an answer, from its trailers (or its headers, if there were no others); one that has none is no gRPC, and
-/// its HTTP status says what it means (gRPC, "HTTP to gRPC Status Code Mapping").
+/// Returns the gRPC status of an answer, from its trailers (or its headers, if there were no trailers). An answer without a
+/// gRPC status is mapped by its HTTP status (gRPC, "HTTP to gRPC Status Code Mapping").
 pub fn code_of(http: StatusCode, trailers: &HeaderMap) -> Code {
     match trailers.get(Status::GRPC_STATUS) {
         Some(code) => Code::from_bytes(code.as_bytes()),
@@ -35,46 +35,47 @@ fn code_of_http(status: StatusCode) -> Code {
     }
 }
 
-/// How a call went, as far as its endpoint is to be judged by it.
+/// The outcome of a call, as a judgement of its endpoint.
 ///
-/// | outcome | failure for the ejection | shunned |
+/// | outcome | failure for the ejection | avoided |
 /// |---|---|---|
 /// | `Success` | no: it ends a series of failures | no |
 /// | `EndpointFault` | yes | 5 s ([`Options::penalty`](crate::Options::penalty)) |
 /// | `Pushback` | yes | for the time it asked for |
-/// | `Overloaded` | no: to eject the busy only makes the others busier | for the time it asked for, else 5 s |
+/// | `Overloaded` | no: ejecting a busy endpoint only makes the others busier | for the time it asked for, else 5 s |
 /// | `ServerError` | yes | no |
-/// | `TimedOut` | if it answered nobody meanwhile, unless the call streams or waited for room | no; its latency is at least the time waited |
+/// | `TimedOut` | if it answered no other call meanwhile, unless the call streams or waited for a stream | no; its latency is at least the time waited |
 /// | `CallerGone`, `Neutral` | no | no |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint did its work, whatever the answer: NOT_FOUND is a success here.
+    /// The endpoint processed the call, whatever the answer: NOT_FOUND is a success here.
     Success,
-    /// The endpoint or the way to it failed: UNAVAILABLE, a lost connection, a malformed answer.
+    /// The endpoint or the path to it failed: UNAVAILABLE, a lost connection, a malformed answer.
     EndpointFault,
     /// UNAVAILABLE, with the time after which the endpoint wants to be asked again.
     Pushback(Duration),
-    /// RESOURCE_EXHAUSTED or REFUSED_STREAM: it works and has too much to do. With the pushback it sent, if any.
+    /// RESOURCE_EXHAUSTED or REFUSED_STREAM: the endpoint works and is overloaded. With the pushback it sent, if any.
     Overloaded(Option<Duration>),
-    /// INTERNAL, UNKNOWN, DATA_LOSS: the endpoint is broken, or this request is too much for it.
+    /// INTERNAL, UNKNOWN, DATA_LOSS: the endpoint is broken, or cannot process this request.
     ServerError,
-    /// The deadline passed. Whose fault it was is seen from what else the endpoint answered meanwhile.
+    /// The deadline passed. Whether that was the endpoint's fault depends on what else it answered meanwhile.
     TimedOut,
-    /// The caller went away. Says nothing about the endpoint but that it took at least this long.
+    /// The caller went away. Only says that the endpoint took at least this long.
     CallerGone,
-    /// Nothing was learnt: the endpoint never had the call, as after a GOAWAY.
+    /// Nothing is known: the endpoint never received the call, as after a GOAWAY.
     Neutral,
 }
 
 impl Outcome {
-    /// What an answer says, given its HTTP status and its `trailers` (or its headers, if there were no others).
+    /// Judges an answer by its HTTP status and its `trailers` (or its headers, if there were no trailers).
     ///
-    /// gRPC's outlier detection (gRFC A50) counts every code but OK, and so lets one caller with bad arguments eject
-    /// healthy endpoints; Envoy counts those it maps to an HTTP status from 500. This is Envoy's list without what the
-    /// caller makes: UNIMPLEMENTED (501 there) and DEADLINE_EXCEEDED (504), which the endpoint has *answered* here.
+    /// gRPC's outlier detection (gRFC A50) counts every code but OK, so that one caller with bad arguments can eject healthy
+    /// endpoints. Envoy counts the codes that it maps to an HTTP status from 500. This is Envoy's list without the codes that
+    /// callers cause: UNIMPLEMENTED (501 there) and DEADLINE_EXCEEDED (504), which the endpoint has *answered* here.
     ///
-    /// An HTTP status from 400 to 499 without a gRPC one is an answer to what was asked, whatever its code for the caller: a
-    /// header list too long (431) is no failure of who refuses it. So is an error that the endpoint says is not its own.
+    /// An HTTP status from 400 to 499 without a gRPC status is an answer to the request, whatever its code for the caller:
+    /// refusing a header list that is too long (431) is no failure. Neither is an error that the endpoint reports as not its
+    /// own.
     pub fn of_answer(http: StatusCode, trailers: &HeaderMap) -> Outcome {
         let has_status = trailers.contains_key(Status::GRPC_STATUS);
         let refuses = !has_status && http.is_client_error() && http != StatusCode::TOO_MANY_REQUESTS;
@@ -131,13 +132,13 @@ impl Outcome {
     }
 }
 
-/// The pushback, if it is a time: anything else means "do not repeat this", and no time is known.
+/// Returns the pushback if it is a time. Any other value means "do not repeat this" and names no time.
 fn pushback(trailers: &HeaderMap) -> Option<Duration> {
     let millis = trailers.get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_millis(millis))
 }
 
-/// What a broken stream means to the caller (gRPC over HTTP/2, "Errors").
+/// Returns the status of a broken stream for the caller (gRPC over HTTP/2, "Errors").
 pub(crate) fn status_of(error: &Error, upstream: &str, address: SocketAddr) -> Status {
     if refused(error) || !error.is_reset() {
         return Status::unavailable(format!("`{upstream}` ({address}) was lost before it answered: {error}"));
@@ -164,10 +165,10 @@ pub fn code_of_reset(reason: Reason) -> Code {
     }
 }
 
-/// Whether the peer has said that it did not process the stream this error is of: REFUSED_STREAM, or a stream above the
-/// last one its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
+/// Returns whether the peer has said that it did not process the stream: REFUSED_STREAM, or a stream above the last one that
+/// its GOAWAY names. Such a call may be sent once more, whatever its method (RFC 9113 §8.7).
 ///
-/// A stream that the GOAWAY does cover ends with an I/O error when the connection does, never with this.
+/// A stream that the GOAWAY covers ends with an I/O error when the connection does, never with this.
 pub fn refused(error: &Error) -> bool {
     error.is_remote()
         && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_made_is_a_success_of_the_endpoint() {
+    fn caller_errors_count_as_success() {
         for code in [
             Code::Ok,
             Code::InvalidArgument,
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_endpoint_made_is_a_failure_and_busy_is_not_broken() {
+    fn endpoint_errors_fail_but_overload_does_not() {
         check(Code::Unavailable, None, Outcome::EndpointFault);
         check(Code::ResourceExhausted, None, Outcome::Overloaded(None));
         for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_grpc_means_what_its_http_status_does() {
+    fn plain_http_answer_maps_by_status() {
         for (http, code, outcome) in [
             (400, Code::Internal, Outcome::Success),
             (401, Code::Unauthenticated, Outcome::Success),
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_said_to_be_anothers_is_no_failure() {
+    fn error_marked_as_foreign_is_success() {
         for code in [Code::ResourceExhausted, Code::Internal, Code::Unavailable] {
             let mut trailers = HeaderMap::new();
             trailers.insert(Status::GRPC_STATUS, (code as i32).into());
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pushback_is_milliseconds_and_anything_else_names_no_time() {
+    fn pushback_is_parsed_as_milliseconds() {
         let after = Duration::from_millis(300);
         check(Code::Unavailable, Some("300"), Outcome::Pushback(after));
         check(Code::ResourceExhausted, Some("300"), Outcome::Overloaded(Some(after)));

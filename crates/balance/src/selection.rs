@@ -1,7 +1,7 @@
-//! What is picked from: the endpoints that take calls, as one immutable list, and the rule by which one of them is chosen.
+//! The selection: an immutable list of the endpoints that take calls, and the rule by which one of them is chosen.
 //!
-//! Power of two choices (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001): of two drawn by
-//! weight, the cheaper one. Takes no lock and allocates nothing. Pure: time and randomness are given.
+//! Power of two choices (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001): the cheaper of two
+//! endpoints drawn by weight. Takes no lock and allocates nothing. Time and randomness are arguments.
 
 mod alias_table;
 
@@ -17,14 +17,14 @@ use crate::endpoint::connection::Connection;
 use crate::load::Load;
 use crate::load::slow_start;
 
-/// The endpoints of one moment.
+/// The endpoints that take calls at one moment.
 #[derive(Debug)]
 pub(crate) struct Selection {
     members: Box<[Member]>,
     alias_table: AliasTable,
-    /// Calls that its members' servers allow at once, on the connections there are and those that can be had.
+    /// The calls that the members' servers allow at once, on the existing connections and those that can still be made.
     allowed: u64,
-    /// Ejected ones that are connected and serving: each is given one call when its time has come.
+    /// The ejected endpoints that are connected and serving: each gets one call when its probe is due.
     ejected: Box<[Member]>,
 }
 
@@ -33,35 +33,36 @@ pub(crate) struct Selection {
 pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     pub(crate) load: Arc<Load>,
-    /// Its connections, the oldest first.
+    /// The connections, the oldest first.
     pub(crate) connections: Arc<[Arc<Connection>]>,
-    /// Its weight beside the mean of all.
+    /// The weight relative to the mean of all.
     share: f64,
 }
 
-/// What was chosen.
+/// The result of a choice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice<'a> {
     pub(crate) member: &'a Member,
-    /// The call decides whether an ejected endpoint comes back.
+    /// Set if the call decides whether an ejected endpoint is readmitted.
     pub(crate) probe: bool,
-    /// It has room for one more stream. If not, nobody has.
+    /// Set if the member has room for one more stream. If not, no member has.
     pub(crate) room: bool,
 }
 
 impl Member {
-    /// Calls that its server allows at once, on the connections there are and, if more can be had, on so many.
+    /// Returns how many calls its server allows at once, on the existing connections and, if more can be made, on up to
+    /// `connections_max`.
     fn allowed(&self, connections_max: usize) -> u64 {
         let limits = self.connections.iter().map(|connection| u64::from(connection.streams.limit()));
         let further = match self.load.connection_demand.can_grow() {
             true => connections_max.saturating_sub(self.connections.len()) as u64,
             false => 0,
         };
-        // Those not made yet will allow what the oldest does.
+        // Connections that are not made yet will allow what the oldest does.
         limits.clone().sum::<u64>() + further * limits.clone().next().unwrap_or(0)
     }
 
-    /// Returns `endpoint` as it is picked from, while it is ready.
+    /// Creates the member for `endpoint`, if it is ready.
     pub(crate) fn of(endpoint: &Endpoint) -> Option<Member> {
         let connections = endpoint.ready_connections()?;
         Some(Member::new(endpoint.address, endpoint.load.clone(), connections))
@@ -88,8 +89,8 @@ impl Selection {
         }
     }
 
-    /// Of those that are connected and serving by their own word, out of `endpoints` that are known: the ejected are left out,
-    /// unless fewer than `panic_threshold` of all would be left (Envoy, "Panic threshold").
+    /// Creates the selection from the `serving` endpoints. The ejected are left out, unless fewer than the ratio
+    /// `panic_threshold` of all known `endpoints` would be left (Envoy, "Panic threshold").
     pub(crate) fn of_serving(
         serving: Vec<Member>,
         endpoints: usize,
@@ -102,24 +103,24 @@ impl Selection {
         Selection::new(if panic { serving } else { available }, ejected, connections_max)
     }
 
-    /// Calls that the servers allow at once.
+    /// Returns how many calls the servers allow at once.
     pub(crate) fn allowed(&self) -> u64 {
         self.allowed
     }
 
-    /// How many of those there are. Counts over all connections.
+    /// Returns how many of those calls are running, counted over all connections.
     pub(crate) fn in_use(&self) -> u64 {
         let connections = self.members.iter().flat_map(|member| member.connections.iter());
         connections.map(|connection| u64::from(connection.streams.in_use())).sum()
     }
 
-    /// Those that take calls.
+    /// Returns the endpoints that take calls.
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// Chooses one whose address is not in `exclude`, or `None` when there is none. `has_room` says whether an endpoint
-    /// can take one more call at once.
+    /// Chooses a member whose address is not in `exclude`; `None` if there is none. `has_room` returns whether an endpoint can
+    /// take one more call at once.
     pub(crate) fn choose(
         &self,
         exclude: &[SocketAddr],
@@ -145,7 +146,8 @@ impl Selection {
         let kept = slow_start::keeps(chosen.load.ramp(now), other.load.ramp(now), || rng.f64());
         let (chosen, other) = if kept { (chosen, other) } else { (other, chosen) };
         let with_room = [chosen, other].into_iter().find(|member| has_room(member)).or_else(|| {
-            // Both are full: whoever is not, however dear. A call must not wait where another could go at once.
+            // Both are full: any member with room is taken, whatever its cost. A call must not wait where another endpoint
+            // could take it at once.
             let from = rng.usize(..self.members.len());
             let (before, after) = self.members.split_at(from);
             let mut others = after.iter().chain(before);
@@ -155,8 +157,8 @@ impl Selection {
         Some(Choice { member: with_room.unwrap_or(chosen), probe: false, room })
     }
 
-    /// Two that are not excluded, by weight; the same one twice when there is but one. Counts over the whole list: for the
-    /// calls that are repeated.
+    /// Draws two members that are not excluded, by weight; the same one twice if there is only one. Takes time linear in the
+    /// list, which only repeated calls pay.
     fn two_besides(&self, exclude: &[SocketAddr], rng: &mut Rng) -> Option<(&Member, &Member)> {
         let allowed = || self.members.iter().filter(|member| !exclude.contains(&member.address));
         let draw = |besides: Option<&Member>, rng: &mut Rng| {
@@ -167,7 +169,7 @@ impl Selection {
                 point -= member.share;
                 point < 0.0
             });
-            // Rounding may leave a little of the last one's share.
+            // Rounding may leave a little of the last member's share.
             drawn.or_else(|| others().next_back())
         };
         let first = draw(None, rng)?;
@@ -187,10 +189,10 @@ mod tests {
     const PICKS: u32 = 10_000;
     const MS: Duration = Duration::from_millis(1);
 
-    /// Endpoints on a clock that stands still.
+    /// Endpoints on a stopped clock.
     struct Endpoints {
         loads: Vec<Arc<Load>>,
-        /// With those that are not connected.
+        /// The number of known endpoints, including those not connected.
         known: usize,
         now: Instant,
     }
@@ -211,7 +213,7 @@ mod tests {
             Selection::of_serving(serving, self.known, 0.5, 8)
         }
 
-        /// How often each is chosen, while no call is in flight.
+        /// Returns how often each is chosen while no call is in flight.
         fn spread(&self, exclude: &[usize], has_room: impl Fn(usize) -> bool) -> Vec<u32> {
             let (selection, mut rng) = (self.selection(), Rng::with_seed(SEED));
             let exclude: Vec<SocketAddr> = exclude.iter().copied().map(address).collect();
@@ -234,7 +236,7 @@ mod tests {
         usize::from(member.address.port()) - 1
     }
 
-    /// Each count is within five standard deviations of what it should be.
+    /// Asserts that each count is within five standard deviations of the expected one.
     #[track_caller]
     fn near(counts: &[u32], expected: &[f64]) {
         for (count, expected) in counts.iter().zip(expected) {
@@ -245,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn equals_are_chosen_evenly() {
+    fn equal_endpoints_are_chosen_evenly() {
         near(&Endpoints::of(&[1; 5]).spread(&[], |_| true), &[0.2; 5]);
     }
 
     #[test]
-    fn the_cheaper_of_two_always_wins_and_the_dearest_of_many_never_does() {
+    fn cheaper_of_two_always_wins() {
         let endpoints = Endpoints::of(&[1, 1]);
         endpoints.loads[0].start(endpoints.now);
         assert_eq!(endpoints.spread(&[], |_| true), [0, PICKS]);
@@ -263,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn idle_endpoints_share_by_weight_and_the_light_one_is_not_forgotten() {
+    fn idle_endpoints_share_by_weight() {
         near(&Endpoints::of(&[1, 3]).spread(&[], |_| true), &[0.25, 0.75]);
         near(&Endpoints::of(&[65_535, 32_768]).spread(&[], |_| true), &[2.0 / 3.0, 1.0 / 3.0]);
     }
 
     #[test]
-    fn busy_endpoints_share_by_weight_too() {
+    fn busy_endpoints_share_by_weight() {
         let endpoints = Endpoints::of(&[1, 3]);
         let (selection, mut rng) = (endpoints.selection(), Rng::with_seed(SEED));
         // Nothing ends: the queues themselves are balanced.
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excluded_one_is_never_chosen_however_cheap() {
+    fn excluded_endpoint_is_never_chosen() {
         let endpoints = Endpoints::of(&[1, 1, 1, 2]);
         let counts = endpoints.spread(&[0], |_| true);
         near(&counts, &[0.0, 0.25, 0.25, 0.5]);
@@ -292,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_gets_a_tenth_of_its_share_beside_old_ones() {
+    fn newcomer_gets_a_tenth() {
         let endpoints = Endpoints::of(&[1, 1]);
         endpoints.loads[0].joined(None, endpoints.now);
         near(&endpoints.spread(&[], |_| true), &[0.05, 0.95]);
     }
 
     #[test]
-    fn where_all_are_new_none_is_slow() {
+    fn all_newcomers_share_evenly() {
         let endpoints = Endpoints::of(&[1; 4]);
         for load in &endpoints.loads {
             load.joined(None, endpoints.now);
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_one_is_passed_over_for_any_that_has_room() {
+    fn full_endpoint_is_skipped() {
         let endpoints = Endpoints::of(&[1; 5]);
         for _ in 0..9 {
             endpoints.loads[4].start(endpoints.now);
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejected_one_gets_one_call_when_its_time_has_come() {
+    fn ejected_endpoint_gets_one_probe() {
         let mut endpoints = Endpoints::of(&[1; 3]);
         endpoints.loads[1].outlier.eject("test", endpoints.now);
         assert_eq!(endpoints.spread(&[], |_| true)[1], 0);
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn below_half_available_the_ejected_are_used_too() {
+    fn panic_threshold_uses_ejected_endpoints() {
         for (known, ejected_used) in [(4, false), (5, true)] {
             let mut endpoints = Endpoints::of(&[1; 3]);
             endpoints.known = known;

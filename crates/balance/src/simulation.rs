@@ -1,7 +1,8 @@
-//! A stalled replica, simulated: the real selection, load, silence, ejection and calls, on a clock and with randomness of our own.
+//! Simulates a stalled replica with the real selection, load, stall detector, ejection and accounting, on a simulated clock
+//! with seeded randomness.
 //!
-//! Eleven endpoints under an open load: calls come at random times whatever became of those before. Then one endpoint stops
-//! answering, also those it has. Nobody repeats a call; each is given up after a second.
+//! Eleven endpoints under an open load: calls arrive at random times whatever happened to earlier ones. Then one endpoint stops
+//! answering all its calls. No call is repeated; each is given up after a second.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,31 +23,31 @@ use crate::selection::{Member, Selection};
 const ENDPOINTS: usize = 11;
 /// The endpoint that stops answering.
 const STALLED: usize = 0;
-/// How long a caller waits.
+/// The time a caller waits.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long everything goes well first.
+/// The time before the stall.
 const BEFORE: Duration = Duration::from_secs(10);
 
-/// What the endpoints are asked.
+/// The load on the endpoints.
 #[derive(Clone, Copy)]
 struct Demand {
     calls_per_s: f64,
     /// The mean time a call takes; the times are exponentially distributed.
     service: Duration,
-    /// How long the stall lasts.
+    /// The length of the stall.
     stall: Duration,
-    /// How long calls are made after it.
+    /// The time after the stall during which calls are made.
     after: Duration,
 }
 
-/// What became of it.
+/// The results.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// Calls made during the stall.
+    /// The calls made during the stall.
     made: u32,
-    /// Of those, answered within the patience of their callers.
+    /// The calls made during the stall that were answered before their callers gave up.
     answered: u32,
-    /// Calls made in the last ten seconds, and those of them that the endpoint got that was stalled.
+    /// The calls made in the last ten seconds, and those of them that the stalled endpoint got.
     last: u32,
     last_at_stalled: u32,
 }
@@ -66,7 +67,7 @@ struct Simulation {
     scheduled: u64,
     loads: Vec<Arc<Load>>,
     selection: Selection,
-    /// By number: the endpoint and the accounting, until it is over.
+    /// The running calls by number: the endpoint and the accounting.
     calls: Vec<Option<(usize, CallAccounting)>>,
 }
 
@@ -128,7 +129,7 @@ impl Simulation {
         seen
     }
 
-    /// One more call. Says where it went.
+    /// Makes one more call. Returns its endpoint.
     fn call(&mut self, service: Duration, stall: &Range<Instant>) -> usize {
         let choice = self.selection.choose(&[], self.now, &mut self.rng, |_| true).expect("an endpoint");
         let (endpoint, probe) = (usize::from(choice.member.address.port()) - 1, choice.probe);
@@ -144,7 +145,7 @@ impl Simulation {
         endpoint
     }
 
-    /// A call at the endpoint `STALLED` that waits for something to happen: half a minute, or as a stream for good.
+    /// Makes a call at the endpoint `STALLED` that waits for an event: for half a minute, or for good as a stream.
     fn long(&mut self, is_known_to_stream: bool) {
         let load = &self.loads[STALLED];
         let mut accounting = CallAccounting::new(load, false, self.now);
@@ -201,7 +202,7 @@ impl Simulation {
     }
 }
 
-/// The share of the calls made during a minute's stall that were answered within a second.
+/// Checks the percentage of the calls made during a minute's stall that were answered within a second.
 #[track_caller]
 fn check(calls_per_s: f64, service_ms: u64) {
     let service = Duration::from_millis(service_ms);
@@ -214,28 +215,28 @@ fn check(calls_per_s: f64, service_ms: u64) {
 }
 
 #[test]
-fn of_few_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+fn stall_under_light_load_costs_little() {
     check(50.0, 5);
 }
 
 #[test]
-fn of_many_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+fn stall_under_heavy_load_costs_little() {
     check(1_000.0, 5);
 }
 
 #[test]
-fn of_long_calls_a_stalled_replica_costs_less_than_one_in_a_thousand() {
+fn stall_among_long_calls_costs_little() {
     check(200.0, 30);
 }
 
 #[test]
-fn of_calls_that_queue_up_a_stalled_replica_costs_less_than_one_in_a_thousand() {
-    // Five in flight at each endpoint when one stalls.
+fn stall_among_queued_calls_costs_little() {
+    // Five calls are in flight at each endpoint when one stalls.
     check(1_000.0, 50);
 }
 
 #[test]
-fn once_it_answers_again_it_gets_its_share_again() {
+fn recovered_replica_regains_its_share() {
     let (stall, after) = (Duration::from_secs(20), Duration::from_secs(180));
     let demand = Demand { calls_per_s: 200.0, service: Duration::from_millis(5), stall, after };
     for seed in 1..=3 {
@@ -245,8 +246,8 @@ fn once_it_answers_again_it_gets_its_share_again() {
     }
 }
 
-/// The least share of the calls, in parts of what is fair, that an endpoint with one long call gets in ten seconds that begin
-/// so long after it.
+/// Returns the smallest share of the calls, relative to a fair one, that an endpoint with one long call gets in ten seconds
+/// that begin `later` after the call.
 fn beside_a_long_call(is_known_to_stream: bool, later: Duration) -> f64 {
     let service = Duration::from_millis(5);
     let after = later.saturating_sub(BEFORE) + Duration::from_secs(10);
@@ -261,14 +262,14 @@ fn beside_a_long_call(is_known_to_stream: bool, later: Duration) -> f64 {
 }
 
 #[test]
-fn a_stream_without_events_does_not_starve_its_endpoint() {
+fn idle_stream_does_not_starve_endpoint() {
     let least = beside_a_long_call(true, Duration::from_secs(20));
     assert!(least > 0.5, "{least}");
 }
 
 #[test]
-fn a_long_poll_does_not_starve_its_endpoint_nor_does_its_answer() {
-    // While it lasts it is a call in flight: who is idle is preferred.
+fn long_poll_does_not_starve_endpoint() {
+    // While it lasts it counts as a call in flight, and idle endpoints are preferred.
     for (later_s, share) in [(20, 0.05), (31, 0.5)] {
         let least = beside_a_long_call(false, Duration::from_secs(later_s));
         assert!(least > share, "{least} of what is fair, {later_s} s later");

@@ -1,4 +1,4 @@
-//! How the endpoints of an upstream look from outside, as plain values: for reports, metrics and error messages.
+//! Snapshots of the endpoints of an upstream as plain values, for reports, metrics and error messages.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use crate::stores::Backing;
 
-/// Whether an endpoint takes calls.
+/// The state of an endpoint: whether it takes calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
-    /// No connection, or not yet known whether it serves.
+    /// Not connected, or its health is not known yet.
     Connecting,
-    /// Connected, but it says of itself that it does not serve.
+    /// Connected, but it reports that it does not serve.
     NotServing,
-    /// Connected and serving by its own word, but its calls fail: it is left alone for a while, unless too few others
-    /// are left.
+    /// Connected and serving by its own report, but its calls fail: it gets no calls for a while, unless too few other
+    /// endpoints are left.
     Ejected,
-    /// Connected and serving by its own word, on another store than the others.
+    /// Connected and serving by its own report, on another store than the other endpoints.
     OtherStore,
     /// Connected and serving.
     Ready,
@@ -34,50 +34,50 @@ impl fmt::Display for EndpointState {
     }
 }
 
-/// An endpoint as it is in one moment.
+/// An endpoint at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointSnapshot {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
-    /// Its share beside its peers.
+    /// The weight beside its peers.
     pub weight: u32,
-    /// Whether it takes calls.
+    /// The state: whether it takes calls.
     pub state: EndpointState,
-    /// Why it is in that state: the last error, or what health said. Empty when there is nothing to say.
+    /// The reason for the state: the last error, or the health report. Empty if there is none.
     pub reason: String,
-    /// What it says of the store behind it.
+    /// The store that it reports.
     pub backing: Backing,
-    /// Its peak-EWMA latency.
+    /// The peak-EWMA latency.
     pub ewma: Duration,
-    /// What is left of the penalty for a failed call.
+    /// The rest of the penalty for a failed call.
     pub penalty: Duration,
-    /// Connections that take calls.
+    /// The number of connections that take calls.
     pub connections: usize,
-    /// Calls picked for it and not finished, without its long streams.
+    /// The number of running calls, without long streams.
     pub in_flight: u32,
-    /// Long streams open at it.
+    /// The number of open long streams.
     pub streams: u32,
-    /// Calls picked for it since it was discovered.
+    /// The number of calls picked for it since it was discovered.
     pub calls: u64,
-    /// Calls it did its work for, whatever the answer.
+    /// The number of calls it processed, whatever the answer.
     pub successes: u64,
-    /// Calls it failed.
+    /// The number of calls it failed.
     pub failures: u64,
-    /// Its share as a newcomer, from 0.1 to 1 (see [`Options::slow_start`](crate::Options::slow_start)).
+    /// The slow-start share, from 0.1 to 1 (see [`Options::slow_start`](crate::Options::slow_start)).
     pub ramp: f64,
-    /// Set while it is ejected.
+    /// The ejection, while it is ejected.
     pub ejection: Option<EjectionSnapshot>,
 }
 
-/// Why an endpoint is left alone, and until when.
+/// The reason why an endpoint is ejected, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EjectionSnapshot {
-    /// What it did.
+    /// The failures that led to the ejection.
     pub reason: String,
-    /// How long ago it was ejected.
+    /// The time since it was ejected.
     pub since: Duration,
-    /// In what time one call is tried again; zero while that call is awaited or under way.
+    /// The time until a probe is due; zero while the probe is awaited or under way.
     pub next_probe: Duration,
-    /// How often in a row it was ejected, this time included.
+    /// The number of ejections in a row, this one included.
     pub times: u32,
 }

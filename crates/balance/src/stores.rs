@@ -1,9 +1,9 @@
-//! Which store the endpoints of an upstream may stand on. Clones of a role that see different stores answer each for its own:
-//! calls must not be balanced over both.
+//! Chooses the store that the endpoints of an upstream must share. Clones of a role that see different stores would give
+//! different answers: calls must not be balanced over both.
 //!
-//! The store is kept on which an endpoint has served longest, by what the endpoints say themselves. All balancers, of all
-//! processes, so come to the same choice from the same answers. One value of [`Stores`] is shared by the balancers of one
-//! upstream in a process: its cores must not differ while they connect.
+//! The store on which an endpoint has served longest, by the endpoints' own reports, is kept. So all balancers of all processes
+//! come to the same choice from the same reports. One value of [`Stores`] is shared by the balancers of one upstream in a
+//! process: its cores must not differ while they connect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,33 +13,33 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// How long an endpoint whose store has become another one while it served stays in use beside the others. Clones look at
-/// their store's name once a minute: when a store was emptied, all have seen it by then.
+/// The time an endpoint stays in use beside the others after its store changed while it served. Clones look at their store's
+/// name once a minute: after a store was emptied, all have noticed by then.
 const TOLERATED: Duration = Duration::from_secs(75);
 
-/// How long the calls of a store whose last endpoint was lost without a good-bye wait for it to come back, before another
-/// store is taken: a connection that breaks for a moment must not send users to the wrong store.
+/// The time the calls of a store whose last endpoint was lost without notice wait for it to come back, before another store is
+/// taken. A connection that breaks for a moment must not send users to the wrong store.
 const HELD: Duration = Duration::from_secs(5);
 
-/// What an endpoint says of the store behind it.
+/// The store behind an endpoint, by its own report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backing {
-    /// The engine, for people: `redis 10.0.0.5:6379/0`. Empty: it does not say.
+    /// The engine, for people: `redis 10.0.0.5:6379/0`. Empty if not reported.
     pub engine: String,
-    /// The name that the store has of itself, the same for all who see that store. Empty: not known.
+    /// The store's own name, the same for all clones that see that store. Empty if not known.
     pub store: String,
-    /// Since when the endpoint has served on this store, in milliseconds of Unix time.
+    /// The time since which the endpoint has served on this store, in milliseconds of Unix time.
     pub since_ms: u64,
 }
 
-/// How a balancer sees an endpoint.
+/// The state of an endpoint as one balancer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
-    /// It serves, on a store that it names.
+    /// The endpoint serves on a store that it names.
     Serving(Backing),
-    /// It does not serve, by its own word, or is no longer there; or it does not name a store.
+    /// The endpoint reports that it does not serve, is no longer a target, or does not name a store.
     Left,
-    /// It is not connected.
+    /// The endpoint is not connected.
     Lost,
 }
 
@@ -56,7 +56,7 @@ struct State {
     seen: BTreeMap<(u64, SocketAddr), Seen>,
     kept: Option<Kept>,
     refused: BTreeSet<SocketAddr>,
-    /// When time alone changes the choice.
+    /// The time at which the choice changes without any report.
     next: Option<Instant>,
 }
 
@@ -71,21 +71,21 @@ struct Seen {
 #[derive(Clone, Debug, PartialEq)]
 struct Kept {
     backing: Backing,
-    /// The endpoint that serves longest on it.
+    /// The endpoint that has served longest on it.
     address: SocketAddr,
-    /// Set while no endpoint is left: until then it is waited for.
+    /// Set while no endpoint is left: the time until which they are awaited.
     until: Option<Instant>,
 }
 
 impl Stores {
-    /// A number for a further balancer.
+    /// Registers another balancer and returns its number.
     pub(crate) fn join(&self) -> u64 {
         let mut state = self.state();
         state.balancers += 1;
         state.balancers
     }
 
-    /// Takes in what a balancer sees of all its endpoints, and returns those that must not be used, each with the reason.
+    /// Records what a balancer sees of all its endpoints. Returns those that must not be used, each with the reason.
     pub(crate) fn update(
         &self,
         upstream: &str,
@@ -108,12 +108,12 @@ impl Stores {
         state.refusals(sights)
     }
 
-    /// Tells of every change of the choice.
+    /// Returns a receiver that is notified of every change of the choice.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Resolves when time alone may have changed the choice, as it is known now.
+    /// Resolves when the choice may have changed by time alone.
     pub(crate) async fn due(&self) {
         let next = self.state().next;
         match next {
@@ -128,7 +128,7 @@ impl Stores {
 }
 
 impl State {
-    /// Returns whether anything is new.
+    /// Records the reports of one balancer. Returns whether anything changed.
     fn take_in(&mut self, balancer: u64, sights: &BTreeMap<SocketAddr, Sight>, now: Instant) -> bool {
         let mut news = false;
         let mut lost = Vec::new();
@@ -166,7 +166,7 @@ impl State {
         news
     }
 
-    /// Chooses the store that is kept, and which endpoints are refused.
+    /// Chooses the store that is kept, and the endpoints that are refused.
     fn choose(&mut self, now: Instant) -> Change {
         let is_held = self.kept.as_ref().is_some_and(|kept| kept.until.is_some_and(|until| now < until));
         let before = (self.kept.clone(), self.refused.clone());
@@ -219,9 +219,9 @@ impl State {
     }
 }
 
-/// What a choice has changed.
+/// The difference between two choices.
 struct Change {
-    /// The store before, if it is another one now.
+    /// The store kept before, if it changed.
     kept_before: Option<Option<Kept>>,
     added: Vec<SocketAddr>,
     removed: Vec<SocketAddr>,
@@ -232,7 +232,7 @@ impl Change {
         self.kept_before.is_none() && self.added.is_empty() && self.removed.is_empty()
     }
 
-    /// Logs it: once for all balancers.
+    /// Logs the change once for all balancers.
     fn tell(&self, upstream: &str, state: &State) {
         let Some(kept) = &state.kept else { return };
         if let Some(Some(before)) = &self.kept_before {
@@ -273,14 +273,14 @@ mod tests {
         Sight::Serving(Backing { engine: format!("redis {store}"), store: store.to_owned(), since_ms })
     }
 
-    /// The ports that one balancer must not use of these.
+    /// Returns the ports of `sights` that the balancer must not use.
     fn refused(stores: &Stores, balancer: u64, sights: &[(u16, Sight)], now: Instant) -> Vec<u16> {
         let sights = sights.iter().map(|(port, sight)| (address(*port), sight.clone())).collect();
         stores.update("fish", balancer, &sights, now).keys().map(SocketAddr::port).collect()
     }
 
     #[test]
-    fn the_store_that_serves_longest_is_kept() {
+    fn keeps_longest_serving_store() {
         let (stores, now) = (Stores::default(), Instant::now());
         let all = [(1, on("b", 20)), (2, on("a", 10)), (3, on("b", 30)), (4, on("b", 40))];
         assert_eq!(refused(&stores, 1, &all, now), [1, 3, 4]);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn every_balancer_of_an_upstream_refuses_the_same() {
+    fn balancers_refuse_the_same_endpoints() {
         let (stores, now) = (Stores::default(), Instant::now());
         assert_eq!(refused(&stores, 1, &[(1, on("b", 20))], now), [0; 0]);
         // Another core is connected to one that serves longer; the first core is told.
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_good_bye_is_followed_at_once() {
+    fn announced_leave_changes_store_at_once() {
         for last in [vec![(1, Sight::Left), (2, on("b", 20))], vec![(2, on("b", 20))]] {
             let (stores, now) = (Stores::default(), Instant::now());
             assert_eq!(refused(&stores, 1, &[(1, on("a", 10)), (2, on("b", 20))], now), [2]);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_does_not_change_the_store_for_a_moment() {
+    fn lost_connection_holds_the_store() {
         let (stores, now) = (Stores::default(), Instant::now());
         assert_eq!(refused(&stores, 1, &[(1, on("a", 10)), (2, on("b", 20))], now), [2]);
         let lost = [(1, Sight::Lost), (2, on("b", 20))];
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_was_emptied_costs_no_endpoint() {
+    fn emptied_store_refuses_no_endpoint() {
         let (stores, now) = (Stores::default(), Instant::now());
         let all = |first: Sight, second: Sight| [(1, first), (2, second)];
         assert_eq!(refused(&stores, 1, &all(on("a", 10), on("a", 20)), now), [0; 0]);

@@ -49,7 +49,7 @@ async fn follow(
             tokio::select! {
                 changed = targets.changed() => match changed {
                     Ok(()) => break,
-                    // Discovery is over: what it said last stays true.
+                    // Discovery has ended: its last list stays valid.
                     Err(_) => std::future::pending().await,
                 },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
@@ -102,7 +102,7 @@ fn reconcile(
     shared.publish();
 }
 
-/// Leaves nothing pickable behind.
+/// Removes all endpoints on drop.
 struct Stop(Arc<UpstreamState>);
 
 impl Drop for Stop {

@@ -1,10 +1,10 @@
-//! Why nothing could be picked: names the upstream and what each of its endpoints is waiting for.
+//! The error of a pick that failed: names the upstream and what each of its endpoints is waiting for.
 
 use std::fmt::{self, Write};
 
 use crate::snapshot::{EndpointSnapshot, EndpointState};
 
-/// How many endpoints a message names before it only counts.
+/// The number of endpoints a message names before it only counts.
 const NAMED_MAX: usize = 3;
 
 /// No endpoint can be picked. The message says why and fits a gRPC status.
@@ -13,20 +13,20 @@ const NAMED_MAX: usize = 3;
 pub struct Unavailable {
     /// The upstream's name.
     pub upstream: String,
-    /// What is known of its endpoints.
+    /// The reason: the state of its endpoints.
     pub reason: String,
-    /// Set when some are there, and it is streams that are missing.
+    /// Set when endpoints are ready, but streams are missing.
     pub crowded: Option<Crowded>,
 }
 
-/// Why a call has no stream although endpoints are ready.
+/// The reason why a call has no stream although endpoints are ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crowded {
-    /// Calls that the servers allow at once (SETTINGS_MAX_CONCURRENT_STREAMS), on all the connections that may be made.
+    /// The calls that the servers allow at once (SETTINGS_MAX_CONCURRENT_STREAMS), on all the connections that may be made.
     pub allowed: u64,
-    /// Of those in use, the calls of this [`Share`](crate::Share).
+    /// The running calls of this [`Share`](crate::Share).
     pub held: u32,
-    /// It did not wait: too many do.
+    /// Set if the call did not wait because too many calls do.
     pub too_many_wait: bool,
 }
 

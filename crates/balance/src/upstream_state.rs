@@ -22,7 +22,7 @@ use crate::log_dedup;
 use crate::options::Options;
 use crate::selection::{Member, Selection};
 
-/// What the handles, the endpoints and their connections have in common.
+/// The state that the handles, the endpoints and their connections share.
 #[derive(Debug)]
 pub(crate) struct UpstreamState {
     pub(crate) options: Arc<Options>,
@@ -31,16 +31,16 @@ pub(crate) struct UpstreamState {
     endpoints: Mutex<BTreeMap<SocketAddr, Arc<Endpoint>>>,
     selection: ArcSwap<Selection>,
     version: watch::Sender<u64>,
-    /// Who has streams, and who waits for one.
+    /// The streams in use, and the calls that wait for one.
     pub(crate) fair_queue: Arc<FairQueue>,
-    /// Which of the balancers it is that share [`Options::stores`].
+    /// The number of this balancer in [`Options::stores`].
     store_view: u64,
     stopping: AtomicBool,
     stopped: CancellationToken,
 }
 
 impl UpstreamState {
-    /// Creates the state of an upstream without endpoints. `re_resolution` is poked whenever a connection fails or ends.
+    /// Creates the state of an upstream without endpoints. `re_resolution` is requested whenever a connection fails or ends.
     pub(crate) fn new(options: Options, re_resolution: ReResolution) -> UpstreamState {
         UpstreamState {
             re_resolution,
@@ -56,7 +56,7 @@ impl UpstreamState {
         }
     }
 
-    /// Returns what is picked from now.
+    /// Returns the current selection.
     pub(crate) fn selection(&self) -> Guard<Arc<Selection>> {
         self.selection.load()
     }
@@ -89,7 +89,7 @@ impl UpstreamState {
         self.stopped.cancelled().await;
     }
 
-    /// Makes what the endpoints say of themselves what is picked from. Called on every change, by whoever learns of it.
+    /// Rebuilds the selection from the current state of the endpoints. Called after every change.
     pub(crate) fn publish(&self) {
         let endpoints = self.endpoints();
         let refused = self.refuse_other_stores(&endpoints);
@@ -97,12 +97,12 @@ impl UpstreamState {
         let panic_threshold = self.options.ejection.map_or(0.0, |ejection| ejection.panic_threshold);
         let usable = endpoints.len() - refused;
         let selection = Selection::of_serving(serving, usable, panic_threshold, self.options.connections_max);
-        // Under the lock: of two changes at once, the later list must be the one that stays.
+        // The lock is still held: of two changes at once, the later list must stay.
         self.selection.store(Arc::new(selection));
         drop(endpoints);
         self.version.send_modify(|version| *version += 1);
         if self.fair_queue.has_waiters() {
-            // Those for whom there is room now; with nobody left, all, to wait for an endpoint instead.
+            // Wakes as many calls as there is room for. Without members it wakes all, to wait for an endpoint instead.
             let selection = self.selection.load();
             let free = selection.allowed().saturating_sub(selection.in_use());
             let most = if selection.members().is_empty() { u64::MAX } else { free };
@@ -110,7 +110,7 @@ impl UpstreamState {
         }
     }
 
-    /// Takes those out that stand on another store than the one that is kept. Returns how many.
+    /// Refuses the endpoints that are on another store than the one that is kept. Returns how many.
     fn refuse_other_stores(&self, endpoints: &BTreeMap<SocketAddr, Arc<Endpoint>>) -> usize {
         let sights = endpoints.iter().map(|(address, endpoint)| (*address, endpoint.sight())).collect();
         let stores = &self.options.stores;
@@ -121,7 +121,7 @@ impl UpstreamState {
         refused.len()
     }
 
-    /// Publishes anew whenever another balancer, or time, has changed which store is kept. Never returns.
+    /// Publishes again whenever another balancer, or time, has changed which store is kept. Never returns.
     pub(crate) async fn follow_stores(&self) {
         let mut changed = self.options.stores.changed();
         loop {
@@ -134,7 +134,7 @@ impl UpstreamState {
         }
     }
 
-    /// So many streams may be had by those who wait.
+    /// Wakes waiting calls for at most `streams` free streams.
     pub(crate) fn has_room(&self, streams: usize) {
         let selection = self.selection.load();
         let may_have =
@@ -142,7 +142,7 @@ impl UpstreamState {
         self.fair_queue.wake(streams, may_have);
     }
 
-    /// Whether this share may have one more stream of those in `selection`.
+    /// Returns whether this share may have one more stream of those in `selection`.
     pub(crate) fn may_have(&self, share: Option<&Arc<Share>>, selection: &Selection) -> bool {
         self.fair_queue.may_have(share, selection.allowed(), || selection.in_use())
     }
@@ -152,7 +152,7 @@ impl UpstreamState {
         self.re_resolution.request();
     }
 
-    /// What the ready endpoints cost on average, in seconds.
+    /// Returns the mean latency of the ready endpoints, in seconds.
     pub(crate) fn mean_ewma_s(&self, now: Instant) -> Option<f64> {
         let selection = self.selection.load();
         let members = selection.members();
@@ -160,7 +160,7 @@ impl UpstreamState {
         (!members.is_empty()).then(|| sum / members.len() as f64)
     }
 
-    /// A generator of its own for each draw: no lock, no thread-local, and repeatable from one seed.
+    /// Returns a new random generator for each draw: no lock, no thread-local, and repeatable from one seed.
     pub(crate) fn rng(&self) -> Rng {
         // The odd constant of SplitMix64; `Rng` hashes what it is given.
         Rng::with_seed(self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed))
@@ -183,7 +183,7 @@ impl Feedback for UpstreamState {
             if !is_known || !rules.allows(ejected, serving().count()) {
                 return;
             }
-            // Under the lock: two at once must not both be the last one allowed.
+            // The lock is still held: two at once must not both be the last one allowed.
             load.outlier.eject(reason, now);
         }
         self.publish();

@@ -1,4 +1,4 @@
-//! What one call tells of its endpoint, from the pick to the end: in flight, answered, how it went. Pure: it is told the time.
+//! Accounts for one call at its endpoint, from the pick to the end: in flight, answered, failed. Takes the time as an argument.
 
 use std::time::Duration;
 
@@ -8,43 +8,44 @@ use crate::load::Load;
 use crate::load::outlier::Probed;
 use crate::outcome::Outcome;
 
-/// A call that timed out sooner than this says nothing of its endpoint: it was the caller who was in a hurry.
+/// The shortest time-out that says something about the endpoint. A caller with a shorter deadline was in a hurry.
 const STALLED_MIN: Duration = Duration::from_millis(100);
 
-/// A call that takes longer than this while its endpoint answers others says nothing of how fast it is: it waits for something
-/// to happen, or is more than others ask for.
+/// The longest wait that is sampled as latency while the endpoint answers other calls. A longer call waits for an event, or
+/// asks for more work than others do.
 const LONG: Duration = Duration::from_secs(5);
 
-/// One call at one endpoint, whose load each method is given. To be ended by [`CallAccounting::end`].
+/// The accounting of one call at one endpoint. Each method is given the endpoint's load. [`CallAccounting::end`] must be
+/// called.
 #[derive(Debug)]
 pub(crate) struct CallAccounting {
     started: Instant,
-    /// When the first bytes of its answer came.
+    /// The time of the first bytes of the answer.
     answered: Option<Instant>,
-    /// How many calls the endpoint had answered when this one was picked.
+    /// The number of calls the endpoint had answered when this one was picked.
     answers_before: u64,
-    /// Its answer may come when something happens, with its headers: nothing follows from waiting for it.
+    /// Set when the method streams: headers may come with the first event, so that waiting for them says nothing.
     may_stream: bool,
     stream: bool,
-    /// It had to wait for a stream first, for how long is not known.
+    /// Set when the call had to wait for a free stream for an unknown time.
     queued: bool,
-    /// It decides whether an ejected endpoint comes back, and has not decided yet.
+    /// Set while the call has yet to decide whether an ejected endpoint is readmitted.
     probe: bool,
 }
 
-/// What follows for the endpoint.
+/// The change of the endpoint's ejection that a call leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum EjectionChange {
     Nothing,
-    /// It should be ejected, for this reason.
+    /// The endpoint should be ejected, for this reason.
     Eject(String),
-    /// It is not ejected any more.
+    /// The endpoint is no longer ejected.
     Readmitted,
 }
 
 impl CallAccounting {
-    /// The call is in flight. `probe`: it decides over an ejected endpoint.
+    /// Counts a call as in flight. `probe`: the call decides whether an ejected endpoint is readmitted.
     pub(crate) fn new(load: &Load, probe: bool, now: Instant) -> CallAccounting {
         load.start(now);
         let answers_before = load.answers();
@@ -59,19 +60,19 @@ impl CallAccounting {
         }
     }
 
-    /// There is no free stream for it: the endpoint will have it when others have ended, if ever.
+    /// Records that there is no free stream for the call: it is sent when other streams have ended.
     pub(crate) fn queue(&mut self) {
         self.queued = true;
     }
 
-    /// Its method streams. To be said before it is sent; only the first call counts.
+    /// Records that the method streams. Must be called before the request is sent; only the first call counts.
     pub(crate) fn expect_stream(&mut self, load: &Load) {
         if !std::mem::replace(&mut self.may_stream, true) {
             load.expects_stream();
         }
     }
 
-    /// Whether its method streams.
+    /// Returns whether the method is known to stream.
     pub(crate) fn expects_stream(&self) -> bool {
         self.may_stream
     }
@@ -80,23 +81,24 @@ impl CallAccounting {
         self.started
     }
 
-    /// When the first bytes of its answer came.
+    /// The time of the first bytes of the answer.
     pub(crate) fn answered(&self) -> Option<Instant> {
         self.answered
     }
 
-    /// When its end is seen, if that is known without asking the clock: with the answer, but of a long stream.
+    /// Returns the time of the call's end if it is known without reading the clock: the time of the answer, unless the call is
+    /// a long stream.
     pub(crate) fn ends_with_its_answer(&self) -> Option<Instant> {
         self.answered.filter(|_| !self.stream)
     }
 
-    /// The first bytes of its answer are here. To be called once.
+    /// Records the first bytes of the answer. Must be called once.
     pub(crate) fn answer(&mut self, load: &Load, now: Instant) {
         self.answered = Some(now);
         load.answered(if self.may_stream { None } else { self.telling_wait(load, now) }, now);
     }
 
-    /// It is a long stream. Only the first call counts.
+    /// Records that the call is a long stream. Only the first call counts.
     pub(crate) fn became_stream(&mut self, load: &Load, now: Instant) -> EjectionChange {
         if std::mem::replace(&mut self.stream, true) {
             return EjectionChange::Nothing;
@@ -105,17 +107,17 @@ impl CallAccounting {
         if self.answered.is_none() {
             return EjectionChange::Nothing;
         }
-        // Its end may be hours away.
+        // The end of the stream may be hours away.
         self.probed(load, Probed::Well, now)
     }
 
-    /// The headers of its answer are here and are no error; more will come.
+    /// Records that the headers of the answer came without an error, and that more follows.
     pub(crate) fn begun(&mut self, load: &Load, now: Instant) -> EjectionChange {
-        // The end of a stream may be hours away; that of another call is not, and says more.
+        // The end of a stream may be hours away. The end of another call is near, and says more than its headers.
         if self.may_stream { self.probed(load, Probed::Well, now) } else { EjectionChange::Nothing }
     }
 
-    /// How it went. `decides`: a failure may be the last one it takes to eject the endpoint.
+    /// Records how the call went. `decides`: a failure may be the last one needed to eject the endpoint.
     pub(crate) fn outcome(
         &mut self,
         load: &Load,
@@ -141,7 +143,8 @@ impl CallAccounting {
             let probed = match went_well {
                 Some(true) => Probed::Well,
                 Some(false) => Probed::Badly,
-                // Refused, perhaps. With an answer it had the call, and that says no more than it would of others.
+                // Without an answer the call may have been refused. With an answer the endpoint had the call, which says no
+                // more of a probe than of another call.
                 None if outcome == Outcome::Neutral && self.answered.is_none() => Probed::Unsent,
                 None => Probed::Unknown,
             };
@@ -158,13 +161,13 @@ impl CallAccounting {
         EjectionChange::Nothing
     }
 
-    /// The endpoint had it, and answered with an error that is its caller's own: nothing follows from that, and a probe has
-    /// been one.
+    /// Records that the endpoint answered with an error that is the caller's own. It says nothing of the endpoint, and a probe
+    /// was used up.
     pub(crate) fn excused(&mut self, load: &Load, now: Instant) -> EjectionChange {
         self.probed(load, Probed::Unknown, now)
     }
 
-    /// It is over; `sent` says whether the endpoint ever had it.
+    /// Ends the call. `sent`: the endpoint received the request.
     pub(crate) fn end(&mut self, load: &Load, sent: bool, now: impl Fn() -> Instant) {
         if self.answered.is_none() && !self.may_stream {
             let now = now();
@@ -182,17 +185,17 @@ impl CallAccounting {
         }
     }
 
-    /// What an outcome says of the endpoint; `None`: nothing.
+    /// Returns whether `outcome` is a success or a failure of the endpoint; `None` if it is neither.
     fn went_well(&self, load: &Load, outcome: Outcome, now: Instant) -> Option<bool> {
         match outcome {
             Outcome::Success | Outcome::Overloaded(_) => Some(true),
             Outcome::EndpointFault | Outcome::Pushback(_) | Outcome::ServerError => Some(false),
-            // It has answered: what its caller made of that is the caller's.
+            // The endpoint has answered. The rest depends on the caller.
             Outcome::TimedOut | Outcome::CallerGone if self.answered.is_some() => self.probe.then_some(true),
-            // It had nothing to tell, or perhaps was never asked.
+            // The endpoint had no event to send, or was never asked.
             Outcome::TimedOut if self.may_stream || self.queued => None,
             Outcome::TimedOut => {
-                // Who answers others meanwhile is not stalled; this call alone was too long.
+                // An endpoint that answers other calls is not stalled; only this call was too long.
                 let silent = self.probe || self.is_silent(load);
                 let waited = now.saturating_duration_since(self.started);
                 (silent && waited >= STALLED_MIN).then_some(false)
@@ -201,13 +204,13 @@ impl CallAccounting {
         }
     }
 
-    /// How long it has waited, if that says something of the endpoint.
+    /// Returns how long the call has waited, if that says something about the endpoint.
     fn telling_wait(&self, load: &Load, now: Instant) -> Option<Duration> {
         let waited = now.saturating_duration_since(self.started);
         (waited <= LONG || self.is_silent(load)).then_some(waited)
     }
 
-    /// Whether the endpoint has answered nobody since this call was picked.
+    /// Returns whether the endpoint has answered no call since this one was picked.
     fn is_silent(&self, load: &Load) -> bool {
         load.answers() == self.answers_before
     }
@@ -240,7 +243,7 @@ mod tests {
             CallAccounting::new(&self.load, probe, self.now)
         }
 
-        /// An endpoint whose probe is under way.
+        /// Creates an endpoint with a probe under way.
         fn probing() -> (Endpoint, CallAccounting) {
             let mut endpoint = Endpoint::new();
             endpoint.load.outlier.eject("test", endpoint.now);
@@ -250,7 +253,7 @@ mod tests {
             (endpoint, accounting)
         }
 
-        /// What five calls that are given up after `waited` lead to.
+        /// Returns the change after five calls that are given up after `waited`.
         fn given_up(&self, waited: Duration, outcome: Outcome, answers_others: bool) -> EjectionChange {
             let mut calls: Vec<CallAccounting> = (0..5).map(|_| self.call(false)).collect();
             if answers_others {
@@ -269,13 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lets_everybody_time_out_is_to_be_ejected() {
+    fn repeated_timeouts_eject_silent_endpoint() {
         let change = Endpoint::new().given_up(100 * MS, Outcome::TimedOut, false);
         assert_eq!(change, EjectionChange::Eject("5 failures in a row".into()));
     }
 
     #[test]
-    fn calls_that_had_to_wait_for_a_stream_say_nothing_when_they_time_out() {
+    fn queued_calls_ignored_on_timeout() {
         let endpoint = Endpoint::new();
         for _ in 0..10 {
             let mut accounting = endpoint.call(false);
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_in_a_hurry_and_callers_who_leave_say_nothing() {
+    fn short_deadlines_and_cancellations_are_ignored() {
         assert_eq!(Endpoint::new().given_up(99 * MS, Outcome::TimedOut, false), EjectionChange::Nothing);
         assert_eq!(
             Endpoint::new().given_up(10_000 * MS, Outcome::CallerGone, false),
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_answers_others_meanwhile_is_not_stalled() {
+    fn endpoint_answering_others_is_not_stalled() {
         assert_eq!(Endpoint::new().given_up(1_000 * MS, Outcome::TimedOut, true), EjectionChange::Nothing);
     }
 
@@ -309,7 +312,7 @@ mod tests {
         endpoint.load.ewma_s(at)
     }
 
-    /// Answers somebody else, a millisecond after it was asked `at`.
+    /// Answers another call a millisecond after it was made `at`.
     fn answers_another(endpoint: &Endpoint, at: Instant) {
         let mut other = CallAccounting::new(&endpoint.load, false, at);
         other.answer(&endpoint.load, at + MS);
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_events_makes_its_endpoint_no_dearer() {
+    fn idle_stream_does_not_raise_cost() {
         let endpoint = Endpoint::new();
         let (load, now) = (&endpoint.load, endpoint.now);
         let mut watch = endpoint.call(false);
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_without_an_answer_says_nothing() {
+    fn unanswered_stream_is_ignored() {
         for outcome in [Outcome::TimedOut, Outcome::CallerGone] {
             let endpoint = Endpoint::new();
             for _ in 0..10 {
@@ -353,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_its_endpoint_fails_is_a_failure() {
+    fn failed_stream_counts_as_failure() {
         let endpoint = Endpoint::new();
         let mut change = EjectionChange::Nothing;
         for _ in 0..5 {
@@ -364,7 +367,7 @@ mod tests {
         assert_eq!(change, EjectionChange::Eject("5 failures in a row".into()));
     }
 
-    /// What the endpoint is believed to take after a call that was answered, or given up, after half a minute.
+    /// Returns the believed latency after a call that was answered, or given up, after half a minute.
     fn after_a_long_call(answered: bool, answers_others: bool) -> f64 {
         let endpoint = Endpoint::new();
         let (load, now) = (&endpoint.load, endpoint.now);
@@ -381,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_poll_amid_other_answers_says_nothing_of_its_endpoint() {
+    fn long_poll_among_answers_is_ignored() {
         assert!(after_a_long_call(true, true) < 0.030);
         assert!(after_a_long_call(false, true) < 0.030);
         assert!(after_a_long_call(true, false) > 29.0);
@@ -389,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_times_out_amid_its_answer_says_nothing() {
+    fn timeout_after_answer_is_ignored() {
         let endpoint = Endpoint::new();
         let mut accounting = endpoint.call(false);
         accounting.answer(&endpoint.load, endpoint.now);
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_stream_is_not_of_the_time_of_its_answer() {
+    fn stream_end_differs_from_its_answer() {
         let endpoint = Endpoint::new();
         let mut accounting = endpoint.call(false);
         assert_eq!(accounting.ends_with_its_answer(), None);
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_probe_decides() {
+    fn probe_outcome_decides_readmission() {
         probe(Outcome::Success, true, false);
         probe(Outcome::Overloaded(None), true, false);
         probe(Outcome::ServerError, true, true);
@@ -437,7 +440,7 @@ mod tests {
         probe(Outcome::CallerGone, false, true);
     }
 
-    /// When the next probe is due after one that ended by `outcome`, if it did, 50 ms after it was picked.
+    /// Returns the time until the next probe after one that ended by `outcome`, if it did, 50 ms after its pick.
     fn next_probe(outcome: Option<Outcome>, sent: bool, may_stream: bool) -> Duration {
         let (endpoint, mut accounting) = Endpoint::probing();
         assert!(!endpoint.load.outlier.claim_probe(endpoint.now));
@@ -453,13 +456,13 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_the_endpoint_never_had_makes_way_for_another_at_once() {
+    fn unsent_probe_is_repeated_at_once() {
         assert_eq!(next_probe(None, false, false), Duration::ZERO);
         assert_eq!(next_probe(Some(Outcome::Neutral), true, false), Duration::ZERO);
     }
 
     #[test]
-    fn a_probe_that_nobody_waited_for_is_followed_by_another_after_the_present_sentence() {
+    fn abandoned_probe_keeps_current_ejection_time() {
         assert_eq!(next_probe(Some(Outcome::CallerGone), true, false), 1_000 * MS);
         assert_eq!(next_probe(Some(Outcome::TimedOut), true, false), 1_000 * MS, "a hurry");
         assert_eq!(next_probe(Some(Outcome::TimedOut), true, true), 1_000 * MS, "a stream without events");
@@ -468,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_whose_error_is_its_callers_own_does_not_hurry_the_next() {
+    fn caller_error_does_not_hurry_probe() {
         let (endpoint, mut accounting) = Endpoint::probing();
         let at = endpoint.now + 50 * MS;
         assert_eq!(accounting.excused(&endpoint.load, at), EjectionChange::Nothing);
@@ -488,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_readmits_by_its_headers_and_not_by_being_long() {
+    fn stream_headers_readmit_but_duration_does_not() {
         let (endpoint, mut accounting) = Endpoint::probing();
         accounting.expect_stream(&endpoint.load);
         let at = endpoint.now + 1_000 * MS;
@@ -500,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_of_a_unary_answer_are_not_its_end() {
+    fn unary_headers_do_not_readmit() {
         let (endpoint, mut accounting) = Endpoint::probing();
         accounting.answer(&endpoint.load, endpoint.now);
         assert_eq!(accounting.begun(&endpoint.load, endpoint.now), EjectionChange::Nothing);
@@ -512,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_becomes_a_stream_went_well() {
+    fn probe_becoming_stream_readmits() {
         let (endpoint, mut accounting) = Endpoint::probing();
         accounting.answer(&endpoint.load, endpoint.now);
         assert_eq!(accounting.became_stream(&endpoint.load, endpoint.now), EjectionChange::Readmitted);

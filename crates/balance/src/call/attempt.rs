@@ -1,4 +1,4 @@
-//! One try of a call at one endpoint: its pick, its span, and the status both end with.
+//! An attempt of a call at one endpoint: its pick, its span, and the status that ends both.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::call::pick::Pick;
 use crate::call::trace;
 use crate::outcome::{Outcome, code_of, status_of};
 
-/// Ends once, with the first status it is given; dropped before, its caller went away.
+/// An attempt. It ends once, with the first status it is given. If it is dropped before, the caller went away.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pick: Pick,
@@ -33,11 +33,11 @@ impl Attempt {
         &mut self.pick
     }
 
-    /// The endpoint's own status, from trailers or from the headers of an answer without a body. Returns the status to
-    /// hand on instead, if it is to be replaced.
+    /// Ends with the endpoint's own status, from trailers or from the headers of an answer without a body. Returns the status
+    /// that replaces it for the caller, if any.
     pub(crate) fn end_with(&mut self, headers: &HeaderMap, http: http::StatusCode) -> Option<Status> {
         let code = code_of(http, headers);
-        // tonic's servers answer CANCELLED when the time they were given is up, and may do so a moment before we do.
+        // tonic's servers answer CANCELLED when the deadline they were given passes, perhaps a moment before ours does.
         let late = code == Code::Cancelled && self.is_late();
         if late {
             self.end(Code::DeadlineExceeded, Outcome::TimedOut);
@@ -47,7 +47,7 @@ impl Attempt {
         None
     }
 
-    /// The stream broke. Returns the status for the caller.
+    /// Ends with a broken stream. Returns the status for the caller.
     pub(crate) fn end_with_error(&mut self, error: &shoal_http2::Error) -> Status {
         let status = status_of(error, self.upstream(), self.address());
         if error.is_reset() && status.code() == Code::Cancelled && self.is_late() {
@@ -57,13 +57,13 @@ impl Attempt {
         status
     }
 
-    /// The deadline has passed. Returns the status for the caller.
+    /// Ends with a deadline that passed. Returns the status for the caller.
     pub(crate) fn end_late(&mut self) -> Status {
         self.end(Code::DeadlineExceeded, Outcome::TimedOut);
         self.deadline_exceeded()
     }
 
-    /// Ended without having been sent.
+    /// Ends an attempt that was never sent.
     pub(crate) fn end_unsent(&mut self, code: Code) {
         self.ended = true;
         trace::record_status(&self.span, code);

@@ -16,22 +16,22 @@ use tonic::Status;
 
 use crate::call::attempt::Attempt;
 
-/// A request's body, as far as it was there when the call was made.
+/// A request's body. The part that is ready when the call is made is read at once.
 pub(crate) enum Outgoing {
-    /// All of it, in one piece: a unary request. Can be sent again.
+    /// The whole body in one piece: a unary request. It can be sent again.
     Whole(Bytes),
-    /// The rest comes later. Can be sent once; `None` when it has been.
+    /// A body that is still being produced. It can be sent once; `None` after that.
     Streamed(Option<Streamed>),
 }
 
 pub(crate) struct Streamed {
-    /// At most two: what was read to find out that there is more.
+    /// The frames that were read to find out whether more follow; at most two.
     queued: [Option<Frame<Bytes>>; 2],
     body: tonic::body::Body,
 }
 
 impl Outgoing {
-    /// Reads what is ready. Does not wait.
+    /// Reads the frames that are ready, without waiting.
     pub(crate) async fn begin(mut body: tonic::body::Body) -> Result<Outgoing, Status> {
         let mut queued: [Option<Frame<Bytes>>; 2] = [None, None];
         let ended = poll_fn(|cx| {
@@ -55,22 +55,22 @@ impl Outgoing {
         Ok(Outgoing::Streamed(Some(Streamed { queued, body })))
     }
 
-    /// Whether the headers are all there is.
+    /// Returns whether the request has no body.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Outgoing::Whole(data) if data.is_empty())
     }
 
-    /// Whether it is a stream of messages, for all that is known.
+    /// Returns whether the body may be a stream of messages.
     pub(crate) fn is_streamed(&self) -> bool {
         matches!(self, Outgoing::Streamed(_))
     }
 
-    /// Whether it can be sent (again).
+    /// Returns whether the body can be sent, or sent again.
     pub(crate) fn is_sendable(&self) -> bool {
         !matches!(self, Outgoing::Streamed(None))
     }
 
-    /// Sends it on `stream`: at once if all of it is here, else from a task that lives as long as the returned handle.
+    /// Sends the body on `stream`: at once if it is complete, otherwise from a task that lives as long as the returned handle.
     pub(crate) fn send(&mut self, mut stream: SendStream) -> Option<Pump> {
         match self {
             Outgoing::Whole(data) => {
@@ -79,12 +79,12 @@ impl Outgoing {
                 }
                 let mut left = data.clone();
                 let mut context = Context::from_waker(Waker::noop());
-                // Should the stream be gone, its response says why.
+                // If the stream is gone, its response says why.
                 let sent = stream.poll_send(&mut context, &mut left, true);
                 if left.is_empty() || matches!(sent, Poll::Ready(Err(_))) {
                     return None;
                 }
-                // The rest as the peer has room for it.
+                // The rest is sent as the peer has room for it.
                 Some(Pump(tokio::spawn(async move {
                     let _ = stream.send(left, true).await;
                 })))
@@ -99,7 +99,7 @@ impl Outgoing {
     }
 }
 
-/// The task that sends a streamed body. Dropped, the task ends and the stream is reset if it is still open.
+/// The task that sends a streamed body. On drop, the task ends, and the stream is reset if it is still open.
 #[derive(Debug)]
 pub(crate) struct Pump(JoinHandle<()>);
 
@@ -150,18 +150,18 @@ async fn pump(streamed: Streamed, mut stream: SendStream) {
     }
 }
 
-/// A call that goes on for so long after its first answer is a long stream: a worker's, a watch.
+/// The time after which a call that goes on counts as a long stream, such as a worker's or a watch.
 pub(crate) const STREAM_AFTER: Duration = Duration::from_secs(1);
 
-/// A response's body. Dropped before its end, the stream is reset with CANCEL.
+/// A response's body. If it is dropped before its end, the stream is reset with CANCEL.
 pub(crate) struct Incoming {
     stream: RecvStream,
     http: http::StatusCode,
     state: State,
     deadline: Option<Instant>,
-    /// When it is a long stream, if it is not yet.
+    /// The time at which the call counts as a long stream, unless it already does.
     stream_at: Option<Instant>,
-    /// Rings at the sooner of the two.
+    /// Expires at the deadline or at `stream_at`, whichever comes first.
     timer: Option<Pin<Box<Sleep>>>,
     attempt: Option<Attempt>,
     _pump: Option<Pump>,
@@ -174,7 +174,7 @@ enum State {
 }
 
 impl Incoming {
-    /// `attempt` is told how the call ends; `deadline` ends it.
+    /// Creates a body that reports the end of the call to `attempt` and ends at `deadline`.
     pub(crate) fn new(
         stream: RecvStream,
         http: http::StatusCode,
@@ -190,7 +190,7 @@ impl Incoming {
         if let State::Data = self.state {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The caller has it: the peer may send as much again.
+                    // The caller has taken the data, so the peer may send as much again.
                     self.stream.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -239,7 +239,7 @@ impl Body for Incoming {
         loop {
             let sooner = [self.deadline, self.stream_at].into_iter().flatten().min();
             let Some(sooner) = sooner else { return Poll::Pending };
-            // Made when first waited for: a unary answer is mostly here at once.
+            // The timer is created at the first wait: a unary answer is usually complete at once.
             ready!(self.timer.get_or_insert_with(|| Box::pin(sleep_until(sooner))).as_mut().poll(cx));
             self.timer = None;
             if self.deadline == Some(sooner) {

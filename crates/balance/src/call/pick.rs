@@ -1,4 +1,4 @@
-//! One call's accounting on one endpoint: counted as in flight from the pick to the drop, sampled at the first answer.
+//! A call's pick of an endpoint: counted as in flight from the pick to the drop, with its latency sampled at the first answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Pick {
 }
 
 impl Pick {
-    /// `probe`: the call decides over an ejected endpoint.
+    /// Counts a call at `connection`. `probe`: the call decides whether an ejected endpoint is readmitted.
     pub(crate) fn new(
         connection: Arc<Connection>,
         share: Option<Arc<Share>>,
@@ -41,29 +41,30 @@ impl Pick {
         Pick { connection, share, accounting, sent: false }
     }
 
-    /// The endpoint's address.
+    /// Returns the endpoint's address.
     pub fn address(&self) -> SocketAddr {
         self.connection.address
     }
 
-    /// The call's method is known to stream, in either direction, so that its answer may come when something happens and not
-    /// before, headers and all (grpc-go, Java and C++ send them with the first message). Nothing is concluded from waiting for
-    /// it, and it [is a long stream](Pick::became_stream) a second after it was sent. To be said before it is.
+    /// Records that the method is known to stream in either direction, so that its answer, headers included, may come only with
+    /// the first event (grpc-go, Java and C++ send the headers with the first message). Waiting for the answer then says
+    /// nothing about the endpoint, and the call [is a long stream](Pick::became_stream) one second after it was sent. Must be
+    /// called before the request is sent.
     ///
-    /// Of a method of which nothing is known this is better not said: a stalled endpoint is noticed by the answers that do not
-    /// come, and a stream taken for a unary call costs its endpoint but a place in the queue, and five seconds of its share
-    /// when it answers nobody else meanwhile.
+    /// Do not call this for methods whose kind is unknown: a stalled endpoint is detected by missing responses. A stream that
+    /// is taken for a unary call only counts as a call in flight, and costs the endpoint its traffic for five seconds if it
+    /// answers no other call meanwhile.
     pub fn expect_stream(&mut self) {
         self.accounting.expect_stream(&self.connection.load);
     }
 
-    /// Whether its method is known to stream.
+    /// Returns whether the method is known to stream.
     pub fn expects_stream(&self) -> bool {
         self.accounting.expects_stream()
     }
 
-    /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait: should the peer
-    /// have lowered its limit since the pick, the stream is opened when there is room for it.
+    /// Opens a stream for `request`, which must carry an absolute URI (scheme and authority). Does not wait: if the peer has
+    /// lowered its limit since the pick, the stream opens when there is room for it.
     pub fn send(
         &mut self,
         request: &Request<()>,
@@ -85,7 +86,7 @@ impl Pick {
                 Err(SendError::Full { address: self.connection.address, waiting })
             }
             Err(shoal_http2::SendError::Closed(why)) => {
-                // Its driver is about to learn of it.
+                // The connection's driver is about to learn of the end.
                 let reason =
                     if self.connection.is_down() { self.connection.down_reason() } else { why.to_string() };
                 Err(self.not_sent(reason))
@@ -93,7 +94,7 @@ impl Pick {
         }
     }
 
-    /// The first bytes of an answer are here: samples the latency, counted from the pick. Only the first call counts.
+    /// Records the first bytes of an answer and samples the latency, counted from the pick. Only the first call counts.
     pub fn first_response(&mut self) {
         if self.accounting.answered().is_none() {
             self.connection.answered();
@@ -101,8 +102,8 @@ impl Pick {
         }
     }
 
-    /// The headers of an answer are here that is no error yet, and its body is to come. A probe that [is expected to
-    /// stream](Pick::expect_stream) has gone well by that.
+    /// Records that the headers of an answer came without an error and that its body follows. A probe that [is expected to
+    /// stream](Pick::expect_stream) has succeeded.
     pub fn begun(&mut self) {
         let change = self
             .accounting
@@ -110,17 +111,17 @@ impl Pick {
         self.execute(change);
     }
 
-    /// The call is a long stream: it no longer counts as in flight but as a stream, of which 64 weigh like one call. To be
-    /// said of any call that goes on for a second after its first answer, and of one that [is expected to
-    /// stream](Pick::expect_stream) a second after it was sent. Only the first call counts.
+    /// Records that the call is a long stream: it no longer counts as in flight but as a stream, 64 of which weigh like one
+    /// call. To be called one second after the first answer of a call that still goes on, and one second after the request of a
+    /// call that [is expected to stream](Pick::expect_stream). Only the first call counts.
     pub fn became_stream(&mut self) {
         let change = self.accounting.became_stream(&self.connection.load, Instant::now());
         self.execute(change);
     }
 
-    /// How the call went. To be said once.
+    /// Records how the call went. Must be called once.
     pub fn outcome(&mut self, outcome: Outcome) {
-        // A success was seen when it was answered; that need not be asked of the clock again, unless it was long ago.
+        // The time of a success is the time of its answer. The clock is read again only for long streams.
         let seen = match (outcome, self.accounting.ends_with_its_answer()) {
             (Outcome::Success, Some(answered)) => answered,
             _ => Instant::now(),
@@ -132,7 +133,7 @@ impl Pick {
         self.execute(change);
     }
 
-    /// Whose a failure is that the outcome says, seeing how others answered the same share.
+    /// Decides whose fault a failure is, from how other endpoints answered the same share.
     fn blame(&self, outcome: Outcome, now: Instant) -> Blame {
         let Some(share) = &self.share else { return Blame::Endpoint };
         let (index, endpoint) = (self.connection.fair_queue.index, self.connection.address);
@@ -158,7 +159,7 @@ impl Pick {
         }
     }
 
-    /// When it was picked.
+    /// Returns the time of the pick.
     pub(crate) fn started(&self) -> Instant {
         self.accounting.started()
     }
@@ -187,37 +188,37 @@ impl Drop for Pick {
 /// A request that did not leave this process.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// The connection takes no more requests. Nothing was sent: any endpoint may be tried, whatever the method.
+    /// The connection takes no more requests. Nothing was sent, so any endpoint may be tried, whatever the method.
     #[error("not sent to {address}: {reason}")]
     NotSent {
         /// The endpoint that was picked.
         address: SocketAddr,
-        /// Why its connection ended.
+        /// The reason why its connection ended.
         reason: String,
     },
-    /// Too many requests wait for the connection to take them: its peer reads nothing, or allows fewer streams than it did.
-    #[error("not sent to {address}: {waiting} requests wait for its connection, as many as may")]
+    /// Too many requests wait for the connection: its peer does not read, or allows fewer streams than before.
+    #[error("not sent to {address}: {waiting} requests already wait for its connection, the most that may")]
     Full {
         /// The endpoint that was picked.
         address: SocketAddr,
-        /// How many.
+        /// The number of requests that wait.
         waiting: usize,
     },
-    /// The request's header list is above what the endpoint has announced that it takes.
+    /// The request's header list exceeds the limit that the endpoint announced.
     #[error("not sent to {address}: {list}, which it announced")]
     TooLong {
         /// The endpoint that was picked.
         address: SocketAddr,
-        /// The list, and the limit.
+        /// The size of the list, and the limit.
         list: ListTooLong,
     },
-    /// The request itself cannot be sent over HTTP/2, to no endpoint: a URI without authority, a forbidden header.
+    /// The request is not valid HTTP/2 for any endpoint: a URI without authority, or a forbidden header.
     #[error("not a valid HTTP/2 request: {0}")]
     Invalid(&'static str),
 }
 
 impl SendError {
-    /// Whether the same request may be tried at another endpoint: it never left, and it could.
+    /// Returns whether the same request may be tried at another endpoint: it was valid, and it was never sent.
     pub fn never_sent(&self) -> bool {
         matches!(self, SendError::NotSent { .. })
     }

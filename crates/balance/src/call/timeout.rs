@@ -1,4 +1,4 @@
-//! The `grpc-timeout` header: at most eight digits and a unit (gRPC over HTTP/2, "Timeout"). Pure.
+//! Reads and writes the `grpc-timeout` header: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// The largest number eight digits hold.
 const DIGITS_MAX: u64 = 99_999_999;
 
-/// Reads a `grpc-timeout`; `None` if it is not one.
+/// Reads a `grpc-timeout`; returns `None` if the value is invalid.
 pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -29,9 +29,11 @@ pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
-/// Writes a `grpc-timeout` in the finest unit that holds it, rounded down: what is forwarded is never longer than what
-/// remains. No two are alike, so HPACK is told not to remember it: the encoder would compare the next one with every one
-/// that is still in its table, and each would push a header out of there that does come again.
+/// Writes a `grpc-timeout` in the finest unit that holds it, rounded down, so that the forwarded time is never longer than the
+/// remaining time.
+///
+/// The value is marked as never indexed for HPACK: nearly every one is different, so that indexing would compare it with many
+/// table entries and evict headers that do repeat.
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
     let (secs, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
     let (mut number, unit) = match secs {
@@ -53,7 +55,7 @@ pub fn format_timeout(timeout: Duration) -> HeaderValue {
             first = at;
         }
     }
-    // Digits and a letter are always a valid header value.
+    // Digits and a letter always form a valid header value.
     let mut value = HeaderValue::from_bytes(&text[first..]).unwrap_or(HeaderValue::from_static("0n"));
     value.set_sensitive(true);
     value
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_read() {
+    fn parses_every_unit() {
         reads("2H", Some(Duration::from_secs(7200)));
         reads("3M", Some(Duration::from_secs(180)));
         reads("4S", Some(Duration::from_secs(4)));
@@ -79,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_a_timeout() {
+    fn rejects_invalid_timeouts() {
         for text in ["", "S", "1", "1s", "-1S", "+1S", "1.5S", "123456789S", " 1S"] {
             reads(text, None);
         }
     }
 
     #[test]
-    fn what_is_written_reads_back_and_is_never_longer() {
+    fn formatted_timeout_is_never_longer() {
         for nanos in [0, 1, 99_999_999, 100_000_000, 12_345_678_901, 987_654_321_987_654_321] {
             let timeout = Duration::from_nanos(nanos);
             let read = parse_timeout(&format_timeout(timeout)).unwrap();
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_finest_unit_that_holds_it_is_written_and_hpack_forgets_it() {
+    fn uses_finest_unit_and_never_indexes() {
         for (timeout, expected) in [
             (Duration::ZERO, "0n"),
             (Duration::from_nanos(99_999_999), "99999999n"),

@@ -1,5 +1,5 @@
-//! The targets behind a name, asked for again on our own clock: Docker's resolver answers a TTL of 600 s, and a stopped
-//! container must not be missed for ten minutes. A failure, a time-out or an empty answer keeps the last list.
+//! Looks up the targets behind a name on a clock of our own: Docker's resolver answers a TTL of 600 s, and a stopped container
+//! must not go unnoticed for ten minutes. A failure, a time-out or an empty answer keeps the last list.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,33 +18,33 @@ use super::{ReResolution, publish};
 use crate::discovery::source::TARGETS_MAX;
 use crate::discovery::target::Target;
 
-/// How often a name is asked for.
+/// The intervals at which a name is looked up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Once it resolves.
+    /// The interval once the name resolves.
     resolved: Duration,
-    /// Until it first does: a container that starts before its peers. Also the shortest time between two questions,
-    /// however often a failing connection pokes.
+    /// The interval until the name first resolves, for a container that starts before its peers. Also the shortest time between
+    /// two look-ups, however many connections fail.
     unresolved: Duration,
-    /// How long an answer may take; with SRV records, all answers together.
+    /// The longest time for an answer; with SRV records, for all answers together.
     answer_within: Duration,
 }
 
-/// The pace everything but a test goes at.
+/// The intervals in production; tests have their own.
 pub(super) const PACE: Pace = Pace {
     resolved: Duration::from_secs(5),
     unresolved: Duration::from_millis(500),
     answer_within: Duration::from_secs(5),
 };
 
-/// What is asked.
+/// A question to the resolver.
 pub(super) enum Question {
     /// The addresses of a host.
     Host { host: String, port: u16 },
     /// The services of a name, and then the addresses of their hosts.
     Services {
         name: String,
-        /// What each host last was: one that cannot be resolved for a while stays.
+        /// The last known addresses of each host: a host that cannot be resolved for a while keeps them.
         hosts: HashMap<String, Vec<SocketAddr>>,
     },
 }
@@ -63,8 +63,8 @@ impl Question {
         Question::Services { name, hosts: HashMap::new() }
     }
 
-    /// Asks. The targets are in order and without repeats, so that a resolver that rotates its answers does not look like a
-    /// change; an answer without any is an error.
+    /// Asks the question. The targets are sorted and unique, so that a resolver that rotates its answers does not look like a
+    /// change. An answer without targets is an error.
     async fn ask(&mut self, resolver: &impl Resolver) -> io::Result<Vec<Target>> {
         let targets = match self {
             Question::Host { host, port } => addresses(resolver, host, *port).await?,
@@ -82,7 +82,7 @@ async fn addresses(resolver: &impl Resolver, host: &str, port: u16) -> io::Resul
     Ok(addresses.into_iter().map(Target::new).collect())
 }
 
-/// The targets of the lowest priority that has any (RFC 2782).
+/// Resolves the targets of the lowest priority that has any (RFC 2782).
 async fn services(
     resolver: &impl Resolver,
     name: &str,
@@ -147,7 +147,7 @@ pub(super) async fn follow(
             }
             Err(error) => {
                 let error = error.to_string();
-                // Said once, not every five seconds of an outage.
+                // An error is logged once, not every five seconds of an outage.
                 if last_error.as_ref() != Some(&error) {
                     tracing::warn!(name, error, "name not resolved; the old list stays");
                     last_error = Some(error);
@@ -170,18 +170,18 @@ mod tests {
 
     use super::*;
 
-    /// The clock of [`PACE`], a hundred times as fast.
+    /// The intervals of [`PACE`], a hundred times shorter.
     const FAST: Pace = Pace {
         resolved: Duration::from_millis(50),
         unresolved: Duration::from_millis(5),
         answer_within: Duration::from_millis(50),
     };
-    /// One whose clock never strikes once a name is resolved.
+    /// Intervals that never end once a name is resolved.
     const SLOW: Pace = Pace { resolved: Duration::from_secs(3600), ..FAST };
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// What the resolver says to a question: these addresses or records, an error, or nothing at all.
+    /// A scripted answer of the resolver: addresses, records, an error, or nothing at all.
     #[derive(Clone)]
     enum Says<T> {
         This(Vec<T>),
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A resolver that says what it is told to, and counts what it was asked.
+    /// A resolver that gives scripted answers and counts the questions.
     struct Fake(Arc<Mutex<Script>>, watch::Sender<usize>);
 
     struct Script {
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    /// A name that is followed.
+    /// A followed name.
     struct Followed {
         script: Arc<Mutex<Script>>,
         asked: watch::Receiver<usize>,
@@ -278,7 +278,7 @@ mod tests {
             *self.asked.borrow()
         }
 
-        /// Waits until the resolver was asked so many times more. What it was asked before the last time was acted on.
+        /// Waits until the resolver was asked this many times more. All answers before the last one have been processed.
         async fn is_asked(&mut self, more: usize) {
             let until = self.asked() + more;
             let asked = self.asked.wait_for(|asked| *asked >= until);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_asked_for_on_our_own_clock_whatever_its_ttl() {
+    async fn resolves_on_own_clock_despite_ttl() {
         // The resolver's trait has no TTL: there is nothing that could be kept.
         let begun = Instant::now();
         let mut name = Followed::host(FAST, ips(&["10.0.0.1"]));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_failure_empties_the_list() {
+    async fn failure_keeps_last_targets() {
         let mut name = Followed::host(FAST, ips(&["10.0.0.1"]));
         name.becomes(&["10.0.0.1:1"]).await;
         for says in [Says::Error("NXDOMAIN"), Says::Error("SERVFAIL"), ips(&[]), Says::Nothing] {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_resolver_that_says_nothing_is_asked_again() {
+    async fn silent_resolver_is_asked_again() {
         let mut name = Followed::host(SLOW, Says::Nothing);
         name.is_asked(2).await;
         name.says("fish", ips(&["10.0.0.1"]));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_never_resolved_is_asked_for_soon_again() {
+    async fn unresolved_name_is_retried_soon() {
         let mut name = Followed::host(SLOW, Says::Error("NXDOMAIN"));
         name.is_asked(3).await;
         name.says("fish", ips(&["10.0.0.1"]));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_poke_asks_ahead_of_the_clock_and_is_bounded() {
+    async fn re_resolution_is_early_but_bounded() {
         let mut name = Followed::host(SLOW, ips(&["10.0.0.1"]));
         name.becomes(&["10.0.0.1:1"]).await;
         name.says("fish", ips(&["10.0.0.2"]));
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rotated_answer_is_no_change() {
+    async fn rotated_answer_is_no_change() {
         let mut name = Followed::host(FAST, ips(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
         name.becomes(&["10.0.0.1:1", "10.0.0.2:1"]).await;
         name.targets.mark_unchanged();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn services_have_their_own_ports_and_weights() {
+    async fn srv_records_give_ports_and_weights() {
         let mut other = record(0, 30, "b");
         other.port = 9;
         let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_priority_is_used_only_while_the_lower_has_no_address() {
+    async fn higher_priority_is_only_a_fallback() {
         let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
         let mut name = Followed::srv(vec![record(10, 1, "a"), record(20, 1, "b")], hosts);
         name.becomes(&["10.0.0.1:1"]).await;
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_cannot_be_resolved_for_a_while_stays_and_one_that_is_not_listed_goes() {
+    async fn unresolved_host_stays_and_unlisted_goes() {
         let hosts = [("a", ips(&["10.0.0.1"])), ("b", ips(&["10.0.0.2"]))];
         let mut name = Followed::srv(vec![record(0, 1, "a"), record(0, 1, "b")], hosts);
         name.becomes(&["10.0.0.1:1", "10.0.0.2:1"]).await;
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_failure_of_the_records_empties_the_list() {
+    async fn srv_failure_keeps_last_targets() {
         let mut name = Followed::srv(vec![record(0, 1, "a")], [("a", ips(&["10.0.0.1"]))]);
         name.becomes(&["10.0.0.1:1"]).await;
         let not_there = Says::This(vec![record(0, 1, ".")]);

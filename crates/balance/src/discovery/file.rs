@@ -1,4 +1,4 @@
-//! A file of targets, read again every second. A bad file keeps the old list and is warned about once.
+//! Reads a file of targets every second. A bad file keeps the old list and is warned about once.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use super::{ReResolution, publish};
 use crate::discovery::source::parse_file;
 use crate::discovery::target::Target;
 
-/// How often the file is read. Its content is compared, not only its time: two writes within one tick of a file
-/// system's clock carry the same time.
+/// The interval between two reads of the file. The content is compared too, not only the time: two writes within one tick of a
+/// file system's clock carry the same time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest file that is read: 1024 lines with room for comments.
@@ -31,7 +31,7 @@ pub(super) async fn follow(
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = re_resolution.requested() => {
-                // A re_resolution is a hint that comes with every failed connection: never faster than ten a second.
+                // A request comes with every failed connection: the file is read at most ten times a second for it.
                 tokio::time::sleep(INTERVAL / 10).await;
             }
             () = sender.closed() => return,
@@ -41,12 +41,12 @@ pub(super) async fn follow(
 
 struct Watched {
     path: PathBuf,
-    /// What was last read, or why nothing was: said once, not every second.
+    /// The text last read, or the error: it is logged once, not every second.
     seen: Option<Result<String, String>>,
 }
 
 impl Watched {
-    /// Reads the file and publishes its targets, if it is another and a good one.
+    /// Reads the file and publishes its targets if they are new and valid.
     async fn look(&mut self, sender: &watch::Sender<Arc<[Target]>>) {
         let now = read(&self.path).await.map_err(|error| error.to_string());
         if self.seen.as_ref() == Some(&now) {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_seen_even_within_one_tick_of_the_clock() {
+    async fn sees_change_within_one_clock_tick() {
         let mut file = Fixture::new();
         assert_eq!(file.write("127.0.0.1:1\n").await, ["127.0.0.1:1"]);
         assert_eq!(file.write("127.0.0.1:2\n").await, ["127.0.0.1:2"]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_or_missing_file_keeps_the_old_list() {
+    async fn bad_file_keeps_old_list() {
         let mut file = Fixture::new();
         let good = ["127.0.0.1:1"];
         assert_eq!(file.write("127.0.0.1:1\n").await, good);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_followed_by_the_clock() {
+    async fn rereads_file_on_its_interval() {
         let file = Fixture::new();
         std::fs::write(&file.path, "127.0.0.1:1\n").unwrap();
         let source = crate::Source::File(file.path.to_path_buf());

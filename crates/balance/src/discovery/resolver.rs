@@ -1,4 +1,4 @@
-//! Who is asked for names: the system for addresses, its name servers for SRV records, which the system has no call for.
+//! Resolves names: the system for addresses, its name servers for SRV records, for which the system has no call.
 
 use std::future::Future;
 use std::io;
@@ -9,26 +9,27 @@ use hickory_resolver::proto::rr::RData;
 
 use super::srv::Service;
 
-/// Answers questions about names. Every question is asked anew: nothing is kept, whatever the TTL.
+/// Answers questions about names. Every question is asked anew, whatever the TTL of the last answer.
 pub(super) trait Resolver: Send + Sync {
-    /// The A and AAAA records of `host`, with `port`.
+    /// Resolves the A and AAAA records of `host`; each address gets `port`.
     fn addresses(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// The SRV records of `name`.
+    /// Resolves the SRV records of `name`.
     fn services(&self, name: &str) -> impl Future<Output = io::Result<Vec<Service>>> + Send;
 }
 
-/// What the machine is configured with: `/etc/hosts`, `/etc/resolv.conf`, search domains.
+/// The resolver that the machine is configured with: `/etc/hosts`, `/etc/resolv.conf`, search domains.
 pub(super) struct System;
 
 impl Resolver for System {
-    /// By the system's own call, which knows what no library does (nsswitch, mDNS). The system bounds it (`resolv.conf`: by
-    /// default 5 s × 2 attempts a server); who asks gives up sooner, and the call then ends in a thread of its own.
+    /// Resolves by the system's own call, which knows more than libraries do (nsswitch, mDNS). The system bounds the time
+    /// (`resolv.conf`: by default 5 s × 2 attempts a server). The caller gives up sooner; the call then ends in a thread of its
+    /// own.
     async fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let absolute = tokio::net::lookup_host((host, port)).await;
         let found = match (absolute, host.strip_suffix('.')) {
             (Ok(found), _) => found,
-            // As SRV records name their hosts. The dot spares the search domains, but a hosts file has names without one.
+            // SRV records name hosts with a final dot. The dot skips the search domains, but a hosts file has names without it.
             (Err(_), Some(relative)) => tokio::net::lookup_host((relative, port)).await?,
             (Err(error), None) => return Err(error),
         };
@@ -36,7 +37,8 @@ impl Resolver for System {
     }
 
     async fn services(&self, name: &str) -> io::Result<Vec<Service>> {
-        // Made for each question, so that a changed `resolv.conf` counts; what it costs is nothing beside the question.
+        // A resolver is created for each question, so that a changed `resolv.conf` counts. This costs little beside the
+        // question.
         let mut builder = TokioResolver::builder_tokio().map_err(io::Error::other)?;
         builder.options_mut().cache_size = 0;
         services_of(&builder.build().map_err(io::Error::other)?, name).await
@@ -75,8 +77,8 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
     const NAME: &str = "_grpc._tcp.fish.test.";
 
-    /// A name server that answers `NAME` with these ports, at a TTL of ten minutes, one more each time it is asked; and every
-    /// other name with NXDOMAIN.
+    /// Starts a name server that answers `NAME` with these ports, at a TTL of ten minutes, one more each time it is asked, and
+    /// every other name with NXDOMAIN.
     async fn server(ports: &'static [u16]) -> (SocketAddr, AbortOnDropHandle<()>) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn srv_records_come_over_the_wire_and_are_asked_for_anew_within_their_ttl() {
+    async fn srv_records_are_refetched_within_ttl() {
         let (address, _server) = server(&[7101, 7102]).await;
         let resolver = asking(address);
         for ports in [&[7101][..], &[7101, 7102]] {
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_not_there_is_an_error() {
+    async fn missing_name_is_an_error() {
         let (address, _server) = server(&[]).await;
         let resolver = asking(address);
         let asked = services_of(&resolver, "_grpc._tcp.nobody.test.");
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_system_knows_this_host() {
+    async fn system_resolves_this_host() {
         // As a target of an SRV record is written, with a dot at its end, and without.
         for host in ["localhost", "localhost."] {
             let addresses = System.addresses(host, 7).await.unwrap();

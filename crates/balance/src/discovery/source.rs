@@ -1,4 +1,4 @@
-//! Where an upstream's targets come from, as an operator writes it. Parses; resolves nothing.
+//! Parses the source of an upstream's targets as an operator writes it. Resolves nothing.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use crate::discovery::target::{DEFAULT_WEIGHT, Target};
 /// The most targets one upstream may have. A longer list is a mistake, not a service.
 pub(crate) const TARGETS_MAX: usize = 1024;
 
-/// How an upstream's targets are found.
+/// The way an upstream's targets are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A list that never changes: `127.0.0.1:7101,127.0.0.1:7102`.
     Static(Vec<Target>),
-    /// A file with one target a line, watched for changes: `file:/etc/shoal/cache.targets`.
+    /// A file with one target per line, watched for changes: `file:/etc/shoal/cache.targets`.
     File(PathBuf),
     /// Every A and AAAA record of a name, asked again every five seconds: `dns:cache:7100`.
     Dns {
@@ -24,15 +24,15 @@ pub enum Source {
         /// The port, the same for every address.
         port: u16,
     },
-    /// Every SRV record of a name, asked again every five seconds: `srv:_grpc._tcp.cache.internal`. Ports and weights are
-    /// those of the records, and of their priorities the lowest is used that has an address.
+    /// Every SRV record of a name, asked again every five seconds: `srv:_grpc._tcp.cache.internal`. The records give ports and
+    /// weights. The lowest priority that has an address is used.
     Srv(String),
 }
 
-/// Why a source or a target file was refused.
+/// The reason why a source or a target file is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Nothing was named.
+    /// The source is empty.
     #[error(
         "no target is named: write `host-ip:port[,host-ip:port...]`, `file:/path`, `dns:host:port` or `srv:name` \
          (in a file: one `ip:port` a line)"
@@ -59,12 +59,12 @@ pub enum ParseError {
     /// More targets than one upstream may have.
     #[error("more than {TARGETS_MAX} targets")]
     TooMany,
-    /// The same, with the line of the file it is in.
+    /// An error in a file, with its line.
     #[error("line {line}: {error}")]
     Line {
-        /// Counted from 1.
+        /// The line number, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// The error in that line.
         error: Box<ParseError>,
     },
 }
@@ -111,9 +111,9 @@ impl fmt::Display for Source {
     }
 }
 
-/// Reads a target file: one `ip:port [weight=N]` a line, `#` starts a comment.
+/// Parses a target file: one `ip:port [weight=N]` per line; `#` starts a comment.
 ///
-/// A file without a single target is an error: it is what a half-written file looks like.
+/// A file without targets is an error: a half-written file looks like that.
 pub(crate) fn parse_file(text: &str) -> Result<Vec<Target>, ParseError> {
     let mut targets = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_reads_back_as_written() {
+    fn every_form_round_trips() {
         round_trip("127.0.0.1:1,127.0.0.1:2");
         round_trip("127.0.0.1:1 weight=3,[::1]:2");
         round_trip("file:/etc/shoal/cache.targets");
@@ -189,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn spaces_and_empty_items_of_a_list_are_ignored() {
+    fn ignores_spaces_and_empty_items() {
         let source: Source = " 127.0.0.1:1 , ,127.0.0.1:2, ".parse().unwrap();
         assert_eq!(source.to_string(), "127.0.0.1:1,127.0.0.1:2");
     }
 
     #[test]
-    fn a_refusal_says_what_to_write_instead() {
+    fn errors_say_what_to_write() {
         refused("", "dns:host:port");
         refused(" , ", "no target is named");
         refused("cache:7100", "for a name write `dns:host:port`");
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_comments_and_weights() {
+    fn file_has_comments_and_weights() {
         let targets = parse_file("# ours\n\n127.0.0.1:1\n127.0.0.1:2 weight=4 # big\r\n").unwrap();
         assert_eq!(
             targets.iter().map(Target::to_string).collect::<Vec<_>>(),
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_refused_with_its_line() {
+    fn bad_file_error_names_line() {
         let error = parse_file("127.0.0.1:1\nnonsense\n").unwrap_err().to_string();
         assert!(error.starts_with("line 2: `nonsense`"), "{error}");
         assert_eq!(parse_file("# nothing\n"), Err(ParseError::Empty));
     }
 
     #[test]
-    fn a_list_without_end_is_refused() {
+    fn refuses_too_many_targets() {
         let text: String = (0..=TARGETS_MAX).map(|port| format!("127.0.0.1:{}\n", port + 1)).collect();
         assert!(parse_file(&text).unwrap_err().to_string().contains("more than 1024"));
     }

@@ -1,4 +1,4 @@
-//! Of the SRV records of a name, those that count, and the share of each address (RFC 2782). Pure.
+//! Selects the SRV records of a name that count, and computes the weight of each address (RFC 2782).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use crate::discovery::source::TARGETS_MAX;
 use crate::discovery::target::Target;
 
-/// A host's weight is shared by its addresses, in whole numbers: as many parts as one to eight divide. Also, a record of
-/// weight zero beside others is given one part: "a very small chance of being selected".
+/// The number of parts that a host's weight is divided into among its addresses: divisible by one to eight. A record of weight
+/// zero beside others gets one part: "a very small chance of being selected".
 const PARTS: u32 = 840;
 
-/// One SRV record.
+/// An SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Service {
     pub(super) priority: u16,
@@ -19,8 +19,8 @@ pub(super) struct Service {
     pub(super) port: u16,
 }
 
-/// The records in groups of the same priority, the lowest number first, which is used as long as it has an address at all.
-/// The target `.` says that the service is decidedly not there.
+/// Groups the records by priority, the lowest number first. A group is used while it has an address at all. The target `.` says
+/// that the service does not exist.
 pub(super) fn tiers(services: Vec<Service>) -> impl Iterator<Item = Vec<Service>> {
     let mut tiers: BTreeMap<u16, Vec<Service>> = BTreeMap::new();
     for service in services {
@@ -31,7 +31,7 @@ pub(super) fn tiers(services: Vec<Service>) -> impl Iterator<Item = Vec<Service>
     tiers.into_values()
 }
 
-/// The targets of one tier, each service with its addresses. Two records of the same address add up.
+/// Computes the targets of one tier from each service and its addresses. The weights of two records of one address add up.
 pub(super) fn targets(tier: &[(Service, Vec<SocketAddr>)]) -> Vec<Target> {
     let weights = || tier.iter().map(|(service, _)| service.weight);
     let all_zero = weights().all(|weight| weight == 0);
@@ -63,7 +63,7 @@ mod tests {
         Service { priority, weight, host: host.into(), port: 7100 }
     }
 
-    /// The targets of records given as weight and ports.
+    /// Checks the targets of records given as weight and ports.
     #[track_caller]
     fn check(tier: &[(u16, &[u16])], expected: &[&str]) {
         let tier: Vec<_> = tier
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_is_a_share() {
+    fn weight_is_the_share() {
         check(&[(10, &[1]), (30, &[2])], &["127.0.0.1:1 weight=10", "127.0.0.1:2 weight=30"]);
         check(&[(0, &[1]), (0, &[2])], &["127.0.0.1:1", "127.0.0.1:2"]);
         check(&[(5, &[])], &[]);
     }
 
     #[test]
-    fn the_addresses_of_a_host_share_its_weight() {
+    fn addresses_of_host_share_weight() {
         check(
             &[(1, &[1, 2]), (1, &[3])],
             &["127.0.0.1:1 weight=420", "127.0.0.1:2 weight=420", "127.0.0.1:3 weight=840"],
@@ -97,17 +97,17 @@ mod tests {
     }
 
     #[test]
-    fn weight_zero_beside_others_is_a_very_small_share() {
+    fn zero_weight_gets_tiny_share() {
         check(&[(0, &[1]), (2, &[2])], &["127.0.0.1:1", "127.0.0.1:2 weight=1680"]);
     }
 
     #[test]
-    fn two_records_of_one_address_add_up() {
+    fn records_of_one_address_add_up() {
         check(&[(2, &[1]), (3, &[1])], &["127.0.0.1:1 weight=5"]);
     }
 
     #[test]
-    fn the_lowest_priority_comes_first_and_no_service_is_none() {
+    fn lowest_priority_comes_first() {
         let records = vec![service(20, 1, "c"), service(10, 1, "a"), service(10, 1, "b"), service(0, 1, ".")];
         let hosts: Vec<Vec<String>> =
             tiers(records).map(|tier| tier.into_iter().map(|service| service.host).collect()).collect();

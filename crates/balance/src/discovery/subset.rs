@@ -1,16 +1,15 @@
-//! Which of many targets one balancer uses: gateways × cores × clones is the number of connections, and a bound on the last
-//! factor bounds it (gRFC A68; Google's SRE book, "Deterministic subsetting"). Pure.
+//! Chooses which of many targets one balancer uses. The number of connections is gateways × cores × clones; a bound on the last
+//! factor bounds it (gRFC A68; Google's SRE book, "Deterministic subsetting").
 //!
 //! Every process orders the targets by a hash of its own identity and the address (rendezvous hashing: a target that comes or
-//! goes moves no other). The balancers of one process take windows of that order that begin at even distances, so that
-//! together they cover every target as often as any other, to within one. Processes differ by their identity, and even out
-//! at random, as in A68.
+//! goes moves no other). The balancers of one process take windows of that order that begin at even distances. Together they
+//! cover every target equally often, to within one. Processes have different identities and even out at random, as in A68.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::options::Subset;
 
-/// The targets that the balancer uses, of `all`, which are different and in the same order for everybody.
+/// Returns the targets of `all` that the balancer uses. `all` must be unique and in the same order in every process.
 pub(crate) fn of<T>(mut all: Vec<T>, subset: &Subset, address: impl Fn(&T) -> SocketAddr) -> Vec<T> {
     let size = subset.size.max(1);
     if all.len() <= size {
@@ -30,11 +29,12 @@ fn rank(identity: u64, address: SocketAddr) -> (u64, SocketAddr) {
         IpAddr::V6(ip) => ip.to_bits(),
     };
     let words = [(ip >> 64) as u64, ip as u64, u64::from(address.port())];
-    // The address again, for two that hash alike.
+    // The address breaks ties between equal hashes.
     (words.into_iter().fold(mix(identity), |hash, word| mix(hash ^ word)), address)
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+/// Mixes the bits of `word` by the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
+/// Generators", 2014).
 fn mix(word: u64) -> u64 {
     let word = word.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn few_are_all_used() {
+    fn uses_all_of_few_targets() {
         let all = targets(100);
         assert_eq!(chosen(&all, 1, 0, 1, 100).len(), 100);
         assert_eq!(chosen(&targets(101), 1, 0, 1, 100).len(), 100);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cores_of_a_process_cover_every_target_evenly() {
+    fn cores_cover_targets_evenly() {
         for (all, count, size) in
             [(1_000, 8, 100), (300, 4, 100), (101, 2, 100), (997, 16, 100), (250, 3, 40)]
         {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_or_goes_changes_little() {
+    fn removed_target_changes_little() {
         let (before, count, size) = (targets(1_000), 8, 100);
         for gone in [0, 17, 500, 999] {
             let mut after = before.clone();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_choose_differently_and_the_same_one_always_alike() {
+    fn choice_depends_only_on_identity() {
         let all = targets(1_000);
         let one = chosen(&all, 1, 0, 1, 100);
         assert_eq!(one, chosen(&all, 1, 0, 1, 100));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn many_processes_use_every_target_about_as_often() {
+    fn processes_use_targets_evenly() {
         let all = targets(200);
         let mut cover = vec![0_usize; 200];
         for identity in 0..400 {

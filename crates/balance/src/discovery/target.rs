@@ -1,22 +1,22 @@
-//! One address an upstream can be reached at, and its share of the traffic.
+//! An address of an upstream, and its share of the traffic.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// The weight of a target that names none.
+/// The weight of a target that sets none.
 pub(crate) const DEFAULT_WEIGHT: u32 = 1;
 
-/// A place to connect to. Two targets are the same endpoint when their addresses are equal.
+/// An address to connect to. Two targets with equal addresses are the same endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
-    /// Its share beside its peers: an endpoint of weight 2 is picked as if it were half as busy. Zero counts as 1.
+    /// The share beside its peers: an endpoint of weight 2 is picked as if it were half as busy. Zero counts as 1.
     pub weight: u32,
 }
 
 impl Target {
-    /// A target of weight 1.
+    /// Creates a target of weight 1.
     pub fn new(address: SocketAddr) -> Target {
         Target { address, weight: DEFAULT_WEIGHT }
     }

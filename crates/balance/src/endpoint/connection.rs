@@ -1,4 +1,4 @@
-//! One HTTP/2 connection: how it is made, the handle calls are sent on, and the driver that notices its end.
+//! An HTTP/2 connection: how it is made, the handle that calls are sent on, and the driver that detects its end.
 
 use std::fmt;
 use std::future::Future;
@@ -23,37 +23,37 @@ use crate::fairness::fair_queue::FairQueue;
 use crate::load::Load;
 use crate::options::Options;
 
-/// Streams we have reset and remember, so that frames still under way on them are no error. More than a disconnect storm
+/// The number of reset streams that are remembered, so that frames under way on them are no error. More than a disconnect storm
 /// of a thousand callers; a few dozen bytes each.
 const RESET_STREAMS_MAX: usize = 4_096;
 
-/// A request is not cancelled sooner than this after it was sent: a server that finds both in one read counts it as reset
-/// before it was looked at, and ends the connection after twenty of those (h2's default, tonic's and hyper's too). One caller
-/// that cancels in a hurry, or gives its calls a nanosecond, would break the calls of all others.
+/// The shortest time between a request and its cancellation. A server that finds both in one read counts the stream as reset
+/// before it was handled, and ends the connection after twenty of those (the default of h2, tonic and hyper). One caller that
+/// cancels early, or has a deadline of a nanosecond, would break the calls of all others.
 pub(crate) const RESET_AFTER: Duration = Duration::from_millis(5);
 
-/// So long calls may wait for the peer's window, most of which is taken by bodies it does not read, before another connection
-/// is wanted. A large upload fills the window for moments; one that is not read fills it for good.
+/// The time calls may wait for the peer's window before another connection is wanted. A large upload fills the window for
+/// moments; a body that the peer does not read fills it for good.
 const SHORT_AFTER: Duration = Duration::from_millis(100);
 
-/// The kernel's own keepalive, under the pings: finds a host that is gone even when pings are spared.
+/// The kernel's keepalive below the pings: it detects a lost host even when pings are spared.
 const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
 
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
+/// The time sent bytes may stay unacknowledged before the kernel gives up the connection.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a connection is down whose peer ended it without a reason.
+/// The reason given for a connection that its peer ended without one.
 pub(crate) const CLOSED: &str = "closed by the peer";
 
-/// A connection just made, its parts not yet put to work.
+/// A new connection before its parts are put to work.
 pub(crate) struct Connected {
     pub(crate) http2: ClientConnection<TcpStream>,
     pub(crate) sender: SendRequest,
     pub(crate) pings: Pings,
 }
 
-/// Why no connection was made.
+/// The reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("{0}")]
@@ -62,7 +62,7 @@ pub(crate) enum ConnectError {
     Timeout(Duration),
 }
 
-/// Connects: TCP without Nagle's delay, HTTP/2 with fixed windows. Bounded by `connect_timeout`.
+/// Connects by TCP without Nagle's delay and HTTP/2 with fixed windows, within `connect_timeout`.
 pub(crate) async fn connect(address: SocketAddr, options: &Options) -> Result<Connected, ConnectError> {
     timeout(options.connect_timeout, handshake(address, options))
         .await
@@ -85,7 +85,7 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
         header_list_max: options.header_list_max,
         header_fields_max: options.header_fields_max,
         send_buffer: options.send_buffer,
-        // Its streams are different callers'.
+        // The streams belong to different callers.
         leaves_window: true,
         locally_reset_max: RESET_STREAMS_MAX,
         late_resets: true,
@@ -96,16 +96,16 @@ async fn handshake(address: SocketAddr, options: &Options) -> Result<Connected, 
     Ok(Connected { http2, sender, pings })
 }
 
-/// The handle calls are sent on. Kept by the ready list and by the picks of calls under way.
+/// The handle that calls are sent on. The selection and the picks of running calls keep it.
 pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
-    /// The address as `:authority`, for requests that bring none.
+    /// The address as `:authority`, for requests without one.
     pub(crate) authority: Option<Authority>,
-    /// The load of the endpoint, over all its connections.
+    /// The load of the endpoint over all its connections.
     pub(crate) load: Arc<Load>,
     /// The streams of this connection.
     pub(crate) streams: Streams,
-    /// Its calls that were answered: a sign of life.
+    /// The number of calls that were answered on it: a sign of life.
     answers: AtomicU64,
     options: Arc<Options>,
     feedback: Weak<dyn Feedback>,
@@ -121,14 +121,14 @@ struct Down {
     close_reason: CloseReason,
 }
 
-/// How a connection ended.
+/// The way a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
-    /// It broke, or we gave it up.
+    /// The connection broke, or this side gave it up.
     Other,
-    /// With a GOAWAY that blames nobody: the server ages its connections, or is going away.
+    /// The peer sent a GOAWAY with NO_ERROR: the server limits the age of its connections, or is shutting down.
     Graceful,
-    /// The peer found us too busy.
+    /// The peer sent a GOAWAY with ENHANCE_YOUR_CALM.
     EnhanceYourCalm,
 }
 
@@ -156,22 +156,22 @@ impl Connection {
         }
     }
 
-    /// What calls are sent on.
+    /// Returns the HTTP/2 handle that requests are sent on.
     pub(crate) fn sender(&self) -> &SendRequest {
         &self.sender
     }
 
-    /// Whether it takes no more calls. Set in the very poll of the connection that learnt of it.
+    /// Returns whether it takes no more calls. Set in the very poll of the connection that learns of it.
     pub(crate) fn is_down(&self) -> bool {
         self.down.get().is_some()
     }
 
-    /// Why it takes no more calls.
+    /// Returns the reason why it takes no more calls.
     pub(crate) fn down_reason(&self) -> String {
         self.down.get().map_or_else(String::new, |down| down.reason.clone())
     }
 
-    /// How it ended, if it did.
+    /// Returns the way it ended, if it did.
     pub(crate) fn close_reason(&self) -> CloseReason {
         self.down.get().map_or(CloseReason::Other, |down| down.close_reason)
     }
@@ -181,27 +181,27 @@ impl Connection {
         self.gone.cancel();
     }
 
-    /// Returns the name of its upstream.
+    /// Returns the name of the upstream.
     pub(crate) fn upstream(&self) -> &str {
         &self.options.name
     }
 
-    /// Returns where the rare call is reported whose end concerns other endpoints, unless the upstream is gone.
+    /// Returns the receiver of events that concern other endpoints, unless the upstream is gone.
     pub(crate) fn feedback(&self) -> Option<Arc<dyn Feedback>> {
         self.feedback.upgrade()
     }
 
-    /// One of its calls was answered.
+    /// Records that one of its calls was answered.
     pub(crate) fn answered(&self) {
         self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many of its calls were answered.
+    /// Returns how many of its calls were answered.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Learns how many streams the peer allows.
+    /// Reads how many streams the peer allows.
     pub(crate) fn look_at_limit(&self) {
         self.streams.set_limit(u32::try_from(self.sender.streams_max()).unwrap_or(u32::MAX));
     }
@@ -221,24 +221,24 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Moves the bytes of one connection until it ends, or until its last call does once it takes no new ones.
+/// Drives one connection until it ends or, once it takes no new calls, until its last call ends.
 pub(crate) struct Driver<F: FnOnce(String)> {
     http2: ClientConnection<TcpStream>,
-    /// While it takes new calls.
+    /// Set while it takes new calls.
     connection: Option<Arc<Connection>>,
     retired: oneshot::Receiver<()>,
     on_down: Option<F>,
     drain: Duration,
     drain_timer: Option<Pin<Box<Sleep>>>,
-    /// While resets wait for [`RESET_AFTER`].
+    /// Set while resets wait for [`RESET_AFTER`].
     reset_timer: Option<Pin<Box<Sleep>>>,
-    /// While calls wait for the peer's window, or for a stream, but not for [`SHORT_AFTER`] yet.
+    /// Set while calls wait for the peer's window or for a stream, and [`SHORT_AFTER`] has not passed.
     short_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: FnOnce(String)> Driver<F> {
-    /// `on_down` is called once, in the poll that learns that no more calls are taken. `retired` resolves when none
-    /// shall be sent any more; after that, and after a GOAWAY, calls have `drain` to finish.
+    /// Creates a driver. `on_down` is called once, in the poll that learns that no more calls are taken. `retired` resolves
+    /// when no more calls shall be sent. After that, and after a GOAWAY, calls have `drain` to finish.
     pub(crate) fn new(
         http2: ClientConnection<TcpStream>,
         connection: Arc<Connection>,
@@ -282,14 +282,14 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         let Some(connection) = &this.connection else {
             return if polled.is_ready() { Poll::Ready(()) } else { this.poll_drained(cx) };
         };
-        // The peer's GOAWAY says more than what came after it; the connection goes on for the calls under way.
+        // A GOAWAY says more than what follows it. The connection goes on for the running calls.
         if let Some(error) = standing.left {
             this.down(error.to_string(), close_reason_of(&error));
         } else {
             match &polled {
                 Poll::Ready(Ok(())) => this.down(CLOSED.into(), CloseReason::Other),
                 Poll::Ready(Err(error)) => this.down(error.to_string(), CloseReason::Other),
-                // SETTINGS may come at any time, and nothing but the connection tells of them.
+                // SETTINGS may come at any time, and only the connection reports them.
                 Poll::Pending => {
                     if connection.streams.set_limit(standing.streams_max)
                         && let Some(feedback) = connection.feedback()
@@ -305,7 +305,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
         if this.connection.is_some() && Pin::new(&mut this.retired).poll(cx).is_ready() {
             this.down("no longer used".into(), CloseReason::Other);
             this.http2.retire();
-            // There may be no call left to wait for.
+            // No call may be left to wait for.
             cx.waker().wake_by_ref();
         }
         if this.connection.is_some() { Poll::Pending } else { this.poll_drained(cx) }
@@ -313,7 +313,7 @@ impl<F: FnOnce(String) + Unpin> Future for Driver<F> {
 }
 
 impl<F: FnOnce(String)> Driver<F> {
-    /// Sends the resets that have waited.
+    /// Sends the resets whose delay has passed.
     fn poll_resets(&mut self, cx: &mut Context<'_>) {
         while self.http2.has_late_resets() {
             let timer = self.reset_timer.get_or_insert_with(|| Box::pin(sleep(RESET_AFTER)));
@@ -322,12 +322,12 @@ impl<F: FnOnce(String)> Driver<F> {
             }
             self.reset_timer = None;
             self.http2.send_late_resets();
-            // To write them.
+            // Polls the connection again, to write them.
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Wants another connection when calls have waited for the peer's window, or for a stream that this one has not.
+    /// Requests another connection when calls have waited for the peer's window, or for a stream of this one.
     fn poll_window(&mut self, is_short: bool, cx: &mut Context<'_>) {
         let Some(connection) = &self.connection else { return };
         if !is_short {
@@ -346,7 +346,7 @@ impl<F: FnOnce(String)> Driver<F> {
         }
     }
 
-    /// Ready when calls have had their time to finish.
+    /// Resolves when the calls have had their time to finish.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let drain = self.drain;
         self.drain_timer.get_or_insert_with(|| Box::pin(sleep(drain))).as_mut().poll(cx)
@@ -355,7 +355,7 @@ impl<F: FnOnce(String)> Driver<F> {
 
 impl<F: FnOnce(String)> Drop for Driver<F> {
     fn drop(&mut self) {
-        // Cut from outside, or its runtime is going away.
+        // The task was aborted, or its runtime is shutting down.
         self.down("cut".into(), CloseReason::Other);
     }
 }

@@ -1,4 +1,4 @@
-//! One connection of an endpoint from its first ping to its end: proves that somebody is there, and goes on proving it.
+//! A connection of an endpoint from its first ping to its end: the pings prove that a live process answers.
 
 use std::sync::Arc;
 
@@ -19,23 +19,23 @@ use crate::options::Options;
 pub(crate) struct Dialer {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) options: Arc<Options>,
-    /// The streams of the upstream, which its connections share.
+    /// The queue for the streams of the upstream, which all its connections share.
     pub(crate) fair_queue: Arc<FairQueue>,
-    /// Where the connections report what concerns other endpoints.
+    /// The receiver of events that concern other endpoints.
     pub(crate) feedback: Arc<dyn Feedback>,
 }
 
-/// A connection whose first ping was answered, not yet in use.
+/// A connection whose first ping was answered. It is not in use yet.
 pub(crate) struct Fresh {
     dialer: Dialer,
     pub(crate) connection: Arc<Connection>,
-    /// Dropped, the connection is cut.
+    /// The task of the connection; on drop, the connection is cut.
     pub(crate) driver: AbortOnDropHandle<()>,
     pings: Pings,
     retire: oneshot::Sender<()>,
 }
 
-/// A connection in use. Dropped, it takes no more calls and ends with its last one.
+/// A connection in use. On drop, it takes no more calls and ends with its last one.
 pub(crate) struct ActiveConnection {
     dialer: Dialer,
     connection: Arc<Connection>,
@@ -44,13 +44,13 @@ pub(crate) struct ActiveConnection {
     _retire: oneshot::Sender<()>,
 }
 
-/// Why a connection is no longer in use.
+/// The reason why a connection is no longer in use.
 pub(crate) enum End {
-    /// Its driver said so: the peer left, or the network did.
+    /// The driver reported its end: the peer closed it, or the network failed.
     Gone,
-    /// A ping was not answered: this is the reason to cut it.
+    /// A ping was not answered. Holds the message.
     Silent(String),
-    /// It was one of several and had no calls for a while.
+    /// The connection was one of several and had no calls for a while.
     Idle,
 }
 
@@ -58,16 +58,16 @@ pub(crate) enum End {
 pub(crate) struct Ended {
     pub(crate) connection: Arc<Connection>,
     pub(crate) end: End,
-    /// What it has learnt of the peer's patience.
+    /// The knowledge it gained of the peer's tolerance for pings.
     pub(crate) keepalive: Keepalive,
 }
 
 impl Dialer {
-    /// Connects, and waits for the answer to a first ping: a kernel accepts for a process that is stuck. The answer also follows
-    /// the peer's SETTINGS, so that its stream limit is known before the first call.
+    /// Connects, and waits for the answer to a first ping: a kernel accepts connections for a process that is stuck. The answer
+    /// also follows the peer's SETTINGS, so that the stream limit is known before the first call.
     ///
     /// # Errors
-    /// With the reason. Nothing is left behind.
+    /// Returns the reason. No connection is left behind.
     pub(crate) async fn dial(self) -> Result<Fresh, String> {
         let Dialer { endpoint, options, fair_queue, feedback } = &self;
         let connected = connect(endpoint.address, options).await.map_err(|error| error.to_string())?;
@@ -96,7 +96,7 @@ impl Dialer {
                 connection.look_at_limit();
                 Ok(Fresh { dialer: self, connection, driver, pings, retire })
             }
-            // Its driver knows more than the ping.
+            // The driver knows more than the ping.
             Ok(Err(_)) if connection.is_down() => Err(match connection.down_reason() {
                 reason if reason == CLOSED => {
                     format!("{CLOSED} before it had said a word: does this port want TLS?")
@@ -110,14 +110,14 @@ impl Dialer {
 }
 
 impl Fresh {
-    /// Puts it to use: from here on it is picked, once the endpoint serves. `keepalive` is what earlier connections have
-    /// learnt.
+    /// Puts the connection to use: it is picked as soon as the endpoint serves. `keepalive` is the knowledge gained by earlier
+    /// connections.
     pub(crate) fn enlist(self, mut keepalive: Keepalive) -> (ActiveConnection, AbortOnDropHandle<()>) {
         let Fresh { dialer, connection, driver, pings, retire } = self;
         let endpoint = &dialer.endpoint;
         endpoint.attach(connection.clone());
         if connection.is_down() {
-            // Since its first ping, when its driver found nothing to take out.
+            // It went down after its first ping, when its driver found nothing to remove.
             endpoint.detach(&connection, connection.down_reason());
         }
         keepalive.connected();
@@ -126,7 +126,7 @@ impl Fresh {
 }
 
 impl ActiveConnection {
-    /// Resolves when it is no longer in use.
+    /// Resolves when the connection is no longer in use.
     pub(crate) async fn run(mut self) -> Ended {
         let end = tokio::select! {
             () = self.connection.gone() => End::Gone,
@@ -137,7 +137,7 @@ impl ActiveConnection {
     }
 }
 
-/// Pings when the connection is quiet. Returns when a ping was not answered, with the reason.
+/// Pings while the connection is quiet. Returns the reason once a ping is not answered.
 async fn keep_alive(
     keepalive: &mut Keepalive,
     pings: &mut Pings,
@@ -160,15 +160,15 @@ async fn keep_alive(
         }
         match timeout(options.keepalive_timeout, pings.ping()).await {
             Ok(Ok(())) => {}
-            // The connection is over; its driver knows why.
+            // The connection has ended; its driver knows why.
             Ok(Err(_)) => std::future::pending().await,
             Err(_) => return format!("no answer to a ping within {:?}", options.keepalive_timeout),
         }
     }
 }
 
-/// Whether a connection is looked after that has been without an answer for so many intervals. Early when somebody waits;
-/// then later, since what a strict server allows until its next answer is soon used up.
+/// Returns whether to ping a connection that has been without an answer for `quiet` intervals: early when calls wait; then less
+/// often, since the pings that a strict server allows before its next answer are soon used up.
 fn is_turn(quiet: u32, busy: bool) -> bool {
     match quiet {
         1 => busy,
@@ -178,7 +178,7 @@ fn is_turn(quiet: u32, busy: bool) -> bool {
     }
 }
 
-/// Returns when a connection beside the first one was without calls for a while.
+/// Returns when a connection that is not the first one had no calls for a while.
 async fn idle(dialer: &Dialer, connection: &Arc<Connection>) {
     loop {
         sleep(dialer.options.connection_idle).await;
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quiet_connection_is_looked_after_sooner_when_somebody_waits() {
+    fn busy_quiet_connection_is_pinged_sooner() {
         let turns = |busy| (1..=10).filter(|quiet| is_turn(*quiet, busy)).collect::<Vec<u32>>();
         assert_eq!(turns(true), [1, 4, 6, 8, 10]);
         assert_eq!(turns(false), [2, 4, 6, 8, 10]);

@@ -1,4 +1,4 @@
-//! What a connection reports to the upstream it belongs to, so that neither it nor its calls know a balancer.
+//! The events that a connection reports to its upstream, so that neither it nor its calls know a balancer.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;

@@ -1,19 +1,17 @@
-//! When to ping a connection that has gone quiet, so that a black-holed peer is found in seconds and a strict server is
-//! not annoyed. Pure.
+//! Decides when to ping a quiet connection, so that a black-holed peer is found in seconds and a strict server is not annoyed.
 //!
-//! gRPC servers count pings as strikes and close the connection with ENHANCE_YOUR_CALM `too_many_pings` after the third
-//! that came within five minutes without an answer in between (gRFC A8; Go and C++ do so by default, tonic and Java's
-//! defaults differ). So: an idle connection is pinged freely, since closing it harms no call; one with calls in flight
-//! is pinged past two strikes only if this peer has shown that it does not count; and a peer that complained once is
-//! never brought past two again.
+//! gRPC servers count pings as strikes and close the connection with ENHANCE_YOUR_CALM `too_many_pings` after the third that
+//! comes within five minutes without an answer in between (gRFC A8; the default of Go and C++; tonic's and Java's differ). So
+//! an idle connection is pinged freely, since closing it harms no call. A connection with calls in flight is pinged past two
+//! strikes only if this peer has shown that it does not count. A peer that complained once never gets more than two again.
 
-/// Pings between two answers that every gRPC server takes.
+/// The number of pings between two answers that every gRPC server tolerates.
 const STRIKES_SAFE: u32 = 2;
 
-/// A peer that took this many between two answers does not count them.
+/// The number of pings between two answers after which a peer is known not to count them.
 const STRIKES_TOLERANT: u32 = 6;
 
-/// What is known of one endpoint's patience, and the strikes of one of its connections.
+/// The knowledge of one endpoint's tolerance for pings, and the strikes of one of its connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Keepalive {
     strikes: u32,
@@ -22,28 +20,28 @@ pub(crate) struct Keepalive {
 }
 
 impl Keepalive {
-    /// A fresh connection starts without strikes.
+    /// Starts a new connection without strikes.
     pub(crate) fn connected(&mut self) {
         self.strikes = 0;
     }
 
-    /// The peer answered a call: its count starts over.
+    /// Records an answer to a call: the count starts over.
     pub(crate) fn answered(&mut self) {
         self.strikes = 0;
     }
 
-    /// Takes in what another connection has learnt.
+    /// Adds what another connection has learnt.
     pub(crate) fn learn(&mut self, other: &Keepalive) {
         self.tolerant |= other.tolerant;
     }
 
-    /// The peer closed the connection with ENHANCE_YOUR_CALM.
+    /// Records that the peer closed the connection with ENHANCE_YOUR_CALM.
     pub(crate) fn complained(&mut self) {
         self.complained = true;
         self.tolerant = false;
     }
 
-    /// Whether to ping a quiet connection now; if so, the ping is counted. `busy`: calls are in flight on it.
+    /// Returns whether to ping a quiet connection now, and counts the ping. `busy`: calls are in flight on it.
     pub(crate) fn due(&mut self, busy: bool) -> bool {
         self.tolerant |= !self.complained && self.strikes >= STRIKES_TOLERANT;
         let sparing = self.complained || (busy && !self.tolerant);
@@ -64,12 +62,12 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_is_pinged_each_time() {
+    fn idle_connection_is_always_pinged() {
         assert_eq!(pings(&mut Keepalive::default(), false, 100), 100);
     }
 
     #[test]
-    fn calls_in_flight_are_not_risked_on_a_peer_that_may_count() {
+    fn spares_pings_while_calls_run() {
         let mut keepalive = Keepalive::default();
         assert_eq!(pings(&mut keepalive, true, 100), 2);
         keepalive.answered();
@@ -77,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_took_many_does_not_count() {
+    fn tolerant_peer_is_pinged_freely() {
         let mut keepalive = Keepalive::default();
         pings(&mut keepalive, false, 6);
         assert_eq!(pings(&mut keepalive, true, 100), 100);
     }
 
     #[test]
-    fn what_one_connection_has_learnt_the_next_one_knows() {
+    fn tolerance_carries_over_to_next_connection() {
         let mut endpoint = Keepalive::default();
         let mut connection = endpoint;
         pings(&mut connection, false, 7);
@@ -98,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_complained_once_is_never_brought_there_again() {
+    fn complaint_limits_pings_for_good() {
         let mut keepalive = Keepalive::default();
         pings(&mut keepalive, false, 4);
         keepalive.complained();

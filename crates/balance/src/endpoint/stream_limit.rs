@@ -1,22 +1,23 @@
-//! The streams of one connection beside the limit its peer set, and which of several connections takes the next call. Pure.
+//! Counts the streams of one connection against the limit of its peer, and chooses which of several connections takes the next
+//! call.
 //!
-//! A call over the limit would wait on its connection, unseen, while another connection could take it (the peer's
-//! SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 §5.1.2). So connections are filled one after the other to four fifths; past
-//! that a further one is wanted, and is there before the last fifth is used up.
+//! A call over the limit would wait unseen on its connection while another connection could take it (the peer's
+//! SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 §5.1.2). So connections are filled one after the other to four fifths. Past that a
+//! further one is wanted, and is there before the last fifth is used up.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Counts of one connection.
+/// The stream counts of one connection.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// Calls, from the pick on.
+    /// The calls, counted from the pick.
     calls: AtomicU32,
-    /// Health calls of our own.
+    /// The health calls of this process.
     health: AtomicU32,
     limit: AtomicU32,
-    /// Whether calls wait for the peer's window or for a stream, and would not on another connection.
+    /// Set while calls wait for the peer's window or for a stream, and would not wait on another connection.
     short: AtomicBool,
-    /// Whether a call was sent since this was last asked.
+    /// Set by each call, and cleared by [`Streams::was_used`].
     used: AtomicBool,
 }
 
@@ -33,8 +34,8 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// One more call. Returns whether the connection is crowded now: four fifths of the limit are used, and there is one
-    /// that another connection would add to.
+    /// Counts one more call. Returns whether another connection would help: four fifths of the limit are used, and the limit is
+    /// not zero.
     pub(crate) fn open(&self) -> bool {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if !self.used.load(Ordering::Relaxed) {
@@ -43,24 +44,24 @@ impl Streams {
         self.is_crowded() && self.limit() > 0
     }
 
-    /// A call is over.
+    /// Counts the end of a call.
     pub(crate) fn close(&self) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A health call begins. It is over when the seat is dropped.
+    /// Counts a health call until the returned slot is dropped.
     pub(crate) fn slot(&self) -> StreamSlot<'_> {
         self.health.fetch_add(1, Ordering::Relaxed);
         StreamSlot(self)
     }
 
-    /// The limit as the peer announced it; `u32::MAX` when it announced none. Returns whether that is news.
+    /// Sets the limit that the peer announced, or `u32::MAX` for none. Returns whether it changed.
     pub(crate) fn set_limit(&self, limit: u32) -> bool {
-        // Read first: it is asked with every frame, and seldom news.
+        // Reads first: this runs with every frame, and the limit seldom changes.
         self.limit.load(Ordering::Relaxed) != limit && self.limit.swap(limit, Ordering::Relaxed) != limit
     }
 
-    /// Says whether calls wait for the peer's window or for a stream. While they do the connection counts as crowded.
+    /// Sets whether calls wait for the peer's window or for a stream. The connection counts as crowded while they do.
     pub(crate) fn set_short(&self, short: bool) {
         if self.is_short() != short {
             self.short.store(short, Ordering::Relaxed);
@@ -71,22 +72,22 @@ impl Streams {
         self.short.load(Ordering::Relaxed)
     }
 
-    /// How many streams the peer allows.
+    /// Returns how many streams the peer allows.
     pub(crate) fn limit(&self) -> u32 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Calls that are not over.
+    /// Returns the number of running calls.
     pub(crate) fn calls(&self) -> u32 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Whether one more call would be sent at once.
+    /// Returns whether one more call would be sent at once.
     pub(crate) fn has_room(&self) -> bool {
         self.in_use() < self.limit()
     }
 
-    /// Whether a call was sent since this was last asked, or is still going on.
+    /// Returns whether a call was sent since the last look, or is still running.
     pub(crate) fn was_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed) || self.calls() > 0
     }
@@ -95,13 +96,13 @@ impl Streams {
         self.is_short() || u64::from(self.in_use()) * 5 >= u64::from(self.limit()) * 4
     }
 
-    /// Calls and health calls.
+    /// Returns the number of running calls and health calls.
     pub(crate) fn in_use(&self) -> u32 {
         self.calls.load(Ordering::Relaxed) + self.health.load(Ordering::Relaxed)
     }
 }
 
-/// A health call of our own, while it goes on.
+/// A running health call of this process.
 #[derive(Debug)]
 pub(crate) struct StreamSlot<'a>(&'a Streams);
 
@@ -111,8 +112,8 @@ impl Drop for StreamSlot<'_> {
     }
 }
 
-/// The connection that takes the next call: the first that is not crowded, so that the others may fall idle; else the one
-/// with the most room. `None` only of none.
+/// Returns the connection that takes the next call: the first that is not crowded, so that the others may become idle, or else
+/// the one with the most free streams. Returns `None` only for an empty list.
 pub(crate) fn next<T>(connections: &[T], streams: impl Fn(&T) -> &Streams) -> Option<&T> {
     if let [only] = connections {
         return Some(only);
@@ -140,7 +141,7 @@ mod tests {
         streams
     }
 
-    /// Which of connections with these limits and calls takes the next one.
+    /// Asserts which of several connections, given by limit and calls, takes the next call.
     #[track_caller]
     fn check(connections: &[(u32, u32)], chosen: Option<usize>) {
         let all: Vec<Streams> = connections.iter().map(|(limit, calls)| streams(*limit, *calls)).collect();
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_filled_one_after_the_other_to_four_fifths() {
+    fn fills_connections_to_four_fifths() {
         check(&[], None);
         check(&[(100, 79), (100, 0)], Some(0));
         check(&[(100, 80), (100, 0)], Some(1));
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn one_whose_peer_reads_nothing_is_passed_over() {
+    fn skips_connection_short_of_window() {
         let all = [streams(100, 1), streams(100, 20)];
         let index = |all: &[Streams]| {
             next(all, |streams| streams).map(|next| all.iter().position(|s| std::ptr::eq(s, next)).unwrap())
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_crowded_from_four_fifths_on() {
+    fn crowded_from_four_fifths() {
         let streams = streams(10, 0);
         for calls in 1..=10 {
             assert_eq!(streams.open(), calls >= 8, "{calls} of 10");
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_one_is_crowded_by_one_and_a_limit_may_change() {
+    fn tiny_and_changed_limits_are_respected() {
         let streams = streams(1, 0);
         assert!(streams.open());
         assert!(streams.set_limit(100) && !streams.set_limit(100), "it is news once");
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_health_call_takes_a_stream_too() {
+    fn health_call_takes_a_stream() {
         let streams = streams(1, 0);
         let slot = streams.slot();
         assert!(!streams.has_room());
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_called_between_two_looks_was_used() {
+    fn call_between_looks_counts_as_use() {
         let streams = streams(100, 1);
         assert!(streams.was_used() && streams.was_used(), "it still is");
         streams.close();

@@ -1,47 +1,46 @@
-//! Whether an error that endpoints answer with is theirs, or comes with who asks: INTERNAL may mean that the endpoint is
-//! broken, or that the request is one that no endpoint can take.
+//! Decides whether an error that endpoints answer with is their fault or comes with the caller's request: INTERNAL may mean
+//! that the endpoint is broken, or that no endpoint can process the request.
 //!
-//! One share's errors are held against an endpoint once another endpoint has served that share well meanwhile. Until then
-//! they are only counted, and after a few of them the share's next call goes elsewhere, for a second opinion. If others fail
-//! the share too, they are compared: an endpoint that fails so often in a row that the others' rate of errors does not
-//! explain it is broken, and else the errors are the share's own. So one caller, whatever it sends, takes no endpoint away
-//! from others, and an endpoint that is broken is found by any caller that has good calls, though others fail it now and
-//! then. Pure: it is told the time.
+//! The errors of one share count against an endpoint once another endpoint has served that share well meanwhile. Until then
+//! they are only counted, and after a few of them the share's next call goes elsewhere, for a second opinion. If other
+//! endpoints fail the share too, they are compared: an endpoint that fails more often in a row than the others' error rate
+//! explains is broken; otherwise the errors are the share's own. So no caller, whatever it sends, takes an endpoint away from
+//! others. A broken endpoint is found by any caller with good calls, even if other endpoints fail it now and then.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long after the last error the ones before it are remembered.
+/// The time after the last error for which earlier errors are remembered.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// So many errors of one endpoint in a row, and another one is asked.
+/// The number of errors of one endpoint in a row after which another endpoint is asked.
 const SECOND_OPINION_AFTER: u32 = 3;
 
-/// So many errors of one endpoint in a row, at least, set it apart from others that fail too.
+/// The smallest number of errors in a row that distinguishes an endpoint from others that fail too.
 const APART_AFTER: u32 = 5;
 
-/// An endpoint is like the others as long as the chance that one of these would fail as often in a row is above this.
+/// The probability below which an endpoint differs from the others: that one of them would fail as often in a row.
 const CHANCE_MIN: f64 = 1e-6;
 
-/// Calls of one share at the others, without which there is nothing to compare with.
+/// The number of a share's calls at other endpoints that a comparison needs.
 const COMPARED_MIN: u32 = 8;
 
-/// Endpoints whose errors are told apart. Of more, those with the fewest are forgotten.
+/// The number of endpoints whose errors are counted separately. Beyond it, those with the fewest are forgotten.
 const TOLD_APART_MAX: usize = 8;
 
-/// Calls after which the older of them count half.
+/// The number of calls above which older ones count half.
 const CALLS_MAX: u32 = 256;
 
-/// What an error says of the endpoint that answered with it.
+/// The party at fault for an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// That it is broken: another one has served the same share well.
+    /// The endpoint: another one has served the same share well.
     Endpoint,
-    /// It counts, and does not decide.
+    /// Not known yet: the error counts, but decides nothing.
     Open,
-    /// Nothing: others answer this share alike.
+    /// The caller: other endpoints answer this share alike.
     Caller,
 }
 
@@ -49,22 +48,22 @@ pub(crate) enum Blame {
 #[derive(Clone, Debug)]
 pub(crate) struct Errors {
     last: Instant,
-    /// Of endpoints that have failed, the last one that did at the end.
+    /// The endpoints that have failed, the most recent last.
     failing: Vec<Record>,
-    /// Of all endpoints that have not.
+    /// The calls at all endpoints that have not failed.
     others: Calls,
 }
 
-/// What a share has had of one endpoint.
+/// The calls of a share at one endpoint.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     endpoint: SocketAddr,
-    /// Errors since it has served well.
+    /// The errors since its last success.
     in_a_row: u32,
     calls: Calls,
 }
 
-/// How calls went.
+/// Counts of good and bad calls.
 #[derive(Clone, Copy, Debug, Default)]
 struct Calls {
     well: u32,
@@ -75,7 +74,7 @@ impl Calls {
     fn add(&mut self, well: bool) {
         *(if well { &mut self.well } else { &mut self.badly }) += 1;
         if self.all() >= CALLS_MAX {
-            // What was not once does not become never.
+            // Rounded up: one error does not become none.
             self.well = self.well.div_ceil(2);
             self.badly = self.badly.div_ceil(2);
         }
@@ -89,7 +88,7 @@ impl Calls {
         Calls { well: self.well + other.well, badly: self.badly + other.badly }
     }
 
-    /// Whether so many errors in a row are more than a rate of errors like this explains (by Laplace's rule of succession).
+    /// Returns whether this error rate explains so many errors in a row (by Laplace's rule of succession).
     fn explains(self, in_a_row: u32) -> bool {
         let rate = f64::from(self.badly + 1) / f64::from(self.all() + 2);
         in_a_row < APART_AFTER || rate.powf(f64::from(in_a_row)) > CHANCE_MIN
@@ -101,7 +100,7 @@ impl Errors {
         Errors { last: now, failing: Vec::new(), others: Calls::default() }
     }
 
-    /// The share was answered with an error by `endpoint`.
+    /// Records an error of `endpoint`. Returns whose fault it is.
     pub(crate) fn failed(&mut self, endpoint: SocketAddr, now: Instant) -> Blame {
         if self.is_over(now) {
             *self = Errors::new(now);
@@ -134,7 +133,7 @@ impl Errors {
         }
     }
 
-    /// The share was served well by `endpoint`.
+    /// Records a success of `endpoint`.
     pub(crate) fn served(&mut self, endpoint: SocketAddr) {
         match self.failing.iter_mut().find(|record| record.endpoint == endpoint) {
             Some(record) => {
@@ -145,7 +144,7 @@ impl Errors {
         }
     }
 
-    /// The endpoint that is not to be asked next.
+    /// Returns the endpoint that should not be asked next.
     pub(crate) fn avoids(&self, now: Instant) -> Option<SocketAddr> {
         let [only] = &self.failing[..] else { return None };
         let asks = self.others.all() == 0 && only.in_a_row >= SECOND_OPINION_AFTER;
@@ -156,7 +155,7 @@ impl Errors {
         now.saturating_duration_since(self.last) > REMEMBERED
     }
 
-    /// How the share fared at all that are known.
+    /// Returns the calls of the share at all known endpoints.
     fn elsewhere(&self) -> Calls {
         self.failing.iter().fold(self.others, |sum, record| sum.plus(record.calls))
     }
@@ -170,7 +169,7 @@ mod tests {
         ([127, 0, 0, 1], port).into()
     }
 
-    /// What each error in a row of them means; a port that is negative has served well.
+    /// Returns the blame for each error in a row; a negative port is a success.
     fn blames(ports: &[i32]) -> Vec<Blame> {
         let (mut errors, mut blames) = (Errors::new(Instant::now()), Vec::new());
         for port in ports {
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_endpoints_answer_alike_is_the_callers() {
+    fn same_error_everywhere_blames_caller() {
         use Blame::{Caller, Open};
         assert_eq!(blames(&[1, 1, 1, 2, 1, 1]), [Open, Open, Open, Caller, Caller, Caller]);
         assert_eq!(
@@ -196,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn what_one_endpoint_alone_answers_is_the_endpoints() {
+    fn error_of_one_blames_endpoint() {
         use Blame::{Endpoint, Open};
         assert_eq!(blames(&[1, -2, 1, -2, 1]), [Open, Endpoint, Endpoint]);
         assert_eq!(blames(&[1, -1, 1]), [Open, Open], "its own good calls say nothing of others");
     }
 
     #[test]
-    fn another_endpoint_is_asked_after_a_few_errors_of_one() {
+    fn few_errors_ask_another_endpoint() {
         let now = Instant::now();
         let mut errors = Errors::new(now);
         for _ in 0..SECOND_OPINION_AFTER {
@@ -217,15 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_long_ago_are_forgotten() {
+    fn forgets_old_errors() {
         let now = Instant::now();
         let mut errors = Errors::new(now);
         errors.failed(endpoint(1), now);
         assert_eq!(errors.failed(endpoint(2), now + 2 * REMEMBERED), Blame::Open);
     }
 
-    /// How often each of three endpoints is blamed for 10,000 calls of one share that go to any of them, where the first
-    /// answers so much of them with an error and the others so much.
+    /// Returns how often each of three endpoints is blamed for 10,000 calls of one share that go to any of them, with the error
+    /// rate `first` at the first endpoint and `others` at the other two.
     fn blamed(first: f64, others: f64) -> [u32; 3] {
         let now = Instant::now();
         let (mut errors, mut rng) = (Errors::new(now), fastrand::Rng::with_seed(7));
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_endpoint_is_found_amid_few_errors_of_others() {
+    fn finds_broken_endpoint_among_rare_errors() {
         for background in [0.001, 0.01, 0.1, 0.3] {
             let [broken, well, well_too] = blamed(1.0, background);
             assert!(broken > 3_000, "{broken} with {background}");
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_endpoints_err_alike_none_is_blamed_for_long() {
+    fn equal_error_rates_blame_no_endpoint() {
         for rate in [0.01, 0.1, 0.5, 0.9, 1.0] {
             let blamed: u32 = blamed(rate, rate).iter().sum();
             assert!(blamed <= 8, "{blamed} with {rate}: before a second one has failed");

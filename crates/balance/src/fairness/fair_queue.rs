@@ -1,9 +1,9 @@
-//! Whose turn it is when the streams that an upstream's servers allow run out.
+//! Divides the streams that an upstream's servers allow between the shares when they run out.
 //!
-//! Nobody may have so many that nothing is left for who comes next: one that has some gets a further one only while it has
-//! fewer than [`SHARE`] times what is free (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998). One alone gets to
-//! four fifths of all, two to four ninths each, and always some are left. Those who wait stand in queues, one for each share,
-//! and the queues have turns (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
+//! No share may hold so many that nothing is left for the next one: a share that has some gets another only while it has fewer
+//! than [`SHARE`] times the free ones (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998). One share alone gets up
+//! to four fifths of all, two get four ninths each, and some are always left. Waiting calls are queued per share, and the
+//! queues take turns (Nagle, "On Packet Switches with Infinite Storage", RFC 970).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,21 +16,22 @@ use tokio::sync::oneshot;
 
 use crate::fairness::share::Share;
 
-/// How many times what is free a share may have. The larger, the more one alone can use, and the less is left for others.
+/// The multiple of the free streams that a share may hold. The larger, the more one share alone can use, and the less is left
+/// for others.
 const SHARE: u64 = 4;
 
-/// Calls of one upstream that wait for a stream. One share has at most half of the places that are left: alone, half of all
-/// (1024, as many as Envoy lets wait by default).
+/// The most calls of one upstream that wait for a stream. One share has at most half of the places that are left: alone, half
+/// of all (1024, the default of Envoy).
 const WAITING_MAX: usize = 2_048;
 
-/// The streams of one upstream.
+/// The queue for the streams of one upstream.
 #[derive(Debug)]
 pub(crate) struct FairQueue {
-    /// Which of the counts of a share is of this upstream.
+    /// The index of this upstream in the counts of a share.
     pub(crate) index: usize,
-    /// Calls, from the pick on.
+    /// The calls, counted from the pick.
     in_use: AtomicU32,
-    /// Those who wait, of all queues.
+    /// The number of waiting calls in all queues.
     waiting: AtomicUsize,
     queues: Mutex<Queues>,
 }
@@ -41,7 +42,7 @@ struct Queues {
     tickets: u64,
 }
 
-/// Those of one share who wait.
+/// The waiting calls of one share.
 #[derive(Debug)]
 struct ShareQueue {
     share: Option<Arc<Share>>,
@@ -59,7 +60,7 @@ impl FairQueue {
         FairQueue { index, in_use: AtomicU32::new(0), waiting: AtomicUsize::new(0), queues: Mutex::default() }
     }
 
-    /// One more call, of this share.
+    /// Counts one more call of this share.
     pub(crate) fn take(&self, share: Option<&Arc<Share>>) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
         if let Some(share) = share {
@@ -67,7 +68,7 @@ impl FairQueue {
         }
     }
 
-    /// A call is over. Says whether others wait.
+    /// Counts the end of a call. Returns whether others wait.
     pub(crate) fn give(&self, share: Option<&Arc<Share>>) -> bool {
         self.in_use.fetch_sub(1, Ordering::Relaxed);
         if let Some(share) = share {
@@ -80,13 +81,13 @@ impl FairQueue {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// How many calls of this share go on.
+    /// Returns how many calls of this share are running.
     pub(crate) fn held(&self, share: Option<&Arc<Share>>) -> u32 {
         share.map_or(0, |share| share.held(self.index))
     }
 
-    /// Whether this share may have one more of the `allowed` streams. `used` says how many of them are in use, where calls go
-    /// on that are of others.
+    /// Returns whether this share may have one more of the `allowed` streams. `used` computes how many are in use on the
+    /// connections, where calls of other balancers do not count.
     pub(crate) fn may_have(
         &self,
         share: Option<&Arc<Share>>,
@@ -98,13 +99,13 @@ impl FairQueue {
         held == 0 || fits(u64::from(self.in_use.load(Ordering::Relaxed))) || fits(used())
     }
 
-    /// Whether somebody of this share waits, behind whom the next one of it belongs.
-    pub(crate) fn has_line(&self, share: Option<&Arc<Share>>) -> bool {
+    /// Returns whether a call of this share waits, so that the next one must queue behind it.
+    pub(crate) fn has_queue(&self, share: Option<&Arc<Share>>) -> bool {
         self.has_waiters() && self.queues().queues.iter().any(|queue| queue.is_of(share))
     }
 
-    /// Stands in queue: at its end, or `again` where the ticket belongs that it had. None if there is no place; who had one
-    /// is not sent away.
+    /// Queues a call: at the end, or at the place of the ticket `again` that it had before. Returns `None` if the queue is
+    /// full; a call with a ticket always has a place.
     pub(crate) fn wait(
         self: &Arc<FairQueue>,
         share: Option<&Arc<Share>>,
@@ -140,7 +141,7 @@ impl FairQueue {
         })
     }
 
-    /// Wakes so many, one of each queue in turn, of shares that may have one more.
+    /// Wakes at most `most` calls, one of each queue in turn, of the shares that may have another stream.
     pub(crate) fn wake(&self, most: usize, may_have: impl Fn(Option<&Arc<Share>>) -> bool) {
         let mut woken = 0;
         let mut queues = self.queues();
@@ -170,21 +171,21 @@ impl FairQueue {
     }
 }
 
-/// A place in a queue; ready when there may be a stream. Given up when dropped.
+/// A place in a queue. Resolves when there may be a free stream. Given up on drop.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     fair_queue: Arc<FairQueue>,
     share: Option<Arc<Share>>,
-    /// Its place, in the order in which they came.
+    /// The position in the order of arrival.
     pub(crate) ticket: u64,
     wakes: oneshot::Receiver<()>,
-    /// Nobody of its share waited before it.
+    /// Set if no call of its share waited before it.
     pub(crate) is_first: bool,
     is_woken: bool,
 }
 
 impl Waiter {
-    /// Gives the place up. Says whether it was woken for a stream that another one may have now.
+    /// Gives up the place. Returns whether it was woken for a stream that another call may have now.
     pub(crate) fn leave(mut self) -> bool {
         !self.is_woken && self.wakes.try_recv().is_ok()
     }
@@ -222,7 +223,7 @@ impl Drop for Waiter {
 mod tests {
     use super::*;
 
-    /// How many of `allowed` streams each share gets that takes what it may, one after the other.
+    /// Returns how many of `allowed` streams each share gets when all take as many as they may, in turn.
     fn gets<const N: usize>(allowed: u64) -> [u32; N] {
         let room = FairQueue::new(0);
         let shares: [_; N] = std::array::from_fn(|_| Share::new(1));
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_gets_most_and_always_some_are_left() {
+    fn single_share_leaves_some_streams() {
         assert_eq!(gets::<1>(800), [640]);
         assert_eq!(gets::<2>(800), [356, 356]);
         assert_eq!(gets::<1>(8), [7]);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_no_limit_nobody_meets_one() {
+    fn unlimited_streams_are_not_limited() {
         let room = FairQueue::new(0);
         let share = Share::new(1);
         for _ in 0..100_000 {
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_turns_and_who_waits_longest_in_one_is_first() {
+    fn queues_take_turns_in_order() {
         let room = Arc::new(FairQueue::new(0));
         let (many, few) = (Share::new(1), Share::new(1));
         let mut of_many: Vec<_> = (0..3).map(|_| room.wait(Some(&many), None).unwrap()).collect();
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn several_woken_in_vain_keep_their_order_and_a_full_line() {
+    fn woken_in_vain_keep_their_order() {
         let room = Arc::new(FairQueue::new(0));
         let share = Share::new(1);
         let mut waiters: Vec<_> = (0..3).map(|_| room.wait(Some(&share), None).unwrap()).collect();
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_no_more_is_passed_over() {
+    fn skips_share_at_its_limit() {
         let room = Arc::new(FairQueue::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
         let mut first = room.wait(Some(&greedy), None).unwrap();
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leaves_says_whether_it_was_its_turn() {
+    fn leaving_reports_unused_wake() {
         let room = Arc::new(FairQueue::new(0));
         let waiters = [room.wait(None, None).unwrap(), room.wait(None, None).unwrap()];
         room.wake(1, |_| true);
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn one_share_never_has_all_places() {
+    fn one_share_cannot_fill_queue() {
         let room = Arc::new(FairQueue::new(0));
         let (greedy, other) = (Share::new(1), Share::new(1));
         let waiting: Vec<_> = std::iter::from_fn(|| room.wait(Some(&greedy), None)).collect();

@@ -1,4 +1,4 @@
-//! Who shares an upstream with others: what it has of the streams, and how endpoints answered it.
+//! A client of shared upstreams: its streams at each of them, and how their endpoints answered it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,19 +9,20 @@ use tokio::time::Instant;
 
 use crate::fairness::attribution::{Blame, Errors};
 
-/// One of those who share upstreams: a client's connection, say.
+/// A client that shares upstreams with others, such as a connection to a gateway.
 #[derive(Debug)]
 pub struct Share {
-    /// Its calls, by upstream.
+    /// The number of running calls at each upstream.
     held: Box<[AtomicU32]>,
-    /// Whether `errors` has any: of most shares it never has.
+    /// Set while `errors` has entries: for most shares it never has.
     has_errors: AtomicBool,
-    /// By upstream.
+    /// The recent errors at each upstream.
     errors: Mutex<BTreeMap<usize, Errors>>,
 }
 
 impl Share {
-    /// Without calls at any of so many upstreams, which [`Options::share_index`](crate::Options::share_index) tells apart.
+    /// Creates a share without calls at `upstreams` upstreams, which [`Options::share_index`](crate::Options::share_index)
+    /// distinguishes.
     pub fn new(upstreams: usize) -> Arc<Share> {
         let held = (0..upstreams).map(|_| AtomicU32::new(0)).collect();
         Arc::new(Share { held, has_errors: AtomicBool::new(false), errors: Mutex::default() })
@@ -43,7 +44,7 @@ impl Share {
         }
     }
 
-    /// An endpoint has answered it with an error. Says whose that is.
+    /// Records an error of an endpoint. Returns whose fault it is.
     pub(crate) fn failed(&self, upstream: usize, endpoint: SocketAddr, now: Instant) -> Blame {
         let mut all = self.errors();
         let blame = all.entry(upstream).or_insert_with(|| Errors::new(now)).failed(endpoint, now);
@@ -51,7 +52,7 @@ impl Share {
         blame
     }
 
-    /// An endpoint has served it well.
+    /// Records a success of an endpoint.
     pub(crate) fn served(&self, upstream: usize, endpoint: SocketAddr, now: Instant) {
         if !self.has_errors.load(Ordering::Relaxed) {
             return;
@@ -64,7 +65,7 @@ impl Share {
         self.has_errors.store(!all.is_empty(), Ordering::Relaxed);
     }
 
-    /// The endpoint that is not to be asked next, if another one can be.
+    /// Returns the endpoint that should not be asked next if another can be.
     pub(crate) fn avoids(&self, upstream: usize, now: Instant) -> Option<SocketAddr> {
         if !self.has_errors.load(Ordering::Relaxed) {
             return None;

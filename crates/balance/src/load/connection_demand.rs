@@ -1,10 +1,10 @@
-//! How the calls of an endpoint tell its keeper that its connections are crowded.
+//! Signals from the calls of an endpoint to its supervisor that another connection is wanted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Whether a further connection to one endpoint is wanted, and whether one can be had.
+/// The demand for another connection to one endpoint, and whether one can be made.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionDemand {
     wanted: AtomicBool,
@@ -13,24 +13,24 @@ pub(crate) struct ConnectionDemand {
 }
 
 impl ConnectionDemand {
-    /// A further connection would be of use. Cheap to say with every call.
+    /// Records that another connection would help. Cheap enough for every call.
     pub(crate) fn want(&self) {
         if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::Relaxed) {
             self.notify.notify_one();
         }
     }
 
-    /// Resolves when a further connection is wanted.
+    /// Resolves when another connection is wanted.
     pub(crate) async fn wanted(&self) {
         self.notify.notified().await;
     }
 
-    /// What was wanted is there, or cannot be had; from now on it may be wanted again.
+    /// Clears the demand once the connection is there or cannot be made; from then on it may be wanted again.
     pub(crate) fn settle(&self) {
         self.wanted.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a further connection comes when one is wanted. A call that finds no room waits for it then.
+    /// Returns whether another connection can be made on demand. A call that finds no room then waits for it.
     pub(crate) fn can_grow(&self) -> bool {
         self.growing.load(Ordering::Relaxed)
     }

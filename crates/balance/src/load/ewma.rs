@@ -1,21 +1,21 @@
-//! Peak-EWMA of a latency, after Finagle's `PeakEwma` load metric: a rise counts at once, a fall fades in with time
-//! constant τ. Pure: it is told the time.
+//! Keeps the peak-EWMA of a latency, after Finagle's `PeakEwma` load metric: a rise counts at once, a fall decays with time
+//! constant τ.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The time constant τ: after it, 1/e of an old value is left.
+/// The time constant τ, after which 1/e of an old value is left.
 pub(crate) const TAU: Duration = Duration::from_secs(10);
 
-/// What an endpoint is believed to cost before anything is known of any.
+/// The latency an endpoint is believed to have before any is known.
 pub(crate) const INITIAL: Duration = Duration::from_millis(30);
 
-/// A peak-EWMA in one atomic word: seconds as `f32` above, milliseconds since `base` below.
+/// A peak-EWMA in one atomic word: seconds as `f32` in the high half, milliseconds since `base` in the low half.
 ///
-/// One word, so that a pick reads it without a lock and two samples at once lose none. The milliseconds wrap after 49
-/// days; an endpoint that was silent for exactly that long is misjudged for a moment, within its old value.
+/// With one word, a pick reads it without a lock, and no sample is lost when two come at once. The milliseconds wrap after 49
+/// days: an endpoint that was silent for exactly that long is misjudged for a moment, within its old value.
 #[derive(Debug)]
 pub(crate) struct Ewma {
     base: Instant,
@@ -27,14 +27,14 @@ impl Ewma {
         Ewma { base: now, word: AtomicU64::new(pack(initial.as_secs_f32(), 0)) }
     }
 
-    /// The value at `now`, in seconds: it decays towards zero while nothing is observed, so that an endpoint once slow
-    /// is tried again.
+    /// Returns the value at `now` in seconds. It decays towards zero while nothing is observed, so that an endpoint that was
+    /// slow is tried again.
     pub(crate) fn get(&self, now: Instant) -> f64 {
         let (value, stamp) = unpack(self.word.load(Ordering::Relaxed));
         f64::from(value) * weight_left(self.tick(now).wrapping_sub(stamp))
     }
 
-    /// Takes in one latency.
+    /// Adds one latency.
     pub(crate) fn observe(&self, latency: Duration, now: Instant) {
         let sample = latency.as_secs_f64();
         self.update(
@@ -43,7 +43,7 @@ impl Ewma {
         );
     }
 
-    /// Takes in that the latency is at least this: an answer that was not waited for to its end may only raise it.
+    /// Adds a lower bound of a latency: an answer that was not waited for to its end may only raise the value.
     pub(crate) fn observe_at_least(&self, latency: Duration, now: Instant) {
         let sample = latency.as_secs_f64();
         if sample > self.get(now) {
@@ -51,7 +51,7 @@ impl Ewma {
         }
     }
 
-    /// Forgets the past and starts at `seconds`.
+    /// Restarts at `seconds`.
     pub(crate) fn reset(&self, seconds: f64, now: Instant) {
         self.word.store(pack(seconds as f32, self.tick(now)), Ordering::Relaxed);
     }
@@ -66,14 +66,14 @@ impl Ewma {
     }
 
     fn tick(&self, now: Instant) -> u32 {
-        // Wraps on purpose, see the type.
+        // The milliseconds wrap on purpose; see the type.
         now.saturating_duration_since(self.base).as_millis() as u32
     }
 }
 
-/// e^(-Δ/τ): how much of a value is left `elapsed_ms` later.
+/// Returns e^(-Δ/τ): the part of a value that is left `elapsed_ms` later.
 fn weight_left(elapsed_ms: u32) -> f64 {
-    // Two threads may read the clock in one order and write in the other: a stamp slightly ahead is no time at all.
+    // Two threads may read the clock in one order and write in the other: a stamp slightly ahead counts as no time.
     if elapsed_ms > u32::MAX - 1_000 {
         return 1.0;
     }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn it_starts_at_the_initial_value_and_decays_to_one_e_th_in_tau() {
+    fn decays_by_time_constant() {
         let now = Instant::now();
         let ewma = Ewma::new(INITIAL, now);
         near(ewma.get(now), 0.030);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_counts_at_once() {
+    fn peak_counts_at_once() {
         let now = Instant::now();
         let ewma = Ewma::new(MS, now);
         ewma.observe(200 * MS, now + 5 * MS);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fall_fades_in_by_the_time_passed_not_by_the_number_of_samples() {
+    fn fall_depends_on_time_not_samples() {
         let now = Instant::now();
         let ewma = Ewma::new(100 * MS, now);
         for _ in 0..1_000 {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_bound_only_raises() {
+    fn lower_bound_only_raises() {
         let now = Instant::now();
         let ewma = Ewma::new(100 * MS, now);
         ewma.observe_at_least(MS, now + TAU);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_read_slightly_out_of_order_changes_nothing() {
+    fn out_of_order_clock_is_ignored() {
         let now = Instant::now();
         let ewma = Ewma::new(MS, now);
         ewma.observe(50 * MS, now + 20 * MS);

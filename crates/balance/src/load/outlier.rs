@@ -1,8 +1,7 @@
-//! Whether one endpoint fails so much that it is left alone for a while (Envoy, "Outlier detection"; gRFC A50), and the way
-//! back: one call, whose end decides (the half-open state of a circuit breaker; Nygard, "Release It!").
+//! Detects an endpoint that fails so much that it is ejected for a while (Envoy, "Outlier detection"; gRFC A50), and readmits
+//! it by a probe: one call whose end decides (the half-open state of a circuit breaker; Nygard, "Release It!").
 //!
-//! Judges one endpoint and knows nothing of the others: how many may be out at once is the balancer's to say. Pure: it is
-//! told the time.
+//! It judges one endpoint and knows nothing of the others: the upstream's state decides how many may be ejected at once.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,28 +13,29 @@ use crate::load::outlier_window::Window;
 use crate::options::Ejection;
 use crate::snapshot::EjectionSnapshot;
 
-/// `due_ms` of an endpoint that is not ejected.
+/// The value of `due_ms` while the endpoint is not ejected.
 const FREE: u64 = u64::MAX;
-/// In `due_ms` of an ejected one whose probe is under way: this, and when that one was picked. All from here on is no time.
+/// The offset in `due_ms` while a probe is under way: this plus the time of its pick. No value from here on is a time of its
+/// own.
 const PROBING: u64 = 1 << 63;
 
-/// A probe that has said nothing for so long makes way for another: it may be a stream, or a poll.
+/// The time after which a probe without a result makes way for another: it may be a stream or a long poll.
 const PROBE_MAX_MS: u64 = 5_000;
 
-/// An ejection that was not allowed is not asked for again sooner: in an outage every call would ask.
+/// The shortest time between two requests to eject: in an outage every call would ask.
 const ASK_AGAIN_MS: u64 = 100;
 
-/// The record of one endpoint. A success costs one word of the window; only an ejection takes the lock.
+/// The failures of one endpoint. A success costs one word of the window; only an ejection takes the lock.
 #[derive(Debug)]
 pub(crate) struct Outlier {
     rules: Option<Ejection>,
     base: Instant,
     consecutive: AtomicU32,
     window: Window,
-    /// Calls picked before this do not count: they are of a time that was judged already. Milliseconds since `base`.
+    /// The time before which picked calls do not count, since they were judged already. Milliseconds since `base`.
     counts_from_ms: AtomicU64,
     asked_ms: AtomicU64,
-    /// When a probe is due, in milliseconds since `base`; or [`FREE`], or since when one is [`PROBING`].
+    /// The time of the next probe in milliseconds since `base`, or [`FREE`], or the time since a probe is [`PROBING`].
     due_ms: AtomicU64,
     record: Mutex<EjectionRecord>,
 }
@@ -44,23 +44,23 @@ pub(crate) struct Outlier {
 #[derive(Debug)]
 struct EjectionRecord {
     reason: String,
-    /// In a row.
+    /// The number of ejections in a row.
     times: u32,
     since: Instant,
-    /// When it took calls again.
+    /// The time of the last readmission.
     readmitted: Instant,
 }
 
-/// How a probe ended.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probed {
-    /// The endpoint works.
+    /// The endpoint served it.
     Well,
-    /// It does not.
+    /// The endpoint failed it.
     Badly,
-    /// The endpoint had the call, and nobody waited for what it would make of it.
+    /// The endpoint received the call, but nobody waited for the result.
     Unknown,
-    /// The endpoint never had the call.
+    /// The endpoint never received the call.
     Unsent,
 }
 
@@ -84,20 +84,20 @@ impl Outlier {
         }
     }
 
-    /// A call picked at `picked` went well, as was seen `at`.
+    /// Counts a success, seen at `at`, of a call picked at `picked`.
     pub(crate) fn succeeded(&self, picked: Instant, at: Instant) {
         if !self.counts(picked) {
             return;
         }
-        // Read first: a word that every call writes would go to and fro between the threads.
+        // Reads first: a word that every call writes would bounce between the threads.
         if self.consecutive.load(Ordering::Relaxed) != 0 {
             self.consecutive.store(0, Ordering::Relaxed);
         }
         self.window.add(true, at);
     }
 
-    /// A call picked at `picked` failed. Returns why the endpoint should be ejected, if it should. Only of failures that
-    /// `decide`: of others it is not known that they are its own, and however many there are, one more decides nothing.
+    /// Counts a failure of a call picked at `picked`. Returns the reason if the endpoint should be ejected. Only failures that
+    /// `decide` count: others may not be the endpoint's fault, and however many there are, one more decides nothing.
     pub(crate) fn failed(&self, picked: Instant, decides: bool, now: Instant) -> Option<String> {
         let rules = self.rules.as_ref().filter(|_| decides && self.counts(picked))?;
         let consecutive = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -117,11 +117,11 @@ impl Outlier {
         None
     }
 
-    /// Ejects it.
+    /// Ejects the endpoint.
     pub(crate) fn eject(&self, reason: &str, now: Instant) {
         let Some(rules) = &self.rules else { return };
         let mut record = self.record();
-        // What it was free for counts towards it: each window without an ejection halves the next one (Envoy does so too).
+        // Each window without an ejection reduces the next one (as in Envoy).
         let windows =
             now.saturating_duration_since(record.readmitted).as_millis() / rules.window.as_millis().max(1);
         let forgiven = u32::try_from(windows).unwrap_or(u32::MAX);
@@ -131,12 +131,13 @@ impl Outlier {
         self.schedule_probe(&record, rules, now);
     }
 
-    /// Whether it is ejected.
+    /// Returns whether the endpoint is ejected.
     pub(crate) fn is_ejected(&self) -> bool {
         self.due_ms.load(Ordering::Relaxed) != FREE
     }
 
-    /// Whether the caller is to make the one call that decides. Whoever is told so must say how it ended.
+    /// Returns whether the caller is to make the one call that decides. If so, it must report the result to
+    /// [`Outlier::probed`].
     pub(crate) fn claim_probe(&self, now: Instant) -> bool {
         let (due_ms, now_ms) = (self.due_ms.load(Ordering::Relaxed), self.ms(now));
         let is_due = match due_ms {
@@ -151,11 +152,11 @@ impl Outlier {
                 .is_ok()
     }
 
-    /// How the probe ended that was picked at `picked`. Returns whether the endpoint is readmitted.
+    /// Records the result of the probe that was picked at `picked`. Returns whether the endpoint is readmitted.
     ///
-    /// When nothing was learnt the next one is due at once if the endpoint never had this one. If it had, only after the time
-    /// of the present record: an endpoint that swallows what it gets would else be given one caller after the other.
-    /// Of a probe that took so long that it made way for another, only that it went well is of interest.
+    /// A probe that the endpoint never received is repeated at once. After one that it received, but whose result nobody saw,
+    /// the next is due after the current ejection time: otherwise an endpoint that swallows its calls would get one caller
+    /// after the other. Of a probe that took so long that it made way for another, only a success counts.
     pub(crate) fn probed(&self, picked: Instant, probed: Probed, now: Instant) -> bool {
         let Some(rules) = &self.rules else { return false };
         let mut record = self.record();
@@ -187,8 +188,8 @@ impl Outlier {
         }
     }
 
-    /// A new connection, and perhaps a new process: what the old one did is not held against it, but it has to show that it
-    /// works, by a probe that is due at once.
+    /// Starts afresh on a new connection, perhaps of a new process: earlier failures do not count, but an ejected endpoint must
+    /// show by a probe, due at once, that it works.
     pub(crate) fn joined(&self, now: Instant) {
         self.consecutive.store(0, Ordering::Relaxed);
         self.window.clear();
@@ -197,7 +198,7 @@ impl Outlier {
         let _ = self.due_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due_at_once);
     }
 
-    /// Set while it is ejected.
+    /// Returns the current ejection, if there is one.
     pub(crate) fn snapshot(&self, now: Instant) -> Option<EjectionSnapshot> {
         let record = self.record();
         let due_ms = self.due_ms.load(Ordering::Relaxed);
@@ -213,7 +214,7 @@ impl Outlier {
         })
     }
 
-    /// Sets when the next probe is due.
+    /// Sets the time of the next probe.
     fn schedule_probe(&self, record: &EjectionRecord, rules: &Ejection, now: Instant) {
         let doubled = 1_u32 << record.times.saturating_sub(1).min(20);
         let time =
@@ -251,7 +252,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const MS: Duration = Duration::from_millis(1);
 
-    /// An endpoint that is ejected whenever it should be, on a clock of its own.
+    /// An endpoint that is ejected whenever it should be, on its own clock.
     struct Endpoint {
         outlier: Outlier,
         now: Instant,
@@ -273,7 +274,7 @@ mod tests {
             }
         }
 
-        /// Says whether it was ejected.
+        /// Records failures. Returns whether the endpoint is ejected.
         fn fails(&mut self, times: u32) -> bool {
             for _ in 0..times {
                 if let Some(reason) = self.outlier.failed(self.now, true, self.now) {
@@ -283,12 +284,12 @@ mod tests {
             self.outlier.is_ejected()
         }
 
-        /// Ends the probe that was picked now.
+        /// Ends the probe picked now.
         fn probed(&self, probed: Probed) -> bool {
             self.outlier.probed(self.now, probed, self.now)
         }
 
-        /// The seconds until its probe, and the reason.
+        /// Returns the seconds until the probe, the ejections in a row, and the reason.
         #[track_caller]
         fn ejected(&self) -> (f64, u32, String) {
             let snapshot = self.outlier.snapshot(self.now).expect("ejected");
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_decide_ejects_nobody_whatever_comes_after() {
+    fn non_deciding_failures_never_eject() {
         let mut endpoint = Endpoint::new();
         for _ in 0..20 {
             assert_eq!(endpoint.outlier.failed(endpoint.now, false, endpoint.now), None);
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_in_a_row_eject_and_a_success_between_them_does_not() {
+    fn five_consecutive_failures_eject() {
         let mut endpoint = Endpoint::new();
         for _ in 0..3 {
             assert!(!endpoint.fails(4));
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_twenty_within_ten_seconds_eject_and_less_does_not() {
+    fn failure_ratio_within_window_ejects() {
         let mut endpoint = Endpoint::new();
         for _ in 0..9 {
             endpoint.succeeds(1);
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_spread_over_a_longer_time_do_not_eject() {
+    fn spread_out_failures_do_not_eject() {
         let mut endpoint = Endpoint::new();
         for _ in 0..100 {
             endpoint.succeeds(1);
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn then_exactly_one_call_is_the_probe() {
+    fn exactly_one_call_is_the_probe() {
         let mut endpoint = Endpoint::new();
         endpoint.fails(5);
         endpoint.later(999 * MS);
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_swallows_its_probe_is_given_no_other_for_as_long_as_before() {
+    fn swallowed_probe_waits_full_ejection_time() {
         let mut endpoint = Endpoint::new();
         endpoint.fails(5);
         endpoint.later(S);
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_says_nothing_for_five_seconds_makes_way() {
+    fn stale_probe_makes_way_after_limit() {
         let mut endpoint = Endpoint::new();
         endpoint.fails(5);
         endpoint.later(S);
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failed_probe_doubles_the_time_up_to_a_minute() {
+    fn failed_probes_double_ejection_time() {
         let mut endpoint = Endpoint::new();
         endpoint.fails(5);
         for (times, seconds) in (1..).zip([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fails_again_soon_is_out_for_longer_and_time_heals() {
+    fn repeat_ejections_grow_and_time_heals() {
         let mut endpoint = Endpoint::new();
         for (well_s, seconds) in [(0, 1.0), (1, 2.0), (1, 4.0), (10, 4.0), (20, 2.0), (3600, 1.0)] {
             endpoint.later(well_s * S);
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_before_do_not_count_after() {
+    fn calls_before_readmission_do_not_count() {
         let mut endpoint = Endpoint::new();
         let before = endpoint.now;
         endpoint.fails(5);
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_connection_is_probed_at_once() {
+    fn new_connection_is_probed_at_once() {
         let mut endpoint = Endpoint::new();
         endpoint.fails(4);
         endpoint.outlier.joined(endpoint.now);
@@ -461,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejection_that_was_not_allowed_is_asked_for_again_after_a_moment() {
+    fn disallowed_ejection_is_asked_again() {
         let endpoint = Endpoint::new();
         let failed = |at: Instant| endpoint.outlier.failed(at, true, at);
         for _ in 0..4 {
@@ -475,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_nobody_is_ejected() {
+    fn no_rules_no_ejection() {
         let now = Instant::now();
         let outlier = Outlier::new(None, now);
         for _ in 0..1_000 {

@@ -1,4 +1,4 @@
-//! Successes and failures within the last while, in ten buckets that wear off one by one. Pure: it is told the time.
+//! Counts successes and failures within a sliding window of ten buckets.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 const BUCKETS: u64 = 10;
 
-/// A bucket is one word: the low bits of its tick, failures, successes. One word, so that calls of several threads lose no
-/// count and take no lock.
+/// The bits of a count. A bucket is one word (the low bits of its tick, failures, successes), so that the calls of several
+/// threads lose no count and take no lock.
 const COUNT_BITS: u32 = 24;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
-/// What comes later than this, in ticks, is taken for the next turn of the stamps.
+/// The most ticks that a call may be reported late. Beyond it, the stamp counts as the next turn.
 const LATE_MAX: u16 = 100;
 
 /// A ring of buckets. Its ticks wrap: a bucket that was silent for exactly 65 536 ticks (18 hours at 10 s) is counted once
@@ -24,7 +24,7 @@ pub(crate) struct Window {
     buckets: [AtomicU64; BUCKETS as usize],
 }
 
-/// What happened within the window.
+/// The successes and failures within the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) successes: u64,
@@ -37,7 +37,7 @@ impl Window {
         Window { base: now, tick_ms, buckets: [const { AtomicU64::new(0) }; BUCKETS as usize] }
     }
 
-    /// Counts one more; not one that is seen so late that its bucket is in use again.
+    /// Counts one more call, unless it is reported so late that its bucket is in use again.
     pub(crate) fn add(&self, success: bool, at: Instant) {
         let tick = self.tick(at);
         let one = if success { 1 } else { 1 << COUNT_BITS };
@@ -48,13 +48,13 @@ impl Window {
                 1..=LATE_MAX if word != 0 => return None,
                 _ => word_of(tick),
             };
-            // Sixteen million in a second: more would spill into the neighbour.
+            // A bucket holds sixteen million per second: more would spill into the neighbouring bits.
             let full = successes(kept) == COUNT_MAX || failures(kept) == COUNT_MAX;
             (!full).then_some(kept + one)
         });
     }
 
-    /// What happened within the window before `now`.
+    /// The successes and failures within the window.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
         let now = self.tick(now) as u16;
         let mut counts = Counts::default();
@@ -68,7 +68,7 @@ impl Window {
         counts
     }
 
-    /// Forgets everything.
+    /// Clears all counts.
     pub(crate) fn clear(&self) {
         for bucket in &self.buckets {
             bucket.store(0, Ordering::Relaxed);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn forgets_calls_outside_window() {
         let (window, now) = window();
         for second in 0..30 {
             window.add(second % 3 != 0, now + second * S);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_has_turned_counts_nothing_twice() {
+    fn turned_ring_counts_nothing_twice() {
         let (window, now) = window();
         for _ in 0..100 {
             window.add(true, now);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_too_late_erases_nothing() {
+    fn late_calls_erase_nothing() {
         let (window, now) = window();
         for _ in 0..30 {
             window.add(false, now + 70 * S);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_was_cleared_is_used_at_any_time() {
+    fn cleared_bucket_is_usable_anytime() {
         for tick in [65_530, 65_600, 100_000] {
             let (window, now) = window();
             window.add(true, now + tick * S);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_cleared() {
+    fn clear_forgets_all_counts() {
         let (window, now) = window();
         window.add(true, now + 3 * S);
         window.clear();

@@ -1,21 +1,21 @@
-//! The penalty of a fast error (DESIGN "Pick"; gRFC A6 "Pushback"). Pure: it is told the time.
+//! The penalty for a fast error (gRFC A6 "Pushback").
 //!
 //! An endpoint that fails at once is the fastest of all: its latency would attract the traffic. So after UNAVAILABLE or
-//! RESOURCE_EXHAUSTED it counts for a while as if it took as long as it is still to be left alone.
+//! RESOURCE_EXHAUSTED it counts for a while as if its latency were the rest of the penalty.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest an endpoint may ask to be left alone: a mistyped pushback must not take it out for a day.
+/// The longest time an endpoint may ask to be avoided: a mistyped pushback must not take it out for a day.
 pub(crate) const PUSHBACK_MAX: Duration = Duration::from_secs(60);
 
-/// Until when one endpoint is shunned.
+/// The time until which one endpoint is avoided.
 #[derive(Debug)]
 pub(crate) struct Penalty {
     base: Instant,
-    /// Milliseconds since `base`; 0 when there is none.
+    /// The end in milliseconds since `base`; 0 without a penalty.
     until_ms: AtomicU64,
 }
 
@@ -24,13 +24,13 @@ impl Penalty {
         Penalty { base: now, until_ms: AtomicU64::new(0) }
     }
 
-    /// Shuns the endpoint for `time` from `now`. A longer penalty that is there already stays.
+    /// Avoids the endpoint for `time` from `now`. A longer penalty stays.
     pub(crate) fn add(&self, time: Duration, now: Instant) {
         let until = now + time.min(PUSHBACK_MAX);
         self.until_ms.fetch_max(self.since_base_ms(until), Ordering::Relaxed);
     }
 
-    /// What is left of it.
+    /// Returns the rest of the penalty.
     pub(crate) fn left(&self, now: Instant) -> Duration {
         let until_ms = self.until_ms.load(Ordering::Relaxed);
         if until_ms == 0 {
@@ -39,7 +39,7 @@ impl Penalty {
         Duration::from_millis(until_ms.saturating_sub(self.since_base_ms(now)))
     }
 
-    /// Forgets it.
+    /// Clears the penalty.
     pub(crate) fn clear(&self) {
         self.until_ms.store(0, Ordering::Relaxed);
     }
@@ -56,7 +56,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn it_runs_out_by_the_clock() {
+    fn expires_with_time() {
         let now = Instant::now();
         let penalty = Penalty::new(now);
         assert_eq!(penalty.left(now), Duration::ZERO);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_one_does_not_end_a_long_one_and_none_is_endless() {
+    fn longer_penalty_wins_and_is_capped() {
         let now = Instant::now();
         let penalty = Penalty::new(now);
         penalty.add(5 * S, now);

@@ -1,39 +1,39 @@
-//! Slow start: a newcomer's share grows from a tenth to the whole, so that a cold process is not met by a hot one's
-//! traffic (Envoy, "Slow start mode", with its aggression of 1). Pure: it is told the time and the coin.
+//! Slow start: a newcomer's share grows from a tenth to the whole, so that a cold process does not meet the traffic of a warm
+//! one (Envoy, "Slow start mode", with its aggression of 1).
 //!
 //! Envoy scales the endpoint's weight. Power of two choices with a weight inside the cost gives an idle newcomer nothing at
-//! all, so the ramp is a coin here: the newcomer is chosen as ever, and kept with the probability of its ramp *beside the
-//! other one drawn*. Where all are new, or there is but one, that is 1: a fresh mesh is not slow.
+//! all, so the ramp is a coin here: the newcomer is chosen as usual, and kept with the probability of its ramp *relative to the
+//! other endpoint drawn*. Where all are new, or there is only one, that is 1: a fresh mesh is not slow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The share a newcomer begins with.
+/// The share that a newcomer starts with.
 pub(crate) const FLOOR: f64 = 0.1;
 
-/// Since when one endpoint takes calls.
+/// The time since one endpoint takes calls.
 #[derive(Debug)]
 pub(crate) struct SlowStart {
     window: Duration,
     base: Instant,
-    /// Milliseconds since `base`, plus one; 0 when it is no newcomer.
+    /// The start in milliseconds since `base`, plus one; 0 if it is no newcomer.
     since_ms: AtomicU64,
 }
 
 impl SlowStart {
-    /// `window` is the time until the whole share; zero: none.
+    /// Creates a ramp of the length `window`; zero disables it.
     pub(crate) fn new(window: Duration, now: Instant) -> SlowStart {
         SlowStart { window, base: now, since_ms: AtomicU64::new(0) }
     }
 
-    /// It begins to take calls.
+    /// Starts the ramp.
     pub(crate) fn begin(&self, now: Instant) {
         self.since_ms.store(self.ms(now) + 1, Ordering::Relaxed);
     }
 
-    /// Its share at `now`, from [`FLOOR`] to 1.
+    /// Returns the share at `now`, from [`FLOOR`] to 1.
     pub(crate) fn ramp(&self, now: Instant) -> f64 {
         let since_ms = self.since_ms.load(Ordering::Relaxed);
         if since_ms == 0 {
@@ -42,8 +42,8 @@ impl SlowStart {
         let elapsed_ms = self.ms(now).saturating_sub(since_ms - 1);
         let window_ms = self.window.as_millis() as u64;
         if elapsed_ms >= window_ms {
-            // So that the next pick need not divide. A newcomer that begins in this instant loses its ramp to an old one's
-            // end only if thirty seconds and nothing lie between two clock readings.
+            // The next pick need not divide. A newcomer that begins in this instant loses its ramp to the end of an old one
+            // only if exactly the length of the window lies between two clock readings.
             let _ = self.since_ms.compare_exchange(since_ms, 0, Ordering::Relaxed, Ordering::Relaxed);
             return 1.0;
         }
@@ -55,7 +55,7 @@ impl SlowStart {
     }
 }
 
-/// Whether the `chosen` one of two is kept, or the `other` taken in its stead. `coin` is from [0, 1).
+/// Returns whether the `chosen` one of two is kept; otherwise the `other` is taken. `coin` is from [0, 1).
 pub(crate) fn keeps(chosen: f64, other: f64, coin: impl FnOnce() -> f64) -> bool {
     chosen >= other || coin() < chosen / other
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_begins_with_a_tenth_and_has_its_share_after_the_window() {
+    fn ramps_from_tenth_to_whole_share() {
         ramp_after(0.0, 0.1);
         ramp_after(3.0, 0.1);
         ramp_after(15.0, 0.5);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_never_began_or_that_has_no_window_is_no_newcomer() {
+    fn no_window_means_no_ramp() {
         let now = Instant::now();
         assert_eq!(SlowStart::new(WINDOW, now).ramp(now), 1.0);
         let off = SlowStart::new(Duration::ZERO, now);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_begin_again() {
+    fn ramp_can_restart() {
         let now = Instant::now();
         let start = SlowStart::new(WINDOW, now);
         start.begin(now);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_is_kept_by_its_ramp_and_equals_always() {
+    fn newcomer_is_kept_by_its_ramp() {
         assert!(keeps(0.1, 1.0, || 0.099));
         assert!(!keeps(0.1, 1.0, || 0.101));
         assert!(keeps(0.1, 0.1, || unreachable!("no coin is tossed among equals")));

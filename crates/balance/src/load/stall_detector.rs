@@ -1,30 +1,30 @@
-//! For how long an endpoint that was asked has answered nobody since: a lower bound of its latency while its callers still wait.
-//! Who was asking already when it answered another is not counted any more: that call is long, and its endpoint is not silent.
-//! Without it a stalled endpoint stays cheap until the first of them gives up. And how often in a row one had to give up: what
-//! the endpoint is believed to take doubles each time, so that it is tried ever less while it stays silent. Pure: it is told
-//! the time.
+//! Detects an endpoint that has stopped answering: the time since the first unanswered call is a lower bound of its latency
+//! while its callers still wait. Without it a stalled endpoint stays cheap until the first caller gives up.
+//!
+//! Calls that were waiting when another was answered no longer count: such a call is long, and its endpoint is not silent. The
+//! detector also counts how often in a row callers gave up: the believed latency doubles each time, so that the endpoint is
+//! tried ever less while it stays silent.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A detector longer than this is not believed any more: a call may simply take that long, a poll that waits for something to
-/// happen. The next call finds out, and the detector begins anew with it, so that an endpoint that is stalled indeed costs a
-/// call or two each time and not all of them.
+/// The longest silence that counts. A call may simply take longer, such as a poll that waits for an event. The next call starts
+/// a new silence, so that an endpoint that is really stalled costs a call or two each time and not all of them.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// The detector of one endpoint.
+/// The silence and the stalls of one endpoint.
 #[derive(Debug)]
 pub(crate) struct StallDetector {
     base: Instant,
-    /// Calls without an answer yet, of those made since the last answer.
+    /// The unanswered calls among those made since the last answer.
     waiting: AtomicU32,
-    /// When the first of them was made, in microseconds since `base`.
+    /// The time of the first of them, in microseconds since `base`.
     since_us: AtomicU64,
-    /// Times that callers timed out, without an answer since.
+    /// The number of time-outs since the last answer.
     stalls: AtomicU32,
-    /// The last of them.
+    /// The time of the last of them, in microseconds since `base`.
     stalled_us: AtomicU64,
 }
 
@@ -39,32 +39,33 @@ impl StallDetector {
         }
     }
 
-    /// A call was made.
+    /// Counts a call.
     pub(crate) fn asked(&self, now: Instant) {
-        // In this order: who looks between the two sees nobody waiting, and not somebody waiting since long ago.
+        // The order matters: a reader in between sees no waiting call, rather than one that waits since long ago.
         if self.waiting.load(Ordering::Relaxed) == 0 || self.since(now) > SILENCE_MAX {
             self.since_us.store(self.us(now), Ordering::Relaxed);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A call got its answer.
+    /// Records an answer.
     pub(crate) fn answered(&self) {
-        // A call that is made at this moment may be lost to the count, or be counted too much. The next answer puts that right.
+        // A call that is made at this moment may be missed or counted twice. The next answer corrects that.
         self.waiting.store(0, Ordering::Relaxed);
         if self.stalls.load(Ordering::Relaxed) != 0 {
             self.stalls.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A call ended without one, or is none whose answer is waited for. Not to be said if another got one meanwhile.
+    /// Removes a call that ended without an answer, or that may be a stream. Must not be called if another call was answered
+    /// meanwhile.
     pub(crate) fn given_up(&self) {
         let one_less = |waiting: u32| waiting.checked_sub(1);
         let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
-    /// A call picked at `picked` timed out while nobody was answered. Returns how often that has happened in a row; all that
-    /// were waiting at once are one time.
+    /// Records that a call picked at `picked` timed out while no call was answered. Returns how often that has happened in a
+    /// row; calls that waited at the same time count once.
     pub(crate) fn stalled(&self, picked: Instant, now: Instant) -> u32 {
         if self.us(picked) >= self.stalled_us.load(Ordering::Relaxed) {
             self.stalled_us.store(self.us(now), Ordering::Relaxed);
@@ -73,7 +74,7 @@ impl StallDetector {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// How long it has been silent, in seconds; zero when nobody waits, and when it was for longer than is believed.
+    /// Returns the length of the silence in seconds; zero while no call waits, and when the silence is longer than counts.
     pub(crate) fn get(&self, now: Instant) -> f64 {
         let silent = self.since(now);
         if self.waiting.load(Ordering::Relaxed) == 0 || silent > SILENCE_MAX {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_while_somebody_waits_and_ends_with_any_answer() {
+    fn silence_grows_until_any_answer() {
         let now = Instant::now();
         let detector = StallDetector::new(now);
         silent(&detector, now + 500 * MS, 0.0);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_ends_it_only_for_himself() {
+    fn giving_up_removes_one_call() {
         let now = Instant::now();
         let detector = StallDetector::new(now);
         detector.asked(now);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn after_five_seconds_it_is_tried_again_and_begins_anew() {
+    fn long_silence_expires_and_restarts() {
         let now = Instant::now();
         let detector = StallDetector::new(now);
         detector.asked(now);
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn stalls_count_until_the_next_answer_and_all_at_once_are_one() {
+    fn simultaneous_stalls_count_once() {
         let now = Instant::now();
         let detector = StallDetector::new(now);
         for _ in 0..10 {

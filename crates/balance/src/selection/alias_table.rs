@@ -1,22 +1,22 @@
-//! Draws one of several, each as often as its weight says: Walker's alias method in Vose's form (Vose, "A Linear Algorithm
-//! for Generating Random Numbers with a Given Distribution", 1991). O(1) a draw. Pure: randomness is given.
+//! Draws one of several indices in proportion to its weight, by Walker's alias method in Vose's form (Vose, "A Linear Algorithm
+//! for Generating Random Numbers with a Given Distribution", 1991), in constant time. Randomness is an argument.
 
 use fastrand::Rng;
 
-/// How often to try for a second one that differs from the first, before an even draw among the others. Of a hundred equals
-/// the first try does; where one has nearly all the weight, who comes second matters little.
+/// The number of tries for a second index that differs from the first, before an even draw among the others. Of a hundred equal
+/// ones the first try succeeds; where one has nearly all the weight, the second one matters little.
 const DIFFER_TRIES: usize = 4;
 
-/// Indices and their weights.
+/// A distribution over indices.
 #[derive(Debug)]
 pub(crate) enum AliasTable {
-    /// So many, all alike.
+    /// Indices of equal weight: only their number is kept.
     Even(usize),
-    /// Of different weights.
+    /// Indices of different weights.
     Weighted(Box<[Column]>),
 }
 
-/// As probable as any other column; then it is the index itself with probability `own`, else `alias`.
+/// A column, as probable as any other: the index itself with probability `own`, otherwise `alias`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     own: f32,
@@ -35,7 +35,7 @@ impl AliasTable {
             (0..weights.len()).map(|index| Column { own: 1.0, alias: index as u32 }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..weights.len()).partition(|index| left[*index] < 1.0);
-        // Each small one's column is filled up from a large one, which may become small by it.
+        // The column of each small index is filled up from a large one, which may become small.
         while let (Some(&giver), Some(taker)) = (large.last(), small.pop()) {
             columns[taker] = Column { own: left[taker] as f32, alias: giver as u32 };
             left[giver] -= 1.0 - left[taker];
@@ -47,7 +47,7 @@ impl AliasTable {
         AliasTable::Weighted(columns)
     }
 
-    /// One, or `None` of none.
+    /// Draws one index; `None` if there are none.
     pub(crate) fn one(&self, rng: &mut Rng) -> Option<usize> {
         match self {
             AliasTable::Even(0) => None,
@@ -60,7 +60,7 @@ impl AliasTable {
         }
     }
 
-    /// Two different ones; the same one twice when there is but one.
+    /// Draws two different indices; the same one twice if there is only one.
     pub(crate) fn two(&self, rng: &mut Rng) -> Option<(usize, usize)> {
         let first = self.one(rng)?;
         let len = match self {
@@ -89,7 +89,7 @@ mod tests {
     const SEED: u64 = 7;
     const DRAWS: usize = 100_000;
 
-    /// Draws many times; each index must come up as often as its weight says.
+    /// Draws many times: each index must come up in proportion to its weight.
     #[track_caller]
     fn check(weights: &[u32]) {
         let mut rng = Rng::with_seed(SEED);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn each_comes_up_as_often_as_its_weight_says() {
+    fn draws_in_proportion_to_weight() {
         check(&[1; 7]);
         check(&[1, 3]);
         check(&[1, 2, 3, 4, 100]);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn two_are_two_and_one_alone_is_both() {
+    fn two_draws_differ_if_possible() {
         let mut rng = Rng::with_seed(SEED);
         for weights in [&[1, 1][..], &[1, 9], &[1, 1, 1_000_000], &[3, 3, 3, 3]] {
             let table = AliasTable::new(weights);

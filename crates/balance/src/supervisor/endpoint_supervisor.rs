@@ -1,5 +1,5 @@
-//! The task of one target: keeps it connected, knows whether it serves, and makes further connections when the peer's limit
-//! of streams is nearly used up.
+//! The task of one target: keeps it connected, follows its health, and makes more connections when the peer's limit of streams
+//! is nearly used up.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,14 +22,14 @@ use crate::log_dedup;
 use crate::snapshot::EndpointState;
 use crate::upstream_state::UpstreamState;
 
-/// A connection that lived shorter than this counts as a failure to connect: a server that accepts and hangs up must not
-/// be asked in a tight loop.
+/// The lifetime below which a connection counts as a failed attempt: a server that accepts and hangs up must not be dialled in
+/// a tight loop.
 const LIVED_MIN: Duration = Duration::from_secs(1);
 
-/// How many old connections of one endpoint may still be finishing calls. One more, and the oldest is cut.
+/// The most old connections of one endpoint that may still be finishing calls. With one more, the oldest is cut.
 const DRAINING_MAX: usize = 8;
 
-/// Keeps `endpoint` connected until `removed`; then lets its calls finish. Dropping the future cuts its connections.
+/// Keeps `endpoint` connected until `removed`, then lets its calls finish. Dropping the future cuts its connections.
 pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<UpstreamState>, removed: CancellationToken) {
     let dialer = Dialer {
         endpoint: endpoint.clone(),
@@ -50,24 +50,24 @@ pub(crate) async fn run(endpoint: Arc<Endpoint>, shared: Arc<UpstreamState>, rem
         () = supervisor.keep_connected() => {}
         () = removed.cancelled() => {}
     }
-    // Dropping `keep_connected` told the connections to take no more calls. Each driver bounds itself.
+    // Dropping `keep_connected` has retired the connections. Each driver bounds itself.
     for (_, driver) in supervisor.drivers {
-        // It was cut, or it ended by itself.
+        // The driver was cut, or ended by itself.
         let _ = driver.await;
     }
 }
 
-/// What the task of one endpoint owns.
+/// The state of the task of one endpoint.
 struct EndpointSupervisor {
     dialer: Dialer,
     endpoint: Arc<Endpoint>,
     shared: Arc<UpstreamState>,
     backoff: Backoff,
     rng: Rng,
-    /// What its connections have learnt of its patience with pings.
+    /// The knowledge of its tolerance for pings, gained by its connections.
     keepalive: Keepalive,
-    /// The connections in use and those that still finish calls, the oldest first; dropped, they are cut. A connection keeps its
-    /// connection open: it is not held here.
+    /// The drivers of the connections in use and of those that still finish calls, the oldest first; dropped drivers are cut. A
+    /// strong handle would keep its connection open, so only a weak one is held here.
     drivers: Vec<(Weak<Connection>, AbortOnDropHandle<()>)>,
 }
 
@@ -97,7 +97,7 @@ impl EndpointSupervisor {
         }
     }
 
-    /// From the first connection to the end of the last one.
+    /// Runs from the first connection to the end of the last one.
     async fn serve(&mut self, first: Fresh) {
         let mut active = FuturesUnordered::new();
         active.push(self.enlist(first).run());
@@ -115,7 +115,7 @@ impl EndpointSupervisor {
                     }
                     let first = self.endpoint.first_connection();
                     if first.as_ref().map(Arc::as_ptr) != asked.as_ref().map(Arc::as_ptr) {
-                        // What it said last stands until it is asked on the other connection.
+                        // The last report stays valid until health is asked on the other connection.
                         health = self.follow_health(first.clone(), true);
                         asked = first;
                     }
@@ -163,14 +163,14 @@ impl EndpointSupervisor {
         active
     }
 
-    /// A connection is no longer in use.
+    /// Handles the end of a connection.
     fn ended(&mut self, connection: &Arc<Connection>, end: End) {
         match end {
-            // Its driver lets the last call finish, though there is none.
+            // The driver lets the last call finish, though there is none.
             End::Idle => return,
             End::Gone => {}
             End::Silent(reason) => {
-                // Nobody answers on it: the calls in flight fail now instead of at their deadlines.
+                // The peer does not answer: the calls in flight fail now instead of at their deadlines.
                 connection.set_down(reason.clone(), CloseReason::Other);
                 if self.endpoint.detach(connection, reason) {
                     self.shared.publish();
@@ -184,36 +184,36 @@ impl EndpointSupervisor {
         self.log_down(&connection.down_reason());
     }
 
-    /// Says whether calls that find no room may wait for a further connection.
+    /// Sets whether calls that find no room may wait for another connection.
     fn settle(&self, growth: &Growth, connections: usize) {
         let demand = &self.endpoint.load.connection_demand;
         let could = demand.can_grow();
         let can = self.may_grow(connections) && !growth.is_paused();
         demand.set_can_grow(can);
         if can && growth.is_idle() {
-            // Else it stays wanted, and nobody has to say so again.
+            // Otherwise the demand stays, and no call has to repeat it.
             demand.settle();
         }
         if could != can {
-            // How many calls are allowed at once depends on it.
+            // The number of calls allowed at once depends on it.
             self.shared.publish();
         }
     }
 
     fn may_grow(&self, connections: usize) -> bool {
-        // A peer that allows no stream at all allows none on another connection either.
+        // A peer that allows no streams allows none on another connection either.
         let allows =
             self.endpoint.first_connection().is_some_and(|connection| connection.streams.limit() > 0);
         allows && connections < self.shared.options.connections_max
     }
 
-    /// Reports what the endpoint says of itself on `connection`. Never resolves.
+    /// Follows the health that the endpoint reports on `connection`. Never resolves.
     fn follow_health(&self, connection: Option<Arc<Connection>>, joined: bool) -> BoxFuture<'static, ()> {
         match connection {
             Some(connection) => {
                 follow_health(self.endpoint.clone(), self.shared.clone(), connection, joined).boxed()
             }
-            // It is gone already; its active says so in a moment.
+            // The connection is gone; its end is reported in a moment.
             None => std::future::pending().boxed(),
         }
     }
@@ -227,7 +227,7 @@ impl EndpointSupervisor {
     }
 }
 
-/// The making of further connections, one at a time.
+/// The attempts to make more connections, one at a time.
 struct Growth {
     backoff: Backoff,
     step: Step,
@@ -236,7 +236,7 @@ struct Growth {
 enum Step {
     Idle,
     Dialling(BoxFuture<'static, Result<Fresh, String>>),
-    /// The last one could not be had. Until this is over, calls wait in the connections there are.
+    /// The last attempt failed. Until the pause ends, calls wait on the existing connections.
     Pausing(BoxFuture<'static, ()>),
 }
 
@@ -258,8 +258,7 @@ impl Growth {
         self.step = Step::Pausing(sleep(self.backoff.next(rng)).boxed());
     }
 
-    /// A connection, or why there is none, or the end of a pause. Pending while there is nothing to wait for. Can be dropped
-    /// and called again.
+    /// Returns a connection, or the reason why there is none, or `None` at the end of a pause. Pending while idle. Cancel safe.
     async fn next(&mut self) -> Option<Result<Fresh, String>> {
         let next = match &mut self.step {
             Step::Idle => std::future::pending().await,

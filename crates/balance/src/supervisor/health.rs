@@ -1,8 +1,8 @@
-//! What an endpoint says of itself: `grpc.health.v1` on the very connection calls would go to.
+//! Follows the health that an endpoint reports: `grpc.health.v1` on the very connection that calls go to.
 //!
-//! `Watch` where there is one, `Check` on a clock where there is not, and a server without the service is taken for
-//! serving as long as it is connected (gRFC A17, with that last step added for servers that are not ours). Where the peer
-//! allows but few streams, a watch would take one of them for good: there it is checked too.
+//! Uses `Watch` where there is one, and `Check` on a clock where there is not. A server without the service counts as serving
+//! while it is connected (gRFC A17, with that last step added for foreign servers). Where the peer allows only a few streams, a
+//! watch would take one of them for good: there it is checked too.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,10 +24,10 @@ use crate::options::Options;
 use crate::outcome::status_of;
 use crate::stores::Backing;
 
-/// A peer that allows fewer streams than this is not watched: more than a tenth of them would be ours.
+/// The fewest streams a peer must allow to be watched: below it, more than a tenth of them would be ours.
 const WATCH_STREAMS_MIN: u32 = 10;
 
-/// A server that serves is out after so many checks in a row without an answer to them or to a call.
+/// The number of checks in a row without an answer, to them or to a call, after which a serving server is taken out.
 const UNANSWERED_MAX: u32 = 3;
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -36,16 +36,16 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// The longest name of an engine or a store that is taken from an answer, in characters.
 const NAME_CHARS_MAX: usize = 200;
 
-/// Whether an endpoint serves, and what it says of its store.
+/// The reported health, and the store behind the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     Serving(Backing),
-    /// It does not, and this is what it said.
+    /// The endpoint does not serve, for the reason it gave.
     NotServing(String, Backing),
 }
 
-/// `grpc.health.v1.HealthCheckResponse` with what a Shoal clone adds to it (kit's `health.rs` has the same fields). Servers
-/// that are not ours leave them out.
+/// `grpc.health.v1.HealthCheckResponse` with the fields that a Shoal clone adds (the same as in kit's `health.rs`). Foreign
+/// servers leave them out.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Answer {
     #[prost(enumeration = "ServingStatus", tag = "1")]
@@ -90,32 +90,32 @@ pub(crate) async fn follow(connection: Arc<Connection>, options: &Options, mut r
     std::future::pending::<()>().await;
 }
 
-/// What came of one check.
+/// The result of one check.
 enum Checked {
     Said(Health),
     Failed(Status),
-    /// Not in time.
+    /// There was no answer in time.
     Unanswered,
-    /// All streams of the connection are in use by calls, so that the question would wait for them.
+    /// All streams of the connection are in use by calls, so that the check would wait for them.
     Unasked,
 }
 
-/// The benefit of the doubt for a server that has said that it serves and does not answer now: its threads may all be busy
-/// with calls, which a check waits behind as they do. One that is stuck is found by its calls and by pings. Pure.
+/// The grace for a server that has reported that it serves and does not answer now: its threads may all be busy with calls, and
+/// a check waits behind them. A server that is stuck is found by its calls and by pings.
 #[derive(Debug, Default)]
 struct Benefit {
     serves: bool,
-    /// Checks in a row without an answer, and without an answer to a call meanwhile.
+    /// The checks in a row during which neither they nor a call were answered.
     unanswered: u32,
 }
 
 impl Benefit {
-    /// It answered a check.
+    /// Records an answer to a check.
     fn said(&mut self, health: &Health) {
         *self = Benefit { serves: matches!(health, Health::Serving(_)), unanswered: 0 };
     }
 
-    /// It did not. Returns whether its last word stands. `answered`: it answered calls meanwhile.
+    /// Records a missing answer. Returns whether the last report stays valid. `answered`: the server answered calls meanwhile.
     fn holds(&mut self, answered: bool) -> bool {
         self.unanswered = if answered { 0 } else { self.unanswered + 1 };
         self.serves && self.unanswered < UNANSWERED_MAX
@@ -130,7 +130,7 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// Watches. Returns if the server cannot be watched.
+    /// Watches health. Returns if the server cannot be watched.
     async fn watch(&mut self, report: &mut impl FnMut(Health)) {
         let mut rng = fastrand::Rng::new();
         let mut backoff = Backoff::new(self.options.backoff_first, self.options.backoff_max);
@@ -148,8 +148,8 @@ impl Follower<'_> {
                 _ => {}
             }
             if told {
-                // A stream that ended after it had worked (a proxy's limit, say) leaves its last word standing while it
-                // is opened again at once.
+                // A stream that ends after it has worked (because of a proxy's limit, say) is opened again at once; its last
+                // report stays valid meanwhile.
                 backoff.reset();
             } else {
                 report(failed(format!("health watch: {}", said(&ended))));
@@ -158,7 +158,7 @@ impl Follower<'_> {
         }
     }
 
-    /// One watch stream, to its end. Returns how it ended.
+    /// Runs one watch stream to its end. Returns how it ended.
     async fn watch_once(&mut self, mut report: impl FnMut(Health)) -> Status {
         let _slot = self.connection.streams.slot();
         let request = tonic::Request::new(HealthCheckRequest { service: self.service.clone() });
@@ -186,7 +186,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Checks on a clock. Returns if the server has no health service.
+    /// Checks health on a clock. Returns if the server has no health service.
     async fn check(&mut self, report: &mut impl FnMut(Health)) {
         let options = self.options;
         let mut rng = fastrand::Rng::new();
@@ -211,7 +211,8 @@ impl Follower<'_> {
                     backoff.reset();
                     sleep(options.health_interval).await;
                 }
-                // Asked again sooner than by the clock: a server that was short of time for a second need not be out for five.
+                // The next check comes sooner than by the clock: a server that was short of time for a second need not be out
+                // for five.
                 Some(error) => {
                     benefit = Benefit::default();
                     report(failed(format!("health check: {error}")));
@@ -221,7 +222,7 @@ impl Follower<'_> {
         }
     }
 
-    /// What the server says now.
+    /// Asks for the current health.
     async fn check_once(&mut self) -> Checked {
         if !self.connection.streams.has_room() {
             return Checked::Unasked;
@@ -250,7 +251,7 @@ fn health_of(answer: Answer) -> Health {
     }
 }
 
-/// It could not be asked.
+/// Returns the health of a server that could not be asked.
 fn failed(reason: String) -> Health {
     Health::NotServing(reason, Backing::default())
 }
@@ -259,7 +260,7 @@ fn said(status: &Status) -> String {
     format!("{:?} {}", status.code(), status.message())
 }
 
-/// A tonic service over one connection: no balancing, no spans, and not counted as a call.
+/// A tonic service over one connection, without balancing or spans. Its calls are not counted.
 #[derive(Clone)]
 struct SingleConnectionService {
     connection: Arc<Connection>,
@@ -302,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_busy_server_keeps_its_word_and_a_stuck_one_does_not() {
+    fn busy_server_gets_grace_stuck_does_not() {
         let mut benefit = Benefit::default();
         assert!(!benefit.holds(true), "it has said nothing yet");
         benefit.said(&Health::Serving(Backing::default()));

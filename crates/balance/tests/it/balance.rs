@@ -1,4 +1,4 @@
-//! Who gets how much.
+//! The spread of calls over the endpoints.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tonic::{Code, Request};
 use crate::peer::{Peer, Upstream, answer_status};
 use crate::raw;
 
-/// A server that answers `code` after `delay`.
+/// Starts a server that answers `code` after `delay`.
 fn answering(delay: Duration, code: Code) -> Peer {
     Peer::h2(move |_request, mut respond| async move {
         tokio::time::sleep(delay).await;
@@ -33,7 +33,7 @@ async fn ready_with(peers: &[&Peer], change: impl FnOnce(&mut Options)) -> Upstr
     upstream
 }
 
-/// Makes `calls` calls, `at_once` at a time, and counts who was picked.
+/// Makes `calls` calls, `at_once` at a time, and counts the picks of each endpoint.
 async fn spread(upstream: &Upstream, calls: usize, at_once: usize) -> HashMap<SocketAddr, u64> {
     let channel = Channel::new(upstream.balancer.clone(), ChannelOptions::default());
     let mut running = JoinSet::new();
@@ -51,7 +51,7 @@ async fn spread(upstream: &Upstream, calls: usize, at_once: usize) -> HashMap<So
 }
 
 #[tokio::test]
-async fn equals_are_picked_evenly() {
+async fn equal_endpoints_are_picked_evenly() {
     let peers: Vec<Peer> = (0..4).map(|_| answering(Duration::ZERO, Code::Ok)).collect();
     let upstream = ready(&peers.iter().collect::<Vec<_>>()).await;
     let mut counts: HashMap<SocketAddr, f64> = HashMap::new();
@@ -65,7 +65,7 @@ async fn equals_are_picked_evenly() {
 }
 
 #[tokio::test]
-async fn the_fast_one_is_preferred_to_the_slow_one() {
+async fn fast_endpoint_is_preferred() {
     let fast = answering(Duration::from_millis(1), Code::Ok);
     let slow = answering(Duration::from_millis(100), Code::Ok);
     let upstream = ready(&[&fast, &slow]).await;
@@ -90,7 +90,7 @@ async fn weights_share_the_load() {
 }
 
 #[tokio::test]
-async fn one_that_fails_at_once_does_not_attract_the_traffic() {
+async fn fast_failure_does_not_attract_traffic() {
     let failing = answering(Duration::ZERO, Code::Unavailable);
     let working = answering(Duration::from_millis(5), Code::Ok);
     let upstream = ready(&[&failing, &working]).await;
@@ -112,7 +112,7 @@ async fn not_found_is_no_failure() {
 }
 
 #[tokio::test]
-async fn one_that_never_answers_gets_no_more_than_its_callers_wait_for() {
+async fn silent_endpoint_gets_few_calls() {
     let stalled = Peer::h2(|_request, respond| async move {
         let _respond = respond;
         std::future::pending::<()>().await;
@@ -132,7 +132,7 @@ async fn one_that_never_answers_gets_no_more_than_its_callers_wait_for() {
 }
 
 #[tokio::test]
-async fn a_newcomer_gets_its_share_within_a_moment_when_it_need_not_start_slowly() {
+async fn newcomer_shares_at_once_without_ramp() {
     let old = answering(Duration::from_millis(1), Code::Ok);
     let new = answering(Duration::from_millis(1), Code::Ok);
     let upstream = ready_with(&[&old], |options| options.slow_start = Duration::ZERO).await;

@@ -1,4 +1,4 @@
-//! Bodies through the channel: large ones, slow ones, and those nobody waits for any more.
+//! Bodies through the channel: large ones, slow ones, and abandoned ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::raw;
 
 const MIB: usize = 1024 * 1024;
 
-/// Returns every byte it is sent, as it comes and only as fast as it is taken.
+/// Starts a server that returns every byte it is sent, only as fast as the bytes are taken.
 fn echo() -> Peer {
     Peer::h2(|request, mut respond| async move {
         let mut body = request.into_body();
@@ -42,7 +42,7 @@ fn channel(upstream: &Upstream) -> Channel {
 }
 
 #[tokio::test]
-async fn four_mebibytes_go_both_ways_in_one_message() {
+async fn four_mebibyte_message_goes_both_ways() {
     let peer = echo();
     let upstream = Upstream::of(&[peer.address]);
     let sent: Vec<u8> = (0..4 * MIB).map(|n| (n / 7) as u8).collect();
@@ -51,7 +51,7 @@ async fn four_mebibytes_go_both_ways_in_one_message() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_both_ways_message_by_message() {
+async fn stream_goes_both_ways() {
     let peer = echo();
     let upstream = Upstream::of(&[peer.address]);
     let (send, messages) = mpsc::channel(1);
@@ -67,7 +67,7 @@ async fn a_stream_goes_both_ways_message_by_message() {
 }
 
 #[tokio::test]
-async fn sixty_four_mebibytes_stream_through_small_windows() {
+async fn large_stream_passes_small_windows() {
     let peer = echo();
     let upstream = Upstream::with(&[peer.address], |options| options.stream_window = 65_535);
     let messages = tokio_stream::iter((0..64_u8).map(|n| vec![n; MIB]));
@@ -80,7 +80,7 @@ async fn sixty_four_mebibytes_stream_through_small_windows() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stops_stops_the_server() {
+async fn stopped_reader_stops_server() {
     let sent = Arc::new(AtomicUsize::new(0));
     let (count, stalled) = (sent.clone(), Arc::new(Notify::new()));
     let stall = stalled.clone();
@@ -117,7 +117,7 @@ async fn a_reader_that_stops_stops_the_server() {
     assert!(sent.load(Ordering::Relaxed) > 4 * MIB);
 }
 
-/// Counts what is taken from it.
+/// A body that counts the frames taken from it.
 fn counted(count: Arc<AtomicUsize>) -> impl Stream<Item = Vec<u8>> + Send + 'static {
     tokio_stream::iter(std::iter::repeat_with(|| vec![1; 64 * 1024])).map(move |message| {
         count.fetch_add(message.len(), Ordering::Relaxed);
@@ -126,7 +126,7 @@ fn counted(count: Arc<AtomicUsize>) -> impl Stream<Item = Vec<u8>> + Send + 'sta
 }
 
 #[tokio::test]
-async fn a_server_that_stops_reading_stops_the_writer() {
+async fn stopped_server_stops_writer() {
     let peer = Peer::h2(|request, mut respond| async move {
         let _body = request.into_body();
         let _stream = answer(&mut respond).unwrap();
@@ -144,7 +144,7 @@ async fn a_server_that_stops_reading_stops_the_writer() {
     assert!(last < 640 * 1024, "{last} bytes were taken for a server that does not read");
 }
 
-/// A server that tells how each of its calls was ended by the caller.
+/// Starts a server that reports how the caller ended each call.
 fn witness(headers: bool) -> (Peer, mpsc::UnboundedReceiver<h2::Reason>) {
     let (tell, told) = mpsc::unbounded_channel();
     let peer = Peer::h2(move |_request, mut respond| {
@@ -164,7 +164,7 @@ fn witness(headers: bool) -> (Peer, mpsc::UnboundedReceiver<h2::Reason>) {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_before_the_answer_cancels_the_stream() {
+async fn leaving_before_answer_cancels_stream() {
     let (peer, mut told) = witness(false);
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -181,7 +181,7 @@ async fn a_caller_that_leaves_before_the_answer_cancels_the_stream() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_in_the_middle_of_the_answer_cancels_the_stream() {
+async fn leaving_during_answer_cancels_stream() {
     let (peer, mut told) = witness(true);
     let upstream = Upstream::of(&[peer.address]);
     // The request is still open too: its sender has to let go as well.
@@ -198,7 +198,7 @@ async fn a_caller_that_leaves_in_the_middle_of_the_answer_cancels_the_stream() {
 }
 
 #[tokio::test]
-async fn a_deadline_in_the_middle_of_the_answer_ends_it_and_cancels_the_stream() {
+async fn deadline_during_answer_cancels_stream() {
     let (peer, mut told) = witness(true);
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -215,7 +215,7 @@ async fn a_deadline_in_the_middle_of_the_answer_ends_it_and_cancels_the_stream()
 }
 
 #[tokio::test]
-async fn a_server_that_answers_early_ends_the_callers_stream() {
+async fn early_answer_ends_request_stream() {
     let peer = Peer::h2(|_request, mut respond| async move {
         crate::peer::answer_status(&mut respond, Code::PermissionDenied);
     });
@@ -232,7 +232,7 @@ async fn a_server_that_answers_early_ends_the_callers_stream() {
 }
 
 #[tokio::test]
-async fn an_empty_request_still_ends() {
+async fn empty_request_is_ended() {
     let peer = echo();
     let upstream = Upstream::of(&[peer.address]);
     let mut back = raw::bidi(&channel(&upstream), tokio_stream::empty()).await.unwrap().into_inner();
@@ -240,7 +240,7 @@ async fn an_empty_request_still_ends() {
 }
 
 #[tokio::test]
-async fn a_stream_that_goes_on_is_counted_apart_from_calls() {
+async fn running_stream_counts_as_stream() {
     let peer = echo();
     let upstream = Upstream::of(&[peer.address]);
     let (send, messages) = mpsc::channel(1);
@@ -265,7 +265,7 @@ async fn a_stream_that_goes_on_is_counted_apart_from_calls() {
 }
 
 #[tokio::test]
-async fn a_stream_whose_headers_do_not_come_is_counted_apart_too() {
+async fn stream_without_headers_counts_as_stream() {
     let peer = Peer::h2(|request, respond| async move {
         let _held = (request, respond);
         std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! What a tonic client sees through the channel.
+//! The channel as a tonic client sees it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ fn channel(upstream: &Upstream) -> Channel {
     Channel::new(upstream.balancer.clone(), ChannelOptions::default())
 }
 
-/// A server that never answers, and tells the headers it is sent.
+/// Starts a server that never answers and reports the headers it receives.
 fn deaf() -> (Peer, mpsc::UnboundedReceiver<http::request::Parts>) {
     let (tell, told) = mpsc::unbounded_channel();
     let peer = Peer::h2(move |request, respond| {
@@ -34,7 +34,7 @@ fn deaf() -> (Peer, mpsc::UnboundedReceiver<http::request::Parts>) {
 }
 
 #[tokio::test]
-async fn a_generated_client_works_on_it() {
+async fn generated_client_works() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     let mut client = HealthClient::new(channel(&upstream));
@@ -48,7 +48,7 @@ async fn a_generated_client_works_on_it() {
 }
 
 #[tokio::test]
-async fn a_deadline_ends_the_call_with_deadline_exceeded() {
+async fn deadline_ends_call() {
     let (peer, mut told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -65,7 +65,7 @@ async fn a_deadline_ends_the_call_with_deadline_exceeded() {
 }
 
 #[tokio::test]
-async fn an_expired_call_is_not_forwarded() {
+async fn expired_call_is_not_forwarded() {
     let (peer, mut told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -78,7 +78,7 @@ async fn an_expired_call_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
+async fn cancel_at_deadline_is_deadline_exceeded() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let peer = Peer::h2(move |request, mut respond| {
         let tell = tell.clone();
@@ -119,7 +119,7 @@ async fn a_server_that_cancels_at_the_deadline_is_not_taken_at_its_word() {
 }
 
 #[tokio::test]
-async fn a_call_without_a_deadline_is_given_the_default_one() {
+async fn default_deadline_applies() {
     let (peer, mut told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -138,7 +138,7 @@ async fn a_call_without_a_deadline_is_given_the_default_one() {
 }
 
 #[tokio::test]
-async fn no_clone_is_unavailable_with_name_and_reason_within_the_bound() {
+async fn missing_endpoint_error_names_reason() {
     let (gone, _) = Peer::tonic(None);
     let address = gone.kill();
     let upstream = Upstream::of(&[address]);
@@ -154,7 +154,7 @@ async fn no_clone_is_unavailable_with_name_and_reason_within_the_bound() {
 }
 
 #[tokio::test]
-async fn a_deadline_sooner_than_the_bound_says_what_it_waited_for() {
+async fn early_deadline_error_names_reason() {
     let (gone, _) = Peer::tonic(None);
     let upstream = Upstream::of(&[gone.kill()]);
     let mut request = Request::new(vec![1]);
@@ -165,7 +165,7 @@ async fn a_deadline_sooner_than_the_bound_says_what_it_waited_for() {
 }
 
 #[tokio::test]
-async fn a_call_made_while_nothing_is_up_goes_through_once_it_is() {
+async fn call_waits_for_first_endpoint() {
     let (gone, _) = Peer::tonic(None);
     let address = gone.kill();
     let upstream = Upstream::of(&[address]);
@@ -176,7 +176,7 @@ async fn a_call_made_while_nothing_is_up_goes_through_once_it_is() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_server_comes_through_as_it_is() {
+async fn server_error_passes_unchanged() {
     let peer = Peer::h2(|_request, mut respond| async move {
         let response = http::Response::builder()
             .header("content-type", "application/grpc")
@@ -194,7 +194,7 @@ async fn an_error_of_the_server_comes_through_as_it_is() {
 }
 
 #[tokio::test]
-async fn trailers_and_metadata_go_both_ways() {
+async fn metadata_and_trailers_pass_through() {
     let peer = Peer::h2(|request, mut respond| async move {
         let echoed = request.headers()["x-bait"].clone();
         let mut stream = answer(&mut respond).unwrap();
@@ -211,7 +211,7 @@ async fn trailers_and_metadata_go_both_ways() {
     assert_eq!(response.metadata().get("x-bait").unwrap(), "worm");
 }
 
-/// A server that resets its first `refusals` calls with `reason`, and counts them all.
+/// Starts a server that resets its first `refusals` calls with `reason` and counts all calls.
 fn resetting(refusals: usize, reason: h2::Reason) -> (Peer, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = calls.clone();
@@ -230,7 +230,7 @@ fn resetting(refusals: usize, reason: h2::Reason) -> (Peer, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_refused_call_is_sent_once_more_and_not_twice() {
+async fn refused_call_is_retried_once() {
     let (peer, calls) = resetting(1, h2::Reason::REFUSED_STREAM);
     let upstream = Upstream::of(&[peer.address]);
     raw::unary(&channel(&upstream), Request::new(vec![1])).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_refused_call_is_sent_once_more_and_not_twice() {
 }
 
 #[tokio::test]
-async fn a_refused_call_goes_to_another_endpoint() {
+async fn refused_call_goes_to_another_endpoint() {
     let (refusing, refused) = resetting(usize::MAX, h2::Reason::REFUSED_STREAM);
     let (working, _) = resetting(0, h2::Reason::REFUSED_STREAM);
     let upstream = Upstream::of(&[refusing.address, working.address]);
@@ -257,7 +257,7 @@ async fn a_refused_call_goes_to_another_endpoint() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_run_is_not_repeated() {
+async fn processed_call_is_not_repeated() {
     for (reason, code) in [
         (h2::Reason::INTERNAL_ERROR, Code::Internal),
         (h2::Reason::CANCEL, Code::Cancelled),
@@ -272,7 +272,7 @@ async fn a_call_that_may_have_run_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_call_whose_server_is_killed_fails_and_is_not_repeated() {
+async fn killed_server_fails_its_calls() {
     let (peer, mut told) = deaf();
     let (other, mut other_told) = deaf();
     let upstream = Upstream::of(&[peer.address]);
@@ -290,8 +290,8 @@ async fn a_call_whose_server_is_killed_fails_and_is_not_repeated() {
     assert!(other_told.try_recv().is_err());
 }
 
-/// Speaks HTTP/2 by hand: ends its first connection that carries a call with a GOAWAY that names `last`, answers calls
-/// on later ones.
+/// Starts a scripted peer that ends its first connection with a call by a GOAWAY naming `last`, and answers calls on later
+/// ones.
 pub(crate) fn going_away(last: u32) -> (Peer, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = calls.clone();
@@ -320,7 +320,7 @@ pub(crate) fn going_away(last: u32) -> (Peer, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_call_above_the_goaways_last_stream_is_sent_again() {
+async fn call_above_goaway_is_retried() {
     let (peer, calls) = going_away(HEALTH_LAST);
     let upstream = Upstream::of(&[peer.address]);
     let status = raw::unary(&channel(&upstream), Request::new(vec![1])).await.unwrap_err();
@@ -329,7 +329,7 @@ async fn a_call_above_the_goaways_last_stream_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_call_the_goaway_covers_is_not_sent_again() {
+async fn call_covered_by_goaway_is_not_retried() {
     let (peer, calls) = going_away(HEALTH_LAST + 2);
     let upstream = Upstream::of(&[peer.address]);
     let status = raw::unary(&channel(&upstream), Request::new(vec![1])).await.unwrap_err();
@@ -338,7 +338,7 @@ async fn a_call_the_goaway_covers_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_request_http2_cannot_carry_is_an_error_at_once() {
+async fn invalid_request_fails_at_once() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     let mut request = http::Request::new(tonic::body::Body::empty());

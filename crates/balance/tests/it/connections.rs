@@ -1,4 +1,4 @@
-//! How a connection ends, and what becomes of its calls.
+//! The ends of connections, and their effect on calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +17,12 @@ fn request() -> http::Request<()> {
     http::Request::post("http://fish/test.v1.Fish/Swim").body(()).unwrap()
 }
 
-/// A server whose calls are answered, and its first connection sent GOAWAY, when told.
+/// A server that answers its calls, and sends GOAWAY on its first connection, on command.
 struct Leaving {
     peer: Peer,
     leave: Arc<Notify>,
     finish: Arc<Notify>,
-    /// Tells of each connection the client has closed.
+    /// Reports each connection that the client has closed.
     closed: mpsc::UnboundedReceiver<()>,
 }
 
@@ -73,7 +73,7 @@ async fn reads_late(body: &mut shoal_http2::RecvStream) {
 }
 
 #[tokio::test]
-async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection() {
+async fn goaway_finishes_old_calls() {
     let Leaving { peer, leave, finish, mut closed } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -98,7 +98,7 @@ async fn after_goaway_old_calls_finish_and_new_ones_go_over_a_fresh_connection()
 }
 
 #[tokio::test]
-async fn a_server_that_ages_its_connections_is_no_newcomer() {
+async fn connection_ageing_is_no_restart() {
     let Leaving { peer, leave, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -115,7 +115,7 @@ async fn a_server_that_ages_its_connections_is_no_newcomer() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_killed_comes_back_as_a_newcomer() {
+async fn killed_server_returns_as_newcomer() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -128,7 +128,7 @@ async fn a_server_that_was_killed_comes_back_as_a_newcomer() {
     assert!(endpoint.ewma <= Duration::from_millis(30), "{endpoint:?}");
 }
 
-/// Lets the only endpoint be known for more than a newcomer is taken for.
+/// Lets the only endpoint be known for longer than the slow start.
 async fn known_for_80_ms(upstream: &Upstream) {
     let mut pick = upstream.balancer.pick(None, &[]).unwrap();
     tokio::time::sleep(Duration::from_millis(80)).await;
@@ -136,7 +136,7 @@ async fn known_for_80_ms(upstream: &Upstream) {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
+async fn lost_connection_is_removed_before_calls_fail() {
     let Leaving { peer, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -150,7 +150,7 @@ async fn a_lost_connection_is_out_before_its_calls_learn_of_it() {
 }
 
 #[tokio::test]
-async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
+async fn removed_target_drains_then_closes() {
     let Leaving { peer, finish, mut closed, .. } = leaving();
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -168,7 +168,7 @@ async fn a_target_that_is_gone_finishes_its_calls_and_then_closes() {
 }
 
 #[tokio::test]
-async fn the_calls_of_a_target_that_is_gone_are_cut_at_the_drain_limit() {
+async fn drain_limit_cuts_removed_target() {
     let Leaving { peer, .. } = leaving();
     let upstream = Upstream::with(&[peer.address], |options| options.drain = Duration::from_millis(50));
     upstream.until(peer.address, Ready).await;
@@ -180,7 +180,7 @@ async fn the_calls_of_a_target_that_is_gone_are_cut_at_the_drain_limit() {
 }
 
 #[tokio::test]
-async fn a_peer_that_accepts_and_says_nothing_is_never_ready() {
+async fn mute_peer_is_never_ready() {
     // The kernel accepts for it.
     let peer = Peer::start(None, |listener| async move {
         let _listener = listener;
@@ -196,7 +196,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_never_ready() {
 }
 
 #[tokio::test]
-async fn a_peer_that_hangs_up_at_once_is_not_asked_in_a_tight_loop() {
+async fn hanging_up_peer_is_backed_off() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let count = accepted.clone();
     let peer = Peer::start(None, move |listener| async move {
@@ -212,7 +212,7 @@ async fn a_peer_that_hangs_up_at_once_is_not_asked_in_a_tight_loop() {
     assert!((2..=8).contains(&accepted), "{accepted} connections in 500 ms");
 }
 
-/// A server that answers the first `answers` pings of each connection, and none once it was called; tells of both, and
+/// Starts a server that answers the first `answers` pings of each connection, and none after a call. It reports both and
 /// answers no call.
 fn silent(answers: usize, when_called: bool) -> (Peer, mpsc::UnboundedReceiver<&'static str>) {
     let (tell, told) = mpsc::unbounded_channel();
@@ -256,7 +256,7 @@ fn impatient(options: &mut shoal_balance::Options) {
 }
 
 #[tokio::test]
-async fn a_peer_that_falls_silent_is_found_by_pings_and_its_calls_fail() {
+async fn pings_detect_silent_peer() {
     let (peer, mut told) = silent(usize::MAX, true);
     let upstream = Upstream::with(&[peer.address], impatient);
     upstream.until(peer.address, Ready).await;
@@ -273,7 +273,7 @@ async fn a_peer_that_falls_silent_is_found_by_pings_and_its_calls_fail() {
 }
 
 #[tokio::test]
-async fn an_idle_peer_that_falls_silent_is_taken_out() {
+async fn idle_silent_peer_is_removed() {
     let (peer, _told) = silent(3, false);
     let upstream = Upstream::with(&[peer.address], impatient);
     upstream.until(peer.address, Ready).await;
@@ -283,7 +283,7 @@ async fn an_idle_peer_that_falls_silent_is_taken_out() {
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_not_risked_by_a_third_ping() {
+async fn running_call_gets_no_third_ping() {
     let (peer, mut told) = silent(usize::MAX, false);
     let upstream = Upstream::with(&[peer.address], impatient);
     upstream.until(peer.address, Ready).await;
@@ -303,7 +303,7 @@ async fn a_call_in_flight_is_not_risked_by_a_third_ping() {
 }
 
 #[tokio::test]
-async fn a_peer_that_complains_of_pings_is_not_brought_to_complain_again() {
+async fn ping_complaint_is_not_repeated() {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let complaints = Arc::new(AtomicUsize::new(0));
     let count = complaints.clone();
@@ -347,7 +347,7 @@ async fn a_peer_that_complains_of_pings_is_not_brought_to_complain_again() {
 }
 
 #[tokio::test]
-async fn a_peer_of_another_protocol_is_named_in_the_reason() {
+async fn foreign_protocol_is_named() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for (answer, expected) in [
         (&b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"[..], "answered in HTTP/1.1"),

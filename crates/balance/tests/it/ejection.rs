@@ -1,4 +1,4 @@
-//! Endpoints that fail are left alone, and come back by one call.
+//! Ejection of failing endpoints, and their return by one probe.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tonic::{Code, Request};
 use crate::peer::{Peer, SOON, Upstream, answer, answer_status};
 use crate::raw;
 
-/// Longer than a test.
+/// A time longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A server that answers INTERNAL until it is mended, and counts.
+/// A server that answers INTERNAL until it is repaired, and counts its calls.
 struct Broken {
     peer: Peer,
     mended: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ async fn ready(peers: &[SocketAddr], change: impl FnOnce(&mut Options)) -> Upstr
     upstream
 }
 
-/// Ejects for so long that nobody comes back.
+/// Returns rules that eject for longer than any test.
 fn for_good(options: &mut Options) {
     options.ejection = Some(Ejection { base_ejection_time: LONG, max: LONG, ..Ejection::default() });
 }
@@ -62,7 +62,7 @@ fn seen(upstream: &Upstream, address: SocketAddr) -> EndpointSnapshot {
     upstream.balancer.snapshot().into_iter().find(|endpoint| endpoint.address == address).unwrap()
 }
 
-/// Five calls at `bad` that fail, whatever it costs: picks follow latencies, and those are a busy machine's.
+/// Makes five calls at `bad` that fail, by excluding the others: picks follow latencies, which vary on a busy machine.
 fn eject(upstream: &Upstream, bad: SocketAddr) {
     let others: Vec<SocketAddr> =
         upstream.balancer.snapshot().iter().map(|e| e.address).filter(|address| *address != bad).collect();
@@ -80,7 +80,7 @@ fn ejected(upstream: &Upstream) -> usize {
 }
 
 #[tokio::test]
-async fn one_that_fails_is_left_alone_and_says_why() {
+async fn failing_endpoint_is_ejected_with_reason() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let upstream = ready(&[bad.peer.address, good.address], for_good).await;
     let mut changed = upstream.balancer.changed();
@@ -103,7 +103,7 @@ async fn one_that_fails_is_left_alone_and_says_why() {
 }
 
 #[tokio::test]
-async fn one_probe_at_a_time_and_the_first_that_goes_well_brings_it_back() {
+async fn successful_probe_readmits() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let upstream = ready(&[bad.peer.address, good.address], |options| {
         let short = Duration::from_millis(10);
@@ -138,7 +138,7 @@ async fn one_probe_at_a_time_and_the_first_that_goes_well_brings_it_back() {
 }
 
 #[tokio::test]
-async fn a_stream_brings_one_back_as_soon_as_it_has_begun() {
+async fn started_stream_readmits() {
     let peer = || {
         Peer::h2(|_request, mut respond| async move {
             let _held = answer(&mut respond);
@@ -165,7 +165,7 @@ async fn a_stream_brings_one_back_as_soon_as_it_has_begun() {
 }
 
 #[tokio::test]
-async fn at_most_half_are_left_alone() {
+async fn at_most_half_are_ejected() {
     let peers: Vec<Broken> = (0..5).map(|_| broken()).collect();
     let addresses: Vec<SocketAddr> = peers.iter().map(|broken| broken.peer.address).collect();
     let upstream = ready(&addresses, for_good).await;
@@ -187,7 +187,7 @@ async fn at_most_half_are_left_alone() {
 }
 
 #[tokio::test]
-async fn the_only_endpoint_is_never_left_alone() {
+async fn only_endpoint_is_never_ejected() {
     let only = broken();
     let upstream = ready(&[only.peer.address], for_good).await;
     let channel = channel(&upstream);
@@ -199,7 +199,7 @@ async fn the_only_endpoint_is_never_left_alone() {
 }
 
 #[tokio::test]
-async fn when_too_few_are_left_the_ejected_are_used_again() {
+async fn panic_uses_ejected_endpoints() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let (bad_address, good_address) = (bad.peer.address, good.address);
     let upstream = ready(&[bad_address, good_address], for_good).await;
@@ -212,7 +212,7 @@ async fn when_too_few_are_left_the_ejected_are_used_again() {
 }
 
 #[tokio::test]
-async fn what_callers_do_wrong_ejects_nobody() {
+async fn caller_errors_eject_nobody() {
     let (one, other) = (answering(Code::NotFound), answering(Code::NotFound));
     let upstream = ready(&[one.address, other.address], for_good).await;
     let channel = channel(&upstream);
@@ -228,8 +228,7 @@ async fn what_callers_do_wrong_ejects_nobody() {
     assert_eq!(upstream.balancer.snapshot().iter().map(|endpoint| endpoint.successes).sum::<u64>(), 100);
 }
 
-/// Lets calls time out at one of two endpoints that never answers; `hurry` is how long their callers wait. Says whether it
-/// was ejected.
+/// Lets calls with a deadline of `hurry` time out at one of two endpoints that never answer. Returns whether it was ejected.
 async fn stalled(hurry: Duration, answers_others: bool) -> bool {
     let (one, other) = (answering(Code::Ok), answering(Code::Ok));
     let upstream = ready(&[one.address, other.address], for_good).await;
@@ -246,23 +245,23 @@ async fn stalled(hurry: Duration, answers_others: bool) -> bool {
 }
 
 #[tokio::test]
-async fn one_that_lets_everybody_time_out_is_left_alone() {
+async fn timing_out_endpoint_is_ejected() {
     assert!(stalled(Duration::from_millis(110), false).await);
 }
 
 #[tokio::test]
-async fn one_that_answers_others_meanwhile_is_not_to_blame() {
+async fn endpoint_answering_others_is_not_ejected() {
     assert!(!stalled(Duration::from_millis(110), true).await);
 }
 
 #[tokio::test]
-async fn callers_in_a_hurry_eject_nobody() {
+async fn short_deadlines_eject_nobody() {
     // Nothing takes less than no time, however busy the machine: they give up at once.
     assert!(!stalled(Duration::ZERO, false).await);
 }
 
 #[tokio::test]
-async fn without_ejection_it_is_called_on() {
+async fn disabled_ejection_keeps_calling() {
     let (bad, good) = (broken(), answering(Code::Ok));
     let upstream = ready(&[bad.peer.address, good.address], |options| options.ejection = None).await;
     for _ in 0..100 {

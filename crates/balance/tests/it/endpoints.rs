@@ -1,4 +1,4 @@
-//! Who is in and who is out, and how soon.
+//! Endpoints becoming ready and being removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,7 +12,7 @@ use tonic_health::ServingStatus;
 use crate::peer::{Peer, Upstream, answer, answer_status, message, trailers_ok};
 
 #[tokio::test]
-async fn a_killed_server_is_out_at_once_and_comes_back_by_itself() {
+async fn killed_server_is_removed_and_returns() {
     let (first, _first) = Peer::tonic(None);
     let (second, _second) = Peer::tonic(None);
     let (alive, address) = (first.address, second.address);
@@ -34,7 +34,7 @@ async fn a_killed_server_is_out_at_once_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn not_serving_takes_it_out_while_the_connection_stays() {
+async fn not_serving_keeps_connection() {
     let (peer, reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
@@ -50,7 +50,7 @@ async fn not_serving_takes_it_out_while_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn a_service_the_server_does_not_know_is_not_served() {
+async fn unknown_health_service_is_not_serving() {
     let (peer, reporter) = Peer::tonic(None);
     let upstream =
         Upstream::with(&[peer.address], |options| options.health_service = Some("fish.v1.Fish".into()));
@@ -60,14 +60,14 @@ async fn a_service_the_server_does_not_know_is_not_served() {
 }
 
 #[tokio::test]
-async fn a_server_without_health_serves_while_it_is_connected() {
+async fn server_without_health_is_ready() {
     let peer = Peer::h2(|_, _| async {});
     let upstream = Upstream::of(&[peer.address]);
     upstream.until(peer.address, Ready).await;
 }
 
 #[tokio::test]
-async fn health_that_is_not_wanted_is_not_asked_for() {
+async fn disabled_health_is_not_asked() {
     let (peer, reporter) = Peer::tonic(None);
     reporter.set_service_status("", ServingStatus::NotServing).await;
     let upstream = Upstream::with(&[peer.address], |options| options.health_service = None);
@@ -75,7 +75,7 @@ async fn health_that_is_not_wanted_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_watched_is_checked() {
+async fn unwatchable_server_is_checked() {
     let status = Arc::new(AtomicU8::new(ServingStatus::Serving as u8));
     let said = status.clone();
     let peer = Peer::h2_with_health(move |request, mut respond| {
@@ -100,7 +100,7 @@ async fn a_server_that_cannot_be_watched_is_checked() {
 }
 
 #[tokio::test]
-async fn a_server_whose_health_fails_is_out_and_is_asked_again() {
+async fn failing_health_is_asked_again() {
     let healthy = Arc::new(AtomicU8::new(0));
     let said = healthy.clone();
     let peer = Peer::h2_with_health(move |_request, mut respond| {
@@ -122,7 +122,7 @@ async fn a_server_whose_health_fails_is_out_and_is_asked_again() {
 }
 
 #[tokio::test]
-async fn nothing_there_is_said_within_the_bound() {
+async fn unreachable_target_fails_within_bound() {
     let (gone, _) = Peer::tonic(None);
     let address = gone.kill();
     let upstream = Upstream::of(&[address]);
@@ -140,14 +140,14 @@ async fn nothing_there_is_said_within_the_bound() {
 }
 
 #[tokio::test]
-async fn no_target_at_all_is_said_too() {
+async fn empty_target_list_is_reported() {
     let upstream = Upstream::of(&[]);
     let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
     assert_eq!(refusal, "no endpoint of `fish` can take a call: discovery has found none");
 }
 
 #[tokio::test]
-async fn a_pick_waits_for_the_first_endpoint_to_be_ready() {
+async fn pick_waits_for_first_endpoint() {
     let (peer, _reporter) = Peer::tonic(None);
     let upstream = Upstream::of(&[peer.address]);
     assert!(upstream.balancer.pick(None, &[]).is_err());
@@ -156,7 +156,7 @@ async fn a_pick_waits_for_the_first_endpoint_to_be_ready() {
 }
 
 #[tokio::test]
-async fn targets_come_and_go_with_discovery() {
+async fn targets_follow_discovery() {
     let (first, _first) = Peer::tonic(None);
     let (second, _second) = Peer::tonic(None);
     let upstream = Upstream::of(&[first.address]);
@@ -175,7 +175,7 @@ async fn targets_come_and_go_with_discovery() {
 }
 
 #[tokio::test]
-async fn the_excluded_are_not_picked() {
+async fn excluded_endpoint_is_not_picked() {
     let (first, _first) = Peer::tonic(None);
     let (second, _second) = Peer::tonic(None);
     let upstream = Upstream::of(&[first.address, second.address]);
@@ -189,7 +189,7 @@ async fn the_excluded_are_not_picked() {
 }
 
 #[tokio::test]
-async fn cancelled_it_ends_every_task_and_every_connection() {
+async fn cancel_ends_tasks_and_connections() {
     let (closed, mut all_closed) = tokio::sync::mpsc::channel(1);
     let peer = Peer::start(None, |listener| async move {
         let (socket, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! A server that speaks HTTP/2 frame by frame, to do what no library would let it.
+//! A server that speaks HTTP/2 frame by frame, to do what no library allows.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ pub(crate) const HEALTH_LAST: u32 = 3;
 const PREFACE: usize = 24;
 const ACK: u8 = 1;
 
-/// One connection, its preface and settings exchanged.
+/// A connection after the exchange of preface and settings.
 pub(crate) struct Frames {
     socket: TcpStream,
 }
@@ -35,7 +35,7 @@ impl Frames {
         Ok(frames)
     }
 
-    /// The next frame that is not about settings; those are acknowledged.
+    /// Reads the next frame that is not about settings, and acknowledges those.
     pub(crate) async fn read(&mut self) -> std::io::Result<Frame> {
         loop {
             let mut head = [0; 9];

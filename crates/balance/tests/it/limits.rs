@@ -12,18 +12,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::peer::{Peer, SOON, Upstream, answer, answer_status, message, trailers_ok};
 
-/// A server that allows few streams a connection and holds every call until it is let go.
+/// A server that allows few streams per connection and holds every call until it is released.
 struct Narrow {
     peer: Peer,
-    /// Calls that have reached it and are held.
+    /// Returns how many calls it holds.
     held: watch::Receiver<usize>,
-    /// Connections that are open.
+    /// Returns the number of open connections.
     connections: watch::Receiver<usize>,
-    /// Lets one call go.
+    /// Releases one call.
     release: mpsc::UnboundedSender<()>,
     /// Cuts the oldest connection that was not cut.
     cut: Arc<Notify>,
-    /// The health methods it was asked.
+    /// The health methods that were called.
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -90,7 +90,7 @@ impl Narrow {
     }
 }
 
-/// A call under way.
+/// A running call.
 struct Call {
     response: shoal_http2::ResponseFuture,
     pick: Pick,
@@ -104,7 +104,7 @@ async fn call(upstream: &Upstream) -> Call {
 }
 
 #[tokio::test]
-async fn calls_past_the_limit_go_over_further_connections() {
+async fn calls_past_limit_use_more_connections() {
     let mut narrow = narrow(2);
     let upstream = narrow.upstream(|_| {}).await;
     let mut calls = Vec::new();
@@ -120,7 +120,7 @@ async fn calls_past_the_limit_go_over_further_connections() {
 }
 
 #[tokio::test]
-async fn a_second_connection_is_there_before_the_first_is_full() {
+async fn second_connection_comes_before_first_fills() {
     let mut narrow = narrow(10);
     let upstream = narrow.upstream(|_| {}).await;
     let mut calls = Vec::new();
@@ -134,7 +134,7 @@ async fn a_second_connection_is_there_before_the_first_is_full() {
 }
 
 #[tokio::test]
-async fn there_are_no_more_connections_than_allowed_and_then_calls_wait_their_turn() {
+async fn connection_limit_makes_calls_wait() {
     let mut narrow = narrow(1);
     let upstream = narrow.upstream(|options| options.connections_max = 2).await;
     let calls = futures::future::join_all((0..4).map(|_| async {
@@ -154,7 +154,7 @@ async fn there_are_no_more_connections_than_allowed_and_then_calls_wait_their_tu
 }
 
 #[tokio::test]
-async fn who_waits_for_a_stream_in_vain_is_told_the_limit() {
+async fn stream_wait_error_names_limit() {
     let mut narrow = narrow(2);
     let upstream = narrow.upstream(|options| options.connections_max = 1).await;
     let _calls = [call(&upstream).await, call(&upstream).await];
@@ -168,7 +168,7 @@ async fn who_waits_for_a_stream_in_vain_is_told_the_limit() {
 }
 
 #[tokio::test]
-async fn one_that_has_most_streams_leaves_some_to_others() {
+async fn greedy_share_leaves_some_streams() {
     let mut narrow = narrow(10);
     let upstream = narrow.upstream(|options| options.health_service = None).await;
     let (greedy, other) = (Share::new(1), Share::new(1));
@@ -201,7 +201,7 @@ async fn one_that_has_most_streams_leaves_some_to_others() {
 }
 
 #[tokio::test]
-async fn calls_that_never_had_their_turn_are_not_held_against_the_endpoint() {
+async fn unsent_calls_do_not_count_as_failures() {
     let mut narrow = narrow(1);
     let upstream = narrow
         .upstream(|options| {
@@ -222,7 +222,7 @@ async fn calls_that_never_had_their_turn_are_not_held_against_the_endpoint() {
 }
 
 #[tokio::test]
-async fn a_further_connection_is_closed_when_it_was_idle() {
+async fn idle_extra_connection_is_closed() {
     let mut narrow = narrow(1);
     let upstream = narrow.upstream(|options| options.connection_idle = Duration::from_millis(50)).await;
     let calls = [call(&upstream).await, call(&upstream).await];
@@ -239,7 +239,7 @@ async fn a_further_connection_is_closed_when_it_was_idle() {
 }
 
 #[tokio::test]
-async fn the_loss_of_one_of_several_connections_leaves_the_endpoint_in() {
+async fn losing_one_connection_keeps_endpoint() {
     let mut narrow = narrow(1);
     let upstream = narrow.upstream(|_| {}).await;
     let _calls = [call(&upstream).await, call(&upstream).await];
@@ -257,21 +257,21 @@ async fn the_loss_of_one_of_several_connections_leaves_the_endpoint_in() {
 }
 
 #[tokio::test]
-async fn a_peer_with_few_streams_is_checked_and_not_watched() {
+async fn peer_with_few_streams_is_checked() {
     let narrow = narrow(1);
     let _upstream = narrow.upstream(|_| {}).await;
     assert_eq!(*narrow.asked.lock().unwrap(), ["/grpc.health.v1.Health/Check"]);
 }
 
 #[tokio::test]
-async fn a_peer_with_many_streams_is_watched() {
+async fn peer_with_many_streams_is_watched() {
     let narrow = narrow(10);
     let _upstream = narrow.upstream(|_| {}).await;
     assert_eq!(narrow.asked.lock().unwrap()[0], "/grpc.health.v1.Health/Watch");
 }
 
 #[tokio::test]
-async fn one_whose_streams_are_all_in_use_is_not_taken_for_ill() {
+async fn full_endpoint_stays_ready() {
     let mut narrow = narrow(1);
     let upstream = narrow
         .upstream(|options| {
@@ -290,7 +290,7 @@ async fn one_whose_streams_are_all_in_use_is_not_taken_for_ill() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
+async fn freed_stream_wakes_one_waiter() {
     // Its further connections come to nothing.
     let peer = Peer::start(None, |listener| async move {
         let (socket, _) = listener.accept().await.unwrap();
@@ -316,7 +316,7 @@ async fn who_waits_for_a_stream_is_told_when_one_is_free_and_nobody_else_is() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_not_read_make_another_connection_for_others() {
+async fn unread_bodies_open_another_connection() {
     let peer = Peer::h2(|request, mut respond| async move {
         if request.uri().path().ends_with("Stall") {
             return std::future::pending().await;
@@ -349,7 +349,7 @@ async fn bodies_that_are_not_read_make_another_connection_for_others() {
 }
 
 #[tokio::test]
-async fn a_peer_that_allows_no_stream_is_not_connected_to_again_and_again() {
+async fn zero_stream_peer_is_not_redialled() {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
     let peer = Peer::start(None, move |listener| async move {

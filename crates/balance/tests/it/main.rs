@@ -1,4 +1,4 @@
-//! The balancer and the channel over real sockets: servers that are killed, that lie, that stall.
+//! The balancer and the channel over real sockets, against servers that are killed, lie, or stall.
 
 #![allow(clippy::unwrap_used, reason = "a harness that cannot start its servers has nothing else to do")]
 

@@ -1,5 +1,4 @@
-//! Servers to be balanced over. Each has a runtime of its own, so that killing one cuts its sockets like a killed
-//! process does.
+//! Servers to balance over. Each has its own runtime, so that killing one cuts its sockets as a killed process does.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
-/// Longer than anything takes, shorter than anybody waits.
+/// A time-out for tests: longer than anything takes.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A running server; killed when dropped.
@@ -57,7 +56,7 @@ impl Peer {
         })
     }
 
-    /// The same, with `handler` answering for health too.
+    /// Starts a server like [`Peer::h2`] whose `handler` also answers for health.
     pub(crate) fn h2_with_health<H, F>(handler: H) -> Peer
     where
         H: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
@@ -78,7 +77,7 @@ impl Peer {
         })
     }
 
-    /// Any server: `serve` is given the listener, on the peer's own runtime.
+    /// Starts a server: `serve` gets the listener, on the peer's own runtime.
     pub(crate) fn start<S, F>(address: Option<SocketAddr>, serve: S) -> Peer
     where
         S: FnOnce(tokio::net::TcpListener) -> F + Send + 'static,
@@ -113,7 +112,7 @@ impl Drop for Peer {
     }
 }
 
-/// The port of a server just killed is free as soon as its runtime has let go of the listener.
+/// Binds the port of a server just killed, which is free as soon as its runtime has dropped the listener.
 fn rebind(address: SocketAddr) -> TcpListener {
     let until = std::time::Instant::now() + SOON;
     loop {
@@ -125,7 +124,7 @@ fn rebind(address: SocketAddr) -> TcpListener {
     }
 }
 
-/// A balancer under test; ends with the value.
+/// A balancer under test, which ends on drop.
 pub(crate) struct Upstream {
     pub(crate) balancer: Balancer,
     pub(crate) targets: watch::Sender<Arc<[Target]>>,
@@ -191,7 +190,7 @@ impl Drop for Upstream {
     }
 }
 
-/// An answer without a body: headers that carry the status.
+/// Returns an answer without a body, whose headers carry the status.
 pub(crate) fn answer_status(respond: &mut SendResponse<Bytes>, code: tonic::Code) {
     let response = Response::builder()
         .header("content-type", "application/grpc")
@@ -201,13 +200,13 @@ pub(crate) fn answer_status(respond: &mut SendResponse<Bytes>, code: tonic::Code
     let _ = respond.send_response(response, true);
 }
 
-/// The headers of an answer that goes on.
+/// Returns the headers of an answer that goes on.
 pub(crate) fn answer(respond: &mut SendResponse<Bytes>) -> Option<h2::SendStream<Bytes>> {
     let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     respond.send_response(response, false).ok()
 }
 
-/// The trailers of a call that went well.
+/// Returns the trailers of a successful call.
 pub(crate) fn trailers_ok() -> HeaderMap {
     HeaderMap::from_iter([(
         http::HeaderName::from_static("grpc-status"),
@@ -215,7 +214,7 @@ pub(crate) fn trailers_ok() -> HeaderMap {
     )])
 }
 
-/// A gRPC message of `bytes`.
+/// Encodes a gRPC message of `bytes`.
 pub(crate) fn message(bytes: &[u8]) -> Bytes {
     let mut message = vec![0];
     message.extend_from_slice(&u32::try_from(bytes.len()).unwrap().to_be_bytes());

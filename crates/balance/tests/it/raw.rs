@@ -46,7 +46,7 @@ impl Decoder for Raw {
     }
 }
 
-/// One message there, one back.
+/// Sends one message and returns one.
 pub(crate) async fn unary(channel: &Channel, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Status> {
     let mut client = client(channel).await?;
     client.unary(request, http::uri::PathAndQuery::from_static(PATH), Raw).await

@@ -1,4 +1,4 @@
-//! Endpoints that say which store they stand on.
+//! Endpoints that report the store they are on.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::peer::{Peer, Upstream, answer, message};
 
-/// What a clone says of itself; the numbers of the fields are those of `health.rs`.
+/// The health answer of a clone; the field numbers are those of `health.rs`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Said {
     #[prost(int32, tag = "1")]
@@ -26,7 +26,7 @@ fn serving(store: &str, since_ms: u64) -> Said {
     Said { status: 1, engine: format!("redis {store}"), store: store.to_owned(), since_ms }
 }
 
-/// A server whose health watch says what is sent last.
+/// A server whose health watch sends the last value of a channel.
 fn clone_of(said: Said) -> (Peer, watch::Sender<Said>) {
     let (say, heard) = watch::channel(said);
     let peer = Peer::h2_with_health(move |_, mut respond| {
@@ -55,7 +55,7 @@ fn picked(upstream: &Upstream) -> Vec<SocketAddr> {
 }
 
 #[tokio::test]
-async fn calls_go_to_the_clones_of_one_store() {
+async fn calls_go_to_one_store() {
     let (first, say_first) = clone_of(serving("a", 10));
     let (second, say_second) = clone_of(serving("b", 20));
     let upstream = Upstream::of(&[first.address, second.address]);

@@ -1,4 +1,4 @@
-//! What a broken stream says about its endpoint: one test per kind of error.
+//! The judgement of a broken stream: one test per kind of error.
 
 use std::time::Duration;
 

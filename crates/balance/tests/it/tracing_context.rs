@@ -1,4 +1,4 @@
-//! Spans and their W3C context, seen by an exporter of the test's own.
+//! Spans and their W3C context, as seen by a test exporter.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn attribute(span: &SpanData, key: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_attempt_is_a_client_span_and_its_context_goes_with_the_request() {
+async fn attempt_span_context_is_sent() {
     let ended = Ended::default();
     let provider = SdkTracerProvider::builder().with_span_processor(ended.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
@@ -102,7 +102,7 @@ async fn each_attempt_is_a_client_span_and_its_context_goes_with_the_request() {
 }
 
 #[test]
-fn outside_a_span_what_a_caller_sent_is_left_alone() {
+fn caller_context_passes_without_span() {
     let mut headers = http::HeaderMap::new();
     let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     headers.insert("traceparent", http::HeaderValue::from_static(sent));
