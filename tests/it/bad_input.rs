@@ -13,7 +13,7 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::up::Up;
 
-/// The error has the code, one `ErrorInfo` of ours, and for a bad argument the field.
+/// Asserts that the error has the code, one `ErrorInfo` of ours and, for a bad argument, the field.
 fn check<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>, code: Code) {
     let status = answer.expect_err(what);
     assert_eq!(status.code(), code, "{what}: {status:?}");
@@ -89,7 +89,7 @@ async fn bad_arguments_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_not_grpc_leave_every_port_standing() {
+async fn foreign_bytes_leave_every_port_serving() {
     let up = Up::start(&["--ephemeral"]).await;
     let mut addresses = vec![up.gateway.clone()];
     for role in ["session", "cache", "data", "jobs"] {
@@ -129,7 +129,7 @@ async fn bytes_that_are_not_grpc_leave_every_port_standing() {
     }
 }
 
-/// Sends bytes, returns what came back until the peer closed or said nothing for a while.
+/// Sends bytes. Returns the answer until the peer closes or is silent for a while.
 async fn say(address: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     stream.write_all(bytes).await.expect("sent");

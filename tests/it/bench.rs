@@ -1,5 +1,5 @@
-//! `shoal bench gateway` without its peers: it starts everything, sees that it forwards, measures, reports, and ends by
-//! itself. The figures of so short a run say nothing; whether they are there does.
+//! `shoal bench gateway` without its peers: it starts everything, checks that calls are forwarded, measures, reports, and ends
+//! by itself. The figures of so short a run say nothing; the test only checks that they are there.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::process::Command;
 
 use crate::harness::process::{Process, shoal_binary};
 
-/// A busy machine and a debug build; the benchmark bounds itself, too.
+/// The time-out, for a busy machine and a debug build; the benchmark bounds itself too.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn the_gateway_is_measured_alone_and_the_report_is_whole() {
+async fn gateway_bench_reports_all_figures() {
     let mut command = Command::new(shoal_binary());
     command.args(["bench", "gateway", "--alone", "--cores", "1", "--rounds", "1", "--seconds", "0.05"]);
     command.args(["--in-flight", "4", "--connections", "2", "--rate", "100"]);

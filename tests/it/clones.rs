@@ -1,4 +1,4 @@
-//! Clone equivalence: asked directly, every clone of a service gives the same answer, whichever clone wrote.
+//! Clone equivalence: every clone of a service gives the same answer, whichever clone wrote.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ impl Clones {
         Self { channels, cancel }
     }
 
-    /// Asks every clone; all answers must be the same to the byte.
+    /// Asks every clone and asserts that all answers are equal to the byte.
     async fn all_say<M: prost::Message + PartialEq + std::fmt::Debug>(
         &self,
         what: &str,

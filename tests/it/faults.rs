@@ -1,4 +1,4 @@
-//! kill -9 of one clone under a steady load through the gateway.
+//! Kills one clone by SIGKILL under a steady load through the gateway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::harness::clone::Clone;
 use crate::harness::engines::need;
 use crate::harness::{eventually, redis_server::RedisServer};
 
-/// Callers at the same time.
+/// The number of concurrent callers.
 const CALLERS: usize = 16;
-/// A bound, not a measure: a busy machine is slow, a hang is for ever.
+/// A bound, not a measurement: a busy machine is slow, a hang lasts for ever.
 const LOAD_WITHIN: Duration = Duration::from_secs(120);
 
-/// Calls sent to each address since the gateway started.
+/// Returns the calls sent to each address since the gateway started.
 async fn calls(channel: &Channel) -> HashMap<String, i64> {
     let upstreams = GatewayServiceClient::new(channel.clone())
         .list_upstreams(ListUpstreamsRequest {})
@@ -33,7 +33,7 @@ async fn calls(channel: &Channel) -> HashMap<String, i64> {
     session.endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint.calls)).collect()
 }
 
-/// χ² against an even spread; for 2 degrees of freedom 13.8 is the 0.1 % point.
+/// Computes χ² against an even spread; for 2 degrees of freedom 13.8 is the 0.1 % point.
 fn chi_square(counts: &[i64]) -> f64 {
     let mean = counts.iter().sum::<i64>() as f64 / counts.len() as f64;
     counts.iter().map(|n| (*n as f64 - mean).powi(2) / mean).sum()
@@ -48,7 +48,7 @@ struct Tally {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_clone_costs_no_idempotent_call_and_others_only_if_in_flight_on_it() {
+async fn killed_clone_costs_only_calls_in_flight() {
     let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
     let mut clones = Vec::new();
     for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! gRPC fidelity: clients and servers in other languages meet through the gateway and notice nothing.
+//! gRPC fidelity: clients and servers in other languages call each other through the gateway without a difference.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use crate::harness::eventually;
 use crate::harness::grpcurl::grpcurl;
 use crate::harness::process::{Process, free_port};
 
-/// Every case of Go's interop client but those that call with Google's credentials, which need TLS and accounts, and
-/// `pick_first_unary`, which asks for a name of itself that Go's server does not tell. Each is a process of its own. (The
-/// compressed and the cacheable cases of the specification are not in this client.)
+/// Every case of Go's interop client, except those with Google's credentials, which need TLS and accounts, and
+/// `pick_first_unary`, which needs a server name that Go's server does not send. Each runs in its own process. (The compressed
+/// and the cacheable cases of the specification are not in this client.)
 const INTEROP: [&str; 18] = [
     "empty_unary",
     "large_unary",
@@ -36,14 +36,14 @@ const INTEROP: [&str; 18] = [
     "orca_oob",
 ];
 
-/// What the interop server offers.
+/// The services of the interop server.
 const INTEROP_SERVICES: &str = "['grpc.testing.TestService', 'xds.service.orca.v3.OpenRcaService']";
 
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// A gateway with these lines of configuration.
+/// Starts a gateway with these lines of configuration.
 async fn gateway(configuration: &str) -> (Clone, tempfile::NamedTempFile) {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(configuration.as_bytes()).expect("written");
@@ -86,7 +86,7 @@ fn python_program(python: &str, program: &str, bindings: &tempfile::TempDir) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_python_client_and_server_notice_nothing() {
+async fn python_client_and_server_interoperate() {
     let (python, binary) = (need!("SHOAL_TEST_PYTHON"), need!("SHOAL_TEST_GRPCURL"));
     let echo = Echo::start(&python).await;
     let (gateway, _file) =
@@ -104,7 +104,7 @@ async fn a_python_client_and_server_notice_nothing() {
     .await;
 }
 
-/// A foreign service appears once the gateway has read its reflection. Gives back all that is listed.
+/// Waits until a foreign service is listed, once the gateway has read its reflection. Returns all services.
 async fn wait_until_listed(gateway: &Clone, grpcurl_binary: &str, service: &str) -> Vec<String> {
     eventually("the foreign service is listed", Duration::from_secs(20), async || {
         let answer = grpcurl(grpcurl_binary, &["-plaintext", &gateway.address, "list"]).await;
@@ -115,7 +115,7 @@ async fn wait_until_listed(gateway: &Clone, grpcurl_binary: &str, service: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpcurl_lists_describes_and_calls_a_service_nobody_described() {
+async fn grpcurl_uses_undescribed_service() {
     let (python, binary) = (need!("SHOAL_TEST_PYTHON"), need!("SHOAL_TEST_GRPCURL"));
     let echo = Echo::start(&python).await;
     let (gateway, _file) =
@@ -135,7 +135,7 @@ async fn grpcurl_lists_describes_and_calls_a_service_nobody_described() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpcurl_lists_describes_and_calls_two_foreign_services_in_one_place() {
+async fn grpcurl_sees_merged_foreign_services() {
     let (server, binary) = (need!("SHOAL_TEST_GO_REFLECTING_SERVER"), need!("SHOAL_TEST_GRPCURL"));
     let echo = Echo::start(&need!("SHOAL_TEST_PYTHON")).await;
     let mut server = Process::spawn(Command::new(server));
@@ -180,7 +180,7 @@ async fn grpcurl_lists_describes_and_calls_two_foreign_services_in_one_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_go_interop_client_passes_through_the_gateway() {
+async fn go_interop_passes_through_gateway() {
     let (client, server) = (need!("SHOAL_TEST_GO_INTEROP_CLIENT"), need!("SHOAL_TEST_GO_INTEROP_SERVER"));
     let port = free_port();
     let mut command = Command::new(server);

@@ -1,4 +1,4 @@
-//! A clone that is frozen (SIGSTOP) behind the gateway: its kernel still accepts, and nothing answers.
+//! A clone that is frozen (SIGSTOP) behind the gateway: its kernel still accepts connections, and nothing answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,13 @@ use crate::harness::clone::Clone;
 use crate::harness::engines::need;
 use crate::harness::{eventually, redis_server::RedisServer};
 
-/// Callers at the same time.
+/// The number of concurrent callers.
 const CALLERS: usize = 8;
-/// The time for which a frozen clone may hold a call: 4 s as docs/gateway.md says, doubled for a busy machine. Whoever hangs with the clone
-/// hangs for as long as it is frozen.
+/// The longest time a frozen clone may hold a call: 4 s as docs/gateway.md says, doubled for a busy machine. A call that hangs
+/// with the clone hangs for as long as it is frozen.
 const HELD_MAX: Duration = Duration::from_secs(8);
 
-/// Calls until `stop`: none may fail, or be held for longer than [`HELD_MAX`].
+/// Calls until `stop` and asserts that no call fails or is held for longer than [`HELD_MAX`].
 async fn call(channel: Channel, token: String, stop: Arc<AtomicBool>) {
     let mut client = shoal_client::session(channel);
     let mut longest = Duration::ZERO;
@@ -34,7 +34,7 @@ async fn call(channel: Channel, token: String, stop: Arc<AtomicBool>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_move_on_from_a_frozen_clone() {
+async fn calls_leave_a_frozen_clone() {
     let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
     let frozen = Clone::start("session", &["--redis", &redis.url]).await;
     let other = Clone::start("session", &["--redis", &redis.url]).await;

@@ -1,4 +1,4 @@
-//! HTTP/2 itself, judged by a tool we did not write: every case of h2spec, the strict ones too. There are no exceptions.
+//! HTTP/2 conformance, checked by a foreign tool: every case of h2spec, including the strict ones, without exceptions.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::process::Command;
 use crate::harness::clone::Clone;
 use crate::harness::engines::need;
 
-/// Cases of h2spec 2.2.1 with `--strict`: RFC 7540, RFC 7541 and its own.
+/// The number of cases of h2spec 2.2.1 with `--strict`: RFC 7540, RFC 7541 and its own.
 const CASES: usize = 146;
 
-/// What one case may wait for an answer: a failed one waits this long, a passed one does not.
+/// The seconds a case may wait for an answer: a failed one waits this long, a passed one does not.
 const CASE_SECONDS: &str = "10";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_case_of_h2spec_passes() {
+async fn every_h2spec_case_passes() {
     let h2spec = need!("SHOAL_TEST_H2SPEC");
     // It asks with GET / only, which the gateway answers itself.
     let gateway = Clone::start("gateway", &[]).await;

@@ -1,4 +1,4 @@
-//! What all tests share: engines from the environment, processes that end with their test, waiting with a deadline.
+//! The harness of all tests: engines from the environment, processes that end with their test, waiting with a deadline.
 
 pub(crate) mod clone;
 pub(crate) mod engines;
@@ -11,7 +11,7 @@ pub(crate) mod up;
 
 use std::time::{Duration, Instant};
 
-/// Polls until `ready` gives something; panics with `what` after `within`.
+/// Polls until `ready` returns a value; panics with `what` after `within`.
 pub(crate) async fn eventually<T, F>(what: &str, within: Duration, mut ready: F) -> T
 where
     F: AsyncFnMut() -> Option<T>,
@@ -26,7 +26,7 @@ where
     }
 }
 
-/// A seed for a randomised test, printed so that a failure can be repeated with `SHOAL_TEST_SEED`.
+/// Returns a seed for a randomised test, and prints it so that a failure can be repeated with `SHOAL_TEST_SEED`.
 pub(crate) fn seed(test: &str) -> u64 {
     let given = std::env::var("SHOAL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
@@ -34,7 +34,7 @@ pub(crate) fn seed(test: &str) -> u64 {
     seed
 }
 
-/// How much of something, if the environment does not say: little for every day, all of it for a report.
+/// Returns the number in `variable`, or `default`: small for every day, larger for a report.
 pub(crate) fn number_of(variable: &str, default: u64) -> u64 {
     let Ok(value) = std::env::var(variable) else { return default };
     value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number"))

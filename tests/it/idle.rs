@@ -1,4 +1,4 @@
-//! Counts what a mesh at rest asks of its stores.
+//! Counts the commands that an idle mesh sends to its stores.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::harness::eventually;
 use crate::harness::redis_server::RedisServer;
 use crate::harness::up::Up;
 
-/// Commands a second that one Redis may get from a mesh at rest: twice what is the aim.
+/// The commands per second that one Redis may get from an idle mesh: twice the target.
 const COMMANDS_MAX: f64 = 2.0 * 20.0;
 
-/// The commands that Redis has ever run, those in scripts too.
+/// Returns the number of commands that Redis has ever run, including those in scripts.
 async fn commands(redis: &RedisServer) -> u64 {
     let address = redis.url.strip_prefix("redis://").expect("a URL");
     let mut stream = TcpStream::connect(address).await.expect("connected");
@@ -26,7 +26,7 @@ async fn commands(redis: &RedisServer) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mesh_at_rest_hardly_asks_redis() {
+async fn idle_mesh_hardly_asks_redis() {
     let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
     let up = Up::start(&["--redis", &redis.url, "--ephemeral", "--clones", "4"]).await;
     let mut jobs = shoal_client::jobs(up.channel());

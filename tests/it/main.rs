@@ -1,7 +1,7 @@
 //! The integration tests: one binary, real processes, real sockets, real engines.
 //!
-//! `scripts/test` provides the engines and names them in `SHOAL_TEST_*` variables. Without them a test that needs one
-//! says so and passes, unless `SHOAL_TEST_REQUIRE=1`.
+//! `scripts/test` provides the engines and names them in `SHOAL_TEST_*` variables. Without them a test that needs one says so
+//! and passes, unless `SHOAL_TEST_REQUIRE=1`.
 
 mod harness;
 

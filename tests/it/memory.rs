@@ -1,5 +1,5 @@
-//! What clients cost a gateway that do nothing, that do not read, and that take whatever they can get: its resident memory
-//! stays within a bound that is said here, whatever they were sent.
+//! The memory that idle, non-reading and greedy clients cost a gateway: its resident memory stays within the bounds named here,
+//! whatever they are sent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,44 +16,44 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::harness::clone::Clone;
 use crate::harness::{eventually, number_of};
 
-/// Idle connections; 10 000 for a report.
+/// The variable for the number of idle connections; 10 000 for a report.
 const CONNECTIONS: &str = "SHOAL_TEST_CONNECTIONS";
 const CONNECTIONS_DEFAULT: u64 = 1_000;
 
-/// Readers that do not read; 1 000 for a report.
+/// The variable for the number of readers that do not read; 1 000 for a report.
 const READERS: &str = "SHOAL_TEST_READERS";
 const READERS_DEFAULT: u64 = 100;
 
-/// What an idle connection may cost: the tables of HPACK, and a task.
+/// The memory of an idle connection: the tables of HPACK, and a task.
 const CONNECTION_KIB_MAX: u64 = 28;
 
-/// What a reader that has stopped may cost: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), what
-/// was read past them (a frame of 16 KiB each way), and the connection.
+/// The memory of a reader that has stopped: `answer_window` and `send_buffer` of `[gateway.limits]` (256 and 64 KiB), the bytes
+/// read past them (a frame of 16 KiB each way), and the connection.
 const READER_KIB_MAX: u64 = 256 + 64 + 2 * 16 + CONNECTION_KIB_MAX;
 
-/// Connections that take what they can get; 10 for a report.
+/// The variable for the number of greedy connections; 10 for a report.
 const HOSTILE: &str = "SHOAL_TEST_HOSTILE";
 const HOSTILE_DEFAULT: u64 = 1;
 
-/// What one of those may cost, and ten of them.
+/// The memory of one greedy connection, and of ten.
 const HOSTILE_KIB_MAX: u64 = 64 << 10;
 const TEN_HOSTILE_KIB_MAX: u64 = 256 << 10;
 
-/// Calls each of them makes: as many as a connection may have.
+/// The calls of each greedy connection: as many as a connection may have.
 const HOSTILE_CALLS: usize = 1_000;
 
-/// What the gateway's memory may grow by for other reasons meanwhile.
+/// The growth of the gateway's memory that other causes may add.
 const SLACK_KIB: u64 = 8 << 10;
 
-/// Of an answer that nobody reads.
+/// The size of an answer that nobody reads.
 const ANSWER_BYTES: u64 = 1 << 30;
 
-/// Sockets of this process, and of the gateway, for other things.
+/// The sockets that this process and the gateway need for other things.
 const SOCKETS_KEPT: u64 = 200;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The number that is asked for, or what the limit on open files lets us have.
+/// Returns the number in `variable`, or what the limit on open files allows.
 fn sockets(variable: &str, default: u64) -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
@@ -65,14 +65,14 @@ fn sockets(variable: &str, default: u64) -> u64 {
     asked.min(most)
 }
 
-/// Resident memory of the gateway's process.
+/// Returns the resident memory of the gateway's process.
 fn resident_kib(gateway: &Clone) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("KiB")
 }
 
-/// A server whose answers have no end anybody waits for. Counts what it was let send.
+/// A server whose answers never end. Counts the bytes that it could send.
 struct Endless {
     address: SocketAddr,
     sent: Arc<AtomicU64>,
@@ -94,7 +94,7 @@ impl Endless {
         Self { address, sent, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    /// Waits until no answer goes on.
+    /// Waits until no answer makes progress.
     async fn stalled(&self) {
         let mut last = 0;
         eventually("every answer to stall", PATIENCE, async || {
@@ -157,7 +157,7 @@ const ENDLESS: &str = "/acme.flood.v1.Flood/Endless";
 const SILENT: &str = "/acme.flood.v1.Flood/Silent";
 const ONCE: &str = "/acme.flood.v1.Flood/Once";
 
-/// A gateway of a process of its own before such a server, ready.
+/// Starts a gateway in its own process before such a server, and waits until it is ready.
 async fn gateway(server: &Endless) -> (Clone, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     let text = format!(
@@ -175,7 +175,7 @@ async fn gateway(server: &Endless) -> (Clone, tempfile::NamedTempFile) {
     (gateway, file)
 }
 
-/// One connection to the gateway. Reads as long as it lives.
+/// A connection to the gateway, which is read as long as it lives.
 struct Client {
     sender: h2::client::SendRequest<Bytes>,
     driver: AbortOnDropHandle<()>,
@@ -191,7 +191,7 @@ impl Client {
         Self { sender, driver: AbortOnDropHandle::new(driver) }
     }
 
-    /// Begins a call and waits for the head of its answer.
+    /// Starts a call and waits for the head of its answer.
     async fn call(&self, path: &str) -> Result<Response<h2::RecvStream>, h2::Error> {
         let request = Request::post(format!("http://mesh.test{path}"))
             .header("content-type", "application/grpc")
@@ -203,7 +203,7 @@ impl Client {
     }
 }
 
-/// Fifty at a time, so that no backlog runs over.
+/// Connects clients fifty at a time, so that no backlog overflows.
 async fn clients<C>(count: u64, connect: impl AsyncFn() -> C) -> Vec<C> {
     futures::stream::iter(0..count).map(|_| connect()).buffer_unordered(50).collect().await
 }
@@ -227,17 +227,17 @@ async fn idle_connections_cost_little() {
     drop(clients);
 }
 
-/// How a reader stops.
+/// The way a reader stops.
 #[derive(Debug, Clone, Copy)]
 enum Stop {
-    /// Its library takes no more than its window.
+    /// The library takes no more than its window.
     AtTheWindow,
-    /// Its window is open as far as it goes, and its process takes nothing off the socket.
+    /// The window is as wide as possible, and the process reads nothing from the socket.
     AtTheSocket,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_that_stop_cost_their_windows_and_no_more() {
+async fn stopped_readers_cost_only_their_windows() {
     let server = Endless::start().await;
     let (gateway, _file) = gateway(&server).await;
     let count = sockets(READERS, READERS_DEFAULT);
@@ -276,20 +276,20 @@ async fn readers_that_stop_cost_their_windows_and_no_more() {
     drop(kept);
 }
 
-/// What a connection takes.
+/// The resource that a greedy connection takes.
 #[derive(Debug, Clone, Copy)]
 enum Takes {
     /// Calls whose requests never end.
     HalfOpenCalls,
-    /// Calls with headers as long as they may be, of a field that is said once and then referred to.
+    /// Calls with the longest allowed headers, of a field that is sent once and then referred to.
     Headers,
-    /// Bodies that are sent on and kept to be sent again.
+    /// Bodies that are forwarded and kept for a retry.
     KeptBodies,
-    /// Answers that it does not read.
+    /// Answers that the client does not read.
     UnreadAnswers,
 }
 
-/// As many calls as the connection may have, all that it wants of them said.
+/// Makes as many calls as the connection may have, and sends all their requests.
 async fn take(takes: Takes, client: &Client) -> Vec<(h2::client::ResponseFuture, h2::SendStream<Bytes>)> {
     const BODY_FRAMES: usize = 7;
     let mut calls = Vec::new();
@@ -317,7 +317,7 @@ async fn take(takes: Takes, client: &Client) -> Vec<(h2::client::ResponseFuture,
     calls
 }
 
-/// The most memory the gateway has until it no longer grows.
+/// Returns the gateway's peak memory once it no longer grows.
 async fn peak_kib(gateway: &Clone) -> u64 {
     let (mut peak, mut same) = (0, 0);
     eventually("the gateway to grow no more", PATIENCE, async || {
@@ -331,7 +331,7 @@ async fn peak_kib(gateway: &Clone) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_what_it_can_get_gets_a_part() {
+async fn greedy_connections_get_a_share() {
     for takes in [Takes::HalfOpenCalls, Takes::Headers, Takes::KeptBodies, Takes::UnreadAnswers] {
         let server = Endless::start().await;
         let (gateway, _file) = gateway(&server).await;
@@ -361,7 +361,7 @@ async fn who_takes_what_it_can_get_gets_a_part() {
     }
 }
 
-/// An answer that is read.
+/// An answer that is being read.
 struct Reading(h2::RecvStream);
 
 impl Reading {

@@ -1,4 +1,4 @@
-//! The read path of the seed idea: cache miss → data service → filled → hit.
+//! The read path: cache miss → data service → filled → hit.
 
 use shoal_proto::cache::v1 as cache;
 use shoal_proto::data::v1 as data;
@@ -55,12 +55,12 @@ async fn a_miss_reads_the_row_and_fills(engines: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_miss_reads_the_row_and_fills_on_embedded_engines() {
+async fn miss_fills_cache_on_embedded_engines() {
     a_miss_reads_the_row_and_fills(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_miss_reads_the_row_and_fills_on_real_engines() {
+async fn miss_fills_cache_on_real_engines() {
     let (redis, cassandra) = (need!("SHOAL_TEST_REDIS"), need!("SHOAL_TEST_CASSANDRA"));
     a_miss_reads_the_row_and_fills(&["--redis", &redis, "--cassandra", &cassandra]).await;
 }

@@ -1,5 +1,6 @@
-//! The README's five minutes: every `console` block is run against `shoal up`, and prints what it says.
-//! `…` stands for any text in a line; a line of only `…` for any lines. A command goes on in lines that begin with `> `.
+//! Runs every `console` block of the README against `shoal up` and compares the output.
+//!
+//! `…` stands for any text in a line; a line of only `…` for any lines. A command continues in lines that begin with `> `.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,14 +13,14 @@ use crate::harness::engines::need;
 use crate::harness::process::shoal_binary;
 use crate::harness::up::Up;
 
-/// A command and what it prints.
+/// A command and its expected output.
 struct Step {
     command: String,
     expected: Vec<String>,
 }
 
 impl Step {
-    /// Takes in the line after: of the command, or of what it prints.
+    /// Adds the next line, of the command or of its output.
     fn go_on(&mut self, line: &str) {
         match line.strip_prefix("> ") {
             Some(more) if self.expected.is_empty() => self.command.push_str(&format!("\n{more}")),
@@ -47,7 +48,7 @@ fn steps() -> Vec<Step> {
     steps
 }
 
-/// Whether a line fits a pattern with `…` for any text.
+/// Returns whether a line fits a pattern with `…` for any text.
 fn line_fits(pattern: &str, line: &str) -> bool {
     let mut rest = line;
     let mut parts = pattern.split('…').peekable();
@@ -77,7 +78,7 @@ fn fits(expected: &[String], printed: &[&str]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_console_block_prints_what_it_says() {
+async fn console_blocks_print_what_they_show() {
     const MARK: &str = "=== step";
     const WITHIN: Duration = Duration::from_secs(120);
     let grpcurl = need!("SHOAL_TEST_GRPCURL");
@@ -136,7 +137,7 @@ async fn every_console_block_prints_what_it_says() {
 }
 
 #[test]
-fn the_wildcard_is_not_everything() {
+fn wildcard_does_not_match_everything() {
     assert!(line_fits("a…c", "abc") && line_fits("a…", "a") && line_fits("abc", "abc"));
     assert!(!line_fits("a…c", "abd") && !line_fits("abc", "abcd") && !line_fits("b…", "abc"));
 }

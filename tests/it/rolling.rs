@@ -1,6 +1,6 @@
-//! A rolling restart of the whole mesh under load: every clone of every service and both gateways, each ended by SIGTERM
-//! and started again where it was, in an order of the seed's choice. It costs the callers nothing: no unary call fails,
-//! safe to repeat or not, short or long, of a client that balances over the gateways or of one that just follows GOAWAY.
+//! A rolling restart of the whole mesh under load: every clone of every service and both gateways, each ended by SIGTERM and
+//! started again at its address, in an order given by the seed. It costs the callers nothing: no unary call fails, safe to
+//! repeat or not, short or long, of a client that balances over the gateways or of one that only follows GOAWAY.
 
 mod follower;
 
@@ -29,23 +29,23 @@ use crate::harness::process::free_port;
 use crate::harness::redis_server::RedisServer;
 use crate::harness::{eventually, number_of, seed};
 
-/// How often the whole mesh is restarted, each time from a seed of its own.
+/// The variable for the number of restarts of the whole mesh, each with its own seed.
 const ROUNDS: &str = "SHOAL_TEST_RESTARTS";
 const ROUNDS_DEFAULT: u64 = 2;
 
 const SERVICES: [&str; 4] = ["session", "cache", "data", "jobs"];
 const CLONES: usize = 2;
 const CALLERS: usize = 12;
-/// Callers whose calls are in flight for so long that every drain finds some: longer than its notice by far.
+/// The callers whose calls are in flight for so long that every drain finds some: much longer than its notice.
 const WAITERS: usize = 4;
 const WAIT: Duration = Duration::from_millis(300);
-/// Clients that know of no health and follow GOAWAY.
+/// The clients without health checks that follow GOAWAY.
 const FOLLOWERS: usize = 4;
 
-/// A bound, not a measure: a busy machine is slow, a hang is for ever.
+/// A bound, not a measurement: a busy machine is slow, a hang lasts for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One process, and how it is started again.
+/// A process, and the way to start it again.
 struct Member {
     role: &'static str,
     flags: Vec<String>,
@@ -58,7 +58,7 @@ impl Member {
         Self { role, flags, clone }
     }
 
-    /// As an orchestrator does it: SIGTERM, the end, a new process at the same address.
+    /// Restarts it like an orchestrator: SIGTERM, the end, a new process at the same address.
     async fn restart(&mut self) {
         self.clone.process.signal("TERM");
         let status = self.clone.process.ended(PATIENCE).await;
@@ -67,7 +67,7 @@ impl Member {
         self.clone = start(self.role, &address, &self.flags).await;
     }
 
-    /// What a gateway says of its upstreams.
+    /// Returns what a gateway reports about its upstreams.
     async fn upstreams(&self) -> Option<Vec<Upstream>> {
         let mut client = GatewayServiceClient::new(self.clone.channel());
         Some(client.list_upstreams(ListUpstreamsRequest {}).await.ok()?.into_inner().upstreams)
@@ -114,12 +114,13 @@ impl Mesh {
         self.gateways().map(|member| member.clone.address.clone()).collect()
     }
 
-    /// A channel over both gateways.
+    /// Returns a channel over both gateways.
     fn channel(&self, cancel: &CancellationToken) -> Channel {
         shoal_client::connect(&self.addresses().join(","), "gateway", "test", cancel).expect("addresses")
     }
 
-    /// Waits until what was restarted carries calls again, as whoever restarts the next one must; or until there are none.
+    /// Waits until the restarted process carries calls again, as an orchestrator must before the next restart; or until the
+    /// calls have stopped.
     async fn carries_calls(&self, restarted: usize, tally: &Tally) {
         let member = &self.members[restarted];
         let address = &member.clone.address;
@@ -145,13 +146,13 @@ impl Mesh {
     }
 }
 
-/// What the callers saw.
+/// The results of the callers.
 #[derive(Default)]
 struct Tally {
-    /// No more calls: all is done, or one has failed.
+    /// Stops the calls: all is done, or one has failed.
     stop: AtomicBool,
     calls: AtomicU64,
-    /// Said by a service of its own engine, which a busy machine can make too slow: no loss of the mesh's.
+    /// Counts errors of a service's own engine, which a busy machine can make too slow: the mesh lost no call there.
     engine: AtomicU64,
     failed: Mutex<Vec<String>>,
 }
@@ -173,7 +174,7 @@ fn text(text: &str) -> Value {
     Value { kind: Some(Kind::StringValue(text.into())) }
 }
 
-/// What all callers work on.
+/// The data that all callers work on.
 #[derive(Clone)]
 struct Subject {
     token: String,
@@ -200,7 +201,7 @@ impl Subject {
     }
 }
 
-/// One unary call after the other, of every service, half of them not safe to repeat.
+/// Makes one unary call after the other, to every service, half of them not safe to repeat.
 async fn call_on(caller: usize, channel: Channel, subject: Subject, tally: &Tally) {
     let mut sessions = shoal_client::session(channel.clone());
     let mut entries = shoal_client::cache(channel.clone());
@@ -266,7 +267,7 @@ async fn call_on(caller: usize, channel: Channel, subject: Subject, tally: &Tall
     }
 }
 
-/// A lease of nothing: each call takes its whole wait.
+/// Returns a lease request for an empty queue: each call takes its whole wait.
 fn nothing() -> jobs::LeaseJobsRequest {
     let wait = prost_types::Duration { seconds: 0, nanos: WAIT.subsec_nanos() as i32 };
     jobs::LeaseJobsRequest { queue: "nothing".into(), wait: Some(wait), ..Default::default() }
@@ -296,7 +297,7 @@ const LEASE: &str = "/shoal.jobs.v1.WorkerService/LeaseJobs";
 const ENQUEUE: &str = "/shoal.jobs.v1.JobsService/Enqueue";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_of_everything_fails_no_call() {
+async fn rolling_restart_fails_no_call() {
     let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
     let mut mesh = Mesh::start(&redis.url, &need!("SHOAL_TEST_CASSANDRA")).await;
     let cancel = CancellationToken::new();

@@ -1,4 +1,4 @@
-//! `scripts/rolling-restart` against a Docker that is a script: which containers it leaves, and what it says.
+//! `scripts/rolling-restart` against a fake Docker: which containers it leaves, and what it prints.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-/// Knows containers as files `running/SERVICE/ID`. New ones are `new1`, `new2`; what they are like is said by variables.
+/// A fake Docker that keeps containers as files `running/SERVICE/ID`. New ones are `new1`, `new2`; variables say in what state
+/// they are.
 const DOCKER: &str = r#"#!/usr/bin/env bash
 set -eu
 cd "$FAKE_STATE"
@@ -36,7 +37,7 @@ esac
 struct Docker(tempfile::TempDir);
 
 impl Docker {
-    /// With two containers of session and a gateway.
+    /// Creates a fake Docker with two containers of session and one of gateway.
     fn new() -> Docker {
         let dir = tempfile::tempdir().expect("a folder");
         let docker = Docker(dir);
@@ -55,7 +56,7 @@ impl Docker {
         self.0.path()
     }
 
-    /// The containers of a service.
+    /// Returns the containers of a service.
     fn containers(&self, service: &str) -> Vec<String> {
         let names = std::fs::read_dir(self.path().join("running").join(service)).expect("a folder");
         let mut names: Vec<String> =
@@ -79,7 +80,7 @@ impl Docker {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_replaces_every_container() {
+async fn rolling_restart_replaces_every_container() {
     let docker = Docker::new();
     let (output, said) = docker.restart("session", &[]).await;
     assert!(output.status.success(), "{said}");
@@ -87,7 +88,7 @@ async fn a_rolling_restart_replaces_every_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_containers_stay_when_new_ones_are_not_well() {
+async fn unhealthy_new_containers_keep_old_ones() {
     for (variable, value, reason) in [
         ("FAKE_HEALTH", "unhealthy", "is unhealthy after"),
         ("FAKE_SERVING", "NOT_SERVING", "does not serve shoal.session.v1.SessionService: NOT_SERVING"),
@@ -103,7 +104,7 @@ async fn old_containers_stay_when_new_ones_are_not_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_with_a_fixed_port_is_left_as_it_is() {
+async fn fixed_port_service_is_left_alone() {
     let docker = Docker::new();
     let (output, said) = docker.restart("gateway", &[("FAKE_PORT", "7000")]).await;
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -1,4 +1,4 @@
-//! `shoal serve ROLE`: what every clone does alike.
+//! `shoal serve ROLE`: the behaviour that all clones share.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::clone::Clone;
 use crate::harness::process::{Process, free_port, shoal_binary};
 
-/// A call that waits: nothing is ever enqueued in that queue.
+/// Returns a lease request that waits: nothing is ever enqueued in its queue.
 fn waits(wait: Duration) -> jobs::LeaseJobsRequest {
     let wait = prost_types::Duration { seconds: wait.as_secs() as i64, nanos: 0 };
     jobs::LeaseJobsRequest { queue: "nothing".into(), wait: Some(wait), ..Default::default() }
@@ -30,7 +30,7 @@ async fn plain(address: &str) -> tonic::transport::Channel {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_deadline_exceeded_not_cancelled() {
+async fn deadline_is_not_reported_as_cancelled() {
     let clone = Clone::start("jobs", &["--ephemeral"]).await;
     // Over h2 itself: a tonic client would cut the call before the server's answer came.
     let begun = Instant::now();
@@ -42,7 +42,7 @@ async fn a_deadline_is_deadline_exceeded_not_cancelled() {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 }
 
-/// LeaseJobs with a wait of 20 s and this `grpc-timeout`, and the status it ended with.
+/// Calls LeaseJobs with a wait of 20 s and this `grpc-timeout`. Returns the status.
 async fn raw_lease(address: &str, timeout: &str) -> Status {
     let stream = tokio::net::TcpStream::connect(address).await.expect("connected");
     let (sender, connection) = h2::client::handshake(stream).await.expect("a handshake");
@@ -64,7 +64,7 @@ async fn raw_lease(address: &str, timeout: &str) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
+async fn drain_finishes_running_calls_only() {
     let mut clone = Clone::start("jobs", &["--ephemeral", "--drain", "8s"]).await;
     let channel = plain(&clone.address).await;
     let mut health = HealthClient::new(channel.clone());
@@ -86,7 +86,7 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_that_goes_away_drains_the_process() {
+async fn closed_terminal_drains_the_process() {
     let mut clone = Clone::start("jobs", &["--ephemeral", "--drain", "8s"]).await;
     let channel = plain(&clone.address).await;
     let mut health = HealthClient::new(channel.clone());
@@ -101,7 +101,7 @@ async fn a_terminal_that_goes_away_drains_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_ignored_at_the_start_stays_ignored() {
+async fn ignored_hangup_stays_ignored() {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(shoal_binary()).args([
         "serve",
@@ -130,7 +130,7 @@ async fn a_hangup_ignored_at_the_start_stays_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flags_beat_the_environment_which_beats_the_file() {
+async fn flags_override_environment_and_file() {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     let text = format!("listen = '127.0.0.1:{}'\nadmin = '127.0.0.1:0'\nephemeral = true\n", ports[0]);
@@ -157,7 +157,7 @@ async fn flags_beat_the_environment_which_beats_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_says_it_with_its_exit_code() {
+async fn health_sets_its_exit_code() {
     let clone = Clone::start("session", &["--ephemeral"]).await;
     let ask = async |arguments: &[&str]| {
         let output = Command::new(shoal_binary()).args(["health", "--addr"]).args(arguments).output();
@@ -195,7 +195,7 @@ async fn log_lines_can_be_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_warns_of_what_cannot_be_meant_at_the_start_and_after_a_reload() {
+async fn gateway_warns_of_unintended_configuration() {
     const SOON: Duration = Duration::from_secs(20);
     let routes = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     std::fs::write(routes.path(), "").expect("written");
@@ -228,7 +228,7 @@ async fn a_gateway_warns_of_what_cannot_be_meant_at_the_start_and_after_a_reload
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_clones_that_is_missing_says_whether_there_was_one_before() {
+async fn missing_clone_list_error_names_previous() {
     const SOON: Duration = Duration::from_secs(20);
     let dir = tempfile::tempdir().expect("a folder");
     let list = dir.path().join("session.targets");

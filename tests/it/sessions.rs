@@ -1,5 +1,5 @@
-//! kill -9 of a session clone in the middle of its work: what it answered is in the store, what it did not answer is
-//! there whole or not at all.
+//! Kills a session clone by SIGKILL in the middle of its work: answered writes are in the store, unanswered ones are there
+//! completely or not at all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,15 +23,15 @@ fn text(n: u64) -> Value {
     Value { kind: Some(Kind::StringValue(n.to_string())) }
 }
 
-/// Two attributes that are only ever written together, with the same value.
+/// Returns two attributes that are only ever written together, with the same value.
 fn pair(n: u64) -> BTreeMap<String, Value> {
     [("a".to_owned(), text(n)), ("b".to_owned(), text(n))].into()
 }
 
-/// What was answered: the token, and the last number whose update was.
+/// The answered writes: the token, and the last number whose update was answered.
 type Answered = Arc<Mutex<Vec<(String, u64)>>>;
 
-/// Creates a session and updates it, over and over, until the clone is gone.
+/// Creates and updates sessions until the clone is gone.
 async fn write_until_killed(mut client: SessionServiceClient<Channel>, user: String, answered: Answered) {
     loop {
         let create = session::CreateSessionRequest {
@@ -65,7 +65,7 @@ fn number(session: &session::Session) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_clone_answered_is_there_and_the_rest_is_whole_or_absent() {
+async fn killed_clone_keeps_answered_writes() {
     let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
     let mut random = fastrand::Rng::with_seed(seed("a killed session clone"));
     let flags = ["--redis", &redis.url];
@@ -115,7 +115,7 @@ async fn what_a_killed_clone_answered_is_there_and_the_rest_is_whole_or_absent()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_with_other_keys_than_the_store_was_written_under_says_so() {
+async fn foreign_session_keys_are_reported() {
     let server = need!("SHOAL_TEST_REDIS_SERVER");
     let redis = RedisServer::start(&server).await;
     let soon = Duration::from_secs(20);

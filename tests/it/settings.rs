@@ -1,4 +1,4 @@
-//! What a person is told whose settings cannot be: the flag, the variable or the key, what it was, what it takes.
+//! The errors for invalid settings: they name the flag, the variable or the key, the value, and what is accepted.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::harness::process::{Process, free_port, shoal_binary};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What `shoal` said with these arguments, variables and file, which it must refuse.
+/// Returns what `shoal` prints for these arguments, variables and file, which it must refuse.
 async fn refusal(arguments: &[&str], variables: &[(&str, &str)], toml: &str) -> String {
     let file = tempfile::Builder::new().prefix("shoal-").suffix(".toml").tempfile().expect("a file");
     std::fs::write(file.path(), toml).expect("written");
@@ -31,7 +31,7 @@ async fn refusal(arguments: &[&str], variables: &[(&str, &str)], toml: &str) -> 
 const PORTS: [&str; 5] = ["--ephemeral", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_setting_is_named_as_it_was_given_with_what_it_takes() {
+async fn bad_setting_error_names_its_source() {
     let up = |text: &str| refused_up(text.to_owned());
     async fn refused_up(text: String) -> String {
         refusal(&[&["up"], &PORTS[..]].concat(), &[], &text).await
@@ -89,7 +89,7 @@ async fn a_bad_setting_is_named_as_it_was_given_with_what_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_secret_is_not_shown() {
+async fn refused_secret_is_not_shown() {
     let secret = "c2VjcmV0";
     for said in [
         refusal(&["serve", "session"], &[("SHOAL_SESSION__KEYS", secret)], "").await,
@@ -115,7 +115,7 @@ async fn a_refused_secret_is_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_that_means_nothing_to_a_command_is_not_offered_and_says_why() {
+async fn foreign_flag_is_refused_with_reason() {
     let help = |command: &'static [&'static str]| async move {
         let mut shoal = Command::new(shoal_binary());
         shoal.args(command).arg("--help");
@@ -139,14 +139,14 @@ async fn a_flag_that_means_nothing_to_a_command_is_not_offered_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn localhost_can_be_listened_on() {
+async fn listens_on_localhost() {
     let clone = Clone::start_at("session", &format!("localhost:{}", free_port()), &["--ephemeral"]).await;
     let health = Command::new(shoal_binary()).args(["health", "--addr", &clone.address]).output();
     assert!(health.await.expect("it runs").status.success(), "{}", clone.process.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn variables_that_are_not_read_are_warned_of() {
+async fn unread_variables_are_warned_of() {
     let mut command = Command::new(shoal_binary());
     command.args(["serve", "session"]).args(PORTS).env("SHOAL_REDIS_URL", "redis://127.0.0.1:1");
     let mut process = Process::spawn(command);
@@ -154,7 +154,7 @@ async fn variables_that_are_not_read_are_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_without_a_named_engine_is_refused() {
+async fn clone_without_engine_is_refused() {
     for (role, shared) in
         [("session", "--redis"), ("cache", "--redis"), ("jobs", "--redis"), ("data", "--cassandra")]
     {

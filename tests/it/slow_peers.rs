@@ -1,5 +1,4 @@
-//! What peers cost a clone that send no message to its end, or take no answer: what a clone holds for them is bounded, and
-//! those who read and write go on.
+//! The memory of a clone whose peers never finish a message or take no answer is bounded, and honest callers go on.
 
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use crate::harness::eventually;
 
 const CALLS: usize = 300;
 const VALUE_BYTES: usize = 900 << 10;
-/// Twice what `budget.rs` of kit lets either kind hold: a buffer that grows is copied.
+/// The memory for either kind: twice what kit's `budget.rs` allows, since a growing buffer is copied.
 const HELD_KIB_MAX: u64 = 2 * (32 << 10);
-/// For each call: its task, and a piece of an answer or the buffers of a request.
+/// The memory of each call: its task, and a piece of an answer or the buffers of a request.
 const CALL_KIB_MAX: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -41,7 +40,7 @@ fn set(key: &str) -> SetRequest {
     SetRequest { namespace: "n".to_owned(), key: key.to_owned(), value: value.into(), ..Default::default() }
 }
 
-/// A connection that reads frames and takes as little of answers as `window` says.
+/// A connection that reads frames and takes as little of the answers as `window` says.
 struct Peer {
     sender: h2::client::SendRequest<Bytes>,
     _driver: AbortOnDropHandle<()>,
@@ -59,7 +58,7 @@ impl Peer {
         Self { sender, _driver: AbortOnDropHandle::new(driver) }
     }
 
-    /// Begins a call with a body that may go on.
+    /// Starts a call with a body that may go on.
     async fn call(&self, method: &str, body: Bytes, end: bool) -> (Call, h2::SendStream<Bytes>) {
         let request = Request::post(format!("http://mesh.test/shoal.cache.v1.CacheService/{method}"))
             .header("content-type", "application/grpc")
@@ -75,7 +74,7 @@ impl Peer {
 
 type Call = h2::client::ResponseFuture;
 
-/// An honest caller, again and again.
+/// Makes honest calls, again and again.
 async fn goes_on(clone: &Clone) {
     let mut client = CacheServiceClient::new(clone.channel()).max_decoding_message_size(4 << 20);
     for n in 0..20 {
@@ -92,7 +91,7 @@ fn check(clone: &Clone, before: u64, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_cost_a_bounded_sum() {
+async fn untaken_answers_cost_bounded_memory() {
     let clone = cache().await;
     goes_on(&clone).await;
     CacheServiceClient::new(clone.channel()).set(set("big")).await.expect("set");
@@ -108,7 +107,7 @@ async fn answers_that_nobody_takes_cost_a_bounded_sum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_do_not_end_cost_a_bounded_sum() {
+async fn endless_messages_cost_bounded_memory() {
     let clone = cache().await;
     goes_on(&clone).await;
     let before = resident_kib(&clone);

@@ -1,4 +1,4 @@
-//! Which store clones stand on: what they say of it, and what a gateway does when they see different ones.
+//! The stores of clones: what clones report, and what a gateway does when they see different ones.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn health(address: &str, service: &str) -> ServingStatus {
     answer.expect("an answer").into_inner().status()
 }
 
-/// A gateway before these clones of session.
+/// Starts a gateway before these session clones.
 async fn gateway_of(clones: &[&Clone]) -> Clone {
     let addresses: Vec<&str> = clones.iter().map(|clone| clone.address.as_str()).collect();
     Clone::start("gateway", &["--peer", &format!("session={}", addresses.join(","))]).await
@@ -47,7 +47,7 @@ async fn listed(gateway: &Clone) -> Vec<gateway::Endpoint> {
     list.upstreams.into_iter().next().expect("an upstream").endpoints
 }
 
-/// Waits until each clone's state is as said.
+/// Waits until each clone has the given state.
 async fn until(gateway: &Clone, states: &[(&Clone, EndpointState)]) -> Vec<gateway::Endpoint> {
     eventually("the states", SOON, async || {
         let endpoints = listed(gateway).await;
@@ -60,7 +60,7 @@ async fn until(gateway: &Clone, states: &[(&Clone, EndpointState)]) -> Vec<gatew
     .await
 }
 
-/// Makes sessions through the gateway and asks for each several times. None may be missing.
+/// Creates sessions through the gateway and asks for each several times. None may be missing.
 async fn sessions_are_found(gateway: &Clone) {
     let mut client = shoal_client::session(gateway.channel());
     for user in 0..5 {
@@ -74,7 +74,7 @@ async fn sessions_are_found(gateway: &Clone) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clones_with_different_stores_are_not_mixed() {
+async fn different_stores_are_not_mixed() {
     let mut first = Clone::start("session", &["--ephemeral"]).await;
     let second = Clone::start("session", &["--ephemeral"]).await;
     // The order of the addresses does not matter: who serves longest does.
@@ -107,7 +107,7 @@ fn body(answer: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clones_of_one_redis_stay_together_when_it_is_emptied() {
+async fn emptied_redis_keeps_clones_together() {
     let server = need!("SHOAL_TEST_REDIS_SERVER");
     let (redis, other) = (RedisServer::start(&server).await, RedisServer::start(&server).await);
     let first = Clone::start("session", &["--redis", &redis.url]).await;
@@ -137,7 +137,7 @@ async fn clones_of_one_redis_stay_together_when_it_is_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_is_ready_once_it_reached_its_engine() {
+async fn clone_is_ready_with_its_engine() {
     let server = need!("SHOAL_TEST_REDIS_SERVER");
     let port = free_port();
     let url = format!("redis://127.0.0.1:{port}");
@@ -174,7 +174,7 @@ async fn a_clone_is_ready_once_it_reached_its_engine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_cassandra_never_becomes_ready() {
+async fn wrong_cassandra_never_becomes_ready() {
     let clone = Clone::start("data", &["--cassandra", &format!("127.0.0.1:{}", free_port())]).await;
     let gateway = Clone::start("gateway", &["--peer", &format!("data={}", clone.address)]).await;
     assert_eq!(health(&clone.address, "shoal.data.v1.DataService").await, ServingStatus::NotServing);
@@ -193,7 +193,7 @@ async fn a_wrong_cassandra_never_becomes_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_clones_leaves_the_gateway_ready() {
+async fn gateway_is_ready_without_a_role() {
     let clone = Clone::start("session", &["--ephemeral"]).await;
     let peers = format!("session={};cache=127.0.0.1:{}", clone.address, free_port());
     let gateway = Clone::start("gateway", &["--peer", &peers]).await;

@@ -9,7 +9,7 @@ use crate::harness::clone::Clone;
 use crate::harness::process::{Process, shoal_binary};
 use crate::harness::up::Up;
 
-/// What `shoal top` printed with these arguments, and whether it ended well. Its output is no terminal.
+/// Returns what `shoal top` printed with these arguments, and whether it succeeded. Its output is no terminal.
 async fn top(arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(shoal_binary());
     command.arg("top").args(arguments);
@@ -23,7 +23,7 @@ async fn top(arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_prints_a_line_for_every_clone_and_what_became_of_the_calls() {
+async fn prints_every_clone_and_its_calls() {
     let up = Up::start(&["--ephemeral", "--clones", "session=3,cache=1,data=1,jobs=1"]).await;
     let mut sessions = shoal_client::session(up.channel());
     for _ in 0..30 {
@@ -51,7 +51,7 @@ async fn it_prints_a_line_for_every_clone_and_what_became_of_the_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_is_not_there_is_named() {
+async fn missing_gateway_is_named() {
     let (ended, text) = top(&["--once", "--addr", "127.0.0.1:1"]).await;
     assert!(!ended && text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
     let clone = Clone::start("session", &["--ephemeral"]).await;

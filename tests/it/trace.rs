@@ -1,4 +1,4 @@
-//! One trace shows the whole way: caller, gateway attempt, service, Redis command, CQL statement, job.
+//! One trace shows the whole path: caller, gateway attempt, service, Redis command, CQL statement, job.
 
 mod jaeger;
 mod receiver;
@@ -88,7 +88,7 @@ fn traced<T>(message: T, caller: &Caller) -> Request<T> {
     request
 }
 
-/// The way of a cache miss, from the caller to the CQL statement.
+/// Checks the path of a cache miss, from the caller to the CQL statement.
 fn check_read(tree: &Tree, driven: &Driven) {
     let caller = tree.span("caller", "caller GetObject", None);
     let gateway = tree.span("shoal-gateway", "shoal.cache.v1.CacheService/GetObject", Some(caller));
@@ -126,7 +126,7 @@ fn check_read(tree: &Tree, driven: &Driven) {
     }
 }
 
-/// A token is in no span.
+/// Checks that no span holds a token.
 fn check_secrecy(tree: &Tree) {
     assert!(tree.has("shoal-session"), "{tree}");
     for span in tree.spans() {
@@ -136,7 +136,7 @@ fn check_secrecy(tree: &Tree) {
     }
 }
 
-/// Enqueue makes a producer span; the worker's lease is linked to it.
+/// Checks that Enqueue makes a producer span, and that the worker's lease is linked to it.
 fn check_job(enqueued: &Tree, leased: &Tree, driven: &Driven) {
     let caller = enqueued.span("caller", "caller Enqueue", None);
     let gateway = enqueued.span("shoal-gateway", "shoal.jobs.v1.JobsService/Enqueue", Some(caller));
@@ -156,7 +156,7 @@ fn check_job(enqueued: &Tree, leased: &Tree, driven: &Driven) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_trace_shows_the_whole_way() {
+async fn trace_shows_the_whole_path() {
     let (redis, cassandra) = (need!("SHOAL_TEST_REDIS"), need!("SHOAL_TEST_CASSANDRA"));
     let receiver = Receiver::start().await;
     let up = Up::start(&[
@@ -188,9 +188,9 @@ async fn one_trace_shows_the_whole_way() {
     check_secrecy(&receiver.trace(&driven.sessions.trace_id));
 }
 
-/// Spans leave a process by the batch, every few seconds: what has come of a call says that all from before has come.
+/// Spans leave a process in batches every few seconds: once a call has arrived, so has everything before it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mesh_at_rest_begins_no_traces() {
+async fn idle_mesh_starts_no_traces() {
     let redis = need!("SHOAL_TEST_REDIS");
     let receiver = Receiver::start().await;
     let up = Up::start(&["--redis", &redis, "--otlp", &receiver.endpoint, "--ephemeral"]).await;
@@ -212,7 +212,7 @@ async fn a_mesh_at_rest_begins_no_traces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_attempts_of_a_hedged_call_are_children_of_it() {
+async fn hedged_attempts_share_a_parent() {
     let receiver = Receiver::start().await;
     let dir = tempfile::tempdir().expect("a folder");
     let (routes, config) = (dir.path().join("routes.toml"), dir.path().join("shoal.toml"));
@@ -257,16 +257,16 @@ async fn both_attempts_of_a_hedged_call_are_children_of_it() {
     assert_eq!(of("rpc.grpc.status_code"), ["0", "1"]);
 }
 
-/// How many calls of the session service were hedged.
+/// Returns how many calls of the session service were hedged.
 async fn hedges(up: &Up) -> i64 {
     let mut client = GatewayServiceClient::new(up.channel());
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
     list.upstreams.iter().find(|upstream| upstream.name == "session").expect("listed").hedges
 }
 
-/// The same assertion against a real Jaeger: `scripts/test jaeger`.
+/// Asserts the same against a real Jaeger: `scripts/test jaeger`.
 #[tokio::test(flavor = "multi_thread")]
-async fn jaeger_shows_the_whole_way() {
+async fn jaeger_shows_the_whole_path() {
     // Jaeger takes minutes to build: only its own run has it.
     let (Ok(otlp), Ok(query)) =
         (std::env::var("SHOAL_TEST_JAEGER_OTLP"), std::env::var("SHOAL_TEST_JAEGER_QUERY"))

@@ -1,4 +1,4 @@
-//! `shoal up` as its user meets it.
+//! `shoal up` as its user sees it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::harness::redis_server::RedisServer;
 use crate::harness::up::Up;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
+async fn reports_ready_and_drains_on_ctrl_c() {
     let mut up = Up::start(&["--ephemeral"]).await;
     for role in ["session", "cache", "data", "jobs"] {
         assert_eq!(up.clones(role).len(), 2, "{role}");
@@ -39,7 +39,7 @@ async fn it_says_ready_serves_its_admin_port_and_drains_on_ctrl_c() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_answered_is_there_after_kill_nine() {
+async fn answered_writes_survive_sigkill() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().to_str().expect("utf-8");
     let mut up = Up::start(&["--data", path]).await;
@@ -83,7 +83,7 @@ async fn what_it_answered_is_there_after_kill_nine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_lack_what_was_answered_are_refused() {
+async fn truncated_files_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().to_str().expect("utf-8");
     let mut up = Up::start(&["--data", path]).await;
@@ -133,7 +133,7 @@ async fn files_that_lack_what_was_answered_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_it_from_starting_is_said() {
+async fn start_failure_is_explained() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let cases: [(&[&str], &str); 6] = [
@@ -159,7 +159,7 @@ async fn what_keeps_it_from_starting_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_ends_a_watch_with_when_to_come_back_and_does_not_wait_for_it() {
+async fn ctrl_c_ends_watch_with_retry_time() {
     // Longer than the patience of this test: a drain that waits for the watchers fails it.
     let mut up = Up::start(&["--ephemeral", "--drain", "5m"]).await;
     let mut sessions = shoal_client::session(up.channel());
@@ -187,7 +187,7 @@ async fn ctrl_c_ends_a_watch_with_when_to_come_back_and_does_not_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ready_line_says_which_engine_is_away_and_a_line_when_it_is_there() {
+async fn ready_line_names_missing_engines() {
     let server = need!("SHOAL_TEST_REDIS_SERVER");
     let port = free_port();
     let address = format!("127.0.0.1:{port}");

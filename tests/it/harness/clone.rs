@@ -8,11 +8,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::process::{Process, free_port, shoal_binary};
 
-/// One clone in a process of its own.
+/// A clone in its own process.
 pub(crate) struct Clone {
     pub(crate) process: Process,
     pub(crate) address: String,
-    /// Its admin port's address.
+    /// The address of the admin port.
     pub(crate) admin: String,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
@@ -24,7 +24,7 @@ impl Clone {
         Self::start_at(role, &format!("127.0.0.1:{}", free_port()), flags).await
     }
 
-    /// Starts a clone on a given address, for one that comes back.
+    /// Starts a clone on a given address, for a clone that comes back.
     pub(crate) async fn start_at(role: &str, address: &str, flags: &[&str]) -> Self {
         // A signal that whoever runs the tests ignores (`nohup`) is not ignored here.
         let mut command = Command::new("env");
@@ -46,7 +46,7 @@ impl Clone {
         }
     }
 
-    /// A channel to this clone alone.
+    /// Returns a channel to this clone alone.
     pub(crate) fn channel(&self) -> Channel {
         shoal_client::connect(&self.address, "clone", "test", &self.cancel).expect("an address")
     }

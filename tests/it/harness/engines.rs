@@ -1,6 +1,6 @@
 //! The real engines and tools, as `scripts/test` names them.
 
-/// The value of a variable; without it the test is skipped loudly, or fails where engines are required.
+/// Returns the value of a variable. Without it the test is skipped loudly, or fails where engines are required.
 pub(crate) fn value_of(variable: &str) -> Option<String> {
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Some(value),

@@ -1,8 +1,8 @@
-//! `grpcurl`, a client we did not write.
+//! `grpcurl`, a foreign client.
 
 use tokio::process::Command;
 
-/// What a run printed.
+/// The output of a run.
 pub(crate) struct Answer {
     pub(crate) ok: bool,
     pub(crate) stdout: String,
@@ -10,7 +10,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Its output as JSON.
+    /// Parses the output as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         assert!(self.ok, "grpcurl failed: {}", self.stderr);
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use super::eventually;
 
-/// The `shoal` binary under test.
+/// Returns the path of the `shoal` binary under test.
 pub(crate) fn shoal_binary() -> PathBuf {
     if let Ok(path) = std::env::var("SHOAL_TEST_BIN") {
         return path.into();
@@ -40,12 +40,12 @@ impl Process {
         Self { child, output }
     }
 
-    /// Everything it printed so far, both streams.
+    /// Returns everything it has printed so far to both streams.
     pub(crate) fn output(&self) -> String {
         self.output.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until it printed `text`.
+    /// Waits until it has printed `text`.
     pub(crate) async fn printed(&mut self, text: &str, within: Duration) {
         eventually(&format!("`{text}` printed"), within, async || {
             let output = self.output();
@@ -60,7 +60,7 @@ impl Process {
         .await;
     }
 
-    /// Waits until it printed `prefix` and what follows, up to a semicolon.
+    /// Waits until it has printed `prefix`. Returns the text that follows, up to a semicolon.
     pub(crate) async fn announced(&mut self, prefix: &str, within: Duration) -> String {
         self.printed(prefix, within).await;
         let output = self.output();
@@ -72,7 +72,7 @@ impl Process {
         self.child.id().expect("still running")
     }
 
-    /// `kill -SIGNAL`.
+    /// Sends a signal by `kill -SIGNAL`.
     pub(crate) fn signal(&self, signal: &str) {
         let status = std::process::Command::new("kill")
             .args([&format!("-{signal}"), &self.pid().to_string()])
@@ -81,12 +81,12 @@ impl Process {
         assert!(status.success());
     }
 
-    /// Kills it without warning and waits until it is gone.
+    /// Kills it by SIGKILL and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("killed");
     }
 
-    /// Waits for its end.
+    /// Waits until it has exited.
     pub(crate) async fn ended(&mut self, within: Duration) -> std::process::ExitStatus {
         match tokio::time::timeout(within, self.child.wait()).await {
             Ok(status) => status.expect("waited"),
@@ -95,7 +95,7 @@ impl Process {
     }
 }
 
-/// What a process printed is searched when its test ends: a session token in it is a failure of every test.
+/// Searches the output when the test ends: a session token in it fails any test.
 impl Drop for Process {
     fn drop(&mut self) {
         if let Some(token) = token_in(&self.output())
@@ -106,10 +106,10 @@ impl Drop for Process {
     }
 }
 
-/// The first session token in a text.
+/// Finds the first session token in a text.
 pub(crate) fn token_in(text: &str) -> Option<&str> {
     const PREFIX: &str = "shoal_";
-    /// A token has 76 characters after its prefix; names like `shoal_gateway` have few.
+    /// The fewest characters after the prefix: a token has 76; names like `shoal_gateway` have few.
     const LENGTH_MIN: usize = 60;
     text.match_indices(PREFIX).find_map(|(at, _)| {
         let rest = &text[at + PREFIX.len()..];
@@ -120,7 +120,7 @@ pub(crate) fn token_in(text: &str) -> Option<&str> {
 }
 
 #[test]
-fn a_token_is_found_and_a_crate_name_is_not() {
+fn finds_token_but_not_crate_name() {
     let token = format!("shoal_{}", "A-_9".repeat(19));
     assert_eq!(token_in(&format!("INFO shoal_session: token={token} end")), Some(token.as_str()));
     assert_eq!(token_in("INFO shoal_session::service: shoal_gateway"), None);
@@ -137,7 +137,7 @@ fn collect(stream: impl AsyncRead + Unpin + Send + 'static, output: Arc<Mutex<St
     });
 }
 
-/// A port nothing listens on now.
+/// Returns a port on which nothing listens now.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").port()

@@ -1,4 +1,4 @@
-//! A Redis of a test's own, for faults.
+//! A private Redis server for fault tests.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl RedisServer {
         Self::start_at(binary, free_port()).await
     }
 
-    /// The same on a given port, for one that comes later.
+    /// Starts `binary` on a given port, for a server that comes later.
     pub(crate) async fn start_at(binary: &str, port: u16) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(binary);

@@ -8,7 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::process::{Process, shoal_binary};
 
-/// A whole mesh in a process of its own.
+/// A whole mesh in its own process.
 pub(crate) struct Up {
     pub(crate) process: Process,
     pub(crate) gateway: String,
@@ -18,7 +18,7 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    /// Starts it with these flags on ports of its own and waits until it says ready.
+    /// Starts `shoal up` with these flags on free ports and waits until it reports ready.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let mut command = Command::new(shoal_binary());
         command.args(["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(flags);
@@ -36,12 +36,12 @@ impl Up {
         Self { process, gateway, admin, _cancel_on_drop: cancel.clone().drop_guard(), cancel }
     }
 
-    /// A channel to the gateway.
+    /// Returns a channel to the gateway.
     pub(crate) fn channel(&self) -> Channel {
         shoal_client::connect(&self.gateway, "gateway", "test", &self.cancel).expect("an address")
     }
 
-    /// The addresses of a role's clones, as the table says.
+    /// Returns the addresses of a role's clones, as printed in the table.
     pub(crate) fn clones(&self, role: &str) -> Vec<String> {
         let output = self.process.output();
         let line = output

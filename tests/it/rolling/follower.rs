@@ -1,5 +1,5 @@
-//! The simplest client that follows GOAWAY: one connection, no health checks, no balancing. When its gateway says that it
-//! leaves, it goes to the next one, and sends again only what was never processed.
+//! The simplest client that follows GOAWAY: one connection, no health checks, no balancing. When its gateway leaves, it goes to
+//! the next one, and sends again only the calls that were never processed.
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-/// How often a call that was not processed goes to the next gateway.
+/// The number of times an unprocessed call goes to the next gateway.
 const MOVES_MAX: usize = 10;
 
-/// A client of several gateways, at one of them.
+/// A client of several gateways, connected to one of them.
 pub(super) struct Follower {
     addresses: Vec<String>,
     at: usize,
@@ -26,7 +26,7 @@ impl Follower {
         Self { addresses, at: 0, sender: None, _connection: None }
     }
 
-    /// A unary call.
+    /// Makes a unary call.
     pub(super) async fn call<R: Message + Default>(
         &mut self,
         path: &str,
@@ -45,7 +45,8 @@ impl Follower {
         Err(Status::unavailable(format!("no gateway took it: {why}")))
     }
 
-    /// Of a connection that takes calls; none if this gateway cannot be had, and then it is the next one's turn.
+    /// Returns the sender of a connection that takes calls, or `None` if this gateway cannot be reached; the next gateway
+    /// follows then.
     async fn sender(&mut self) -> Option<SendRequest<Bytes>> {
         if let Some(sender) = self.sender.take()
             && let Ok(ready) = sender.ready().await
@@ -67,7 +68,7 @@ impl Follower {
     }
 }
 
-/// The gateway has said that it did not process the call (RFC 9113 §8.7).
+/// Returns whether the gateway has said that it did not process the call (RFC 9113 §8.7).
 fn refused(error: &h2::Error) -> bool {
     let reset = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.is_remote() && (error.is_go_away() || reset)

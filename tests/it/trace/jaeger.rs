@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::view::{Span, Tree};
 
-/// A trace by its id, once Jaeger has it. `query` is `http://HOST:PORT`.
+/// Returns a trace by its id, once Jaeger has it. `query` is `http://HOST:PORT`.
 pub(crate) async fn trace(query: &str, id: &str) -> Option<Tree> {
     let answer = get(query.trim_start_matches("http://"), &format!("/api/traces/{id}")).await?;
     let trace = answer["data"].get(0)?;

@@ -40,13 +40,13 @@ impl Receiver {
         Self { endpoint, spans, server }
     }
 
-    /// The spans that began a trace so far.
+    /// Returns the root spans received so far.
     pub(crate) fn roots(&self) -> Vec<Span> {
         let spans = self.spans.lock().expect("not poisoned");
         spans.iter().map(|(_, span)| span).filter(|span| span.parent.is_empty()).cloned().collect()
     }
 
-    /// What has come of a trace so far.
+    /// Returns the part of a trace received so far.
     pub(crate) fn trace(&self, id: &str) -> Tree {
         let spans = self.spans.lock().expect("not poisoned");
         Tree(spans.iter().filter(|(trace, _)| trace == id).map(|(_, span)| span.clone()).collect())

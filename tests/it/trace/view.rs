@@ -1,4 +1,4 @@
-//! Spans as the assertions see them, wherever they were read.
+//! Spans as the assertions see them, whatever they were read from.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +10,11 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, span::SpanKind};
 
-/// One span.
+/// A span.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) service: String,
-    /// Its clone.
+    /// The clone that sent it.
     pub(crate) instance: String,
     pub(crate) name: String,
     pub(crate) kind: String,
@@ -44,7 +44,7 @@ impl Tree {
             .all(|call| self.0.iter().any(|span| span.kind == "server" && span.parent == call.id))
     }
 
-    /// The one span of that service, name and parent.
+    /// Returns the only span of that service, name and parent.
     pub(crate) fn span(&self, service: &str, name: &str, parent: Option<&Span>) -> &Span {
         self.only(&format!("{service} `{name}` under {:?}", parent.map(|p| &p.name)), |span| {
             span.service == service
@@ -53,14 +53,14 @@ impl Tree {
         })
     }
 
-    /// The one child of a kind.
+    /// Returns the only child of that kind.
     pub(crate) fn child_of_kind(&self, service: &str, parent: &Span, kind: &str) -> &Span {
         self.only(&format!("{service} {kind} under {}", parent.name), |span| {
             span.service == service && span.kind == kind && span.parent == parent.id
         })
     }
 
-    /// The first span below `ancestor` that fits.
+    /// Returns the first span below `ancestor` that fits.
     pub(crate) fn descendant(&self, ancestor: &Span, fits: impl Fn(&Span) -> bool) -> &Span {
         self.0
             .iter()
@@ -109,7 +109,7 @@ impl fmt::Display for Tree {
     }
 }
 
-/// The caller: a trace of its own, whose root span it exports itself.
+/// The caller, with a trace of its own whose root span it exports itself.
 pub(crate) struct Caller {
     name: &'static str,
     pub(crate) trace_id: String,
