@@ -102,7 +102,7 @@ async fn malformed_answer_is_endpoint_fault() {
                         HEADERS if frame.stream <= HEALTH_LAST => frames.answer(frame.stream, 12).await?,
                         // :status 200, and a field name in upper case.
                         HEADERS => {
-                            frames.write(HEADERS, 5, frame.stream, &[0x88, 0, 1, b'A', 1, b'a']).await?
+                            frames.write(HEADERS, 5, frame.stream, &[0x88, 0, 1, b'A', 1, b'a']).await?;
                         }
                         _ => {}
                     }
