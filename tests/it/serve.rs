@@ -204,7 +204,7 @@ async fn gateway_warns_of_unintended_configuration() {
         .args(["serve", "gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .env("SHOAL_GATEWAY__ROUTES", routes.path());
     let mut process = Process::spawn(command);
-    process.printed("nothing stands behind this gateway: say where clones are, with --peer", SOON).await;
+    process.printed("this gateway has no upstreams: give addresses of clones with --peer", SOON).await;
     drop(process);
 
     let route = |method: &str| {
@@ -217,14 +217,14 @@ async fn gateway_warns_of_unintended_configuration() {
         .args(["--peer", "session=127.0.0.1:1"])
         .env("SHOAL_GATEWAY__ROUTES", routes.path());
     let mut process = Process::spawn(command);
-    process.printed("gateway.routes, line 1: hedge: no call is hedged", SOON).await;
+    process.printed("gateway.routes, line 1: hedge has no effect", SOON).await;
     // The file is read once more when it begins to be followed: what was told is not told again.
     process.printed("routes read", SOON).await;
     std::fs::write(routes.path(), format!("# one more line\n{}", route("NoSuchMethod"))).expect("written");
-    process.printed("gateway.routes, line 2: no call comes here", SOON).await;
+    process.printed("gateway.routes, line 2: unreachable", SOON).await;
     let output = process.output();
-    assert!(!output.contains("nothing stands behind"), "{output}");
-    assert_eq!(output.matches("no call is hedged").count(), 1, "{output}");
+    assert!(!output.contains("has no upstreams"), "{output}");
+    assert_eq!(output.matches("hedge has no effect").count(), 1, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

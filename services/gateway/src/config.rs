@@ -22,39 +22,39 @@ pub use balance::{Balance, Ejection};
 pub(crate) use callers::CallerLimits;
 pub use callers::{Callers, NamedCaller};
 
-/// The gateway's section of the configuration file.
+/// The section `[gateway]` of the configuration file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Threads that carry calls, each with its own connections; none: one a core of the machine.
+    /// Threads that carry calls, each with its own connections; if unset, one for each core of the machine.
     pub cores: Option<usize>,
-    /// What stands behind the gateway beside the Shoal roles of `peer`, by name.
+    /// Upstreams beside the Shoal roles of `peer`, by name.
     pub upstream: BTreeMap<String, UpstreamConfig>,
-    /// What one client may ask for.
+    /// Limits of one client and of the process.
     pub limits: Limits,
-    /// How long the connections of clients live.
+    /// The lifetime of client connections.
     pub connection: Connection,
-    /// How long calls may take.
+    /// Deadlines of calls.
     pub deadline: Deadline,
-    /// Who may call how much.
+    /// Quotas of callers.
     pub callers: Callers,
-    /// How endpoints are chosen.
+    /// Load balancing.
     pub balance: Balance,
-    /// When an endpoint that fails is left alone.
+    /// Ejection of endpoints that fail.
     pub ejection: Ejection,
-    /// Which upstreams are protected from too many calls at once.
+    /// Protection of upstreams from more calls than they can answer.
     pub overload: Overload,
-    /// How calls are repeated.
+    /// Retries.
     pub retry: Retry,
-    /// How much is hedged, where a route asks for it.
+    /// Hedging, where a route asks for it.
     pub hedge: Hedging,
-    /// A file with what differs for the calls of single services and methods, followed as it changes.
+    /// Path of the route file, with rules for single services and methods; followed as it changes.
     pub routes: Option<PathBuf>,
     /// Fixes the random choices of the balancers, for tests.
     pub seed: Option<u64>,
 }
 
-/// A gRPC service of somebody else.
+/// A gRPC service that is not Shoal's own.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
@@ -64,31 +64,31 @@ pub struct UpstreamConfig {
     pub dns: Option<String>,
     /// The name of SRV records; each is an endpoint, with its own port and weight.
     pub srv: Option<String>,
-    /// A file with an address a line, followed as it changes.
+    /// A file with one address per line, followed as it changes.
     pub file: Option<PathBuf>,
-    /// The gRPC services to route here; empty: those its reflection lists.
+    /// The gRPC services to route here; empty: those that its reflection lists.
     pub services: Vec<String>,
-    /// Whether calls of services nobody else has go here.
+    /// Makes this the default: calls of services that no other upstream has go here.
     pub default: bool,
-    /// Whether only calls that the route file sends here come here: a canary.
+    /// Makes this a canary: only calls that the route file sends here come here.
     pub by_route: bool,
-    /// How its clones are asked for their health.
+    /// The way its clones are asked for their health.
     pub health: Health,
-    /// Whether `services` may have services of Shoal's own, which then come here instead of to the clones of their role.
+    /// Allows services of Shoal's own in `services`, which then come here instead of to the clones of their role.
     pub replaces: bool,
 }
 
-/// How the clones of an upstream are asked whether they serve.
+/// The way the clones of an upstream are asked whether they serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// `grpc.health.v1.Health/Watch`: a change is known at once. A watch of each core stays open at each clone, which takes a
-    /// thread for good of a server that has one for each stream.
+    /// Watches by `grpc.health.v1.Health/Watch`: a change is known at once. A watch of each core stays open at each clone; on a
+    /// server with a thread for each stream it occupies one permanently.
     Watch,
-    /// `Check`, every five seconds.
+    /// Asks by `Check` every five seconds.
     #[default]
     Check,
-    /// Not at all: a clone serves while it is connected.
+    /// Asks nothing: a clone serves while it is connected.
     None,
 }
 
@@ -96,14 +96,14 @@ pub enum Health {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of all clients together, and fewer where the process may not have so many files open. When a further
-    /// one comes, the one gives way that was idle for longest. An idle one costs 18 KiB.
+    /// Connections of all clients together, fewer if the process may not open that many files. When one more comes, the
+    /// connection that has been idle for longest is closed. An idle one costs 18 KiB.
     pub connections: usize,
-    /// Connections of one address (of IPv6, one /64), of which the one gives way too that was idle for longest. 0: no
-    /// such limit.
+    /// Connections of one address (for IPv6, of one /64). When one more comes, the longest idle of them is closed. 0: no such
+    /// limit.
     pub connections_per_address: usize,
-    /// Calls in flight of all connections together. A half-open one costs 8 KiB here. One connection has at most a quarter
-    /// of what is left free, so that many who take much do not take all of it.
+    /// Calls in flight on all connections together. A half-open call costs 8 KiB. One connection has at most a quarter of what is
+    /// left free, so that those with many calls leave some to the others.
     pub calls: usize,
     /// Calls in flight on one connection, told to the client in its SETTINGS.
     pub streams: u32,
@@ -120,29 +120,29 @@ pub struct Limits {
     /// Bytes an upstream may send on a call before its client takes them. With `send_buffer` this is what a client that
     /// reads nothing costs.
     pub answer_window: u32,
-    /// From the first octet of a header block, or of a frame that is not DATA, to the last.
+    /// The time from the first octet of a header block, or of a frame that is not DATA, to the last.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub header_time: Duration,
-    /// The same of a frame of DATA, whose sender may have less at hand than it has begun to send: 16 KiB at most.
+    /// The same for a frame of DATA, of which the sender may not have all at hand: 16 KiB at most.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub frame_time: Duration,
-    /// How long the request to a method that is known to be unary may take to come.
+    /// The time that the request to a method that is known to be unary may take to arrive.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub request_time: Duration,
-    /// Bytes of answers that one connection may leave here without taking them; and a quarter of what is left of
-    /// `unread_bytes_total`, if that is less. Of a connection that has left more, further calls wait.
+    /// Bytes of answers that one connection may leave unread, or a quarter of what `unread_bytes_total` leaves free, if that is
+    /// less. Further calls of a connection above it wait.
     pub unread_bytes: usize,
-    /// The same of all connections together.
+    /// The same for all connections together.
     pub unread_bytes_total: usize,
-    /// How long an answer of one message is kept for a caller that takes nothing of it, and how long a call waits for others
-    /// of its connection to be taken.
+    /// The time that an answer of one message is kept for a caller that takes nothing of it, and that a call waits for others of
+    /// its connection to be taken.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub unread_time: Duration,
-    /// Bytes of answers that a client's windows let out and its socket does not take yet, a connection.
+    /// Bytes of answers that wait for the socket of one client connection.
     pub send_buffer: usize,
 }
 
@@ -170,25 +170,25 @@ impl Default for Limits {
     }
 }
 
-/// How long a client's connection lives.
+/// The lifetime of client connections.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connection {
-    /// After this, ±10 %, it is sent GOAWAY, so that its client connects anew: to a gateway that was added since, or by a
-    /// name that has changed. Zero: never.
+    /// Age, ±10 %, at which a connection is sent GOAWAY, so that its client connects anew: to a gateway that was added since, or
+    /// by a name that has changed. Zero: never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_age: Duration,
-    /// How long the calls of such a connection may still take. Long, for streams without end.
+    /// The time that the calls of such a connection may still take. It is long, for the sake of endless streams.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_age_grace: Duration,
-    /// After this without a call, and at most twice as long, it is sent GOAWAY too. Zero: never.
+    /// Time without a call after which a connection is sent GOAWAY, or up to twice as long. Zero: never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_idle: Duration,
-    /// Until when a new one is to have made a call; one that has not is sent GOAWAY too, and closed within five seconds
-    /// of that. Zero: never.
+    /// The time within which a new connection must make a call; one that has not is sent GOAWAY too, and closed within five
+    /// seconds of that. Zero: never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub first_call: Duration,
@@ -205,40 +205,40 @@ impl Default for Connection {
     }
 }
 
-/// How long calls may take.
+/// Deadlines of calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deadline {
-    /// For calls that bring none. None: they may take for ever.
+    /// Deadline of calls that bring none; if unset, they have `max`, and without that no deadline.
     #[serde(with = "humantime_serde::option")]
     #[schemars(with = "Option<DurationText>")]
     pub default: Option<Duration>,
-    /// The longest any call may ask for.
+    /// The longest deadline that a call may have.
     #[serde(with = "humantime_serde::option")]
     #[schemars(with = "Option<DurationText>")]
     pub max: Option<Duration>,
 }
 
-/// How calls are repeated: only those the upstream's own descriptors mark as safe (`idempotency_level`), except for
-/// calls that no endpoint has seen.
+/// Retries of calls: of those that the upstream's descriptors mark as safe (`idempotency_level`), and of calls that no endpoint
+/// has seen.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
     /// Attempts of one call, the first included. 1: never repeat.
     pub attempts: u32,
-    /// Before the second attempt; doubled for each further one, ±20 %.
+    /// Pause before the second attempt; doubled for each further one, ±20 %.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub backoff: Duration,
     /// The share of an upstream's calls that may be repeated.
     pub budget: f64,
-    /// Retries a second beyond that share.
+    /// Retries per second beyond that share.
     pub budget_per_second: f64,
     /// The longest request that is kept to be sent again.
     pub body_bytes: usize,
-    /// What the calls of one connection together may keep for that. Those beyond it are not repeated.
+    /// The bytes that the calls of one connection together may keep for that. Calls beyond it are not repeated.
     pub connection_bytes: usize,
-    /// The same of all connections, of which one has at most a quarter of what is left free.
+    /// The same for all connections together. One connection has at most a quarter of what is left free.
     pub total_bytes: usize,
 }
 
@@ -256,30 +256,30 @@ impl Default for Retry {
     }
 }
 
-/// How many calls are sent to a second endpoint because the first is slow. Which calls may be, a route says.
+/// Limits how many calls are sent to a second endpoint because the first is slow. A route says which calls may be.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hedging {
-    /// The share of an upstream's calls that may be hedged which are.
+    /// Share of the calls that may be hedged which are hedged.
     pub budget: f64,
 }
 
-/// Protection of upstreams that are given more than they can do: a limit on unanswered calls that follows their latency.
-/// Off unless upstreams are named: a latency that grows may be overload, and it may be a long poll that waits for news.
+/// Protection of overloaded upstreams: a limit on unanswered calls that follows their latency. It is off unless upstreams are
+/// named, because growing latency may be overload, or a long poll that waits.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Overload {
-    /// The names of those that are protected; `["*"]`: all.
+    /// Names of the upstreams that are protected; `["*"]`: all.
     pub upstreams: Vec<String>,
-    /// Unanswered calls that are always let in, of all cores.
+    /// Unanswered calls that are always admitted, of all cores together.
     pub min: usize,
-    /// The most unanswered calls, however fast they are answered.
+    /// The most unanswered calls, however fast the upstream answers.
     pub max: usize,
-    /// A latency of so many times the long-term one is still well.
+    /// Latency may rise to this multiple of the long-term average.
     pub tolerance: f64,
-    /// Calls that are held back for a moment instead of being refused at once.
+    /// Calls that wait for a moment instead of being refused at once.
     pub queue: usize,
-    /// For how long.
+    /// The longest time that a call waits.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub queue_wait: Duration,
@@ -299,7 +299,7 @@ impl Default for Overload {
 }
 
 impl Overload {
-    /// Whether an upstream is protected.
+    /// Returns whether an upstream is protected.
     pub(crate) fn protects(&self, upstream: &str) -> bool {
         self.upstreams.iter().any(|name| name == upstream || name == "*")
     }
@@ -337,21 +337,24 @@ impl Config {
     /// With the key and what is wrong with it.
     pub fn validate(&self) -> anyhow::Result<()> {
         if let Some(cores) = self.cores {
-            ensure!((1..=Self::CORES_MAX).contains(&cores), "gateway.cores = {cores} is not 1 to 256");
+            ensure!(
+                (1..=Self::CORES_MAX).contains(&cores),
+                "gateway.cores = {cores} must be between 1 and 256"
+            );
         }
         ensure!(
             (1..=Self::ATTEMPTS_MAX).contains(&self.retry.attempts),
-            "gateway.retry.attempts = {} is not 1 to 10",
+            "gateway.retry.attempts = {} must be between 1 and 10",
             self.retry.attempts
         );
         ensure!(
             (0.0..=1.0).contains(&self.retry.budget),
-            "gateway.retry.budget = {} is not a share from 0 to 1",
+            "gateway.retry.budget = {} must be between 0 and 1",
             self.retry.budget
         );
         ensure!(
             (0.0..=1.0).contains(&self.hedge.budget),
-            "gateway.hedge.budget = {} is not a share from 0 to 1",
+            "gateway.hedge.budget = {} must be between 0 and 1",
             self.hedge.budget
         );
         self.callers.validate()?;
@@ -372,21 +375,24 @@ impl Config {
             ("unread_time", limits.unread_time),
         ] {
             let allowed = Duration::from_millis(1)..=Self::TIME_MAX;
-            ensure!(allowed.contains(&time), "gateway.limits.{key} = {time:?} is not from 1ms to a year");
+            ensure!(
+                allowed.contains(&time),
+                "gateway.limits.{key} = {time:?} must be between 1ms and a year"
+            );
         }
         ensure!(
             limits.calls > 0 && limits.connections > 0,
-            "gateway.limits: calls and connections are at least 1"
+            "gateway.limits: calls and connections must be at least 1"
         );
         let windows = [limits.stream_window, limits.connection_window, limits.answer_window];
         ensure!(
             windows.iter().all(|window| (65_535..1 << 31).contains(window)),
-            "gateway.limits: windows are from 65535 to 2147483647 bytes"
+            "gateway.limits: windows must be between 65535 and 2147483647 bytes"
         );
         ensure!(
             limits.header_bytes.min(limits.answer_header_bytes) >= Self::HEADER_BYTES_MIN
                 && limits.header_fields >= Self::HEADER_FIELDS_MIN,
-            "gateway.limits: headers have at least {} bytes and {} fields",
+            "gateway.limits: headers must be allowed at least {} bytes and {} fields",
             Self::HEADER_BYTES_MIN,
             Self::HEADER_FIELDS_MIN
         );
@@ -396,12 +402,12 @@ impl Config {
             let key = format!("gateway.upstream.{name}");
             ensure!(
                 Role::parse(name).is_none(),
-                "{key}: the name of a Shoal role; where its clones are is said by peer.{name}"
+                "{key}: this is the name of a Shoal role, whose clones are given with peer.{name}"
             );
             upstream.source().with_context(|| key.clone())?;
             ensure!(
                 !upstream.by_route || (upstream.services.is_empty() && !upstream.default),
-                "{key}: what takes only the calls a route sends it has no services and is no default"
+                "{key}: by_route excludes `services` and `default`: only the calls a route sends it come here"
             );
             ensure!(
                 !upstream.replaces || upstream.services.iter().any(|service| role_of(service).is_some()),
@@ -410,12 +416,12 @@ impl Config {
             if upstream.default
                 && let Some(other) = default.replace(name)
             {
-                bail!("{key}: `{other}` is the default already");
+                bail!("{key}: upstream `{other}` is the default already");
             }
             for service in &upstream.services {
                 ensure!(
                     !service.is_empty() && !service.contains('/'),
-                    "{key}: service `{service}` is not package.Service"
+                    "{key}: service `{service}` must be written package.Service"
                 );
                 if let Some(other) = owners.insert(service, name) {
                     bail!("{key}: service {service} is routed to `{other}` already");
@@ -428,8 +434,8 @@ impl Config {
                     && !upstream.replaces
                 {
                     bail!(
-                        "{key}: {service} is Shoal's own, of the role {role}; `replaces = true` says that this upstream \
-                         takes it from the clones of that role"
+                        "{key}: {service} belongs to the Shoal role {role}; set `replaces = true` to route it to this \
+                         upstream instead of the clones of that role"
                     );
                 }
             }
@@ -442,13 +448,13 @@ impl Config {
     fn overload(&self, overload: &Overload) -> anyhow::Result<()> {
         for name in &overload.upstreams {
             let known = name == "*" || Role::parse(name).is_some() || self.upstream.contains_key(name);
-            ensure!(known, "gateway.overload.upstreams: `{name}` is no upstream");
+            ensure!(known, "gateway.overload.upstreams: there is no upstream `{name}`");
         }
         ensure!(
             (1..=overload.max).contains(&overload.min),
-            "gateway.overload: min is at least 1 and at most max"
+            "gateway.overload: min must be between 1 and max"
         );
-        ensure!(overload.tolerance >= 1.0, "gateway.overload.tolerance is at least 1");
+        ensure!(overload.tolerance >= 1.0, "gateway.overload.tolerance must be at least 1");
         Ok(())
     }
 }
@@ -464,7 +470,7 @@ impl UpstreamConfig {
             ([], None, Some(name), None) => format!("srv:{name}"),
             ([], None, None, Some(path)) => format!("file:{}", path.display()),
             ([_, ..], None, None, None) => self.endpoints.join(","),
-            ([], None, None, None) => bail!("needs one of endpoints, dns, srv and file"),
+            ([], None, None, None) => bail!("needs exactly one of endpoints, dns, srv and file"),
             (endpoints, dns, srv, file) => {
                 let given = [
                     (!endpoints.is_empty(), "endpoints"),
@@ -474,7 +480,7 @@ impl UpstreamConfig {
                 ];
                 let given = given.iter().filter(|(given, _)| *given).map(|(_, name)| *name);
                 bail!(
-                    "has {}; it needs one of endpoints, dns, srv and file, and no more",
+                    "has {}; it needs exactly one of endpoints, dns, srv and file",
                     given.collect::<Vec<_>>().join(" and ")
                 )
             }
@@ -495,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_service_is_named_with_its_endpoints() {
+    fn foreign_service_names_its_endpoints() {
         let config =
             check("[upstream.a]\nendpoints = ['127.0.0.1:1', '127.0.0.1:2 weight=3']").expect("valid");
         let source = config.upstream["a"].source().expect("valid");
@@ -503,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_of_shoals_own_is_replaced_by_word_alone() {
+    fn own_service_is_replaced_only_explicitly() {
         let config = check(
             "[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['shoal.session.v1.SessionService']\nreplaces = true\n\
              [upstream.b]\nendpoints = ['127.0.0.1:2']\nservices = ['shoal.cache.v1.ObjectLoaderService']",
@@ -512,21 +518,21 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_service_is_found_by_its_srv_records() {
+    fn foreign_service_is_found_by_srv() {
         let config = check("[upstream.a]\nsrv = '_grpc._tcp.fish.internal'").expect("valid");
         let source = config.upstream["a"].source().expect("valid");
         assert_eq!(source, Source::Srv("_grpc._tcp.fish.internal".to_owned()));
     }
 
     #[test]
-    fn bad_sections_are_refused_with_their_key() {
+    fn bad_sections_name_their_key() {
         for (toml, part) in [
             ("cors = 2", "cors"),
             ("cores = 0", "gateway.cores"),
             ("[upstream.a]\nservices = ['x.Y']", "gateway.upstream.a"),
             ("[upstream.a]\nendpoints = ['here']", "gateway.upstream.a"),
-            ("[upstream.a]\nendpoints = ['127.0.0.1:1']\ndns = 'a:1'", "needs one of"),
-            ("[upstream.a]\nsrv = 'a'\ndns = 'a:1'", "needs one of"),
+            ("[upstream.a]\nendpoints = ['127.0.0.1:1']\ndns = 'a:1'", "needs exactly one of"),
+            ("[upstream.a]\nsrv = 'a'\ndns = 'a:1'", "needs exactly one of"),
             ("[upstream.a]\nsrv = 'a:1'", "its port is in its records"),
             ("[upstream.session]\nendpoints = ['127.0.0.1:1']", "peer.session"),
             ("[upstream.a]\nendpoints = ['127.0.0.1:1']\nservices = ['/x.Y']", "`/x.Y`"),

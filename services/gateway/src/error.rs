@@ -14,13 +14,13 @@ use tonic::Code;
 
 use crate::error::headers_too_long::TooLong;
 
-/// What a caller may do about an outage that is expected to pass.
+/// The pause before a further call helps, in an outage that is expected to pass.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why the gateway answered a call itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// No upstream has the service.
+    /// The service is behind no upstream.
     #[error("no service `{service}` behind this gateway; it has: {known}")]
     UnknownService { service: String, known: String },
     /// Clones of a Shoal role have the service, and the gateway was not told of any. It is not for the default.
@@ -29,17 +29,17 @@ pub(crate) enum Error {
          --peer {role}=HOST:PORT, or give it to an upstream of your own with `services` and `replaces = true`"
     )]
     RoleWithoutPeers { service: String, role: Role },
-    /// No upstream is known to have the service, but one has not said yet what it has.
+    /// The service is behind no upstream that has said what it serves, and one has not said it yet.
     #[error(
         "no service `{service}` is known, and upstream `{upstream}` has not said yet what it serves ({why}); name its \
          services in [gateway.upstream.{upstream}] to route them at once"
     )]
     Undescribed { service: String, upstream: String, why: String },
     /// The path is not `/package.Service/Method`.
-    #[error("`{path}` is not /package.Service/Method")]
+    #[error("path `{path}` must be /package.Service/Method")]
     MalformedPath { path: String },
     /// `grpc-timeout` cannot be read.
-    #[error("grpc-timeout `{value}` is not 1 to 8 digits and a unit of H, M, S, m, u or n")]
+    #[error("grpc-timeout `{value}` must be 1 to 8 digits and a unit of H, M, S, m, u or n")]
     MalformedTimeout { value: String },
     /// The request cannot be sent on over HTTP/2.
     #[error("the request cannot be forwarded: {detail}")]
@@ -47,7 +47,7 @@ pub(crate) enum Error {
     /// The caller's time was up.
     #[error("{upstream} did not finish {path} within the deadline of {allowed:.1?} ({progress})")]
     DeadlineExceeded { path: String, upstream: String, allowed: Duration, progress: String },
-    /// No endpoint could be picked in time.
+    /// Picking an endpoint took too long.
     #[error("{detail} (waited {waited:.0?}, {attempts} attempts)")]
     NoEndpoint { upstream: String, detail: String, waited: Duration, attempts: u32 },
     /// Endpoints are there, and their servers allow no further stream.
@@ -58,7 +58,7 @@ pub(crate) enum Error {
     Streamless { upstream: String, crowded: Crowded, waited: Duration, attempts: u32 },
     /// A connection takes no further request.
     #[error(
-        "`{upstream}` ({address}) reads nothing, and {waiting} calls wait for its connection; try again shortly"
+        "`{upstream}` ({address}) does not read its connection, and {waiting} calls wait for it; try again shortly"
     )]
     Stuck { upstream: String, address: SocketAddr, waiting: usize },
     /// An endpoint that had the call is gone, or says it did not take it, and it could not be repeated elsewhere.
@@ -69,7 +69,7 @@ pub(crate) enum Error {
     Broken { upstream: String, address: SocketAddr, detail: String },
     /// An endpoint answered with plain HTTP.
     #[error(
-        "`{upstream}` ({address}) answered HTTP {status}, which is no gRPC ({attempts} attempts; {stopped})"
+        "`{upstream}` ({address}) answered HTTP {status}, which is not gRPC ({attempts} attempts; {stopped})"
     )]
     NotGrpc {
         upstream: String,
@@ -82,13 +82,13 @@ pub(crate) enum Error {
     /// A header list is above a limit.
     #[error("{0}")]
     HeadersTooLong(TooLong),
-    /// As many calls as its route allows are in flight.
+    /// The route's limit of calls in flight is reached.
     #[error("{path} has {most} calls in flight already, as many as its route allows; try again shortly")]
     Crowded { path: String, most: usize },
-    /// As many calls as the gateway allows are in flight, or as many as it then allows one connection.
+    /// The gateway's limit of calls in flight is reached, or what it then allows one connection.
     #[error(
-        "this connection has {own} calls in flight (each 8 KiB of headers count as one), more than its part of what is \
-         free of gateway.limits.calls = {most}; try again shortly, and end calls that are not needed"
+        "this connection has {own} calls in flight (each 8 KiB of headers count as one), more than its share of what \
+         gateway.limits.calls = {most} leaves free; try again shortly, and end calls that are not needed"
     )]
     TooManyCalls { own: usize, most: usize },
     /// The request to a unary method did not come to its end.
@@ -96,13 +96,13 @@ pub(crate) enum Error {
     RequestUnfinished { path: String, allowed: Duration },
     /// The connection has left too many answers unread for one more call.
     #[error(
-        "this connection has not read {bytes} bytes of answers, and of gateway.limits.unread_bytes it now has {most}; \
+        "this connection has {bytes} bytes of unread answers, and gateway.limits.unread_bytes now allows it {most}; \
          read them before you call again, or call on another connection"
     )]
     AnswersUnread { bytes: usize, most: usize },
     /// The answer is not kept for the caller any longer.
     #[error(
-        "the answer was not read for {time:.0?}: a caller that asks for much at once has to read it as it comes \
+        "the answer was not read for {time:.0?}: read large answers as they arrive \
          (gateway.limits.unread_bytes, unread_time)"
     )]
     AnswerNotTaken { time: Duration },
@@ -122,13 +122,19 @@ pub(crate) enum Error {
     UnknownMethod { path: String },
     /// A call is ended because its connection is.
     #[error(
-        "this connection was to end, and its calls have had {grace:.0?} more (gateway.connection.max_age, max_age_grace); call \
-         again, on a new connection"
+        "this connection reached its maximum age, and its calls the grace of {grace:.0?} after it (gateway.connection.max_age, \
+         max_age_grace); call again, on a new connection"
     )]
     ConnectionAged { grace: Duration },
     /// A call without end is ended because the gateway drains.
     #[error("this gateway is shutting down; call again")]
     Draining,
+}
+
+impl From<TooLong> for Error {
+    fn from(too_long: TooLong) -> Error {
+        Error::HeadersTooLong(too_long)
+    }
 }
 
 impl From<Error> for ApiError {
@@ -278,7 +284,7 @@ impl From<Error> for ApiError {
 }
 
 impl Error {
-    /// How long its caller is to leave the call alone (gRFC A6, pushback): for limits, which many callers run into at
+    /// Returns how long its caller is to leave the call alone (gRFC A6, pushback): for limits, which many callers run into at
     /// once.
     pub(crate) fn pushback(&self) -> Option<Duration> {
         match self {

@@ -66,7 +66,7 @@ impl Gateway {
         self.address
     }
 
-    /// What of it is ready.
+    /// Returns what of it is ready.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         Readiness(self.catalog.clone())
@@ -88,7 +88,7 @@ impl Gateway {
         let entries = entries(&config, settings, &catalog, &handles)?;
         if entries.is_empty() {
             tracing::warn!(
-                "nothing stands behind this gateway: say where clones are, with --peer 'session=HOST:PORT,…' or in \
+                "this gateway has no upstreams: give addresses of clones with --peer 'session=HOST:PORT,…' or in \
                  [gateway.upstream.NAME]; until then every call is answered UNIMPLEMENTED"
             );
         }
@@ -214,7 +214,7 @@ fn entries(
 }
 
 impl Readiness {
-    /// How many endpoints of an upstream (a role by its name, or a foreign one) take calls on every core: a call may
+    /// Returns how many endpoints of an upstream (a role by its name, or a foreign one) take calls on every core: a call may
     /// land on any.
     #[must_use]
     pub fn endpoints(&self, upstream: &str) -> usize {
@@ -222,7 +222,7 @@ impl Readiness {
         table.entries.iter().find(|e| e.upstream.name == upstream).map_or(0, |e| e.upstream.ready())
     }
 
-    /// Whether the gateway itself takes calls. What stands behind it does not matter: a role without clones fails the calls of
+    /// Returns whether the gateway itself takes calls. What stands behind it does not matter: a role without clones fails the calls of
     /// that role alone.
     ///
     /// # Errors
@@ -231,7 +231,7 @@ impl Readiness {
         if self.0.is_set() { Ok(()) } else { Err("the gateway is not running".to_owned()) }
     }
 
-    /// Whether every configured Shoal role has a clone that takes calls, on every core.
+    /// Returns whether every configured Shoal role has a clone that takes calls, on every core.
     ///
     /// # Errors
     /// With the roles that have none, and why.

@@ -1,4 +1,4 @@
-//! Which upstream a call goes to and by which rules, and how that is kept current.
+//! Routing: the upstream that a call goes to, the rules for it, and how both are kept current.
 
 pub(crate) mod catalog;
 pub(crate) mod descriptors;

@@ -1,4 +1,4 @@
-//! One upstream: its discovery, shared by all cores, and a state per core with connections of its own.
+//! An upstream: its discovery, shared by all cores, and the state of each core with connections of its own.
 
 pub(crate) mod endpoint_latency;
 pub(crate) mod meter;
@@ -25,7 +25,7 @@ use crate::resilience::retry_budget::RetryBudget;
 use crate::upstream::endpoint_latency::EndpointLatencies;
 use crate::upstream::meter::Meter;
 
-/// What the spans of attempts say of who is calling.
+/// The role of the caller in the spans of attempts.
 const ROLE: &str = "gateway";
 
 /// The receive window of a connection to an endpoint: so large that it never binds. The connection is shared by all
@@ -33,10 +33,10 @@ const ROLE: &str = "gateway";
 /// with a window of 1 MiB each would stop everybody. What bounds memory is the window of each call.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// The window an answer has until its caller has taken half of it. One that nobody takes costs no more.
+/// The window of an answer until its caller has taken half of it. An answer that is never taken costs no more than this.
 pub(crate) const FIRST_WINDOW: u32 = 64 << 10;
 
-/// How many upstreams there can be.
+/// Returns how many upstreams there can be.
 pub(crate) fn count(config: &Config) -> usize {
     Role::ALL.len() + config.upstream.len()
 }
@@ -58,7 +58,7 @@ pub(crate) struct Upstream {
     _cancel: DropGuard,
 }
 
-/// What one core has of an upstream: nothing here is touched by two cores at once.
+/// The state that one core has of an upstream. No two cores touch the same one.
 pub(crate) struct WorkerState {
     pub(crate) balancer: Balancer,
     pub(crate) meter: Meter,
@@ -142,7 +142,7 @@ impl Upstream {
         Arc::new(Upstream { name: name.to_owned(), role, workers, _cancel: cancel.drop_guard() })
     }
 
-    /// What a core has of it.
+    /// Returns what a core has of it.
     pub(crate) fn on_worker(&self, core: usize) -> &WorkerState {
         &self.workers[core]
     }
@@ -152,7 +152,7 @@ impl Upstream {
         &self.workers
     }
 
-    /// How many endpoints are READY, on the core where it is fewest: a call may land on any.
+    /// Returns how many endpoints are READY, on the core where it is fewest: a call may land on any.
     pub(crate) fn ready(&self) -> usize {
         self.workers.iter().map(WorkerState::ready).min().unwrap_or(0)
     }
@@ -208,7 +208,7 @@ pub(crate) fn rank(state: EndpointState) -> usize {
 }
 
 impl WorkerState {
-    /// How many endpoints this core can pick; when too few others are left, the ejected are among them.
+    /// Returns how many endpoints this core can pick; when too few others are left, the ejected are among them.
     pub(crate) fn ready(&self) -> usize {
         self.balancer.pickable()
     }

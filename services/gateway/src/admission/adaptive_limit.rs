@@ -1,5 +1,5 @@
-//! Lets as many calls to an upstream as it answers in time, holds a few more back for a moment, and refuses the others at
-//! once: who is refused early can go elsewhere, who waits behind a queue that grows cannot. One for each upstream and core.
+//! Admits as many calls to an upstream as it answers in time, holds a few more back for a moment, and refuses the others at once:
+//! rejecting early lets the caller fail over; a growing queue does not. One for each upstream and core.
 //!
 //! A call counts until its answer begins. A stream that goes on for hours is no load that could be shed.
 
@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout};
 use crate::admission::gradient::{Bounds, Gradient};
 use crate::config::Overload;
 
-/// One upstream's, on one core.
+/// The limit of one upstream on one core.
 pub(crate) struct AdaptiveLimit {
     state: Mutex<State>,
     queue_max: usize,
     queue_wait: Duration,
-    /// For Prometheus.
+    /// The limit as Prometheus sees it.
     gauge: metrics::Gauge,
 }
 
@@ -30,7 +30,7 @@ struct State {
 
 /// A call that was let in. Dropped, it counts no more.
 pub(crate) struct Permit {
-    /// None once it does not count.
+    /// The limit that the call counts against; none once it counts no longer.
     limiter: Option<Arc<AdaptiveLimit>>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Permit {
 pub(crate) struct LimitExceeded {
     /// The limit.
     pub(crate) limit: usize,
-    /// How long it was held back in vain.
+    /// The time that the call waited in vain.
     pub(crate) waited: Duration,
 }
 
@@ -97,7 +97,7 @@ impl AdaptiveLimit {
         (state.gradient.limit(), queued)
     }
 
-    /// One call fewer is unanswered: the next ones may come in.
+    /// Counts one unanswered call fewer: the next ones may come in.
     fn leave(self: &Arc<AdaptiveLimit>, latency: Option<Duration>) {
         let mut state = self.state();
         if let Some(latency) = latency {
@@ -153,14 +153,14 @@ mod tests {
     /// Longer than any test takes.
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Of two calls at once and two that wait.
+    /// Creates a limit of two calls at once and two that wait.
     fn limiter(queue_wait: Duration) -> Arc<AdaptiveLimit> {
         let settings = Overload { min: 4, max: 4, queue: 4, queue_wait, ..Overload::default() };
         AdaptiveLimit::new(&settings, 2, metrics::Gauge::noop(), Instant::now())
     }
 
     #[tokio::test]
-    async fn calls_past_the_limit_wait_their_turn_and_those_past_the_queue_are_refused_at_once() {
+    async fn calls_queue_then_are_refused() {
         let limiter = limiter(LONG);
         let first = limiter.enter().await.expect("room");
         let second = limiter.enter().await.expect("room");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_leaves_the_queue_leaves_its_place_and_takes_no_turn() {
+    async fn leaving_the_queue_takes_no_turn() {
         let limiter = limiter(LONG);
         let first = limiter.enter().await.expect("room");
         let second = limiter.enter().await.expect("room");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_that_comes_as_its_call_leaves_is_passed_on() {
+    async fn leaving_call_passes_its_turn() {
         let limiter = limiter(LONG);
         let (first, _second) = (limiter.enter().await.expect("room"), limiter.enter().await.expect("room"));
         let mut leaving = Box::pin(limiter.enter());

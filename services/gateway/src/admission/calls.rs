@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::request::Parts;
 
-/// A connection has at most one call for so many that could still begin. The rule is that of shared packet buffers
-/// (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998): whoever takes much is
-/// refused before whoever takes little, however many do so, and something is always left.
+/// The number of free calls for each that a connection may have. The rule is that of shared packet buffers (Choudhury and Hahne,
+/// "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998): connections with many calls are refused before
+/// those with few, however many there are, and some calls are always left.
 const FREE_FOR_ONE: usize = 4;
 
 /// A call counts as one for each of these that its headers begin: they are kept as long as it goes on.
 const HEADER_BYTES: usize = 8 << 10;
 
-/// A connection has at most so many for each call it may have: most calls have short headers.
+/// The weight that a connection may have for each of its streams: most calls have short headers.
 const OF_CONNECTION: usize = 2;
 
 /// Counts the calls of a process.
@@ -24,13 +24,14 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// So many altogether, where a connection may have `streams`.
+    /// Creates a count of at most `most` calls, where one connection may have `streams`.
     pub(crate) fn new(most: usize, streams: u32) -> Calls {
         let most_of_connection = OF_CONNECTION * streams as usize;
         Calls { in_flight: AtomicUsize::new(0), most, most_of_connection }
     }
 
-    /// One more that counts as `weight`, of a connection that then has `own`. Says whether that is not too many.
+    /// Counts one call more, of the given weight, of a connection whose calls then weigh `own`. Returns whether that is within
+    /// the bounds.
     pub(crate) fn enter(&self, weight: usize, own: usize) -> bool {
         let others = self.in_flight.fetch_add(weight, Ordering::Relaxed);
         let free = self.most.saturating_sub(others);
@@ -42,7 +43,7 @@ impl Calls {
     }
 }
 
-/// As how many calls one with these headers counts.
+/// Returns as how many calls one with these headers counts.
 pub(crate) fn weight(parts: &Parts) -> usize {
     let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
     1 + (bytes + parts.uri.path().len()) / HEADER_BYTES
@@ -52,7 +53,7 @@ pub(crate) fn weight(parts: &Parts) -> usize {
 mod tests {
     use super::*;
 
-    /// How many calls each of `connections` gets that want as many as they can get.
+    /// Returns how many calls each of `connections` gets that want as many as they can get.
     fn greedy(most: usize, connections: usize) -> (Calls, Vec<usize>) {
         let calls = Calls::new(most, u32::MAX / 2);
         let mut own = vec![0; connections];
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_has_a_fifth_and_many_leave_something_to_the_next() {
+    fn one_connection_gets_a_fifth() {
         assert_eq!(greedy(1_000, 1).1, [200]);
         for connections in [2, 10, 50, 200] {
             let (calls, own) = greedy(32_768, connections);
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn long_headers_count_as_several_calls_and_a_connection_has_a_bound_of_those() {
+    fn long_headers_count_as_several_calls() {
         let request = |bytes: usize| {
             let request = http::Request::post("/a.B/C").header("x", "y".repeat(bytes));
             weight(&request.body(()).expect("valid").into_parts().0)

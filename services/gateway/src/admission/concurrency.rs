@@ -1,4 +1,4 @@
-//! How many calls may be in flight at once.
+//! A limit on how many calls are in flight at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ pub(crate) struct ConcurrencyLimit {
     pub(crate) most: usize,
 }
 
-/// One call inside. Leaves when dropped.
+/// Counts one call in flight, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyPermit(Arc<ConcurrencyLimit>);
 
@@ -19,14 +19,14 @@ impl ConcurrencyLimit {
         Arc::new(ConcurrencyLimit { inside: AtomicUsize::new(0), most })
     }
 
-    /// One more, unless it is full.
+    /// Lets one call more in, unless the limit is reached.
     pub(crate) fn enter(self: &Arc<ConcurrencyLimit>) -> Option<ConcurrencyPermit> {
         let one_more = |inside: usize| (inside < self.most).then_some(inside + 1);
         self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(ConcurrencyPermit(self.clone()))
     }
 
-    /// Whether nobody is inside.
+    /// Returns whether no call is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.inside.load(Ordering::Relaxed) == 0
     }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_gate_lets_in_whoever_comes_after_one_has_left() {
+    fn full_limit_admits_after_one_leaves() {
         let gate = ConcurrencyLimit::new(2);
         let first = gate.enter().expect("room");
         let _second = gate.enter().expect("room");

@@ -16,8 +16,7 @@ use crate::admission::quota::network;
 /// Connections that are found to give way at once, so that not each newcomer looks at all of them.
 const FOUND_AT_ONCE: usize = 64;
 
-/// Whether a newcomer finds a slot is asked again after this, when no connection has ended meanwhile: one may have become
-/// idle.
+/// The interval after which a newcomer looks for a slot again, when no connection has ended meanwhile: one may have become idle.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// ConnectionSlots for connections.
@@ -33,7 +32,7 @@ pub(crate) struct ConnectionSlots {
 struct Taken {
     slots: Slab<Arc<ConnectionSlot>>,
     by_address: HashMap<IpAddr, OfAddress>,
-    /// Those that give way next, the last first, each with when it became idle.
+    /// The slots that give way next, the last first, each with when it became idle.
     idle: Vec<(Arc<ConnectionSlot>, u64)>,
 }
 
@@ -41,15 +40,15 @@ struct Taken {
 #[derive(Default)]
 struct OfAddress {
     count: usize,
-    /// None of them is idle.
+    /// Set while none of the address' connections is idle.
     busy: Arc<AtomicBool>,
     /// When that was found out.
     found: Option<Instant>,
 }
 
 impl OfAddress {
-    /// Whether it is known that none is idle. One that becomes idle at the moment it is found out may be missed, and is found a
-    /// little later.
+    /// Returns whether none of the address' connections is known to be idle. One that becomes idle at the moment it is found out
+    /// may be missed, and is found a little later.
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) && self.found.is_some_and(|found| found.elapsed() < ASK_AGAIN_AFTER)
     }
@@ -60,10 +59,10 @@ impl OfAddress {
     }
 }
 
-/// One connection's.
+/// The slot of one connection.
 pub(crate) struct ConnectionSlot {
     address: IpAddr,
-    /// None of its address is idle.
+    /// Set while no connection of its address is idle.
     none_idle: Arc<AtomicBool>,
     begun: Instant,
     /// Calls in flight.
@@ -82,12 +81,12 @@ pub(crate) struct OccupiedSlot {
     key: usize,
 }
 
-/// As many connections of one address are open as may be, and each of them has calls.
+/// The refusal of a connection: its address has as many as it may have, and each of them has calls.
 #[derive(Debug)]
 pub(crate) struct AddressFull;
 
 impl ConnectionSlots {
-    /// So many of all clients, and so many of one address; 0: no limit for one.
+    /// Creates slots for `most` connections, of which one address has at most `most_per_address`; 0: no such limit.
     pub(crate) fn new(most: usize, most_per_address: usize) -> Arc<ConnectionSlots> {
         let most_per_address = if most_per_address == 0 { usize::MAX } else { most_per_address };
         Arc::new(ConnectionSlots {
@@ -196,7 +195,7 @@ impl Taken {
         false
     }
 
-    /// Those that have never made a call come before those that have: whoever comes to call does so at once.
+    /// Finds idle connections. Those that have never made a call come first: a client that connects to call does so at once.
     fn find_idle(&mut self, of: impl Fn(&ConnectionSlot) -> bool) {
         let mut found: Vec<_> = self
             .slots
@@ -234,7 +233,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// Whether it was told to leave.
+    /// Returns whether the connection was told to leave.
     pub(crate) fn has_to_leave(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -250,7 +249,7 @@ impl ConnectionSlot {
         self.waker.wake();
     }
 
-    /// Whether it has been idle since then, and was not told to leave.
+    /// Returns whether the connection has been idle since `since`, and was not told to leave.
     fn idle_for_sure(&self, since: u64) -> bool {
         self.calls.load(Ordering::Relaxed) == 0
             && self.idle_since.load(Ordering::Relaxed) == since
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_longest_idle_gives_way_and_one_with_calls_does_not() {
+    async fn longest_idle_connection_gives_way() {
         let slots = ConnectionSlots::new(3, 0);
         let mut open = Vec::new();
         for n in 0..3 {
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_has_no_more_than_its_part() {
+    async fn address_gets_only_its_part() {
         let slots = ConnectionSlots::new(10, 2);
         let here = [take(&slots, [127, 0, 0, 1]).await, take(&slots, [127, 0, 0, 1]).await];
         for occupied in &here {
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn seats_are_searched_once_for_many_refusals() {
+    async fn slots_are_searched_once_per_burst() {
         let slots = ConnectionSlots::new(10, 1);
         let here = take(&slots, [127, 0, 0, 1]).await;
         here.slot.call_began();
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_none_idle_waits_for_a_free_one() {
+    async fn newcomer_waits_when_none_is_idle() {
         let slots = ConnectionSlots::new(1, 0);
         let first = take(&slots, [127, 0, 0, 1]).await;
         first.slot.call_began();

@@ -1,4 +1,4 @@
-//! What all calls of one client connection have in common.
+//! The state that all calls of one client connection share.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
@@ -32,10 +32,10 @@ pub(crate) struct ConnectionState {
     /// Why its calls are ended, if they are.
     cut: OnceLock<Cut>,
     pub(crate) caller: CallerCache,
-    /// What it has of each upstream's streams.
+    /// Its share of each upstream's streams.
     pub(crate) share: Arc<Share>,
     pub(crate) slot: Arc<ConnectionSlot>,
-    /// What its calls in flight count as.
+    /// The weight of its calls in flight.
     pub(crate) in_flight: AtomicUsize,
     /// Answers it has not taken.
     pub(crate) unread: UnreadAnswers,
@@ -72,12 +72,12 @@ impl ConnectionState {
         let _ = self.cut.set(why);
     }
 
-    /// Whether its calls are ended.
+    /// Returns whether the calls of the connection are ended.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.get().is_some()
     }
 
-    /// What the callers of calls that are ended are told.
+    /// Returns what the callers of calls that are ended are told.
     pub(crate) fn ending(&self) -> Option<Error> {
         self.cut.get().map(|cut| match cut {
             Cut::Drained => Error::Draining,

@@ -1,8 +1,8 @@
-//! How many calls an upstream is given at once: as many as it answers about as fast as ever. After Netflix's Gradient2
-//! (concurrency-limits, `Gradient2Limit` over `WindowedLimit`), with three differences: the headroom is the square root of
-//! the limit and a rise is taken at once, as in Envoy's adaptive concurrency filter; and while an upstream is slower than
-//! tolerated, what counts as "ever" moves ten times more slowly, or a long overload would become the measure of itself.
-//! Pure: it is told the time.
+//! Computes how many calls an upstream is given at once: as many as it answers about as fast as ever. Follows Netflix's Gradient2
+//! (concurrency-limits, `Gradient2Limit` over `WindowedLimit`), with three differences: the headroom is the square root of the
+//! limit and a rise is taken at once, as in Envoy's adaptive concurrency filter; and while an upstream is slower than tolerated,
+//! what counts as "ever" moves ten times more slowly, or a long overload would become the measure of itself. Pure: it is told the
+//! time.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ const SAMPLES_MIN: u32 = 20;
 /// The first windows are averaged; after them each moves the long-term latency by 2/601 (Netflix's default).
 const LONG_WARMUP: u32 = 10;
 const LONG_FACTOR: f64 = 2.0 / 601.0;
-/// Of that, while the upstream is slow.
+/// The long factor while the upstream is slow.
 const LONG_FACTOR_SLOW: f64 = LONG_FACTOR / 10.0;
 /// A long-term latency more than twice the present one is that of a load that is over: it falls by this each window.
 const LONG_DECAY: f64 = 0.95;
 
-/// One window lowers the limit to half at most, and of that a fifth is taken.
+/// The lowest gradient of one window: it lowers the limit to half at most, and of that step a fifth is taken.
 const GRADIENT_MIN: f64 = 0.5;
 const SMOOTHING: f64 = 0.2;
 
@@ -29,7 +29,7 @@ const SMOOTHING: f64 = 0.2;
 pub(crate) struct Bounds {
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// How many times the long-term latency is still well.
+    /// The multiple of the long-term latency up to which latency is taken for normal.
     pub(crate) tolerance: f64,
 }
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn three_times_too_much_is_shed_and_what_is_let_in_is_answered_in_time() {
+    fn triple_overload_is_shed_in_time() {
         let seen = overloaded(1);
         assert!(seen.answered >= 20 * 475, "{} answered of 10000 possible", seen.answered);
         assert!(seen.ms(0.5) < 40.0 && seen.ms(0.99) < 60.0, "{} {}", seen.ms(0.5), seen.ms(0.99));
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn an_overload_that_lasts_does_not_become_the_measure_of_itself() {
+    fn lasting_overload_is_not_the_norm() {
         let seen = overloaded(8);
         assert!(seen.answered >= 20 * 475, "{}", seen.answered);
         assert!(seen.ms(0.99) < 60.0, "{}", seen.ms(0.99));
     }
 
     #[test]
-    fn nothing_is_shed_below_the_capacity_however_the_load_changes() {
+    fn nothing_is_shed_below_capacity() {
         let now = Instant::now();
         let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(100.0), now));
         for per_second in [200.0, 1_500.0, 50.0, 1_700.0, 900.0] {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_not_used_does_not_grow() {
+    fn unused_limit_does_not_grow() {
         let now = Instant::now();
         let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(50.0), now));
         model.load(&mut gradient, 500.0, 60, 1);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_grows_is_given_more() {
+    fn growing_upstream_gets_more() {
         let now = Instant::now();
         let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(10.0), now));
         model.load(&mut gradient, 3_000.0, 60, 1);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_slower_for_good_gets_its_share_again() {
+    fn permanently_slower_upstream_recovers_its_share() {
         let now = Instant::now();
         let (mut model, mut gradient) = (Model::new(20, now), Gradient::new(bounds(10.0), now));
         model.load(&mut gradient, 1_000.0, 60, 1);

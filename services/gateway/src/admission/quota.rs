@@ -1,4 +1,4 @@
-//! Who is calling, and how much of that may be: a token bucket and a bound on calls in flight for each caller.
+//! Quotas of callers: a token bucket and a bound on calls in flight for each caller.
 //!
 //! A caller is known by a header, such as an API key, of which only a hash is kept; without one by its address. The table
 //! of callers is bounded: callers beyond it share one set of limits.
@@ -35,11 +35,11 @@ pub(crate) struct CallerQuotas {
     named: HashMap<Key, Arc<CallerQuota>>,
     table: Mutex<HashMap<Key, Arc<CallerQuota>>>,
     swept_at_ms: AtomicU64,
-    /// Those for whom there was no room in the table.
+    /// The quota that callers share who have no room in the table.
     others: Arc<CallerQuota>,
 }
 
-/// What a caller is known by.
+/// The identity of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     /// SHA-256 of the header.
@@ -47,7 +47,7 @@ enum Key {
     Address(IpAddr),
 }
 
-/// One caller.
+/// The quota of one caller.
 pub(crate) struct CallerQuota {
     /// Its name, or what sort of nameless caller it is: never its key.
     name: Arc<str>,
@@ -57,7 +57,7 @@ pub(crate) struct CallerQuota {
     gate: Option<Arc<ConcurrencyLimit>>,
 }
 
-/// What one connection has found out about its callers: mostly one, whose every call then is looked up for free.
+/// The caller that a connection looked up last. Most connections have one caller, whose further calls need no lookup.
 pub(crate) struct CallerCache {
     address: IpAddr,
     last: Mutex<Option<(Option<Key>, Arc<CallerQuota>)>>,
@@ -70,7 +70,7 @@ impl CallerCache {
 }
 
 impl CallerQuotas {
-    /// None when nobody has a limit: then no call is looked at.
+    /// Creates the quotas; none when no caller has a limit, so that no call is looked at.
     pub(crate) fn new(settings: &Settings, now: Instant) -> Option<CallerQuotas> {
         let limited = |limits: &CallerLimits| limits.per_second > 0.0 || limits.in_flight > 0;
         if !limited(&settings.limits())
@@ -206,7 +206,7 @@ impl CallerQuota {
     }
 }
 
-/// One caller's addresses: of IPv6 a caller has a whole /64.
+/// Returns the network that counts as one caller: the address, or the /64 of an IPv6 address.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -240,7 +240,7 @@ mod tests {
         headers
     }
 
-    /// How many calls of a hundred are let in, none of which ends.
+    /// Returns how many calls of a hundred are let in, none of which ends.
     fn let_in(callers: &CallerQuotas, connection: &CallerCache, value: &str) -> usize {
         let inside = (0..100).map(|_| callers.admit(connection, &key(value), callers.base));
         inside.collect::<Vec<_>>().iter().filter(|inside| inside.is_ok()).count()
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_its_key_on_whatever_connection_and_without_one_its_address() {
+    fn caller_is_its_key_or_address() {
         let callers = callers(KEYED);
         let (one, two) = (connection("10.0.0.1"), connection("10.0.0.2"));
         assert_eq!(let_in(&callers, &one, "ada"), 10);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_caller_has_a_whole_64() {
+    fn ipv6_caller_is_its_64() {
         let callers = callers("per_second = 10");
         assert_eq!(let_in(&callers, &connection("2001:db8::1"), ""), 10);
         assert_eq!(let_in(&callers, &connection("2001:db8::ffff:1"), ""), 0);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn named_callers_have_their_own_limits_and_the_common_ones_where_they_say_nothing() {
+    fn named_callers_override_common_limits() {
         // SHA-256 of `secret`.
         let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
         let callers = callers(&format!(
@@ -300,14 +300,14 @@ mod tests {
     }
 
     #[test]
-    fn with_only_named_a_made_up_key_gets_no_limits_of_its_own() {
+    fn made_up_keys_get_no_limits() {
         let callers = callers(&format!("{KEYED}only_named = true"));
         let connection = connection("10.0.0.1");
         assert_eq!((let_in(&callers, &connection, "made"), let_in(&callers, &connection, "up")), (10, 0));
     }
 
     #[test]
-    fn calls_in_flight_are_counted_until_they_end_and_a_refused_one_costs_no_token() {
+    fn refused_call_costs_no_token() {
         let callers = callers("per_second = 4\nin_flight = 2");
         let connection = connection("10.0.0.1");
         let admit = || callers.admit(&connection, &HeaderMap::new(), callers.base);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_those_beyond_share_what_one_has() {
+    fn callers_beyond_the_table_share_limits() {
         let callers = callers("per_second = 10\ntracked = 2");
         let at = |n: u8| connection(&format!("10.0.0.{n}"));
         let (one, two) = (at(1), at(2));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_refused_without_showing_them() {
+    fn refused_settings_are_not_shown() {
         for (toml, part) in [
             ("header = 'a b'", "`a b`"),
             ("[named.a]\nkey_sha256 = 'my-secret-key'", "64 hexadecimal"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A call reset sooner than this was not worth making.
 pub(crate) const PREMATURE: Duration = Duration::from_secs(1);
 
-/// So many of those are no accident, if they are also more than half of the connection's calls.
+/// The number of premature resets that is no accident, if it is also more than half of the connection's calls.
 const PREMATURE_MAX: u32 = 500;
 
 /// The calls of one connection.
@@ -25,7 +25,7 @@ impl ResetDetector {
         premature < PREMATURE_MAX || u64::from(premature) * 2 <= u64::from(opened)
     }
 
-    /// How many calls there were.
+    /// Returns how many calls there were.
     pub(crate) fn calls(&self) -> u32 {
         self.opened.load(Ordering::Relaxed)
     }
@@ -52,12 +52,12 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_resets_everything_is_ended() {
+    fn resetting_everything_ends_the_connection() {
         assert_eq!(opened_before_the_end(|_| true), Some(500));
     }
 
     #[test]
-    fn one_that_resets_less_than_half_goes_on() {
+    fn resetting_less_than_half_passes() {
         assert_eq!(opened_before_the_end(|n| n % 2 == 1), None);
         assert_eq!(opened_before_the_end(|n| n < 499), None);
     }

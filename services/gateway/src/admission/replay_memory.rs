@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::Retry;
 
-/// One connection has at most a part of what is left of the whole, by the rule that holds for [calls](super::calls).
+/// The part of what is left free that one connection has at most, by the rule that holds for [calls](super::calls).
 const FREE_FOR_ONE: usize = 4;
 
-/// What one connection's calls hold, and what all hold.
+/// Counts the bytes that the calls of one connection hold, and those of all.
 #[derive(Debug)]
 pub(crate) struct ReplayMemory {
     own: AtomicUsize,
@@ -27,7 +27,7 @@ impl ReplayMemory {
         self.own.load(Ordering::Relaxed)
     }
 
-    /// How much the connection may hold now.
+    /// Returns how much the connection may hold now.
     pub(crate) fn most(&self) -> usize {
         self.own_max.min(self.all_max.saturating_sub(self.all.load(Ordering::Relaxed)) / FREE_FOR_ONE)
     }

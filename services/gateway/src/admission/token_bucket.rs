@@ -4,16 +4,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How fast, and how much at once.
+/// The rate of a bucket, and its burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rate {
     /// Between two tokens, in nanoseconds.
     interval: u64,
-    /// What an idle bucket lets out at once, in the time it takes to fill.
+    /// The burst that an idle bucket lets through, as the time that it takes to refill.
     burst: u64,
 }
 
-/// What is left in it, as a time.
+/// A token bucket: the time at which it is full again.
 #[derive(Debug, Default)]
 pub(crate) struct TokenBucket {
     /// Nanoseconds since the instant that `since` counts from.
@@ -41,7 +41,7 @@ impl TokenBucket {
         taken.map(|_| ()).map_err(|_| Duration::from_nanos(wait))
     }
 
-    /// Whether it is full: as good as new.
+    /// Returns whether the bucket is full: as good as new.
     pub(crate) fn is_full(&self, since: Duration) -> bool {
         self.full_at.load(Ordering::Relaxed) <= nanos(since)
     }
@@ -58,7 +58,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_burst_beyond_all_time_lets_everything_in() {
+    fn endless_burst_admits_everything() {
         let (bucket, rate) = (TokenBucket::default(), Rate::new(1e-6, u32::MAX));
         for _ in 0..100 {
             assert_eq!(bucket.take(rate, MS), Ok(()));
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_at_once_and_then_the_rate() {
+    fn burst_comes_before_the_rate() {
         let (rate, bucket) = (Rate::new(100.0, 20), TokenBucket::default());
         let taken = |since| (0..1_000).take_while(|_| bucket.take(rate, since).is_ok()).count();
         assert_eq!(taken(Duration::ZERO), 20);
@@ -78,21 +78,21 @@ mod tests {
     }
 
     #[test]
-    fn over_a_minute_it_lets_out_its_rate() {
+    fn bucket_keeps_its_rate() {
         let (rate, bucket) = (Rate::new(50.0, 5), TokenBucket::default());
         let taken = (0..60_000).filter(|ms| bucket.take(rate, MS * *ms).is_ok()).count();
         assert!((3_000..=3_005).contains(&taken), "{taken}");
     }
 
     #[test]
-    fn a_rate_below_one_a_second_is_one() {
+    fn rate_below_one_per_second_works() {
         let (rate, bucket) = (Rate::new(0.1, 1), TokenBucket::default());
         assert_eq!(bucket.take(rate, Duration::ZERO), Ok(()));
         assert_eq!(bucket.take(rate, Duration::from_secs(4)), Err(Duration::from_secs(6)));
     }
 
     #[test]
-    fn cores_that_take_at_once_take_no_more_than_there_is() {
+    fn concurrent_takes_stay_within_the_bucket() {
         let (rate, bucket) = (Rate::new(1.0, 1_000), TokenBucket::default());
         let taken: usize = std::thread::scope(|scope| {
             let take = || (0..1_000).filter(|_| bucket.take(rate, Duration::ZERO).is_ok()).count();

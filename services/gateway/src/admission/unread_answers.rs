@@ -14,37 +14,38 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::Limits;
 
-/// One connection has at most a part of what is left of the whole, by the rule that holds for [calls](super::calls).
+/// The part of what is left free that one connection has at most, by the rule that holds for [calls](super::calls).
 const FREE_FOR_ONE: usize = 4;
 
 /// A connection that has left half of what it may is crowded: its answers get no wider windows.
 const CROWDED: usize = 2;
 
-/// Of a connection that has left so many times what it may, answers of which nothing was taken yet are given up at once.
+/// The multiple of its bound that a connection may leave unread; above it, answers of which nothing was taken yet are given up at
+/// once.
 const FAR_TOO_MUCH: usize = 2;
 
-/// How often a caller that takes nothing is looked at.
+/// The interval between two looks at a caller that takes nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the answer to a unary call of a crowded connection is kept while nothing of it is taken: its clone holds the rest
-/// of it. So long is any answer kept for a connection that has left more than it may.
+/// The time that the answer to a unary call of a crowded connection is kept while nothing of it is taken: its clone holds the
+/// rest of it. So long is any answer kept for a connection that has left more than it may.
 const CROWDED_TIME: Duration = Duration::from_secs(2);
 
 /// Taking less than this is taking nothing.
 const PROGRESS_BYTES: usize = 4 << 10;
 
-/// A connection that takes so much a second is taking its answers in turn: one that is not taken has not had its turn.
+/// The bytes per second at which a connection counts as taking its answers in turn: one that is not taken has not had its turn.
 const TURNS_BYTES: usize = 64 << 10;
 
 /// A connection that has left this much is looked at whenever more comes; with less it is not crowded.
 const WATCHED_BYTES: usize = 1 << 20;
 
-/// What one connection has left.
+/// The answers that one connection has left unread.
 pub(crate) struct UnreadAnswers {
     pub(crate) counter: Arc<Counter>,
     all: Arc<Counter>,
     limits: Limits,
-    /// What its callers took of answers that had waited for them.
+    /// The bytes that its callers took of answers that had waited for them.
     moved: AtomicUsize,
     /// Calls that wait until some of it is taken.
     waiting: AtomicUsize,
@@ -63,31 +64,31 @@ impl UnreadAnswers {
         }
     }
 
-    /// How much it may leave now.
+    /// Returns how much it may leave now.
     pub(crate) fn most(&self) -> usize {
         let free = self.limits.unread_bytes_total.saturating_sub(self.all.bytes());
         self.limits.unread_bytes.min(free / FREE_FOR_ONE)
     }
 
-    /// Whether more than that is left.
+    /// Returns whether more is left unread than the connection may leave.
     fn is_full(&self) -> bool {
         self.counter.bytes() > self.most()
     }
 
-    /// Whether its further calls are to wait.
+    /// Returns whether further calls of the connection are to wait.
     pub(crate) fn holds_calls(&self) -> bool {
         let bytes = self.counter.bytes();
         // Most often it has left nothing at all. However little others leave free, each connection goes on with this much.
         bytes > WATCHED_BYTES && bytes > self.most()
     }
 
-    /// Whether so much is left that it cannot wait.
+    /// Returns whether so much is left unread that it cannot wait.
     fn is_far_too_full(&self) -> bool {
         let bytes = self.counter.bytes();
         bytes > WATCHED_BYTES && bytes > self.most() * FAR_TOO_MUCH
     }
 
-    /// Whether the connection has taken answers in turn, for so long and since so much was `moved`.
+    /// Returns whether the connection has taken its answers in turn during `time`, at whose begin it had `moved` this many bytes.
     fn moves(&self, moved: usize, time: Duration) -> bool {
         let seconds = usize::try_from(time.as_secs()).unwrap_or(usize::MAX).max(1);
         self.moved.load(Ordering::Relaxed).wrapping_sub(moved) >= TURNS_BYTES.saturating_mul(seconds)
@@ -98,7 +99,7 @@ impl UnreadAnswers {
         self.limits.answer_window
     }
 
-    /// Whether its answers get no wider windows, and are not waited for as long.
+    /// Returns whether the connection is crowded: its answers get no wider windows, and are not waited for as long.
     pub(crate) fn is_crowded(&self) -> bool {
         let bytes = self.counter.bytes();
         bytes > WATCHED_BYTES && bytes > self.most() / CROWDED
@@ -147,16 +148,17 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Of one answer: since when its caller takes nothing. Costs nothing as long as the caller keeps up.
+/// Watches one answer for a caller that takes nothing. Costs nothing as long as the caller keeps up.
 #[derive(Default)]
 pub(crate) struct Stall(Option<Box<Stalled>>);
 
 struct Stalled {
-    /// None: the caller has caught up. With what the connection had moved then.
+    /// The time since when the caller takes nothing, with the bytes the connection had moved by then; none: the caller has caught
+    /// up.
     since: Option<(Instant, usize)>,
     /// The caller has taken some of it before.
     progressed: bool,
-    /// What was taken since.
+    /// The bytes taken since.
     taken: usize,
     timer: Pin<Box<Sleep>>,
 }
@@ -166,8 +168,8 @@ struct Stalled {
 pub(crate) struct NotTaken(pub(crate) Duration);
 
 impl Stall {
-    /// Nothing can be sent now. Ready when the answer is not kept any longer. `unary`: it is to a call of one message, whose
-    /// caller has no reason to leave it.
+    /// Waits while nothing can be sent. Ready when the answer is not kept any longer. `unary`: it is to a call of one message,
+    /// whose caller has no reason to leave it.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -198,12 +200,12 @@ impl Stall {
         Poll::Pending
     }
 
-    /// Whether it is stalled for the first time.
+    /// Returns whether the answer stalls for the first time.
     pub(crate) fn is_new(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether to [poll](Stall::poll) whenever more of the answer comes.
+    /// Returns whether to [poll](Stall::poll) whenever more of the answer comes.
     pub(crate) fn is_watched(&self, unread: &UnreadAnswers) -> bool {
         unread.counter.bytes() > WATCHED_BYTES
     }

@@ -9,23 +9,23 @@ use serde::Deserialize;
 use shoal_balance::{self as balance, Options};
 use shoal_kit::settings::DurationText;
 
-/// How endpoints are chosen.
+/// Load balancing over the endpoints of an upstream.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Balance {
-    /// How long an endpoint is shunned that failed a call, unless it said itself how long. Zero: not at all.
+    /// The time that an endpoint is avoided after it failed a call, unless it said itself how long. Zero: not at all.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub penalty: Duration,
-    /// How long a newcomer's share grows, from a tenth to the whole. Zero: it has the whole at once.
+    /// The time in which a newcomer's share of the calls grows from a tenth to the whole. Zero: it has the whole at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub slow_start: Duration,
-    /// The most endpoints of one upstream that one core connects to: which, is drawn. 0: all.
+    /// The most endpoints of one upstream that one core connects to, drawn at random. 0: all.
     pub subset: usize,
-    /// The most connections of one core to one endpoint; more than one only when the endpoint allows too few streams.
+    /// The most connections of one core to one endpoint. A further one is made only when the endpoint allows too few streams.
     pub connections: usize,
-    /// How long a further connection may be without calls.
+    /// The time after which a further connection without calls is closed.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub connection_idle: Duration,
@@ -44,33 +44,33 @@ impl Default for Balance {
     }
 }
 
-/// When an endpoint that fails is left alone.
+/// Ejection of endpoints that fail.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ejection {
-    /// Whether any is.
+    /// Enables ejection.
     pub enabled: bool,
-    /// After as many failures in a row.
+    /// Ejects an endpoint after this number of failures in a row.
     pub consecutive: u32,
-    /// Or when this share of its calls failed within `window`,
+    /// Ejects an endpoint when this share of its calls failed within `window`, if there were at least `calls_min`.
     pub failure_ratio: f64,
-    /// provided there were as many calls.
+    /// The fewest calls within `window` for which `failure_ratio` ejects.
     pub calls_min: u32,
-    /// The time that the share is of.
+    /// The window of `failure_ratio`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub window: Duration,
-    /// How long an endpoint is ejected the first time; doubled each time.
+    /// The time of a first ejection; doubled each further time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub base_ejection_time: Duration,
-    /// How long at most.
+    /// The longest time of an ejection.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max: Duration,
-    /// The most that are left alone at once, as a share of those that serve.
+    /// The most endpoints that are ejected at once, as a share of those that serve.
     pub ejected_max: f64,
-    /// When less than this share of all endpoints is left, the ejected are used too.
+    /// Uses ejected endpoints too when less than this share of all endpoints is left.
     pub panic_threshold: f64,
 }
 

@@ -8,23 +8,22 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Limits of callers, and who they are. None has a limit unless one is set here.
+/// Limits of callers, and how callers are identified. No caller has a limit unless one is set here.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callers {
-    /// The header that says who is calling, such as an API key; callers without it are known by their address.
+    /// The header that identifies a caller, such as an API key; callers without it are known by their address.
     #[schemars(with = "Option<String>")]
     pub header: Option<Header>,
-    /// Whether only the keys of `named` count, and callers with others are known by their address: for headers that
-    /// callers may make up.
+    /// Accepts only the keys of `named`; callers with other keys are known by their address. For headers that callers may invent.
     pub only_named: bool,
-    /// Calls a second of each caller. 0: any number.
+    /// Calls per second of each caller. 0: any number.
     pub per_second: f64,
-    /// Calls at once of a caller that was quiet. 0: as many as in a second.
+    /// Calls that a caller may make at once after a pause. 0: as many as in a second.
     pub burst: u32,
     /// Calls in flight of each caller. 0: any number.
     pub in_flight: usize,
-    /// Callers that are told apart. Those beyond share the limits of one.
+    /// The most callers with limits of their own. Callers beyond it share the limits of one.
     pub tracked: usize,
     /// Callers with limits of their own.
     pub named: BTreeMap<String, NamedCaller>,
@@ -44,24 +43,24 @@ impl Default for Callers {
     }
 }
 
-/// A caller with limits of its own; what it leaves out is as for all.
+/// A caller with limits of its own. Limits that it leaves out are those of all callers.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamedCaller {
-    /// The SHA-256 of its key in `header`, in hexadecimal digits: the key itself is in no file.
+    /// The SHA-256 of its key in `header`, in hexadecimal digits. The key itself is in no file.
     #[schemars(with = "Option<String>")]
     pub key_sha256: Option<Hash>,
-    /// Or its address.
+    /// Its address, instead of a key.
     pub address: Option<IpAddr>,
-    /// As for all.
+    /// The limit of this caller; if unset, that of all callers.
     pub per_second: Option<f64>,
-    /// As for all.
+    /// The limit of this caller; if unset, that of all callers.
     pub burst: Option<u32>,
-    /// As for all.
+    /// The limit of this caller; if unset, that of all callers.
     pub in_flight: Option<usize>,
 }
 
-/// What one caller may ask for; 0 is no limit.
+/// The limits of one caller; 0: no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallerLimits {
     pub(crate) per_second: f64,
@@ -80,22 +79,22 @@ impl Callers {
     }
 
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        /// So that a caller's rate is one.
+        /// The highest rate that can be told apart from no limit.
         const PER_SECOND_MAX: f64 = 1e6;
         let valid = |per_second: f64| (0.0..=PER_SECOND_MAX).contains(&per_second);
-        ensure!(valid(self.per_second), "gateway.callers.per_second is not from 0 to 1000000");
+        ensure!(valid(self.per_second), "gateway.callers.per_second must be between 0 and 1000000");
         ensure!(self.tracked > 0, "gateway.callers.tracked must be at least 1");
         for (name, named) in &self.named {
             let key = format!("gateway.callers.named.{name}");
             ensure!(
                 named.key_sha256.is_some() != named.address.is_some(),
-                "{key}: needs one of key_sha256 and address"
+                "{key}: needs exactly one of key_sha256 and address"
             );
             ensure!(
                 named.key_sha256.is_none() || self.header.is_some(),
-                "{key}: a key is found in the header that gateway.callers.header names, and it names none"
+                "{key}: key_sha256 needs gateway.callers.header, the header that carries the key"
             );
-            ensure!(named.per_second.is_none_or(valid), "{key}: per_second is not from 0 to 1000000");
+            ensure!(named.per_second.is_none_or(valid), "{key}: per_second must be between 0 and 1000000");
         }
         Ok(())
     }
@@ -125,7 +124,7 @@ impl<'de> serde::Deserialize<'de> for Header {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
         let text = <String as serde::Deserialize>::deserialize(deserializer)?;
         let name = HeaderName::try_from(&text);
-        name.map(Header).map_err(|_| serde::de::Error::custom(format!("`{text}` is no header name")))
+        name.map(Header).map_err(|_| serde::de::Error::custom(format!("`{text}` is not a header name")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Which services are Shoal's own: those that the gateway itself answers, and those of the roles, which no other upstream takes
-//! unless it is told to replace them.
+//! The services that are Shoal's own: those that the gateway itself answers, and those of the roles, which no other upstream
+//! takes unless it is told to replace them.
 
 use shoal_kit::role::Role;
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_clones_of_a_role_serve_is_its_own() {
+    fn role_owns_what_its_clones_serve() {
         assert_eq!(role_of("shoal.session.v1.SessionService"), Some(Role::Session));
         assert_eq!(role_of("shoal.cache.v1.CacheService"), Some(Role::Cache));
         for other in

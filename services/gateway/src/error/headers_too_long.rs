@@ -8,8 +8,6 @@ use shoal_kit::ApiError;
 use shoal_kit::reason;
 use tonic::Code;
 
-use crate::error::Error;
-
 /// A header list that is above a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TooLong {
@@ -29,24 +27,24 @@ enum Whose {
 }
 
 impl TooLong {
-    fn refused(whose: Whose, list: ListTooLong) -> Error {
+    fn refused(whose: Whose, list: ListTooLong) -> TooLong {
         let too_long = TooLong { whose, list };
         metrics::counter!("shoal_gateway_headers_refused_total", "limit" => too_long.limit()).increment(1);
-        Error::HeadersTooLong(too_long)
+        too_long
     }
 
     /// A call whose header list is above ours.
-    pub(crate) fn call(list: ListTooLong) -> Error {
+    pub(crate) fn call(list: ListTooLong) -> TooLong {
         TooLong::refused(Whose::Call, list)
     }
 
     /// A call whose header list is above its endpoint's.
-    pub(crate) fn call_to(upstream: &str, address: SocketAddr, list: ListTooLong) -> Error {
+    pub(crate) fn call_to(upstream: &str, address: SocketAddr, list: ListTooLong) -> TooLong {
         TooLong::refused(Whose::CallTo { upstream: upstream.to_owned(), address }, list)
     }
 
     /// An answer whose headers or trailers are above ours.
-    pub(crate) fn answer(upstream: &str, address: SocketAddr, list: ListTooLong) -> Error {
+    pub(crate) fn answer(upstream: &str, address: SocketAddr, list: ListTooLong) -> TooLong {
         TooLong::refused(Whose::Answer { upstream: upstream.to_owned(), address }, list)
     }
 

@@ -1,5 +1,5 @@
-//! One attempt of a call: both halves moved by one task, in one future, until either the endpoint's answer is handed on
-//! or something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
+//! Moves one attempt of a call, both halves by one task in one future, until either the endpoint's answer is handed on or
+//! something breaks. Spawns nothing and boxes nothing on the way of a call that goes well.
 //!
 //! A slow attempt may be joined by a hedged one at another endpoint. Whichever answers first is handed on, and the other is
 //! reset; until then the failure of one is no failure.
@@ -33,7 +33,7 @@ use crate::upstream::meter::Event;
 /// method is known to stream is after this time whether it has begun or not: headers may come with the first event only.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
 
-/// What a call has of its own, whatever its attempts.
+/// The parts of a call that its attempts share.
 pub(crate) struct Sides<'a> {
     pub(crate) caller: &'a mut Downstream,
     pub(crate) request_body: &'a mut RequestBody,
@@ -43,14 +43,14 @@ pub(crate) struct Sides<'a> {
     pub(crate) unary: Option<Unary>,
 }
 
-/// What is expected of a call with one message each way.
+/// The rules for a call with one message each way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unary {
-    /// Until when all of the request is here.
+    /// The time by which the whole request must have arrived.
     pub(crate) request_by: Option<Instant>,
 }
 
-/// What an attempt is made of.
+/// An attempt of a call at an endpoint, and maybe at a second one.
 pub(crate) struct Attempt<'a> {
     caller: &'a mut Downstream,
     request_body: &'a mut RequestBody,
@@ -62,9 +62,9 @@ pub(crate) struct Attempt<'a> {
     stream: UpstreamStream,
     answer: Answer,
     uploading: bool,
-    /// What a hedged attempt that has taken over has not been sent yet.
+    /// The part of the request that a hedged attempt which has taken over was not sent yet.
     replay: Option<Box<Replay>>,
-    /// Whether an answer that is nothing but UNAVAILABLE is given back instead of handed on.
+    /// Set if an answer that is nothing but UNAVAILABLE is given back instead of handed on.
     withhold: bool,
     /// When the call is a long stream.
     stream_at: Option<Instant>,
@@ -77,7 +77,7 @@ pub(crate) struct Attempt<'a> {
     latency: Option<Duration>,
     pushback: Option<Pushback>,
     outcome: Outcome,
-    /// Of the answer that is coming.
+    /// The HTTP status of the answer that is coming.
     http: StatusCode,
 }
 
@@ -94,7 +94,7 @@ enum Answer {
     /// trailers may be all that follows.
     Begun(Box<Response<()>>, RecvStream),
     Coming(ResponseBody),
-    /// Nothing more comes of it.
+    /// The answer has ended.
     Over,
 }
 
@@ -150,7 +150,7 @@ impl<'a> Attempt<'a> {
         AttemptEnd::CallerGone
     }
 
-    /// What is left when it has run.
+    /// Returns what is left when it has run.
     pub(crate) fn summary(self) -> AttemptSummary {
         AttemptSummary {
             stream: self.stream,
@@ -166,12 +166,12 @@ impl<'a> Attempt<'a> {
         self.request_body.is_complete() && matches!(self.answer, Answer::Awaited(_))
     }
 
-    /// Who is to be surpassed.
+    /// Returns the endpoint that a hedged attempt avoids.
     pub(crate) fn endpoint(&self) -> SocketAddr {
         self.stream.address()
     }
 
-    /// Whether the request has no body at all.
+    /// Returns whether the request has no body at all.
     pub(crate) fn is_bodiless(&self) -> bool {
         self.request_body.is_empty()
     }
@@ -386,7 +386,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// What was held back.
+    /// Returns what was held back.
     fn begun(&mut self) -> Option<(Box<Response<()>>, RecvStream)> {
         match std::mem::replace(&mut self.answer, Answer::Over) {
             Answer::Begun(response, body) => Some((response, body)),
@@ -421,7 +421,7 @@ impl<'a> Attempt<'a> {
         Ok(AttemptEnd::Answered(code))
     }
 
-    /// Whether an answer, of which `response` is the head, is given back instead of handed on.
+    /// Returns whether an answer with the head `response` is given back instead of handed on.
     fn is_withheld(&self, response: &Response<()>) -> bool {
         self.withhold && is_unavailable(response.status(), response.headers())
     }
@@ -463,7 +463,7 @@ fn fail(stream: &mut UpstreamStream, response: &Result<Response<RecvStream>, Bro
     FailedAttempt { endpoint: stream.address(), pushback }
 }
 
-/// Whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in
+/// Returns whether an answer with this head is UNAVAILABLE whatever follows, and another endpoint could better it: gRPC's own status in
 /// the headers, or an HTTP status that means it. An endpoint that says the failure is not its own is believed.
 fn is_unavailable(http: StatusCode, headers: &HeaderMap) -> bool {
     let is_whole = headers.contains_key(Status::GRPC_STATUS) || !http.is_success();

@@ -1,4 +1,4 @@
-//! How an attempt ended, and what it leaves behind.
+//! The end of an attempt, and what it leaves behind.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::forwarding::upstream_stream::UpstreamStream;
 use crate::resilience::pushback::Pushback;
 use crate::resilience::retry::FailedAttempt;
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Debug)]
 pub(crate) enum AttemptEnd {
     /// The endpoint's answer was handed on to its end.
@@ -31,14 +31,14 @@ pub(crate) enum AttemptEnd {
     NotTaken(NotTaken),
 }
 
-/// What an attempt leaves when it has ended.
+/// The summary of an attempt that has ended.
 pub(crate) struct AttemptSummary {
     pub(crate) stream: UpstreamStream,
     pub(crate) failed_hedge: Option<FailedAttempt>,
-    /// From the first attempt to the first byte of the answer.
+    /// The time from the first attempt to the first byte of the answer.
     pub(crate) latency: Option<Duration>,
-    /// What the endpoint wants of further attempts.
+    /// The endpoint's wish for further attempts.
     pub(crate) pushback: Option<Pushback>,
-    /// What its answer says of the endpoint.
+    /// The outcome that its answer means for the endpoint.
     pub(crate) outcome: Outcome,
 }

@@ -34,11 +34,11 @@ use crate::routing::table::Route;
 use crate::upstream::meter::Event;
 use crate::upstream::{Upstream, WorkerState};
 
-/// How long a call waits for an endpoint while none is ready, unless its deadline is sooner. Long enough for a clone
-/// that restarts, short enough that a caller is not kept waiting for nothing.
+/// The time a call waits for an endpoint while none is ready, unless its deadline is sooner. Long enough for a clone that
+/// restarts, short enough that a caller is not kept waiting for nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a call counts as while it goes on.
+/// Permits that a call holds while it goes on: of its caller and of its route.
 pub(super) type Admitted = [Option<ConcurrencyPermit>; 2];
 
 /// Has an upstream answer a call.
@@ -85,28 +85,28 @@ struct Call<'c> {
     caller: Downstream,
     request_body: RequestBody,
     attempts: Attempts,
-    /// While it counts against the limit of its upstream.
+    /// The permit that counts it against the limit of its upstream.
     permit: Option<Permit>,
     span: &'c Span,
     /// The endpoint that has it.
     at: Option<SocketAddr>,
 }
 
-/// Of an attempt that may be joined by a second one.
+/// The hedging of an attempt: it may be joined by a second one.
 struct Hedging {
     /// When; none as long as it is not known what is slow.
     after: Option<Duration>,
     method: Option<Arc<Method>>,
 }
 
-/// How an attempt ended, if not the call.
+/// The failure of an attempt after which another may follow.
 struct Retryable {
     failure: Failure,
     endpoint: SocketAddr,
     detail: String,
-    /// What to hand on if it is not repeated.
+    /// The answer to hand on if the call is not repeated.
     answer: Option<Box<http::Response<()>>>,
-    /// What to say if no other endpoint can be tried at once.
+    /// The error for the caller if no other endpoint can be tried at once.
     full: Option<Error>,
 }
 
@@ -129,7 +129,8 @@ impl Call<'_> {
         }
     }
 
-    /// None when the time is up. Not tokio's `timeout_at`, which would move the whole future of the attempts once more.
+    /// Makes attempts until the deadline; none when the time is up. This is not tokio's `timeout_at`, which would move the whole
+    /// future of the attempts once more.
     async fn attempts_until(&mut self, deadline: Instant) -> Option<CallEnd> {
         let mut attempts = pin!(self.attempts());
         let mut late = pin!(sleep_until(deadline));
@@ -314,7 +315,7 @@ impl Call<'_> {
         ended
     }
 
-    /// What the end of an attempt means for its endpoint, whose answer says `outcome`, and for the call.
+    /// Returns what the end of an attempt means for its endpoint, whose answer says `outcome`, and for the call.
     fn judge(
         &mut self,
         end: AttemptEnd,
@@ -344,7 +345,7 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the caller sent what no endpoint could have taken.
+    /// Returns whether the caller sent what no endpoint could have taken.
     fn is_malformed(&self) -> bool {
         self.request_body.is_malformed(self.route.unary, self.head.is_encoded())
     }
@@ -359,7 +360,7 @@ impl Call<'_> {
             return (outcome, Err(failed(Failure::Lost, endpoint, error.to_string())));
         }
         if let Some(list) = error.header_list_too_long() {
-            let error = TooLong::answer(&self.upstream.name, endpoint, list);
+            let error = TooLong::answer(&self.upstream.name, endpoint, list).into();
             return (outcome, Ok(CallEnd::Failed(error)));
         }
         if !error.is_remote() {
@@ -384,7 +385,7 @@ impl Call<'_> {
         Some(Unary { request_by: self.head.started().checked_add(allowed) })
     }
 
-    /// Whether and when the attempt of that number is joined by a second one.
+    /// Returns whether and when the attempt of that number is joined by a second one.
     fn hedging(&self, number: u32) -> Option<Hedging> {
         let hedge = self.route.hedge.filter(|_| self.route.idempotent && number == 1)?;
         let (hedges, now) = (&self.state.hedges, Instant::now());

@@ -1,4 +1,4 @@
-//! How a call ended, and what follows from that: its caller is told, it is counted, its span and its access line end.
+//! The end of a call, and what follows from it: its caller is told, it is counted, its span and its access line end.
 
 use shoal_kit::access::Forwarded;
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use crate::forwarding::span;
 use crate::upstream::meter::Meter;
 use crate::upstream::method_meter::MethodMeter;
 
-/// How a call ended.
+/// The end of a call.
 pub(super) enum CallEnd {
     /// The caller has an answer, or a reset that means this code.
     Answered(Code),
@@ -32,10 +32,10 @@ impl CallEnd {
     }
 }
 
-/// What counts a call.
+/// The meters that count a call.
 #[derive(Clone, Copy)]
 pub(super) struct Meters<'m> {
-    /// Of the upstream that it was for, if one was.
+    /// The meter of the upstream that the call was for, if there is one.
     pub(super) upstream: Option<&'m Meter>,
     pub(super) method: &'m MethodMeter,
 }

@@ -1,4 +1,4 @@
-//! What the calls of one core share.
+//! The context that the calls of one core share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -17,21 +17,21 @@ use crate::config::Config;
 use crate::routing::catalog::Catalog;
 use crate::upstream::method_meter::MethodMeter;
 
-/// What the calls of one core share.
+/// The context that the calls of one core share.
 pub(crate) struct CallContext {
-    /// Which state of each upstream is this core's.
+    /// The index of this core, by which its state of each upstream is found.
     pub(crate) index: usize,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) config: Arc<Config>,
     /// The gateway's own services.
     pub(crate) routes: Routes,
-    /// What their calls may hold of requests that have not fully arrived.
+    /// The memory that calls of these may hold for requests that have not fully arrived.
     pub(crate) memory: Memory,
     /// The limits of callers, if any has one. Shared by all cores: a caller has connections to several.
     pub(crate) callers: Option<Arc<CallerQuotas>>,
     /// Counts calls that are refused before their route is known.
     pub(crate) unrouted: MethodMeter,
-    /// Which calls are traced.
+    /// The decision which calls are traced.
     pub(crate) sampling: Sampling,
     /// Cancelled when connections are to be ended.
     pub(crate) stop: CancellationToken,

@@ -51,14 +51,14 @@ pub(crate) fn serve(
         return refuse(&context.unrouted, &mut caller, ending, started);
     }
     if caller.is_gone() {
-        // Opened and reset in one breath: nobody else needs to know.
+        // Opened and reset at once: the upstream never sees it.
         return client.resets.premature();
     }
     if let Err(error) = entered {
         return refuse(&context.unrouted, &mut caller, error, started);
     }
     if let Some(list) = too_long {
-        return refuse(&context.unrouted, &mut caller, TooLong::call(*list), started);
+        return refuse(&context.unrouted, &mut caller, TooLong::call(*list).into(), started);
     }
     let found = match context.catalog.table().find(parts.uri.path(), &parts.headers) {
         Ok(Target::Upstream(route)) => Ok(Ok(route.clone())),

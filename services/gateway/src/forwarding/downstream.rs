@@ -24,11 +24,11 @@ pub(crate) struct Downstream {
     stream: Option<SendStream>,
     /// Its call counts as long as there is somebody to answer.
     in_flight: InFlight,
-    /// What its access line tells, if there is to be one.
+    /// The facts of its access line, if there is to be one.
     access: Option<Box<Access>>,
 }
 
-/// What an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
+/// Returns what an endpoint is told of a caller's reset. A caller that lost its connection, or broke it, is one that cancelled:
 /// what was wrong between it and the gateway is not the endpoint's fault. So is one that says NO_ERROR.
 pub(crate) fn handed_on(reason: Reason) -> Reason {
     match reason {
@@ -81,7 +81,7 @@ impl Downstream {
         reset.map(|error| error.reason().filter(|_| error.is_reset()).map_or(Reason::CANCEL, handed_on))
     }
 
-    /// Whether it is gone already.
+    /// Returns whether the caller is gone already.
     pub(crate) fn is_gone(&mut self) -> bool {
         self.poll_gone(&mut Context::from_waker(Waker::noop())).is_ready()
     }

@@ -18,7 +18,7 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// Counts a call. It is counted if it is refused too, until that is said.
+    /// Counts a call, and returns whether it may go on. A refused call is counted too, until its caller has been told.
     pub(crate) fn enter(
         context: &Arc<CallContext>,
         client: &Arc<ConnectionState>,

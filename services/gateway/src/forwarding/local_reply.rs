@@ -18,13 +18,13 @@ use crate::resilience::pushback::PUSHBACK;
 /// The longest `grpc-message` the gateway writes: with its details it must fit a client's default header list of 8 KiB.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// What `GET /` answers: what this port is, for people, probes and conformance tools.
+/// The answer to `GET /`: what this port is, for people, probes and conformance tools.
 const PAGE: &str =
     "This port speaks gRPC. Try: grpcurl -plaintext HOST:PORT list\nHealth: grpc.health.v1.Health/Check\n";
 
-/// So much of a request that is no call is read before it is answered.
+/// The bytes of a request that is no call which are read before it is answered.
 const UNWANTED_BYTES_MAX: usize = 64 << 10;
-/// And for so long: whoever sends it slowly is answered before its end.
+/// The time for which it is read; a request that is sent slowly is answered before its end.
 const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The headers that end a call with `error`.
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_gateway_carries_its_reason_and_variables() {
+    fn gateway_error_carries_reason_and_metadata() {
         let status = check("shoal.cache.v1.CacheService".into());
         assert_eq!(status.code(), tonic::Code::Unimplemented);
         let info = status.get_details_error_info().expect("ErrorInfo");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_says_when_to_come_back_in_both_languages() {
+    fn limit_sends_pushback_and_retry_info() {
         let wait = std::time::Duration::from_micros(2_300);
         let limit = "100 calls a second".to_owned();
         let error = Error::CallerLimit {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_long_for_a_header_is_cut_and_keeps_its_reason() {
+    fn long_message_is_cut_keeping_reason() {
         let status = check("x.Y, ".repeat(2_000));
         assert!(status.message().len() < MESSAGE_BYTES_MAX && status.message().contains("`a.B`"));
         assert_eq!(status.get_details_error_info().expect("ErrorInfo").reason, "UNKNOWN_SERVICE");

@@ -10,7 +10,7 @@ pub(crate) struct Framing {
     /// The head of the next message, as far as it is here.
     head: [u8; HEAD_BYTES],
     have: usize,
-    /// What is to come of the message that has begun.
+    /// The bytes to come of the message that has begun.
     left: u64,
     /// Messages that have begun.
     messages: u64,
@@ -43,7 +43,7 @@ impl Framing {
         }
     }
 
-    /// What no server could have taken. `ended`: nothing more will come. `unary`: the method takes one message.
+    /// Returns what no server could have taken. `ended`: nothing more will come. `unary`: the method takes one message.
     /// `encoded`: the request says how its messages are compressed.
     pub(crate) fn is_malformed(&self, ended: bool, unary: bool, encoded: bool) -> bool {
         let cut = self.have > 0 || self.left > 0;
@@ -71,14 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_any_length_is_well_formed() {
+    fn any_message_length_is_well_formed() {
         check(b"\0\0\0\0\0", false);
         check(b"\0\0\0\0\x03abc", false);
         check(&[&b"\0\0\0\x01\0"[..], &[7; 256]].concat(), false);
     }
 
     #[test]
-    fn what_no_server_can_take_is_malformed() {
+    fn unreadable_messages_are_malformed() {
         check(b"", true);
         check(b"\0\0", true);
         check(b"\x07\0\0\0\0", true);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn several_messages_and_compressed_ones_are_well_formed_where_they_are_expected() {
+    fn streams_and_compression_are_well_formed() {
         let mut framing = Framing::default();
         framing.feed(b"\x01\0\0\0\x01a\0\0\0\0\x01a");
         assert!(!framing.is_malformed(true, false, true));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::SendStream;
 
-/// What is left to send.
+/// The part of a request that is left to send.
 pub(crate) struct Replay {
     chunks: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
@@ -18,8 +18,8 @@ impl Replay {
         Replay { chunks, trailers }
     }
 
-    /// Moves what can be moved. Ready when all is sent, or when the endpoint takes no more, of which the other half of
-    /// the call tells the reason.
+    /// Moves what can be moved. Ready when all is sent, or when the endpoint takes no more; the other half of the call tells the
+    /// reason.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, to: &mut SendStream) -> Poll<()> {
         loop {
             let end = self.chunks.len() == 1 && self.trailers.is_none();

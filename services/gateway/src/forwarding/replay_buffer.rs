@@ -15,26 +15,26 @@ const SMALL_BYTES: usize = 4 << 10;
 /// A piece shorter than this has memory of its own.
 const OWN_BYTES: usize = 16 << 10;
 
-/// What a larger piece may hold: it lies in the buffer it was received in, and keeps all of it.
+/// The bytes that a larger piece may hold: it lies in the buffer it was received in, and keeps all of it.
 const BUFFER_BYTES: usize = 40 << 10;
 
-/// What one connection may hold by such buffers before pieces are copied out of them.
+/// The bytes that one connection may hold by such buffers before pieces are copied out of them.
 const UNCOPIED_BYTES_MAX: usize = 2 << 20;
 
-/// The beginning of a body. The first frame has a place of its own: a unary call has but one, and needs no list.
+/// The beginning of a body. The first frame has a field of its own: a unary call has only one, and needs no list.
 pub(crate) struct ReplayBuffer {
     first: Option<Bytes>,
     rest: Vec<Bytes>,
     bytes: usize,
     bytes_max: usize,
-    /// Nothing is missing.
+    /// Set while nothing is missing.
     pub(crate) whole: bool,
     /// Once it is more than a little: whose it is, and what it was counted as.
     charged: Option<(Arc<ConnectionState>, usize)>,
 }
 
 impl ReplayBuffer {
-    /// Of a call that may keep so much.
+    /// Creates an empty buffer that keeps at most `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> ReplayBuffer {
         ReplayBuffer { first: None, rest: Vec::new(), bytes: 0, bytes_max, whole: true, charged: None }
     }
@@ -60,7 +60,7 @@ impl ReplayBuffer {
         true
     }
 
-    /// The piece to keep, if its connection may keep so much.
+    /// Returns the piece to keep, if its connection may keep that much.
     fn charge(&mut self, chunk: &Bytes, client: &Arc<ConnectionState>) -> Option<Bytes> {
         if self.bytes + chunk.len() < SMALL_BYTES {
             return Some(chunk.clone());
@@ -143,7 +143,7 @@ mod tests {
         client.kept.held()
     }
 
-    /// As many calls of `frames` frames of `len` bytes as the connection keeps.
+    /// Makes as many calls of `frames` frames of `len` bytes as the connection keeps.
     fn calls(client: &Arc<ConnectionState>, frames: usize, len: usize) -> Vec<ReplayBuffer> {
         let frame = Bytes::from(vec![7; len]);
         (0..10_000)
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_keeps_so_much_and_gives_it_back() {
+    async fn connection_keeps_bounded_bytes_for_replay() {
         let client = client().await;
         for (frames, len) in [(15, 4_100), (1, 16_384), (4, 16_384), (200, 300)] {
             let kept = calls(&client, frames, len);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_longer_than_its_call_may_keep_is_not_kept() {
+    async fn too_long_body_is_not_kept() {
         let (client, frame) = (client().await, Bytes::from(vec![7; 16 << 10]));
         let mut kept = ReplayBuffer::new(64 << 10);
         assert!((0..4).all(|_| kept.push(&frame, &client)));

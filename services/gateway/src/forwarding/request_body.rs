@@ -19,7 +19,7 @@ pub(crate) struct RequestBody {
     from: RecvStream,
     /// The frame that waits for the endpoint's window.
     chunk: Bytes,
-    /// Of `chunk`, what the caller has not been given back as window.
+    /// The bytes of `chunk` that the caller has not been given back as window.
     unreleased: usize,
     trailers: Option<HeaderMap>,
     /// The caller has sent everything.
@@ -33,7 +33,7 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
-    /// Of a caller's body; up to `keep_bytes` of it can be replayed.
+    /// Takes a caller's body, of which up to `keep_bytes` can be replayed.
     pub(crate) fn new(from: RecvStream, keep_bytes: usize) -> RequestBody {
         let ended = from.is_end_stream();
         RequestBody {
@@ -49,18 +49,18 @@ impl RequestBody {
         }
     }
 
-    /// Whether what came of it is nothing that an endpoint could have taken: an error it answers with is then no failure of
+    /// Returns whether the caller sent what no endpoint could have taken: an error that an endpoint answers is then no failure of
     /// its own. `unary`: the method takes one message. `encoded`: the request says how its messages are compressed.
     pub(crate) fn is_malformed(&self, unary: bool, encoded: bool) -> bool {
         self.framing.is_malformed(self.ended, unary, encoded)
     }
 
-    /// Whether the request has no body at all, so that its headers end it.
+    /// Returns whether the request has no body at all, so that its headers end it.
     pub(crate) fn is_empty(&self) -> bool {
         self.ended && self.kept.len() == 0 && self.kept.whole && self.trailers.is_none()
     }
 
-    /// Whether it can be sent again from its beginning.
+    /// Returns whether the body can be sent again from its beginning.
     pub(crate) fn replayable(&self) -> bool {
         self.kept.whole
     }
@@ -74,7 +74,7 @@ impl RequestBody {
         self.finished = false;
     }
 
-    /// Whether the whole request is here and at hand.
+    /// Returns whether the whole request is here and at hand.
     pub(crate) fn is_complete(&self) -> bool {
         self.ended && self.kept.whole
     }
@@ -86,7 +86,7 @@ impl RequestBody {
         Replay::new(chunks, self.trailers.clone())
     }
 
-    /// Nothing will be sent again: keeps nothing from here on.
+    /// Keeps nothing from here on: nothing will be sent again.
     pub(crate) fn forget(&mut self) {
         // What was kept but not sent yet is still needed.
         if self.next == self.kept.len() {
@@ -141,7 +141,7 @@ impl RequestBody {
         }
     }
 
-    /// Whether nothing comes after the current chunk, so that its last frame can end the stream.
+    /// Returns whether nothing comes after the current chunk, so that its last frame can end the stream.
     fn at_end(&self) -> bool {
         self.ended && self.next >= self.kept.len() && self.trailers.is_none()
     }

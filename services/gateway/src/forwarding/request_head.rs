@@ -21,7 +21,7 @@ const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// What a request is, before anything is done with it.
+/// The kind of a request, before anything is done with it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A gRPC call.
@@ -50,8 +50,7 @@ pub(crate) fn kind(parts: &Parts) -> Kind {
     }
 }
 
-/// Whether a request of which only the beginning is here is to be taken for a call: its content type may be what is
-/// missing.
+/// Returns whether a request whose headers were cut off is taken for a call: its content type may be what is missing.
 pub(crate) fn is_call(kind: &Kind, parts: &Parts) -> bool {
     *kind == Kind::Grpc || (parts.method == Method::POST && !parts.headers.contains_key(CONTENT_TYPE))
 }
@@ -59,10 +58,10 @@ pub(crate) fn is_call(kind: &Kind, parts: &Parts) -> bool {
 /// The head of a gRPC call.
 pub(crate) struct RequestHead {
     request: Request<()>,
-    /// It names whom it is for; if not, each attempt says it of its endpoint.
+    /// Set if the request names its authority; if not, each attempt has the address of its endpoint as authority.
     is_absolute: bool,
     started: Instant,
-    /// How long the call may take and when that is over.
+    /// The time that the call may take, and when that is over.
     pub(crate) deadline: Option<(Duration, Instant)>,
 }
 
@@ -103,7 +102,7 @@ impl RequestHead {
         self.request.headers()
     }
 
-    /// Whether it says how its messages are compressed.
+    /// Returns whether the request says how its messages are compressed.
     pub(crate) fn is_encoded(&self) -> bool {
         self.headers().get(GRPC_ENCODING).is_some_and(|encoding| encoding != "identity")
     }
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forwarded_is_the_time_that_remains() {
+    fn remaining_time_is_forwarded() {
         let waited = Duration::from_millis(400);
         let arrived = Instant::now().checked_sub(waited).expect("a clock that runs");
         let parts = parts(Method::POST, "http://mesh/a.B/C", &[("grpc-timeout", "1S")]);
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_are_given_and_bounded_by_the_configuration() {
+    fn configuration_sets_and_bounds_deadlines() {
         let bounds = Deadline { default: Some(Duration::from_secs(5)), max: Some(Duration::from_secs(30)) };
         let allowed =
             |headers: &[_], bounds| head(headers, bounds).deadline.map(|(allowed, _)| allowed.as_secs());
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_pass_as_they_are_and_trailers_are_asked_for() {
+    fn headers_pass_and_trailers_are_requested() {
         let mut head = head(&[("x-a", "1"), ("x-a", "2"), ("user-agent", "t")], Deadline::default());
         let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");
         assert_eq!(request.headers().get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_of_its_own_has_no_state_of_another() {
+    fn own_trace_has_no_foreign_state() {
         let mut head = head(&[("traceparent", "garbage"), ("tracestate", "a=b")], Deadline::default());
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         head.set_trace(HeaderValue::from_static(parent));
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_other_call_has_is_not_remembered_by_hpack() {
+    fn unique_values_are_not_indexed() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         let mut head = head(&[("traceparent", parent), ("grpc-timeout", "1S")], Deadline::default());
         let request = head.attempt(1, ENDPOINT).expect("valid").expect("in time");

@@ -15,13 +15,13 @@ pub(crate) struct ResponseBody {
     from: RecvStream,
     /// The frame that waits for the caller's window.
     chunk: Bytes,
-    /// Of the [first window](FIRST_WINDOW), what the caller has to take before it is wider.
+    /// The bytes of the [first window](FIRST_WINDOW) that the caller has to take before it gets wider.
     until_wider: usize,
     stall: Stall,
 }
 
 impl ResponseBody {
-    /// Of `from`, of which `chunk` was read already.
+    /// Takes the body `from`, of which `chunk` was read already.
     pub(crate) fn new(from: RecvStream, chunk: Bytes) -> ResponseBody {
         ResponseBody { from, chunk, until_wider: FIRST_WINDOW as usize / 2, stall: Stall::default() }
     }

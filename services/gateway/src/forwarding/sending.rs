@@ -18,24 +18,24 @@ use crate::resilience::retry::Attempts;
 use crate::upstream::WorkerState;
 use crate::upstream::meter::Event;
 
-/// What every attempt of a call is sent with.
+/// The parts that every attempt of a call is sent with.
 pub(super) struct Sending<'c> {
     pub(super) head: &'c mut RequestHead,
     pub(super) upstream: &'c str,
     pub(super) span: &'c Span,
-    /// Whether the method is known to stream.
+    /// Indicates whether the method is known to stream.
     pub(super) streaming: bool,
 }
 
-/// Why an attempt was not sent.
+/// The reason why an attempt was not sent.
 pub(super) enum NotSent {
-    /// The caller's time was up: the endpoint would be asked for what nobody waits for.
+    /// The caller's time was up: no caller would wait for the answer.
     Late,
     /// Its connection is gone.
     Lost(String),
     /// Its connection has too many that wait; another endpoint's may not.
     Full(Error),
-    /// No endpoint would take it.
+    /// The request is such that no endpoint would take it.
     Invalid(Error),
 }
 
@@ -68,7 +68,7 @@ impl Sending<'_> {
                 Err(NotSent::Invalid(Error::Unforwardable { detail: error.to_string() }))
             }
             Err(SendError::TooLong { address, list }) => {
-                Err(NotSent::Invalid(TooLong::call_to(self.upstream, address, list)))
+                Err(NotSent::Invalid(TooLong::call_to(self.upstream, address, list).into()))
             }
             Err(SendError::Full { address, waiting }) => {
                 span::end_attempt(&span, Code::ResourceExhausted);

@@ -36,7 +36,7 @@ impl UpstreamStream {
         self.pick.address()
     }
 
-    /// How it went, for the endpoint and for the caller.
+    /// Returns how it went, for the endpoint and for the caller.
     pub(crate) fn end(&mut self, outcome: Outcome, code: Code) {
         if !std::mem::replace(&mut self.ended, true) {
             self.pick.outcome(outcome);

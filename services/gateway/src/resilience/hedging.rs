@@ -14,11 +14,11 @@ use crate::resilience::retry_budget::RetryBudget;
 
 /// The percentile after which a call is slow.
 const SLOW: f64 = 0.95;
-/// With fewer samples a percentile says little, and nothing is sent twice.
+/// The fewest samples of a percentile; with fewer it says little, and nothing is sent twice.
 const SAMPLES_MIN: u64 = 100;
 /// A percentile is computed anew after this.
 const FRESH_MS: u64 = 500;
-/// Nothing is sent twice sooner than this: below it a scheduler's hiccup looks like a slow endpoint.
+/// The shortest delay before a call is sent twice: below it a scheduler's hiccup looks like a slow endpoint.
 const AFTER_MIN: Duration = Duration::from_millis(1);
 
 /// Methods whose latency is followed; those past it are not hedged without a delay of their own.
@@ -28,7 +28,7 @@ const METHODS_MAX: usize = 4_096;
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// What one core knows of the calls of one upstream that may be hedged.
+/// The hedging of one upstream's calls on one core.
 pub(crate) struct Hedges {
     base: Instant,
     budget: Mutex<RetryBudget>,
@@ -56,7 +56,7 @@ impl Hedges {
         }
     }
 
-    /// What is known of a method.
+    /// Returns what is known of a method.
     pub(crate) fn method(&self, path: &str) -> Option<Arc<Method>> {
         let mut methods = self.methods.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(method) = methods.get(path) {
@@ -79,7 +79,7 @@ impl Hedges {
         self.budget(|budget| budget.call(now));
     }
 
-    /// Whether one call may be sent twice now.
+    /// Returns whether one call may be sent twice now.
     pub(crate) fn may(&self, now: Instant) -> bool {
         self.ms(now) >= self.paused_until_ms.load(Ordering::Relaxed)
             && self.budget(|budget| budget.left(now) >= 1.0)
@@ -135,7 +135,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_call_is_slow_after_the_95th_percentile_of_its_own_method() {
+    fn slow_is_the_methods_95th_percentile() {
         let now = Instant::now();
         let hedges = Hedges::new(0.05, now);
         let (fast, slow) =
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_twice_within_a_millisecond() {
+    fn no_hedge_within_a_millisecond() {
         let now = Instant::now();
         let hedges = Hedges::new(0.05, now);
         let method = hedges.method("/a.B/C").expect("room");
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_share_is_sent_twice() {
+    fn hedges_stay_within_their_share() {
         let now = Instant::now();
         let hedges = Hedges::new(0.05, now);
         assert!(!hedges.take(now), "nothing is earned yet");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn pushback_stops_it_for_as_long_as_it_says() {
+    fn pushback_pauses_hedging() {
         let now = Instant::now();
         for (pushback, pause) in [(Pushback::After(700 * MS), 700 * MS), (Pushback::Never, PAUSE)] {
             let hedges = Hedges::new(1.0, now);

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What is older than two of these is forgotten.
+/// The length of a window; samples older than two of these are forgotten.
 const WINDOW: Duration = Duration::from_secs(15);
 
 /// Buckets to a doubling.
@@ -65,7 +65,7 @@ impl LatencyHistogram {
         }
     }
 
-    /// What was recorded lately.
+    /// Returns what was recorded lately.
     pub(crate) fn summary(&self, since: Duration) -> Summary {
         let mut sum = Summary::default();
         self.add_to(&mut sum, since);
@@ -91,12 +91,12 @@ impl Default for Summary {
 }
 
 impl Summary {
-    /// How many samples there are.
+    /// Returns how many samples there are.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// What `share` of the samples stay within, from above; none when there are no samples.
+    /// Returns what `share` of the samples stay within, from above; none when there are no samples.
     pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
         let wanted = (self.count as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn every_latency_lies_in_a_bucket_whose_top_is_not_below_it() {
+    fn bucket_top_is_not_below_latency() {
         let mut before = 0;
         for micros in 0..10_000 {
             let latency = Duration::from_micros(micros);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_two_windows_is_forgotten_whether_or_not_calls_go_on() {
+    fn old_windows_are_forgotten() {
         let latencies = LatencyHistogram::new();
         latencies.record(900 * MS, Duration::ZERO);
         latencies.record(MS, WINDOW);

@@ -7,17 +7,18 @@ use http::{HeaderMap, HeaderName};
 /// Its header.
 pub(crate) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What it asks for.
+/// The wish of an endpoint that sent the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushback {
     /// The next attempt not before this has passed.
     After(Duration),
-    /// No further attempt.
+    /// Make no further attempt.
     Never,
 }
 
 impl Pushback {
-    /// Of an answer; none when it says nothing. Anything but a number of milliseconds says not to repeat at all.
+    /// Reads the pushback of an answer; none when it says nothing. Anything but a number of milliseconds says not to repeat at
+    /// all.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Pushback> {
         let value = headers.get(PUSHBACK)?;
         let millis = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_a_pause_and_anything_else_the_end() {
+    fn number_is_pause_anything_else_stops() {
         let of = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(PUSHBACK, http::HeaderValue::from_static(value));

@@ -1,4 +1,4 @@
-//! Whether a call that failed is made again: what gRPC calls transparent retries (no endpoint has processed it) and
+//! Decides whether a call that failed is made again, by what gRPC calls transparent retries (no endpoint has processed it) and
 //! policy retries (it may have been processed, and its method is safe to repeat). Pure.
 
 use std::net::SocketAddr;
@@ -12,20 +12,20 @@ use crate::resilience::pushback::Pushback;
 /// A pushback longer than this is no retry but another call.
 const PUSHBACK_MAX: Duration = Duration::from_secs(10);
 
-/// How an attempt failed.
+/// The failure of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// It never left this process.
+    /// The attempt never left this process.
     NotSent,
     /// The endpoint says that it did not process it: REFUSED_STREAM, or above the last stream of its GOAWAY.
     Refused,
-    /// The connection broke, and nobody knows.
+    /// The connection broke, and whether the endpoint processed the call is unknown.
     Lost,
     /// The endpoint answered UNAVAILABLE and nothing else, maybe with what it wants of further attempts.
     Unavailable(Option<Pushback>),
 }
 
-/// What is asked of the rest of the call.
+/// The facts about a call that decide whether it may be repeated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation {
     /// The descriptors call the method safe to repeat.
@@ -45,12 +45,12 @@ pub(crate) struct FailedAttempt {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     policy: Retry,
-    /// Those an endpoint may have seen.
+    /// The attempts that an endpoint may have seen.
     seen: u32,
     sent: u32,
     refused: bool,
     tried: Vec<SocketAddr>,
-    /// What an endpoint that failed beside another has asked for.
+    /// The pushback of an endpoint that failed beside another.
     pushback: Option<Pushback>,
 }
 
@@ -65,7 +65,7 @@ impl Attempts {
         self.sent
     }
 
-    /// How many were begun.
+    /// Returns how many were begun.
     pub(crate) fn made(&self) -> u32 {
         self.sent
     }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_too_long_costs_no_budget() {
+    fn too_long_pushback_costs_no_budget() {
         let mut attempts = Attempts::new(Retry::default());
         attempts.begin();
         let failure = Failure::Unavailable(Some(Pushback::After(PUSHBACK_MAX + Duration::from_millis(1))));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_left_is_sent_again_without_end() {
+    fn unsent_call_is_resent_without_limit() {
         let mut attempts = Attempts::new(Retry::default());
         for _ in 0..50 {
             assert_eq!(after(&mut attempts, Failure::NotSent, UNSAFE), Ok(Duration::ZERO));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_call_is_sent_again_whatever_its_method() {
+    fn refused_call_is_resent_always() {
         let mut attempts = Attempts::new(Retry::default());
         assert_eq!(after(&mut attempts, Failure::Refused, UNSAFE), Ok(Duration::ZERO));
         for _ in 1..Retry::default().attempts {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_call_is_repeated_only_if_it_is_safe() {
+    fn lost_call_is_repeated_if_safe() {
         let mut attempts = Attempts::new(Retry::default());
         assert!(after(&mut attempts, Failure::Lost, UNSAFE).is_err());
         let mut attempts = Attempts::new(Retry::default());
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_too_long_to_keep_is_not_repeated() {
+    fn unkept_request_is_not_repeated() {
         let situation = Situation { replayable: false, ..SAFE };
         for failure in [Failure::Lost, Failure::Refused] {
             let mut attempts = Attempts::new(Retry::default());
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_asked_last_and_its_word_counts() {
+    fn budget_is_asked_last() {
         let mut attempts = Attempts::new(Retry::default());
         attempts.begin();
         let refuse = || false;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_of_two_attempts_at_once_asked_for_holds_when_the_other_fails_too() {
+    fn pushback_of_failed_hedge_holds() {
         let other = SocketAddr::from(([127, 0, 0, 1], 2));
         let again = |pushback| {
             let mut attempts = Attempts::new(Retry::default());

@@ -1,5 +1,5 @@
-//! How many calls may be repeated: a share of the calls made plus a few a second, over a sliding window. After
-//! Finagle's `RetryBudget`. Pure: it is told the time.
+//! Limits how many calls may be repeated: a share of the calls made plus a few a second, over a sliding window. After Finagle's
+//! `RetryBudget`. Pure: it is told the time.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl RetryBudget {
         enough
     }
 
-    /// How many retries it holds.
+    /// Returns how many retries it holds.
     pub(crate) fn left(&mut self, now: Instant) -> f64 {
         self.turn(now);
         self.sum as f64 / ONE as f64
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_of_the_calls_and_ten_a_second_may_be_repeated() {
+    fn budget_adds_share_and_rate() {
         let start = Instant::now();
         let mut budget = RetryBudget::new(0.2, 10.0, start);
         for _ in 0..1_000 {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_within_ten_seconds_is_gone() {
+    fn unused_budget_expires_after_ten_seconds() {
         let start = Instant::now();
         let mut budget = RetryBudget::new(0.2, 10.0, start);
         for _ in 0..10_000 {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_total_outage_the_attempts_stay_within_the_bound() {
+    fn outage_attempts_stay_within_the_bound() {
         // 50 calls a second for a minute, each of which would be repeated twice.
         let start = Instant::now();
         let mut budget = RetryBudget::new(0.2, 10.0, start);

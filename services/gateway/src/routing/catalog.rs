@@ -27,7 +27,7 @@ use crate::upstream::Upstream;
 
 /// After the endpoints of an upstream changed, before it is asked: a rolling restart changes them many times.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long one endpoint may take to describe its upstream.
+/// The time that one endpoint may take to describe its upstream.
 const FETCH_WITHIN: Duration = Duration::from_secs(5);
 /// Between questions to an upstream that is connected and did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -45,16 +45,16 @@ pub(crate) struct Catalog {
     changes: watch::Sender<u64>,
 }
 
-/// What the table is made of.
+/// The sources that the table is made of.
 struct Sources {
     entries: Vec<Entry>,
     rules: RouteFile,
-    /// What was told already.
+    /// The warnings that were logged already.
     lints: Vec<String>,
 }
 
 impl Catalog {
-    /// With no upstream yet. Reads the route file.
+    /// Creates a catalog without upstreams, and reads the route file.
     ///
     /// # Errors
     /// When our own descriptors or the route file cannot be read.
@@ -94,7 +94,7 @@ impl Catalog {
         self.changes.subscribe()
     }
 
-    /// Whether upstreams were put in place, be it none.
+    /// Returns whether the upstreams were put in place, even if there are none.
     pub(crate) fn is_set(&self) -> bool {
         self.set.load(Ordering::Relaxed)
     }
@@ -263,7 +263,7 @@ impl Catalog {
     }
 }
 
-/// Whether the clones of a Shoal role are there is not known when the file is read: [`crate::routing::lint`] tells of it later.
+/// Reads a route file. Which Shoal roles have clones is not known yet: [`crate::routing::lint`] warns about that later.
 fn rules_of(config: &Config, text: &str) -> Result<RouteFile, RuleError> {
     let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
     RouteFile::read(text, &names)
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_was_ready_before_anybody_followed_is_told_of() {
+    async fn already_ready_endpoint_is_noticed() {
         let (address, _server) = server().await;
         let catalog = Arc::new(Catalog::new(Config::default()).expect("a catalog"));
         let source = address.to_string().parse().expect("a source");

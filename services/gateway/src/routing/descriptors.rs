@@ -1,4 +1,4 @@
-//! What the services behind the gateway say of themselves: files of descriptors by owner, and lookups over all owners.
+//! Descriptors of the services behind the gateway: files of descriptors by owner, and lookups over all owners.
 //!
 //! Two upstreams may bring different files of the same name (`common.proto`). They are never mixed: a symbol is resolved
 //! in the files of the upstream that owns it, and a file name in the files of the upstream the caller asked about last.
@@ -19,7 +19,7 @@ struct RawSet {
     file: Vec<Bytes>,
 }
 
-/// One `.proto` file.
+/// A `.proto` file.
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) name: String,
@@ -131,7 +131,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Of encoded `FileDescriptorSet`s.
+    /// Reads encoded `FileDescriptorSet`s.
     pub(crate) fn of_sets(sets: &[&'static [u8]]) -> Result<Files, prost::DecodeError> {
         let mut files = Files::default();
         for set in sets {
@@ -168,7 +168,7 @@ impl Files {
         imports.filter(|name| !self.by_name.contains_key(*name)).cloned().collect()
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
@@ -228,7 +228,7 @@ impl Descriptors {
         self.find(last, |files| files.by_extension.get(&key))
     }
 
-    /// The numbers of the fields that extend `message`; none if nobody knows the message.
+    /// Returns the numbers of the fields that extend `message`; none if no owner knows the message.
     pub(crate) fn extension_numbers(&self, message: &str, last: Option<usize>) -> Option<Vec<i32>> {
         let message = message.trim_start_matches('.');
         let found = self.find(last, |files| files.by_symbol.get(message))?;
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn idempotency_levels_are_read_from_the_descriptors() {
+    fn idempotency_comes_from_descriptors() {
         let file = file("a.proto", "a", &[], Some("A"), "Ask");
         let levels: Vec<_> =
             file.services[0].methods.iter().map(|m| (m.name.as_str(), m.idempotent)).collect();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_one_name_stay_with_their_owner() {
+    fn same_named_files_keep_their_owner() {
         let all = two();
         for (service, owner, message) in [("a.A", 0, "c.One"), ("b.B", 1, "c.Two")] {
             let found = all.symbol(service, Some(1 - owner)).expect("described");
@@ -382,13 +382,13 @@ mod tests {
     }
 
     #[test]
-    fn a_service_stays_with_its_first_owner_and_undescribed_ones_are_listed() {
+    fn first_owner_keeps_the_service() {
         let all = two();
         assert_eq!(all.services().collect::<Vec<_>>(), ["a.A", "b.B", "b.Undescribed"]);
     }
 
     #[test]
-    fn extensions_are_found_by_message_and_number() {
+    fn extensions_are_found_by_number() {
         let all = two();
         assert_eq!(
             all.extension("base.Options", 100, Some(1)).map(|f| f.file.name.as_str()),
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_descriptors_are_kept_byte_for_byte() {
+    fn own_descriptors_keep_their_bytes() {
         let files = Files::of_sets(&[shoal_proto::DESCRIPTOR_SET]).expect("decodes");
         let raw = RawSet::decode(shoal_proto::DESCRIPTOR_SET).expect("decodes");
         assert_eq!(files.len(), raw.file.len());

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use crate::routing::descriptors::{Files, Service};
 use crate::upstream::Upstream;
 
-/// What is known of an upstream's services.
+/// An upstream with what is known of its services.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) upstream: Arc<Upstream>,
     /// Services it is given by name. Beats what any reflection says.
     pub(crate) named: Vec<String>,
-    /// Whether it takes what nobody else has.
+    /// Set if the upstream is the default.
     pub(crate) default: bool,
-    /// Whether it takes only what a route file sends it.
+    /// Set if the upstream takes only calls that a route file sends it.
     pub(crate) by_route: bool,
     pub(crate) described: Described,
 }
 
-/// How far an upstream has described itself.
+/// The state of an upstream's description of itself.
 #[derive(Clone)]
 pub(crate) enum Described {
     /// Not yet, and why.
@@ -28,8 +28,8 @@ pub(crate) enum Described {
 }
 
 impl Entry {
-    /// It cannot describe itself. What it has said before stays true: an upstream whose newest clone lacks reflection
-    /// still serves what it served.
+    /// Notes that the upstream cannot describe itself. What it has said before stays true: an upstream whose newest clone lacks
+    /// reflection still serves what it served.
     pub(crate) fn has_no_reflection(&mut self) {
         if matches!(self.described, Described::Pending(_)) {
             self.described = Described::Known { services: Vec::new(), files: Arc::default() };
@@ -51,7 +51,7 @@ impl Entry {
         if self.upstream.role.is_some() { format!("peer.{name}") } else { format!("gateway.upstream.{name}") }
     }
 
-    /// What it says of one.
+    /// Returns what it says of one.
     pub(crate) fn service(&self, name: &str) -> Option<&Service> {
         match &self.described {
             Described::Known { files, .. } => files.services().find(|service| service.name == name),

@@ -1,4 +1,4 @@
-//! What of a configuration is valid and cannot be meant: routes that no call reaches, hedging of calls that are never
+//! Warns about configuration that is valid but certainly unintended: routes that no call reaches, hedging of calls that are never
 //! hedged, shares of upstreams that are not there. Told in the log when it is found; nothing is refused for it.
 
 use std::time::Duration;
@@ -7,19 +7,19 @@ use crate::config::{Config, Deadline};
 use crate::routing::entry::{Described, Entry};
 use crate::routing::route_file::{RouteMatch, Rule};
 
-/// What a table is looked at by.
+/// The parts of a table that are checked.
 pub(crate) struct RouteLint<'l> {
     pub(crate) config: &'l Config,
     pub(crate) rules: &'l [Rule],
     pub(crate) entries: &'l [Entry],
-    /// Which upstream each service goes to.
+    /// The upstream that each service goes to.
     pub(crate) owners: &'l [(&'l str, &'l Entry)],
     /// The gateway's own services.
     pub(crate) local: &'l [&'l str],
 }
 
 impl RouteLint<'_> {
-    /// A sentence for each lint, in the order of the file.
+    /// Returns a sentence for each warning, in the order of the file.
     pub(crate) fn lints(&self) -> Vec<String> {
         // Before the start and after the end nothing is there, and nothing follows from that.
         if self.entries.is_empty() {
@@ -39,17 +39,17 @@ impl RouteLint<'_> {
             for (name, _) in rule.split.iter().filter(|(name, weight)| *weight > 0 && !self.has(name)) {
                 lint(format!(
                     "split: there are no clones of `{name}`, so its share goes to the others, or to the service's own \
-                     upstream (--peer {name}=… says where they are)"
+                     upstream (give their addresses with --peer {name}=…)"
                 ));
             }
             if let Some(before) = self.rules[..at].iter().find(|before| before.hides(rule)) {
-                lint(format!("no call comes here: the route of line {} takes them all", before.line));
+                lint(format!("unreachable: shadowed by the route at line {}", before.line));
             } else if let Some(why) = self.unreached(rule) {
-                lint(format!("no call comes here: {why}"));
+                lint(format!("unreachable: {why}"));
             } else if rule.hedge.is_some()
                 && let Some(why) = self.unhedged(rule)
             {
-                lint(format!("hedge: no call is hedged: {why}"));
+                lint(format!("hedge has no effect: {why}"));
             }
         }
         lints
@@ -76,7 +76,7 @@ impl RouteLint<'_> {
                 .iter()
                 .any(|entry| matches!(entry.described, Described::Pending(_)) && entry.named.is_empty());
             return (!pending).then(|| {
-                format!("no upstream is known to have {service} (`services` of [gateway.upstream.NAME] says it has)")
+                format!("no upstream is known to have {service} (name it in `services` of [gateway.upstream.NAME])")
             });
         };
         let (RouteMatch::Method(path), Some(described)) = (&rule.of, owner.service(service)) else {
@@ -92,19 +92,23 @@ impl RouteLint<'_> {
         let owner = self.owner(service)?;
         let Some(described) = owner.service(service) else {
             let known = matches!(owner.described, Described::Known { .. });
-            return known
-                .then(|| format!("`{}` has no reflection to say what may be repeated", owner.upstream.name));
+            return known.then(|| {
+                format!(
+                    "`{}` has no reflection, so no method is known to be safe to repeat",
+                    owner.upstream.name
+                )
+            });
         };
         let mut methods = described.methods.iter().filter(|method| match &rule.of {
             RouteMatch::Service(_) => true,
             RouteMatch::Method(path) => path.ends_with(&format!("/{}", method.name)),
         });
         (!methods.any(|method| method.idempotent))
-            .then(|| "its descriptors do not say that it may be repeated (idempotency_level)".to_owned())
+            .then(|| "its descriptors do not mark it safe to repeat (idempotency_level)".to_owned())
     }
 }
 
-/// What is said of a default that its maximum cuts off.
+/// Returns the warning about a default deadline above the maximum.
 fn longer(deadline: &Deadline) -> Option<String> {
     let within = |default: Duration, max: Duration| {
         format!("default {default:?} is longer than max {max:?}, which is what calls get")
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_meant_is_told_with_its_line() {
+    async fn unintended_rules_are_reported_with_line() {
         let session = |rest: &str| format!("[[route]]\nservice = '{SESSION}'\n{rest}\n");
         let method = |name: &str, rest: &str| format!("[[route]]\nmethod = '{SESSION}/{name}'\n{rest}\n");
         for (routes, line, part) in [
@@ -181,12 +185,12 @@ mod tests {
                 "no upstream is known to have acme.Nobody",
             ),
             ("[[route]]\nservice = 'grpc.health.v1.Health'\n".to_owned(), 1, "the gateway answers"),
-            (session("") + &session(""), 4, "the route of line 1 takes them all"),
-            (session("") + &method("GetSession", ""), 4, "the route of line 1 takes them all"),
+            (session("") + &session(""), 4, "shadowed by the route at line 1"),
+            (session("") + &method("GetSession", ""), 4, "shadowed by the route at line 1"),
             (
                 session("headers = { a = '*' }") + &session("headers = { a = '1', b = '2' }"),
                 4,
-                "the route of line 1",
+                "the route at line 1",
             ),
         ] {
             let lints = lints(&routes, "", true);
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_can_be_meant_or_is_not_known_yet_is_not_doubted() {
+    async fn plausible_rules_are_not_reported() {
         let session = |rest: &str| format!("[[route]]\nservice = '{SESSION}'\n{rest}\n");
         let method = |name: &str, rest: &str| format!("[[route]]\nmethod = '{SESSION}/{name}'\n{rest}\n");
         for (routes, described) in [

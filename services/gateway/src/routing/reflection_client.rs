@@ -30,22 +30,22 @@ const FILES_MAX: usize = 5_000;
 const ENDPOINTS_MAX: usize = 5;
 /// After this another endpoint is asked beside one that has not answered.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// One answer of an upstream.
+/// The longest answer of an upstream.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Why an upstream has not described itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// It has no reflection.
+    /// The upstream has no reflection.
     #[error("it has no reflection")]
     Unimplemented,
-    /// It did not answer.
+    /// The upstream did not answer.
     #[error("its reflection did not answer within {0:?}")]
     Timeout(Duration),
-    /// It failed.
+    /// Reflection failed.
     #[error("its reflection failed: {} ({:?})", .0.message(), .0.code())]
     Status(Status),
-    /// What it says cannot be used.
+    /// The upstream's answer cannot be used.
     #[error("its reflection makes no sense: {0}")]
     Nonsense(String),
 }
@@ -105,7 +105,7 @@ pub(crate) async fn fetch(balancer: &Balancer, within: Duration) -> Result<(Vec<
     }
 }
 
-/// By v1, or by v1alpha if it has no v1.
+/// Asks by v1, or by v1alpha if the endpoint has no v1.
 async fn fetch_from(channel: Channel) -> Result<(Vec<String>, Files), FetchError> {
     match fetch_by(&channel, REFLECTION_V1).await {
         Err(FetchError::Unimplemented) => fetch_by(&channel, REFLECTION_V1ALPHA).await,

@@ -32,11 +32,11 @@ use crate::config::{Config, Deadline, Retry};
 const RULES_MAX: usize = 1_000;
 pub(crate) const BYTES_MAX: u64 = 1 << 20;
 
-/// What a route file says, checked.
+/// The rules of a route file, checked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RouteFile(pub(crate) Vec<Rule>);
 
-/// One `[[route]]`.
+/// A `[[route]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     /// Where it begins in its file.
@@ -46,7 +46,7 @@ pub(crate) struct Rule {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) retry: RetryRule,
     pub(crate) hedge: Option<Hedge>,
-    /// Whether its calls count against the limit of an upstream that is protected from overload.
+    /// Indicates whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) overload: bool,
     /// Shared by all methods the rule is for, and by every table made of it.
     pub(crate) gate: Option<Arc<ConcurrencyLimit>>,
@@ -54,12 +54,12 @@ pub(crate) struct Rule {
     pub(crate) split: Vec<(String, u32)>,
 }
 
-/// Which calls a rule is for.
+/// The calls that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RouteMatch {
     /// All of `package.Service`.
     Service(String),
-    /// Those of `/package.Service/Method`.
+    /// Calls of `/package.Service/Method`.
     Method(String),
 }
 
@@ -67,7 +67,7 @@ pub(crate) enum RouteMatch {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Headers(Vec<(HeaderName, Option<HeaderValue>)>);
 
-/// What differs from `[gateway.retry]`.
+/// Retry settings that differ from `[gateway.retry]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RetryRule {
@@ -76,7 +76,7 @@ pub(crate) struct RetryRule {
     backoff: Option<Duration>,
 }
 
-/// That calls may be sent to a second endpoint when the first is slow.
+/// Permission to send calls to a second endpoint when the first is slow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Hedge {
@@ -138,7 +138,9 @@ impl RouteFile {
             let retry = raw.retry.map_or(Ok(RetryRule::default()), |retry| {
                 let valid = retry.get_ref().attempts.is_none_or(|n| (1..=Config::ATTEMPTS_MAX).contains(&n));
                 let span = retry.span();
-                valid.then(|| retry.into_inner()).ok_or((span, "retry.attempts is not 1 to 10".to_owned()))
+                valid
+                    .then(|| retry.into_inner())
+                    .ok_or((span, "retry.attempts must be between 1 and 10".to_owned()))
             });
             let in_flight = raw.in_flight.map(|n| {
                 let span = n.span();
@@ -181,7 +183,7 @@ impl RouteFile {
 }
 
 impl Rule {
-    /// Whether every call that fits the other, later rule fits this one.
+    /// Returns whether every call that fits the other, later rule fits this one.
     pub(crate) fn hides(&self, later: &Rule) -> bool {
         let of = match (&self.of, &later.of) {
             (RouteMatch::Service(service), _) => service == later.of.service(),
@@ -206,7 +208,7 @@ fn of(
         (Some(service), None) => {
             let (span, service) = (service.span(), service.into_inner());
             if service.is_empty() || service.contains('/') {
-                return Err((span, format!("service `{service}` is not package.Service")));
+                return Err((span, format!("service `{service}` must be written package.Service")));
             }
             Ok(RouteMatch::Service(service))
         }
@@ -216,10 +218,10 @@ fn of(
                 Some((service, name)) if !service.is_empty() && !name.is_empty() && !name.contains('/') => {
                     Ok(RouteMatch::Method(format!("/{method}")))
                 }
-                _ => Err((span, format!("method `{method}` is not package.Service/Method"))),
+                _ => Err((span, format!("method `{method}` must be written package.Service/Method"))),
             }
         }
-        _ => Err((whole, "a route is of a service or of a method".to_owned())),
+        _ => Err((whole, "a route needs exactly one of `service` and `method`".to_owned())),
     }
 }
 
@@ -228,13 +230,13 @@ fn headers(raw: BTreeMap<String, Spanned<String>>) -> Result<Headers, Wrong> {
     for (name, value) in raw {
         let (span, value) = (value.span(), value.into_inner());
         let Ok(header) = HeaderName::try_from(name.as_str()) else {
-            return Err((span, format!("`{name}` is no header name")));
+            return Err((span, format!("`{name}` is not a header name")));
         };
         let value = match value.as_str() {
             "*" => None,
             text => match HeaderValue::try_from(text) {
                 Ok(value) => Some(value),
-                Err(_) => return Err((span, format!("the value of {name} is none a header can have"))),
+                Err(_) => return Err((span, format!("the value of {name} is not a valid header value"))),
             },
         };
         headers.push((header, value));
@@ -243,7 +245,7 @@ fn headers(raw: BTreeMap<String, Spanned<String>>) -> Result<Headers, Wrong> {
 }
 
 fn split(raw: BTreeMap<String, Spanned<u32>>, upstreams: &[&str]) -> Result<Vec<(String, u32)>, Wrong> {
-    /// So that their sum is one, too.
+    /// The highest weight, so that the sum of all weights fits too.
     const WEIGHT_MAX: u32 = 1_000_000;
     let mut split = Vec::with_capacity(raw.len());
     let mut last = 0..0;
@@ -256,12 +258,12 @@ fn split(raw: BTreeMap<String, Spanned<u32>>, upstreams: &[&str]) -> Result<Vec<
                 upstreams => format!("configured are {}", upstreams.join(", ")),
             };
             let reason = format!(
-                "split: `{name}` is no upstream: {configured}, and there may be clones of session, cache, data and jobs"
+                "split: there is no upstream `{name}`: {configured}, and there may be clones of session, cache, data and jobs"
             );
             return Err((last, reason));
         }
         if *weight.get_ref() > WEIGHT_MAX {
-            return Err((last, format!("split: a weight is at most {WEIGHT_MAX}")));
+            return Err((last, format!("split: a weight must be at most {WEIGHT_MAX}")));
         }
         split.push((name, weight.into_inner()));
     }
@@ -272,7 +274,7 @@ fn split(raw: BTreeMap<String, Spanned<u32>>, upstreams: &[&str]) -> Result<Vec<
 }
 
 impl RouteMatch {
-    /// Whether a rule is for every call of `path`, which is of `service`.
+    /// Returns whether a rule is for every call of `path`, which is of `service`.
     pub(crate) fn covers(&self, service: &str, path: Option<&str>) -> bool {
         match self {
             RouteMatch::Service(of) => of == service,
@@ -290,19 +292,19 @@ impl RouteMatch {
 }
 
 impl Headers {
-    /// Whether nothing is asked for.
+    /// Returns whether no header is asked for.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a call that has the others has these.
+    /// Returns whether every call that has the `others` has these headers.
     fn implied_by(&self, others: &Headers) -> bool {
         self.0.iter().all(|(name, wanted)| {
             others.0.iter().any(|(other, value)| other == name && (wanted.is_none() || wanted == value))
         })
     }
 
-    /// Whether a call has them all.
+    /// Returns whether a call has all of the headers.
     pub(crate) fn fit(&self, headers: &HeaderMap) -> bool {
         self.0.iter().all(|(name, wanted)| match wanted {
             None => headers.contains_key(name),
@@ -312,7 +314,7 @@ impl Headers {
 }
 
 impl RetryRule {
-    /// What it makes of the common settings.
+    /// Returns what it makes of the common settings.
     pub(crate) fn over(self, common: Retry) -> Retry {
         Retry {
             attempts: self.attempts.unwrap_or(common.attempts),
@@ -358,15 +360,15 @@ mod tests {
     #[test]
     fn mistakes_are_told_with_their_line() {
         refused("[[route]]\nservice = 'a.B'\nretries = 3\n", 3, "retries");
-        refused("\n\n[[route]]\ndeadline = { max = '1s' }\n", 3, "of a service or of a method");
-        refused("[[route]]\nservice = 'a.B'\nmethod = 'a.B/C'\n", 1, "of a service or of a method");
+        refused("\n\n[[route]]\ndeadline = { max = '1s' }\n", 3, "exactly one of `service` and `method`");
+        refused("[[route]]\nservice = 'a.B'\nmethod = 'a.B/C'\n", 1, "exactly one of `service` and `method`");
         refused("[[route]]\nmethod = 'a.B'\n", 2, "`a.B`");
         refused(
             "[[route]]\nservice = 'a.B'\nsplit = { cash = 1 }\n",
             3,
-            "`cash` is no upstream: configured are cache, canary,",
+            "there is no upstream `cash`: configured are cache, canary,",
         );
-        refused("[[route]]\nservice = 'a.B'\nsplit = { gateway = 1 }\n", 3, "`gateway` is no upstream");
+        refused("[[route]]\nservice = 'a.B'\nsplit = { gateway = 1 }\n", 3, "there is no upstream `gateway`");
         refused("[[route]]\nservice = 'a.B'\nsplit = { cache = 0 }\n", 3, "weight");
         refused("[[route]]\nservice = 'a.B'\nretry = { attempts = 0 }\n", 3, "attempts");
         refused("[[route]]\nservice = 'a.B'\nin_flight = 0\n", 3, "in_flight");
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn every_example_of_the_docs_is_valid() {
+    fn examples_in_docs_are_valid() {
         let docs = include_str!("../../../../docs/gateway.md");
         let examples = docs.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
         let (mut sections, mut routes) = (0, 0);
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_in_flight_still_count_after_a_reload_unless_their_limit_changed() {
+    fn reload_keeps_counting_calls_in_flight() {
         let read = |limit| {
             let text = format!("[[route]]\nservice = 'a.B'\nin_flight = {limit}\n");
             RouteFile::read(&text, &[]).expect("valid")

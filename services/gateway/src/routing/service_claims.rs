@@ -1,4 +1,4 @@
-//! Which upstream has which service when several claim it, and what is said to those that do not get it.
+//! Decides which upstream has a service that several claim, and what is reported about the others.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ pub(crate) struct ServiceClaims<'e> {
     /// The owner of each service, in the order of the claims.
     owners: Vec<(&'e str, &'e Entry)>,
     by_service: HashMap<&'e str, &'e Entry>,
-    /// The services an upstream listed in vain, by its name and the reason.
+    /// The services that an upstream lists and does not get, by its name and the reason.
     refused: BTreeMap<(String, String), (&'e Entry, Vec<&'e str>)>,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct ServiceClaims<'e> {
 pub(crate) type Settled<'e> = (Vec<(&'e str, &'e Entry)>, Vec<(&'e Entry, String)>);
 
 impl<'e> ServiceClaims<'e> {
-    /// With none. Services of `local` are the gateway's own.
+    /// Starts without claims. Services of `local` are the gateway's own.
     pub(crate) fn new(local: &'static [&'static str]) -> ServiceClaims<'e> {
         ServiceClaims { local, owners: Vec::new(), by_service: HashMap::new(), refused: BTreeMap::new() }
     }
@@ -51,7 +51,7 @@ impl<'e> ServiceClaims<'e> {
         self.refused.entry((name, why)).or_insert_with(|| (entry, Vec::new())).1.push(service);
     }
 
-    /// Who has what.
+    /// Returns the owner of each service, and the warnings.
     pub(crate) fn settle(self) -> Settled<'e> {
         let warnings = self.refused.into_iter().map(|((_, why), (entry, services))| {
             let lists = if entry.upstream.role.is_some() { "it has" } else { "its reflection lists" };

@@ -1,5 +1,4 @@
-//! Which upstream a call goes to and by which rules, by its path: one immutable table, replaced as a whole when anything
-//! changes.
+//! The route of each path, that is, its upstream and its rules: one immutable table, replaced as a whole when anything changes.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +19,7 @@ use crate::routing::service_claims::ServiceClaims;
 use crate::upstream::Upstream;
 use crate::upstream::method_meter::{MethodMeter, UNKNOWN};
 
-/// How many methods have a label of their own in metrics; the calls of further ones are counted as `other`.
+/// The most methods that have a label of their own in metrics; calls of further ones are counted as `other`.
 const METHODS_LABELLED_MAX: usize = 1_000;
 const OTHER: &str = "other";
 
@@ -43,15 +42,15 @@ pub(crate) struct Route {
     /// Most often one.
     destinations: Vec<Destination>,
     weight: u32,
-    /// Whether the descriptors say that the method is safe to repeat.
+    /// Indicates whether the descriptors say that the method is safe to repeat.
     pub(crate) idempotent: bool,
-    /// Whether the descriptors say that the method has a stream of messages, in either direction.
+    /// Indicates whether the descriptors say that the method has a stream of messages, in either direction.
     pub(crate) streaming: bool,
-    /// Whether they say that it has none: a message up and a message down.
+    /// Indicates whether the descriptors say that the method has no stream: one message up and one down.
     pub(crate) unary: bool,
     /// If so: how long its request may take to come.
     pub(crate) request_time: Option<Duration>,
-    /// Whether its calls count against the limit of an upstream that is protected from overload.
+    /// Indicates whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) limited: bool,
     pub(crate) deadline: Deadline,
     pub(crate) retry: Retry,
@@ -91,9 +90,9 @@ impl Route {
 
 /// Where a path leads.
 pub(crate) enum Target<'t> {
-    /// To the gateway's own services, with what counts the calls.
+    /// The path leads to the gateway's own services, whose calls this meter counts.
     Local(&'t Arc<MethodMeter>),
-    /// To an upstream.
+    /// The path leads to an upstream.
     Upstream(&'t Arc<Route>),
 }
 
@@ -102,22 +101,22 @@ pub(crate) enum Target<'t> {
 pub(crate) struct Table {
     pub(crate) entries: Vec<Entry>,
     pub(crate) descriptors: Arc<Descriptors>,
-    /// By `/package.Service/Method`: described methods, and those with rules of their own.
+    /// Routes by `/package.Service/Method`, of described methods and of those with rules of their own.
     methods: HashMap<Box<str>, Arc<Route>>,
-    /// By `package.Service`.
+    /// Routes by `package.Service`.
     services: HashMap<Box<str>, Arc<Route>>,
     default: Option<Arc<Route>>,
-    /// The gateway's own services: what counts calls of methods that they lack.
+    /// The gateway's own services, with the meters of calls of methods that they lack.
     local: BTreeMap<&'static str, Arc<MethodMeter>>,
-    /// What counts calls of those they have, by path.
+    /// The meters of calls of the methods that they have, by path.
     local_methods: HashMap<Box<str>, Arc<MethodMeter>>,
-    /// What of the configuration cannot be meant, as far as that is known.
+    /// Warnings about configuration that is certainly unintended, as far as that is known.
     pub(crate) lints: Vec<String>,
-    /// What of what an upstream lists is not routed to it, with the upstream's name.
+    /// Warnings about services that an upstream lists and that are not routed to it, with the upstream's name.
     pub(crate) warnings: Vec<(String, String)>,
 }
 
-/// What a table is made of.
+/// The parts that a table is made of.
 pub(crate) struct Plan<'p> {
     /// The gateway's own services and their descriptors.
     pub(crate) local: &'static [&'static str],
@@ -212,7 +211,7 @@ impl Table {
         let Some(default) = &self.default else { return Err(self.unknown(service)) };
         match role_of(service) {
             None => Ok(Target::Upstream(default)),
-            // Sessions and jobs are not for whoever takes all the rest.
+            // The default upstream gets no calls of the roles.
             Some(role) if self.entries.iter().any(|entry| entry.upstream.role == Some(role)) => {
                 Err(self.unknown(service))
             }
@@ -229,7 +228,7 @@ impl Table {
             .map(|destination| &destination.upstream)
     }
 
-    /// Whether the gateway itself serves `service`.
+    /// Returns whether the gateway itself serves `service`.
     pub(crate) fn is_local(&self, service: &str) -> bool {
         self.local.contains_key(service)
     }
@@ -247,7 +246,7 @@ impl Table {
         services
     }
 
-    /// What is to be said of an upstream.
+    /// Returns what is to be said of an upstream.
     pub(crate) fn warnings_of(&self, upstream: &str) -> Vec<String> {
         self.warnings.iter().filter(|(of, _)| of == upstream).map(|(_, warning)| warning.clone()).collect()
     }
@@ -273,7 +272,7 @@ impl Table {
     }
 }
 
-/// What the descriptors say of a method; of one they do not know, nothing.
+/// Traits of a method by its descriptors; of a method without descriptors, none.
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Traits {
     idempotent: bool,
@@ -286,7 +285,7 @@ struct Builder<'p> {
     entries: &'p [Entry],
     config: &'p Config,
     rules: &'p [Rule],
-    /// How many methods have a label of their own.
+    /// The number of methods that have a label of their own.
     labelled: Cell<usize>,
 }
 

@@ -1,4 +1,5 @@
-//! One client connection: told apart from what is not HTTP/2, then a task for each call, until it ends or is drained.
+//! Serves one client connection: tells it apart from what is not HTTP/2, then starts a task for each call, until it ends or is
+//! drained.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -41,11 +42,11 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 
-/// How long sent bytes may stay unacknowledged, and a client's TCP window closed.
+/// The time that sent bytes may stay unacknowledged, and a client's TCP window closed.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long callers have to be told whose calls are ended because their connection is.
+/// The time in which callers are told that their calls end because their connection ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
@@ -142,15 +143,15 @@ struct Driver<'c, S, C> {
     lifetime: Lifetime,
     /// Wakes this task when the connection is to be looked at.
     timer: Option<Pin<Box<Sleep>>>,
-    /// What the client has begun to say and not ended, and since when.
+    /// The frame or header block that the client has begun and not ended, and since when.
     begun: Option<(Unfinished, Instant)>,
     /// Wakes this task when that is to be looked at. Left alone as long as the client ends what it says.
     patience: Option<Pin<Box<Sleep>>>,
     stop: Pin<&'c mut S>,
     /// Asked once the connection drains.
     cut: Pin<&'c mut C>,
-    /// This task is to be woken by `stop` and by its slot: they are asked once, and then only whether they have fired.
-    /// They are polled with every frame otherwise.
+    /// Set once this task is woken by `stop` and by its slot: they are asked once, and then only whether they have fired. They
+    /// are polled with every frame otherwise.
     waiting: bool,
     draining: bool,
 }
@@ -256,7 +257,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
         Poll::Ready(())
     }
 
-    /// Whether the client has begun to say something and does not come to its end.
+    /// Returns whether the client has begun to say something and does not come to its end.
     fn trickles(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(unfinished) = self.connection.unfinished() else {
             self.begun = None;
@@ -285,7 +286,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
         false
     }
 
-    /// Whether it has lived long enough.
+    /// Returns what the age of the connection asks for now.
     fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()

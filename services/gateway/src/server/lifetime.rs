@@ -1,5 +1,5 @@
-//! How long a client's connection lives: not for ever, so that clients come to a gateway that was added later, and not
-//! without calls. Pure: it is told the time.
+//! The lifetime of a client connection: it is limited, so that clients come to a gateway that was added later, and not without
+//! calls. Pure: it is told the time.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::config::Connection;
 /// Ages differ by up to this share, so that connections made at once are not made again at once.
 const JITTER: f64 = 0.1;
 
-/// For a client without calls to say that it knows it is to leave, before its connection is closed. A call that crosses
-/// the GOAWAY is still served.
+/// The time in which a client without calls must acknowledge that it is to leave, before its connection is closed. A call that
+/// crosses the GOAWAY is still served.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
-/// One connection's.
+/// The lifetime of one connection.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     old_at: Option<Instant>,
     idle: Option<Duration>,
-    /// Until when it is to have made a call.
+    /// The time by which the connection must have made a call.
     used_by: Option<Instant>,
     grace: Duration,
-    /// Since when it leaves.
+    /// The time since when the connection leaves.
     leaving: Option<Instant>,
     /// When it was looked at last.
     seen_at: Instant,
@@ -31,14 +31,14 @@ pub(crate) struct Lifetime {
     seen: u32,
 }
 
-/// What is to be done with a connection.
+/// The decision about a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing until then.
+    /// The connection goes on.
     GoesOn,
-    /// It takes no more calls, and those it has may finish.
+    /// The connection takes no more calls, and those it has may finish.
     Leaves(Why),
-    /// Those it still has were given time enough.
+    /// The connection ends: the calls it still has were given time enough.
     Over,
 }
 
@@ -47,7 +47,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Why {
     Old,
     Idle,
-    /// It never made a call.
+    /// The connection never made a call.
     Unused,
 }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_lie_within_a_tenth_of_what_is_set_and_differ() {
+    fn ages_differ_within_a_tenth() {
         let never = Duration::ZERO;
         let settings = Connection {
             max_age: SECOND * 1_800,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_one_leaves_whether_or_not_it_has_calls_and_is_over_after_the_grace() {
+    fn old_connection_ends_after_its_grace() {
         let (mut lifetime, now) = lifetime(100, 0);
         let old = lifetime.next().expect("an end");
         assert_eq!(lifetime.look(old - SECOND, true, 9), Verdict::GoesOn);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_without_calls_leaves_and_one_that_had_some_or_has_one_does_not() {
+    fn only_idle_connections_leave() {
         let (mut lifetime, now) = lifetime(0, 10);
         assert_eq!(lifetime.next(), Some(now + SECOND * 10));
         assert_eq!(lifetime.look(now + SECOND * 10, false, 1), Verdict::GoesOn, "it had a call");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_never_called_leaves_soon_and_is_not_waited_for() {
+    fn unused_connection_leaves_soon() {
         let (settings, now) = (Connection::default(), Instant::now());
         let at = now + settings.first_call;
         let mut used = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_without_a_call_is_over_at_once_and_with_one_after_it() {
+    fn leaving_ends_with_the_last_call() {
         let (mut lifetime, now) = lifetime(0, 10);
         assert_eq!(lifetime.look(now + SECOND * 10, false, 0), Verdict::Leaves(Why::Idle));
         // A call has crossed the GOAWAY.

@@ -59,14 +59,14 @@ mod tests {
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
     #[test]
-    fn all_cores_share_the_port_that_was_chosen() {
+    fn all_cores_share_one_port() {
         let listeners = bind(ANY, 3).expect("free");
         let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }
 
     #[test]
-    fn a_port_in_use_is_refused_even_when_its_owner_would_share_it() {
+    fn port_in_use_is_refused() {
         let plain = TcpListener::bind(ANY).expect("free");
         let sharing = bind(ANY, 1).expect("free");
         for taken in [&plain, &sharing[0]] {

@@ -1,5 +1,5 @@
-//! One core: a thread with a runtime of its own, a listener of its own and connections of its own. Cores share the route
-//! table and nothing else on the way of a call.
+//! The worker of one core: a thread with a runtime of its own, a listener of its own and connections of its own. Cores share the
+//! route table and nothing else on the way of a call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -145,7 +145,7 @@ async fn accept(context: &Arc<CallContext>, listener: &TcpListener, connections:
     }
 }
 
-/// Whether it was this process, or the machine, that has no more of them.
+/// Returns whether the process, or the machine, has no open file left.
 fn is_out_of_files(error: &std::io::Error) -> bool {
     /// EMFILE and ENFILE, everywhere.
     const NUMBERS: [i32; 2] = [24, 23];

@@ -49,12 +49,12 @@ impl ServerReflection for MeshReflection {
     }
 }
 
-/// One caller's stream.
+/// The stream of one caller.
 struct Session {
     descriptors: Arc<Descriptors>,
     /// Whose files were answered last.
     last: Option<usize>,
-    /// What the caller has been sent: it is not sent again unless it is asked for.
+    /// The files that the caller was sent: they are not sent again unless they are asked for.
     sent: HashSet<(usize, String)>,
 }
 

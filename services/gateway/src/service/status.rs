@@ -1,4 +1,4 @@
-//! What stands behind the gateway, for `/status` of its admin port: a short form of what GatewayService lists.
+//! The upstreams for `/status` of the admin port: a short form of what GatewayService lists.
 
 use serde_json::{Value, json};
 

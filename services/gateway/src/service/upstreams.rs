@@ -93,7 +93,7 @@ fn too_many_watches() -> Status {
         .into()
 }
 
-/// One call of WatchUpstreams.
+/// A call of WatchUpstreams.
 struct Watch {
     catalog: Arc<Catalog>,
     changes: watch::Receiver<u64>,
@@ -181,7 +181,7 @@ fn upstream(table: &Table, upstream: &Arc<Upstream>) -> pb::Upstream {
     sum
 }
 
-/// What the cores see of one endpoint.
+/// The views that the cores have of one endpoint.
 #[derive(Default)]
 struct Seen {
     by_core: Vec<EndpointSnapshot>,
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn cores_that_disagree_are_merged_and_the_worst_says_why() {
+    fn disagreeing_cores_show_the_worst() {
         let cores = vec![seen(EndpointState::Ready, "", 3), seen(EndpointState::Ejected, "", 4)];
         let endpoint = merged(cores);
         assert_eq!(endpoint.state(), pb::EndpointState::Ready);

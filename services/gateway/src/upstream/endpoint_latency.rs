@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_kept_apart_and_the_gone_are_forgotten_when_one_comes() {
+    fn gone_endpoints_are_forgotten() {
         let now = Instant::now();
         let endpoint_latencies = EndpointLatencies::new(now);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));

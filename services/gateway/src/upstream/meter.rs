@@ -8,7 +8,7 @@ use metrics::Counter;
 use shoal_kit::code::CODES;
 use tonic::Code;
 
-/// What is counted beside calls.
+/// An event that is counted beside calls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
     /// An attempt after one that failed.
@@ -17,7 +17,7 @@ pub(crate) enum Event {
     RetryRefused,
     /// A second attempt beside one that is slow.
     Hedge,
-    /// Of those, one that answered first.
+    /// A second attempt that answered first.
     HedgeWon,
     /// A call refused because the upstream is overloaded.
     Shed,
@@ -77,13 +77,13 @@ impl Meter {
         self.events[index].add(|| metrics::counter!(EVENTS[index], "upstream" => self.upstream.clone()));
     }
 
-    /// How many calls ended with each code, by its name; those that never came are left out.
+    /// Returns how many calls ended with each code, by its name; those that never came are left out.
     pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.codes.iter().map(|count| count.load(Ordering::Relaxed));
         CODES.into_iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 
-    /// How often something happened.
+    /// Returns how often something happened.
     pub(crate) fn events(&self, event: Event) -> u64 {
         self.events[event as usize].count.load(Ordering::Relaxed)
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_can_be_read_back() {
+    fn counts_can_be_read_back() {
         let meter = Meter::new("cache");
         meter.call(Code::Ok);
         meter.call(Code::Unauthenticated);

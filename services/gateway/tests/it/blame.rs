@@ -10,7 +10,7 @@ use crate::harness::mesh::Mesh;
 use crate::harness::upstream::{Call, SAFE, UNSAFE, Upstream, as_session, end, head, payload};
 use crate::harness::within;
 
-/// More in a row than eject an endpoint.
+/// Failures in a row, more than eject an endpoint.
 const MANY: usize = 12;
 
 /// Sends `body` as it is.
@@ -24,7 +24,7 @@ async fn send(caller: &Caller, path: &str, headers: &[(&str, &str)], body: &'sta
     within("the answer", whole).await.expect("an answer")
 }
 
-/// How many endpoints are ejected, and how many failures are counted.
+/// Returns how many endpoints are ejected, and how many failures are counted.
 pub(crate) async fn failures(mesh: &Mesh) -> (usize, i64) {
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let list = client.list_upstreams(ListUpstreamsRequest {}).await.expect("answered").into_inner();
@@ -68,7 +68,7 @@ async fn what_a_caller_malformed_ejects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_all_endpoints_answer_alike_ejects_none_and_what_one_does_alone_ejects_it() {
+async fn only_lone_failures_eject() {
     // Well formed, for all that a gateway can see.
     let (mesh, _upstreams) = picky().await;
     let (bad, good) = (mesh.caller().await, mesh.caller().await);
@@ -103,7 +103,7 @@ async fn plain(status: u16) -> Upstream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_in_plain_http_is_no_failure_and_an_outage_is() {
+async fn http_refusal_is_no_failure() {
     for (status, counts) in [(400, false), (404, false), (431, false), (500, true), (502, true), (429, true)]
     {
         let upstream = plain(status).await;
@@ -117,7 +117,7 @@ async fn a_refusal_in_plain_http_is_no_failure_and_an_outage_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_in_plain_http_is_tried_elsewhere() {
+async fn http_outage_is_retried_elsewhere() {
     let (broken, good) = (plain(503).await, Upstream::start(|call| call.answer(b"ok")).await);
     let configuration = format!("gateway.ejection.enabled = false\n{}", as_session(&[&broken, &good]));
     let mesh = Mesh::with_cores(1, &configuration).await;
@@ -135,7 +135,7 @@ async fn an_outage_in_plain_http_is_tried_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_blames_another_is_neither_ejected_nor_asked_again() {
+async fn blaming_endpoint_is_not_ejected() {
     let blames = |mut call: Call| async move {
         let _ = call.body().await;
         let response = head(&[("grpc-status", "14"), ("shoal-fault-of", "backend")]);

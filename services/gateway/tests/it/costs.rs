@@ -1,5 +1,5 @@
-//! What one client connection may take: calls, connections, answers it does not read. Whoever takes too much is told, and
-//! nobody else notices.
+//! Bounds on what one client connection may take: calls, connections, answers it does not read. Whoever takes too much is told,
+//! and nobody else notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ async fn echoes_bodies() -> Upstream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_connection_has_a_part_of_the_calls_in_flight_and_others_go_on() {
+async fn one_connection_leaves_calls_to_others() {
     let upstream = echoes_bodies().await;
     let mesh = mesh("gateway.limits.calls = 100", &upstream).await;
     let greedy = [mesh.caller().await, mesh.caller().await, mesh.caller().await];
@@ -73,7 +73,7 @@ async fn one_connection_has_a_part_of_the_calls_in_flight_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_longest_idle_connection_makes_room_for_a_new_one() {
+async fn longest_idle_connection_makes_room() {
     let upstream = echoes_bodies().await;
     let mesh = mesh("gateway.limits.connections = 4", &upstream).await;
     // Readiness needs no connection of a client. One has a call in flight, one has had some, two never called.
@@ -103,7 +103,7 @@ async fn the_longest_idle_connection_makes_room_for_a_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_say_nothing_make_room_too() {
+async fn silent_connections_make_room_too() {
     let upstream = echoes_bodies().await;
     let mesh = mesh("gateway.limits.connections = 2", &upstream).await;
     let mut silent = Vec::new();
@@ -115,7 +115,7 @@ async fn connections_that_say_nothing_make_room_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_whose_connections_are_busy_gets_no_more() {
+async fn busy_address_gets_no_more_connections() {
     let upstream = echoes_bodies().await;
     let mesh = mesh("gateway.limits.connections_per_address = 2", &upstream).await;
     let busy = [mesh.caller().await, mesh.caller().await];
@@ -138,7 +138,7 @@ async fn an_address_whose_connections_are_busy_gets_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_never_calls_is_told_to_go() {
+async fn unused_connection_is_told_to_go() {
     let upstream = echoes_bodies().await;
     let mesh = mesh("gateway.connection.first_call = '200ms'", &upstream).await;
     let used = mesh.caller().await;
@@ -188,7 +188,7 @@ async fn takes_nothing(mesh: &Mesh) -> Caller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_taken_is_given_up_and_says_so() {
+async fn unread_answer_is_given_up() {
     let (upstream, _sent) = long().await;
     let mesh = mesh("gateway.limits.unread_time = '100ms'", &upstream).await;
     let caller = takes_nothing(&mesh).await;
@@ -202,7 +202,7 @@ async fn an_answer_that_is_not_taken_is_given_up_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leaves_answers_unread_waits_with_further_calls_and_nobody_else_does() {
+async fn unread_answers_hold_their_connections_calls() {
     const UNREAD: usize = 2 << 20;
     let (upstream, sent) = long().await;
     // A time that does not end here.
@@ -234,7 +234,7 @@ async fn who_leaves_answers_unread_waits_with_further_calls_and_nobody_else_does
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_unread_answers_at_once_are_bounded_at_once() {
+async fn many_unread_answers_are_bounded() {
     const UNREAD: usize = 2 << 20;
     const CALLS: usize = 96;
     let (upstream, _sent) = long().await;
@@ -256,7 +256,7 @@ async fn many_unread_answers_at_once_are_bounded_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_are_taken_in_time_are_kept_whole() {
+async fn answers_read_in_time_stay_whole() {
     const UNREAD: usize = 2 << 20;
     // Together they leave more than that before the first is read.
     const CALLS: usize = 40;

@@ -41,7 +41,7 @@ async fn the_upstream_is_given_what_remains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_runs_too_long_is_cut_on_both_sides() {
+async fn late_call_ends_both_sides() {
     for begins in [false, true] {
         let (upstream, mut told) = holding(begins).await;
         let mesh = Mesh::start(&as_session(&[&upstream])).await;
@@ -75,7 +75,7 @@ async fn an_expired_deadline_is_never_forwarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_for_a_clone_ends_at_the_deadline() {
+async fn waiting_ends_at_the_deadline() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     upstream.kill().await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
@@ -86,7 +86,7 @@ async fn waiting_for_a_clone_ends_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_gives_up_at_the_deadline_is_no_cancellation() {
+async fn upstream_deadline_is_no_cancellation() {
     // What tonic's servers do: CANCELLED when their own clock says so.
     let upstream = Upstream::start(|call| async move {
         let left = parse_timeout(&call.request.headers()["grpc-timeout"]).expect("a timeout");

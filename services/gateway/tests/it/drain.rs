@@ -18,7 +18,7 @@ fn reason(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_in_flight_finish_and_new_connections_are_not_taken() {
+async fn drain_finishes_calls_in_flight() {
     let (upstream, release) = held().await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     let caller = mesh.caller().await;
@@ -43,7 +43,7 @@ async fn calls_in_flight_finish_and_new_connections_are_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_end_is_told_after_the_grace() {
+async fn endless_call_ends_after_grace() {
     let (upstream, _release) = held().await;
     let mesh = Mesh::start(&format!("drain = '300ms'\n{}", as_session(&[&upstream]))).await;
     let caller = mesh.caller().await;
@@ -60,7 +60,7 @@ async fn a_call_without_end_is_told_after_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_without_end_gets_trailers_after_the_grace() {
+async fn endless_stream_gets_trailers_after_grace() {
     let (told, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::start(move |mut call| {
         let told = told.clone();
@@ -87,7 +87,7 @@ async fn a_stream_without_end_gets_trailers_after_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_and_half_open_connections_do_not_hold_the_drain_up() {
+async fn idle_connections_do_not_delay_drain() {
     let mesh = Mesh::start("drain = '60s'").await;
     let silent = TcpStream::connect(mesh.address).await.expect("connected");
     let idle = mesh.caller().await;
@@ -99,7 +99,7 @@ async fn idle_and_half_open_connections_do_not_hold_the_drain_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_with_nothing_behind_it_serves_until_it_is_told_to_stop() {
+async fn gateway_without_upstreams_serves() {
     let mesh = Mesh::start("drain = '60s'").await;
     let mut health = HealthClient::new(mesh.channel().await);
     let answer = health.check(HealthCheckRequest::default()).await.expect("an answer").into_inner();

@@ -22,7 +22,7 @@ async fn mesh() -> (Upstream, Mesh, Caller) {
     (upstream, mesh, caller)
 }
 
-/// More calls than a flood may have got through before it was cut off.
+/// The most calls that a flood may have got through before it was cut off.
 const CALLS_MAX: usize = 3_000;
 
 /// The caller that was there before the flood goes on, and so do new ones.
@@ -43,7 +43,7 @@ async fn unread(wire: &mut Wire, bytes: &[u8], bytes_max: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_answers_and_reads_none_is_held_up_or_cut_off() {
+async fn unread_control_answers_are_bounded() {
     // Past what the socket buffers of both sides hold: the rest would be in the gateway's memory.
     const BYTES_MAX: usize = 64 << 20;
     let (_upstream, mesh, caller) = mesh().await;
@@ -55,7 +55,7 @@ async fn who_asks_for_answers_and_reads_none_is_held_up_or_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_that_change_nothing_are_cut_off() {
+async fn useless_frames_are_cut_off() {
     let (_upstream, mesh, caller) = mesh().await;
     for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])] {
         let mut wire = Wire::connect(mesh.address).await;
@@ -70,7 +70,7 @@ async fn frames_that_change_nothing_are_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pings_priorities_and_unknown_frames_in_measure_are_answered() {
+async fn moderate_control_frames_are_answered() {
     const PRIORITY: u8 = 2;
     const UNKNOWN: u8 = 0xfe;
     let (_upstream, mesh, _caller) = mesh().await;
@@ -89,7 +89,7 @@ async fn pings_priorities_and_unknown_frames_in_measure_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rapid_reset_ends_its_own_connection_and_no_other() {
+async fn rapid_reset_ends_only_its_connection() {
     let (upstream, mesh, caller) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
     for n in 0..20_000u32 {
@@ -102,7 +102,7 @@ async fn rapid_reset_ends_its_own_connection_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn making_the_gateway_reset_is_no_way_around() {
+async fn provoked_resets_are_counted_too() {
     // CVE-2025-8671, "MadeYouReset": a window opened by nothing is an error of its stream, so the server resets it.
     let (upstream, mesh, caller) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
@@ -116,7 +116,7 @@ async fn making_the_gateway_reset_is_no_way_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_streams_than_were_offered_are_refused() {
+async fn excess_streams_are_refused() {
     const REFUSED_STREAM: u32 = 7;
     let upstream = Upstream::start(|call| async move {
         // Dropped, it would be reset.
@@ -149,7 +149,7 @@ async fn send_block(wire: &mut Wire, stream: u32, block: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_that_unpacks_to_megabytes_is_never_a_call() {
+async fn expanding_header_is_never_a_call() {
     let (upstream, mesh, caller) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
     let mut block = request_block(SAFE);
@@ -170,7 +170,7 @@ async fn a_header_that_unpacks_to_megabytes_is_never_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_frames_without_end_end_their_connection() {
+async fn endless_empty_frames_end_connection() {
     // CVE-2019-9518: they cost no window.
     let (_upstream, mesh, caller) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
@@ -183,7 +183,7 @@ async fn empty_frames_without_end_end_their_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_frames_that_nobody_takes_cost_their_bytes_and_harm_nobody() {
+async fn untaken_small_frames_harm_nobody() {
     // The upstream reads no bodies, so they pile up: as bytes, up to the window of 1 MiB; as frames h2 would hold a
     // hundred bytes for each, or end the connection.
     let upstream = Upstream::start(|call| async move {
@@ -208,7 +208,7 @@ async fn small_frames_that_nobody_takes_cost_their_bytes_and_harm_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_in_a_thousand_tiny_frames_arrives() {
+async fn tiny_answer_frames_arrive() {
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let whole = message(&[7; 995]);
     let script = async {
@@ -225,7 +225,7 @@ async fn an_answer_in_a_thousand_tiny_frames_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_messages_that_slow_callers_leave_unread_break_no_other_stream() {
+async fn unread_small_messages_break_no_stream() {
     const INITIAL_WINDOW: u16 = 4;
     // Together with the frames below, more than h2 lets lie unread on a connection before it ends it for all.
     const SLOW: usize = 26;
@@ -268,7 +268,7 @@ async fn small_messages_that_slow_callers_leave_unread_break_no_other_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_floods_with_pings_and_settings_loses_no_call() {
+async fn flooding_upstream_loses_no_call() {
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let script = async {
         let stream = wire.whole_call().await.expect("a call");
@@ -284,7 +284,7 @@ async fn an_upstream_that_floods_with_pings_and_settings_loses_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_vanish_as_soon_as_they_have_called_harm_no_stream_that_stays() {
+async fn vanishing_callers_harm_no_stream() {
     let builder = h2::server::Builder::new().max_pending_accept_reset_streams(4096).clone();
     let upstream = Upstream::with(builder, |mut call| async move {
         if call.request.uri().path() == SAFE {

@@ -36,7 +36,7 @@ fn of(data: impl Into<Bytes>) -> Payload {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_unary_call_passes_with_its_metadata() {
+async fn unary_call_keeps_its_metadata() {
     let (_echo, _mesh, mut client) = mesh().await;
     client.ready().await.expect("ready");
     let mut call = Request::new(of("hello"));
@@ -53,7 +53,7 @@ async fn a_unary_call_passes_with_its_metadata() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_passes_with_its_message_and_metadata() {
+async fn error_keeps_message_and_metadata() {
     let (_echo, _mesh, mut client) = mesh().await;
     client.ready().await.expect("ready");
     let status = client.unary(Request::new(of("9")), UNARY, Codec::default()).await.expect_err("asked for");
@@ -83,7 +83,7 @@ async fn a_server_stream_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_halves_of_a_chat_are_open_at_once() {
+async fn both_stream_halves_stay_open() {
     let (_echo, _mesh, mut client) = mesh().await;
     client.ready().await.expect("ready");
     let (mut say, said) = futures::channel::mpsc::channel(1);
@@ -99,7 +99,7 @@ async fn both_halves_of_a_chat_are_open_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_of_four_megabytes_pass_both_ways() {
+async fn large_messages_pass_both_ways() {
     let (_echo, _mesh, mut client) = mesh().await;
     client.ready().await.expect("ready");
     let large: Bytes = (0..4 << 20).map(|n: u32| (n % 251) as u8).collect::<Vec<_>>().into();
@@ -109,7 +109,7 @@ async fn messages_of_four_megabytes_pass_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_and_trailers_reach_the_other_side_untouched() {
+async fn headers_and_trailers_pass_untouched() {
     let upstream = Upstream::start(|mut call| async move {
         call.body().await.expect("a body");
         let mut stream = call.respond.send_response(
@@ -158,7 +158,7 @@ async fn headers_and_trailers_reach_the_other_side_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_trailers_only_stays_one() {
+async fn trailers_only_answer_stays_one() {
     let upstream = Upstream::start(|call| call.refuse(5)).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     let answer = mesh.caller().await.call(SAFE, &[], b"").await;
@@ -167,7 +167,7 @@ async fn an_answer_of_trailers_only_stays_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_comes_before_the_request_ends_is_not_lost() {
+async fn early_answer_is_not_lost() {
     let upstream = Upstream::start(|mut call| async move {
         // Answers at once and wants no more of the request.
         end(&mut call.respond, 8);
@@ -183,7 +183,7 @@ async fn an_answer_that_comes_before_the_request_ends_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_without_a_body_and_with_trailers_pass() {
+async fn bodiless_and_trailered_requests_pass() {
     let upstream = Upstream::start(|mut call| async move {
         let body = call.body().await.expect("a body");
         let trailers = call.request.body_mut().trailers().await.expect("ended");

@@ -1,4 +1,4 @@
-//! What the tests share: a gateway in this process, upstreams and callers over real sockets, waiting with a deadline.
+//! The parts that the tests share: a gateway in this process, upstreams and callers over real sockets, waiting with a deadline.
 
 pub(crate) mod caller;
 pub(crate) mod echo;
@@ -40,7 +40,7 @@ pub(crate) fn seed(test: &str) -> u64 {
     seed
 }
 
-/// How much of something, if the environment does not say: little for every day, more for a report.
+/// Returns how much of something, if the environment does not say: little for every day, more for a report.
 pub(crate) fn number_of(variable: &str, default: usize) -> usize {
     let Ok(value) = std::env::var(variable) else { return default };
     value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number"))

@@ -1,4 +1,5 @@
-//! What of a caller's head reaches a clone, what of a clone's reaches a caller, and what is never sent on.
+//! Heads: the part of a caller's head that reaches a clone, the part of a clone's that reaches a caller, and what is never sent
+//! on.
 
 use shoal_http2::hpack::{Decoder, Field};
 
@@ -38,7 +39,7 @@ async fn ends(wire: &mut Wire, stream: u32, block: &[u8]) -> Frame {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_is_told_a_clean_authority() {
+async fn clone_gets_a_clean_authority() {
     let (upstream, mesh) = mesh().await;
     let own = upstream.address.to_string();
     let mut wire = Wire::connect(mesh.address).await;
@@ -144,7 +145,7 @@ fn secrets(fields: &[Field]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_proves_who_somebody_is_is_never_indexed() {
+async fn credentials_are_never_indexed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("bound");
     let lines = format!("peer.session = '{address}'\ngateway.callers.header = 'x-api-key'");
@@ -182,7 +183,7 @@ async fn what_proves_who_somebody_is_is_never_indexed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_with_an_early_hint_before_its_answer_passes() {
+async fn informational_headers_pass() {
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let (answer, ()) = tokio::join!(caller.call(SAFE, &[], b""), async {
         let stream = wire.whole_call().await.expect("a call");

@@ -20,7 +20,7 @@ async fn check(client: &mut HealthClient<Channel>, service: &str) -> Result<Serv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_asked_of_the_mesh_and_of_each_service() {
+async fn health_covers_mesh_and_services() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let down = Upstream::start(|call| call.answer(b"ok")).await;
     down.kill().await;
@@ -42,7 +42,7 @@ async fn health_is_asked_of_the_mesh_and_of_each_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_is_told_of_every_change_and_of_the_drain() {
+async fn health_watch_reports_changes_and_drain() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     mesh.ready("session", 1).await;
@@ -70,7 +70,7 @@ async fn a_watcher_is_told_of_every_change_and_of_the_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upstreams_are_listed_with_their_state_and_why() {
+async fn upstreams_are_listed_with_state() {
     let up = Upstream::start(|call| call.answer(b"ok")).await;
     let down = Upstream::start(|call| call.answer(b"ok")).await;
     down.kill().await;
@@ -94,7 +94,7 @@ async fn upstreams_are_listed_with_their_state_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_method_of_the_gateways_own_services_is_unimplemented() {
+async fn unknown_local_method_is_unimplemented() {
     let mesh = Mesh::start("").await;
     let answer = mesh.caller().await.call("/shoal.gateway.v1.GatewayService/Nothing", &[], b"").await;
     assert_eq!(answer.code(), 12);
@@ -102,7 +102,7 @@ async fn an_unknown_method_of_the_gateways_own_services_is_unimplemented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_clones_of_a_role_are_watched_unless_it_is_said() {
+async fn only_shoal_clones_are_watched() {
     for (health, expected) in [
         (None, &["/grpc.health.v1.Health/Check"][..]),
         (Some("check"), &["/grpc.health.v1.Health/Check"]),

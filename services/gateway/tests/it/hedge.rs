@@ -57,7 +57,7 @@ fn total(upstreams: &[Upstream; 2]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_call_is_answered_elsewhere_and_the_slow_attempt_is_reset() {
+async fn slow_call_is_hedged_elsewhere() {
     let (tell, mut told) = mpsc::unbounded_channel();
     let upstreams = clones(move |mut call, before| {
         let tell = tell.clone();
@@ -91,7 +91,7 @@ async fn a_slow_call_is_answered_elsewhere_and_the_slow_attempt_is_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_may_be_repeated_is_hedged_and_only_where_a_route_says_so() {
+async fn only_safe_routed_methods_are_hedged() {
     for (hedge, path, attempts) in
         [("{ after = '5ms' }", SAFE, 2), ("{ after = '5ms' }", UNSAFE, 1), ("{}", SAFE, 1)]
     {
@@ -107,7 +107,7 @@ async fn only_what_may_be_repeated_is_hedged_and_only_where_a_route_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_no_second_attempt_without_another_endpoint_or_a_whole_request() {
+async fn hedging_needs_endpoint_and_whole_request() {
     let upstreams = clones(|mut call, _| async move {
         // Answered a while after its end.
         let _ = call.body().await;
@@ -132,7 +132,7 @@ async fn there_is_no_second_attempt_without_another_endpoint_or_a_whole_request(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_calls_than_the_budget_are_sent_twice() {
+async fn hedges_stay_within_the_budget() {
     let upstreams = clones(|call, _| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
         call.answer(b"ok").await;
@@ -152,7 +152,7 @@ async fn no_more_calls_than_the_budget_are_sent_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_delay_of_its_own_a_route_takes_what_was_measured() {
+async fn default_hedge_delay_is_measured() {
     let (stall, stalled) = watch::channel(false);
     let held = Arc::new(AtomicUsize::new(0));
     let upstreams = clones(move |call, _| {
@@ -179,7 +179,7 @@ async fn without_a_delay_of_its_own_a_route_takes_what_was_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_asks_not_to_repeat_stops_it() {
+async fn pushback_stops_hedging() {
     let upstreams = clones(|mut call, before| async move {
         if before == 0 {
             let answer = head(&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "60000")]);
@@ -240,7 +240,7 @@ fn ok(call: Call) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_failure_of_one_is_no_failure_while_the_other_goes_on() {
+async fn one_failure_waits_for_the_other() {
     for first in [unavailable as fn(Call), reset] {
         let (answer, attempts) = race(first, ok).await;
         assert_eq!((answer.code(), payload(&answer), attempts), (0, &b"ok"[..], 2));
@@ -248,7 +248,7 @@ async fn the_failure_of_one_is_no_failure_while_the_other_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_attempt_that_fails_leaves_the_first_alone() {
+async fn failed_hedge_leaves_first_attempt() {
     let upstreams = clones(|mut call, before| async move {
         if before == 0 {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -265,7 +265,7 @@ async fn a_second_attempt_that_fails_leaves_the_first_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_both_fail_both_count_as_attempts() {
+async fn both_failed_attempts_count() {
     // Of three attempts two are used up, so one more is made: it comes third and is answered.
     let upstreams = clones(|mut call, before| async move {
         match before {

@@ -1,4 +1,4 @@
-//! How long connections of clients live.
+//! The lifetime of client connections.
 
 use tokio::sync::watch;
 use tonic_types::StatusExt as _;
@@ -28,7 +28,7 @@ async fn goaway(caller: &Caller) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_connection_is_ended_after_its_calls() {
+async fn old_connection_ends_after_its_calls() {
     let (release, released) = watch::channel(false);
     let upstream = Upstream::start(move |call| {
         let mut released = released.clone();
@@ -53,7 +53,7 @@ async fn an_old_connection_is_ended_after_its_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_end_is_told_when_its_old_connection_had_its_grace() {
+async fn aged_connection_ends_its_calls() {
     let upstream = silent().await;
     let configuration = format!(
         "gateway.connection.max_age = '100ms'\ngateway.connection.max_age_grace = '100ms'\n{}",
@@ -72,7 +72,7 @@ async fn a_call_without_end_is_told_when_its_old_connection_had_its_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_without_calls_is_ended_and_one_with_a_call_is_not() {
+async fn only_idle_connections_are_ended() {
     let upstream = silent().await;
     let configuration = format!("gateway.connection.max_idle = '100ms'\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;

@@ -21,7 +21,7 @@ async fn listed(mesh: &Mesh) -> Listed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_past_its_rate_is_told_which_limit_and_when_to_come_back() {
+async fn rate_limit_names_itself_and_delay() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     // One in a thousand seconds is never had again within a test.
     let configuration = format!(
@@ -60,7 +60,7 @@ async fn a_caller_past_its_rate_is_told_which_limit_and_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_with_too_many_calls_in_flight_waits_for_one_of_them() {
+async fn caller_in_flight_limit_refuses() {
     let (upstream, release) = held().await;
     let configuration = format!("gateway.callers.in_flight = 2\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;
@@ -78,7 +78,7 @@ async fn a_caller_with_too_many_calls_in_flight_waits_for_one_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overloaded_upstream_holds_a_few_calls_back_and_the_others_are_refused() {
+async fn overload_queues_few_and_refuses_rest() {
     let (upstream, release) = held().await;
     let configuration = format!(
         "{}\n[gateway.overload]\nupstreams = ['session']\nmin = 2\nmax = 2\nqueue = 1\nqueue_wait = '60s'",
@@ -115,7 +115,7 @@ async fn an_overloaded_upstream_holds_a_few_calls_back_and_the_others_are_refuse
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_streams_do_not_use_the_limit_up() {
+async fn long_streams_spare_the_limit() {
     let streams = Arc::new(AtomicUsize::new(0));
     let upstream = {
         let streams = streams.clone();

@@ -23,7 +23,7 @@ fn refused(answer: &Answer) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_headers_are_refused_and_their_connection_goes_on() {
+async fn long_headers_keep_the_connection() {
     let (upstream, release) = held().await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     mesh.ready("session", 1).await;
@@ -48,7 +48,7 @@ async fn long_headers_are_refused_and_their_connection_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_headers_of_no_call_are_answered_431() {
+async fn long_headers_without_call_get_431() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     let mut wire = Wire::connect(mesh.address).await;
@@ -73,7 +73,7 @@ async fn long_headers_of_no_call_are_answered_431() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_above_what_an_endpoint_announced_are_not_sent() {
+async fn headers_above_announced_limit_stay() {
     const HEADER_LIST: u16 = 6;
     let (_listener, mesh, mut wire, caller) = peer(&[(HEADER_LIST, 2_000)]).await;
     let answer = caller.call(UNSAFE, &[("x-pad", &"a".repeat(3_000))], b"too long").await;

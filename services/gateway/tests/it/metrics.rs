@@ -1,4 +1,4 @@
-//! What is counted, and by which names.
+//! Metrics of calls, and their labels.
 
 use shoal_kit::metric;
 

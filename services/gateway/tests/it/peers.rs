@@ -31,7 +31,7 @@ async fn a_goaway_between_calls_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_above_the_last_stream_are_sent_again_and_those_below_finish() {
+async fn goaway_resends_calls_above_last_stream() {
     let (listener, _mesh, mut wire, caller) = peer(&[]).await;
     let caller = std::sync::Arc::new(caller);
     let call = |body: &'static [u8]| {
@@ -54,7 +54,7 @@ async fn calls_above_the_last_stream_are_sent_again_and_those_below_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_an_upstream_never_looked_at_are_all_sent_again() {
+async fn unprocessed_calls_are_all_resent() {
     let (listener, _mesh, mut wire, caller) = peer(&[]).await;
     let caller = std::sync::Arc::new(caller);
     let mut calls = Vec::new();
@@ -76,7 +76,7 @@ async fn calls_an_upstream_never_looked_at_are_all_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_goaway_that_asks_for_calm_lets_the_calls_it_names_finish() {
+async fn calming_goaway_lets_calls_finish() {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let script = async {
@@ -90,7 +90,7 @@ async fn a_goaway_that_asks_for_calm_lets_the_calls_it_names_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_goaways_as_a_draining_server_sends_them() {
+async fn two_goaways_of_draining_server() {
     let (listener, _mesh, mut wire, caller) = peer(&[]).await;
     let script = async {
         let stream = wire.whole_call().await.expect("a call");
@@ -110,7 +110,7 @@ async fn two_goaways_as_a_draining_server_sends_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_drops_amid_a_call_is_repeated_only_if_it_is_safe() {
+async fn dropped_call_is_repeated_if_safe() {
     for (path, repeated) in [(SAFE, true), (UNSAFE, false)] {
         let (listener, _mesh, mut wire, caller) = peer(&[]).await;
         let script = async {
@@ -129,7 +129,7 @@ async fn a_connection_that_drops_amid_a_call_is_repeated_only_if_it_is_safe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_no_http_is_an_error_of_the_upstream() {
+async fn malformed_answer_is_upstream_error() {
     let broken: [(&str, Vec<u8>); 2] = [
         ("no :status", literal("content-type", "application/grpc")),
         ("an upper case name", {
@@ -156,7 +156,7 @@ async fn an_answer_that_is_no_http_is_an_error_of_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_change_amid_a_call_are_obeyed() {
+async fn changed_settings_are_obeyed() {
     // A window of nothing at first; then one that lets the request through.
     const INITIAL_WINDOW: u16 = 4;
     let (_listener, _mesh, mut wire, caller) = peer(&[(INITIAL_WINDOW, 0)]).await;
@@ -185,7 +185,7 @@ async fn settings_that_change_amid_a_call_are_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_sends_garbage_is_left_and_connected_to_again() {
+async fn garbage_upstream_is_reconnected() {
     let (listener, _mesh, mut wire, caller) = peer(&[]).await;
     let script = async {
         wire.whole_call().await.expect("a call");
@@ -201,7 +201,7 @@ async fn an_upstream_that_sends_garbage_is_left_and_connected_to_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_stream_is_reset_in_the_breath_it_was_opened_in() {
+async fn fresh_streams_are_reset_later() {
     // A server that reads both at once takes it for an attack, and ends the connection of all callers.
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     // Given up by its caller, and by its deadline.
@@ -220,7 +220,7 @@ async fn no_stream_is_reset_in_the_breath_it_was_opened_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deadlines_too_short_to_keep_end_no_connection_of_an_upstream() {
+async fn short_deadlines_keep_upstream_connections() {
     // On h2's defaults, which end a connection with twenty streams reset before they were looked at.
     let (release, released) = tokio::sync::watch::channel(false);
     let upstream = Upstream::start(move |call| {
@@ -253,7 +253,7 @@ async fn deadlines_too_short_to_keep_end_no_connection_of_an_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_reset_before_it_was_looked_at_is_not_forwarded() {
+async fn immediately_reset_call_is_not_forwarded() {
     let (_listener, mesh, mut wire, caller) = peer(&[]).await;
     let mut hasty = Wire::connect(mesh.address).await;
     hasty.send_and_reset(1, &request_block(SAFE)).await;

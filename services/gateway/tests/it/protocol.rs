@@ -1,4 +1,4 @@
-//! What is not a gRPC call gets an answer its sender can read, and harms nobody.
+//! Requests that are no gRPC calls get an answer that their sender can read, and harm nobody.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn raw(mesh: &Mesh, bytes: &[u8]) -> String {
     ended(mesh, bytes).await.0
 }
 
-/// What is answered to these bytes, and how the connection then ends.
+/// Returns what is answered to these bytes, and how the connection then ends.
 async fn ended(mesh: &Mesh, bytes: &[u8]) -> (String, std::io::Result<usize>) {
     let mut socket = TcpStream::connect(mesh.address).await.expect("connected");
     socket.write_all(bytes).await.expect("sent");
@@ -40,7 +40,7 @@ async fn ended(mesh: &Mesh, bytes: &[u8]) -> (String, std::io::Result<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_http_1_request_is_told_what_this_port_speaks() {
+async fn http1_request_gets_readable_refusal() {
     let (_upstream, mesh) = mesh().await;
     let answer = raw(&mesh, b"GET / HTTP/1.1\r\nhost: mesh.test\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("gRPC"), "{answer}");
@@ -68,7 +68,7 @@ async fn garbage_closes_its_own_connection_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_get_of_the_root_says_what_this_is() {
+async fn get_root_describes_the_port() {
     let (_upstream, mesh) = mesh().await;
     let caller = mesh.caller().await;
     let get = |path: &str| http::Request::get(format!("http://mesh.test{path}")).body(()).expect("valid");
@@ -81,7 +81,7 @@ async fn a_get_of_the_root_says_what_this_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_that_is_not_grpc_is_415() {
+async fn non_grpc_post_gets_415() {
     let (upstream, mesh) = mesh().await;
     let caller = mesh.caller().await;
     let mut post = request(SAFE, &[]);
@@ -95,7 +95,7 @@ async fn a_post_that_is_not_grpc_is_415() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_call_is_answered_when_it_has_ended_or_within_a_second_and_not_when_it_is_malformed() {
+async fn non_calls_are_answered_in_time() {
     let (_upstream, mesh) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
     let get = |length: &str| {
@@ -117,7 +117,7 @@ async fn what_is_no_call_is_answered_when_it_has_ended_or_within_a_second_and_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_service_is_unimplemented_and_names_what_exists() {
+async fn unknown_service_names_known_ones() {
     let (_upstream, mesh) = mesh().await;
     let answer = mesh.caller().await.call("/acme.Nothing/Do", &[], b"").await;
     let status = answer.grpc();
@@ -130,7 +130,7 @@ async fn an_unknown_service_is_unimplemented_and_names_what_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paths_and_timeouts_that_make_no_sense_are_refused() {
+async fn malformed_paths_and_timeouts_are_refused() {
     let (upstream, mesh) = mesh().await;
     let caller = mesh.caller().await;
     for path in ["/", "/x", "//x", "/x/", "/a/b/c"] {
@@ -144,7 +144,7 @@ async fn paths_and_timeouts_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_clone_a_call_fails_within_a_second_and_says_why() {
+async fn no_clone_fails_within_a_second() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     upstream.kill().await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
@@ -162,7 +162,7 @@ async fn without_a_clone_a_call_fails_within_a_second_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_waits_for_a_clone_that_is_just_coming_up() {
+async fn call_waits_for_starting_clone() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     upstream.kill().await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
@@ -172,7 +172,7 @@ async fn a_call_waits_for_a_clone_that_is_just_coming_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_bomb_is_refused_and_the_connection_lives_or_says_why() {
+async fn header_bomb_is_refused() {
     let (_upstream, mesh) = mesh().await;
     let mut wire = Wire::connect(mesh.address).await;
     // 100 KiB of headers in one block: past the 64 KiB that SETTINGS allow.
@@ -208,7 +208,7 @@ async fn a_continuation_flood_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_tiny_frames_are_one_request() {
+async fn tiny_frames_make_one_request() {
     let upstream = Upstream::start(|mut call| async move {
         let body = call.body().await.expect("a body");
         call.answer(body.len().to_string().as_bytes()).await;
@@ -226,7 +226,7 @@ async fn a_thousand_tiny_frames_are_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disconnect_storm_breaks_no_other_callers_stream() {
+async fn disconnect_storm_breaks_no_stream() {
     // The upstream holds every call; a thousand callers vanish with theirs; the one that stays must get its answer.
     let (release, released) = tokio::sync::watch::channel(false);
     let upstream = Upstream::with(

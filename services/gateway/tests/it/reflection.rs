@@ -68,7 +68,7 @@ fn foreign(echo: &Echo) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_service_is_listed_described_and_called_without_being_configured() {
+async fn foreign_service_is_found_by_reflection() {
     for v1 in [true, false] {
         let echo = Echo::start(v1).await;
         let mesh = Mesh::start(&foreign(&echo)).await;
@@ -84,7 +84,7 @@ async fn a_foreign_service_is_listed_described_and_called_without_being_configur
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_configured_is_listed_described_or_not() {
+async fn undescribed_services_are_listed_too() {
     let silent = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&format!(
         "{}\n[gateway.upstream.silent]\nendpoints = ['{}']\nservices = ['acme.Silent']",
@@ -128,7 +128,7 @@ async fn v1alpha_answers_as_v1_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_without_an_answer_are_answered_so_and_the_stream_goes_on() {
+async fn unknown_symbols_keep_the_stream() {
     let mesh = Mesh::start("").await;
     let extension = ExtensionRequest { containing_type: "no.Such".to_owned(), extension_number: 1 };
     let answers = ask(
@@ -153,7 +153,7 @@ async fn questions_without_an_answer_are_answered_so_and_the_stream_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_comes_later_is_described_then_and_not_called_unknown_before() {
+async fn late_service_is_described_later() {
     let absent = Upstream::start(|call| call.answer(b"")).await;
     absent.kill().await;
     let mesh = Mesh::start(&format!("[gateway.upstream.late]\nendpoints = ['{}']", absent.address)).await;
@@ -167,7 +167,7 @@ async fn a_service_that_comes_later_is_described_then_and_not_called_unknown_bef
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_default_upstream_gets_what_nobody_else_has() {
+async fn default_upstream_gets_unclaimed_services() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&format!(
         "[gateway.upstream.rest]\nendpoints = ['{}']\ndefault = true",
@@ -212,7 +212,7 @@ async fn warned(mesh: &Mesh, upstream: &str) -> shoal_proto::gateway::v1::Upstre
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_two_upstreams_list_stays_with_the_first() {
+async fn first_upstream_keeps_shared_service() {
     let (first, second) = (Echo::start(true).await, Echo::start(true).await);
     let mesh = Mesh::start(&format!(
         "[gateway.upstream.a]\nendpoints = ['{}']\n[gateway.upstream.b]\nendpoints = ['{}']",
@@ -228,7 +228,7 @@ async fn a_service_two_upstreams_list_stays_with_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_upstream_takes_no_service_of_shoals_own() {
+async fn foreign_upstream_takes_no_own_service() {
     const GET: &str = "/shoal.session.v1.SessionService/GetSession";
     let clone = Upstream::start(|call| call.answer(b"ok")).await;
     // Another gateway: its reflection lists what stands behind it.
@@ -255,7 +255,7 @@ async fn a_foreign_upstream_takes_no_service_of_shoals_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_clone_without_reflection_is_not_the_last_word() {
+async fn other_clones_are_asked_for_reflection() {
     let echo = Echo::start(true).await;
     let mut others = Vec::new();
     for _ in 0..3 {
@@ -276,7 +276,7 @@ async fn one_clone_without_reflection_is_not_the_last_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_whose_reflection_hangs_delays_nobody_for_long() {
+async fn hanging_reflection_delays_briefly() {
     let echo = Echo::start(true).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let hangs = listener.local_addr().expect("bound");

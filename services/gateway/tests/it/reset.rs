@@ -34,7 +34,7 @@ async fn told(told: &mut mpsc::UnboundedReceiver<Option<Reason>>) -> Option<Reas
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_before_the_answer_reaches_the_upstream() {
+async fn early_reset_reaches_the_upstream() {
     let (upstream, mut reports) = observed(false).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     let caller = mesh.caller().await;
@@ -55,7 +55,7 @@ async fn a_reset_before_the_answer_reaches_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_amid_the_answer_reaches_the_upstream() {
+async fn late_reset_reaches_the_upstream() {
     let (upstream, mut reports) = observed(true).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     let caller = mesh.caller().await;
@@ -67,7 +67,7 @@ async fn a_reset_amid_the_answer_reaches_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_vanishes_is_a_cancellation() {
+async fn vanished_connection_is_a_cancellation() {
     for begins in [false, true] {
         let (upstream, mut reports) = observed(begins).await;
         let mesh = Mesh::start(&as_session(&[&upstream])).await;
@@ -83,7 +83,7 @@ async fn a_caller_that_vanishes_is_a_cancellation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstreams_reset_reaches_the_caller_with_its_reason() {
+async fn upstream_reset_reaches_the_caller() {
     for reason in
         [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::ENHANCE_YOUR_CALM, Reason::INADEQUATE_SECURITY]
     {
@@ -122,7 +122,7 @@ async fn an_upstreams_reset_reaches_the_caller_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_lost_amid_the_answer_ends_the_call_with_a_status() {
+async fn lost_upstream_ends_call_with_status() {
     let upstream = Upstream::start(|mut call| async move {
         let mut stream = call.begin();
         stream.send_data(message(b"first"), false).expect("open");

@@ -1,4 +1,4 @@
-//! What is repeated and what is not, and that the death of a clone costs no more than it must.
+//! Retries: which calls are repeated and which are not; the death of a clone costs no more than it must.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -70,7 +70,7 @@ async fn load_with_a_kill(path: &'static str) -> (Vec<Answer>, Vec<HashSet<usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_clone_loses_no_idempotent_call() {
+async fn killed_clone_loses_no_idempotent_call() {
     let (answers, received, victim) = load_with_a_kill(SAFE).await;
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!(answer.code(), 0, "call {number}: {:?}", answer.grpc());
@@ -80,7 +80,7 @@ async fn a_killed_clone_loses_no_idempotent_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_clone_fails_other_calls_only_if_it_had_them() {
+async fn killed_clone_fails_only_its_calls() {
     let (answers, received, victim) = load_with_a_kill(UNSAFE).await;
     let mut failed = 0;
     for (number, answer) in answers.iter().enumerate() {
@@ -149,7 +149,7 @@ async fn one_dies(path: &'static str, body: &[u8]) -> (Answer, usize, Vec<http::
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_at_a_dying_clone_is_repeated_whole_elsewhere() {
+async fn call_is_repeated_whole_elsewhere() {
     let body: Vec<u8> = (0..60_000u32).map(|n| (n % 251) as u8).collect();
     let (answer, calls, heads) = one_dies(SAFE, &body).await;
     assert_eq!((answer.code(), calls), (0, 2));
@@ -161,7 +161,7 @@ async fn a_call_at_a_dying_clone_is_repeated_whole_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_an_unsafe_method_nor_a_long_body_is_repeated() {
+async fn unsafe_or_long_call_stays_single() {
     for (path, length, why) in [(UNSAFE, 10, "not marked safe"), (SAFE, 70_000, "too long")] {
         let (answer, calls, _) = one_dies(path, &vec![1; length]).await;
         assert_eq!((answer.code(), calls), (14, 1), "{why}");
@@ -171,7 +171,7 @@ async fn neither_an_unsafe_method_nor_a_long_body_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_service_is_repeated_by_what_its_own_reflection_says() {
+async fn foreign_idempotency_comes_from_reflection() {
     // The first server to get the call holds it; it is killed; only the descriptors can say that the other may be asked.
     let servers = [Echo::start(true).await, Echo::start(true).await];
     let mesh = Mesh::start(&format!(
@@ -194,7 +194,7 @@ async fn a_foreign_service_is_repeated_by_what_its_own_reflection_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unavailable_and_nothing_else_is_repeated_at_another_host() {
+async fn only_unavailable_is_repeated_elsewhere() {
     let down = Upstream::start(|call| call.refuse(14)).await;
     let up = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&as_session(&[&down, &up])).await;
@@ -207,7 +207,7 @@ async fn unavailable_and_nothing_else_is_repeated_at_another_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_are_unavailable_the_upstreams_own_words_are_handed_on() {
+async fn last_unavailable_answer_is_forwarded() {
     for (path, attempts) in [(SAFE, 3), (UNSAFE, 1)] {
         let upstream = Upstream::start(|mut call| async move {
             let answer = head(&[("grpc-status", "14"), ("grpc-message", "closed%20today")]);
@@ -222,7 +222,7 @@ async fn when_all_are_unavailable_the_upstreams_own_words_are_handed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_may_ask_for_a_pause_or_for_peace() {
+async fn pushback_delays_or_stops_retries() {
     for (pushback, calls, pause_ms) in [("300", 2, 300), ("-1", 1, 0)] {
         let upstream = Upstream::start(move |mut call| async move {
             if call.number > 0 {
@@ -242,7 +242,7 @@ async fn an_endpoint_may_ask_for_a_pause_or_for_peace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_stream_is_sent_again_whatever_its_method() {
+async fn refused_stream_is_resent_always() {
     for (refusals, code, calls) in [(1, 0, 2), (3, 0, 4), (9, 14, 4)] {
         let upstream = Upstream::start(move |mut call: Call| async move {
             if call.number < refusals {
@@ -258,7 +258,7 @@ async fn a_refused_stream_is_sent_again_whatever_its_method() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_total_outage_retries_stay_within_the_budget() {
+async fn outage_retries_stay_within_budget() {
     let upstream = Upstream::start(|mut call| async move { end(&mut call.respond, 14) }).await;
     let configuration = format!("gateway.retry.backoff = '1ms'\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;
@@ -279,7 +279,7 @@ async fn in_a_total_outage_retries_stay_within_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_during_the_pause_is_not_repeated_for() {
+async fn leaving_caller_stops_retries() {
     let upstream = Upstream::start(|mut call| async move { end(&mut call.respond, 14) }).await;
     let configuration = format!("gateway.retry.backoff = '10s'\n{}", as_session(&[&upstream]));
     let mesh = Mesh::start(&configuration).await;
@@ -297,7 +297,7 @@ async fn a_caller_that_leaves_during_the_pause_is_not_repeated_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unavailable_after_bare_headers_is_tried_elsewhere() {
+async fn bare_headers_then_unavailable_is_retried() {
     // As servers do that send their headers first and find out then; `begun`: with a message.
     let late = |begun: bool| {
         move |mut call: Call| async move {
@@ -351,7 +351,7 @@ async fn unavailable_after_bare_headers_is_tried_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bare_headers_then_trailers_reach_the_caller_as_they_are() {
+async fn bare_headers_and_trailers_are_forwarded() {
     for code in [0, 5, 14] {
         let upstream = Upstream::start(move |mut call| async move {
             let _ = call.body().await;

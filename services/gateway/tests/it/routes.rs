@@ -30,7 +30,7 @@ fn write(path: &Path, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deadlines_and_attempts_are_those_of_the_route() {
+async fn route_sets_deadline_and_attempts() {
     let upstream = Upstream::start(|call| call.refuse(14)).await;
     let routes = "[[route]]\nmethod = 'shoal.session.v1.SessionService/GetSession'\nretry = { attempts = 2 }\n\
         [[route]]\nservice = 'shoal.session.v1.SessionService'\ndeadline = { default = '7s' }\n";
@@ -48,7 +48,7 @@ async fn deadlines_and_attempts_are_those_of_the_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_gets_its_weight_and_whoever_asks_for_it() {
+async fn canary_gets_weight_and_header_matches() {
     let stable = Upstream::start(|call| call.answer(b"stable")).await;
     let canary = Upstream::start(|call| call.answer(b"canary")).await;
     let routes = "[[route]]\nservice = 'acme.Shop'\nheaders = { x-canary = '1' }\nsplit = { canary = 1 }\n\
@@ -79,7 +79,7 @@ async fn a_canary_gets_its_weight_and_whoever_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_calls_than_a_route_allows_are_refused_at_once() {
+async fn route_limit_refuses_at_once() {
     let (release, released) = tokio::sync::watch::channel(false);
     let upstream = Upstream::start(move |call| {
         let mut released = released.clone();
@@ -109,7 +109,7 @@ async fn more_calls_than_a_route_allows_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn routes_change_under_load_without_losing_a_call_and_a_bad_file_changes_nothing() {
+async fn route_reload_loses_no_call() {
     let old = Upstream::start(|call| call.answer(b"old")).await;
     let new = Upstream::start(|call| call.answer(b"new")).await;
     let to = |name: &str| format!("[[route]]\nservice = 'acme.Shop'\nsplit = {{ {name} = 1 }}\n");
@@ -154,7 +154,7 @@ async fn routes_change_under_load_without_losing_a_call_and_a_bad_file_changes_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_does_not_start_on_a_bad_route_file() {
+async fn bad_route_file_prevents_start() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("routes.toml");
     write(&path, "[[route]]\nservice = 'a.B'\nsplit = { nobody = 1 }\n");

@@ -37,7 +37,7 @@ async fn trickled(wire: &mut Wire, bytes: &[u8]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_begins_to_say_and_does_not_end_ends_its_connection() {
+async fn unfinished_frames_end_their_connection() {
     let (_upstream, mesh) = mesh(TIMES).await;
     let beside = mesh.caller().await;
     let block = request_block(SAFE);
@@ -58,7 +58,7 @@ async fn what_a_client_begins_to_say_and_does_not_end_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_ends_what_it_says_may_be_slow_in_between() {
+async fn finished_frames_may_be_slow() {
     let (_upstream, mesh) = mesh(TIMES).await;
     let mut wire = Wire::connect(mesh.address).await;
     wire.settle(&[]).await;
@@ -78,7 +78,7 @@ async fn whoever_ends_what_it_says_may_be_slow_in_between() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_does_not_end_is_ended_by_the_gateway() {
+async fn unfinished_request_is_ended() {
     let (upstream, mesh) = mesh("gateway.limits.request_time = '300ms'").await;
     let caller = mesh.caller().await;
     let (response, mut stream) = caller.begin(request(SAFE, &[]), false).await;
@@ -90,7 +90,7 @@ async fn a_request_that_does_not_end_is_ended_by_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preface_in_octets_is_a_preface() {
+async fn fragmented_preface_is_accepted() {
     let (_upstream, mesh) = mesh("").await;
     let mut socket = TcpStream::connect(mesh.address).await.expect("connected");
     socket.set_nodelay(true).expect("TCP_NODELAY");

@@ -1,4 +1,4 @@
-//! Who gets how much.
+//! The spread of calls over endpoints.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -16,7 +16,7 @@ const BOUND: Duration = Duration::from_millis(100);
 const INTERNAL_ERROR: u32 = 2;
 const CANCEL: u32 = 8;
 
-/// How much of a request was sent on.
+/// The part of a request that was sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sent {
     Head,
@@ -24,7 +24,7 @@ enum Sent {
     Whole,
 }
 
-/// How much of an answer was handed on.
+/// The part of an answer that was handed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Answered {
     Nothing,
@@ -93,7 +93,7 @@ async fn reset_of(wire: &mut Wire, stream: u32) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_reset_reaches_the_upstream_at_every_stage_and_in_time() {
+async fn caller_reset_reaches_the_upstream() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut front = Wire::connect(mesh.address).await;
     let mut stream = 1;
@@ -114,7 +114,7 @@ async fn a_callers_reset_reaches_the_upstream_at_every_stage_and_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_of_what_is_over_is_nobodys_business() {
+async fn reset_after_the_end_is_ignored() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut front = Wire::connect(mesh.address).await;
     call(&mut front, 1, &mut back).await;
@@ -124,7 +124,7 @@ async fn a_reset_of_what_is_over_is_nobodys_business() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_vanishes_at_any_stage_is_a_cancellation_there_and_nowhere_else() {
+async fn vanished_caller_is_a_cancellation() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut stays = Wire::connect(mesh.address).await;
     let mut stream = 1;
@@ -142,7 +142,7 @@ async fn a_caller_that_vanishes_at_any_stage_is_a_cancellation_there_and_nowhere
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstreams_reset_reaches_the_caller_at_every_stage() {
+async fn staged_upstream_reset_reaches_caller() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut front = Wire::connect(mesh.address).await;
     let mut stream = 1;
@@ -156,7 +156,7 @@ async fn an_upstreams_reset_reaches_the_caller_at_every_stage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_lost_at_any_stage_ends_the_call_with_a_status() {
+async fn lost_upstream_ends_the_call() {
     for stage in STAGES {
         let (listener, mesh, mut back, _caller) = peer(&[]).await;
         let mut front = Wire::connect(mesh.address).await;
@@ -169,7 +169,7 @@ async fn an_upstream_lost_at_any_stage_ends_the_call_with_a_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_answer_counts_although_the_rest_of_the_request_is_not_wanted() {
+async fn whole_answer_outlives_unwanted_request() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut front = Wire::connect(mesh.address).await;
     let mut stream = 1;
@@ -195,7 +195,7 @@ async fn a_whole_answer_counts_although_the_rest_of_the_request_is_not_wanted() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_in_the_breath_of_the_refusal_of_more_is_not_lost() {
+async fn answer_before_reset_is_not_lost() {
     const INITIAL_WINDOW: u16 = 4;
     let (_listener, mesh, mut back, _caller) = peer(&[(INITIAL_WINDOW, 4)]).await;
     let mut front = Wire::connect(mesh.address).await;
@@ -214,7 +214,7 @@ async fn an_answer_in_the_breath_of_the_refusal_of_more_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_after_the_end_of_a_request_harms_its_sender_alone() {
+async fn data_after_end_harms_only_sender() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut stays = Wire::connect(mesh.address).await;
     let kept = reach((Sent::Half, Answered::Part), &mut stays, 1, &mut back).await;
@@ -227,7 +227,7 @@ async fn data_after_the_end_of_a_request_harms_its_sender_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_trailers_ends_as_it_came() {
+async fn answer_without_trailers_ends_alike() {
     let (_listener, mesh, mut back, _caller) = peer(&[]).await;
     let mut front = Wire::connect(mesh.address).await;
     let behind = reach((Sent::Whole, Answered::Part), &mut front, 1, &mut back).await;

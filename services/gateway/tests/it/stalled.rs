@@ -1,4 +1,4 @@
-//! One of eleven clones stops answering, and says nothing of it: its connection lives and its health is not asked. Round
+//! A stall: one of eleven clones stops answering, and says nothing of it: its connection lives and its health is not asked. Round
 //! robin would lose one call in eleven.
 
 use std::sync::Arc;
@@ -17,23 +17,23 @@ const CLONES: usize = 11;
 const CORES: usize = 2;
 /// Before the stall: each clone's latency is known.
 const WARM: usize = 550;
-/// One call each: an open loop, so that calls that hang do not slow the load.
+/// The interval between calls: an open loop, so that calls that hang do not slow the load.
 const EVERY: Duration = Duration::from_millis(2);
 /// A machine that cannot keep up makes calls later instead of more at once, which it would keep up with even less.
 const IN_FLIGHT_MAX: usize = 200;
 /// Each call gives up after a second.
 const TIMEOUT: (&str, &str) = ("grpc-timeout", "1S");
 
-/// How many calls during the stall; for a report more.
+/// The variable with the number of calls during the stall; for a report more.
 const CALLS: &str = "SHOAL_TEST_STALLED_CALLS";
 const CALLS_DEFAULT: usize = 2_500;
 
-/// So many are a report, and of those at most one in a thousand is lost.
+/// The number of calls that make a report, of which at most one in a thousand is lost.
 const REPORT: usize = 20_000;
 
-/// By then each core knows: the first calls have given up, five failures in a row eject a clone.
+/// The time after which each core knows of the stall: the first calls have given up, five failures in a row eject a clone.
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
-/// From then on it gets probes, which are calls too: each twice as late as the one before.
+/// The most probes that the clone gets from then on, which are calls too: each twice as late as the one before.
 const PROBES_MAX: usize = CORES * 5;
 
 /// Makes calls at a steady rate; says of those that failed when they were made, and why.
@@ -64,7 +64,7 @@ async fn load(callers: &[Arc<Caller>], calls: usize) -> Vec<(Duration, String)> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clone_that_stops_answering_gets_a_handful_of_calls_and_then_no_more() {
+async fn stalled_clone_gets_few_calls() {
     let stalled = Arc::new(AtomicBool::new(false));
     let mut clones = Vec::new();
     for n in 0..CLONES {

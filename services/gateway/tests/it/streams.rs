@@ -20,7 +20,7 @@ const INITIAL_WINDOW: u16 = 4;
 const NOWHERE: &str = "/x.Y/Z";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_gets_as_many_streams_at_once_as_it_allows() {
+async fn upstream_stream_limit_is_obeyed() {
     for limit in 1..=5 {
         // Calls are answered in groups of that many: with fewer at once none is.
         let group = Arc::new(Barrier::new(limit));
@@ -46,7 +46,7 @@ async fn an_upstream_gets_as_many_streams_at_once_as_it_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_with_calls_that_never_end_leaves_streams_to_others() {
+async fn endless_calls_leave_streams_to_others() {
     let builder = h2::server::Builder::new().max_concurrent_streams(10).clone();
     let upstream = Upstream::with(builder, |call| call.answer(b"ok")).await;
     let configuration = format!("gateway.balance.connections = 1\n{}", as_session(&[&upstream]));
@@ -92,7 +92,7 @@ fn is_head(frame: &Frame) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_limit_lowered_amid_calls_holds_for_the_next() {
+async fn lowered_stream_limit_holds_next() {
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let caller = Arc::new(caller);
     wire.settle(&[(MAX_CONCURRENT_STREAMS, 3)]).await;
@@ -122,7 +122,7 @@ async fn a_stream_limit_lowered_amid_calls_holds_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_wait_while_an_upstream_allows_no_stream_at_all() {
+async fn calls_wait_for_allowed_streams() {
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     let caller = Arc::new(caller);
     wire.settle(&[(MAX_CONCURRENT_STREAMS, 0)]).await;
@@ -148,7 +148,7 @@ async fn take(wire: &mut Wire, stream: u32, bytes: usize) {
     }
 }
 
-/// What [`at_a_window_that_shrinks`] takes in all.
+/// The bytes that [`at_a_window_that_shrinks`] takes in all.
 const TOTAL: usize = 30_000;
 
 /// Takes a body at a window of 10 000 bytes that is lowered when it is used up, below nothing.
@@ -168,7 +168,7 @@ async fn at_a_window_that_shrinks(wire: &mut Wire, stream: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstreams_window_lowered_amid_a_request_is_obeyed() {
+async fn lowered_upstream_window_is_obeyed() {
     let (_listener, _mesh, mut wire, caller) = peer(&[(INITIAL_WINDOW, 10_000)]).await;
     let body = vec![5; TOTAL - 5];
     let script = async {
@@ -183,7 +183,7 @@ async fn an_upstreams_window_lowered_amid_a_request_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_window_lowered_amid_an_answer_is_obeyed() {
+async fn lowered_caller_window_is_obeyed() {
     let upstream = Upstream::start(|mut call| async move {
         let mut stream = call.begin();
         stream.send_data(Bytes::from(vec![5; TOTAL]), false).expect("open");
@@ -201,7 +201,7 @@ async fn a_callers_window_lowered_amid_an_answer_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_table_made_smaller_amid_calls_is_obeyed() {
+async fn smaller_header_table_is_obeyed() {
     const HEADER_TABLE_SIZE: u16 = 1;
     let (_listener, _mesh, mut wire, caller) = peer(&[]).await;
     for size in [4_096, 0, 256, 0] {

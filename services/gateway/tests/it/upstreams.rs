@@ -1,4 +1,4 @@
-//! What GatewayService says of the upstreams, at once and as it changes.
+//! GatewayService: what it says of the upstreams, at once and as it changes.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn of<'l>(listed: &'l Listed, upstream: &Upstream) -> &'l Endpoint {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_and_their_latencies_are_told_by_code_and_by_endpoint() {
+async fn calls_are_listed_by_code() {
     let fast = Upstream::start(|call| async move {
         tokio::time::sleep(Duration::from_millis(30)).await;
         call.answer(b"ok").await;
@@ -54,7 +54,7 @@ async fn calls_and_their_latencies_are_told_by_code_and_by_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_stream_is_counted_apart_from_calls_in_flight() {
+async fn long_stream_is_counted_apart() {
     let upstream = Upstream::start(|mut call| async move {
         let mut stream = call.begin();
         stream.send_data(message(b"first"), false).expect("open");
@@ -81,7 +81,7 @@ async fn a_long_stream_is_counted_apart_from_calls_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_headers_do_not_come_is_counted_apart_too() {
+async fn headerless_stream_is_counted_apart() {
     let upstream = Upstream::start(|call| async move {
         let _held = call;
         std::future::pending::<()>().await;
@@ -105,7 +105,7 @@ async fn a_stream_whose_headers_do_not_come_is_counted_apart_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_fails_is_ejected_and_listed_with_the_reason_and_its_next_probe() {
+async fn ejected_endpoint_is_listed_with_reason() {
     for enabled in [true, false] {
         let good = Upstream::start(|call| call.answer(b"ok")).await;
         let bad = Upstream::start(|call| call.refuse(13)).await;
@@ -139,7 +139,7 @@ async fn an_endpoint_that_fails_is_ejected_and_listed_with_the_reason_and_its_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_core_connects_to_no_more_endpoints_than_its_subset() {
+async fn core_connects_only_to_its_subset() {
     let upstreams = [
         Upstream::start(|call| call.answer(b"ok")).await,
         Upstream::start(|call| call.answer(b"ok")).await,
@@ -158,7 +158,7 @@ async fn a_core_connects_to_no_more_endpoints_than_its_subset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tells_the_present_state_at_once_and_then_what_changes() {
+async fn watch_sends_state_then_changes() {
     let upstream = Upstream::start(|call| call.answer(b"ok")).await;
     let mesh = Mesh::start(&as_session(&[&upstream])).await;
     mesh.ready("session", 1).await;
@@ -199,7 +199,7 @@ async fn a_watch_tells_the_present_state_at_once_and_then_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watches_are_bounded_in_pace_and_number() {
+async fn watches_are_bounded() {
     let mesh = Mesh::start("").await;
     let mut client = GatewayServiceClient::new(mesh.channel().await);
     let interval = prost_types::Duration { seconds: 0, nanos: 1 };

@@ -56,7 +56,7 @@ async fn flooding() -> (Upstream, Arc<AtomicUsize>) {
 const WATCH: &str = "/shoal.session.v1.SessionService/WatchSessions";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_stops_its_own_stream_and_nobody_elses() {
+async fn slow_reader_stops_only_its_stream() {
     let (upstream, sent) = flooding().await;
     let mesh = Mesh::with_cores(1, &as_session(&[&upstream])).await;
     mesh.ready("session", 1).await;
@@ -92,7 +92,7 @@ async fn a_slow_reader_stops_its_own_stream_and_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_upstream_stops_the_callers_upload() {
+async fn slow_upstream_stops_the_upload() {
     let (go, gone) = tokio::sync::watch::channel(false);
     let upstream = Upstream::start(move |mut call| {
         let mut gone = gone.clone();
@@ -136,7 +136,7 @@ fn part(n: u32) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_with_a_tiny_window_gets_every_byte() {
+async fn tiny_window_gets_every_byte() {
     let upstream = Upstream::start(|mut call| async move {
         let mut stream = call.begin();
         for n in 0..200u32 {
@@ -156,7 +156,7 @@ async fn a_caller_with_a_tiny_window_gets_every_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_one_stream_at_a_time_serves_all_in_turn() {
+async fn single_stream_server_serves_all() {
     let upstream =
         Upstream::with(h2::server::Builder::new().max_concurrent_streams(1).clone(), |call| async {
             call.answer(b"ok").await;

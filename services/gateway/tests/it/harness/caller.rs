@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::within;
 
-/// One connection to a gateway.
+/// A connection to a gateway.
 pub(crate) struct Caller {
     sender: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
@@ -102,7 +102,7 @@ impl Caller {
         within(path, async { answer(response.await?).await }).await
     }
 
-    /// Whether the connection still takes calls.
+    /// Returns whether the connection still takes calls.
     pub(crate) async fn lives(&self) -> bool {
         self.sender.clone().ready().await.is_ok()
     }

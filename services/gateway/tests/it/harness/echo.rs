@@ -29,7 +29,7 @@ use tonic_prost::ProstCodec;
 pub(crate) struct Payload {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) data: bytes::Bytes,
-    /// How many answers a server stream sends.
+    /// The number of answers that a server stream sends.
     #[prost(uint32, tag = "2")]
     pub(crate) count: u32,
 }
@@ -47,12 +47,12 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// With reflection v1, or v1alpha only.
+    /// Starts a server with reflection v1, or with v1alpha only.
     pub(crate) async fn start(v1: bool) -> Echo {
         Echo::start_at(([127, 0, 0, 1], 0).into(), v1).await
     }
 
-    /// At an address.
+    /// Starts a server at an address.
     pub(crate) async fn start_at(address: SocketAddr, v1: bool) -> Echo {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -68,12 +68,12 @@ impl Echo {
         Echo { address, held, runtime: Mutex::new(Some(runtime)) }
     }
 
-    /// How many calls it holds back.
+    /// Returns how many calls it holds back.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// As kill -9 does.
+    /// Ends the server as kill -9 does.
     pub(crate) fn kill(&self) {
         if let Some(runtime) = self.runtime.lock().expect("no panic").take() {
             runtime.shutdown_background();

@@ -31,13 +31,13 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// One connection, at either end.
+/// A connection, at either end.
 pub(crate) struct Wire {
     socket: TcpStream,
 }
 
 impl Wire {
-    /// As a client: sends the preface and empty settings.
+    /// Connects as a client: sends the preface and empty settings.
     pub(crate) async fn connect(address: SocketAddr) -> Wire {
         let socket = TcpStream::connect(address).await.expect("connected");
         socket.set_nodelay(true).expect("TCP_NODELAY");
@@ -47,7 +47,7 @@ impl Wire {
         wire
     }
 
-    /// As a server: takes the next connection, its preface, and sends `settings` (identifier and value).
+    /// Accepts as a server: takes the next connection, its preface, and sends `settings` (identifier and value).
     pub(crate) async fn accept(listener: &TcpListener, settings: &[(u16, u32)]) -> Wire {
         let (socket, _) = within("a connection", listener.accept()).await.expect("accepted");
         socket.set_nodelay(true).expect("TCP_NODELAY");
@@ -73,7 +73,7 @@ impl Wire {
         self.bytes(&frame(kind, flags, stream, payload)).await;
     }
 
-    /// As a client: opens a stream and resets it, in one write.
+    /// Opens a stream as a client and resets it, in one write.
     pub(crate) async fn send_and_reset(&mut self, stream: u32, block: &[u8]) {
         let mut both = frame(HEADERS, END_HEADERS, stream, block);
         both.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
@@ -114,7 +114,7 @@ impl Wire {
         .await
     }
 
-    /// As a server of the gateway: the stream of the next call. Health is answered UNIMPLEMENTED until then, known by
+    /// Returns, as a server of the gateway, the stream of the next call. Health is answered UNIMPLEMENTED until then, known by
     /// its two streams being the first of a connection.
     pub(crate) async fn skip_health(&mut self) {
         for _watch_then_check in 0..2 {
@@ -155,7 +155,7 @@ impl Wire {
         self.send(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await;
     }
 
-    /// As a client: begins a call.
+    /// Begins a call as a client.
     pub(crate) async fn open(&mut self, stream: u32, path: &str) {
         self.send(HEADERS, END_HEADERS, stream, &request_block(path)).await;
     }
@@ -185,7 +185,7 @@ impl Wire {
         found
     }
 
-    /// Whether the peer ends the connection, whatever it says before.
+    /// Returns whether the peer ends the connection, whatever it says before.
     pub(crate) async fn ended(&mut self) -> bool {
         self.until(|_| false).await.is_none()
     }

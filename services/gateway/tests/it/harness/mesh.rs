@@ -24,7 +24,7 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// With two cores and these lines of configuration beside them. Does not wait for upstreams.
+    /// Starts a gateway with two cores and these lines of configuration. Does not wait for upstreams.
     pub(crate) async fn start(configuration: &str) -> Mesh {
         Mesh::with_cores(2, configuration).await
     }
@@ -54,12 +54,12 @@ impl Mesh {
         within(&format!("{count} endpoints of {upstream}"), all).await;
     }
 
-    /// One HTTP/2 connection to it.
+    /// Opens an HTTP/2 connection to the gateway.
     pub(crate) async fn caller(&self) -> Caller {
         Caller::connect(self.address).await
     }
 
-    /// One tonic connection to it.
+    /// Opens a tonic connection to the gateway.
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
         endpoint.connect().await.expect("connected")
@@ -75,7 +75,7 @@ impl Mesh {
         within("the drain", &mut self.run).await.expect("no panic").expect("drained");
     }
 
-    /// Whether it still runs.
+    /// Returns whether the gateway still runs.
     pub(crate) fn runs(&self) -> bool {
         !self.run.is_finished()
     }

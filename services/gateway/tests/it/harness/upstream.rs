@@ -16,11 +16,11 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::caller::{Answer, message};
 
-/// One stream an upstream was sent.
+/// A stream that an upstream was sent.
 pub(crate) struct Call {
     pub(crate) request: Request<RecvStream>,
     pub(crate) respond: SendResponse<Bytes>,
-    /// How many calls came to this upstream before this one.
+    /// The number of calls that came to this upstream before this one.
     pub(crate) number: usize,
 }
 
@@ -65,7 +65,7 @@ impl Upstream {
         upstream
     }
 
-    /// How many calls it was sent.
+    /// Returns how many calls it was sent.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -75,12 +75,12 @@ impl Upstream {
         self.heads.lock().expect("no panic")[number].clone()
     }
 
-    /// What it was asked about itself: the paths of health and reflection.
+    /// Returns what it was asked about itself: the paths of health and reflection.
     pub(crate) fn asked_about_itself(&self) -> Vec<String> {
         self.about_itself.lock().expect("no panic").clone()
     }
 
-    /// As kill -9 does: the port is closed and every connection with it.
+    /// Ends the upstream as kill -9 does: the port is closed and every connection with it.
     pub(crate) async fn kill(&self) {
         let task = self.task.lock().expect("no panic").take();
         if let Some(task) = task {
@@ -230,10 +230,10 @@ pub(crate) fn as_session(upstreams: &[&Upstream]) -> String {
 /// A method that is safe to repeat, by our own descriptors.
 pub(crate) const SAFE: &str = "/shoal.session.v1.SessionService/GetSession";
 
-/// One that is not.
+/// A method that is not safe to repeat.
 pub(crate) const UNSAFE: &str = "/shoal.session.v1.SessionService/CreateSession";
 
-/// What [`Call::answer`] sends.
+/// Returns what [`Call::answer`] sends.
 pub(crate) fn payload(answer: &Answer) -> &[u8] {
     answer.data.get(5..).unwrap_or_default()
 }
