@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Lets in up to a number of calls.
+/// Admits up to a number of calls at once.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
-    inside: AtomicUsize,
+    in_flight: AtomicUsize,
     pub(crate) most: usize,
 }
 
@@ -16,25 +16,25 @@ pub(crate) struct ConcurrencyPermit(Arc<ConcurrencyLimit>);
 
 impl ConcurrencyLimit {
     pub(crate) fn new(most: usize) -> Arc<ConcurrencyLimit> {
-        Arc::new(ConcurrencyLimit { inside: AtomicUsize::new(0), most })
+        Arc::new(ConcurrencyLimit { in_flight: AtomicUsize::new(0), most })
     }
 
     /// Lets one call more in, unless the limit is reached.
     pub(crate) fn enter(self: &Arc<ConcurrencyLimit>) -> Option<ConcurrencyPermit> {
-        let one_more = |inside: usize| (inside < self.most).then_some(inside + 1);
-        self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let one_more = |in_flight: usize| (in_flight < self.most).then_some(in_flight + 1);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(ConcurrencyPermit(self.clone()))
     }
 
     /// Returns whether no call is in flight.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inside.load(Ordering::Relaxed) == 0
+        self.in_flight.load(Ordering::Relaxed) == 0
     }
 }
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -44,11 +44,11 @@ mod tests {
 
     #[test]
     fn full_limit_admits_after_one_leaves() {
-        let gate = ConcurrencyLimit::new(2);
-        let first = gate.enter().expect("room");
-        let _second = gate.enter().expect("room");
-        assert!(gate.enter().is_none());
+        let concurrency = ConcurrencyLimit::new(2);
+        let first = concurrency.enter().expect("room");
+        let _second = concurrency.enter().expect("room");
+        assert!(concurrency.enter().is_none());
         drop(first);
-        assert!(gate.enter().is_some());
+        assert!(concurrency.enter().is_some());
     }
 }

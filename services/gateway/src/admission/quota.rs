@@ -54,7 +54,7 @@ pub(crate) struct CallerQuota {
     rate: Option<Rate>,
     per_second: f64,
     bucket: TokenBucket,
-    gate: Option<Arc<ConcurrencyLimit>>,
+    concurrency: Option<Arc<ConcurrencyLimit>>,
 }
 
 /// The caller that a connection looked up last. Most connections have one caller, whose further calls need no lookup.
@@ -170,18 +170,18 @@ impl CallerQuota {
             rate: (limits.per_second > 0.0).then(|| Rate::new(limits.per_second, burst)),
             per_second: limits.per_second,
             bucket: TokenBucket::default(),
-            gate: (limits.in_flight > 0).then(|| ConcurrencyLimit::new(limits.in_flight)),
+            concurrency: (limits.in_flight > 0).then(|| ConcurrencyLimit::new(limits.in_flight)),
         }
     }
 
     fn admit(&self, since: Duration) -> Result<Option<ConcurrencyPermit>, Error> {
         // First the calls in flight: a call that they refuse costs no token.
-        let inside = match &self.gate {
+        let permit = match &self.concurrency {
             None => None,
-            Some(gate) => match gate.enter() {
-                Some(inside) => Some(inside),
+            Some(concurrency) => match concurrency.enter() {
+                Some(permit) => Some(permit),
                 None => {
-                    let limit = format!("{} calls in flight", gate.most);
+                    let limit = format!("{} calls in flight", concurrency.most);
                     return Err(self.refused("in_flight", reason::CALLER_IN_FLIGHT, limit, RETRY_AFTER));
                 }
             },
@@ -192,7 +192,7 @@ impl CallerQuota {
             let limit = format!("{} calls a second", self.per_second);
             return Err(self.refused("rate", reason::CALLER_RATE, limit, wait));
         }
-        Ok(inside)
+        Ok(permit)
     }
 
     fn refused(&self, kind: &'static str, reason: Reason, limit: String, wait: Duration) -> Error {
@@ -202,7 +202,8 @@ impl CallerQuota {
     }
 
     fn is_idle(&self, since: Duration) -> bool {
-        self.bucket.is_full(since) && self.gate.as_ref().is_none_or(|gate| gate.is_empty())
+        self.bucket.is_full(since)
+            && self.concurrency.as_ref().is_none_or(|concurrency| concurrency.is_empty())
     }
 }
 
@@ -242,8 +243,8 @@ mod tests {
 
     /// Returns how many calls of a hundred are let in, none of which ends.
     fn let_in(callers: &CallerQuotas, connection: &CallerCache, value: &str) -> usize {
-        let inside = (0..100).map(|_| callers.admit(connection, &key(value), callers.base));
-        inside.collect::<Vec<_>>().iter().filter(|inside| inside.is_ok()).count()
+        let permits = (0..100).map(|_| callers.admit(connection, &key(value), callers.base));
+        permits.collect::<Vec<_>>().iter().filter(|permit| permit.is_ok()).count()
     }
 
     const KEYED: &str = "header = 'x-api-key'\nper_second = 10\n";

@@ -114,7 +114,10 @@ fn admit(
     let admitted =
         callers.map(|callers| callers.admit(&client.caller, head.headers(), started)).transpose()?;
     let crowded = |most| Error::Crowded { path: head.path().to_owned(), most };
-    let entered = route.gate.as_ref().map(|gate| gate.enter().ok_or_else(|| crowded(gate.most)));
+    let entered = route
+        .concurrency
+        .as_ref()
+        .map(|concurrency| concurrency.enter().ok_or_else(|| crowded(concurrency.most)));
     Ok([admitted.flatten(), entered.transpose()?])
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Rule {
     /// Indicates whether its calls count against the limit of an upstream that is protected from overload.
     pub(crate) overload: bool,
     /// Shared by all methods the rule is for, and by every table made of it.
-    pub(crate) gate: Option<Arc<ConcurrencyLimit>>,
+    pub(crate) concurrency: Option<Arc<ConcurrencyLimit>>,
     /// Upstreams and their weights; empty: the service's own.
     pub(crate) split: Vec<(String, u32)>,
 }
@@ -156,7 +156,7 @@ impl RouteFile {
                 retry: retry.map_err(|(span, reason)| at(span, reason))?,
                 hedge: raw.hedge,
                 overload: raw.overload.unwrap_or(true),
-                gate: in_flight
+                concurrency: in_flight
                     .transpose()
                     .map_err(|(span, reason)| at(span, reason))?
                     .map(ConcurrencyLimit::new),
@@ -176,7 +176,7 @@ impl RouteFile {
                     && old.most_in_flight() == rule.most_in_flight()
             });
             if let Some(same) = same {
-                rule.gate = same.gate.clone();
+                rule.concurrency = same.concurrency.clone();
             }
         }
     }
@@ -193,7 +193,7 @@ impl Rule {
     }
 
     fn most_in_flight(&self) -> Option<usize> {
-        self.gate.as_ref().map(|gate| gate.most)
+        self.concurrency.as_ref().map(|concurrency| concurrency.most)
     }
 }
 
@@ -408,11 +408,11 @@ mod tests {
             RouteFile::read(&text, &[]).expect("valid")
         };
         let before = read(1);
-        let _inside = before.0[0].gate.as_ref().expect("a limit").enter().expect("room");
+        let _inside = before.0[0].concurrency.as_ref().expect("a limit").enter().expect("room");
         for (limit, full) in [(1, true), (2, false)] {
             let mut after = read(limit);
             after.adopt(&before);
-            assert_eq!(after.0[0].gate.as_ref().expect("a limit").enter().is_none(), full, "{limit}");
+            assert_eq!(after.0[0].concurrency.as_ref().expect("a limit").enter().is_none(), full, "{limit}");
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Route {
     pub(crate) deadline: Deadline,
     pub(crate) retry: Retry,
     pub(crate) hedge: Option<Hedge>,
-    pub(crate) gate: Option<Arc<ConcurrencyLimit>>,
+    pub(crate) concurrency: Option<Arc<ConcurrencyLimit>>,
     /// Routes for calls with certain headers: the first that fits is taken instead of this one.
     variants: Vec<(Headers, Arc<Route>)>,
 }
@@ -81,7 +81,7 @@ impl Route {
         let variants = self.variants.iter();
         Arc::new(Route {
             destinations: destinations.map(|to| Destination::new(&to.upstream, to.weight, method)).collect(),
-            gate: self.gate.clone(),
+            concurrency: self.concurrency.clone(),
             variants: variants.map(|(headers, route)| (headers.clone(), route.of_method(method))).collect(),
             ..*self
         })
@@ -371,7 +371,7 @@ impl<'p> Builder<'p> {
             deadline: self.config.deadline,
             retry: self.config.retry,
             hedge: None,
-            gate: None,
+            concurrency: None,
             variants,
         })
     }
@@ -396,7 +396,7 @@ impl<'p> Builder<'p> {
             deadline: rule.deadline.unwrap_or(self.config.deadline),
             retry: rule.retry.over(self.config.retry),
             hedge: rule.hedge,
-            gate: rule.gate.clone(),
+            concurrency: rule.concurrency.clone(),
             variants: Vec::new(),
         }
     }

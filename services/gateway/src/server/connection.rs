@@ -20,7 +20,7 @@ use crate::admission::connection_slots::ConnectionSlot;
 use crate::admission::connection_state::{ConnectionState, Cut};
 use crate::forwarding::context::CallContext;
 use crate::forwarding::dispatch;
-use crate::server::lifetime::{Lifetime, Verdict, Why};
+use crate::server::lifetime::{LeaveReason, Lifetime, LifetimeVerdict};
 use crate::upstream;
 
 /// Between the preface and the first frame.
@@ -47,7 +47,7 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time in which callers are told that their calls end because their connection ends.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const END_NOTICE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
         read = read_preface(&mut stream) => read,
         // Nothing was asked yet, so nothing is owed.
         () = &mut stop => return,
-        () = told(slot) => return left("room"),
+        () = asked_to_leave(slot) => return count_closed("room"),
     };
     if preface != Preface::Http2 {
         return refuse(stream, preface).await;
@@ -87,7 +87,7 @@ pub(crate) async fn serve(
     let handshake = timeout(HANDSHAKE_WITHIN, shoal_http2::handshake(stream, config));
     let settled = tokio::select! {
         settled = handshake => settled,
-        () = told(slot) => return left("room"),
+        () = asked_to_leave(slot) => return count_closed("room"),
     };
     let connection = match settled {
         Ok(Ok(connection)) => connection,
@@ -117,12 +117,12 @@ pub(crate) async fn serve(
 }
 
 /// Resolves when the connection is to give way.
-async fn told(slot: &ConnectionSlot) {
+async fn asked_to_leave(slot: &ConnectionSlot) {
     std::future::poll_fn(|cx| slot.poll_told(cx)).await;
 }
 
 /// Counts a connection that was ended although nothing was wrong with it.
-fn left(why: &'static str) {
+fn count_closed(why: &'static str) {
     metrics::counter!("shoal_gateway_connections_closed_total", "reason" => why).increment(1);
 }
 
@@ -191,32 +191,32 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Future for Driver<'_, S, C>
                     let stopped = !this.draining && this.stopped(cx);
                     let told = this.client.slot.has_to_leave();
                     if told && !this.draining {
-                        left("room");
+                        count_closed("room");
                     }
                     if told && !this.connection.has_streams() {
                         return this.cut(cx, Reason::NO_ERROR);
                     }
                     if this.trickles(cx) {
                         tracing::debug!("connection ended: what the client had begun to say did not end");
-                        left("slow");
+                        count_closed("slow");
                         return this.cut(cx, Reason::ENHANCE_YOUR_CALM);
                     }
-                    let leaves = match this.look(cx) {
-                        Verdict::GoesOn => false,
-                        Verdict::Leaves(why) => {
-                            left(match why {
-                                Why::Old => "age",
-                                Why::Idle => "idle",
-                                Why::Unused => "unused",
+                    let leaves = match this.check_age(cx) {
+                        LifetimeVerdict::GoesOn => false,
+                        LifetimeVerdict::Leaves(why) => {
+                            count_closed(match why {
+                                LeaveReason::Old => "age",
+                                LeaveReason::Idle => "idle",
+                                LeaveReason::Unused => "unused",
                             });
                             !this.draining
                         }
-                        Verdict::Over if this.connection.has_streams() && !this.client.is_cut() => {
+                        LifetimeVerdict::Over if this.connection.has_streams() && !this.client.is_cut() => {
                             this.end_calls(Cut::Aged { grace: this.context.config.connection.max_age_grace });
-                            this.timer = Some(Box::pin(sleep(FAREWELL)));
+                            this.timer = Some(Box::pin(sleep(END_NOTICE)));
                             continue;
                         }
-                        Verdict::Over => return Poll::Ready(()),
+                        LifetimeVerdict::Over => return Poll::Ready(()),
                     };
                     if !stopped && !leaves && (!told || this.draining) {
                         if this.draining && !this.client.is_cut() && this.cut.as_mut().poll(cx).is_ready() {
@@ -287,20 +287,20 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
     }
 
     /// Returns what the age of the connection asks for now.
-    fn look(&mut self, cx: &mut Context<'_>) -> Verdict {
+    fn check_age(&mut self, cx: &mut Context<'_>) -> LifetimeVerdict {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
             let (busy, calls) = (self.connection.has_streams(), self.client.resets.calls());
-            let verdict = self.lifetime.look(Instant::now(), busy, calls);
+            let verdict = self.lifetime.check(Instant::now(), busy, calls);
             match self.lifetime.next() {
                 Some(at) => timer.as_mut().reset(at),
                 None => self.timer = None,
             }
-            if verdict != Verdict::GoesOn {
+            if verdict != LifetimeVerdict::GoesOn {
                 return verdict;
             }
         }
-        Verdict::GoesOn
+        LifetimeVerdict::GoesOn
     }
 }

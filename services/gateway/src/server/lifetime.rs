@@ -33,18 +33,18 @@ pub(crate) struct Lifetime {
 
 /// The decision about a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum LifetimeVerdict {
     /// The connection goes on.
     GoesOn,
     /// The connection takes no more calls, and those it has may finish.
-    Leaves(Why),
+    Leaves(LeaveReason),
     /// The connection ends: the calls it still has were given time enough.
     Over,
 }
 
-/// Why it takes no more.
+/// The reason why a connection takes no more calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum LeaveReason {
     Old,
     Idle,
     /// The connection never made a call.
@@ -78,14 +78,14 @@ impl Lifetime {
 
     /// Looks at it: whether it has calls, and how many it has had. One that is looked at twice without a call is idle, so
     /// that it is let go after one to two of the idle times.
-    pub(crate) fn look(&mut self, now: Instant, busy: bool, calls: u32) -> Verdict {
+    pub(crate) fn check(&mut self, now: Instant, busy: bool, calls: u32) -> LifetimeVerdict {
         if let Some(since) = self.leaving {
             let cut = since.checked_add(self.grace).is_some_and(|at| now >= at);
             let looked = now >= self.seen_at + LEAVES_WITHIN;
             if looked {
                 self.seen_at = now;
             }
-            return if cut || (looked && !busy) { Verdict::Over } else { Verdict::GoesOn };
+            return if cut || (looked && !busy) { LifetimeVerdict::Over } else { LifetimeVerdict::GoesOn };
         }
         let old = self.old_at.is_some_and(|at| now >= at);
         let looked = self.idle.is_some_and(|idle| now >= self.seen_at + idle);
@@ -99,13 +99,13 @@ impl Lifetime {
             self.used_by = None;
         }
         if !old && !idle && !unused {
-            return Verdict::GoesOn;
+            return LifetimeVerdict::GoesOn;
         }
         (self.leaving, self.seen_at) = (Some(now), now);
-        Verdict::Leaves(match (old, idle) {
-            (true, _) => Why::Old,
-            (_, true) => Why::Idle,
-            _ => Why::Unused,
+        LifetimeVerdict::Leaves(match (old, idle) {
+            (true, _) => LeaveReason::Old,
+            (_, true) => LeaveReason::Idle,
+            _ => LeaveReason::Unused,
         })
     }
 }
@@ -151,15 +151,15 @@ mod tests {
     fn old_connection_ends_after_its_grace() {
         let (mut lifetime, now) = lifetime(100, 0);
         let old = lifetime.next().expect("an end");
-        assert_eq!(lifetime.look(old - SECOND, true, 9), Verdict::GoesOn);
-        assert_eq!(lifetime.look(old, true, 9), Verdict::Leaves(Why::Old));
+        assert_eq!(lifetime.check(old - SECOND, true, 9), LifetimeVerdict::GoesOn);
+        assert_eq!(lifetime.check(old, true, 9), LifetimeVerdict::Leaves(LeaveReason::Old));
         assert_eq!(lifetime.next(), Some(old + LEAVES_WITHIN));
         for _ in 1..12 {
             let at = lifetime.next().expect("a time");
-            assert_eq!(lifetime.look(at, true, 9), Verdict::GoesOn);
+            assert_eq!(lifetime.check(at, true, 9), LifetimeVerdict::GoesOn);
         }
         assert_eq!(lifetime.next(), Some(old + SECOND * 60));
-        assert_eq!(lifetime.look(old + SECOND * 60, true, 9), Verdict::Over);
+        assert_eq!(lifetime.check(old + SECOND * 60, true, 9), LifetimeVerdict::Over);
         assert!(old > now + SECOND * 89);
     }
 
@@ -167,10 +167,10 @@ mod tests {
     fn only_idle_connections_leave() {
         let (mut lifetime, now) = lifetime(0, 10);
         assert_eq!(lifetime.next(), Some(now + SECOND * 10));
-        assert_eq!(lifetime.look(now + SECOND * 10, false, 1), Verdict::GoesOn, "it had a call");
-        assert_eq!(lifetime.look(now + SECOND * 20, true, 1), Verdict::GoesOn, "it has one");
-        assert_eq!(lifetime.look(now + SECOND * 25, false, 1), Verdict::GoesOn, "not yet");
-        assert_eq!(lifetime.look(now + SECOND * 30, false, 1), Verdict::Leaves(Why::Idle));
+        assert_eq!(lifetime.check(now + SECOND * 10, false, 1), LifetimeVerdict::GoesOn, "it had a call");
+        assert_eq!(lifetime.check(now + SECOND * 20, true, 1), LifetimeVerdict::GoesOn, "it has one");
+        assert_eq!(lifetime.check(now + SECOND * 25, false, 1), LifetimeVerdict::GoesOn, "not yet");
+        assert_eq!(lifetime.check(now + SECOND * 30, false, 1), LifetimeVerdict::Leaves(LeaveReason::Idle));
     }
 
     #[test]
@@ -178,28 +178,28 @@ mod tests {
         let (settings, now) = (Connection::default(), Instant::now());
         let at = now + settings.first_call;
         let mut used = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
-        assert_eq!(used.look(at, false, 1), Verdict::GoesOn);
+        assert_eq!(used.check(at, false, 1), LifetimeVerdict::GoesOn);
         assert_eq!(used.next(), Some(now + settings.max_idle), "once");
         let mut unused = Lifetime::new(&settings, now, &mut Rng::with_seed(3));
         assert_eq!(unused.next(), Some(at));
-        assert_eq!(unused.look(at, false, 0), Verdict::Leaves(Why::Unused));
-        assert_eq!(unused.look(at + LEAVES_WITHIN / 2, false, 0), Verdict::GoesOn);
-        assert_eq!(unused.look(at + LEAVES_WITHIN, false, 0), Verdict::Over);
+        assert_eq!(unused.check(at, false, 0), LifetimeVerdict::Leaves(LeaveReason::Unused));
+        assert_eq!(unused.check(at + LEAVES_WITHIN / 2, false, 0), LifetimeVerdict::GoesOn);
+        assert_eq!(unused.check(at + LEAVES_WITHIN, false, 0), LifetimeVerdict::Over);
     }
 
     #[test]
     fn leaving_ends_with_the_last_call() {
         let (mut lifetime, now) = lifetime(0, 10);
-        assert_eq!(lifetime.look(now + SECOND * 10, false, 0), Verdict::Leaves(Why::Idle));
+        assert_eq!(lifetime.check(now + SECOND * 10, false, 0), LifetimeVerdict::Leaves(LeaveReason::Idle));
         // A call has crossed the GOAWAY.
-        assert_eq!(lifetime.look(now + SECOND * 15, true, 1), Verdict::GoesOn);
-        assert_eq!(lifetime.look(now + SECOND * 20, false, 1), Verdict::Over);
+        assert_eq!(lifetime.check(now + SECOND * 15, true, 1), LifetimeVerdict::GoesOn);
+        assert_eq!(lifetime.check(now + SECOND * 20, false, 1), LifetimeVerdict::Over);
     }
 
     #[test]
     fn zero_is_never() {
         let (mut lifetime, now) = lifetime(0, 0);
         assert_eq!(lifetime.next(), None);
-        assert_eq!(lifetime.look(now + SECOND * 1_000_000, false, 0), Verdict::GoesOn);
+        assert_eq!(lifetime.check(now + SECOND * 1_000_000, false, 0), LifetimeVerdict::GoesOn);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::forwarding::context::CallContext;
-use crate::server::connection::{self, FAREWELL};
+use crate::server::connection::{self, END_NOTICE};
 
 /// After accepting failed: out of file descriptors, or the peer is gone already. Both pass.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -104,7 +104,7 @@ async fn serve(context: Arc<CallContext>, listener: TcpListener) {
         tracing::warn!(core = context.index, left, grace = ?context.drain.grace, "calls of connections were ended after the drain");
         context.cut.cancel();
         // Who does not read in this time is cut.
-        let _ = timeout(FAREWELL, connections.wait()).await;
+        let _ = timeout(END_NOTICE, connections.wait()).await;
     }
 }
 
