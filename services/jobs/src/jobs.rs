@@ -15,9 +15,9 @@ use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
 use crate::job::new_job::{NewJob, PAYLOAD_BYTES_MAX, too_large};
 use crate::job::{Failure, Job, State};
-use crate::lease_request::LeaseRequest;
 use crate::leaser::{GuardedClaim, Leaser};
-use crate::page_token;
+use crate::request::lease::LeaseRequest;
+use crate::request::page_token;
 use crate::store::{Counts, Enqueued, Page, Store};
 use crate::watch::{Seen, Watch};
 

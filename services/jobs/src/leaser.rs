@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::hub::Hub;
 use crate::job::id::QueueName;
-use crate::lease_request::LeaseRequest;
+use crate::request::lease::LeaseRequest;
 use crate::store::{Claim, JobStore};
 
 /// Most claims that wait to be given back. Past it, a claim is left until its lease runs out.

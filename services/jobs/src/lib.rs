@@ -4,17 +4,15 @@
 //! `service` (gRPC) → `jobs` (what each call does) → `store` (Redis or embedded). `leaser` lets workers wait for jobs and `watch` follows
 //! one job; `hub` wakes both. `maintainer` makes due jobs ready. `job` has the types and the pure rules of a job's life.
 
-mod batch;
 mod config;
 mod engine;
 mod error;
 mod hub;
 mod job;
 mod jobs;
-mod lease_request;
 mod leaser;
 mod maintainer;
-mod page_token;
+mod request;
 mod service;
 mod store;
 mod trace;

@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use super::{Service, codec};
-use crate::batch;
 use crate::error::Error;
 use crate::job::id::QueueName;
+use crate::request::batch;
 use crate::trace;
 use crate::watch::Seen;
 

@@ -1,4 +1,4 @@
-//! The gRPC face over an embedded store: what is refused and how, and how a trace crosses the queue.
+//! The gRPC face over an embedded store: refusals with their fields, and the trace that crosses a queue.
 
 use std::sync::{Arc, Mutex};
 
@@ -25,12 +25,12 @@ use crate::leaser::Leaser;
 use crate::store::{EmbeddedStore, Store};
 use crate::trace;
 
-/// A clone's services; what runs in the background ends with the test.
+/// Makes the services of a clone. Its background work ends with the test.
 fn jobs() -> Service {
     jobs_until(CancellationToken::new())
 }
 
-/// The same, of a clone that drains once `draining` is cancelled.
+/// Makes the services of a clone that drains once `draining` is cancelled.
 fn jobs_until(draining: CancellationToken) -> Service {
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(None, 1000).unwrap());
     let (hub, _due) = Hub::new();
@@ -53,7 +53,7 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-/// The field that a call was refused for.
+/// Returns the field that a call was refused for.
 fn refused<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
     use tonic_types::StatusExt as _;
     let status = answer.unwrap_err();
@@ -142,7 +142,7 @@ async fn batch_refusals_name_the_request() {
     assert_eq!((both.deduplicated, both.jobs.get(1)), (vec![false, true], first.job.as_ref()));
 }
 
-/// The reason of a refusal, with its code.
+/// Returns the code and the reason of a refusal.
 fn reason(status: &Status) -> (Code, String) {
     use tonic_types::StatusExt as _;
     (status.code(), status.get_details_error_info().expect("ErrorInfo").reason)
@@ -169,7 +169,7 @@ async fn gzip_is_answered_and_bounded() {
     let plain = accepts.clone().enqueue(with(PAYLOAD_BYTES_MAX)).await.unwrap();
     assert_eq!(encoding(plain.metadata()), None, "who merely accepts it is answered without");
 
-    // A few kilobytes on the wire, each of them.
+    // Each of these has a few kilobytes on the wire.
     let bomb = compresses.clone().enqueue(with(2 * MESSAGE_BYTES_MAX)).await.unwrap_err();
     assert_eq!(reason(&bomb), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE".to_owned()));
     let requests = vec![pb::EnqueueRequest::default(); 100_000];
@@ -224,7 +224,7 @@ async fn lease_span_links_enqueue_spans() {
     let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
     let ours = tracing_subscriber::filter::filter_fn(|meta| matches!(meta.name(), "send" | "lease"));
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_filter(ours);
-    // For the whole process: which spans are made at all is decided when any thread comes by first.
+    // Set for the whole process: the first thread that comes by decides which spans are made at all.
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
     let jobs = jobs();
     let mut contexts = Vec::new();
@@ -260,7 +260,7 @@ async fn lease_span_links_enqueue_spans() {
     assert_eq!(value("shoal.role"), "jobs");
 }
 
-/// Keeps the spans that ended.
+/// An exporter that keeps the spans that ended.
 #[derive(Debug, Clone, Default)]
 struct Spans(Arc<Mutex<Vec<SpanData>>>);
 

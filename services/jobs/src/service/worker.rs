@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::{Service, codec};
 use crate::job::Failure;
 use crate::jobs;
-use crate::lease_request::{self, LeaseRequest};
+use crate::request::lease::{self, LeaseRequest};
 use crate::trace;
 
 #[tonic::async_trait]
@@ -18,7 +18,7 @@ impl WorkerService for Service {
         request: Request<pb::LeaseJobsRequest>,
     ) -> Result<Response<pb::LeaseJobsResponse>, Status> {
         let pb::LeaseJobsRequest { queue, max_jobs, worker, lease_duration, wait } = request.into_inner();
-        let wait = lease_request::check_wait(codec::duration("wait", wait)?)?;
+        let wait = lease::check_wait(codec::duration("wait", wait)?)?;
         let lease_duration = codec::duration("lease_duration", lease_duration);
         let request = LeaseRequest::check(&queue, max_jobs, worker, lease_duration?)?;
         let span = trace::lease(&request.queue);
@@ -44,7 +44,7 @@ impl WorkerService for Service {
     ) -> Result<Response<pb::ExtendLeaseResponse>, Status> {
         let request = request.into_inner();
         let duration = codec::duration("lease_duration", request.lease_duration)?;
-        let duration = lease_request::check_duration(duration)?;
+        let duration = lease::check_duration(duration)?;
         let (id, fence) = (codec::job_id(&request.id)?, codec::fence(request.fencing_token)?);
         let expire = self.0.extend(&id, fence, duration).await?;
         Ok(Response::new(pb::ExtendLeaseResponse { lease: Some(codec::lease(fence, expire)) }))

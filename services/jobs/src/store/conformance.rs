@@ -31,14 +31,14 @@ use crate::job::backoff;
 use crate::job::id::{JobId, QueueName};
 use crate::job::new_job::{NewJob, Run};
 use crate::job::{Failure, Job, LOST_MAX, Spec, State};
-use crate::lease_request::LeaseRequest;
 use crate::leaser::Leaser;
 use crate::maintainer;
+use crate::request::lease::LeaseRequest;
 use crate::watch::{Seen, Watch};
 
-/// Longer than anything here takes; a check that reaches it has failed.
+/// Longest time of any wait here. A check that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The queues that the stores of these checks may have.
+/// Most queues of the stores of these checks.
 const QUEUES_MAX: usize = 1000;
 /// A lease that does not run out during a check.
 const LONG: Duration = Duration::from_secs(600);
@@ -111,7 +111,7 @@ pub(crate) fn new_job(queue: &QueueName, kind: &str) -> NewJob {
     NewJob { queue: queue.clone(), spec, run: Run::Now, request: None }
 }
 
-/// A ticket that no other lease call has.
+/// Makes a ticket that no other lease call has.
 pub(crate) fn ticket() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
@@ -132,7 +132,7 @@ fn kinds(claim: &Claim) -> Vec<&str> {
     claim.jobs.iter().map(|job| job.spec.kind.as_str()).collect()
 }
 
-/// Asks again until something is there.
+/// Asks again until there is an answer.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> F,
@@ -149,7 +149,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-/// A generator for the interleavings of a check, and its seed, which is printed.
+/// Makes a generator for the interleavings of a check. Its seed is printed.
 fn seeded(check: &str) -> (u64, impl FnMut(u64) -> u64) {
     let seed = match std::env::var("SHOAL_TEST_SEED") {
         Ok(text) => text.parse().unwrap(),
@@ -260,11 +260,11 @@ async fn embedded_mesh() -> Option<Mesh> {
     Some(Mesh { a: TestClone::start(store.clone()), b: TestClone::start(store) })
 }
 
-/// Two clones with connections of their own, on keys that no other test has.
+/// Starts two clones with connections of their own, on keys that no other test has.
 async fn redis_mesh(variable: &str) -> Option<Mesh> {
     let url = variable_or_skip(variable)?;
     let key_prefix = format!("jobs-{}:", uuid::Uuid::new_v4().simple());
-    // A busy machine is not what these checks are about.
+    // A long deadline, because these checks are not about a busy machine.
     let config = Config { key_prefix, redis_deadline: Duration::from_secs(5), ..Config::default() };
     let config = Config { queues_max: QUEUES_MAX, ..config };
     Some(redis_mesh_at(&url, &config).await)

@@ -54,7 +54,7 @@ use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
 use crate::job::new_job::NewJob;
 use crate::job::{Failure, Job, State};
-use crate::lease_request::LeaseRequest;
+use crate::request::lease::LeaseRequest;
 
 /// The store on Redis, as one clone uses it. The [module](self) has its keys.
 #[derive(Clone)]

@@ -73,7 +73,7 @@ pub(super) async fn watcher_sees_the_cancellation(mesh: Mesh) {
     assert_eq!(watch.next().await, None);
 }
 
-/// Cancels while nobody leases: what is cancelled must not fill the queue, in whatever order it is.
+/// Cancels jobs while no worker leases: cancelled jobs must not fill the queue, in whatever order they are cancelled.
 pub(super) async fn cancelling_keeps_queue_order(mesh: Mesh) {
     const JOBS: usize = 1500;
     let q = queue("cancel-order");

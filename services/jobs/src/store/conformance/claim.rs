@@ -16,7 +16,7 @@ pub(super) async fn expired_lease_frees_the_job(mesh: Mesh) {
     assert!(again.progress.start.unwrap() >= first.expire, "given away before its time");
     assert!(late <= Duration::from_secs(1), "given away {late:?} after its time");
 
-    // The first worker is told whatever it says; the second is not disturbed.
+    // Every report of the first worker is refused, and the second worker is not disturbed.
     let lost = |fence| Error::LeaseLost { id: job.id.clone(), fence };
     assert_eq!(mesh.a.store.complete(&job.id, first.fence, Bytes::new()).await, Err(lost(first.fence)));
     assert_eq!(mesh.a.store.fail(&job.id, first.fence, failure(true)).await, Err(lost(first.fence)));
@@ -35,7 +35,7 @@ pub(super) async fn late_report_holds_until_given_back(mesh: Mesh) {
     })
     .await;
     assert!(mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await.is_ok());
-    // And then it is nobody's to give back.
+    // After that there is nothing to give back.
     mesh.b.store.promote_due(&q).await.unwrap();
     let job = mesh.b.get(&job.id).await.unwrap();
     assert_eq!((job.progress.state, job.progress.lost_count), (State::Succeeded, 0));
@@ -69,7 +69,7 @@ pub(super) async fn expiry_takes_only_held_jobs(mesh: Mesh) {
     let [done, failed, lost] = [0, 1, 2].map(|n: usize| claim.jobs[n].id.clone());
     mesh.a.store.complete(&done, claim.fence, Bytes::new()).await.unwrap();
     mesh.a.store.fail(&failed, claim.fence, failure(false)).await.unwrap();
-    // The failed one is soon another worker's, whose lease is long.
+    // The failed job is soon another worker's, whose lease is long.
     let other = eventually("its backoff is over", || async {
         Some(mesh.b.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
     })
@@ -192,7 +192,7 @@ pub(super) async fn leaving_worker_takes_no_job(mesh: Mesh) {
     let (seed, mut random) = seeded("leaving_worker_takes_no_job");
     mesh.a.maintain();
     mesh.b.maintain();
-    // Workers who wait a moment and leave, at any point: before the answer, in it, or with the answer in their hands.
+    // Workers that wait a moment and leave at any point: before the answer, during it, or after it arrived.
     let end = CancellationToken::new();
     let mut leavers = Vec::new();
     for n in 0..20 {
@@ -202,7 +202,7 @@ pub(super) async fn leaving_worker_takes_no_job(mesh: Mesh) {
         leavers.push(tokio::spawn(async move {
             let wanted = lease_request(&q, takes as usize, LONG);
             while !end.is_cancelled() {
-                // The answer is dropped where it came.
+                // The answer is dropped as it arrives.
                 let _ = timeout(Duration::from_micros(stays), leaser.lease(&wanted, PATIENCE)).await;
                 tokio::task::yield_now().await;
             }
@@ -245,7 +245,7 @@ pub(super) async fn held_lease_can_be_extended(mesh: Mesh) {
     assert!(waited.jobs.is_empty());
     assert!(mesh.a.store.complete(&two, claim.fence, Bytes::new()).await.is_ok());
 
-    // It can be shortened as well, and then runs out.
+    // A lease can be shortened as well, and then runs out.
     mesh.a.store.extend(&one, claim.fence, Duration::from_millis(1)).await.unwrap();
     let other = mesh.b.leaser.lease(&lease_request(&q, 1, LONG), PATIENCE).await.unwrap().taken();
     assert_eq!((&other.jobs[0].id, other.jobs[0].progress.lost_count), (&one, 1));

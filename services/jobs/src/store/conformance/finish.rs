@@ -78,7 +78,7 @@ pub(super) async fn only_ten_errors_are_kept(mesh: Mesh) {
     let job = mesh.a.store.enqueue(new).await.unwrap();
     for attempt in 1..=13 {
         let claim = eventually("it is ready", || async {
-            // The backoff doubles: what matters here is not when.
+            // The backoff doubles, but this check is not about when the job comes back.
             mesh.a.store.promote_due(&q).await.unwrap();
             Some(mesh.b.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
         })

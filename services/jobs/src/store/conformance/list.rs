@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::Counts;
 
-/// All pages.
+/// Lists all jobs in a state, page by page.
 async fn list(clone: &TestClone, q: &QueueName, state: State, max: usize) -> Vec<Job> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
@@ -111,6 +111,6 @@ pub(super) async fn foreign_page_token_is_refused(mesh: Mesh) {
     mesh.a.enqueue(&q, "k").await;
     for state in [State::Ready, State::Running, State::Scheduled, State::Dead] {
         let page = mesh.a.store.list(&q, state, 1, Some("nonsense!".to_owned())).await;
-        assert_eq!(page, Err(crate::page_token::invalid().into()));
+        assert_eq!(page, Err(crate::request::page_token::invalid().into()));
     }
 }

@@ -1,4 +1,4 @@
-//! When a job is ready, and before which others.
+//! Order: the moment when a job is ready, and its place among others.
 
 use super::*;
 
@@ -25,7 +25,7 @@ pub(super) async fn delayed_jobs_run_in_time_order(mesh: Mesh) {
     assert_eq!(mesh.a.store.enqueue(past).await.unwrap().progress.state, State::Ready);
     assert_eq!(kinds(&mesh.b.lease(&q, 9, LONG).await), ["past"]);
 
-    // Nobody tends the queue: the next script does. A job that is enqueued after the moment comes after.
+    // No clone maintains the queue, so the next script promotes the job. A job that is enqueued after its moment comes after it.
     eventually("the moment has passed", || async {
         (crate::job::moment::Moment::of_this_machine() > due.after(Duration::from_millis(50))).then_some(())
     })

@@ -1,9 +1,9 @@
-//! Workers who wait are woken, by whichever clone, and nobody asks over and over.
+//! Waiting: workers that wait are woken by whichever clone adds a job, and no call polls.
 
 use super::*;
 
 pub(super) async fn enqueue_wakes_other_clones_worker(mesh: Mesh) {
-    // Nobody keeps the queues: only the announcement can wake.
+    // No clone maintains the queues, so only the announcement can wake the worker.
     let q = queue("wake");
     for round in 0..5 {
         let ordered = lease_request(&q, 1, LONG);

@@ -1,4 +1,4 @@
-//! Watchers see what happens, by push, to the end.
+//! Watches: watchers see the states of a job by push, to the final one.
 
 use super::*;
 
@@ -19,7 +19,7 @@ pub(super) async fn watcher_sees_states_by_push(mesh: Mesh) {
         Some(mesh.a.lease(&q, 1, LONG).await).filter(|claim| !claim.jobs.is_empty())
     })
     .await;
-    // Ready and running may come as one.
+    // Ready may be skipped for running.
     let mut state = next().await;
     if state == Some(State::Ready) {
         state = next().await;

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
 use crate::job::{Job, State};
-use crate::page_token;
+use crate::request::page_token;
 use crate::store::record::{self, StoredProgress};
 use crate::store::{Counts, PAGE_LOOKS_MAX, Page};
 

@@ -13,7 +13,7 @@ use super::{RedisStore, script};
 use crate::error::Error;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
-use crate::lease_request::LeaseRequest;
+use crate::request::lease::LeaseRequest;
 use crate::store::{CLAIM_BYTES_MAX, Claim};
 
 /// Time for which a ticket is remembered: longer than a call can be under way.

@@ -21,7 +21,7 @@ use crate::store::conformance::{
     Mesh, TestClone, eventually, lease_request, new_job, queue, redis_mesh_at, ticket,
 };
 
-/// A caller hears of a Redis that does not answer within this.
+/// Longest time of a call while Redis does not answer.
 const SOON: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(600);
 
@@ -61,7 +61,7 @@ async fn watch_outlives_a_redis_restart() {
     server.kill();
     assert!(is_out_of_reach(&mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await));
     server.restart().await;
-    // One job ends before the watchers' connections are back, as far as that can be told, and one after.
+    // One job ends probably before the watchers' connections are back, and one after.
     for (id, watch) in [&job.id, &other.id].into_iter().zip(&mut watches) {
         eventually("redis is back", || async {
             mesh.a.store.complete(id, claim.fence, Bytes::from_static(b"r")).await.ok()
@@ -119,7 +119,7 @@ async fn frozen_redis_costs_no_attempt() {
     assert!(is_out_of_reach(&watched.map(|_| ())));
     assert!(took < SOON, "{took:?}");
 
-    // What the unanswered lease claims when Redis goes on is given back: nobody waits for it.
+    // The lease without an answer claims jobs once Redis goes on; they are given back, because its caller left.
     server.thaw();
     let second = eventually("the second job is leased", || async {
         let claim = mesh.a.leaser.lease(&nine, Duration::ZERO).await.ok()?.taken();
@@ -157,7 +157,7 @@ async fn evicting_redis_takes_no_jobs() {
         let refused = mesh.a.store.enqueue(new_job(&q, "k")).await;
         assert_eq!(refused, Err(Error::Evicts { policy: policy.to_owned() }));
         assert!(mesh.a.store.ready().unwrap_err().contains("noeviction"));
-        // Whoever is told what to do and does it needs no restart.
+        // An operator who follows the error's advice needs no restart.
         mesh.a.maintain();
         server.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
         eventually("it is accepted", || async { mesh.a.store.enqueue(new_job(&q, "k")).await.ok() }).await;
@@ -193,7 +193,7 @@ async fn full_redis_refuses_only_new_jobs() {
         mesh.a.store.take_due(8).await.expect("asked").contains(&q).then_some(())
     })
     .await;
-    // With nothing of its own to say.
+    // This clone has noted nothing itself.
     mesh.b.store.take_due(8).await.expect("asked");
 }
 
@@ -217,7 +217,7 @@ async fn read_only_redis_is_still_read() {
         for error in [refused, leased] {
             assert!(matches!(error, Error::Engine(EngineError::ReadOnly { .. })), "{error:?}");
             let fault = shoal_kit::ApiError::from(error);
-            // UNAVAILABLE.
+            // The status is UNAVAILABLE.
             assert_eq!((fault.code() as i32, fault.reason()), (14, reason::ENGINE_READ_ONLY));
             assert!(fault.message().contains(says) && fault.message().contains("nothing was done"));
         }
@@ -246,7 +246,7 @@ async fn queue_restarts_after_redis_forgets() {
     mesh.a.enqueue(&q, "again").await;
     let claim = mesh.b.lease(&q, 1, Duration::from_millis(1)).await;
     let id: JobId = claim.jobs[0].id.clone();
-    // Its registry is gone as well, and the clones keep the queue all the same.
+    // The registry of queues is gone as well, and the clones maintain the queue all the same.
     eventually("a lost job is given back", || async {
         mesh.a.get(&id).await.filter(|job| job.progress.lost_count == 1)
     })
@@ -269,7 +269,7 @@ async fn idle_queue_is_dropped_and_returns() {
         (server.cli(&["exists", "t:{idle}:z:4"]) == "0").then_some(())
     })
     .await;
-    // As if both had been used two days ago.
+    // Both queues look as if they were used two days ago.
     let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 2 * 86_400).to_string();
     for name in ["idle", "busy"] {
         server.cli(&["zadd", "t:queues", &then, name]);
@@ -304,7 +304,7 @@ async fn unused_queue_gives_way_to_new() {
     mesh.a.store.complete(&claim.jobs[0].id, claim.fence, Bytes::new()).await.unwrap();
     let new = || mesh.b.store.enqueue(new_job(&queue("new"), "k"));
     assert_eq!(new().await, Err(Error::TooManyQueues { max: 3 }), "all are in use");
-    // As if both had been used an hour ago; one has a job.
+    // Both queues look as if they were used an hour ago; one of them has a job.
     let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 3600).to_string();
     for name in ["full", "empty"] {
         server.cli(&["zadd", "t:queues", &then, name]);
@@ -332,7 +332,7 @@ async fn queues_at_rest_cost_redis_nothing() {
         let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
         line.expect("it counts").trim().parse().expect("a number")
     };
-    // Each clone looks once at every queue that it did not know; after that they cost no more than one would.
+    // Each clone looks once at every queue that is new to it. After that all queues cost no more than one would.
     let per_second = eventually("they are at rest", || async {
         let before = commands();
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -350,7 +350,7 @@ async fn another_clone_gives_a_lease_back() {
     let q = queue("heard");
     let job = mesh.a.enqueue(&q, "k").await;
     mesh.a.lease(&q, 1, Duration::from_millis(1500)).await;
-    // The clone that leased it says so to the schedule, and is gone.
+    // The clone that leased the job notes its end in the store, and is gone.
     assert!(mesh.a.store.take_due(1).await.unwrap().is_empty());
     mesh.b.maintain();
     eventually("it is given back", || async {
@@ -366,12 +366,12 @@ async fn fences_grow_across_fail_overs() {
     let q = queue("older");
     mesh.a.enqueue(&q, "k").await;
     let first = mesh.a.lease(&q, 1, LONG).await;
-    // The replica that took over had not heard of the last fence.
+    // The replica that took over had not received the last fence.
     server.cli(&["del", "t:{older}:f"]);
     mesh.a.enqueue(&q, "k").await;
     let second = mesh.a.lease(&q, 1, LONG).await;
     assert!(second.fence > first.fence, "{} after {}", second.fence, first.fence);
-    // And a Redis whose clock is behind goes on from the last one.
+    // A Redis whose clock is behind goes on from the last fence.
     let ahead = (second.fence + 3_600_000_000).to_string();
     server.cli(&["set", "t:{older}:f", &ahead]);
     mesh.a.enqueue(&q, "k").await;
@@ -413,7 +413,7 @@ async fn idle_waiters_cost_redis_nothing() {
     let got = waiting.await;
     assert!(got.into_iter().all(|leased| leased.unwrap().taken().jobs.is_empty()));
     let calls = scripts() - before;
-    // 100 first looks, and for each clone one look a second; nobody asks over and over.
+    // 100 first looks, and one look a second for each clone: no call polls.
     assert!(calls < 100 + 40, "{calls} calls");
 }
 
@@ -444,7 +444,7 @@ async fn cancelled_jobs_leave_no_ids_behind() {
     assert_eq!(length(), 0, "a queue without jobs can be retired");
 }
 
-/// A change here is a change of what Redis can carry: docs/redis.md has the figures.
+/// Counts commands. A change here changes what Redis can carry; docs/redis.md has the figures.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_cost_redis_few_commands() {
     let Some(server) = Server::start(&[]).await else { return };
@@ -460,7 +460,7 @@ async fn steps_cost_redis_few_commands() {
             .map(|(_, rest)| rest.split(',').next().unwrap().parse::<u64>().unwrap())
             .sum()
     };
-    // The first says that the queue is used.
+    // The first call registers the queue.
     mesh.a.enqueue(&q, "first").await;
     let cost =
         async |what: &str, max: u64, step: &mut dyn FnMut() -> futures::future::BoxFuture<'static, ()>| {
@@ -468,7 +468,7 @@ async fn steps_cost_redis_few_commands() {
             for _ in 0..5 {
                 let before = of_steps();
                 step().await;
-                // The watchdog's probe is one command, now and then.
+                // The watchdog's probe is one more command now and then.
                 fewest = fewest.min(of_steps() - before);
             }
             assert!(fewest <= max, "{what}: {fewest} commands");

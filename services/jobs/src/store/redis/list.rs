@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::job::State;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
-use crate::page_token;
+use crate::request::page_token;
 use crate::store::{Counts, PAGE_LOOKS_MAX, Page, record};
 
 impl RedisStore {

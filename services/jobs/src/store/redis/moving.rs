@@ -1,4 +1,5 @@
-//! A queue whose slot moves to another node of a Cluster: no answer comes from half of its keys, and no step is taken on them.
+//! A queue whose slot moves to another node of a Cluster: no answer comes from half of its keys, and no step is taken on half of
+//! them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::store::conformance::{
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// The jobs that are ready before a history, and how often their queue moves in it.
+/// Jobs that are ready before a history, and the number of moves of their queue in it.
 const JOBS: usize = 300;
 const MOVES: usize = 4;
 
@@ -33,12 +34,12 @@ async fn mesh(cluster: &Cluster) -> Mesh {
     redis_mesh_at(&cluster.url(), &config).await
 }
 
-/// The beginning of all keys of a queue.
+/// Returns the beginning of all keys of a queue.
 fn base(queue: &QueueName) -> String {
     format!("t:{{{queue}}}:")
 }
 
-/// Asserts that a call was refused for the slot, and says that nothing was done.
+/// Asserts that a call was refused because of the slot, with an error that says that nothing was done.
 #[track_caller]
 fn refused<T>(what: &str, answer: Result<T, Error>) {
     let Err(error) = answer else { panic!("{what} was answered") };
@@ -52,7 +53,7 @@ fn is_moving(error: &Error) -> bool {
     matches!(error, Error::Engine(EngineError::Moving { .. }))
 }
 
-/// A read of one job answers from its keys themselves, wherever each is; every script is refused.
+/// Asserts that reads of single jobs are answered, wherever each key is, and that every script is refused.
 async fn answers_truly_and_changes_nothing(clone: &TestClone, held: &Claim, ready: &[Job], ticket: &str) {
     for (jobs, state) in [(&held.jobs[..], State::Running), (ready, State::Ready)] {
         for job in jobs {
@@ -95,7 +96,7 @@ async fn half_moved_queue_is_refused() {
     slot.carry_half().await;
     answers_truly_and_changes_nothing(&mesh.b, &held, ready, &ticket).await;
 
-    // Every key is on the other node, and the slot is not yet.
+    // Every key is on the other node, but the slot is not handed over yet.
     slot.carry_all().await;
     mesh.a.store.complete(&running[0].id, held.fence, Bytes::from_static(b"r")).await.unwrap();
     mesh.b.enqueue(&q, "6").await;
@@ -159,7 +160,7 @@ async fn an_empty_moving_queue_is_dropped() {
         (counts.cancelled == 0).then_some(())
     };
     eventually("the job is forgotten", forgotten).await;
-    // What is over is not counted, but is there until it is taken away.
+    // Finished jobs whose retention has passed are not counted, but are there until they are cleared away.
     mesh.a.store.promote_due(&q).await.unwrap();
     let config = Config { key_prefix: "t:".to_owned(), ..Config::default() };
     let store = RedisStore::open(LinkConfig::new(cluster.url(), "jobs"), &config).unwrap();
@@ -176,7 +177,7 @@ async fn the_schedules_slot_may_move() {
     let mesh = mesh(&cluster).await;
     let q = queue("later");
     let base = base(&queue("queues"));
-    // Far from due, so that the schedule has a key.
+    // The job is far from due, so that the due queues have a key.
     mesh.a.store.note(&queue("other"), LONG);
     assert_eq!(mesh.a.store.take_due(10).await, Ok(Vec::new()));
     mesh.a.store.note(&q, Duration::ZERO);
@@ -238,7 +239,7 @@ async fn moves_lose_no_acknowledged_job() {
     assert_eq!((counts.ready, counts.running, counts.succeeded), (0, 0, completed.len() as u64));
 }
 
-/// Adds jobs and works some off; which were acknowledged, and which completed.
+/// Adds jobs and works some off. Returns which jobs were acknowledged, and which were completed.
 async fn history(mesh: Arc<Mesh>, q: QueueName, done: Arc<AtomicBool>) -> (Vec<JobId>, Vec<JobId>) {
     let (mut enqueued, mut completed, mut refusals) = (Vec::new(), Vec::new(), 0);
     while !done.load(Ordering::Relaxed) {
@@ -253,7 +254,7 @@ async fn history(mesh: Arc<Mesh>, q: QueueName, done: Arc<AtomicBool>) -> (Vec<J
         let Ok(claim) = leased else { continue };
         assert!(!claim.jobs.is_empty(), "there are ready jobs");
         for job in &claim.jobs {
-            // What was refused was not done: the lease still holds.
+            // A refused call was not carried out, so the lease still holds.
             loop {
                 match mesh.a.store.complete(&job.id, claim.fence, Bytes::new()).await {
                     Ok(job) => break completed.push(job.id),

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::job::State;
 use crate::job::id::{JobId, QueueName};
 use crate::job::moment::Moment;
-use crate::lease_request::LeaseRequest;
+use crate::request::lease::LeaseRequest;
 use crate::store::{CLAIM_BYTES_MAX, Claim, PROMOTE_MAX, record};
 
 /// Time for which a ticket that claimed nothing is remembered.

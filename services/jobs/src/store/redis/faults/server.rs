@@ -18,7 +18,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// `None`, loudly, if there is no redis-server.
+    /// Starts a server. Returns `None`, and says so, if there is no redis-server.
     pub(super) async fn start(options: &[&str]) -> Option<Self> {
         let binary = PathBuf::from(variable_or_skip("SHOAL_TEST_REDIS_SERVER")?);
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
@@ -39,13 +39,13 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Kills it; what it had not written is lost.
+    /// Kills the server; what it had not written is lost.
     pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again where it was.
+    /// Starts the server again on the same port and directory.
     pub(super) async fn restart(&mut self) {
         self.child = spawn(&self.binary, self.port, &self.directory, &self.options);
         assert!(self.answers().await, "redis did not come back on port {}", self.port);
@@ -72,7 +72,7 @@ impl Server {
         assert!(status.success());
     }
 
-    /// Waits until it answers; false if it ended.
+    /// Waits until the server answers. Returns false if it ended.
     async fn answers(&mut self) -> bool {
         let port = self.port;
         let child = std::sync::Mutex::new(&mut self.child);
