@@ -3,6 +3,7 @@
 //! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
 //! primary while the others serve, and it repeats requests that may have been done.
 
+mod transfer;
 mod way;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::transfer::Transfers;
 use self::way::Way;
 use crate::call::Call;
 use crate::config::{Endpoint, Settings};
@@ -52,6 +54,7 @@ struct Shared {
     stale: Notify,
     turn: AtomicUsize,
     moves: Moves,
+    transfers: Transfers,
 }
 
 /// Owners of slots, as last heard.
@@ -85,6 +88,7 @@ impl Cluster {
             stale: Notify::new(),
             turn: AtomicUsize::new(0),
             moves: Moves::default(),
+            transfers: Transfers::default(),
         });
         let refresher = tokio::spawn(refresh(Arc::clone(&shared)));
         Cluster { shared, _refresher: AbortOnDropHandle::new(refresher) }
@@ -126,13 +130,14 @@ impl Cluster {
         request: Request<'_>,
         deadline: Instant,
     ) -> Result<Value, LinkError> {
+        let absent = || slot::absent_key(request.command);
         let mut way = Way::new(&self.shared, slot, request.declares_all(), deadline).await?;
         loop {
             Call::goes_to(way.node.endpoint());
             let sent = way.node.request(request, way.asking, way.wait.deadline).await;
             let reply = self.shared.heed(sent)?;
             let Some(redirect) = Redirect::of(&reply) else { return Ok(reply) };
-            way.turn(redirect).await?;
+            way.turn(redirect, absent).await?;
         }
     }
 
@@ -145,6 +150,7 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Vec<Value>, LinkError> {
         let declares_all = !pipeline.cmd_iter().any(slot::runs_code);
+        let absent = || pipeline.cmd_iter().find_map(slot::absent_key);
         let mut way = Way::new(&self.shared, slot, declares_all, deadline).await?;
         let transaction = pipeline.is_transaction();
         let mut replies = loop {
@@ -161,8 +167,8 @@ impl Cluster {
                 Err(_) => None,
             };
             match whole {
-                Some(redirect @ Redirect::Moved(..)) => way.turn(redirect).await?,
-                Some(redirect) if transaction => way.turn(redirect).await?,
+                Some(redirect @ Redirect::Moved(..)) => way.turn(redirect, absent).await?,
+                Some(redirect) if transaction => way.turn(redirect, absent).await?,
                 _ => break answer?,
             }
         };

@@ -37,6 +37,9 @@ pub struct LinkConfig {
     /// What the role needs of Redis' eviction policy: the log, [`Link::loses`](crate::Link::loses) and
     /// [`Link::ready_now`](crate::Link::ready_now) say so if it has another.
     pub eviction: Eviction,
+    /// Whether the keys of a slot that somebody has begun to move are carried to its new node when calls wait for it
+    /// ([`Script::new`]). Turn it off to move slots slowly, or to give a move up.
+    pub finish_moves: bool,
     /// Where it is told how Redis is: one for all links of a role in a process.
     pub health: Health,
 }
@@ -55,6 +58,7 @@ impl LinkConfig {
             scripts: Vec::new(),
             show_addresses: false,
             eviction: Eviction::Indifferent,
+            finish_moves: true,
             health: Health::new(role),
         }
     }
@@ -71,6 +75,7 @@ impl fmt::Debug for LinkConfig {
             .field("breaker_threshold", &self.breaker_threshold)
             .field("scripts", &self.scripts)
             .field("show_addresses", &self.show_addresses)
+            .field("finish_moves", &self.finish_moves)
             .finish_non_exhaustive()
     }
 }
@@ -88,6 +93,7 @@ pub(crate) struct Settings {
     pub(crate) login: RedisConnectionInfo,
     pub(crate) show_addresses: bool,
     pub(crate) eviction: Eviction,
+    pub(crate) finish_moves: bool,
     pub(crate) health: Health,
 }
 
@@ -163,6 +169,7 @@ impl LinkConfig {
             login,
             show_addresses: self.show_addresses,
             eviction: self.eviction,
+            finish_moves: self.finish_moves,
             health: self.health,
         };
         Ok((parsed.into_iter().map(|(endpoint, _)| endpoint).collect(), settings, self.scripts))

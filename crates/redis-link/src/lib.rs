@@ -15,6 +15,7 @@
 //! * Reads have connections of their own beside writes: where Redis holds writes back, reads go on.
 //! * A script that touches keys it does not declare never runs on one half of a slot that moves: it waits until the slot has
 //!   moved, or is refused ([`LinkError::Moving`]) before it has run.
+//!   The keys of such a slot are carried to its new node meanwhile ([`LinkConfig::finish_moves`]).
 //! * A connection is one ordered stream: a reply that takes longer than the deadline delays and fails
 //!   those behind it, and is no sign of death while its bytes come. Large values belong on a [`Link`] of their own; [`Link::subscribe`] and [`Link::tail`] open
 //!   connections of their own.

@@ -5,6 +5,9 @@ use redis::{Arg, Cmd, Pipeline};
 
 pub(crate) const SLOTS: u16 = 16_384;
 
+/// The end of a key that nothing has.
+const ABSENT: &[u8] = b":shoal:absent";
+
 /// The slot of a key.
 pub(crate) fn of_key(key: &[u8]) -> u16 {
     crc16(hash_tag(key).unwrap_or(key)) % SLOTS
@@ -12,16 +15,27 @@ pub(crate) fn of_key(key: &[u8]) -> u16 {
 
 /// The slot of a command's first key; nothing if the command has no key.
 pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
+    first_key(command).map(of_key)
+}
+
+/// A key that nothing has, in the slot of a command's first key; nothing if that key has no hash tag.
+pub(crate) fn absent_key(command: &Cmd) -> Option<Vec<u8>> {
+    let key = first_key(command)?;
+    // Behind a tag the rest of a key says nothing of its slot, and its beginning may be all that the user is permitted.
+    hash_tag(key).map(|_| [key, ABSENT].concat())
+}
+
+fn first_key(command: &Cmd) -> Option<&[u8]> {
     let argument = |index: usize| match command.args_iter().nth(index) {
         Some(Arg::Simple(bytes)) => Some(bytes),
         _ => None,
     };
     let name = argument(0)?.to_ascii_uppercase();
-    let key = match name.as_slice() {
+    match name.as_slice() {
         b"PING" | b"INFO" | b"TIME" | b"ECHO" | b"SCRIPT" | b"CONFIG" | b"CLIENT" | b"CLUSTER"
         | b"COMMAND" | b"PUBLISH" | b"PUBSUB" | b"WAIT" | b"FLUSHALL" | b"FLUSHDB" | b"DBSIZE" | b"KEYS"
         | b"SCAN" | b"ACL" | b"LATENCY" | b"SLOWLOG" | b"FUNCTION" | b"RANDOMKEY" | b"ASKING"
-        | b"READONLY" | b"LASTSAVE" => return None,
+        | b"READONLY" | b"LASTSAVE" => None,
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" | b"BLMPOP"
         | b"BZMPOP" => {
             if argument(2)? == b"0" {
@@ -36,8 +50,7 @@ pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
             argument(command.args_iter().position(|argument| streams(&argument))? + 1)
         }
         _ => argument(1),
-    };
-    key.map(of_key)
+    }
 }
 
 /// Returns whether a command runs a script or a function, which may touch keys that it does not name.
@@ -92,6 +105,16 @@ mod tests {
         assert_eq!(of_key(b"foo{{bar}}zap"), of_key(b"{bar"));
         assert_eq!(of_key(b"foo{bar}{zap}"), of_key(b"bar"));
         assert_eq!(of_key(b"foo{bar"), crc16(b"foo{bar") % SLOTS);
+    }
+
+    #[test]
+    fn absent_key_is_in_the_same_slot() {
+        let get = |key: &str| absent_key(redis::cmd("GET").arg(key));
+        for key in ["session:{b07}:", "{queue}:jobs:{x}", "a{b}c"] {
+            let absent = get(key).expect("it has a tag");
+            assert_eq!(of_key(&absent), of_key(key.as_bytes()), "{key}");
+        }
+        assert_eq!(get("plain"), None);
     }
 
     #[test]

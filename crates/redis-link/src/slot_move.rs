@@ -9,6 +9,8 @@
 //! Such a script declares one key that **never exists** (what the names of its keys begin with, hash tag included). So a
 //! MIGRATING node always answers ASK, before the script has run a line, and an IMPORTING one MOVED. A key that exists would let
 //! the script begin on half of the data.
+//!
+//! The link does not leave it at waiting: it carries the keys that are left to the new node, unless it is told not to.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -103,6 +103,15 @@ impl Cluster {
         false
     }
 
+    /// Sends a command to each node.
+    pub async fn tell(&self, words: &[&str]) {
+        for node in &self.nodes {
+            let mut command = redis::cmd(words[0]);
+            command.arg(&words[1..]);
+            command.query_async::<()>(&mut node.connection.clone()).await.expect("a node obeys");
+        }
+    }
+
     async fn ask<T: FromRedisValue>(&self, index: usize, words: &[&str]) -> T {
         let mut command = redis::cmd("CLUSTER");
         command.arg(words);
@@ -124,13 +133,36 @@ impl SlotMove<'_> {
             let moved: Result<String, _> = migrate.query_async(&mut from.connection.clone()).await;
             moved.expect("every key is on one node alone");
         }
-        self.cluster.ask(self.source, &["COUNTKEYSINSLOT", &slot]).await
+        self.left().await
+    }
+
+    /// Returns how many keys are still on the node that gives them away.
+    pub async fn left(&self) -> usize {
+        self.cluster.ask(self.source, &["COUNTKEYSINSLOT", &self.slot.to_string()]).await
+    }
+
+    /// Sets a key on the node that takes the slot, whether or not the other one has it.
+    pub async fn put_ahead(&self, key: &str, value: &str) {
+        let mut put = redis::pipe();
+        put.cmd("ASKING").ignore().cmd("SET").arg(key).arg(value).ignore();
+        let target = &self.cluster.nodes[1 - self.source];
+        put.query_async::<()>(&mut target.connection.clone()).await.expect("it takes the slot");
+    }
+
+    /// Returns what both nodes have for a key: the one that gives the slot away first.
+    pub async fn values(&self, key: &str) -> [Option<String>; 2] {
+        let (from, to) = (&self.cluster.nodes[self.source], &self.cluster.nodes[1 - self.source]);
+        let mut get = redis::pipe();
+        get.cmd("ASKING").ignore().cmd("GET").arg(key);
+        let ahead: (Option<String>,) = get.query_async(&mut to.connection.clone()).await.expect("an answer");
+        // It answers ASK for a key that it has not.
+        let here = redis::cmd("GET").arg(key).query_async(&mut from.connection.clone()).await;
+        [here.unwrap_or_default(), ahead.0]
     }
 
     /// Moves half of the keys.
     pub async fn carry_half(&self) {
-        let slot = self.slot.to_string();
-        let keys: usize = self.cluster.ask(self.source, &["COUNTKEYSINSLOT", &slot]).await;
+        let keys = self.left().await;
         assert!(keys >= 2, "the slot holds {keys} keys: no half of them can move");
         self.carry(keys / 2).await;
     }
@@ -147,7 +179,25 @@ impl SlotMove<'_> {
         for index in [1 - self.source, self.source] {
             self.cluster.ask::<()>(index, &["SETSLOT", &self.slot.to_string(), "NODE", to]).await;
         }
+        // A node that has not heard of the new owner's epoch may dispute the next move of the slot, and drop its keys.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let [here, there]: [String; 2] = [
+                self.cluster.ask(self.source, &["NODES"]).await,
+                self.cluster.ask(1 - self.source, &["NODES"]).await,
+            ];
+            if epoch(&here, to) == epoch(&there, to) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the nodes do not agree: {here}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
+}
+
+/// Returns the epoch of the node with this id, by what CLUSTER NODES says.
+fn epoch<'a>(nodes: &'a str, id: &str) -> Option<&'a str> {
+    nodes.lines().find(|line| line.starts_with(id)).and_then(|line| line.split(' ').nth(6))
 }
 
 /// Returns whether the node with this id owns a slot, by what CLUSTER NODES says.

@@ -22,6 +22,9 @@ const DATA_LOADER: &str = "data";
 pub struct Config {
     /// Redis for the cache alone; else the common one.
     pub redis: Option<String>,
+    /// Carries the keys of a half-moved slot of a Cluster to its new node when calls wait for it. Turn it off to move slots slowly,
+    /// or to give a move up. Default true.
+    pub redis_finish_moves: bool,
     /// What every key in Redis begins with. Default `cache:`.
     pub key_prefix: String,
     /// RAM for entries when there is no Redis, in bytes, for all clones of the process. Default 256 MiB.
@@ -87,6 +90,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             redis: None,
+            redis_finish_moves: true,
             key_prefix: "cache:".to_owned(),
             memory_bytes_max: 256 << 20,
             flights_max: 4096,

@@ -56,6 +56,7 @@ impl Engine {
                 let link = LinkConfig {
                     show_addresses: settings.show_addresses,
                     eviction: Eviction::Wanted,
+                    finish_moves: config.redis_finish_moves,
                     health,
                     ..LinkConfig::new(url, Role::Cache.name())
                 };

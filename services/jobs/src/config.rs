@@ -23,6 +23,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
+    /// Carries the keys of a half-moved slot of a Cluster to its new node when calls wait for it. Turn it off to move slots slowly,
+    /// or to give a move up.
+    pub redis_finish_moves: bool,
     /// Interval at which the clones together ask which queues have something due. Leases that ran out are noticed within it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -38,6 +41,7 @@ impl Default for Config {
             key_prefix: "jobs:".to_owned(),
             redis_connections: 2,
             redis_deadline: Duration::from_millis(200),
+            redis_finish_moves: true,
             tend_interval: Duration::from_secs(1),
             queues_max: 10_000,
         }

@@ -43,6 +43,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub redis_deadline: Duration,
+    /// Carries the keys of a half-moved slot of a Cluster to its new node when calls wait for it. Turn it off to move slots slowly,
+    /// or to give a move up.
+    pub redis_finish_moves: bool,
     /// TOML file with the keys `bucket`, `check`, `derive` and, optionally, `pepper`.
     pub keys_file: Option<PathBuf>,
     /// Keys given inline, for the environment (`SHOAL_SESSION__KEYS__CHECK`). They beat the file.
@@ -104,6 +107,7 @@ impl Default for Config {
             key_prefix: "session:".to_owned(),
             redis_connections: 2,
             redis_deadline: Duration::from_millis(200),
+            redis_finish_moves: true,
             keys_file: None,
             keys: KeysText::default(),
             idle_ttl: Duration::from_secs(30 * MINUTE),

@@ -51,6 +51,7 @@ impl Engine {
             let link = LinkConfig {
                 connections: config.redis_connections,
                 call_deadline: config.redis_deadline,
+                finish_moves: config.redis_finish_moves,
                 show_addresses: settings.show_addresses,
                 eviction: Eviction::Forbidden,
                 health: health.clone(),

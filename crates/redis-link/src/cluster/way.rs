@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::{Redirect, Shared};
+use super::{Redirect, Shared, transfer};
 use crate::error::LinkError;
 use crate::node::Node;
 use crate::slot_move::Wait;
@@ -15,7 +15,7 @@ const REDIRECTS_MAX: usize = 5;
 
 /// A call on its way.
 pub(super) struct Way<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     slot: Option<u16>,
     /// Set if Redis knows all keys that the call touches.
     declares_all: bool,
@@ -27,7 +27,7 @@ pub(super) struct Way<'a> {
 
 impl<'a> Way<'a> {
     pub(super) async fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         slot: Option<u16>,
         declares_all: bool,
         deadline: Instant,
@@ -36,8 +36,13 @@ impl<'a> Way<'a> {
         Ok(Way { shared, slot, declares_all, node, asking: false, redirects: 0, wait: Wait::new(deadline) })
     }
 
-    /// Goes where a redirect says, or waits until it says otherwise. The call was not done so far.
-    pub(super) async fn turn(&mut self, redirect: Redirect) -> Result<(), LinkError> {
+    /// Goes where a redirect says, or waits until it says otherwise. The call was not done so far. `absent` names a key of the slot that
+    /// never exists.
+    pub(super) async fn turn(
+        &mut self,
+        redirect: Redirect,
+        absent: impl Fn() -> Option<Vec<u8>>,
+    ) -> Result<(), LinkError> {
         self.redirects += 1;
         let asked = std::mem::replace(&mut self.asking, false);
         match redirect {
@@ -56,12 +61,24 @@ impl<'a> Way<'a> {
                 self.asking = true;
                 return Ok(());
             }
-            Redirect::Ask(_) | Redirect::TryAgain => {}
+            Redirect::Ask(_) | Redirect::TryAgain => self.carry_keys(asked, absent()).await?,
         }
         let slot = self.slot.unwrap_or_default();
         self.wait.pause(&self.shared.moves, slot, self.shared.settings.role).await?;
         self.redirects = 0;
         self.node = self.shared.owner(self.slot, self.wait.deadline).await?;
+        Ok(())
+    }
+
+    /// Starts to carry the keys of a half-moved slot to its new node, as [`transfer`] says.
+    async fn carry_keys(&self, asked: bool, absent: Option<Vec<u8>>) -> Result<(), LinkError> {
+        if let (true, Some(slot), Some(absent)) = (self.shared.settings.finish_moves, self.slot, absent) {
+            let source = match asked {
+                true => self.shared.owner(Some(slot), self.wait.deadline).await?,
+                false => Arc::clone(&self.node),
+            };
+            transfer::start(self.shared, source, slot, absent);
+        }
         Ok(())
     }
 

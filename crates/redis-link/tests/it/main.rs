@@ -20,3 +20,4 @@ mod store_name;
 mod subscription;
 mod tail;
 mod telemetry;
+mod transfer;

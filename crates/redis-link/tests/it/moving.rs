@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::server::{open, patient};
 
 /// The beginning of its keys; nothing has this key itself.
-const BASE: &str = "{moves}:";
+pub(crate) const BASE: &str = "{moves}:";
 
 /// Adds to two keys and answers their sum, which is even while neither was missing.
 fn add() -> Script {
@@ -19,15 +19,16 @@ fn add() -> Script {
     )
 }
 
-async fn run(link: &Link) -> Result<u64, LinkError> {
+pub(crate) async fn run(link: &Link) -> Result<u64, LinkError> {
     link.script(&add(), &[BASE.as_bytes()], &[]).await
 }
 
+/// A link that carries no keys of a moving slot.
 async fn link(cluster: &Cluster) -> Link {
-    open(patient(LinkConfig::new(cluster.url(), "test"))).await
+    open(patient(LinkConfig { finish_moves: false, ..LinkConfig::new(cluster.url(), "test") })).await
 }
 
-fn is_refused(answer: &Result<u64, LinkError>) -> bool {
+pub(crate) fn is_refused(answer: &Result<u64, LinkError>) -> bool {
     matches!(answer, Err(LinkError::Moving(text)) if text.contains("slot"))
 }
 

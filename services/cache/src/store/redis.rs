@@ -41,6 +41,10 @@ use frame::Frame;
 use run::{Run, Runs};
 
 const ENGINE: &str = "redis";
+/// The kinds of keys, behind the name of their shard; as in `state.lua`.
+const ENTRY: &str = "e:";
+const LEASE: &str = "l:";
+const STATE: &str = "t";
 /// Shards of a namespace on a Cluster; all clones must agree, so it is no setting.
 const CLUSTER_SHARDS: u64 = 16;
 /// A shard's state outlives its longest entry (30 days), and not the namespace nobody uses any more.
@@ -53,15 +57,12 @@ static ACQUIRE: LazyLock<Script> =
     LazyLock::new(|| script("cache.acquire", include_str!("redis/acquire.lua")));
 static FILL: LazyLock<Script> = LazyLock::new(|| script("cache.fill", include_str!("redis/fill.lua")));
 static DELETE: LazyLock<Script> =
-    LazyLock::new(|| Script::of_declared_keys("cache.delete", include_str!("redis/delete.lua")));
+    LazyLock::new(|| Script::new("cache.delete", include_str!("redis/delete.lua")));
 static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::of_declared_keys("cache.release", include_str!("redis/release.lua")));
 
 fn script(name: &'static str, body: &str) -> Script {
-    Script::of_declared_keys(
-        name,
-        &[include_str!("redis/state.lua"), include_str!("redis/present.lua"), body].concat(),
-    )
+    Script::new(name, &[include_str!("redis/state.lua"), include_str!("redis/present.lua"), body].concat())
 }
 
 /// Entries in Redis.
@@ -152,12 +153,18 @@ impl RedisStore {
         let shards = self.shards.get().copied().unwrap_or(1);
         let (namespace, shard) = (key.namespace().as_str(), hash % shards);
         let tag = format!("{}{{{namespace}#{shard}}}", self.prefix);
-        let named = |kind: &str| format!("{tag}{kind}:{}", key.name()).into_bytes();
+        let named = |kind: &str| format!("{tag}{kind}{}", key.name()).into_bytes();
         // One Redis is one process, whatever the namespace.
         let hints = if shards == 1 { 1 } else { self.hints.len() as u64 };
         let hint = (fnv1a(tag.as_bytes()) % hints) as usize;
         let bulk = self.bulk.contains(key.namespace());
-        Names { entry: named("e"), lease: named("l"), state: format!("{tag}t").into_bytes(), hint, bulk }
+        Names {
+            entry: named(ENTRY),
+            lease: named(LEASE),
+            state: format!("{tag}{STATE}").into_bytes(),
+            hint,
+            bulk,
+        }
     }
 
     fn link_of(&self, names: &Names) -> &Link {
@@ -249,10 +256,9 @@ impl RedisStore {
     async fn write(&self, script: &Script, names: &Names, args: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
         let guess = self.guess(names);
         let before = Before::new(guess, self.since(guess));
-        let keys = names.keys();
-        let args = before.args(&self.channel, args);
+        let args = before.args(&self.channel, args, names);
         let reply: Vec<Value> =
-            self.link_of(names).script(script, &keys, &args).await.map_err(write_error)?;
+            self.link_of(names).script(script, &[names.shard()], &args).await.map_err(write_error)?;
         if let Some(run) = reply.first().and_then(Run::of_reply) {
             self.hint(names, run);
         }
@@ -269,9 +275,9 @@ impl RedisStore {
         let mut since = self.since(self.guess(names));
         loop {
             let before = Before::new(Run::NONE, since);
-            let args = before.args(&self.channel, args);
+            let args = before.args(&self.channel, args, names);
             let reply: Vec<Value> =
-                self.link_of(names).script(script, &names.keys(), &args).await.map_err(write_error)?;
+                self.link_of(names).script(script, &[names.shard()], &args).await.map_err(write_error)?;
             let run = reply.first().and_then(Run::of_reply).unwrap_or(Run::NONE);
             self.hint(names, run);
             // It went to a process that came back in this moment: once more, in a new epoch.
@@ -297,9 +303,9 @@ impl RedisStore {
         }
         let since = self.since(guess);
         let before = Before::new(guess, since);
-        let args = before.args(&self.channel, args);
+        let args = before.args(&self.channel, args, names);
         let (reply, process): (Vec<Value>, _) =
-            self.link_of(names).script_by(script, &names.keys(), &args).await.map_err(write_error)?;
+            self.link_of(names).script_by(script, &[names.shard()], &args).await.map_err(write_error)?;
         let made_in = reply.first().and_then(Run::of_reply);
         let process = process.map(Run::from_bits);
         let known = process == Some(guess) && made_in == process && self.since(guess) == since;
@@ -308,8 +314,14 @@ impl RedisStore {
 }
 
 impl Names {
-    fn keys(&self) -> [&[u8]; 3] {
-        [&self.state, &self.entry, &self.lease]
+    /// Returns what the names of all keys of the shard begin with.
+    fn shard(&self) -> &[u8] {
+        &self.state[..self.state.len() - STATE.len()]
+    }
+
+    /// Returns the name of the entry without its shard.
+    fn name(&self) -> &[u8] {
+        &self.entry[self.shard().len() + ENTRY.len()..]
     }
 }
 
@@ -327,9 +339,9 @@ impl Before {
         Before { guess: guess.to_string(), since: since.to_string(), epoch: epoch.to_string() }
     }
 
-    fn args<'a>(&'a self, channel: &'a str, own: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    fn args<'a>(&'a self, channel: &'a str, own: &[&'a [u8]], names: &'a Names) -> Vec<&'a [u8]> {
         let before = [&self.guess, &self.since, &self.epoch, STATE_TTL_MS, channel];
-        before.into_iter().map(str::as_bytes).chain(own.iter().copied()).collect()
+        before.into_iter().map(str::as_bytes).chain(own.iter().copied()).chain([names.name()]).collect()
     }
 }
 
@@ -467,8 +479,8 @@ impl Store for RedisStore {
     fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
         async move {
             let names = self.named(key).await?;
-            let keys: [&[u8]; 2] = [&names.entry, &names.lease];
-            self.link.script(&DELETE, &keys, &[self.channel.as_bytes()]).await.map_err(write_error)
+            let args = [self.channel.as_bytes(), names.name()];
+            self.link.script(&DELETE, &[names.shard()], &args).await.map_err(write_error)
         }
         .boxed()
     }

@@ -77,6 +77,7 @@ impl RedisStore {
         let link = Link::open(LinkConfig {
             connections: config.redis_connections,
             call_deadline: config.redis_deadline,
+            finish_moves: config.redis_finish_moves,
             scripts: script::all(),
             ..link
         })?;

@@ -8,10 +8,9 @@ use shoal_testing::Cluster;
 use super::*;
 use crate::store::conformance::{Case, LONG, draft};
 
-async fn store(cluster: &Cluster) -> Arc<RedisStore> {
-    let store =
-        RedisStore::open(LinkConfig::new(cluster.url(), "cache"), "cache:".to_owned(), Bulk::default())
-            .expect("valid");
+async fn store(cluster: &Cluster, finish_moves: bool) -> Arc<RedisStore> {
+    let link = LinkConfig { finish_moves, ..LinkConfig::new(cluster.url(), "cache") };
+    let store = RedisStore::open(link, "cache:".to_owned(), Bulk::default()).expect("valid");
     store.ready(Duration::from_secs(20)).await.expect("redis answers");
     Arc::new(store)
 }
@@ -59,7 +58,7 @@ async fn changed(case: &Case, key: &Key, was: Option<&str>, round: &str) -> Opti
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_moving_shard_gives_no_older_value() {
     let Some(cluster) = Cluster::start().await else { return };
-    let store = store(&cluster).await;
+    let store = store(&cluster, false).await;
     let case = Case::new(Arc::clone(&store) as Arc<dyn Store>);
     let first = case.key("first");
     let shard = |key: &Key| String::from_utf8(store.names(key).state).expect("text");
@@ -86,5 +85,33 @@ async fn a_moving_shard_gives_no_older_value() {
         *holds = changed(&case, key, holds.as_deref(), "the slot has gone").await;
         case.put(key, "after").await;
         assert_eq!(case.value(key).await.as_deref(), Some("after"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_finish_their_half_moved_shard() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let store = store(&cluster, true).await;
+    let case = Case::new(Arc::clone(&store) as Arc<dyn Store>);
+    let key = case.key("first");
+    for half in [false, true] {
+        case.put(&key, "before").await;
+        let shard = String::from_utf8(store.names(&key).shard().to_vec()).expect("text");
+        let slot = cluster.begin_move(&shard).await;
+        assert_eq!(slot.left().await, 2, "the shard's state and the entry");
+        if half {
+            slot.carry_half().await;
+        } else {
+            assert_eq!(case.value(&key).await.as_deref(), Some("before"), "no key has moved");
+        }
+        case.put(&key, "meanwhile").await;
+        assert_eq!(slot.left().await, 0, "every key is on the new node");
+        assert_eq!(case.value(&key).await.as_deref(), Some("meanwhile"));
+        assert_eq!(changed(&case, &key, Some("meanwhile"), "now").await.as_deref(), Some("fill now"));
+        case.store.delete(&key).await.expect("it is deleted");
+        assert_eq!(case.value(&key).await, None);
+        slot.finish().await;
+        assert_eq!(case.value(&key).await, None, "deleted stays deleted");
+        assert!(!cluster.has(&shard).await, "by this key scripts are refused while the slot moves");
     }
 }

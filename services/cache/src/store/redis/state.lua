@@ -1,7 +1,10 @@
--- Comes before the scripts that write. KEYS: state, entry, lease of one shard. ARGV: the process the caller thinks it talks
+-- Comes before the scripts that write. KEYS: what the names of the shard's keys begin with, which is no key itself (see
+-- Script::new). ARGV: the process the caller thinks it talks
 -- to (or 0), since when that process is back after another one was in its place (or 0), a random epoch in case one is needed,
--- the state's ttl in ms, the channel of ended leases; a script's own arguments follow.
-local call, STATE, ENTRY, LEASE = redis.call, KEYS[1], KEYS[2], KEYS[3]
+-- the state's ttl in ms, the channel of ended leases; a script's own arguments follow, and the name of
+-- the entry is the last one.
+local call, STATE, NAME = redis.call, KEYS[1] .. 't', ARGV[#ARGV]
+local ENTRY, LEASE = KEYS[1] .. 'e:' .. NAME, KEYS[1] .. 'l:' .. NAME
 local clock
 
 local function micros()

@@ -28,10 +28,17 @@ const LONG: Duration = Duration::from_secs(600);
 const JOBS: usize = 300;
 const MOVES: usize = 4;
 
+fn config() -> Config {
+    Config { key_prefix: "t:".to_owned(), redis_deadline: Duration::from_secs(5), ..Config::default() }
+}
+
 async fn mesh(cluster: &Cluster) -> Mesh {
-    let config =
-        Config { key_prefix: "t:".to_owned(), redis_deadline: Duration::from_secs(5), ..Config::default() };
-    redis_mesh_at(&cluster.url(), &config).await
+    redis_mesh_at(&cluster.url(), &config()).await
+}
+
+/// Clones that carry no keys of a moving slot.
+async fn waiting_mesh(cluster: &Cluster) -> Mesh {
+    redis_mesh_at(&cluster.url(), &Config { redis_finish_moves: false, ..config() }).await
 }
 
 /// Returns the beginning of all keys of a queue.
@@ -79,7 +86,7 @@ async fn answers_truly_and_changes_nothing(clone: &TestClone, held: &Claim, read
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_moved_queue_is_refused() {
     let Some(cluster) = Cluster::start().await else { return };
-    let mesh = mesh(&cluster).await;
+    let mesh = waiting_mesh(&cluster).await;
     let q = queue("moves");
     let mut jobs = Vec::new();
     for kind in ["1", "2", "3", "4", "5"] {
@@ -147,6 +154,33 @@ async fn scripts_run_after_the_last_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_finish_their_half_moved_queue() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let mesh = mesh(&cluster).await;
+    let store = &mesh.a.store;
+    for half in [false, true] {
+        let q = queue(if half { "half" } else { "whole" });
+        let ids = [mesh.a.enqueue(&q, "1").await.id, mesh.b.enqueue(&q, "2").await.id];
+        let slot = cluster.begin_move(&base(&q)).await;
+        if half {
+            slot.carry_half().await;
+        }
+        let held = mesh.b.lease(&q, 2, LONG).await;
+        assert_eq!(held.jobs.iter().map(|job| &job.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+        store.complete(&ids[0], held.fence, Bytes::new()).await.unwrap();
+        store.extend(&ids[1], held.fence, LONG).await.unwrap();
+        let third = mesh.a.enqueue(&q, "3").await;
+        store.cancel(&third.id).await.unwrap();
+        let counts = store.count(&q).await.unwrap().unwrap();
+        assert_eq!((counts.ready, counts.running, counts.succeeded, counts.cancelled), (0, 1, 1, 1));
+        assert_eq!(slot.left().await, 0, "every key is on the new node");
+        slot.finish().await;
+        store.complete(&ids[1], held.fence, Bytes::new()).await.unwrap();
+        assert!(!cluster.has(&base(&q)).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_moving_queue_is_dropped() {
     let Some(cluster) = Cluster::start().await else { return };
     let mesh = mesh(&cluster).await;
@@ -174,7 +208,7 @@ async fn an_empty_moving_queue_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_schedules_slot_may_move() {
     let Some(cluster) = Cluster::start().await else { return };
-    let mesh = mesh(&cluster).await;
+    let mesh = waiting_mesh(&cluster).await;
     let q = queue("later");
     let base = base(&queue("queues"));
     // The job is far from due, so that the due queues have a key.

@@ -104,6 +104,7 @@ impl Redis {
         let link = LinkConfig {
             connections: config.redis_connections,
             call_deadline: config.redis_deadline,
+            finish_moves: config.redis_finish_moves,
             ..LinkConfig::new(&self.url, "session")
         };
         let store = RedisStore::open(link, config, None).unwrap();

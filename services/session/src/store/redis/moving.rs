@@ -27,6 +27,11 @@ async fn world(cluster: &Cluster) -> World<RedisStore> {
     Redis::of(cluster.url()).world(Config::default()).await
 }
 
+/// Clones that carry no keys of a moving slot.
+async fn waiting_world(cluster: &Cluster) -> World<RedisStore> {
+    Redis::of(cluster.url()).world(Config { redis_finish_moves: false, ..Config::default() }).await
+}
+
 fn base(world: &World<RedisStore>, session: &Session) -> String {
     world.sessions.store.names.base(session.id.bucket)
 }
@@ -78,7 +83,7 @@ async fn answers_truly_and_changes_nothing(world: &World<RedisStore>, made: &[Is
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_moved_bucket_is_refused() {
     let Some(cluster) = Cluster::start().await else { return };
-    let world = world(&cluster).await;
+    let world = waiting_world(&cluster).await;
     let over = world.sessions.create(brief()).await.unwrap();
     let mut made = Vec::new();
     for n in 0..4 {
@@ -144,6 +149,33 @@ async fn scripts_run_after_the_last_key() {
     slot.finish().await;
     assert_eq!(world.get(&made_anew.token).await, Err(Error::NotFound));
     assert_eq!(world.index_entries("u").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_finish_their_half_moved_bucket() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let world = world(&cluster).await;
+    for half in [false, true] {
+        let issued = world.create("u").await;
+        let base = base(&world, &issued.session);
+        let slot = cluster.begin_move(&base).await;
+        if half {
+            slot.carry_half().await;
+        }
+        assert_eq!(number(&world.set(&issued.token, "n", 7).await.unwrap()), 7);
+        let rotated = world.rotate(&issued.token).await;
+        assert_eq!(number(&world.get(&rotated).await.unwrap()), 7);
+        world.create("u").await;
+        assert_eq!(world.list("u").await.len(), 2);
+        world.revoke(&rotated).await;
+        assert_eq!(world.get(&rotated).await, Err(Error::NotFound));
+        assert_eq!(world.sessions.revoke_user("u".to_owned(), "").await, Ok(1));
+        assert_eq!(slot.left().await, 0, "every key is on the new node");
+        slot.finish().await;
+        assert_eq!(world.get(&rotated).await, Err(Error::NotFound), "revoked stays revoked");
+        assert_eq!(world.index_entries("u").await, 0);
+        assert!(!cluster.has(&base).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
