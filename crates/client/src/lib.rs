@@ -1,5 +1,5 @@
-//! Typed clients over the balancing channel: what services use to call each other, and what a Rust caller uses to call
-//! the mesh. Adds no retries of its own: those live in `balance` and the gateway.
+//! Typed clients over the balancing channel, with which services call each other and a Rust caller calls the mesh. They add no
+//! retries of their own: those live in `balance` and the gateway.
 
 use std::str::FromStr as _;
 
@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use shoal_balance::Channel;
 
-/// Largest message a client accepts; the services' own limits are lower.
+/// The largest message that a client accepts; the services' own limits are lower.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// A channel over the clones at `source` (`ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH`). Connects in the background of
-/// the current runtime until `cancel`. `name` is what errors call the upstream, `role` who is calling (for spans).
+/// Makes a channel over the clones at `source` (`ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH`). It connects in the
+/// background of the current runtime until `cancel`. Errors call the upstream `name`; spans have the caller's `role`.
 ///
 /// # Errors
-/// When `source` is none of the four.
+/// Returns an error if `source` is none of the four.
 pub fn connect(
     source: &str,
     name: &str,
@@ -42,9 +42,9 @@ macro_rules! client {
     };
 }
 
-client!(/** Sessions. */ session, SessionServiceClient);
-client!(/** The cache. */ cache, CacheServiceClient);
-client!(/** A loader of cached objects. */ object_loader, ObjectLoaderServiceClient);
-client!(/** Rows. */ data, DataServiceClient);
-client!(/** The queue, for those who enqueue and watch. */ jobs, JobsServiceClient);
-client!(/** The queue, for workers. */ worker, WorkerServiceClient);
+client!(/** Makes a client of the session service. */ session, SessionServiceClient);
+client!(/** Makes a client of the cache. */ cache, CacheServiceClient);
+client!(/** Makes a client of a loader of cached objects. */ object_loader, ObjectLoaderServiceClient);
+client!(/** Makes a client of the data service. */ data, DataServiceClient);
+client!(/** Makes a client of the jobs service, to enqueue and watch. */ jobs, JobsServiceClient);
+client!(/** Makes a client of the jobs service, for workers. */ worker, WorkerServiceClient);

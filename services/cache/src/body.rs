@@ -1,4 +1,4 @@
-//! What an entry holds: a value, packed when that pays, or the knowledge that there is none.
+//! The content of an entry: a value, packed when that pays, or the knowledge that there is none.
 
 use bytes::Bytes;
 
@@ -6,7 +6,8 @@ use crate::limit::VALUE_BYTES_CEILING;
 
 /// zstd's fastest regular level: a cache trades ratio for time.
 const ZSTD_LEVEL: i32 = 1;
-/// Values from here on are packed on the blocking pool: at some 500 MB/s a larger one holds a runtime thread too long.
+/// The size from which on values are packed on the blocking pool: at some 500 MB/s a larger one holds a runtime thread
+/// too long.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
 /// Content of an entry.
@@ -46,10 +47,10 @@ impl Body {
         tokio::task::spawn_blocking(move || pack_now(value)).await.unwrap_or(Body::Plain(fallback))
     }
 
-    /// The value; none for a negative result.
+    /// Returns the value; `None` for a negative result.
     ///
     /// # Errors
-    /// When the packed form is damaged.
+    /// Returns an error if the packed form is damaged.
     pub(crate) fn unpack(self) -> Result<Option<Bytes>, Damaged> {
         match self {
             Body::Absent => Ok(None),
@@ -68,7 +69,7 @@ impl Body {
         }
     }
 
-    /// Bytes kept for it.
+    /// Returns the bytes kept for it.
     pub(crate) fn stored_bytes(&self) -> usize {
         match self {
             Body::Plain(value) => value.len(),
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_above_the_threshold_are_packed_when_that_pays() {
+    async fn large_values_are_packed_if_worthwhile() {
         check(vec![7; 1024], 1024, false).await;
         check(vec![7; 1025], 1024, true).await;
         check(vec![7; 1 << 20], 1024, true).await;
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_frame_is_an_error_and_claims_no_memory() {
+    fn damaged_frame_claims_no_memory() {
         let huge = Body::Zstd { packed: Bytes::from_static(b"x"), length: u32::MAX };
         assert!(huge.unpack().is_err());
         let broken = Body::Zstd { packed: Bytes::from_static(b"not zstd"), length: 10 };

@@ -1,4 +1,4 @@
-//! Entries as callers set them: policies, limits, packing, counting, around the store.
+//! Entries that callers set: policies, limits, packing and counting around the store.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::key::{Key, Tags};
 use crate::limit::{TTL_MAX, TTL_MIN};
-use crate::space::{Event, Spaces};
+use crate::namespace::{Event, Namespaces};
 use crate::store::{Draft, Store, StoreError};
 
 /// A found entry.
@@ -23,12 +23,12 @@ pub(crate) struct Value {
     pub(crate) expires_at: SystemTime,
 }
 
-/// What to set.
+/// An entry to set.
 #[derive(Debug, Clone)]
 pub(crate) struct Set {
     pub(crate) key: Key,
     pub(crate) value: Bytes,
-    /// Unset: the namespace's.
+    /// The time to live; `None`: the namespace's.
     pub(crate) ttl: Option<Duration>,
     pub(crate) tags: Tags,
     pub(crate) only_if_absent: bool,
@@ -37,19 +37,19 @@ pub(crate) struct Set {
 /// Entries of one clone.
 pub(crate) struct Cache {
     store: Arc<dyn Store>,
-    spaces: Arc<Spaces>,
+    namespaces: Arc<Namespaces>,
 }
 
 impl Cache {
-    pub(crate) fn new(store: Arc<dyn Store>, spaces: Arc<Spaces>) -> Self {
-        Self { store, spaces }
+    pub(crate) fn new(store: Arc<dyn Store>, namespaces: Arc<Namespaces>) -> Self {
+        Self { store, namespaces }
     }
 
-    /// The value of a key. A negative result of a loader is none.
+    /// Returns the value of a key. A negative result of a loader is `None`.
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
-        let space = self.spaces.of(key.namespace());
+        let namespace = self.namespaces.of(key.namespace());
         let record = self.store.get(key).await?;
-        space.counters.count(if record.is_some() { Event::Hit } else { Event::Miss });
+        namespace.counters.count(if record.is_some() { Event::Hit } else { Event::Miss });
         let Some(record) = record else { return Ok(None) };
         let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
         let entry =
@@ -57,10 +57,10 @@ impl Cache {
         Ok(value.map(entry))
     }
 
-    /// Stores a value; false if it was to be stored only if absent, and one is there.
+    /// Stores a value. Returns false if it was to be stored only if absent, and one is there.
     pub(crate) async fn set(&self, set: Set) -> Result<bool, Error> {
-        let space = self.spaces.of(set.key.namespace());
-        let policy = &space.policy;
+        let namespace = self.namespaces.of(set.key.namespace());
+        let policy = &namespace.policy;
         if set.value.len() > policy.value_bytes_max {
             return Err(Error::ValueTooLarge {
                 namespace: set.key.namespace().as_str().to_owned(),
@@ -81,7 +81,7 @@ impl Cache {
         Ok(self.store.put(&set.key, Draft { body, tags: set.tags, ttl }, set.only_if_absent).await?)
     }
 
-    /// Removes a key, and has every load of it that began before refused.
+    /// Removes a key, and refuses every load of it that began before.
     pub(crate) async fn delete(&self, key: &Key) -> Result<(), Error> {
         Ok(self.store.delete(key).await?)
     }

@@ -8,38 +8,38 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 use crate::limit::{DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
 
-/// Kinds that begin so are built in: rows of a table.
+/// The prefix of the built-in kinds: rows of a table.
 pub(crate) const TABLE_PREFIX: &str = "data.";
-/// What a declared kind says to be loaded from the data service.
+/// The loader name of kinds that are loaded from the data service.
 const DATA_LOADER: &str = "data";
 
 /// Section `[cache]`.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Redis for the cache alone; else the common one.
+    /// Redis for the cache alone. None: the common one.
     pub redis: Option<String>,
     /// Carries the keys of a half-moved slot of a Cluster to its new node when calls wait for it. Turn it off to move slots slowly,
     /// or to give a move up. Default true.
     pub redis_finish_moves: bool,
-    /// What every key in Redis begins with. Default `cache:`.
+    /// Prefix of every key in Redis. Default `cache:`.
     pub key_prefix: String,
     /// RAM for entries when there is no Redis, in bytes, for all clones of the process. Default 256 MiB.
     pub memory_bytes_max: usize,
-    /// Loads one clone has going on or waiting for their turn, all kinds together. Default 4096.
+    /// Loads that one clone has going on or waiting for their turn, all kinds together. Default 4096.
     pub flights_max: usize,
-    /// What a namespace has that is not declared, and a declared one where it says nothing.
+    /// Settings of undeclared namespaces, and of declared ones where they say nothing.
     pub default: NamespaceConfig,
-    /// `[cache.namespace.NAME]`
+    /// Declared namespaces: `[cache.namespace.NAME]`.
     pub namespace: BTreeMap<String, NamespaceConfig>,
-    /// `[cache.object.KIND]`
+    /// Declared kinds: `[cache.object.KIND]`.
     pub object: BTreeMap<String, ObjectConfig>,
 }
 
-/// `[cache.namespace.NAME]`; what is not set is as in `[cache.default]`.
+/// Section `[cache.namespace.NAME]`; what is not set is as in `[cache.default]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamespaceConfig {
@@ -47,8 +47,8 @@ pub struct NamespaceConfig {
     #[serde(with = "humantime_serde::option")]
     #[schemars(with = "Option<DurationText>")]
     pub ttl: Option<Duration>,
-    /// By how much a default ttl is shortened at random, 0 to 0.5, so that what was stored together does not end together.
-    /// Default 0.1. A ttl that a Set names is kept as it is.
+    /// Part by which a default ttl is shortened at random at most, 0 to 0.5, so that what was stored together does not
+    /// end together. Default 0.1. A ttl that a Set names is kept as it is.
     pub jitter: Option<f64>,
     /// Largest value in bytes. Default 1 MiB, at most 8 MiB.
     pub max_value: Option<usize>,
@@ -56,13 +56,14 @@ pub struct NamespaceConfig {
     pub compress_above: Option<usize>,
 }
 
-/// `[cache.object.KIND]`.
+/// Section `[cache.object.KIND]`.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectConfig {
-    /// `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH` of an `ObjectLoaderService`; or `data`.
+    /// Loader: `http://HOST:PORT`, `ADDR,ADDR`, `dns:HOST:PORT`, `srv:NAME` or `file:PATH` of an `ObjectLoaderService`;
+    /// or `data`.
     pub loader: Option<String>,
-    /// For `loader = "data"`: the table. Default: what follows `data.` in the kind.
+    /// Table for `loader = "data"`. Default: what follows `data.` in the kind.
     pub table: Option<String>,
     /// Time to live of an object whose loader names none. Default: of undeclared namespaces; of rows 1 minute.
     #[serde(with = "humantime_serde::option")]
@@ -72,17 +73,17 @@ pub struct ObjectConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub negative_ttl: Duration,
-    /// A load may take this long. Default 2 s. A loader that died costs the callers of an object this and a second.
+    /// Longest time of a load. Default 2 s. A loader that died costs the callers of an object this and a second.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,
-    /// Loads of this kind one clone has going on. Default 64.
+    /// Loads of this kind that one clone has going on. Default 64.
     pub loads_max: usize,
-    /// As in a namespace. Default 0.1.
+    /// Jitter, as in a namespace. Default 0.1.
     pub jitter: Option<f64>,
-    /// As in a namespace. A larger object is returned and not cached.
+    /// Largest value to cache, as in a namespace. A larger object is returned and not cached.
     pub max_value: Option<usize>,
-    /// As in a namespace.
+    /// Size above which values are packed, as in a namespace.
     pub compress_above: Option<usize>,
 }
 
@@ -117,12 +118,12 @@ impl Default for ObjectConfig {
     }
 }
 
-/// How the entries of a namespace are kept.
+/// The policy for the entries of a namespace.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
     /// Time to live when none is named.
     pub ttl: Duration,
-    /// By how much it is shortened at random, at most.
+    /// The part by which it is shortened at random, at most.
     pub jitter: f64,
     /// Largest value in bytes.
     pub value_bytes_max: usize,
@@ -146,27 +147,27 @@ impl Policy {
         }
     }
 
-    /// A time to live, shortened at random.
+    /// Returns a time to live, shortened at random.
     pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
         ttl.mul_f64(1.0 - self.jitter * fastrand::f64()).max(TTL_MIN)
     }
 }
 
-/// Where the objects of a kind come from.
+/// The source of the objects of a kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Source {
     /// An `ObjectLoaderService`.
     Loader {
-        /// As the operator wrote it.
+        /// The source as the operator wrote it.
         named: String,
-        /// As the balancing client takes it.
+        /// The source as the balancing client takes it.
         source: String,
     },
     /// Rows of a table.
     Table(String),
 }
 
-/// How the objects of a kind are loaded and kept.
+/// The policy for loading and keeping the objects of a kind.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KindPolicy {
     pub(crate) source: Source,
@@ -177,20 +178,20 @@ pub(crate) struct KindPolicy {
 }
 
 impl Config {
-    /// Policies of the namespaces that are not declared.
+    /// Returns the policy of namespaces that are not declared.
     pub(crate) fn undeclared(&self) -> Policy {
         Policy::default().with(&self.default)
     }
 
-    /// Policies of the declared namespaces, by name.
+    /// Returns the policies of the declared namespaces, by name.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&str, Policy)> {
         self.namespace.iter().map(|(name, config)| (name.as_str(), self.undeclared().with(config)))
     }
 
-    /// The kinds that are declared, by name.
+    /// Returns the kinds that are declared, by name.
     ///
     /// # Errors
-    /// With the kind, when its loader makes no sense.
+    /// Returns an error with the kind if its loader is not valid.
     pub(crate) fn kinds(&self) -> anyhow::Result<Vec<(String, KindPolicy)>> {
         let kind = |(kind, config): (&String, &ObjectConfig)| {
             let policy = self.kind(kind, config).with_context(|| format!("[cache.object.\"{kind}\"]"))?;
@@ -199,7 +200,7 @@ impl Config {
         self.object.iter().map(kind).collect()
     }
 
-    /// The kind `data.TABLE` when it is not declared.
+    /// Returns the kind `data.TABLE` when it is not declared.
     pub(crate) fn built_in(&self, table: &str) -> KindPolicy {
         self.loaded(Source::Table(table.to_owned()), &ObjectConfig::default())
     }
@@ -237,7 +238,7 @@ impl Config {
         }
     }
 
-    /// The largest value of any namespace.
+    /// Returns the largest value of any namespace.
     pub(crate) fn value_bytes_max(&self) -> usize {
         let declared = self.namespace.values().map(|namespace| namespace.max_value);
         let objects = self.object.values().map(|object| object.max_value);
@@ -245,10 +246,10 @@ impl Config {
         largest.max(self.undeclared().value_bytes_max)
     }
 
-    /// Refuses what cannot work.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// With the key and what it may be.
+    /// Returns an error with the key and what it may be.
     pub fn validate(&self) -> anyhow::Result<()> {
         let prefix = self.key_prefix.as_str();
         ensure!(
@@ -260,7 +261,7 @@ impl Config {
         ensure!(self.namespace.len() <= DECLARED_MAX, "at most {DECLARED_MAX} [cache.namespace.NAME]");
         for (name, policy) in self.namespaces() {
             let section = format!("[cache.namespace.\"{name}\"]");
-            Namespace::parse(name).context(section.clone())?;
+            NamespaceName::parse(name).context(section.clone())?;
             ensure!(
                 !name.starts_with(OBJECT_PREFIX),
                 "{section}: the namespace of a kind takes its policy from [cache.object.KIND]"
@@ -270,7 +271,7 @@ impl Config {
         ensure!(self.object.len() <= DECLARED_MAX, "at most {DECLARED_MAX} [cache.object.KIND]");
         for (kind, policy) in self.kinds()? {
             let section = format!("[cache.object.\"{kind}\"]");
-            Namespace::of_kind(&kind).context(section.clone())?;
+            NamespaceName::of_kind(&kind).context(section.clone())?;
             check_policy(&section, &policy.policy)?;
             check_ttl(&section, "negative_ttl", policy.negative_ttl)?;
             ensure!(
@@ -306,7 +307,7 @@ fn check_ttl(section: &str, key: &str, ttl: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `http://HOST:PORT` as the balancing client writes it; anything else is left to that.
+/// Rewrites `http://HOST:PORT` for the balancing client; any other source is left as it is.
 fn source_of(named: &str) -> anyhow::Result<String> {
     ensure!(
         !named.starts_with("https://"),
@@ -331,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_namespace_does_not_say_is_as_in_the_default() {
+    fn namespaces_inherit_the_default() {
         let config = parse("default.ttl = '1m'\nnamespace.pages.max_value = 5\n").expect("valid");
         let pages = config.namespaces().find(|(name, _)| *name == "pages").expect("declared").1;
         assert_eq!((pages.ttl, pages.value_bytes_max), (Duration::from_secs(60), 5));
     }
 
     #[test]
-    fn kinds_know_where_their_objects_come_from() {
+    fn kinds_have_a_source() {
         let config = parse(
             "[object.page]\nloader = 'http://127.0.0.1:1'\nttl = '3s'\n[object.mail]\nloader = 'http://mail:1/'\n\
              [object.'data.users']\nttl = '9s'\n[object.user]\nloader = 'data'\ntable = 'users'\n",
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_its_name() {
+    fn invalid_settings_are_named() {
         for (toml, part) in [
             ("ttl = 1", "ttl"),
             ("key_prefix = '{x}'", "key_prefix"),

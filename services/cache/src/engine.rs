@@ -12,7 +12,7 @@ use shoal_redis_link::{Eviction, Health, LinkConfig, StoreName};
 use crate::config::Config;
 use crate::store::{Bulk, MemoryStore, RedisStore, Store};
 
-/// How long a start waits for Redis before it goes on without, so that the first calls find it connected.
+/// The longest wait of a start for Redis before it goes on without, so that the first calls find it connected.
 const START_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The store behind the service.
@@ -27,7 +27,7 @@ enum Kind {
         store: Arc<MemoryStore>,
         name: String,
     },
-    /// The health is shared by the clones of a process: what becomes of their Redis is said once.
+    /// The health is shared by the clones of a process: each change of their Redis is logged once.
     Redis {
         store: Arc<RedisStore>,
         named: String,
@@ -40,7 +40,7 @@ impl Engine {
     /// UNAVAILABLE until it can.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// Returns an error if the configuration is not valid.
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
         Self::open_with(settings, Health::new(Role::Cache.name())).await
     }
@@ -66,7 +66,7 @@ impl Engine {
         Ok(Engine { kind })
     }
 
-    /// What stands in the table of `shoal up`.
+    /// Describes the store for the table of `shoal up`.
     pub fn describe(&self) -> String {
         match &self.kind {
             Kind::Memory { .. } => "memory".to_owned(),
@@ -74,10 +74,10 @@ impl Engine {
         }
     }
 
-    /// A clone's own connections to Redis; the very same RAM otherwise.
+    /// Opens a clone's own connections to Redis; in RAM it is the same store.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// Returns an error if the configuration is not valid.
     pub async fn for_clone(&self, settings: &Settings) -> anyhow::Result<Engine> {
         match &self.kind {
             Kind::Memory { .. } => Ok(self.clone()),
@@ -92,7 +92,7 @@ impl Engine {
         }
     }
 
-    /// What a clone of it says of its store.
+    /// Returns what health and `/readyz` of a clone say of its store.
     pub(crate) fn backing(&self) -> Backing {
         match &self.kind {
             Kind::Memory { name, .. } => Backing::own(self.describe(), name.clone()),
@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    /// Whether the store can be reached.
+    /// Returns an error with the reason if the store cannot be reached.
     pub(crate) fn ready(&self) -> Result<(), String> {
         match &self.kind {
             Kind::Redis { store, .. } => store.ready_now(),

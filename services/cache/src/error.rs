@@ -1,4 +1,4 @@
-//! Everything that can go wrong, and what a caller is told about it: the one place where codes are chosen.
+//! Errors of the cache, and the one place that says what callers see of them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::loader::LoadError;
 use crate::store::StoreError;
 
-/// Why a call failed. Cloned to everyone who waited for the same load.
+/// The reason for which a call failed. Cloned to everyone who waited for the same load.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Error {
     /// An argument is not valid.
@@ -18,14 +18,14 @@ pub(crate) enum Error {
     /// A value is larger than its namespace allows.
     #[error("a value of {bytes} bytes is over the {bytes_max} bytes of namespace `{namespace}`")]
     ValueTooLarge {
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// Of the value.
+        /// The size of the value.
         bytes: usize,
-        /// Of the namespace.
+        /// The limit of the namespace.
         bytes_max: usize,
     },
-    /// No loader is declared for a kind.
+    /// The kind has no declared loader.
     #[error("kind `{kind}` is not declared")]
     KindNotDeclared {
         /// The kind.
@@ -48,7 +48,7 @@ pub(crate) enum Error {
     Busy {
         /// The kind.
         kind: String,
-        /// How many may go on at once.
+        /// The number of loads that may go on at once.
         loads_max: usize,
     },
     /// The loading task was stopped before it had an answer.
@@ -64,7 +64,7 @@ pub(crate) enum Error {
         kind: String,
         /// The loader, as the configuration names it.
         loader: String,
-        /// Why.
+        /// The loader's failure.
         error: Box<LoadError>,
     },
 }
@@ -171,8 +171,8 @@ fn load(error: &LoadError, loader: &str) -> ApiError {
     }
 }
 
-/// The code of a loader's own error for our caller: the loader's, except that a loader without its service says nothing about
-/// which methods the cache has.
+/// Returns the code for the caller of a loader's own error: the loader's, except that a loader without its service says
+/// nothing about which methods the cache has.
 fn code_of(of_loader: Code) -> Code {
     match of_loader {
         Code::Unimplemented => Code::FailedPrecondition,

@@ -1,4 +1,4 @@
-//! Names as the inside of the cache knows them: parsed once at the edge, valid from then on.
+//! Names of namespaces, keys and tags: parsed once at the edge, valid from then on.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use crate::limit::{
 
 /// A namespace: 1 to 64 characters of `[A-Za-z0-9_.-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Namespace(Arc<str>);
+pub(crate) struct NamespaceName(Arc<str>);
 
-impl Namespace {
+impl NamespaceName {
     /// Parses a namespace's name.
     ///
     /// # Errors
-    /// When it is empty, too long, or has other characters.
+    /// Returns an error if it is empty, too long, or has other characters.
     pub(crate) fn parse(name: &str) -> Result<Self, Invalid> {
         check_name("namespace", name, NAMESPACE_LENGTH_MAX)?;
         Ok(Self(name.into()))
     }
 
-    /// The namespace in which the objects of a kind are kept.
+    /// Returns the namespace in which the objects of a kind are kept.
     ///
     /// # Errors
-    /// When the kind is empty, too long, or has other characters than a namespace may.
+    /// Returns an error if the kind is empty, too long, or has other characters than a namespace may.
     pub(crate) fn of_kind(kind: &str) -> Result<Self, Invalid> {
         check_name("kind", kind, KIND_LENGTH_MAX)?;
         Ok(Self(format!("{OBJECT_PREFIX}{kind}").into()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -41,7 +41,7 @@ impl Namespace {
 /// A key in its namespace: 1 to 1024 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    namespace: Namespace,
+    namespace: NamespaceName,
     name: Arc<str>,
 }
 
@@ -49,20 +49,20 @@ impl Key {
     /// Parses the key of an entry.
     ///
     /// # Errors
-    /// When it is empty or too long.
-    pub(crate) fn parse(namespace: Namespace, key: &str) -> Result<Self, Invalid> {
+    /// Returns an error if it is empty or too long.
+    pub(crate) fn parse(namespace: NamespaceName, key: &str) -> Result<Self, Invalid> {
         Self::named(namespace, "key", key)
     }
 
     /// Parses the id of an object; the object is kept under it.
     ///
     /// # Errors
-    /// When it is empty or too long.
-    pub(crate) fn of_object(namespace: Namespace, id: &str) -> Result<Self, Invalid> {
+    /// Returns an error if it is empty or too long.
+    pub(crate) fn of_object(namespace: NamespaceName, id: &str) -> Result<Self, Invalid> {
         Self::named(namespace, "id", id)
     }
 
-    fn named(namespace: Namespace, field: &'static str, name: &str) -> Result<Self, Invalid> {
+    fn named(namespace: NamespaceName, field: &'static str, name: &str) -> Result<Self, Invalid> {
         if name.is_empty() || name.len() > KEY_BYTES_MAX {
             return Err(Invalid::new(
                 reason::INVALID_KEY,
@@ -73,12 +73,12 @@ impl Key {
         Ok(Self { namespace, name: name.into() })
     }
 
-    /// Where it is.
-    pub(crate) fn namespace(&self) -> &Namespace {
+    /// Returns the namespace.
+    pub(crate) fn namespace(&self) -> &NamespaceName {
         &self.namespace
     }
 
-    /// The key itself.
+    /// Returns the key itself.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -92,7 +92,7 @@ impl Tags {
     /// Parses tags; a repeated one counts once.
     ///
     /// # Errors
-    /// When there are too many, or one is empty or too long.
+    /// Returns an error if there are too many, or one is empty or too long.
     pub(crate) fn parse(tags: Vec<String>) -> Result<Self, Invalid> {
         if tags.len() > TAGS_MAX {
             let problem = format!("at most {TAGS_MAX} tags an entry, not {}", tags.len());
@@ -111,12 +111,12 @@ impl Tags {
         Ok(Self(kept))
     }
 
-    /// Tags read back from an entry, which were parsed when it was written.
+    /// Takes tags read back from an entry, which were parsed when it was written.
     pub(crate) fn trusted(tags: Vec<String>) -> Self {
         Self(tags)
     }
 
-    /// The tags.
+    /// Returns the tags.
     pub(crate) fn as_slice(&self) -> &[String] {
         &self.0
     }
@@ -136,19 +136,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_past_their_limits_are_refused_with_the_limit() {
+    fn overlong_names_are_refused() {
         for bad in ["", "a b", "ä", "{x}", &"n".repeat(65)] {
-            let invalid = Namespace::parse(bad).expect_err(bad);
+            let invalid = NamespaceName::parse(bad).expect_err(bad);
             assert!(invalid.problem.contains("64"), "{}", invalid.problem);
         }
-        assert!(Namespace::parse(&"n".repeat(64)).is_ok());
-        assert!(Namespace::of_kind(&"k".repeat(57)).is_ok());
-        assert!(Namespace::of_kind(&"k".repeat(58)).is_err(), "object.KIND would be no namespace");
+        assert!(NamespaceName::parse(&"n".repeat(64)).is_ok());
+        assert!(NamespaceName::of_kind(&"k".repeat(57)).is_ok());
+        assert!(NamespaceName::of_kind(&"k".repeat(58)).is_err(), "object.KIND would be no namespace");
     }
 
     #[test]
     fn keys_are_bounded_in_bytes() {
-        let namespace = Namespace::parse("n").expect("valid");
+        let namespace = NamespaceName::parse("n").expect("valid");
         assert!(Key::parse(namespace.clone(), &"é".repeat(512)).is_ok());
         for bad in [String::new(), "é".repeat(513)] {
             assert!(Key::parse(namespace.clone(), &bad).is_err());

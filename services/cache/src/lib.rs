@@ -1,21 +1,19 @@
-//! The cache: everything hot, in RAM or in Redis, and whole objects that are loaded once per miss.
+//! The cache: entries in RAM or in Redis, and whole objects that are loaded once per miss.
 //!
 //! Losing it makes misses, never stale values: a read that starts after a write or delete returned never gives an older
-//! value. How that is kept is said in `flight` (who may wait for which load) and at the store's trait (leases).
+//! value. `object/flight` (who may wait for which load) and the store's trait (leases) say how that is kept.
 
 mod body;
 mod cache;
 mod config;
 mod engine;
 mod error;
-mod flight;
 mod key;
-mod kind;
 mod limit;
 mod loader;
+mod namespace;
 mod object;
 mod service;
-mod space;
 mod store;
 
 use std::sync::Arc;
@@ -31,18 +29,18 @@ pub use config::{Config, NamespaceConfig, ObjectConfig};
 pub use engine::Engine;
 
 use crate::cache::Cache;
-use crate::kind::{Kinds, TableLoader};
 use crate::loader::{Loader, RemoteLoader, Tables};
+use crate::namespace::Namespaces;
 use crate::object::Objects;
-use crate::space::Spaces;
+use crate::object::kind::{Kinds, TableLoader};
 
-/// Names, tags and framing of a request beside its value.
+/// The most bytes of names, tags and framing of a request beside its value.
 const REQUEST_OVERHEAD_BYTES: usize = 64 << 10;
 
-/// One clone of the cache on an engine.
+/// Builds one clone of the cache on an engine.
 ///
 /// # Errors
-/// When the configuration is not valid.
+/// Returns an error if the configuration is not valid.
 pub async fn service(
     settings: &Settings,
     engine: Engine,
@@ -50,16 +48,16 @@ pub async fn service(
 ) -> anyhow::Result<shoal_kit::Service> {
     let config = settings.valid_section(Role::Cache.name(), Config::validate)?;
     let background = Background::default();
-    let spaces = Arc::new(Spaces::new(&clone, &config)?);
+    let namespaces = Arc::new(Namespaces::new(&clone, &config)?);
     let objects = Objects::new(
         engine.store(),
-        spaces.clone(),
+        namespaces.clone(),
         kinds(settings, &config, &background)?,
         config.flights_max,
         background.tasks.clone(),
         background.stop.clone(),
     );
-    let service = service::Service { cache: Cache::new(engine.store(), spaces), objects };
+    let service = service::Service { cache: Cache::new(engine.store(), namespaces), objects };
     let message_bytes_max = config.value_bytes_max() + REQUEST_OVERHEAD_BYTES;
     let server = CacheServiceServer::new(service)
         .max_decoding_message_size(message_bytes_max)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Characters of a namespace's name.
 pub(crate) const NAMESPACE_LENGTH_MAX: usize = 64;
-/// What a namespace of cached objects is called: this and the kind.
+/// The prefix of the namespace of cached objects; the kind follows.
 pub(crate) const OBJECT_PREFIX: &str = "object.";
 /// Characters of a kind: `object.KIND` is a namespace.
 pub(crate) const KIND_LENGTH_MAX: usize = NAMESPACE_LENGTH_MAX - OBJECT_PREFIX.len();
@@ -15,11 +15,11 @@ pub(crate) const KEY_BYTES_MAX: usize = 1024;
 pub(crate) const TAGS_MAX: usize = 16;
 /// Bytes of one tag.
 pub(crate) const TAG_BYTES_MAX: usize = 256;
-/// Longest time to live: a cache is no store.
+/// Longest time to live: the cache does not keep data for good.
 pub(crate) const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Shortest time to live: what Redis can count.
+/// Shortest time to live, which is the unit of Redis.
 pub(crate) const TTL_MIN: Duration = Duration::from_millis(1);
-/// What `max_value` of a namespace may be at most; also bounds what an entry may claim to unpack to.
+/// The largest `max_value` of a namespace; also bounds what an entry may claim to unpack to.
 pub(crate) const VALUE_BYTES_CEILING: usize = 8 << 20;
 /// Declared namespaces and kinds, each.
 pub(crate) const DECLARED_MAX: usize = 1000;

@@ -1,4 +1,4 @@
-//! Who assembles the objects of a kind.
+//! The loaders, which assemble the objects of a kind.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ mod rows;
 pub(crate) use remote::RemoteLoader;
 pub(crate) use rows::Tables;
 
-/// What a loader found.
+/// The result of a loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loaded {
     /// The object.
@@ -23,21 +23,21 @@ pub(crate) enum Loaded {
         value: Bytes,
         /// Tags of the entry.
         tags: Tags,
-        /// How long it may be cached.
+        /// The time for which it may be cached.
         lifetime: Lifetime,
     },
-    /// There is no such object.
+    /// The loader has no such object.
     Missing,
 }
 
-/// How long a loaded object may be cached.
+/// The time for which a loaded object may be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// As the kind says.
+    /// The kind's ttl.
     OfKind,
-    /// As the loader says; zero: not at all.
+    /// The loader's ttl; zero: not at all.
     Own(Duration),
-    /// As the kind says, and no longer than this; zero: not at all.
+    /// The kind's ttl, and no longer than this; zero: not at all.
     AtMost(Duration),
 }
 
@@ -47,22 +47,22 @@ pub(crate) trait Loader: Send + Sync + 'static {
     fn load(&self, kind: &str, id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>>;
 }
 
-/// Why a load failed. Never cached.
+/// The reason for which a load failed. Never cached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// No clone of the loader can be reached.
+    /// The loader has no clone that can be reached.
     #[error("not reachable: {detail}")]
     Unreachable {
-        /// What is known about it.
+        /// Details for the caller.
         detail: String,
     },
-    /// It did not answer in time.
+    /// The loader did not answer in time.
     #[error("no answer within {after:?}")]
     TimedOut {
         /// The kind's timeout.
         after: Duration,
     },
-    /// It answered with an error.
+    /// The loader answered with an error.
     #[error("answered {code:?}: {message}")]
     Rejected {
         /// The loader's own code.
@@ -72,16 +72,16 @@ pub(crate) enum LoadError {
         /// The loader's own message.
         message: String,
     },
-    /// It answered something that is no answer.
+    /// The loader's answer breaks its contract.
     #[error("broke the contract: {detail}")]
     Protocol {
-        /// What was wrong.
+        /// The part that was wrong.
         detail: String,
     },
     /// The id cannot name an object of this kind.
     #[error("id: {problem}")]
     InvalidId {
-        /// What is wrong and what it should be.
+        /// The problem, and what the id should be.
         problem: String,
     },
 }

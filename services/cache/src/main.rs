@@ -1,4 +1,4 @@
-//! One clone of the cache, as a process of its own.
+//! Runs one clone of the cache as a process of its own.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,15 @@
 //! Cached objects: read through on a miss, loaded once for all who wait.
 //!
-//! A caller looks into the store and, on a miss, takes a seat in a flight (see [`flight`](crate::flight)). The flight is a
-//! task of the clone, so a caller that goes away takes nothing with it. It asks the store for the lease on the object,
-//! loads, and fills under that lease; a write or delete that came meanwhile has ended the lease, and the fill is refused:
-//! what was loaded then reaches only those who hold a seat, all of whom began before that write returned.
+//! A caller looks into the store and, on a miss, joins a flight (see [`flight`]). The flight is a task of the clone, so a
+//! caller that goes away takes nothing with it. It asks the store for the lease on the object, loads, and fills under
+//! that lease. A write or delete that came meanwhile has ended the lease, and the fill is refused: what was loaded then
+//! reaches only those who joined the flight, all of whom began before that write returned.
 //!
 //! When the store is not reachable, flights load without a lease and store nothing. They take turns for each object, and
-//! take in only callers who began before the load did, so what they return is never older than the call.
+//! are joined only by callers who began before the load did, so what they return is never older than the call.
+
+pub(crate) mod flight;
+pub(crate) mod kind;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,37 +21,37 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use self::flight::{Flight, Flights, Join, answer_of};
+use self::kind::{Kind, Kinds};
 use crate::body::Body;
 use crate::error::Error;
-use crate::flight::{Flight, Flights, Seat, landed};
 use crate::key::{Key, Tags};
-use crate::kind::{Kind, Kinds};
 use crate::limit::{TTL_MAX, TTL_MIN};
 use crate::loader::{Lifetime, LoadError, Loaded};
-use crate::space::{Event, Space, Spaces};
+use crate::namespace::{Event, Namespace, Namespaces};
 use crate::store::{Acquired, Draft, Found, Record, Store, StoreError};
 
-/// A lease outlives the load by this: for the fill, and for the clocks of two machines.
+/// The time by which a lease outlives the load: for the fill, and for the clocks of two machines.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
-/// A flight that waits for another clone's is told when that ends; in case it was not, it looks again after this.
+/// The longest wait for news of another clone's lease: a notice may be lost, so the flight then looks again.
 const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// A found object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Object {
     pub(crate) value: Bytes,
-    /// Since it was loaded.
+    /// The time since it was loaded.
     pub(crate) age: Duration,
     pub(crate) from_cache: bool,
 }
 
-/// What all who wait for a flight get; no object is a negative result.
+/// The answer for all who wait for a flight; `None` is a negative result.
 type Answer = Result<Option<Object>, Error>;
 
 /// Cached objects of one clone.
 pub(crate) struct Objects {
     store: Arc<dyn Store>,
-    spaces: Arc<Spaces>,
+    namespaces: Arc<Namespaces>,
     kinds: Kinds,
     flights: Flights<Answer>,
     flights_max: usize,
@@ -56,92 +59,103 @@ pub(crate) struct Objects {
     stop: CancellationToken,
 }
 
-/// Why a flight loads without a lease.
-enum Course {
-    /// Asks for the lease.
+/// The way in which a flight loads.
+enum LoadMode {
+    /// Under a lease of the store, with a fill.
     Leased,
-    /// The store did not answer.
-    Bare,
+    /// Uncoordinated: it takes no lease and fills nothing, because the store did not answer.
+    Uncoordinated,
 }
 
 impl Objects {
-    /// Flights are tracked by `tasks` and cut by `stop`.
+    /// Makes the objects of one clone. Their flights are tracked by `tasks` and cut by `stop`.
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        spaces: Arc<Spaces>,
+        namespaces: Arc<Namespaces>,
         kinds: Kinds,
         flights_max: usize,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { store, spaces, kinds, flights: Flights::new(flights_max), flights_max, tasks, stop })
+        Arc::new(Self {
+            store,
+            namespaces,
+            kinds,
+            flights: Flights::new(flights_max),
+            flights_max,
+            tasks,
+            stop,
+        })
     }
 
-    /// The object, from the cache or loaded.
+    /// Returns an object, from the cache or loaded.
     pub(crate) async fn get(self: &Arc<Self>, kind: &str, id: &str) -> Result<Object, Error> {
         let kind = self.kinds.of(kind)?;
         let key = Key::of_object(kind.namespace.clone(), id)?;
-        let space = self.spaces.of(&kind.namespace);
+        let namespace = self.namespaces.of(&kind.namespace);
         let found =
             |answer: Option<Object>| answer.ok_or_else(|| Error::ObjectNotFound { kind: kind.name.clone() });
 
-        let since = self.flights.now();
-        let (seen, course) = match self.store.find(&key).await {
+        let since = self.flights.next_sequence();
+        let (seen, mode) = match self.store.find(&key).await {
             Ok(Found::Record(record)) => {
-                space.counters.count(Event::Hit);
+                namespace.counters.count(Event::Hit);
                 return found(object_of(record)?);
             }
-            Ok(Found::Absent { lease }) => (lease, Course::Leased),
+            Ok(Found::Absent { lease }) => (lease, LoadMode::Leased),
             Err(error) => {
                 tracing::debug!(%error, "loading without the store");
-                (None, Course::Bare)
+                (None, LoadMode::Uncoordinated)
             }
         };
-        space.counters.count(Event::Miss);
-        let waiter = match self.flights.seat(&key, since, seen) {
-            Seat::Joined(waiter) => {
-                space.counters.count(Event::Coalesced);
+        namespace.counters.count(Event::Miss);
+        let waiter = match self.flights.join(&key, since, seen) {
+            Join::Joined(waiter) => {
+                namespace.counters.count(Event::Coalesced);
                 waiter
             }
-            Seat::New(flight, waiter) => {
-                self.fly(Trip { objects: self.clone(), kind: kind.clone(), space, key, flight }, course);
+            Join::New(flight, waiter) => {
+                self.start(
+                    LoadTask { objects: self.clone(), kind: kind.clone(), namespace, key, flight },
+                    mode,
+                );
                 waiter
             }
-            Seat::Full => return Err(Error::Busy { kind: kind.name.clone(), loads_max: self.flights_max }),
+            Join::Full => return Err(Error::Busy { kind: kind.name.clone(), loads_max: self.flights_max }),
         };
-        found(landed(waiter).await.unwrap_or(Err(Error::Interrupted))?)
+        found(answer_of(waiter).await.unwrap_or(Err(Error::Interrupted))?)
     }
 
-    fn fly(&self, trip: Trip, course: Course) {
+    fn start(&self, task: LoadTask, mode: LoadMode) {
         let stop = self.stop.clone();
         // The first caller's trace shows the load; the task is the clone's own.
-        let task = async move {
-            let mut landing = Landing { trip: &trip, answer: None };
-            landing.answer = tokio::select! {
+        let running = async move {
+            let mut guard = CompletionGuard { task: &task, answer: None };
+            guard.answer = tokio::select! {
                 () = stop.cancelled() => None,
-                answer = trip.fly(course) => Some(answer),
+                answer = task.run(mode) => Some(answer),
             };
-            let failed = matches!(landing.answer, Some(Err(_)) | None);
-            drop(landing);
+            let failed = matches!(guard.answer, Some(Err(_)) | None);
+            drop(guard);
             if failed {
-                trip.give_back().await;
+                task.release_lease().await;
             }
         };
-        self.tasks.spawn(task.in_current_span());
+        self.tasks.spawn(running.in_current_span());
     }
 
-    /// How many flights there are.
+    /// Returns the number of flights.
     #[cfg(test)]
     pub(crate) fn flights(&self) -> usize {
         self.flights.len()
     }
 }
 
-/// One flight under way.
-struct Trip {
+/// The work of one flight.
+struct LoadTask {
     objects: Arc<Objects>,
     kind: Arc<Kind>,
-    space: Arc<Space>,
+    namespace: Arc<Namespace>,
     key: Key,
     flight: Arc<Flight<Answer>>,
 }
@@ -149,34 +163,34 @@ struct Trip {
 /// Another clone's lease that a flight waits for.
 #[derive(Clone, Copy)]
 struct Followed {
-    /// When it runs out.
+    /// The time at which it expires.
     ends: Instant,
 }
 
 /// Answers those who wait, however the flight ends.
-struct Landing<'a> {
-    trip: &'a Trip,
+struct CompletionGuard<'a> {
+    task: &'a LoadTask,
     answer: Option<Answer>,
 }
 
-impl Drop for Landing<'_> {
+impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
-        let Trip { objects, key, flight, .. } = self.trip;
+        let LoadTask { objects, key, flight, .. } = self.task;
         let answer = self.answer.take().unwrap_or(Err(Error::Interrupted));
-        objects.flights.land(key, flight, answer);
+        objects.flights.complete(key, flight, answer);
     }
 }
 
-impl Trip {
-    async fn fly(&self, course: Course) -> Answer {
-        match course {
-            Course::Leased => self.fly_leased().await,
-            Course::Bare => self.fly_bare().await,
+impl LoadTask {
+    async fn run(&self, mode: LoadMode) -> Answer {
+        match mode {
+            LoadMode::Leased => self.load_leased().await,
+            LoadMode::Uncoordinated => self.load_uncoordinated().await,
         }
     }
 
-    async fn fly_leased(&self) -> Answer {
-        let Trip { objects, key, flight, .. } = self;
+    async fn load_leased(&self) -> Answer {
+        let LoadTask { objects, key, flight, .. } = self;
         // Another's lease ends within its time. Should others win it again and again, because the object is deleted again
         // and again, then loading without one is right too.
         let follow_until = Instant::now() + 2 * self.lease_time();
@@ -185,7 +199,7 @@ impl Trip {
             // The permit comes first: a lease is not held by one that waits.
             let permit = self.permit().await?;
             let ended = objects.store.ended(key);
-            objects.flights.asks(flight);
+            objects.flights.mark_asked(flight);
             match objects.store.acquire(key, flight.token, self.lease_time()).await {
                 Ok(Acquired::Granted) if followed.is_some_and(|followed| self.has_timed_out(followed)) => {
                     let after = self.kind.policy.timeout;
@@ -196,12 +210,12 @@ impl Trip {
                 Ok(Acquired::Held { by, left }) => {
                     drop(permit);
                     if let Some(waiter) = objects.flights.holder(key, by) {
-                        return landed(waiter).await.unwrap_or(Err(Error::Interrupted));
+                        return answer_of(waiter).await.unwrap_or(Err(Error::Interrupted));
                     }
                     flight.follow(by);
                     followed = Some(Followed { ends: Instant::now() + left });
                     if Instant::now() >= follow_until {
-                        return self.fly_bare().await;
+                        return self.load_uncoordinated().await;
                     }
                     let pause = FOLLOW_PAUSE_MAX.mul_f64(0.75 + fastrand::f64() / 4.0).min(left + TTL_MIN);
                     // Told or not, it asks again.
@@ -211,18 +225,18 @@ impl Trip {
                     tracing::debug!(%error, "loading without a lease");
                     drop(permit);
                     // It may have been granted without our knowing, and others would wait for it.
-                    return tokio::join!(self.fly_bare(), self.give_back()).0;
+                    return tokio::join!(self.load_uncoordinated(), self.release_lease()).0;
                 }
             }
         }
     }
 
     /// Loads and stores nothing.
-    async fn fly_bare(&self) -> Answer {
+    async fn load_uncoordinated(&self) -> Answer {
         let _turn = self.flight.take_turn().await;
         let _permit = self.permit().await?;
-        self.objects.flights.asks(&self.flight);
-        self.space.counters.count(Event::Bypass);
+        self.objects.flights.mark_asked(&self.flight);
+        self.namespace.counters.count(Event::Bypass);
         Ok(match self.load().await? {
             Loaded::Object { value, .. } => Some(fresh(value)),
             Loaded::Missing => None,
@@ -230,10 +244,10 @@ impl Trip {
     }
 
     async fn load_and_fill(&self) -> Answer {
-        let Trip { objects, kind, space, key, flight } = self;
+        let LoadTask { objects, kind, namespace, key, flight } = self;
         let (draft, answer) = match self.load().await? {
             Loaded::Missing => {
-                let ttl = space.policy.jittered(kind.policy.negative_ttl);
+                let ttl = namespace.policy.jittered(kind.policy.negative_ttl);
                 (Some(Draft { body: Body::Absent, tags: Tags::default(), ttl }), None)
             }
             Loaded::Object { value, tags, lifetime } => {
@@ -241,24 +255,24 @@ impl Trip {
             }
         };
         match draft {
-            None => self.give_back().await,
+            None => self.release_lease().await,
             Some(draft) => match objects.store.fill(key, flight.token, draft).await {
                 Ok(true) => {}
-                Ok(false) => space.counters.count(Event::RefusedFill),
+                Ok(false) => namespace.counters.count(Event::RefusedFill),
                 Err(error) => {
                     tracing::debug!(%error, "a loaded object was not stored");
-                    self.give_back().await;
+                    self.release_lease().await;
                 }
             },
         }
         Ok(answer.map(fresh))
     }
 
-    /// The entry to store, if it can be.
+    /// Returns the entry to store, if the object can be stored.
     async fn draft(&self, value: Bytes, tags: Tags, lifetime: Lifetime) -> Option<Draft> {
-        let policy = &self.space.policy;
+        let policy = &self.namespace.policy;
         if value.len() > policy.value_bytes_max {
-            self.space.counters.count(Event::Oversized);
+            self.namespace.counters.count(Event::Oversized);
             return None;
         }
         let ttl = match lifetime {
@@ -273,15 +287,15 @@ impl Trip {
     }
 
     async fn load(&self) -> Result<Loaded, Error> {
-        let Trip { kind, space, key, .. } = self;
-        space.counters.count(Event::Load);
+        let LoadTask { kind, namespace, key, .. } = self;
+        namespace.counters.count(Event::Load);
         let after = kind.policy.timeout;
         let loaded = match timeout(after, kind.loader.load(&kind.name, key.name())).await {
             Ok(loaded) => loaded,
             Err(_) => Err(LoadError::TimedOut { after }),
         };
         loaded.map_err(|error| {
-            space.counters.count(Event::LoadFailure);
+            namespace.counters.count(Event::LoadFailure);
             self.failed(error)
         })
     }
@@ -291,8 +305,8 @@ impl Trip {
         Error::Load { kind: kind.name.clone(), loader: kind.loader_name(), error: Box::new(error) }
     }
 
-    /// Whether a lease that is over was given back by a load that ran into the kind's timeout: a delete or a fill ends it
-    /// sooner, and a holder that is gone keeps it for the margin longer.
+    /// Returns whether a lease that is over was released by a load that ran into the kind's timeout: a delete or a fill
+    /// ends it sooner, and a holder that is gone keeps it for the margin longer.
     fn has_timed_out(&self, followed: Followed) -> bool {
         let left = followed.ends.saturating_duration_since(Instant::now());
         // What the end of a lease may seem early or late by: the way to the store, and its clock.
@@ -300,7 +314,7 @@ impl Trip {
         left > late && left <= LEASE_MARGIN + early
     }
 
-    /// A turn among the loads of the kind, within the time that a load may take.
+    /// Waits for a permit among the loads of the kind, at most as long as a load may take.
     async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let kind = &self.kind;
         match timeout(kind.policy.timeout, kind.loads.clone().acquire_owned()).await {
@@ -311,8 +325,8 @@ impl Trip {
         }
     }
 
-    /// Lets others load. If it fails, the lease runs out.
-    async fn give_back(&self) {
+    /// Releases the lease, so that others may load. If that fails, the lease expires.
+    async fn release_lease(&self) {
         if let Err(error) = self.objects.store.release(&self.key, self.flight.token).await {
             tracing::debug!(%error, "a lease was not given back");
         }

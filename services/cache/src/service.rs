@@ -1,4 +1,4 @@
-//! The gRPC face: decodes, calls, encodes.
+//! The gRPC service: decode, call, encode.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,10 +12,10 @@ use tonic::{Request, Response, Status};
 
 use crate::cache::{Cache, Set, Value};
 use crate::error::Error;
-use crate::key::{Key, Namespace, Tags};
+use crate::key::{Key, NamespaceName, Tags};
 use crate::object::Objects;
 
-/// CacheService over one clone's cache and objects.
+/// The gRPC service of one clone.
 pub(crate) struct Service {
     pub(crate) cache: Cache,
     pub(crate) objects: Arc<Objects>,
@@ -69,7 +69,7 @@ fn refusal(error: impl Into<Error>) -> Status {
 }
 
 fn key_of(namespace: &str, key: &str) -> Result<Key, Invalid> {
-    Key::parse(Namespace::parse(namespace)?, key)
+    Key::parse(NamespaceName::parse(namespace)?, key)
 }
 
 fn set_of(request: pb::SetRequest) -> Result<Set, Invalid> {
@@ -93,7 +93,7 @@ fn entry(value: Value) -> pb::Entry {
     }
 }
 
-/// Whole microseconds: more is not known.
+/// Encodes whole microseconds: more is not known.
 fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         // Ages of at most 30 days.

@@ -1,4 +1,4 @@
-//! What the cache asks of an engine: entries, and the leases that keep a load from filling what was deleted meanwhile.
+//! The store trait: entries, and the leases that keep a load from filling what was deleted meanwhile.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,12 +17,12 @@ mod wake;
 pub(crate) use memory::MemoryStore;
 pub(crate) use redis::{Bulk, RedisStore};
 
-/// Names one load. Random, never used twice.
+/// The name of one load. Random, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(u128);
 
 impl Token {
-    /// A new one.
+    /// Makes a new token.
     pub(crate) fn random() -> Self {
         Self(uuid::Uuid::new_v4().as_u128())
     }
@@ -43,7 +43,7 @@ pub(crate) struct Draft {
     pub body: Body,
     /// Tags.
     pub tags: Tags,
-    /// Lives this long, at least a millisecond.
+    /// The time to live, at least a millisecond.
     pub ttl: Duration,
 }
 
@@ -54,67 +54,67 @@ pub(crate) struct Record {
     pub body: Body,
     /// Tags.
     pub tags: Tags,
-    /// Since it was stored; for a filled entry since its load began.
+    /// The time since it was stored; for a filled entry since its load began.
     pub age: Duration,
-    /// When it ends; the same for every reader.
+    /// The time at which it ends, the same for every reader.
     pub expires_at: SystemTime,
 }
 
-/// What is known about a key.
+/// The result of a look at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It is there.
+    /// The entry is there.
     Record(Record),
-    /// It is not; somebody may be loading it.
+    /// The entry is absent; another load may be under way.
     Absent {
         /// The load that holds the lease.
         lease: Option<Token>,
     },
 }
 
-/// What a request for a lease brought.
+/// The result of a request for a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Acquired {
-    /// No lease is needed: the entry is there.
+    /// The entry is there: no lease is needed.
     Record(Record),
-    /// The lease is ours.
+    /// The lease was granted.
     Granted,
     /// Another load has it.
     Held {
-        /// Which.
+        /// The token of that load.
         by: Token,
-        /// The longest it can keep it.
+        /// The longest time for which it can keep the lease.
         left: Duration,
     },
 }
 
-/// Why the engine did not do it.
+/// The reason for which a step failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The engine did not do it, or is not known to have: a change of which nothing is known may still be made until the engine
-    /// drops the connection.
+    /// The engine did not do it, or is not known to have: a change whose outcome is unknown may still be made until the
+    /// engine drops the connection.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The engine answered what it must not.
     #[error("store: {detail}")]
     Broken {
-        /// What was wrong.
+        /// The part that was wrong.
         detail: String,
     },
 }
 
 /// Entries and leases.
 ///
-/// Each method is one atomic step for its key. What is lost (evicted, flushed, gone with a restart) is a miss and refuses
-/// fills; it never brings an older value back. A step that a time-out left unknown changes nothing of these guarantees for
-/// steps whose answer came.
+/// Each method is one atomic step for its key. A lost entry (evicted, flushed, gone with a restart) is a miss and refuses
+/// fills; it never brings an older value back. A step whose outcome is unknown after a time-out does not weaken these
+/// guarantees for steps that were answered.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// The entry, if it is there: never one that a `put`, `fill` or `delete` that returned before this call has replaced or
-    /// removed.
+    /// Returns the entry, if it is there: never one that a `put`, `fill` or `delete` that returned before this call has
+    /// replaced or removed.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
 
-    /// Like `get`; for a key that is not there also the lease on it. A lease that is seen was not ended by any `put` or
-    /// `delete` that returned before this call.
+    /// Returns the entry like `get`, and for an absent key the lease on it. A lease that is seen was not ended by any
+    /// `put` or `delete` that returned before this call.
     fn find<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Found, StoreError>>;
 
     /// Stores an entry and ends the lease on its key, so that a load which began before it cannot replace it. With
@@ -137,8 +137,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         limit: Duration,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
-    /// Stores what was loaded, if the lease still holds; the lease ends with it. `false`: refused, because the entry was
-    /// changed or deleted since the load began, or the lease ran out.
+    /// Stores a loaded object, if the lease still holds; the lease ends with it. Returns `false` if it was refused,
+    /// because the entry was changed or deleted since the load began, or the lease expired.
     fn fill<'a>(
         &'a self,
         key: &'a Key,
@@ -146,11 +146,11 @@ pub(crate) trait Store: Send + Sync + 'static {
         draft: Draft,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Ends when a lease on the key was ended after this call, whoever ended it; running out is no end. A hint: it may come
-    /// without a reason and may be lost, so who waits looks again after a while. Only for who found the lease held by
-    /// another in an `acquire` after this call.
+    /// Completes when a lease on the key was ended after this call, by anyone; expiry does not count. The notice is a
+    /// hint: it may come without a reason and may be lost, so the caller looks again after a while. Use it only after an
+    /// `acquire` that found the lease held by another and that came after this call.
     fn ended(&self, key: &Key) -> BoxFuture<'static, ()>;
 
-    /// Gives a lease back, if it still holds.
+    /// Releases a lease, if it still holds.
     fn release<'a>(&'a self, key: &'a Key, token: Token) -> BoxFuture<'a, Result<(), StoreError>>;
 }

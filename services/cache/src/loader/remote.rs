@@ -21,7 +21,7 @@ pub(crate) struct RemoteLoader {
 }
 
 impl RemoteLoader {
-    /// A loader behind `channel`; a call takes at most `timeout`.
+    /// Makes a loader behind `channel`; a call takes at most `timeout`.
     pub(crate) fn new(channel: Channel, timeout: Duration) -> Self {
         Self { client: shoal_client::object_loader(channel), timeout }
     }
@@ -64,7 +64,7 @@ fn loaded(object: LoadedObject) -> Result<Loaded, LoadError> {
     Ok(Loaded::Object { value, tags, lifetime })
 }
 
-/// What a status of the other side means to those who wait for the object.
+/// Translates a status of the other side for those who wait for the object.
 pub(super) fn failure(status: &Status, after: Duration) -> LoadError {
     match status.code() {
         Code::Unavailable => LoadError::Unreachable { detail: status.message().to_owned() },
@@ -73,7 +73,7 @@ pub(super) fn failure(status: &Status, after: Duration) -> LoadError {
     }
 }
 
-/// The reason in the status' `ErrorInfo`, if it has one.
+/// Returns the reason in the status' `ErrorInfo`, if it has one.
 pub(super) fn reason_of(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }

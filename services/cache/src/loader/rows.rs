@@ -24,10 +24,10 @@ use super::remote::{failure, reason_of};
 use super::{Lifetime, LoadError, Loaded, Loader};
 use crate::key::Tags;
 
-/// How long a table's definition is taken for true. The type of a sort key never changes; a table of that name that was
-/// dropped and made anew is seen within this.
+/// The time for which a table's definition is taken for true. The type of a sort key never changes; a table of that name
+/// that was dropped and made anew is seen within this.
 const DEFINITION_TTL: Duration = Duration::from_secs(10);
-/// Definitions kept.
+/// The number of definitions kept.
 const DEFINITIONS_MAX: usize = 1024;
 
 /// The data service, as loader of every table.
@@ -48,7 +48,7 @@ impl Tables {
         Arc::new(Self { client: shoal_client::data(channel), definitions: Mutex::default() })
     }
 
-    /// The loader of one table's rows; a call takes at most `timeout`.
+    /// Makes the loader of one table's rows; a call takes at most `timeout`.
     pub(crate) fn rows(self: &Arc<Self>, table: &str, timeout: Duration) -> RowLoader {
         RowLoader { tables: self.clone(), table: table.to_owned(), timeout }
     }
@@ -116,7 +116,7 @@ impl Loader for RowLoader {
     }
 }
 
-/// An entry must not outlive its row.
+/// Returns the lifetime of an entry, which must not outlive its row.
 fn loaded(row: &Row) -> Loaded {
     let lifetime = match row.expire_time {
         None => Lifetime::OfKind,
@@ -128,7 +128,7 @@ fn loaded(row: &Row) -> Loaded {
     Loaded::Object { value: row.encode_to_vec().into(), tags: Tags::default(), lifetime }
 }
 
-/// The keys that an id names.
+/// Parses the keys that an id names.
 fn parse(id: &str, sort_key_type: SortKeyType) -> Result<(String, Option<Value>), String> {
     let (partition, sort) = match id.split_once('/') {
         Some((partition, sort)) => (partition, Some(sort)),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_names_a_row_by_the_type_of_the_sort_key() {
+    fn row_id_follows_sort_key_type() {
         use SortKeyType::{Bytes, Int64, None as Single, String as Text};
         check("ada", Single, "ada", None);
         check("a%2Fb%25", Single, "a/b%", None);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_spelling_of_an_id_is_refused() {
+    fn second_spelling_of_id_refused() {
         use SortKeyType::{Bytes, Int64, None as Single, String as Text};
         for (id, sort_key_type) in [
             ("a%2fb", Single),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_does_not_outlive_its_row() {
+    fn entries_end_with_their_row() {
         let soon = SystemTime::now() + Duration::from_secs(5);
         let row = Row { expire_time: Some(soon.into()), ..Row::default() };
         let Loaded::Object { lifetime: Lifetime::AtMost(left), .. } = loaded(&row) else { panic!("bounded") };

@@ -1,5 +1,5 @@
-//! Seeded histories: a writer, readers that come and go, two clones, a store that answers late, not at all, or only after
-//! having done it. Whatever the interleaving, a read that begins after a write returned never gives an older value.
+//! Seeded histories of a writer, readers that come and go, two clones, and a store that answers late, not at all, or only
+//! after having done it. Whatever the interleaving, a read that begins after a write returned never gives an older value.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 
 use super::tests::{clone_of, counted, memory};
 use super::*;
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 use crate::loader::Loader;
 use crate::store::Token;
 use crate::store::conformance::redis_from;
@@ -21,17 +21,17 @@ const WRITES: u64 = 12;
 const READERS: usize = 6;
 const READS: usize = 12;
 
-/// What is wrong with the store on purpose: each must be found.
+/// The defect that a store has on purpose: each must be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// A refused fill is stored all the same.
+    /// Stores a refused fill all the same.
     FillsAnyway,
-    /// A delete leaves the lease.
+    /// Deletes an entry and leaves the lease.
     DeleteKeepsLease,
 }
 
-/// A random number of steps of the other tasks.
+/// Yields to other tasks a random number of times.
 #[derive(Clone)]
 struct Chance(Arc<Mutex<fastrand::Rng>>);
 
@@ -55,7 +55,7 @@ struct Remote {
 }
 
 impl Remote {
-    /// Late, and now and then not done, or done without an answer.
+    /// Delays a step; now and then skips it, or does it and gives no answer.
     async fn over<T>(&self, step: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.chance.pause().await;
         let fate = self.chance.below(40);
@@ -128,7 +128,7 @@ impl Store for Remote {
     }
 }
 
-/// The origin: a version that only grows. Every fourth does not exist.
+/// The origin, a version that only grows. Every fourth does not exist.
 struct Origin {
     version: AtomicU64,
     chance: Chance,
@@ -160,7 +160,7 @@ impl Loader for Reads {
     }
 }
 
-/// What happened in some histories, to see that they had something in them.
+/// Counts of what happened in some histories, to see that they had something in them.
 #[derive(Debug, Default)]
 struct Tally {
     reads: u64,
@@ -180,7 +180,7 @@ struct History {
 }
 
 impl History {
-    /// One writer: at each version it deletes or replaces the object, until that returns.
+    /// Writes: at each version it deletes or replaces the object, until that returns.
     async fn write(&self) {
         for _ in 0..WRITES {
             for _ in 0..self.chance.below(8) {
@@ -258,7 +258,7 @@ async fn history(
     let clones: Vec<_> = stores.iter().map(|store| clone_of(store.clone(), &loader, "")).collect();
     // Redis is shared with other tests and other seeds.
     let id = format!("{seed}-{:x}", fastrand::u64(..));
-    let key = Key::of_object(Namespace::of_kind(KIND).expect("valid"), &id).expect("valid");
+    let key = Key::of_object(NamespaceName::of_kind(KIND).expect("valid"), &id).expect("valid");
     let history = Arc::new(History { stores, origin, chance, settled: AtomicU64::new(0), key });
 
     let mut tasks = Vec::new();
@@ -288,7 +288,8 @@ async fn history(
     Ok(())
 }
 
-/// Histories of these seeds on stores that are the same for each clone of one seed; the first that goes wrong.
+/// Runs histories of these seeds on stores that are the same for each clone of one seed; returns the first that goes
+/// wrong.
 async fn first_violation(
     seeds: std::ops::Range<u64>,
     clones: usize,
@@ -318,17 +319,17 @@ async fn holds(seeds: u64, clones: usize) {
 }
 
 #[tokio::test]
-async fn no_read_is_older_than_a_write_that_returned_on_one_clone() {
+async fn one_clone_never_reads_older_values() {
     holds(400, 1).await;
 }
 
 #[tokio::test]
-async fn no_read_is_older_than_a_write_that_returned_on_two_clones() {
+async fn two_clones_never_read_older_values() {
     holds(100, 2).await;
 }
 
 #[tokio::test]
-async fn no_read_is_older_than_a_write_that_returned_on_redis() {
+async fn redis_never_reads_older_values() {
     let mut tally = Tally::default();
     for seed in 0..20 {
         let (one, two) = (redis_from("SHOAL_TEST_REDIS").await, redis_from("SHOAL_TEST_REDIS").await);
@@ -343,7 +344,7 @@ async fn no_read_is_older_than_a_write_that_returned_on_redis() {
 }
 
 #[tokio::test]
-async fn the_histories_find_a_store_that_fills_what_it_must_refuse() {
+async fn histories_detect_faulty_stores() {
     for flaw in [Flaw::FillsAnyway, Flaw::DeleteKeepsLease] {
         for clones in [1, 2] {
             let found = first_violation(0..300, clones, flaw, &mut Tally::default()).await;

@@ -1,4 +1,4 @@
-//! Objects over the embedded store: who waits for which load, and what becomes of its result.
+//! Tests of objects over the store in RAM: who waits for which load, and what becomes of its result.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::config::Config;
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 use crate::loader::Loader;
 use crate::store::{MemoryStore, Token};
 
@@ -83,13 +83,13 @@ fn page(value: &str) -> Loaded {
     Loaded::Object { value, tags: Tags::default(), lifetime: Lifetime::OfKind }
 }
 
-/// A clone with the kind `page`, whose section has `toml` in it.
+/// Starts a clone with the kind `page`, whose section has `toml` in it.
 pub(super) fn clone_of(store: Arc<dyn Store>, loader: &Arc<dyn Loader>, toml: &str) -> Arc<Objects> {
     let toml = format!("flights_max = 50\n[object.{KIND}]\nloader = 'http://127.0.0.1:1'\n{toml}");
     let config: Config = toml::from_str(&toml).expect("valid");
     let kinds = Kinds::new(&config, |_, _, _| Ok(loader.clone()), None).expect("valid");
-    let spaces = Arc::new(Spaces::new("test", &config).expect("valid"));
-    Objects::new(store, spaces, kinds, config.flights_max, TaskTracker::new(), CancellationToken::new())
+    let namespaces = Arc::new(Namespaces::new("test", &config).expect("valid"));
+    Objects::new(store, namespaces, kinds, config.flights_max, TaskTracker::new(), CancellationToken::new())
 }
 
 pub(super) fn memory() -> Arc<dyn Store> {
@@ -109,7 +109,7 @@ impl Harness {
         Self { store, desk, objects }
     }
 
-    /// Another clone on the same store.
+    /// Starts another clone on the same store.
     fn sibling(&self, toml: &str) -> Arc<Objects> {
         clone_of(self.store.clone(), &behind(&self.desk), toml)
     }
@@ -134,11 +134,11 @@ impl Harness {
 }
 
 pub(super) fn counted(objects: &Objects, event: Event) -> u64 {
-    objects.spaces.of(&Namespace::of_kind(KIND).expect("valid")).counters.get(event)
+    objects.namespaces.of(&NamespaceName::of_kind(KIND).expect("valid")).counters.get(event)
 }
 
 fn key(id: &str) -> Key {
-    Key::of_object(Namespace::of_kind(KIND).expect("valid"), id).expect("valid")
+    Key::of_object(NamespaceName::of_kind(KIND).expect("valid"), id).expect("valid")
 }
 
 async fn until(what: &str, probe: impl Fn() -> bool) {
@@ -170,7 +170,7 @@ async fn a_hundred_callers_are_one_load() {
 }
 
 #[tokio::test]
-async fn the_load_goes_on_when_its_first_caller_leaves() {
+async fn load_outlives_its_first_caller() {
     let harness = Harness::new(Desk::closed("v"), "");
     let first = harness.call("a");
     harness.loads_begun(1).await;
@@ -184,7 +184,7 @@ async fn the_load_goes_on_when_its_first_caller_leaves() {
 }
 
 #[tokio::test]
-async fn the_load_fills_even_when_nobody_waits_any_more() {
+async fn abandoned_load_still_fills() {
     let harness = Harness::new(Desk::closed("v"), "");
     let only = harness.call("a");
     harness.loads_begun(1).await;
@@ -195,7 +195,7 @@ async fn the_load_fills_even_when_nobody_waits_any_more() {
 }
 
 #[tokio::test]
-async fn who_comes_after_a_delete_does_not_wait_for_a_load_from_before_it() {
+async fn callers_after_delete_load_anew() {
     let harness = Harness::new(Desk::closed("old"), "");
     let before = harness.call("a");
     harness.loads_begun(1).await;
@@ -213,7 +213,7 @@ async fn who_comes_after_a_delete_does_not_wait_for_a_load_from_before_it() {
 }
 
 #[tokio::test]
-async fn what_is_set_during_a_load_stays() {
+async fn set_during_load_stays() {
     let harness = Harness::new(Desk::closed("old"), "");
     let before = harness.call("a");
     harness.loads_begun(1).await;
@@ -226,7 +226,7 @@ async fn what_is_set_during_a_load_stays() {
 }
 
 #[tokio::test]
-async fn an_error_reaches_all_who_wait_and_is_not_cached() {
+async fn errors_reach_all_uncached() {
     let harness = Harness::new(Desk::closed("v"), "");
     harness.desk.answers(Err(LoadError::Unreachable { detail: "gone".into() }));
     let calls: Vec<_> = (0..10).map(|_| harness.call("a")).collect();
@@ -242,7 +242,7 @@ async fn an_error_reaches_all_who_wait_and_is_not_cached() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_remembered_for_its_own_time() {
+async fn negative_results_have_own_ttl() {
     let harness = Harness::new(Desk::open("v"), "negative_ttl = '30ms'");
     harness.desk.answers(Ok(Loaded::Missing));
     for _ in 0..2 {
@@ -259,7 +259,7 @@ async fn what_does_not_exist_is_remembered_for_its_own_time() {
 }
 
 #[tokio::test]
-async fn a_load_ends_at_the_kinds_timeout_for_all_who_wait() {
+async fn kind_timeout_ends_load_for_all() {
     let harness = Harness::new(Desk::closed("v"), "timeout = '30ms'");
     let (one, two) = (harness.call("a"), harness.call("a"));
     for call in [one, two] {
@@ -286,7 +286,7 @@ async fn loads_of_a_kind_take_turns() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_for_a_turn_is_told_so() {
+async fn overdue_waiters_are_told_busy() {
     let harness = Harness::new(Desk::closed("v"), "loads_max = 1\ntimeout = '100ms'");
     // The second has its turn when the first has timed out; that is too late for the third.
     let calls: Vec<_> = ["a", "b", "c"].into_iter().map(|id| harness.call(id)).collect();
@@ -312,7 +312,7 @@ async fn flights_of_a_clone_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_too_large_object_is_returned_and_not_cached() {
+async fn too_large_object_stays_uncached() {
     let harness = Harness::new(Desk::open("12345"), "max_value = 4");
     for load in 1..=2 {
         let object = harness.get("a").await.expect("loaded");
@@ -322,7 +322,7 @@ async fn a_too_large_object_is_returned_and_not_cached() {
 }
 
 #[tokio::test]
-async fn a_loader_may_say_how_long_its_object_may_be_cached() {
+async fn loader_sets_the_ttl() {
     let harness = Harness::new(Desk::open("v"), "ttl = '10m'\njitter = 0.0");
     let mut ends = Vec::new();
     for (id, lifetime) in [
@@ -365,7 +365,7 @@ async fn two_clones_are_one_load() {
 }
 
 #[tokio::test]
-async fn a_load_that_times_out_is_told_to_those_who_follow_it() {
+async fn followers_learn_of_load_timeout() {
     let harness = Harness::new(Desk::closed("v"), "timeout = '300ms'");
     let sibling = harness.sibling("timeout = '300ms'");
     let first = harness.call("a");
@@ -387,7 +387,7 @@ async fn a_load_that_times_out_is_told_to_those_who_follow_it() {
 }
 
 #[tokio::test]
-async fn a_delete_during_a_followed_load_is_no_timeout() {
+async fn delete_during_followed_load_reloads() {
     let harness = Harness::new(Desk::closed("v"), "timeout = '5s'");
     let sibling = harness.sibling("timeout = '5s'");
     let first = harness.call("a");
@@ -404,7 +404,7 @@ async fn a_delete_during_a_followed_load_is_no_timeout() {
 }
 
 #[tokio::test]
-async fn a_dead_lease_holder_costs_one_lease_time() {
+async fn dead_holder_costs_one_lease() {
     let harness = Harness::new(Desk::open("v"), "");
     let limit = Duration::from_millis(60);
     harness.store.acquire(&key("a"), Token::random(), limit).await.expect("acquired");
@@ -457,7 +457,7 @@ impl Store for Down {
 }
 
 #[tokio::test]
-async fn without_a_store_loads_take_turns_and_take_in_only_who_came_before() {
+async fn uncoordinated_loads_take_turns() {
     let desk = Desk::closed("old");
     let objects = clone_of(Arc::new(Down), &behind(&desk), "");
     let harness = Harness { store: Arc::new(Down), desk, objects };
@@ -479,7 +479,7 @@ async fn without_a_store_loads_take_turns_and_take_in_only_who_came_before() {
 }
 
 #[tokio::test]
-async fn a_kind_that_is_not_declared_says_how_to_declare_it() {
+async fn undeclared_kind_error_explains_declaration() {
     let harness = Harness::new(Desk::open("v"), "");
     let reason = async |kind: &str| {
         let error = harness.objects.get(kind, "a").await.expect_err(kind);

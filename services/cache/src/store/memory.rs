@@ -1,5 +1,5 @@
-//! The embedded store: RAM of this process, shared by all its clones, bounded by weight. Loses everything with the
-//! process, which for a cache is only misses.
+//! The store in RAM of this process, shared by all its clones, bounded by weight. It loses everything with the process,
+//! which for a cache is only misses.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -19,13 +19,14 @@ mod sieve;
 
 use sieve::Sieve;
 
-/// Locks the keys are spread over, so that cores do not wait for each other.
+/// The number of stripes, each with a lock, so that cores do not wait for each other.
 const STRIPES_MAX: usize = 16;
-/// A stripe holds at least this many of the largest values.
+/// The number of the largest values that a stripe holds at least.
 const LARGEST_PER_STRIPE_MIN: usize = 4;
-/// What an entry costs beside its bytes: map slot, links, reference counts.
+/// The bytes of an entry beside its content: map slot, links, reference counts.
 const OVERHEAD_BYTES: usize = 160;
-/// Leases of a stripe before those that ran out are swept: a lease is given back by its load, so they are few.
+/// The number of leases of a stripe from which on expired ones are swept: a lease is released by its load, so they are
+/// few.
 const LEASES_SWEPT_ABOVE: usize = 1024;
 
 /// Entries in RAM.
@@ -55,7 +56,7 @@ struct Lease {
 }
 
 impl MemoryStore {
-    /// At most `bytes_max` of entries, the largest value being of `value_bytes_max`.
+    /// Makes a store of at most `bytes_max` of entries, the largest value being of `value_bytes_max`.
     pub(crate) fn new(bytes_max: usize, value_bytes_max: usize) -> Self {
         let stripes = (bytes_max / (LARGEST_PER_STRIPE_MIN * value_bytes_max.max(1))).clamp(1, STRIPES_MAX);
         let stripe =

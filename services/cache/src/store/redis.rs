@@ -68,7 +68,7 @@ fn script(name: &'static str, body: &str) -> Script {
 /// Entries in Redis.
 pub(crate) struct RedisStore {
     link: Link,
-    /// The same, for entries of `bulk`.
+    /// The link for entries of `bulk`.
     bulk_link: Link,
     bulk: Bulk,
     prefix: String,
@@ -81,7 +81,7 @@ pub(crate) struct RedisStore {
     _listener: AbortOnDropHandle<()>,
 }
 
-/// The three keys of an entry.
+/// The names of the three keys of an entry.
 struct Names {
     state: Vec<u8>,
     entry: Vec<u8>,
@@ -97,7 +97,8 @@ struct Read {
 }
 
 impl RedisStore {
-    /// Connects in the background; every key begins with `prefix`, and entries of the `bulk` namespaces may be big.
+    /// Opens the store and connects in the background. Every key begins with `prefix`, and entries of the `bulk`
+    /// namespaces may be big.
     pub(crate) fn open(link: LinkConfig, prefix: String, bulk: Bulk) -> Result<Self, LinkError> {
         let scripts = [&PUT, &ACQUIRE, &FILL, &DELETE, &RELEASE].map(|script| Script::clone(script)).to_vec();
         let role = link.role;
@@ -119,17 +120,17 @@ impl RedisStore {
         })
     }
 
-    /// The way to Redis.
+    /// Returns the link to Redis.
     pub(crate) fn link(&self) -> Link {
         self.link.clone()
     }
 
-    /// The key under which the store has its name.
+    /// Returns the key under which the store has its name.
     pub(crate) fn name_key(&self) -> String {
         format!("{}store-id", self.prefix)
     }
 
-    /// Whether all is well, and if not why.
+    /// Returns an error with the reason if Redis cannot be asked now.
     pub(crate) fn ready_now(&self) -> Result<(), String> {
         self.link.ready_now()
     }
@@ -139,7 +140,7 @@ impl RedisStore {
         self.link.ready(within).await
     }
 
-    /// The names of a key, once it is known whether Redis is a Cluster: with another number of shards they would be others.
+    /// Returns the names of a key, once it is known whether Redis is a Cluster: the number of shards depends on it.
     async fn named(&self, key: &Key) -> Result<Names, StoreError> {
         if self.shards.get().is_none() {
             let cluster = self.link.is_cluster().await.map_err(read_error)?;
@@ -171,7 +172,7 @@ impl RedisStore {
         if names.bulk { &self.bulk_link } else { &self.link }
     }
 
-    /// One round trip and no script: as a script the same read would cost Redis many times more.
+    /// Reads in one round trip and no script: as a script the same read would cost Redis many times more.
     async fn read(&self, key: &Key, with_lease: bool) -> Result<Read, StoreError> {
         let names = self.named(key).await?;
         let returned = self.link.returned_at(self.guess(&names).bits()).is_some();
@@ -213,8 +214,8 @@ impl RedisStore {
         Ok(Read { record, lease: lease.map(|lease| lease.token) })
     }
 
-    /// A read of a Cluster, whose nodes are each asked for their process. A new connection is, and is named so that it need not
-    /// be asked again.
+    /// Reads from a Cluster, whose nodes are each asked for their process. A new connection is asked, and named so that
+    /// it need not be asked again.
     async fn read_of_node(
         &self,
         link: &Link,
@@ -238,7 +239,7 @@ impl RedisStore {
         Ok((run.ok_or_else(|| broken("INFO server names no run_id"))?, replies))
     }
 
-    /// The process that answered for this shard last.
+    /// Returns the process that answered for this shard last.
     fn guess(&self, names: &Names) -> Run {
         Run::from_bits(self.hints[names.hint].load(Ordering::Relaxed))
     }
@@ -247,12 +248,12 @@ impl RedisStore {
         self.hints[names.hint].store(run.bits(), Ordering::Relaxed);
     }
 
-    /// The time since which a process is back; zero if it never was away.
+    /// Returns the time since which a process is back; zero if it never was away.
     fn since(&self, run: Run) -> u64 {
         self.link.returned_at(run.bits()).unwrap_or(0)
     }
 
-    /// Runs a script that only writes: what it writes by a wrong guess is seen by no reader.
+    /// Runs a script that only writes: no reader sees what it writes by a wrong guess.
     async fn write(&self, script: &Script, names: &Names, args: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
         let guess = self.guess(names);
         let before = Before::new(guess, self.since(guess));
@@ -265,7 +266,7 @@ impl RedisStore {
         Ok(reply)
     }
 
-    /// Runs a script that answers what is there, which must not be misled: Redis is asked for its process.
+    /// Runs a script that answers what is there and must not be misled: Redis is asked for its process.
     async fn read_and_write(
         &self,
         script: &Script,
@@ -289,8 +290,9 @@ impl RedisStore {
         }
     }
 
-    /// The same without asking Redis, if its connection tells which process ran the script; nothing if that is not the process of
-    /// the shard's state, or not known. The script may have run then: it must be one that can be repeated.
+    /// Runs such a script without asking Redis, if its connection tells which process ran it. Returns `None` if that is
+    /// not the process of the shard's state, or not known. The script may have run then: it must be one that can be
+    /// repeated.
     async fn read_and_write_known(
         &self,
         script: &Script,
@@ -345,7 +347,7 @@ impl Before {
     }
 }
 
-/// Wakes who waits for the leases whose end is published.
+/// Wakes those who wait for the leases whose end is published.
 async fn listen(mut ends: Subscription, wakes: Arc<Wakes<Vec<u8>>>) {
     loop {
         match ends.recv().await {
@@ -355,7 +357,7 @@ async fn listen(mut ends: Subscription, wakes: Arc<Wakes<Vec<u8>>>) {
     }
 }
 
-/// The shard's epoch, if it was taken in the process that answered, and after it came back if it was away.
+/// Returns the shard's epoch, if it was taken in the process that answered, and after that came back if it was away.
 fn epoch_of(state: Value, run: Run, since: Option<u64>) -> Option<f64> {
     let mut state = redis::from_redis_value::<Vec<Option<f64>>>(state).ok()?.into_iter();
     let (epoch, made_in, made_at) = (state.next()?, state.next()?, state.next());
@@ -395,12 +397,12 @@ impl Lease {
     }
 }
 
-/// Redis counts whole milliseconds; a shorter life than asked is no harm, none at all is an error.
+/// Writes a duration in Redis' whole milliseconds; a shorter life than asked does no harm, none at all is an error.
 fn millis(duration: Duration) -> String {
     duration.as_millis().max(1).to_string()
 }
 
-/// FNV-1a, 64 bits: which shard a key is in must be the same for every clone and version.
+/// Hashes by FNV-1a, 64 bits: every clone and version must put a key into the same shard.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -411,7 +413,7 @@ fn broken(detail: &str) -> StoreError {
     StoreError::Broken { detail: detail.to_owned() }
 }
 
-/// A read that is not answered did nothing.
+/// Translates a failed read: one that was not answered changed nothing.
 fn read_error(error: LinkError) -> StoreError {
     match write_error(error) {
         StoreError::Engine(error) => StoreError::Engine(error.of_read()),

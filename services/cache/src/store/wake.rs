@@ -1,4 +1,4 @@
-//! Who waits for the end of which lease, and how they are told.
+//! The waiters for the end of leases, and how they are woken.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
-/// Those who wait, by what they wait for. As many as there are flights.
+/// The waiters, by what they wait for. There are as many as flights.
 pub(super) struct Wakes<K> {
     waiting: Mutex<HashMap<K, Waiting>>,
 }
@@ -18,7 +18,7 @@ struct Waiting {
     waiters: usize,
 }
 
-/// Takes a waiter off the list, however it ends.
+/// A waiter's place on the list, which it leaves when dropped.
 struct Listed<K: Hash + Eq> {
     wakes: Arc<Wakes<K>>,
     key: K,
@@ -30,7 +30,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Wakes<K> {
         Arc::new(Self { waiting: Mutex::default() })
     }
 
-    /// Ends at the next wake of this key that comes after this call, also if it is polled later.
+    /// Completes at the next wake of this key that comes after this call, also if it is polled later.
     pub(super) fn wait(self: &Arc<Self>, key: K) -> BoxFuture<'static, ()> {
         let mut waiting = self.lock();
         let fresh = || Waiting { notify: Arc::default(), waiters: 0 };
@@ -55,7 +55,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Wakes<K> {
         }
     }
 
-    /// Wakes all: what happened was missed.
+    /// Wakes all, when news may have been missed.
     pub(super) fn wake_all(&self) {
         for waiting in self.lock().values() {
             waiting.notify.notify_waiters();
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wake_reaches_who_was_listed_before_it_and_the_list_empties() {
+    async fn wake_reaches_earlier_waiters_only() {
         let wakes = Wakes::new();
         let (one, two, other) = (wakes.wait("k"), wakes.wait("k"), wakes.wait("other"));
         wakes.wake(&"k");

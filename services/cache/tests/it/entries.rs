@@ -21,7 +21,7 @@ fn ttl(seconds: i64) -> Option<prost_types::Duration> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_set_comes_back_with_its_tags_and_times() {
+async fn set_value_returns_with_tags() {
     let clone = Clone::start("").await;
     let value: Vec<u8> = b"compressible ".repeat(1000);
     let tags = vec!["a".to_owned(), "b".to_owned()];
@@ -43,7 +43,7 @@ async fn what_is_set_comes_back_with_its_tags_and_times() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_if_absent_says_why_it_did_not_store() {
+async fn only_if_absent_reports_refusal() {
     let clone = Clone::start("").await;
     let request = pb::SetRequest { only_if_absent: true, ..set("n", "k", b"first") };
     assert!(clone.set(request.clone()).await.expect("set").stored);
@@ -54,7 +54,7 @@ async fn only_if_absent_says_why_it_did_not_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clones_of_a_process_share_what_they_keep() {
+async fn clones_of_process_share_entries() {
     let settings = settings("");
     let engine = shoal_cache::Engine::open(&settings).await.expect("an engine");
     assert_eq!(engine.describe(), "memory");

@@ -64,7 +64,7 @@ impl Clone {
         Ok(self.client.clone().set(request).await?.into_inner())
     }
 
-    /// The entry of a key, if it is there.
+    /// Returns the entry of a key, if it is there.
     pub(crate) async fn get(&self, namespace: &str, key: &str) -> Result<Option<pb::Entry>, Status> {
         let request = pb::GetRequest { namespace: namespace.to_owned(), key: key.to_owned() };
         match self.client.clone().get(request).await?.into_inner().outcome {
@@ -79,14 +79,14 @@ impl Clone {
         self.client.clone().delete(request).await.map(|_| ())
     }
 
-    /// Drains, and says whether that went well.
+    /// Drains, and returns whether that went well.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.served.await.expect("no panic").expect("drained");
     }
 }
 
-/// Settings from a file.
+/// Reads settings from a file.
 pub(crate) fn settings(toml: &str) -> Settings {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(toml.as_bytes()).expect("written");
@@ -94,7 +94,7 @@ pub(crate) fn settings(toml: &str) -> Settings {
     Settings::load(&args, serve_defaults()).expect("valid settings")
 }
 
-/// The reason of an error, which must carry exactly one `ErrorInfo` of ours.
+/// Returns the reason of an error, which must carry exactly one `ErrorInfo` of ours.
 pub(crate) fn reason(status: &Status) -> String {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "shoal", "{status:?}");

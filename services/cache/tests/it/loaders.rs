@@ -72,7 +72,7 @@ fn config(peer: &Peer, more: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_is_loaded_once_and_then_found() {
+async fn object_is_loaded_once() {
     let profiles = Profiles::new();
     profiles.has("ada", "Ada");
     let peer = Peer::start(profiles.routes()).await;
@@ -98,7 +98,7 @@ async fn an_object_is_loaded_once_and_then_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_callers_over_grpc_are_one_load() {
+async fn hundred_callers_share_one_load() {
     let profiles = Profiles::new();
     profiles.has("ada", "Ada");
     let permits = profiles.gate.forget_permits(usize::MAX);
@@ -119,7 +119,7 @@ async fn a_hundred_callers_over_grpc_are_one_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_loader_does_not_know_is_not_found_and_cached_as_such() {
+async fn unknown_objects_are_cached_briefly() {
     let profiles = Profiles::new();
     let peer = Peer::start(profiles.routes()).await;
     let clone = Clone::start(&config(&peer, "")).await;
@@ -135,7 +135,7 @@ async fn what_the_loader_does_not_know_is_not_found_and_cached_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
+async fn returned_loader_is_used_again() {
     let profiles = Profiles::new();
     profiles.has("ada", "Ada");
     profiles.has("grace", "Grace");
@@ -162,7 +162,7 @@ async fn a_loader_that_was_killed_is_named_and_is_used_again_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loaders_own_errors_keep_their_codes_and_are_not_the_clones() {
+async fn loader_errors_keep_their_codes() {
     let profiles = Profiles::new();
     profiles.answer("bad", Err(Status::invalid_argument("no such shape")));
     profiles.answer("denied", Err(Status::permission_denied("who are you")));
@@ -193,7 +193,7 @@ async fn a_loaders_own_errors_keep_their_codes_and_are_not_the_clones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loader_that_hangs_is_cut_at_the_kinds_timeout() {
+async fn hung_loader_is_cut_at_timeout() {
     let profiles = Profiles::new();
     profiles.gate.forget_permits(usize::MAX);
     let peer = Peer::start(profiles.routes()).await;
@@ -223,7 +223,7 @@ async fn a_refused_load_ejects_no_clone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_over_the_limit_is_returned_and_not_cached() {
+async fn oversized_object_is_returned_uncached() {
     let profiles = Profiles::new();
     profiles.has("ada", &"x".repeat(2 << 20));
     let peer = Peer::start(profiles.routes()).await;

@@ -24,7 +24,7 @@ impl ObjectLoaderService for Echo {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_are_unavailable_at_once_and_objects_go_on_without_the_cache() {
+async fn objects_load_while_redis_is_away() {
     let Some(mut redis) = RedisServer::start().await else { return };
     let peer = Peer::start(Routes::new(ObjectLoaderServiceServer::new(Echo))).await;
     let config =
@@ -72,7 +72,7 @@ async fn entries_are_unavailable_at_once_and_objects_go_on_without_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_down_at_the_start_does_not_keep_a_clone_from_starting() {
+async fn clone_starts_without_redis() {
     let Some(mut redis) = RedisServer::start().await else { return };
     redis.kill();
     let clone = Clone::start(&format!("redis = '{}'\n", redis.url())).await;
@@ -83,7 +83,7 @@ async fn a_redis_that_is_down_at_the_start_does_not_keep_a_clone_from_starting()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_hangs_or_is_flushed_costs_time_and_misses_only() {
+async fn hung_or_flushed_redis_gives_misses() {
     let Some(redis) = RedisServer::start().await else { return };
     let peer = Peer::start(Routes::new(ObjectLoaderServiceServer::new(Echo))).await;
     let loader = peer.address;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-/// How long anything may take that is not itself measured.
+/// The longest time of anything that is not itself measured.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running Redis.
@@ -21,7 +21,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Nothing, loudly, if there is no redis-server; a failure if `SHOAL_TEST_REQUIRE` asks for one.
+    /// Starts a server. Returns `None`, loudly, if there is no redis-server; fails if `SHOAL_TEST_REQUIRE` asks for one.
     pub(crate) async fn start() -> Option<Self> {
         let Some(binary) = std::env::var_os("SHOAL_TEST_REDIS_SERVER").map(PathBuf::from) else {
             assert!(
@@ -63,12 +63,12 @@ impl RedisServer {
         assert!(self.answers().await, "redis did not come back on port {}", self.port);
     }
 
-    /// It is there and does not answer.
+    /// Freezes it: it is there and does not answer.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// It answers again.
+    /// Thaws it: it answers again.
     pub(crate) fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -92,7 +92,7 @@ impl RedisServer {
         assert!(status.success());
     }
 
-    /// Waits until it is in service; false if it ended.
+    /// Waits until it is in service; returns false if it ended.
     async fn answers(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -9,7 +9,7 @@ use crate::harness::{Clone, Peer, reason, until};
 use crate::outage::Echo;
 use crate::redis_server::RedisServer;
 
-/// Code and reason, and that no balancer will hold it against the clone.
+/// Returns code and reason, and checks that no balancer will hold the error against the clone.
 fn told(status: &Status) -> (Code, String) {
     assert!(status.message().contains("nothing was done"), "{status:?}");
     assert_eq!(status.metadata().get("shoal-fault-of").map(|of| of.as_bytes()), Some(b"backend".as_slice()));
@@ -17,7 +17,7 @@ fn told(status: &Status) -> (Code, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_refuses_is_no_defect_and_objects_go_on() {
+async fn objects_load_while_redis_refuses() {
     let Some(redis) = RedisServer::start().await else { return };
     let peer = Peer::start(Routes::new(ObjectLoaderServiceServer::new(Echo))).await;
     let config =

@@ -126,7 +126,7 @@ async fn name(clone: &Clone, kind: &str, id: &str) -> Result<(String, bool), Sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_is_loaded_by_its_id_and_then_found() {
+async fn row_is_loaded_then_cached() {
     let rows = Rows::new();
     rows.put("users", "ada", None, "Ada");
     rows.put("users", "a/b%", None, "Slash");
@@ -151,7 +151,7 @@ async fn a_row_is_loaded_by_its_id_and_then_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_not_there_is_remembered_and_a_table_that_is_not_is_an_error() {
+async fn missing_rows_cached_missing_tables_refused() {
     let rows = Rows::new();
     let (_peer, clone) = start(&rows).await;
     for _ in 0..3 {
@@ -165,7 +165,7 @@ async fn a_row_that_is_not_there_is_remembered_and_a_table_that_is_not_is_an_err
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_names_no_row_is_refused_with_the_form_it_must_have() {
+async fn malformed_row_ids_are_refused() {
     let (_peer, clone) = start(&Rows::new()).await;
     for (kind, id, part) in [
         ("data.users", "ada/7", "%2F"),

@@ -13,9 +13,9 @@ pub(super) struct Sieve<K, V> {
     index: HashMap<K, Index>,
     nodes: Vec<Option<Node<K, V>>>,
     free: Vec<Index>,
-    /// Inserted last.
+    /// The entry inserted last.
     newest: Option<Index>,
-    /// Inserted first.
+    /// The entry inserted first.
     oldest: Option<Index>,
     hand: Option<Index>,
     weight: usize,
@@ -45,7 +45,7 @@ impl<K: Hash + Eq + Clone, V> Sieve<K, V> {
         }
     }
 
-    /// The value of a key, which is marked as used.
+    /// Returns the value of a key, which is marked as used.
     pub(super) fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -56,7 +56,7 @@ impl<K: Hash + Eq + Clone, V> Sieve<K, V> {
         Some(&node.value)
     }
 
-    /// Puts a value in the place of the old one, evicting others until it fits. One that can never fit is not kept.
+    /// Replaces the value of a key, evicting others until it fits. One that can never fit is not kept.
     pub(super) fn insert(&mut self, key: K, value: V, weight: usize) {
         self.remove(&key);
         if weight > self.weight_max {
@@ -93,7 +93,7 @@ impl<K: Hash + Eq + Clone, V> Sieve<K, V> {
         self.unlink(index).map(|node| node.value)
     }
 
-    /// Takes one entry out; false when there is none.
+    /// Evicts one entry; returns false when there is none.
     fn evict(&mut self) -> bool {
         let mut at = self.hand.or(self.oldest);
         while let Some(index) = at {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weight_stays_bounded_and_hot_entries_survive_a_scan() {
+    fn hot_entries_survive_a_scan() {
         let mut map = Sieve::new(100);
         for key in 0..10 {
             map.insert(key, key, 10);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_can_never_fit_replaces_the_old_one_by_nothing() {
+    fn oversized_entry_removes_the_old_one() {
         let mut map = Sieve::new(100);
         map.insert("a", 1, 10);
         map.insert("a", 2, 101);
@@ -164,7 +164,7 @@ mod tests {
 
     /// Random operations against a plain map: what is there is right, weight and links add up.
     #[test]
-    fn links_and_weights_add_up_under_random_use() {
+    fn sieve_matches_plain_map() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut map = Sieve::new(500);

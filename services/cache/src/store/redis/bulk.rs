@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::config::Config;
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 
 /// The largest value, in bytes, that goes with all others: as large as a namespace allows without a setting.
 const BULK_ABOVE: usize = 1 << 20;
@@ -28,13 +28,13 @@ impl Bulk {
             declared.insert(name.to_owned(), is_big(policy.value_bytes_max));
         }
         for (kind, kind_policy) in config.kinds()? {
-            let name = Namespace::of_kind(&kind)?.as_str().to_owned();
+            let name = NamespaceName::of_kind(&kind)?.as_str().to_owned();
             declared.insert(name, is_big(kind_policy.policy.value_bytes_max));
         }
         Ok(Bulk { declared, others: is_big(config.undeclared().value_bytes_max) })
     }
 
-    pub(super) fn contains(&self, namespace: &Namespace) -> bool {
+    pub(super) fn contains(&self, namespace: &NamespaceName) -> bool {
         self.declared.get(namespace.as_str()).copied().unwrap_or(self.others)
     }
 }
@@ -51,8 +51,8 @@ mod tests {
         )
         .expect("valid");
         let bulk = Bulk::of(&config).expect("valid");
-        let big = |name: &str| bulk.contains(&Namespace::parse(name).expect("valid"));
+        let big = |name: &str| bulk.contains(&NamespaceName::parse(name).expect("valid"));
         assert_eq!(["big", "small", "other"].map(big), [true, false, false]);
-        assert!(bulk.contains(&Namespace::of_kind("film").expect("valid")));
+        assert!(bulk.contains(&NamespaceName::of_kind("film").expect("valid")));
     }
 }

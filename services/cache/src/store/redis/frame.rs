@@ -58,7 +58,7 @@ pub(super) fn encode(draft: &Draft) -> ([u8; 2], Vec<u8>) {
 }
 
 impl Frame {
-    /// None if it is of another version or damaged.
+    /// Reads an entry; `None` if it is of another version or damaged.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Frame> {
         if bytes.len() < HEADER || bytes.get_u8() != VERSION {
             return None;
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_no_entry_and_no_panic() {
+    fn damaged_frames_are_misses() {
         let whole = framed(Body::Absent);
         for cut in 0..whole.len() {
             assert!(Frame::decode(Bytes::copy_from_slice(&whole[..cut])).is_none(), "{cut} bytes");

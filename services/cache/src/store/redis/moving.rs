@@ -56,7 +56,7 @@ async fn changed(case: &Case, key: &Key, was: Option<&str>, round: &str) -> Opti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_moving_shard_gives_no_older_value() {
+async fn moving_shard_never_reads_older() {
     let Some(cluster) = Cluster::start().await else { return };
     let store = store(&cluster, false).await;
     let case = Case::new(Arc::clone(&store) as Arc<dyn Store>);

@@ -18,7 +18,7 @@ const NAMES_MAX: usize = 256;
 pub(super) struct Run(u64);
 
 impl Run {
-    /// No process: a script that is given it asks for itself.
+    /// The absence of a guess: a script that is given it asks for the process itself.
     pub(super) const NONE: Run = Run(0);
 
     pub(super) fn bits(self) -> u64 {
@@ -29,18 +29,18 @@ impl Run {
         Self(bits)
     }
 
-    /// As the shard's state holds it.
+    /// Reads a process as the shard's state holds it.
     pub(super) fn of_score(score: f64) -> Self {
         Self(score as u64)
     }
 
-    /// As the scripts answer it.
+    /// Reads a process as the scripts answer it.
     pub(super) fn of_reply(reply: &Value) -> Option<Self> {
         let Value::BulkString(digits) = reply else { return None };
         Some(Self(std::str::from_utf8(digits).ok()?.parse().ok()?))
     }
 
-    /// From the text of `INFO server`.
+    /// Reads the process from the text of `INFO server`.
     fn of_info(info: &str) -> Option<Self> {
         let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
         process_of(id).map(Self)
@@ -82,7 +82,7 @@ impl Runs {
         run
     }
 
-    /// Whether the next read is to name its connection without asking for its name.
+    /// Returns whether the next read must name its connection without asking for its name.
     pub(super) fn must_ask(&self) -> bool {
         self.nameless.load(Ordering::Relaxed) && self.nameless.swap(false, Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What a Redis may lose, and how: nothing of it may bring an older value back.
+//! Tests of what a Redis may lose, and how: no older value comes back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ async fn connected<T>(step: impl AsyncFn() -> Result<T, StoreError>) -> T {
 }
 
 #[tokio::test]
-async fn a_flush_is_misses_and_refused_fills() {
+async fn flush_causes_misses_only() {
     let Some(server) = RedisServer::start().await else { return };
     let case = case(&server).await;
     let (entry, loading) = (case.key("entry"), case.key("loading"));
@@ -52,7 +52,7 @@ async fn a_flush_is_misses_and_refused_fills() {
 }
 
 #[tokio::test]
-async fn a_shard_that_lost_its_state_has_lost_its_entries_and_leases() {
+async fn stateless_shard_has_no_entries() {
     let Some(server) = RedisServer::start().await else { return };
     let case = case(&server).await;
     let (entry, loading) = (case.key("entry"), case.key("loading"));
@@ -104,7 +104,7 @@ async fn nothing_comes_back(case: &Case, first: &str, entry: &Key, loading: &Key
 /// A snapshot remembers what was deleted after it. Whatever is asked first after the restart, while the store still takes
 /// the process for the one before, gives nothing of it.
 #[tokio::test]
-async fn a_restart_from_a_snapshot_brings_nothing_back() {
+async fn snapshot_restart_revives_nothing() {
     let Some(mut server) = RedisServer::start().await else { return };
     for first in ["get", "find", "acquire", "fill", "put"] {
         let case = case(&server).await;
@@ -148,7 +148,7 @@ async fn address_of(mut named: watch::Receiver<String>) -> String {
 /// Two processes live on and take over from each other, neither a copy of the other: what the first one remembers when it is back
 /// lacks all that was told to the second, be that no more than a delete.
 #[tokio::test]
-async fn process_that_comes_back_is_not_trusted() {
+async fn returned_process_is_not_trusted() {
     let (Some(a), Some(b)) = (RedisServer::start().await, RedisServer::start().await) else { return };
     for first in ["get", "find", "acquire", "fill", "put"] {
         for server in [&a, &b] {
@@ -224,7 +224,7 @@ async fn operations_cost_redis_few_commands() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_is_unavailable_within_a_quarter_second() {
+async fn hung_redis_is_unavailable_soon() {
     let Some(server) = RedisServer::start().await else { return };
     let case = case(&server).await;
     let key = case.key("k");
@@ -266,7 +266,7 @@ async fn a_connection_tells_its_process_once() {
 }
 
 #[tokio::test]
-async fn redis_keeps_little_for_a_namespace_and_not_for_ever() {
+async fn idle_namespace_state_expires() {
     let Some(server) = RedisServer::start().await else { return };
     let case = case(&server).await;
     let key = case.key("k");

@@ -1,31 +1,31 @@
-//! Namespaces: the policy of each, and what is counted of it.
+//! The namespaces of a clone: the policy and the counters of each.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::{Config, KindPolicy, Policy, TABLE_PREFIX};
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 use crate::limit::{COUNTED_NAMESPACES_MAX, OBJECT_PREFIX};
 
-/// What is counted of a namespace, at one clone. In `/metrics` as `shoal_cache_EVENTS_total{namespace, clone}`.
+/// An event that is counted of a namespace, at one clone. In `/metrics` as `shoal_cache_EVENTS_total{namespace, clone}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Read and found; a negative result too.
+    /// An entry was read and found; a negative result too.
     Hit,
-    /// Read and not found.
+    /// An entry was read and not found.
     Miss,
-    /// Asked a loader.
+    /// A loader was asked.
     Load,
     /// A loader failed.
     LoadFailure,
-    /// Waited for a load that somebody else at this clone had begun.
+    /// A caller waited for a load that another at this clone had begun.
     Coalesced,
-    /// A load whose result was not stored, because the object was changed or deleted meanwhile.
+    /// A load's result was not stored, because the object was changed or deleted meanwhile.
     RefusedFill,
-    /// A load whose result was too large to be stored.
+    /// A load's result was too large to be stored.
     Oversized,
-    /// Asked a loader while the store was not reachable, without storing the result.
+    /// A loader was asked without storing the result, because the store was not reachable.
     Bypass,
 }
 
@@ -54,55 +54,56 @@ impl Counters {
         Self { exported, counts: Default::default() }
     }
 
-    /// Counts one.
+    /// Counts one event.
     pub(crate) fn count(&self, event: Event) {
         let index = event as usize;
         self.exported[index].increment(1);
         self.counts[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it happened since the clone began.
+    /// Returns how often it happened since the clone began.
     #[cfg(test)]
     pub(crate) fn get(&self, event: Event) -> u64 {
         self.counts[event as usize].load(Ordering::Relaxed)
     }
 }
 
-/// One namespace.
-pub(crate) struct Space {
+/// The policy and the counters of one namespace.
+pub(crate) struct Namespace {
     pub(crate) policy: Policy,
     pub(crate) counters: Arc<Counters>,
 }
 
 /// All namespaces of one clone.
-pub(crate) struct Spaces {
+pub(crate) struct Namespaces {
     clone: String,
-    known: RwLock<HashMap<Namespace, Arc<Space>>>,
+    known: RwLock<HashMap<NamespaceName, Arc<Namespace>>>,
     known_max: usize,
-    undeclared: Arc<Space>,
-    undeclared_table: Arc<Space>,
+    undeclared: Arc<Namespace>,
+    undeclared_table: Arc<Namespace>,
 }
 
-impl Spaces {
-    /// With the policies of those that are declared.
+impl Namespaces {
+    /// Makes the namespaces, with the policies of those that are declared.
     ///
     /// # Errors
-    /// When the configuration is not valid.
+    /// Returns an error if the configuration is not valid.
     pub(crate) fn new(clone: &str, config: &Config) -> anyhow::Result<Self> {
-        let space =
-            |name: &str, policy| Arc::new(Space { policy, counters: Arc::new(Counters::new(name, clone)) });
+        let make = |name: &str, policy| {
+            Arc::new(Namespace { policy, counters: Arc::new(Counters::new(name, clone)) })
+        };
         let mut known = HashMap::new();
         for (name, policy) in config.namespaces() {
-            known.insert(Namespace::parse(name)?, space(name, policy));
+            known.insert(NamespaceName::parse(name)?, make(name, policy));
         }
         for (kind, KindPolicy { policy, .. }) in config.kinds()? {
-            let namespace = Namespace::of_kind(&kind)?;
-            let space = space(namespace.as_str(), policy);
-            known.insert(namespace, space);
+            let namespace = NamespaceName::of_kind(&kind)?;
+            let made = make(namespace.as_str(), policy);
+            known.insert(namespace, made);
         }
-        let undeclared = space("other", config.undeclared());
+        let undeclared = make("other", config.undeclared());
         let undeclared_table =
-            Space { policy: config.built_in("").policy, counters: undeclared.counters.clone() };
+            Namespace { policy: config.built_in("").policy, counters: undeclared.counters.clone() };
         Ok(Self {
             clone: clone.to_owned(),
             known_max: known.len() + COUNTED_NAMESPACES_MAX,
@@ -112,10 +113,10 @@ impl Spaces {
         })
     }
 
-    /// The namespace of this name.
-    pub(crate) fn of(&self, namespace: &Namespace) -> Arc<Space> {
-        if let Some(space) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace) {
-            return space.clone();
+    /// Returns the namespace of this name.
+    pub(crate) fn of(&self, namespace: &NamespaceName) -> Arc<Namespace> {
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace) {
+            return known.clone();
         }
         let table =
             namespace.as_str().strip_prefix(OBJECT_PREFIX).is_some_and(|kind| kind.starts_with(TABLE_PREFIX));
@@ -124,11 +125,11 @@ impl Spaces {
         if known.len() >= self.known_max && !known.contains_key(namespace) {
             return undeclared.clone();
         }
-        let space = || {
+        let make = || {
             let counters = Arc::new(Counters::new(namespace.as_str(), &self.clone));
-            Arc::new(Space { policy: undeclared.policy.clone(), counters })
+            Arc::new(Namespace { policy: undeclared.policy.clone(), counters })
         };
-        known.entry(namespace.clone()).or_insert_with(space).clone()
+        known.entry(namespace.clone()).or_insert_with(make).clone()
     }
 }
 
@@ -138,18 +139,18 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn undeclared_namespaces_past_the_limit_are_counted_together() {
+    fn surplus_namespaces_share_a_counter() {
         let config: Config = toml::from_str("[namespace.declared]\nmax_value = 5").expect("valid");
-        let spaces = Spaces::new("1", &config).expect("valid");
-        let space = |name: &str| spaces.of(&Namespace::parse(name).expect("valid"));
+        let namespaces = Namespaces::new("1", &config).expect("valid");
+        let namespace = |name: &str| namespaces.of(&NamespaceName::parse(name).expect("valid"));
         for index in 0..COUNTED_NAMESPACES_MAX + 10 {
-            space(&format!("n{index}")).counters.count(Event::Hit);
+            namespace(&format!("n{index}")).counters.count(Event::Hit);
         }
-        assert_eq!(spaces.undeclared.counters.get(Event::Hit), 10);
-        assert_eq!(space("declared").policy.value_bytes_max, 5);
+        assert_eq!(namespaces.undeclared.counters.get(Event::Hit), 10);
+        assert_eq!(namespace("declared").policy.value_bytes_max, 5);
         let minute = Duration::from_secs(60);
         assert_eq!(
-            space("object.data.users").policy.ttl,
+            namespace("object.data.users").policy.ttl,
             minute,
             "rows keep their own default, counted or not"
         );

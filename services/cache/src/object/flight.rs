@@ -1,4 +1,4 @@
-//! Coalescing: who may wait for which load.
+//! Coalescing of loads, and the rule of who may join which load.
 //!
 //! A *flight* is one load of one object in this clone, from before it asks for the lease until it has an answer. A caller
 //! may join one only if the load cannot have begun before a write that had returned when the caller began. Two things
@@ -17,23 +17,23 @@ use tokio::sync::watch;
 use crate::key::Key;
 use crate::store::Token;
 
-/// A moment in this clone.
+/// A number that orders the events of this clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
+pub(crate) struct Sequence(u64);
 
-/// A flight that has asked for nothing yet: it will, after any caller that sees it so.
+/// The number of a flight that has asked for nothing yet: it will ask after any caller that sees it so.
 const NOT_YET: u64 = u64::MAX;
 
-/// One load.
+/// A flight: one load.
 pub(crate) struct Flight<A> {
-    /// Of the lease it asks for.
+    /// The token of the lease it asks for.
     pub(crate) token: Token,
-    /// When it asked last.
+    /// The number at which it asked last.
     asked: AtomicU64,
-    /// Another's lease that it waits for.
+    /// The lease of another clone that it waits for.
     following: Mutex<Option<Token>>,
     answer: watch::Sender<Option<A>>,
-    /// Held by those that load without a lease, so that they take turns.
+    /// A lock held by those that load without a lease, so that they take turns.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -54,13 +54,13 @@ struct Entry<A> {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A place in a flight.
-pub(crate) enum Seat<A> {
-    /// In one that somebody else began.
+/// The outcome of joining a flight.
+pub(crate) enum Join<A> {
+    /// A flight that another caller began.
     Joined(watch::Receiver<Option<A>>),
-    /// In a new one, which the caller must see to.
+    /// A new flight, which the caller must run.
     New(Arc<Flight<A>>, watch::Receiver<Option<A>>),
-    /// There are too many flights.
+    /// The limit of flights is reached.
     Full,
 }
 
@@ -70,21 +70,21 @@ impl<A: Clone> Flights<A> {
         Self { table, clock: AtomicU64::new(1), flights_max }
     }
 
-    /// Now. To be taken before the caller looks at the store.
-    pub(crate) fn now(&self) -> Moment {
-        Moment(self.clock.fetch_add(1, Ordering::SeqCst))
+    /// Returns the next number. A caller takes it before it looks at the store.
+    pub(crate) fn next_sequence(&self) -> Sequence {
+        Sequence(self.clock.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// Finds a flight for a caller who began at `since` and then saw the lease `seen`, or begins one.
-    pub(crate) fn seat(&self, key: &Key, since: Moment, seen: Option<Token>) -> Seat<A> {
+    /// Joins a flight for a caller who began at `since` and then saw the lease `seen`, or begins one.
+    pub(crate) fn join(&self, key: &Key, since: Sequence, seen: Option<Token>) -> Join<A> {
         let mut table = self.lock();
         if let Some(entry) = table.by_key.get(key)
             && let Some(flight) = entry.flights.iter().find(|flight| flight.takes(since, seen))
         {
-            return Seat::Joined(flight.answer.subscribe());
+            return Join::Joined(flight.answer.subscribe());
         }
         if table.flights >= self.flights_max {
-            return Seat::Full;
+            return Join::Full;
         }
         table.flights += 1;
         let fresh = || Entry { flights: Vec::new(), turn: Arc::default() };
@@ -98,23 +98,23 @@ impl<A: Clone> Flights<A> {
             turn: entry.turn.clone(),
         });
         entry.flights.push(flight.clone());
-        Seat::New(flight, waiter)
+        Join::New(flight, waiter)
     }
 
-    /// To be called right before a flight asks for its lease, or loads without one.
-    pub(crate) fn asks(&self, flight: &Flight<A>) {
-        flight.asked.store(self.now().0, Ordering::SeqCst);
+    /// Records that a flight asks. Call it right before it asks for its lease, or loads without one.
+    pub(crate) fn mark_asked(&self, flight: &Flight<A>) {
+        flight.asked.store(self.next_sequence().0, Ordering::SeqCst);
     }
 
-    /// The answer of the flight that has this lease.
+    /// Returns the answer of the flight that has this lease.
     pub(crate) fn holder(&self, key: &Key, token: Token) -> Option<watch::Receiver<Option<A>>> {
         let table = self.lock();
         let flight = table.by_key.get(key)?.flights.iter().find(|flight| flight.token == token)?;
         Some(flight.answer.subscribe())
     }
 
-    /// Answers everyone who waits, and takes nobody in any more.
-    pub(crate) fn land(&self, key: &Key, flight: &Flight<A>, answer: A) {
+    /// Answers everyone who waits, and lets nobody join any more.
+    pub(crate) fn complete(&self, key: &Key, flight: &Flight<A>, answer: A) {
         let mut table = self.lock();
         if let Some(entry) = table.by_key.get_mut(key) {
             let before = entry.flights.len();
@@ -129,7 +129,7 @@ impl<A: Clone> Flights<A> {
         flight.answer.send_replace(Some(answer));
     }
 
-    /// How many there are.
+    /// Returns the number of flights.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lock().flights
@@ -141,7 +141,7 @@ impl<A: Clone> Flights<A> {
 }
 
 impl<A> Flight<A> {
-    fn takes(&self, since: Moment, seen: Option<Token>) -> bool {
+    fn takes(&self, since: Sequence, seen: Option<Token>) -> bool {
         if self.asked.load(Ordering::SeqCst) > since.0 {
             return true;
         }
@@ -149,12 +149,12 @@ impl<A> Flight<A> {
         seen == self.token || *self.following() == Some(seen)
     }
 
-    /// The flight waits for another clone's lease. Who saw that lease may wait with it.
+    /// Records that the flight waits for another clone's lease. Whoever saw that lease may wait with it.
     pub(crate) fn follow(&self, token: Token) {
         *self.following() = Some(token);
     }
 
-    /// Waits until no other flight of the object loads without a lease. Whoever comes meanwhile may join.
+    /// Waits until no other flight of the object loads without a lease. Others may join meanwhile.
     pub(crate) async fn take_turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.asked.store(NOT_YET, Ordering::SeqCst);
         self.turn.clone().lock_owned().await
@@ -165,62 +165,62 @@ impl<A> Flight<A> {
     }
 }
 
-/// Waits for a flight's answer; none when its task was stopped.
-pub(crate) async fn landed<A: Clone>(mut waiter: watch::Receiver<Option<A>>) -> Option<A> {
+/// Waits for a flight's answer; returns `None` when its task was stopped.
+pub(crate) async fn answer_of<A: Clone>(mut waiter: watch::Receiver<Option<A>>) -> Option<A> {
     waiter.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Namespace;
+    use crate::key::NamespaceName;
 
     fn key() -> Key {
-        Key::parse(Namespace::parse("n").expect("valid"), "k").expect("valid")
+        Key::parse(NamespaceName::parse("n").expect("valid"), "k").expect("valid")
     }
 
     fn begun(flights: &Flights<u8>) -> Arc<Flight<u8>> {
-        match flights.seat(&key(), flights.now(), None) {
-            Seat::New(flight, _) => flight,
+        match flights.join(&key(), flights.next_sequence(), None) {
+            Join::New(flight, _) => flight,
             _ => panic!("must begin a flight"),
         }
     }
 
-    fn joins(flights: &Flights<u8>, since: Moment, seen: Option<Token>) -> bool {
-        matches!(flights.seat(&key(), since, seen), Seat::Joined(_))
+    fn joins(flights: &Flights<u8>, since: Sequence, seen: Option<Token>) -> bool {
+        matches!(flights.join(&key(), since, seen), Join::Joined(_))
     }
 
     #[test]
-    fn a_flight_that_has_asked_takes_only_those_who_began_before_or_saw_its_lease() {
+    fn asked_flight_admits_earlier_callers_only() {
         let flights = Flights::new(10);
         let flight = begun(&flights);
-        assert!(joins(&flights, flights.now(), None), "it has not asked yet");
-        let before = flights.now();
-        flights.asks(&flight);
+        assert!(joins(&flights, flights.next_sequence(), None), "it has not asked yet");
+        let before = flights.next_sequence();
+        flights.mark_asked(&flight);
         assert!(joins(&flights, before, None));
-        assert!(joins(&flights, flights.now(), Some(flight.token)));
-        assert!(!joins(&flights, flights.now(), None), "a delete may lie between");
+        assert!(joins(&flights, flights.next_sequence(), Some(flight.token)));
+        assert!(!joins(&flights, flights.next_sequence(), None), "a delete may lie between");
     }
 
     #[test]
-    fn a_flight_that_follows_a_foreign_lease_takes_who_saw_that_lease() {
+    fn following_flight_admits_lease_witnesses() {
         let flights = Flights::new(10);
         let flight = begun(&flights);
-        flights.asks(&flight);
+        flights.mark_asked(&flight);
         let foreign = Token::random();
         flight.follow(foreign);
-        assert!(joins(&flights, flights.now(), Some(foreign)));
-        assert!(!joins(&flights, flights.now(), Some(Token::random())));
+        assert!(joins(&flights, flights.next_sequence(), Some(foreign)));
+        assert!(!joins(&flights, flights.next_sequence(), Some(Token::random())));
     }
 
     #[test]
-    fn a_landed_flight_takes_nobody_and_leaves_nothing() {
+    fn answered_flight_admits_nobody() {
         let flights = Flights::new(1);
         let flight = begun(&flights);
-        let other = Key::parse(Namespace::parse("n").expect("valid"), "other").expect("valid");
-        assert!(matches!(flights.seat(&other, flights.now(), None), Seat::Full));
-        flights.land(&key(), &flight, 1);
-        assert!(!joins(&flights, Moment(0), Some(flight.token)));
+        let other = Key::parse(NamespaceName::parse("n").expect("valid"), "other").expect("valid");
+        assert!(matches!(flights.join(&other, flights.next_sequence(), None), Join::Full));
+        flights.complete(&key(), &flight, 1);
+        assert!(!joins(&flights, Sequence(0), Some(flight.token)));
         assert_eq!(flights.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Kinds of objects: which there are, and by whom and how each is loaded.
+//! The kinds of objects, and the loader and policy of each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,41 +10,42 @@ use tokio::sync::Semaphore;
 
 use crate::config::{Config, KindPolicy, Source, TABLE_PREFIX};
 use crate::error::Error;
-use crate::key::Namespace;
+use crate::key::NamespaceName;
 use crate::loader::Loader;
 
-/// Characters of a table's name, as the data service has it.
+/// The most characters of a table's name, as in the data service.
 const TABLE_LENGTH_MAX: usize = 40;
 
-/// One kind.
+/// A kind of objects.
 #[derive(Clone)]
 pub(crate) struct Kind {
     pub(crate) name: String,
-    /// Where its objects are kept.
-    pub(crate) namespace: Namespace,
+    /// The namespace of its objects.
+    pub(crate) namespace: NamespaceName,
     pub(crate) policy: KindPolicy,
     pub(crate) loader: Arc<dyn Loader>,
-    /// Loads that may go on at once.
+    /// Permits for the loads that may go on at once.
     pub(crate) loads: Arc<Semaphore>,
 }
 
-/// Makes the loader of a table's rows, whose calls take at most so long.
+/// Makes the loader of a table's rows, whose calls take at most this long.
 pub(crate) type TableLoader = Box<dyn Fn(&str, Duration) -> Arc<dyn Loader> + Send + Sync>;
 
 /// The kinds of one clone.
 pub(crate) struct Kinds {
     declared: HashMap<String, Result<Arc<Kind>, Error>>,
     tables: Option<TableLoader>,
-    /// Of tables that are not declared; one set of permits for all of them.
+    /// The policy of tables that are not declared; one set of permits serves all of them.
     built_in: KindPolicy,
     table_loads: Arc<Semaphore>,
 }
 
 impl Kinds {
-    /// `remote` makes the loader of a kind from its name, source and timeout; `tables` is none when the data service is not known.
+    /// Makes the kinds. `remote` makes the loader of a kind from its name, source and timeout; `tables` is `None` when
+    /// the data service is not known.
     ///
     /// # Errors
-    /// When a source is none, or a kind has no valid name.
+    /// Returns an error if a source is not valid, or a kind has no valid name.
     pub(crate) fn new(
         config: &Config,
         remote: impl Fn(&str, &str, Duration) -> anyhow::Result<Arc<dyn Loader>>,
@@ -57,7 +58,7 @@ impl Kinds {
                 (Source::Table(table), Some(tables)) => Ok(tables(table, policy.timeout)),
                 (Source::Table(_), None) => Err(Error::NoDataPeer { kind: name.clone() }),
             };
-            let namespace = Namespace::of_kind(&name)?;
+            let namespace = NamespaceName::of_kind(&name)?;
             let loads = Arc::new(Semaphore::new(policy.loads_max));
             let kind =
                 loader.map(|loader| Arc::new(Kind { name: name.clone(), namespace, policy, loader, loads }));
@@ -68,12 +69,12 @@ impl Kinds {
         Ok(Self { declared, tables, built_in, table_loads })
     }
 
-    /// The kind of this name.
+    /// Returns the kind of this name.
     pub(crate) fn of(&self, name: &str) -> Result<Arc<Kind>, Error> {
         if let Some(kind) = self.declared.get(name) {
             return kind.clone();
         }
-        let namespace = Namespace::of_kind(name)?;
+        let namespace = NamespaceName::of_kind(name)?;
         let Some(table) = name.strip_prefix(TABLE_PREFIX) else {
             return Err(Error::KindNotDeclared { kind: name.to_owned() });
         };
@@ -95,7 +96,7 @@ impl Kinds {
 }
 
 impl Kind {
-    /// The loader as an operator knows it.
+    /// Returns the loader's name as an operator knows it.
     pub(crate) fn loader_name(&self) -> String {
         match &self.policy.source {
             Source::Loader { named, .. } => named.clone(),
