@@ -126,6 +126,16 @@ install_python() {
 deny_bin() { echo "$cache/cargo-deny-$cargo_deny_version/bin/cargo-deny"; }
 install_deny() { once "$cache/cargo-deny-$cargo_deny_version" fetch_cargo_tool cargo-deny "$cargo_deny_version"; }
 
+promtool_bin() { echo "$cache/promtool-$prometheus_version/promtool"; }
+install_promtool() { once "$cache/promtool-$prometheus_version" fetch_promtool; }
+# The package also has the server, which nothing here needs.
+fetch_promtool() {
+    unpack_debian "$1" "prometheus=$prometheus_version+*"
+    local files=$1/root
+    mv "$files/usr/bin/promtool" "$1/"
+    rm -rf "$files"
+}
+
 # For scripts/fuzz, which finds it by the link.
 install_fuzz() {
     local folder="$cache/cargo-fuzz-$cargo_fuzz_version"

@@ -9,6 +9,8 @@ h2spec_version=2.2.1
 python_grpc_version=1.85.1
 buf_version=1.75.0
 jaeger_version=1.76.0
+# As with the gateways below, Debian's revisions replace each other.
+prometheus_version=2.42.0
 cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
 

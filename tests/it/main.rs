@@ -16,6 +16,7 @@ mod frozen;
 mod h2spec;
 mod idle;
 mod memory;
+mod metrics;
 mod read_path;
 mod readme;
 mod rolling;

@@ -1,5 +1,6 @@
 //! `shoal up`: the whole mesh in one process. The same code as many processes, on real loopback sockets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -84,15 +85,21 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let expected: Vec<(String, SocketAddr)> = bound.iter().map(|b| (b.name.clone(), b.address)).collect();
     let (mut engines, mut watches) = (Engines::default(), Vec::new());
     let built = build(&settings, bound, &mut rows, &mut engines).await?;
-    let memory = Memory::default();
+    let (memory, mut measures) = (Memory::default(), BTreeMap::new());
     for (clone, service) in built {
         parts.push(admin::Part::of_clone(clone.name, service.role(), service.probe()));
         watches.push(service.draining());
+        if let Some(measure) = service.measure() {
+            // One clone of a role tells for all.
+            measures.entry(service.role()).or_insert(measure);
+        }
         let service = service.within(memory.clone());
         clones.spawn(serve(service, clone.listener, settings.drain, stop_clones.clone()));
     }
-    let admin =
-        tokio::spawn(admin::serve(admin::Admin { metrics, parts, shutdown: signal.clone() }, admin_listener));
+    let admin = tokio::spawn(admin::serve(
+        admin::Admin { metrics, parts, shutdown: signal.clone(), measures },
+        admin_listener,
+    ));
     let mesh = gateway.readiness();
     let stop_gateway = CancellationToken::new();
     let mut gateway = {

@@ -108,7 +108,11 @@ impl Database {
         R: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> R + Send + 'static,
     {
-        self.writer.write(f).await
+        let Some(meter) = self.storage.meter() else { return self.writer.write(f).await };
+        let begun = Instant::now();
+        let result = self.writer.write(f).await;
+        meter.write(result.as_ref().err(), begun.elapsed());
+        result
     }
 
     /// What the writer has done so far.
@@ -128,7 +132,7 @@ impl Database {
         }
     }
 
-    /// Shows how it is as `shoal_engine_up`, `shoal_engine_full` and `shoal_engine_read_only` of this role.
+    /// Shows its condition, its writes and its files in the metrics of this role.
     pub fn report_as(&self, role: &'static str) {
         self.storage.report_as(role);
     }

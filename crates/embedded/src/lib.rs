@@ -31,6 +31,7 @@ mod error;
 mod journal;
 mod keyspace;
 mod ledger;
+mod meter;
 mod range;
 mod storage;
 mod tx;

@@ -13,6 +13,7 @@ use crate::commits::Commits;
 use crate::damage::{self, Trouble};
 use crate::error::{Error, words};
 use crate::ledger::Ledger;
+use crate::meter::Meter;
 
 /// Room that is left for what is written besides: tables, a new journal. Of a small file system, at most a part.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -53,7 +54,7 @@ pub(crate) struct Storage {
     condition: Mutex<Condition>,
     /// Whether a write was refused since it was last well.
     pub(crate) refused: AtomicBool,
-    role: OnceLock<&'static str>,
+    meter: OnceLock<Meter>,
     /// Locks the directory.
     // After the engine: nobody else opens the files before it is closed.
     _lock: Option<File>,
@@ -148,7 +149,7 @@ impl Storage {
             dir,
             condition: Mutex::new(Condition::Up),
             refused: AtomicBool::new(false),
-            role: OnceLock::new(),
+            meter: OnceLock::new(),
             temporary,
         }
     }
@@ -248,23 +249,35 @@ impl Storage {
         self.measure(&condition);
     }
 
-    /// Names the role in the gauges.
+    /// Names the role in the metrics, which begin with this.
     pub(crate) fn report_as(&self, role: &'static str) {
-        let _ = self.role.set(role);
+        let _ = self.meter.set(Meter::new(role));
+        self.measure_disk();
+        if let (Some(meter), Some(room)) = (self.meter(), Room::of(&self.dir)) {
+            meter.free(room.free);
+        }
         self.measure(&self.condition.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn measure(&self, condition: &Condition) {
-        let Some(role) = self.role.get().copied() else { return };
-        let (up, full, read_only) = match condition {
-            Condition::Up => (1.0, 0.0, 0.0),
-            Condition::Full(_) => (1.0, 1.0, 0.0),
-            Condition::Failed(_) => (0.0, 0.0, 1.0),
-        };
-        for (name, value) in
-            [("shoal_engine_up", up), ("shoal_engine_full", full), ("shoal_engine_read_only", read_only)]
+        let Some(meter) = self.meter() else { return };
+        let (full, failed) =
+            (matches!(condition, Condition::Full(_)), matches!(condition, Condition::Failed(_)));
+        meter.condition(!failed, full, failed);
+    }
+
+    /// The metrics, once the database has the name of its role.
+    pub(crate) fn meter(&self) -> Option<&Meter> {
+        self.meter.get()
+    }
+
+    /// Shows how many bytes the files have. Their sizes are known in memory.
+    pub(crate) fn measure_disk(&self) {
+        let Some(meter) = self.meter() else { return };
+        if let Ok(engine) = self.engine()
+            && let Ok(bytes) = engine.database.disk_space()
         {
-            metrics::gauge!(name, "role" => role, "engine" => "embedded").set(value);
+            meter.disk(bytes);
         }
     }
 }

@@ -37,6 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Files that failed again so soon after they were opened are opened again later and later.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Between two measurements of the files.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
 /// The longest pause between two attempts to open the files again, unless the disk has more room meanwhile.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
@@ -90,6 +93,7 @@ impl Writer {
             opened_at: None,
             failures: 0,
             free: 0,
+            measure_at: Instant::now(),
         };
         group_commit.measure_room();
         let thread = thread::Builder::new()
@@ -175,6 +179,8 @@ struct GroupCommit {
     failures: u32,
     /// Room when they were last to be opened.
     free: u64,
+    /// When the files are to be measured again.
+    measure_at: Instant,
 }
 
 impl GroupCommit {
@@ -251,6 +257,9 @@ impl GroupCommit {
                 condition = Condition::Full(room.text(room.reserve().max(room.free + MORE_ROOM_BYTES)));
             }
         }
+        if let Some(meter) = self.storage.meter() {
+            meter.failed();
+        }
         let soon = self.opened_at.take().is_some_and(|at| at.elapsed() < SOON);
         self.failures = if soon { self.failures + 1 } else { 0 };
         let pause = LOOK_EVERY.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
@@ -321,6 +330,13 @@ impl GroupCommit {
             return;
         }
         let Some(room) = Room::of(&self.storage.dir) else { return };
+        if let Some(meter) = self.storage.meter() {
+            meter.free(room.free);
+        }
+        if self.measure_at <= Instant::now() {
+            self.measure_at = Instant::now() + MEASURE_EVERY;
+            self.storage.measure_disk();
+        }
         let full = matches!(self.storage.condition(), Condition::Full(_));
         // A little more than what it was refused at, or it would be full and not full in turns.
         let needed = if full { room.reserve() + room.reserve() / 4 } else { room.reserve() };
@@ -380,7 +396,11 @@ impl GroupCommit {
         if let Some(commits) = &engine.commits {
             commits.count(&mut batch);
         }
+        let begun = Instant::now();
         batch.commit().map_err(Failure::Tried)?;
+        if let Some(meter) = self.storage.meter() {
+            meter.committed(begun.elapsed());
+        }
         if let Some(commits) = &engine.commits {
             // It is on the disk, and nobody knows yet.
             let number = commits.committed();

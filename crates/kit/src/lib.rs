@@ -25,4 +25,4 @@ pub use serving::service::Service;
 pub use serving::{backing, message, serve, service};
 pub use settings::Settings;
 pub use telemetry::seldom::Seldom;
-pub use telemetry::{access, logs, metrics as metric, sampling};
+pub use telemetry::{access, families, logs, metrics as metric, sampling};

@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod cli;
 pub mod exit;
+mod figures;
 pub mod open_files;
 pub mod shutdown;

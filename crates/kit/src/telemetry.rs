@@ -5,6 +5,7 @@
 pub mod access;
 pub(crate) mod current_call;
 mod export;
+pub mod families;
 pub mod logs;
 pub mod metrics;
 pub mod sampling;

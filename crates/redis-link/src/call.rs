@@ -1,7 +1,6 @@
 //! What is observed of a call: one span, one count, one duration. Never a key or a value.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use redis::{Arg, Cmd, Pipeline};
 use tokio::time::Instant;
@@ -13,6 +12,8 @@ use crate::error::LinkError;
 /// How calls end, as the metric says it.
 const OUTCOMES: [&str; 9] =
     ["ok", "unavailable", "unknown", "moving", "full", "read_only", "denied", "server", CANCELLED];
+/// The label that tells this engine from the others.
+pub(crate) const ENGINE: &str = "redis";
 const CANCELLED: &str = "cancelled";
 
 /// A call from its start to its end; a caller that gives up ends it as `cancelled`.
@@ -94,24 +95,25 @@ impl Drop for Call<'_> {
 /// The counters of a link, looked up once: a call must not search a registry.
 pub(crate) struct Meter {
     role: &'static str,
-    calls: [OnceLock<metrics::Counter>; OUTCOMES.len()],
-    duration: OnceLock<metrics::Histogram>,
+    calls: [metrics::Counter; OUTCOMES.len()],
+    duration: metrics::Histogram,
 }
 
 impl Meter {
     pub(crate) fn new(role: &'static str) -> Self {
-        Self { role, calls: Default::default(), duration: OnceLock::new() }
+        let calls = OUTCOMES.map(|outcome| {
+            metrics::counter!("shoal_engine_calls_total", "role" => role, "engine" => ENGINE, "outcome" => outcome)
+        });
+        let duration =
+            metrics::histogram!("shoal_engine_call_duration_seconds", "role" => role, "engine" => ENGINE);
+        Self { role, calls, duration }
     }
 
     fn record(&self, outcome: &'static str, seconds: f64) {
-        let count =
-            || metrics::counter!("shoal_redis_calls_total", "role" => self.role, "outcome" => outcome);
-        match OUTCOMES.iter().position(|known| *known == outcome) {
-            Some(known) => self.calls[known].get_or_init(count).increment(1),
-            None => count().increment(1),
+        if let Some(known) = OUTCOMES.iter().position(|known| *known == outcome) {
+            self.calls[known].increment(1);
         }
-        let duration = || metrics::histogram!("shoal_redis_call_duration_seconds", "role" => self.role);
-        self.duration.get_or_init(duration).record(seconds);
+        self.duration.record(seconds);
     }
 }
 

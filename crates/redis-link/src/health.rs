@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::call::ENGINE;
 use crate::config::Endpoint;
 use crate::error::{LinkError, Trouble};
 use crate::eviction::{Eviction, MemoryPolicy};
@@ -110,6 +111,7 @@ impl Health {
         known.next += 1;
         // Only a role that has a Redis has its gauges.
         if known.nodes.is_empty() {
+            self.0.begin();
             self.0.measure(&known);
         }
         Report { number: known.next, endpoint: endpoint.clone(), shared: Arc::clone(&self.0) }
@@ -179,6 +181,23 @@ impl Shared {
         }
     }
 
+    /// Makes the counters of the role, so that a rate has a first value.
+    fn begin(&self) {
+        let role = self.role;
+        for outcome in ["ok", "failed"] {
+            metrics::counter!("shoal_redis_connects_total", "role" => role, "outcome" => outcome)
+                .increment(0);
+        }
+        for outcome in ["emptied", "refused"] {
+            metrics::counter!("shoal_redis_slot_transfers_total", "role" => role, "outcome" => outcome)
+                .increment(0);
+        }
+        metrics::counter!("shoal_redis_slot_keys_carried_total", "role" => role).increment(0);
+        metrics::counter!("shoal_redis_moves_total", "role" => role).increment(0);
+        metrics::counter!("shoal_redis_moving_slot_waits_total", "role" => role).increment(0);
+        metrics::counter!("shoal_redis_returned_processes_total", "role" => role).increment(0);
+    }
+
     fn measure(&self, known: &Known) {
         let any = |is: fn(&Condition) -> bool| known.nodes.values().any(|(_, condition)| is(condition));
         let away = |condition: &Condition| matches!(condition, Condition::Denied(_) | Condition::Down(_));
@@ -191,7 +210,7 @@ impl Shared {
         for (name, is) in
             [("shoal_engine_up", up), ("shoal_engine_full", full), ("shoal_engine_read_only", read_only)]
         {
-            let gauge = metrics::gauge!(name, "role" => self.role, "engine" => "redis");
+            let gauge = metrics::gauge!(name, "role" => self.role, "engine" => ENGINE);
             gauge.set(if is { 1.0 } else { 0.0 });
         }
     }

@@ -13,7 +13,7 @@ use shoal_http2::Unread;
 use shoal_kit::admin::{Look, Part};
 use shoal_kit::role::Role;
 use shoal_kit::sampling::Sampling;
-use shoal_kit::{Memory, Settings, open_files};
+use shoal_kit::{Memory, Settings, families, open_files};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ impl Gateway {
         settings.refuse_renamed("gateway", &Config::RENAMED)?;
         let config = settings.valid_section("gateway", Config::validate)?;
         let cores = config.cores.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+        families::begin(Role::Gateway);
         let listeners = listener::bind(settings.listen, cores)?;
         let address = match listeners.first() {
             Some(first) => first.local_addr()?,

@@ -1,5 +1,7 @@
 //! The whole life of a process that is a gateway and nothing else.
 
+use std::collections::BTreeMap;
+
 use shoal_kit::admin::{self, Admin};
 use shoal_kit::{Settings, metric, open_files, serve, shutdown, telemetry};
 
@@ -20,7 +22,12 @@ pub async fn run_process(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(admin = %listener.local_addr()?, "admin port");
     let readiness = gateway.readiness();
     let admin = tokio::spawn(admin::serve(
-        Admin { metrics, parts: vec![readiness.part()], shutdown: shutdown.clone() },
+        Admin {
+            metrics,
+            parts: vec![readiness.part()],
+            shutdown: shutdown.clone(),
+            measures: BTreeMap::new(),
+        },
         listener,
     ));
     let ended = gateway.run(&settings, shutdown).await;

@@ -26,7 +26,7 @@ const PAGE_DEFAULT: usize = 50;
 /// Most jobs of one page.
 const PAGE_JOBS_MAX: usize = 100;
 /// Most queues of one page.
-const PAGE_QUEUES_MAX: usize = 100;
+pub(crate) const PAGE_QUEUES_MAX: usize = 100;
 /// Queues of a page whose jobs are counted at the same time.
 const COUNTS_AT_ONCE: usize = 16;
 /// Longest message of a failure.

@@ -12,11 +12,14 @@ mod job;
 mod jobs;
 mod leaser;
 mod maintainer;
+mod queue_metrics;
 mod request;
 mod service;
 mod store;
 mod trace;
 mod watch;
+
+use std::sync::Arc;
 
 use shoal_kit::Settings;
 use shoal_kit::service::Background;
@@ -28,6 +31,7 @@ use crate::engine::config;
 use crate::hub::Hub;
 use crate::jobs::Jobs;
 use crate::leaser::Leaser;
+use crate::queue_metrics::QueueMetrics;
 
 /// Starts one clone of the service with its background work: it hears what happens at the engine, looks after the queues, and
 /// gives back what was claimed for workers that left.
@@ -51,5 +55,10 @@ pub async fn service(
     // Not stopped with the other tasks: it ends by itself, after it has given back what is queued.
     background.tasks.spawn(undoing);
     let jobs = Jobs::new(store.clone(), hub, leaser, background.draining.clone());
-    Ok(service::assemble(jobs, clone, background).on(backing, move || store.ready()))
+    let (shown, counted) = (Arc::new(QueueMetrics::default()), jobs.clone());
+    let read = move || {
+        let (shown, jobs) = (shown.clone(), counted.clone());
+        async move { shown.read(&jobs).await }
+    };
+    Ok(service::assemble(jobs, clone, background).on(backing, move || store.ready()).measured_by(read))
 }

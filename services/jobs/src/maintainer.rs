@@ -149,7 +149,10 @@ impl Maintainer {
             self.next.remove(&queue);
             self.looks.remove(&queue);
             match outcome {
-                Ok(Promoted { ready, next }) => {
+                Ok(Promoted { ready, next, lost }) => {
+                    if lost > 0 {
+                        metrics::counter!("shoal_jobs_leases_lost_total").increment(lost);
+                    }
                     if ready {
                         self.hub.ready(&queue);
                     }

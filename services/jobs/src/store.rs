@@ -68,6 +68,8 @@ pub(crate) struct Promoted {
     pub(crate) ready: bool,
     /// The time until something of this queue is next due; zero if there was more than one call takes.
     pub(crate) next: Option<Duration>,
+    /// The number of jobs whose lease had run out and which this call took from their workers.
+    pub(crate) lost: u64,
 }
 
 /// Numbers of jobs of a queue by state. Finished jobs count while they can be read.

@@ -89,7 +89,10 @@ impl<S: Store> Sessions<S> {
             absolute_ttl,
         };
         match self.store.create(new).await? {
-            Created::New(session) => Ok(issue(&keyring, id, secret, session)),
+            Created::New(session) => {
+                metrics::counter!("shoal_session_created_total").increment(1);
+                Ok(issue(&keyring, id, secret, session))
+            }
             Created::Repeat(record) => {
                 let (id, user) = (record.session.id, &record.session.user);
                 let secret = keyring
@@ -133,13 +136,15 @@ impl<S: Store> Sessions<S> {
 
     pub(crate) async fn revoke(&self, target: Target) -> Result<(), Error> {
         match target {
-            Target::Id(id) => self.store.revoke(parse_id("session_id", &id)?, None).await,
+            Target::Id(id) => self.store.revoke(parse_id("session_id", &id)?, None).await?,
             Target::Token(token) => {
                 let keyring = self.keys.keyring().await?;
                 let token = parse(&token, &keyring)?;
-                self.store.revoke(token.id, Some(keyring.hashes(&token.secret))).await
+                self.store.revoke(token.id, Some(keyring.hashes(&token.secret))).await?;
             }
         }
+        count_revoked(1);
+        Ok(())
     }
 
     /// Returns a page, and the token of the next one, empty after the last.
@@ -177,7 +182,9 @@ impl<S: Store> Sessions<S> {
             id => Some(parse_id("except_session_id", id)?),
         };
         let bucket = self.keys.keyring().await?.bucket_of(&user);
-        self.store.revoke_user(bucket, user, except).await
+        let revoked = self.store.revoke_user(bucket, user, except).await?;
+        count_revoked(revoked);
+        Ok(revoked)
     }
 
     /// Watches one user's sessions, or everybody's if `user` is empty.
@@ -299,6 +306,10 @@ fn valid_name(field: &'static str, name: &str) -> Result<(), Error> {
 
 fn at_most(field: &'static str, limit: &'static str, value: usize, max: usize) -> Result<(), Error> {
     if value > max { Err(Error::TooMuch { field, limit, max }) } else { Ok(()) }
+}
+
+fn count_revoked(sessions: u64) {
+    metrics::counter!("shoal_session_revoked_total").increment(sessions);
 }
 
 /// Hashes the name of the call (user and `request_id`) and its fields, with the length of each part between the parts.

@@ -1,7 +1,9 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`, `/status`, and a page that names them. `docs/probes.md` says who asks which.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -13,8 +15,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::figures;
 use crate::role::Role;
 use crate::serving::backing::Probe;
+use crate::serving::service::Measure;
 
 /// What the admin port shows.
 #[derive(Clone)]
@@ -25,7 +29,14 @@ pub struct Admin {
     pub parts: Vec<Part>,
     /// Cancelled when the process begins to drain: no longer ready.
     pub shutdown: CancellationToken,
+    /// Work before the metrics are shown, by role.
+    pub measures: BTreeMap<Role, Measure>,
 }
+
+/// The least time between two readings of what costs something to measure, whoever asks for metrics and how often.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// The longest wait of a scrape for such a reading; then it shows what is known.
+const MEASURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A clone or a gateway in the process.
 #[derive(Clone)]
@@ -74,7 +85,7 @@ impl Part {
 }
 
 /// Between two upkeeps of the metrics.
-const UPKEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 const PAGE: &str = "<!doctype html><meta charset=utf-8><title>Shoal</title><h1>Shoal</h1>\
 <ul><li><a href=/metrics>/metrics</a> Prometheus metrics<li><a href=/livez>/livez</a> the process answers\
@@ -92,8 +103,8 @@ pub async fn serve(admin: Admin, listener: TcpListener) -> std::io::Result<()> {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
-        .route("/metrics", get(metrics))
-        .with_state(admin);
+        .with_state(admin.clone())
+        .merge(Router::new().route("/metrics", get(metrics)).with_state((admin, Arc::default())));
     tokio::select! {
         served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()) => served,
         () = upkeep(&metrics_handle) => Ok(()),
@@ -109,9 +120,28 @@ async fn upkeep(metrics: &PrometheusHandle) {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+/// Reads what costs something to measure, unless that was done a moment ago.
+async fn measure(admin: &Admin, measured: &Mutex<Option<Instant>>) {
+    {
+        let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.is_some_and(|at| at.elapsed() < MEASURE_EVERY) {
+            return;
+        }
+        *measured = Some(Instant::now());
+    }
+    let readings = futures::future::join_all(admin.measures.values().map(|measure| measure()));
+    if tokio::time::timeout(MEASURE_WITHIN, readings).await.is_err() {
+        tracing::debug!("metrics are shown without what could not be read within {MEASURE_WITHIN:?}");
+    }
+}
+
+async fn metrics(State((admin, measured)): State<(Admin, Arc<Mutex<Option<Instant>>>)>) -> impl IntoResponse {
+    measure(&admin, &measured).await;
     admin.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        admin.metrics.render() + &figures::render(),
+    )
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
@@ -163,6 +193,8 @@ fn status_of(parts: &[Part], draining: bool) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::serving::backing::Backing;
 
@@ -176,6 +208,27 @@ mod tests {
             probe.set_reached();
         }
         Part::of_clone(name.to_owned(), Role::Session, probe)
+    }
+
+    #[tokio::test]
+    async fn many_scrapes_measure_once() {
+        let readings = Arc::new(AtomicUsize::new(0));
+        let counted = readings.clone();
+        let reading: Measure = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {})
+        });
+        let admin = Admin {
+            metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+            parts: Vec::new(),
+            shutdown: CancellationToken::new(),
+            measures: BTreeMap::from([(Role::Jobs, reading)]),
+        };
+        let measured = Mutex::default();
+        for _ in 0..10 {
+            measure(&admin, &measured).await;
+        }
+        assert_eq!(readings.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -64,7 +64,8 @@ where
     let service = build(settings).await?;
     let probe = service.probe();
     let part = admin::Part::of_clone(role.to_string(), role, probe.clone());
-    let admin = admin::Admin { metrics, parts: vec![part], shutdown: shutdown.clone() };
+    let measures = service.measure().into_iter().map(|measure| (role, measure)).collect();
+    let admin = admin::Admin { metrics, parts: vec![part], shutdown: shutdown.clone(), measures };
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
     tracing::info!(%role, %address, admin = %admin_address, engine = probe.engine(), "serving");
     serve(service, listener, drain, shutdown).await?;

@@ -66,7 +66,7 @@ pub async fn serve(
     drain: Drain,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Service { role, clone, mut routes, descriptors, background, memory, backing, probe } = service;
+    let Service { role, clone, mut routes, descriptors, background, memory, backing, probe, .. } = service;
     let served: Vec<_> = routes.names().collect();
     let health = Health::new(served.clone(), probe.clone());
     if let Some(backing) = backing {

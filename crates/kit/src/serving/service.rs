@@ -11,9 +11,13 @@ use crate::role::Role;
 use crate::serving::backing::{Backing, Probe};
 use crate::serving::budget::Memory;
 use crate::serving::routes::{RequestBody, Routes};
+use crate::telemetry::families;
 
 /// Says whether all is well with a clone's engine, and if not why.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Work that is done before metrics are shown.
+pub type Measure = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 /// One clone of one service.
 pub struct Service {
@@ -25,6 +29,7 @@ pub struct Service {
     pub(crate) probe: Probe,
     pub(crate) background: Background,
     pub(crate) memory: Memory,
+    pub(crate) measure: Option<Measure>,
 }
 
 /// Tasks a clone owns. They are told to stop when the last call is done, and awaited.
@@ -60,6 +65,7 @@ impl Service {
         descriptors: &'static [u8],
         background: Background,
     ) -> Self {
+        families::begin(role);
         Self {
             role,
             clone: clone.into(),
@@ -69,6 +75,7 @@ impl Service {
             probe: Probe::none(),
             background,
             memory: Memory::default(),
+            measure: None,
         }
     }
 
@@ -109,6 +116,24 @@ impl Service {
         self.probe = Probe::of(&backing, Arc::new(check));
         self.backing = Some(backing);
         self
+    }
+
+    /// Sets work that is done before metrics are shown, for gauges that would cost something at rest. Of the clones of a role in
+    /// one process the first is asked, not more often than once in [`MEASURE_EVERY`](crate::admin::MEASURE_EVERY).
+    #[must_use]
+    pub fn measured_by<F, Fut>(mut self, measure: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.measure = Some(Arc::new(move || Box::pin(measure())));
+        self
+    }
+
+    /// Returns the work that is done before metrics are shown.
+    #[must_use]
+    pub fn measure(&self) -> Option<Measure> {
+        self.measure.clone()
     }
 
     /// Cancelled when the clone begins to drain; who cancels it ends its endless streams ahead of that.

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
 use crate::errors::code::code_name;
+use crate::telemetry::families;
 
 /// Seconds; RPCs on one machine take tens of microseconds, on a bad day seconds.
 const BUCKETS: [f64; 14] =
@@ -25,6 +26,9 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    families::describe();
+    families::begin_serving();
+    metrics::gauge!("shoal_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
@@ -42,11 +46,17 @@ impl Methods {
     /// For one clone with these services, whose methods are at `paths`.
     pub fn new(role: &'static str, clone: &str, services: &[&str], paths: Vec<String>) -> Self {
         let method = |path: &str| Arc::new(Method::new(role, clone, path));
+        // A method that is known has its counter from the start: its rate has a first value.
+        let known = |path: &str| {
+            let method = method(path);
+            method.count(Code::Ok, 0);
+            method
+        };
         let unknown_of = |service: &&str| ((*service).to_owned(), method(&format!("/{service}/{UNKNOWN}")));
         Self {
             unknown_of: services.iter().map(unknown_of).collect(),
             unknown: method(UNKNOWN),
-            by_path: paths.into_iter().map(|path| (path.clone(), method(&path))).collect(),
+            by_path: paths.into_iter().map(|path| (path.clone(), known(&path))).collect(),
         }
     }
 
@@ -106,13 +116,17 @@ impl Method {
                 "role" => self.role, "clone" => self.clone.clone(), "method" => self.label())
         });
         duration.record(elapsed.as_secs_f64());
+        self.count(code, 1);
+    }
+
+    fn count(&self, code: Code, calls: u64) {
         if let Some(slot) = self.codes.get(code as usize) {
             slot.get_or_init(|| {
                 metrics::counter!("shoal_rpc_server_calls_total",
                     "role" => self.role, "clone" => self.clone.clone(),
                     "method" => self.label(), "code" => code_name(code))
             })
-            .increment(1);
+            .increment(calls);
         }
     }
 }

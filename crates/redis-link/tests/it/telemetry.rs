@@ -90,8 +90,11 @@ fn each_call_has_one_span_one_count_and_no_secrets() {
     assert_eq!(refused["otel.status_code"], "ERROR");
 
     let metrics = handle.render();
-    assert!(metrics.contains(r#"shoal_redis_calls_total{role="telemetry",outcome="server"} 1"#), "{metrics}");
-    assert!(metrics.contains("shoal_redis_call_duration_seconds"), "{metrics}");
+    assert!(
+        metrics.contains(r#"shoal_engine_calls_total{role="telemetry",engine="redis",outcome="server"} 1"#),
+        "{metrics}"
+    );
+    assert!(metrics.contains("shoal_engine_call_duration_seconds"), "{metrics}");
     for text in [format!("{spans:?}"), format!("{events:?}"), metrics] {
         assert!(!text.contains("secret"), "{text}");
     }

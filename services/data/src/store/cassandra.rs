@@ -24,6 +24,7 @@ use crate::table::{Definition, SortKeyType, Table, TableName};
 
 mod failure;
 mod link;
+mod meter;
 mod registry;
 mod registry_statements;
 mod schema;

@@ -57,11 +57,16 @@ impl Count {
 impl Meter {
     /// Creates the counts of an upstream.
     pub(crate) fn new(upstream: &str) -> Meter {
-        Meter {
+        let meter = Meter {
             upstream: upstream.to_owned(),
             codes: std::array::from_fn(|_| AtomicU64::new(0)),
             events: std::array::from_fn(|_| Count::default()),
+        };
+        // Rates have a first value.
+        for (count, name) in meter.events.iter().zip(EVENTS) {
+            count.metric.get_or_init(|| metrics::counter!(name, "upstream" => upstream.to_owned())).increment(0);
         }
+        meter
     }
 
     /// Counts a call that ended.

@@ -22,12 +22,15 @@ pub(crate) struct MethodMeter {
 impl MethodMeter {
     /// Creates what counts the calls of `method` (`package.Service/Method`, or one that stands for many) at `upstream`.
     pub(crate) fn new(upstream: &str, method: &str) -> MethodMeter {
-        MethodMeter {
+        let meter = MethodMeter {
             upstream: upstream.into(),
             method: method.into(),
             duration: OnceLock::new(),
             codes: std::array::from_fn(|_| OnceLock::new()),
-        }
+        };
+        // Its rate has a first value.
+        meter.count(Code::Ok, 0);
+        meter
     }
 
     /// Counts a call that ended.
@@ -38,12 +41,17 @@ impl MethodMeter {
                 "upstream" => upstream(), "method" => method())
         });
         duration.record(elapsed.as_secs_f64());
+        self.count(code, 1);
+    }
+
+    fn count(&self, code: Code, calls: u64) {
+        let (upstream, method) = (|| self.upstream.to_string(), || self.method.to_string());
         if let Some(counter) = self.codes.get(code as usize) {
             let new = || {
                 metrics::counter!("shoal_gateway_calls_total",
                     "upstream" => upstream(), "method" => method(), "code" => code_name(code))
             };
-            counter.get_or_init(new).increment(1);
+            counter.get_or_init(new).increment(calls);
         }
     }
 }

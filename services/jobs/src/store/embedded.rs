@@ -112,7 +112,7 @@ impl EmbeddedStore {
     fn look(&self, queue: &QueueName) -> Result<Promoted, Error> {
         let reader = self.reader();
         let Some(marks) = reader.queue_record(queue)? else {
-            return Ok(Promoted { ready: false, next: None });
+            return Ok(Promoted { ready: false, next: None, lost: 0 });
         };
         let (snapshot, now) = (&reader.snapshot, reader.now);
         let ready = snapshot.range(&self.layout.ready, ready_from(queue, marks.head)).next();
@@ -125,7 +125,7 @@ impl EmbeddedStore {
         let due = first(&self.layout.due, marks.due_from)?;
         let lease = first(&self.layout.leases, marks.leases_from)?;
         let next = [due, lease].into_iter().flatten().min();
-        Ok(Promoted { ready: ready.is_some(), next: next.map(|moment| now.until(moment)) })
+        Ok(Promoted { ready: ready.is_some(), next: next.map(|moment| now.until(moment)), lost: 0 })
     }
 
     /// Forgets what has ended for long enough. Scans begin where the last one ended, not among deleted keys.
@@ -232,9 +232,9 @@ impl DueStore for EmbeddedStore {
                 return Ok(found);
             }
             let named = queue.clone();
-            let more = self.step(move |step| step.promote_due(&named)).await?;
+            let (more, lost) = self.step(move |step| step.promote_due(&named)).await?;
             let found = self.look(queue)?;
-            Ok(if more { Promoted { next: Some(Duration::ZERO), ..found } } else { found })
+            Ok(Promoted { next: if more { Some(Duration::ZERO) } else { found.next }, lost, ..found })
         }
         .boxed()
     }

@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::cassandra::failure::{ENGINE, Intent, is_answer};
+use crate::store::cassandra::meter::Meter;
 use crate::store::cassandra::registry_statements::RegistryStatements;
 
 /// Time that a call waits while the first connection is being made.
@@ -79,6 +80,7 @@ struct Shared {
     began: Instant,
     /// The milliseconds from `began` to the last answer.
     answered: AtomicU64,
+    meter: Meter,
 }
 
 impl Link {
@@ -92,6 +94,7 @@ impl Link {
             tasks: TaskTracker::new(),
             began: Instant::now(),
             answered: AtomicU64::new(0),
+            meter: Meter::new(),
         });
         let end = CancellationToken::new();
         let stop = end.clone();
@@ -198,8 +201,9 @@ impl Link {
             }
             outcome
         };
+        let begun = Instant::now();
         let task = self.shared.tasks.spawn(task.instrument(span));
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = task => match outcome {
                 Ok(Ok((value, _))) => Ok(value),
                 Ok(Err(error)) => Err(intent.failed(&error)),
@@ -209,7 +213,9 @@ impl Link {
                 Err(intent.unanswered(format!("no answer within {timeout:?}")))
             }
             detail = self.went_down() => Err(intent.unanswered(detail)),
-        }
+        };
+        self.shared.meter.statement(outcome.as_ref().err(), begun.elapsed());
+        outcome
     }
 
     async fn went_down(&self) -> String {
@@ -254,6 +260,7 @@ impl Shared {
     async fn up(self: &Arc<Self>, connected: &Arc<Connected>) {
         tracing::info!(keyspace = self.config.keyspace, "cassandra answers");
         self.reach.send_replace(Reach::Up(connected.clone()));
+        self.meter.up(true);
         let mut down_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
@@ -273,6 +280,7 @@ impl Shared {
                     down_since = None;
                     tracing::info!("cassandra answers again");
                     self.reach.send_replace(Reach::Up(connected.clone()));
+                    self.meter.up(true);
                 }
                 (Some(detail), None) => {
                     down_since = Some(Instant::now());
@@ -310,6 +318,7 @@ impl Shared {
     }
 
     fn down(&self, detail: &str) {
+        self.meter.up(false);
         let before = self.reach.send_replace(Reach::Down(detail.into()));
         if !matches!(before, Reach::Down(_)) {
             tracing::warn!(detail, contact_points = ?self.contact_points, "cassandra is not reachable; trying on");

@@ -168,13 +168,14 @@ impl Step<'_, '_> {
         Ok(job)
     }
 
-    /// Makes ready what is due and gives back what was lost. Returns whether there was more than one step takes.
-    pub(super) fn promote_due(&mut self, queue: &QueueName) -> Result<bool, Error> {
+    /// Makes ready what is due and gives back what was lost. Returns whether there was more than one step takes, and the
+    /// number of jobs whose lease had run out.
+    pub(super) fn promote_due(&mut self, queue: &QueueName) -> Result<(bool, u64), Error> {
         let mut marks = self.queue_record(queue)?;
         let mut steps = self.promote(queue, &mut marks)?;
         let now = self.now();
         let range = layout::numbered(queue, marks.leases_from, &[])..layout::numbered(queue, now.0 + 1, &[]);
-        let mut all = true;
+        let (mut all, mut lost) = (true, 0);
         for lease in self.tx.range(&self.layout.leases, range) {
             if steps >= PROMOTE_MAX {
                 all = false;
@@ -197,6 +198,7 @@ impl Step<'_, '_> {
                     job.progress.lose(now);
                     self.settle(&id, &job, State::Running, &mut marks)?;
                     steps += 1;
+                    lost += 1;
                 }
             }
             self.end_claim(queue, fence, &claimed, &mut marks);
@@ -205,7 +207,7 @@ impl Step<'_, '_> {
             marks.leases_from = now.0 + 1;
         }
         self.put_queue_record(queue, &marks);
-        Ok(!all || steps >= PROMOTE_MAX)
+        Ok((!all || steps >= PROMOTE_MAX, lost))
     }
 
     /// Forgets up to [`PROMOTE_MAX`] records whose moment is between `from` and now. Returns the moment up to which none is left.

@@ -121,8 +121,8 @@ impl DueStore for RedisStore {
     fn promote_due<'a>(&'a self, queue: &'a QueueName) -> BoxFuture<'a, Result<Promoted, Error>> {
         async move {
             let reply = self.run(&script::TEND, queue, &[PROMOTE_MAX.to_string().as_bytes()]).await?;
-            let (ready, next): (u64, i64) = read(Value::Array(reply))?;
-            Ok(Promoted { ready: ready > 0, next: u64::try_from(next).ok().map(Duration::from_millis) })
+            let (ready, next, lost): (u64, i64, u64) = read(Value::Array(reply))?;
+            Ok(Promoted { ready: ready > 0, next: u64::try_from(next).ok().map(Duration::from_millis), lost })
         }
         .boxed()
     }

@@ -1,10 +1,10 @@
 -- ARGV: 3 steps at most. Promotes what is due, gives back what was lost and forgets what is over.
--- Answers {ready jobs, ms until something is due or -1}.
+-- Answers {ready jobs, ms until something is due or -1, jobs whose lease ran out}.
 allow_growth()
 local LOST_MAX = 3
 local max = tonumber(ARGV[3])
 local steps = promote(max)
-local again = steps >= max
+local again, lost_jobs = steps >= max, 0
 if not again then
   local ready = {}
   -- One more than the steps allow would be the next call's.
@@ -35,6 +35,7 @@ if not again then
       note(id, version)
     end
     steps = steps + 1 + #ids
+    lost_jobs = lost_jobs + #ids
     if #ids > 0 then chunked('HDEL', P .. 'run', ids) end
     end_claim(fence)
   end
@@ -71,4 +72,4 @@ for _, state in ipairs({ 4, 6, 7 }) do
   end
 end
 if again then next = 0 end
-return { all, next }
+return { all, next, lost_jobs }
