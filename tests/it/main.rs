@@ -10,6 +10,7 @@ mod bad_input;
 mod bench;
 mod clones;
 mod configuration;
+mod contract;
 mod faults;
 mod fidelity;
 mod frozen;
