@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::all, unreachable_pub)]
 
 pub mod codec;
+pub mod convert;
 pub mod elements;
 
 /// Which fields of each message are lists and messages; answers' are not looked at.

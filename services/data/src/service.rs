@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use shoal_kit::{Invalid, reason};
+use shoal_proto::convert;
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;
 use shoal_proto::r#type::v1 as types;
@@ -242,13 +243,8 @@ fn value_out(value: Value) -> types::Value {
 }
 
 fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Invalid> {
-    duration
-        .map(|duration| {
-            Duration::try_from(duration).map_err(|_| {
-                Invalid::new(reason::INVALID_TTL, field.to_owned(), "must be a positive duration")
-            })
-        })
-        .transpose()
+    convert::duration(duration)
+        .ok_or_else(|| Invalid::new(reason::INVALID_TTL, field.to_owned(), "must be a positive duration"))
 }
 
 fn table_out(table: &Table) -> pb::Table {
@@ -284,6 +280,5 @@ fn row_out(partition_key: String, row: Row) -> pb::Row {
 }
 
 fn timestamp(at: WriteTimestamp) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.0.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
-    prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos }
+    convert::timestamp_of_micros(at.0)
 }

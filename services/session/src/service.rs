@@ -9,6 +9,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use prost_types::Timestamp;
 use shoal_kit::reason;
 use shoal_kit::service::Background;
+use shoal_proto::convert;
 use shoal_proto::session::v1::revoke_session_request::Target as PbTarget;
 use shoal_proto::session::v1::session_service_server::SessionService;
 use shoal_proto::session::v1::{self as pb, SessionEventType};
@@ -261,21 +262,12 @@ fn attributes(field: &'static str, values: BTreeMap<String, pb_type::Value>) -> 
 }
 
 fn duration(field: &'static str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
-    duration
-        .map(|duration| {
-            Duration::try_from(duration)
-                .map_err(|_| Error::invalid(reason::INVALID_DURATION, field, "must not be negative"))
-        })
-        .transpose()
+    convert::duration(duration)
+        .ok_or_else(|| Error::invalid(reason::INVALID_DURATION, field, "must not be negative"))
 }
 
 fn timestamp(time: Time) -> Timestamp {
-    let millis = time.millis();
-    Timestamp {
-        seconds: millis.div_euclid(1000),
-        // Under a thousand million.
-        nanos: (millis.rem_euclid(1000) * 1_000_000) as i32,
-    }
+    convert::timestamp_of_millis(time.millis())
 }
 
 fn event_time(place: Place) -> Timestamp {

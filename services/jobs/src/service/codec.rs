@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shoal_kit::{Invalid, reason};
+use shoal_proto::convert;
 use shoal_proto::jobs::v1 as pb;
 use tonic::Request;
 
@@ -74,10 +75,8 @@ pub(super) fn duration(
     field: &'static str,
     value: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, Invalid> {
-    let Some(value) = value else { return Ok(None) };
-    Duration::try_from(value)
-        .map(Some)
-        .map_err(|_| Invalid::new(reason::INVALID_DURATION, field, "must not be negative"))
+    convert::duration(value)
+        .ok_or_else(|| Invalid::new(reason::INVALID_DURATION, field, "must not be negative"))
 }
 
 /// Reads a point in time.
@@ -93,7 +92,7 @@ fn moment(field: &'static str, value: Option<prost_types::Timestamp>) -> Result<
 
 /// Writes a point in time.
 fn timestamp(moment: Moment) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: (moment.0 / 1000) as i64, nanos: (moment.0 % 1000 * 1_000_000) as i32 }
+    convert::timestamp_of_millis(i64::try_from(moment.0).unwrap_or(i64::MAX))
 }
 
 /// Writes a job.
