@@ -1,4 +1,4 @@
-//! What every clone does alike: settings, serving, health, reflection, drain, telemetry, errors, the admin port.
+//! The common part of every clone: settings, serving, health, reflection, drain, telemetry, errors, the admin port.
 //! Knows no domain, no proto of ours and no engine.
 //!
 //! Wings, each of which imports only those after it: `process`, `settings`, `serving`, `telemetry`, `errors`.

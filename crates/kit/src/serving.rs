@@ -1,4 +1,4 @@
-//! One clone on a listener: from a connection's first bytes to the last trailer, its health and its drain. Knows no
+//! Serves one clone on a listener: from a connection's first bytes to the last trailer, its health and its drain. Knows no
 //! configuration and no process.
 
 pub(crate) mod answer;

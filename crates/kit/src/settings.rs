@@ -33,7 +33,7 @@ use given::{given, given_unknown};
 use key::Key;
 pub use reference::{DurationText, Reference};
 
-/// More clones in one process than this help nobody.
+/// The most clones of a role in one process; more help nobody.
 const CLONES_MAX: usize = 64;
 
 /// Settings of a process.
@@ -51,11 +51,11 @@ pub struct Settings {
     pub cassandra: Vec<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
-    /// Whether the errors that callers see name the addresses of engines. Logs and the admin port do anyway.
+    /// Set if the errors that callers see name the addresses of engines. Logs and the admin port always do.
     pub show_addresses: bool,
-    /// How to end.
+    /// The times of the process's end.
     pub drain: Drain,
-    /// How many clones of each role `up` runs.
+    /// The number of clones of each role that `up` runs.
     pub clones: BTreeMap<Role, usize>,
     /// Where the clones of other roles are, by role: an address list, `file:PATH`, `dns:HOST:PORT` or `srv:NAME`.
     pub peers: BTreeMap<Role, String>,
@@ -228,7 +228,8 @@ impl Settings {
         }
     }
 
-    /// What tells a clone that has a process of its own from its siblings, in logs, spans and metrics: its host and port.
+    /// Returns the name that tells a clone in a process of its own from its siblings in logs, spans and metrics: its host and
+    /// port.
     pub fn clone_name(&self) -> String {
         clone_name(self.listen)
     }
@@ -273,7 +274,7 @@ impl Read<'_> {
         anyhow!("{}: {problem}; {} takes {}", given_unknown(self.0, path), key.name, key.takes)
     }
 
-    /// One that listens.
+    /// Reads an address to listen on.
     fn address(&self, key: Key, default: SocketAddr, insecure: bool) -> anyhow::Result<SocketAddr> {
         let name = key.name;
         let address = match self.get::<String>(key)? {
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_may_have_a_redis_of_its_own() {
+    fn a_role_may_have_its_own_redis() {
         let settings = check("redis = 'a'\n[cache]\nredis = 'b'", &CommonArgs::default()).expect("valid");
         assert_eq!(settings.redis_of(Role::Cache).as_deref(), Some("b"));
         assert_eq!(settings.redis_of(Role::Jobs).as_deref(), Some("a"));
@@ -461,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_refused_with_their_name_and_what_they_take() {
+    fn bad_settings_are_named_with_advice() {
         for (toml, parts) in [
             ("listne = 'x'", ["configuration: listne: ", "did you mean `listen`?"]),
             ("listen = 'foo'", ["listen = \"foo\"", "127.0.0.1:7000"]),
@@ -513,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_that_does_not_hold_together_names_what_was_given_of_it() {
+    fn an_inconsistent_section_names_its_values() {
         let toml = "[session]\nattempts = 7\nidle_ttl = '5s'\n[session.keys]\ncheck = '1:SECRET'";
         let settings = check(toml, &CommonArgs::default()).expect("known keys");
         for (problem, whole) in [
@@ -557,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_of_a_section_is_named_with_its_whole_key() {
+    fn a_bad_value_is_named_in_full() {
         for (toml, whole) in [
             (
                 "idle_ttl = 5",

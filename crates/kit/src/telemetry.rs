@@ -37,7 +37,7 @@ pub const ROLE_ATTRIBUTE: &str = "shoal.role";
 /// Span attribute that says which clone took the call that a span is of; the exporter files it under that instance.
 pub const CLONE_ATTRIBUTE: &str = "shoal.clone";
 
-/// What to set up.
+/// Settings of logs and traces.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
     /// `http://host:4317`; none: no traces.
@@ -133,7 +133,7 @@ where
         .with_filter(filter.and(filter_fn(|meta| !meta.is_span())))
 }
 
-/// What processes ask each other all the time, with nobody behind: calls of these begin no trace, but they are part of one.
+/// Services that processes call all the time by themselves: such calls begin no trace, but they join one.
 const BACKGROUND: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drivers_own_lines_are_not_told_by_default() {
+    fn driver_lines_are_off_by_default() {
         let _only = only_subscriber();
         let filter = EnvFilter::new(crate::settings::serve_defaults().log);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {

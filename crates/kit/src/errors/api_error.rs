@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_carries_exactly_one_error_info_and_its_violations() {
+    fn an_error_carries_one_error_info() {
         let status: Status = ApiError::invalid(reason::EMPTY_NAME, "name", "must not be empty").into();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "name: must not be empty");

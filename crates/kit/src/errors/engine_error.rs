@@ -13,20 +13,20 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Why an engine did not do it. `detail` says what was seen and reaches callers: it holds no address and no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// This clone does not reach the engine, or it is not in service. Nothing was done.
+    /// The engine is not reachable from this clone, or not in service. Nothing was done.
     #[error("{engine} is not reachable: {detail}")]
     Unavailable {
         /// The engine's name, in words: `redis`, `the embedded database`.
         engine: &'static str,
-        /// What was seen.
+        /// The failure as this clone saw it.
         detail: String,
     },
-    /// It was asked and did not answer in time: what was asked may have been done, or may still be done.
+    /// The engine was asked and did not answer in time: the operation may have been done, or may still be done.
     #[error("{engine} did not answer: {detail}")]
     Unknown {
         /// The engine's name.
         engine: &'static str,
-        /// What was seen.
+        /// The failure as this clone saw it.
         detail: String,
     },
     /// The engine is moving the data of the call from one of its nodes to another. Nothing was done; shortly it can be.
@@ -37,17 +37,17 @@ pub enum EngineError {
         /// Names the part that moves.
         detail: String,
     },
-    /// It has no room for what was asked. Nothing was done; reads and what removes go on.
+    /// The engine has no room for the operation. Nothing was done; reads and removals go on.
     #[error("{engine} is full: {detail}")]
     Full {
         /// The engine's name.
         engine: &'static str,
-        /// What is full.
+        /// The part that is full.
         detail: String,
-        /// What its operator is to do.
+        /// The advice for the operator.
         remedy: &'static str,
     },
-    /// It takes no changes from anybody. Nothing was done; reads go on.
+    /// The engine takes no changes from any caller. Nothing was done; reads go on.
     #[error("{engine} takes no changes: {detail}")]
     ReadOnly {
         /// The engine's name.
@@ -60,13 +60,13 @@ pub enum EngineError {
     Misconfigured {
         /// The engine's name.
         engine: &'static str,
-        /// What is wrong.
+        /// The fault in the configuration.
         detail: String,
     },
 }
 
 impl EngineError {
-    /// Whether nothing was done for certain, so that the same may be asked again.
+    /// Returns whether nothing was done for certain, so that the operation may be repeated.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         !matches!(self, EngineError::Unknown { .. })
@@ -81,10 +81,10 @@ impl EngineError {
         }
     }
 
-    /// What callers are told. `advice` says what to do about a change of which nothing is known.
+    /// Returns the error for callers. `advice` says what to do about a change whose outcome is unknown.
     ///
-    /// A full engine, one that takes no changes and one that moves data are so for every clone: a balancer that held them
-    /// against this one would take it from the calls that go on. One that is not reached may be reached by another clone.
+    /// An engine that is full, takes no changes or moves data is so for every clone: a balancer that blamed this clone would
+    /// take it from the calls that still work. An engine that this clone cannot reach may be reachable from another one.
     #[must_use]
     pub fn into_fault(self, advice: &str) -> ApiError {
         match self {
@@ -145,7 +145,7 @@ mod tests {
     use crate::errors::api_error::FAULT_OF;
 
     #[test]
-    fn each_trouble_has_its_code_and_only_the_engines_own_is_no_clones() {
+    fn each_engine_error_has_its_code() {
         let (engine, detail) = ("redis", || "seen".to_owned());
         for (error, code, reason, of_engine) in [
             (

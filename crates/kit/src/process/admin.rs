@@ -20,7 +20,7 @@ use crate::role::Role;
 use crate::serving::backing::Probe;
 use crate::serving::service::Measure;
 
-/// What the admin port shows.
+/// The state that the admin port shows.
 #[derive(Clone)]
 pub struct Admin {
     /// The process's metrics.
@@ -41,7 +41,7 @@ const MEASURE_WITHIN: Duration = Duration::from_secs(2);
 /// A clone or a gateway in the process.
 #[derive(Clone)]
 pub struct Part {
-    /// What tells it from the others: `session-2`.
+    /// The name of the part in this process, for example `session-2`.
     pub name: String,
     /// Looks at it.
     pub look: Arc<dyn Fn() -> Look + Send + Sync>,
@@ -49,9 +49,9 @@ pub struct Part {
 
 /// A part as it is in one moment.
 pub struct Look {
-    /// Whether it can take calls; if not, why.
+    /// `Ok` if the part can take calls, else the reason why not.
     pub ready: Result<(), String>,
-    /// What is not well although it takes calls.
+    /// The trouble of a part that takes calls all the same.
     pub note: Option<String>,
     /// An object for `/status`, to which the name and the above are added.
     pub status: Value,
@@ -149,7 +149,7 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
 }
 
-/// Whether every part can take calls, and a line for each.
+/// Returns whether every part can take calls, and a line for each.
 fn readiness(parts: &[Part], draining: bool) -> (bool, String) {
     let (mut ready, mut lines) = (!draining, String::new());
     if draining {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_what_can_take_calls_whatever_its_engine_does_now() {
+    fn readiness_follows_ability_to_take_calls() {
         let away = || Err("does not answer".to_owned());
         for (part, ready, line, state) in [
             (part("s", true, Ok(())), true, "s: ok\n", "ok"),

@@ -1,8 +1,8 @@
-//! How many files and sockets this process may have open.
+//! The limit on open files and sockets of this process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// No process here needs more, and some systems promise a billion.
+/// The highest limit that is asked for: more is never needed, and some systems promise a billion.
 const MOST: u64 = 1 << 20;
 
 /// Raises the soft limit to the hard one: 1 024, what most systems begin with, is less than a server's connections.
@@ -17,14 +17,14 @@ pub fn raise_limit() {
     }
 }
 
-/// How many may be open at once.
+/// Returns how many files may be open at once.
 #[must_use]
 pub fn limit() -> usize {
     let current = getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST);
     usize::try_from(current).unwrap_or(usize::MAX)
 }
 
-/// How many are open now; none where that cannot be asked.
+/// Returns how many files are open now; none where the system does not tell.
 #[must_use]
 pub fn open() -> Option<usize> {
     Some(std::fs::read_dir("/dev/fd").ok()?.count())

@@ -17,7 +17,7 @@ use crate::serving::budget::{Budget, GaveWay, Memory, Share, UsedUp};
 /// The size from which an answer is counted: what a gateway takes from a clone before its own caller takes anything is
 /// several times that.
 const LARGE_BYTES: usize = 32 << 10;
-/// What is handed to a connection at once: this much of an answer stays with a stream that is stuck.
+/// Bytes that a connection is given at once: this much of an answer stays with a stream that is stuck.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// The bytes of a large message, as an extension of its response.
@@ -40,18 +40,18 @@ type Admission = Pin<Box<dyn Future<Output = Result<Share, UsedUp>> + Send>>;
 /// A body that leaves as its size and the budget let it.
 #[derive(Default)]
 pub(crate) struct Leaving {
-    /// None once it has ended: a body that is over may keep the buffer it was made in.
+    /// The body; none once it has ended, since a body that is over may keep the buffer it was made in.
     inner: Option<tonic::body::Body>,
-    /// What comes after what is held.
+    /// The frame that follows the held bytes.
     next: Option<Result<Frame<Bytes>, Status>>,
-    /// None for an answer that certainly is small.
+    /// The budget of answers; none if the answer is certainly small.
     budget: Option<Arc<Budget>>,
     state: State,
 }
 
 #[derive(Default)]
 enum State {
-    /// Nothing is held.
+    /// No bytes are held.
     #[default]
     Free,
     /// Not made yet.
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_nobody_takes_give_way_and_say_so() {
+    async fn unread_answers_are_dropped_with_reason() {
         let memory = Memory::default();
         let content = content(4 << 20);
         let stuck: Vec<_> = (0..memory.answers.bytes_max() / content.len())

@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::serving::service::ReadyCheck;
 
-/// How a clone keeps to its engine.
+/// Intervals at which a clone asks and watches its engine.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// How often it asks which store it is.
+    /// The interval between two questions to the engine which store it is.
     identify: Duration,
-    /// How often it looks whether the engine was away and is back: it may be another one now. No question to the engine.
+    /// The interval between two looks whether the engine was away and is back, since it may be another one now. A look does
+    /// not ask the engine.
     look: Duration,
     /// Between attempts to reach the engine for the first time: doubles up to `look`.
     first_pause: Duration,
@@ -32,7 +33,7 @@ const PACE: Pace = Pace {
 /// Asks an engine which store it is; `None` when it answers and has no name of its own. The error says why it does not answer.
 pub type Identify = Arc<dyn Fn() -> BoxFuture<'static, Result<Option<String>, String>> + Send + Sync>;
 
-/// What a clone stands on.
+/// The store behind a clone.
 #[derive(Clone)]
 pub struct Backing {
     engine: String,
@@ -66,12 +67,12 @@ pub fn new_store_name() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-/// What is known of the engine behind a clone.
+/// The knowledge of the engine behind a clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) reached: bool,
     pub(crate) store: String,
-    /// Since when the clone serves on this store, in milliseconds of Unix time.
+    /// The time since which the clone serves on this store, in milliseconds of Unix time.
     pub(crate) since_ms: u64,
     /// Why it was not reached yet.
     pub(crate) why: String,
@@ -87,7 +88,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Of a clone without an engine: it has reached all it needs.
+    /// Makes the probe of a clone without an engine, which always counts as reached.
     pub(crate) fn none() -> Self {
         let known = Known { reached: true, since_ms: now_ms(), ..Known::default() };
         Self { engine: "".into(), own: true, known: watch::Sender::new(known), check: Arc::new(|| Ok(())) }
@@ -116,13 +117,13 @@ impl Probe {
         self.known.borrow().store.clone()
     }
 
-    /// Whether the clone has reached it since it started.
+    /// Returns whether the clone has reached the engine since it started.
     #[must_use]
     pub fn was_reached(&self) -> bool {
         self.known.borrow().reached
     }
 
-    /// Whether the clone can take calls: it has reached its engine since it started, and a store in its own process is well.
+    /// Checks that the clone can take calls: it has reached its engine since it started, and a store in its own process works.
     ///
     /// # Errors
     /// With the reason.
@@ -136,7 +137,7 @@ impl Probe {
         if self.own { now } else { Ok(()) }
     }
 
-    /// Whether all is well with the engine now.
+    /// Checks that the engine works now.
     ///
     /// # Errors
     /// With the reason.
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_back_is_asked_at_once() {
+    async fn a_returned_engine_is_identified_again() {
         const SELDOM: Pace = Pace { identify: Duration::from_secs(3600), ..QUICK };
         let (away, asked) = (Arc::new(Mutex::new(false)), watch::Sender::new(0));
         let backing = Backing::shared("redis a:1", {
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_this_process_that_fails_takes_no_calls() {
+    fn a_failed_own_store_takes_no_calls() {
         let failed: ReadyCheck = Arc::new(|| Err("the disk is full".to_owned()));
         let probe = Probe::of(&Backing::own("embedded d", new_store_name()), failed);
         assert_eq!(probe.takes_calls(), Err("the disk is full".to_owned()));

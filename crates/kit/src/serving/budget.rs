@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_millis(250);
 const WINDOW: Duration = Duration::from_secs(1);
 /// The pause between two searches for what could give way.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(10);
-/// How long an answer waits for room before it is refused.
+/// The time that an answer waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The bytes that may wait for room, as a multiple of the budget.
 const WAITING_SHARES: usize = 4;
@@ -34,7 +34,7 @@ const UNFINISHED_BYTES_BURST: usize = UNFINISHED_BYTES_MAX / 4 * 5;
 /// The most bytes of large answers that have not been taken, in one process.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// What all clones of a process may hold for peers that are slow.
+/// Memory that all clones of a process may hold for slow peers.
 #[derive(Debug, Clone)]
 pub struct Memory {
     pub(crate) unfinished: Arc<Budget>,
@@ -72,7 +72,7 @@ struct Shares {
     searched: Option<Instant>,
 }
 
-/// What one peer's slowness holds.
+/// The bytes that one slow peer holds.
 #[derive(Debug)]
 struct Content {
     arriving: Arriving,
@@ -119,7 +119,7 @@ impl Budget {
         self.bytes_max
     }
 
-    /// What is held now.
+    /// Returns the number of bytes held now.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
@@ -322,7 +322,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What one peer holds of a budget; gives it back when dropped.
+/// The part of a budget that one peer holds; dropping it gives the part back.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -349,7 +349,7 @@ impl Share {
         Ok(())
     }
 
-    /// How many bytes arrived; the first five if there are as many.
+    /// Returns the number of bytes that arrived, and the first five once there are as many.
     pub(crate) fn head(&self) -> (usize, Option<[u8; HEAD_BYTES]>) {
         lock(&self.content).arriving.head()
     }

@@ -24,7 +24,7 @@ use crate::serving::backing::{Known, Probe};
 use crate::serving::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::serving::routes::{Answer, RequestBody};
 
-/// What a caller is told who asks a clone that has not reached its engine. It names no address: gateways pass it on.
+/// The message of a clone that has not reached its engine. It names no address, since gateways pass it on.
 const NOT_REACHED: &str = "its engine was not reached since it started";
 
 /// `grpc.health.v1.HealthCheckResponse` and what a clone adds to it (`balance`'s `health.rs` reads the same fields).
@@ -58,7 +58,7 @@ impl Health {
         Self(Arc::new(Inner { names, probe, draining: watch::Sender::new(false) }))
     }
 
-    /// From here on it says NOT_SERVING.
+    /// Answers NOT_SERVING from now on.
     pub(crate) fn drain(&self) {
         self.0.draining.send_replace(true);
     }

@@ -26,7 +26,7 @@ pub struct WholeMessages<B> {
     budget: Arc<Budget>,
     /// Received and not looked at.
     rest: Bytes,
-    /// To be handed on.
+    /// Bytes of whole messages that are to be handed on.
     whole: VecDeque<Bytes>,
     /// A message of which some is missing.
     partial: Option<Share>,
@@ -35,11 +35,11 @@ pub struct WholeMessages<B> {
     refused: bool,
 }
 
-/// What the bytes at the front of a body are.
+/// The kind of the bytes at the front of a body.
 enum Front {
-    /// So many bytes of whole messages.
+    /// This many bytes of whole messages.
     Whole(usize),
-    /// What no decoder takes.
+    /// Bytes that no decoder accepts.
     Hopeless,
 }
 
@@ -210,7 +210,7 @@ mod tests {
         message
     }
 
-    /// What comes out of a body of these frames, frame by frame.
+    /// Returns the frames that come out of a body made of these frames.
     async fn through(frames: Vec<Vec<u8>>) -> Vec<Bytes> {
         let frames = frames.into_iter().map(|frame| Ok::<_, BoxError>(Frame::data(Bytes::from(frame))));
         let inner = StreamBody::new(futures::stream::iter(frames));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_decoder_takes_goes_to_it_at_once() {
+    async fn malformed_bytes_are_passed_on_at_once() {
         for head in [vec![7, 0, 0, 0, 1], message(MAX + 1)[..5].to_vec()] {
             for frames in [vec![head.clone()], vec![head[..2].to_vec(), head[2..].to_vec(), vec![1; 50]]] {
                 assert_eq!(through(frames.clone()).await.concat(), frames.concat());

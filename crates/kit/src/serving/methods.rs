@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_methods_of_the_services_are_found_and_no_others() {
+    fn only_methods_of_services_are_found() {
         let sets = [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET];
         let mut found = paths(&sets, &["grpc.health.v1.Health"]).expect("sets");
         found.retain(|path| path != "/grpc.health.v1.Health/List");

@@ -15,7 +15,7 @@ const TLS_ALERT: [u8; 7] = [21, 3, 1, 0, 2, 2, 40];
 /// A client that has not said its preface within this is let go, whether it says nothing or trickles.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a connection begins with.
+/// The protocol that a connection begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preface {
     /// The HTTP/2 client preface.
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// What a connection that begins with `text` is taken for, and what was read of it; `at_once` octets come together.
+    /// Reads a connection that begins with `text`, `at_once` octets at a time; returns its protocol and the bytes that were read.
     async fn read(text: &[u8], at_once: usize) -> (Preface, Bytes) {
         let (mut peer, mut ours) = tokio::io::duplex(at_once);
         let (said, read) = tokio::join!(peer.write_all(text), async move { read_preface(&mut ours).await });
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preface_is_known_in_whatever_pieces_it_comes() {
+    async fn a_preface_in_pieces_is_recognised() {
         for at_once in [1, 7, HTTP2.len(), 64] {
             let more = [HTTP2, b"more"].concat();
             assert_eq!(read(&more, at_once).await, (Preface::Http2, Bytes::from_static(HTTP2)), "{at_once}");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_of_tls_is_answered_with_an_alert() {
+    async fn tls_is_answered_with_an_alert() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         client.write_all(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await.expect("written");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_trickles_is_left_asleep_until_it_is_let_go() {
+    async fn a_trickling_peer_costs_no_wakeups() {
         let (mut peer, inner) = tokio::io::duplex(64);
         let mut ours = Counted { inner, polls: 0 };
         peer.write_all(b"P").await.expect("written");

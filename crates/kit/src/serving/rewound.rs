@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_bytes_are_read_again_and_then_the_rest() {
+    async fn first_bytes_are_read_before_the_rest() {
         let (mut peer, ours) = tokio::io::duplex(64);
         let mut rewound = Rewound::new(Bytes::from_static(b"first "), ours);
         peer.write_all(b"rest").await.expect("written");

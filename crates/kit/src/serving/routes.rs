@@ -1,5 +1,5 @@
-//! Which service answers a call: the generated servers by their names. What a router could do besides, with a copy of the
-//! path and two more boxes around each body, no gRPC call needs.
+//! The generated servers by their names, which answer the calls. A general router would copy the path and box each body
+//! twice more, for features that no gRPC call needs.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use crate::serving::message::WholeMessages;
 /// The answer of a generated server; it never fails but by a status.
 pub(crate) type Answer = BoxFuture<Response<Body>, Infallible>;
 
-/// What generated servers read.
+/// The body that generated servers read.
 pub(crate) type RequestBody = WholeMessages<Incoming>;
 
 /// The servers of one clone.

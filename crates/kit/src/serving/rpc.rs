@@ -1,4 +1,4 @@
-//! One incoming call: span, metrics, deadline, and errors in our shape even where the framework made them.
+//! Handles one incoming call: span, metrics, deadline, and errors in our shape even where the framework made them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::telemetry::access::{Access, AnsweredBy};
 use crate::telemetry::current_call;
 use crate::telemetry::metrics::{Method, Methods};
 
-/// What all connections of one clone share.
+/// The state that all connections of one clone share.
 pub(crate) struct Rpc {
     pub(crate) role: Role,
     pub(crate) clone: String,
@@ -171,8 +171,8 @@ fn compress_for_who_does(headers: &mut HeaderMap) {
 static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static(ACCEPT_ENCODING);
 
-/// What tonic says, with INTERNAL, of bytes from the caller that are no message: a flag that is neither 0 nor 1, a message that
-/// is cut, or missing, or does not decode.
+/// Messages of tonic, with INTERNAL, about bytes from the caller that are no message: a flag that is neither 0 nor 1, a
+/// message that is cut short, missing, or does not decode.
 const MALFORMED: [&str; 5] = [
     "failed to decode Protobuf message",
     "received message with invalid compression flag",
@@ -234,7 +234,7 @@ pub(crate) fn framework_error(code: Code, headers: &HeaderMap) -> Option<Status>
     Some(fault.into())
 }
 
-/// What tonic says of a message that is compressed and does not say how.
+/// The message of tonic about a compressed message that does not name its encoding.
 const NO_ENCODING: &str = "received message with compressed-flag but no grpc-encoding";
 
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";

@@ -35,17 +35,17 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// GOAWAY to all of them when a few disconnect at once.
 const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
 const CONCURRENT_STREAMS_MAX: u32 = 10_000;
-/// What a gateway takes of its callers by default, and room for what it adds: the time that remains, the trace, the number of
-/// attempts, an authority. A list within its limit is within a clone's.
+/// The limit of a gateway on its callers' headers by default, and room for those that it adds: the time that remains, the
+/// trace, the number of attempts, an authority. A list within the gateway's limit is within a clone's.
 const HEADER_LIST_BYTES_MAX: u32 = (64 << 10) + ADDED_BYTES_MAX;
 const ADDED_BYTES_MAX: u32 = 4 << 10;
 
-/// How a clone ends.
+/// The times of a clone's end.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
     /// Between NOT_SERVING and the end of accepting, so that watchers have turned away.
     pub notice: Duration,
-    /// For calls in flight; whatever is left then is cut.
+    /// The time for calls in flight; those that are left then are cut off.
     pub grace: Duration,
 }
 
@@ -166,7 +166,7 @@ async fn connection(
     }
 }
 
-/// Who holds the count of a connection's calls besides them: the connection and what reads it.
+/// Holders of the count of a connection's calls other than the calls: the connection and its reader.
 const HOLDERS: usize = 2;
 
 async fn http2(

@@ -19,7 +19,7 @@ pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 /// Work that is done before metrics are shown.
 pub type Measure = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
-/// One clone of one service.
+/// A clone of a service.
 pub struct Service {
     pub(crate) role: Role,
     pub(crate) clone: String,
@@ -142,7 +142,7 @@ impl Service {
         self.background.draining.clone()
     }
 
-    /// What there is to know of the engine behind the clone, for `/readyz` and `/status`.
+    /// Returns the probe of the engine behind the clone, for `/readyz` and `/status`.
     #[must_use]
     pub fn probe(&self) -> Probe {
         self.probe.clone()

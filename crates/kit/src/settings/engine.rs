@@ -1,5 +1,5 @@
-//! Whether a process that runs one clone was told which store it stands on. Two clones that were told nothing would each keep
-//! a store of their own, and disagree in silence.
+//! Checks that a process which runs one clone was told its store. Two clones that were told nothing would each keep a store
+//! of their own, and disagree in silence.
 
 use anyhow::bail;
 

@@ -62,7 +62,7 @@ pub(super) fn source(figment: &Figment, path: &[&str], value: &Value) -> String 
     }
 }
 
-/// What is wrong in a section, in its own words and in ours.
+/// Returns the error of a section that does not deserialize, with the names that the user wrote.
 pub(super) fn wrong(figment: &Figment, section: &str, error: &Error) -> anyhow::Error {
     // figment puts the section's own path behind that of the value.
     let within = error.path.len().saturating_sub(section.split('.').count());
@@ -118,7 +118,7 @@ fn leaves(value: &Value, path: &mut Vec<String>, words: &[&str], found: &mut Vec
     }
 }
 
-/// What serde expected, in words of people who have no code before them.
+/// Translates what serde expected into words for users.
 fn takes(expected: &str) -> String {
     match expected {
         "a duration" => "a duration, such as 10s or 500ms".to_owned(),

@@ -12,7 +12,7 @@ use crate::role::Role;
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
-    /// What a value of it looks like.
+    /// The form of its values.
     pub(super) takes: &'static str,
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistaken_name_finds_the_one_that_was_meant() {
+    fn a_misspelled_name_finds_the_nearest() {
         for (mistaken, meant) in [
             ("listne", Some("listen")),
             ("data", Some("data_dir")),

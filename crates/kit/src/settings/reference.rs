@@ -32,7 +32,7 @@ pub struct Reference {
     pub default: Option<String>,
     /// The meaning of the key.
     pub meaning: String,
-    /// Whether this is a table with keys of its own.
+    /// Set if this is a table with keys of its own.
     pub table: bool,
 }
 

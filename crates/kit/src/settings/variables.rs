@@ -75,7 +75,7 @@ fn misspelled(key: &str) -> Option<String> {
     (meant != key).then(|| meant.to_owned())
 }
 
-/// How many letters a name may differ in and still be taken for another: short words are often a letter apart.
+/// Returns in how many letters a name may differ and still be taken for another: short words are often a letter apart.
 fn slips_max(name: &str) -> usize {
     if name.len() > 4 { 2 } else { 1 }
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_begin_like_a_setting_are_warned_of() {
+    fn variables_like_settings_are_warned_of() {
         for (name, part) in [
             ("SHOAL_REDIS_URL", "SHOAL_REDIS"),
             ("SHOAL_CASSANDRA_HOSTS", "SHOAL_CASSANDRA"),

@@ -39,7 +39,7 @@ pub struct Family {
     pub role: Option<Role>,
     /// The meaning, as HELP says it.
     pub help: &'static str,
-    /// What to alert on; may be empty.
+    /// The condition to alert on; may be empty.
     pub alert: &'static str,
 }
 

@@ -12,16 +12,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::telemetry::current_call;
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One line of text.
+    /// A line of text.
     #[default]
     Pretty,
-    /// One JSON object a line.
+    /// A JSON object on each line.
     Json,
 }
 

@@ -36,14 +36,14 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
 /// is settled when the server starts: no call adds one, whatever names callers choose.
 pub struct Methods {
     by_path: HashMap<String, Arc<Method>>,
-    /// By service: calls of methods that it has not, as `SERVICE/unknown`.
+    /// Counters of calls to methods that a service does not have, by service, as `SERVICE/unknown`.
     unknown_of: HashMap<String, Arc<Method>>,
     /// Calls of services that are not here.
     unknown: Arc<Method>,
 }
 
 impl Methods {
-    /// For one clone with these services, whose methods are at `paths`.
+    /// Makes the counters of one clone with these services, whose methods are at `paths`.
     pub fn new(role: &'static str, clone: &str, services: &[&str], paths: Vec<String>) -> Self {
         let method = |path: &str| Arc::new(Method::new(role, clone, path));
         // A method that is known has its counter from the start: its rate has a first value.
@@ -69,13 +69,13 @@ impl Methods {
         self.by_path.get(path).or_else(of_service).unwrap_or(&self.unknown).clone()
     }
 
-    /// What counts calls of services that are not here.
+    /// Returns the counters of calls to services that are not here.
     pub fn unknown(&self) -> Arc<Method> {
         self.unknown.clone()
     }
 }
 
-/// One method: its path, written down once for all its calls, and what counts them, made with the first.
+/// A method: its path, written down once for all its calls, and their counters.
 pub struct Method {
     path: String,
     duration: OnceLock<metrics::Histogram>,
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_who_make_up_methods_take_no_counters_from_the_real_ones() {
+    fn invented_methods_share_one_counter() {
         let methods = Methods::new("test", "clone", &["a.S", "T"], vec!["/a.S/M".into(), "/a.S/N".into()]);
         for n in 0..1_000 {
             assert_eq!(methods.of(&format!("/a.S/{n}")).path(), "/a.S/unknown");

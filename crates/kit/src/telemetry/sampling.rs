@@ -1,5 +1,5 @@
-//! Which calls are traced, decided before a span is made: most are not, and a span that nobody will see is dear. Where no
-//! span is made the decision still goes along, so that everybody behind decides alike (W3C Trace Context, `sampled`).
+//! Decides which calls are traced before a span is made: most are not, and a span that nobody will see is expensive. Where
+//! no span is made the decision still goes along, so that all processes behind decide alike (W3C Trace Context, `sampled`).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState};
@@ -20,21 +20,21 @@ const FLAGS_AT: usize = 53;
 /// Decides which calls the gateway traces: where most traces begin.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling {
-    /// Of the traces begun here; none: tracing is off.
+    /// The sampled fraction of the traces that begin here; none if tracing is off.
     ratio: Option<f64>,
 }
 
-/// What is decided of one call.
+/// The decision about one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sampled {
     /// Spans are made.
     Yes,
-    /// None is; this says so to those behind, in place of any `traceparent`, unless the caller has said it already.
+    /// No span is made. The header tells the processes behind, in place of any `traceparent`, unless the caller told it already.
     No(Option<HeaderValue>),
 }
 
 impl Sampling {
-    /// As a process is configured.
+    /// Makes the sampling of a process from its configuration.
     #[must_use]
     pub fn of(config: &TelemetryConfig) -> Sampling {
         Sampling { ratio: config.otlp.is_some().then_some(config.sample_ratio) }
@@ -60,7 +60,7 @@ pub(crate) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     parent.to_str().ok()?.get(3..35)
 }
 
-/// What a `traceparent` says; nothing if it is not a valid one.
+/// Returns the decision in a `traceparent`; none if it is not valid.
 fn sampled(parent: &HeaderValue) -> Option<bool> {
     let bytes = parent.as_bytes();
     // Later versions may be longer, behind another dash.
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_a_trace_is_drawn_for_and_those_behind_are_told() {
+    fn an_untraced_call_is_sampled_once() {
         assert_eq!(decide(Some(1.0), None), Sampled::Yes);
         let Sampled::No(Some(parent)) = decide(Some(0.0), None) else { panic!("told") };
         assert_eq!(sampled(&parent), Some(false), "{parent:?}");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_of_the_gateway_is_not_drawn_for_again() {
+    fn gateway_spans_are_not_sampled_again() {
         let decide = |kind, role: &'static str| {
             let attributes = [KeyValue::new(ROLE_ATTRIBUTE, role)];
             Root::new(0.0).should_sample(None, TraceId::from(7), "rpc", &kind, &attributes, &[]).decision

@@ -13,7 +13,7 @@ pub struct Seldom {
 }
 
 impl Seldom {
-    /// It happened. Says how often since this was last said, when it is time to say it again.
+    /// Counts an event. Returns the number of events since the last report when it is time to report again.
     pub fn happened(&mut self) -> Option<u64> {
         self.happened_at(Instant::now())
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_said_at_once_and_the_others_are_counted() {
+    fn the_first_event_is_reported_at_once() {
         let (mut seldom, now) = (Seldom::default(), Instant::now());
         assert_eq!(seldom.happened_at(now), Some(1));
         for _ in 0..9 {

@@ -64,7 +64,10 @@ impl Meter {
         };
         // Rates have a first value.
         for (count, name) in meter.events.iter().zip(EVENTS) {
-            count.metric.get_or_init(|| metrics::counter!(name, "upstream" => upstream.to_owned())).increment(0);
+            count
+                .metric
+                .get_or_init(|| metrics::counter!(name, "upstream" => upstream.to_owned()))
+                .increment(0);
         }
         meter
     }

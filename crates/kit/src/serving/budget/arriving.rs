@@ -1,4 +1,4 @@
-//! What has arrived of one message: kept as it came, so that nothing is reserved for what has not.
+//! The received part of one message, kept as it came, so that nothing is reserved for the rest.
 
 use std::collections::VecDeque;
 
@@ -43,7 +43,7 @@ impl Arriving {
         taken
     }
 
-    /// How many bytes there are; the first five if there are as many.
+    /// Returns the number of bytes, and the first five once there are as many.
     pub(super) fn head(&self) -> (usize, Option<[u8; HEAD_BYTES]>) {
         (self.bytes, (self.bytes >= HEAD_BYTES).then_some(self.head))
     }

@@ -34,7 +34,7 @@ async fn call(channel: &Channel, path: &'static str) -> Result<HealthCheckRespon
 }
 
 #[tokio::test]
-async fn a_call_goes_to_its_service_and_what_is_not_here_is_said_so() {
+async fn unknown_services_and_methods_are_named() {
     let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
     let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
@@ -102,7 +102,7 @@ async fn what_the_caller_malformed_is_its_own_fault() {
 }
 
 #[tokio::test]
-async fn a_header_list_that_a_gateway_takes_is_taken_with_what_it_adds() {
+async fn headers_a_gateway_accepts_are_accepted() {
     const OF_GATEWAY: usize = 64 << 10;
     let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
@@ -192,9 +192,9 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// One worker: nothing else takes a task that is to run next.
+/// Runs on one worker, so that no other one takes the task that is to run next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn answers_that_are_ready_at_once_are_written_at_once() {
+async fn ready_answers_are_written_together() {
     const CALLS: usize = 50;
     let (calls, (let_go, held)) = (watch::channel(0).0, watch::channel(false));
     let mut arrived = calls.subscribe();
