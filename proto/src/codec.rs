@@ -1,5 +1,5 @@
-//! How messages are written and read: as tonic's own codec does, in buffers as large as most messages are, and no request
-//! that has more elements than any service takes.
+//! The codec of all services: tonic's own, with buffers as large as most messages are, and with a refusal of requests that have
+//! more elements than any service takes.
 
 use std::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use crate::elements::{self, FIELDS_MAX, LIST_ELEMENTS_MAX, Shaped, TooMany};
 
-/// What a call's buffer has room for at first, one for the request and one for the answer; a larger message makes it grow.
+/// The first size of a call's buffers, one for the request and one for the answer; a larger message makes them grow.
 /// tonic's 8 KiB are, for a message of a few hundred bytes, memory that no other call has just used.
 const BUFFER_BYTES: usize = 512;
 /// A stream's messages are gathered up to this before they are sent on; tonic's own figure.

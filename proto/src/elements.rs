@@ -1,7 +1,7 @@
-//! How many elements a message may have, counted in what was received before any of it is decoded: an empty element takes
-//! two bytes there, and a hundred in memory.
+//! Limits the number of elements of a message, counted in the received bytes before any of them is decoded: an empty element
+//! takes two bytes there, and a hundred in memory.
 
-/// What of a message counts. The build writes one for each message.
+/// The fields of a message that count. The build writes a shape for each message.
 #[derive(Debug)]
 pub struct Shape {
     /// Numbers of its lists and maps.
@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 16;
 /// A request with too many elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooMany {
-    /// One list or map has more than [`LIST_ELEMENTS_MAX`].
+    /// A list or map has more than [`LIST_ELEMENTS_MAX`].
     Elements,
     /// There are more than [`FIELDS_MAX`] in all.
     Fields,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_elements_are_refused_wherever_they_are() {
+    fn empty_elements_are_refused_everywhere() {
         let empty = |number: u8, times: usize| [number << 3 | 2, 0].repeat(times);
         let over = LIST_ELEMENTS_MAX + 1;
         for (told, expected) in [
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_left_to_the_decoder() {
+    fn malformed_bytes_are_left_to_decoder() {
         for bytes in [&[10][..], &[10, 200], &[0xff; 12], &[15], &[9, 1], &[8]] {
             assert_eq!(check_of::<jobs::BatchEnqueueRequest>(bytes), Ok(()), "{bytes:?}");
         }

@@ -5,14 +5,14 @@ pub mod codec;
 pub mod convert;
 pub mod elements;
 
-/// Which fields of each message are lists and messages; answers' are not looked at.
+/// The fields of each request that are lists and messages.
 mod shapes {
     #![allow(dead_code)]
     use crate::*;
     include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
 }
 
-/// One `FileDescriptorSet` of all Shoal services, with comments and imports: what reflection serves.
+/// The `FileDescriptorSet` of all Shoal services, with comments and imports: what reflection serves.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shoal.bin"));
 
 macro_rules! package {
