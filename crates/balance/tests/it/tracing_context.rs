@@ -50,6 +50,8 @@ fn attribute(span: &SpanData, key: &str) -> String {
 async fn attempt_span_context_is_sent() {
     let ended = Ended::default();
     let provider = SdkTracerProvider::builder().with_span_processor(ended.clone()).build();
+    // While there is one dispatcher alone, a call site that another test reaches first is disabled for this thread too.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
 
