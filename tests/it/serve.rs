@@ -237,9 +237,9 @@ async fn missing_clone_list_error_names_previous() {
         .args(["serve", "gateway", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(["--peer", &format!("session=file:{}", list.display())]);
     let mut process = Process::spawn(command);
-    process.printed("there is no list yet, so no clone is known", SOON).await;
+    process.printed("no target is known until it is valid", SOON).await;
     std::fs::write(&list, "127.0.0.1:1\n").expect("written");
     process.printed("targets read", SOON).await;
     std::fs::remove_file(&list).expect("removed");
-    process.printed("the list before it stays", SOON).await;
+    process.printed("the last valid list is kept", SOON).await;
 }

@@ -151,7 +151,7 @@ pub(crate) fn status_of(error: &Error, upstream: &str, address: SocketAddr) -> S
     let code = error.reason().map_or(Code::Internal, code_of_reset);
     // A stream is refused by the peer only; by us it was reset for a malformed answer.
     let code = if code == Code::Unavailable { Code::Internal } else { code };
-    Status::new(code, format!("`{upstream}` ({address}) broke the stream off: {error}"))
+    Status::new(code, format!("the stream to `{upstream}` ({address}) ended early: {error}"))
 }
 
 /// Returns the code that a reset with `reason` stands for (gRPC over HTTP/2, "Errors").

@@ -210,7 +210,7 @@ impl State {
         refused
             .map(|address| {
                 let reason = format!(
-                    "it stands on another store than {}, which serves longest; name the same engine for both",
+                    "it uses another store than {}, which has served longest; configure the same engine for both",
                     kept.address
                 );
                 (*address, reason)
@@ -240,7 +240,7 @@ impl Change {
                 upstream,
                 from = before.backing.engine,
                 to = kept.backing.engine,
-                "another store: nobody serves on the one before any longer, or one has served longer on this one"
+                "switched to another store: no clone serves on the previous one, or a clone has served longer on this one"
             );
         }
         for address in &self.added {
@@ -251,12 +251,12 @@ impl Change {
                 engine = engine.map_or("", |(_, seen)| seen.backing.engine.as_str()),
                 kept = %kept.address,
                 kept_engine = kept.backing.engine,
-                "clones see different stores: this one gets no calls, since the other has served longer; name the same \
-                 engine for both"
+                "clones see different stores: this one gets no calls, since the other has served longer; configure \
+                 the same engine for both"
             );
         }
         for address in &self.removed {
-            tracing::info!(upstream, endpoint = %address, "no longer kept from calls for its store");
+            tracing::info!(upstream, endpoint = %address, "clone gets calls again: it no longer uses another store");
         }
     }
 }

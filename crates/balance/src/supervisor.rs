@@ -68,7 +68,7 @@ fn reconcile(
         tracing::warn!(
             upstream = shared.options.name,
             targets = list.len(),
-            "only the first {TARGETS_MAX} are used"
+            "too many targets; only the first {TARGETS_MAX} are used"
         );
     }
     let known: BTreeMap<SocketAddr, u32> =

@@ -35,10 +35,13 @@ impl fmt::Display for Crowded {
         let Crowded { allowed, held, too_many_wait } = self;
         write!(f, "its servers allow {allowed} calls at once over all connections")?;
         match held {
-            0 => f.write_str(", which are in use")?,
-            held => write!(f, "; of those in use {held} are this client's, and some are kept for others")?,
+            0 => f.write_str(", all in use")?,
+            held => write!(
+                f,
+                "; {held} of those in use are this client's, and the rest is reserved for other clients"
+            )?,
         }
-        f.write_str(if *too_many_wait { ", and too many calls wait for one" } else { "" })
+        f.write_str(if *too_many_wait { ", and too many calls wait already" } else { "" })
     }
 }
 
@@ -72,7 +75,7 @@ impl Unavailable {
             let _ = write!(reason, "; and {} more", unready - NAMED_MAX);
         }
         if endpoints.is_empty() {
-            reason.push_str("discovery has found none");
+            reason.push_str("discovery has found no endpoint");
         }
         if endpoints.len() > unready {
             let separator = if reason.is_empty() { "" } else { "; " };

@@ -149,7 +149,7 @@ pub(super) async fn follow(
                 let error = error.to_string();
                 // An error is logged once, not every five seconds of an outage.
                 if last_error.as_ref() != Some(&error) {
-                    tracing::warn!(name, error, "name not resolved; the old list stays");
+                    tracing::warn!(name, error, "name not resolved; the last targets are kept");
                     last_error = Some(error);
                 }
             }

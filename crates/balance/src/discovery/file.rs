@@ -64,9 +64,11 @@ impl Watched {
             }
             Err(error) => match sender.borrow().len() {
                 0 => {
-                    tracing::warn!(%path, error, "target file refused; there is no list yet, so no clone is known");
+                    tracing::warn!(%path, error, "target file is invalid; no target is known until it is valid");
                 }
-                stay => tracing::warn!(%path, error, stay, "target file refused; the list before it stays"),
+                kept => {
+                    tracing::warn!(%path, error, targets = kept, "target file is invalid; the last valid list is kept")
+                }
             },
         }
         self.seen = Some(now);

@@ -54,7 +54,7 @@ pub enum ParseError {
     #[error("`{0}` is not `srv:name`, as in `srv:_grpc._tcp.cache.internal`; its port is in its records")]
     Srv(String),
     /// A word after the address that is not a weight.
-    #[error("`{0}` is not understood after an address: only `weight=N` with N from 1 to 4294967295")]
+    #[error("`{0}` is not valid after an address: use `weight=N` with N from 1 to 4294967295")]
     Attribute(String),
     /// More targets than one upstream may have.
     #[error("more than {TARGETS_MAX} targets")]

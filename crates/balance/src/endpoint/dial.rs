@@ -99,7 +99,7 @@ impl Dialer {
             // The driver knows more than the ping.
             Ok(Err(_)) if connection.is_down() => Err(match connection.down_reason() {
                 reason if reason == CLOSED => {
-                    format!("{CLOSED} before it had said a word: does this port want TLS?")
+                    format!("{CLOSED} before it sent a byte: does this port expect TLS?")
                 }
                 reason => reason,
             }),

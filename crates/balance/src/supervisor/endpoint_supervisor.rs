@@ -133,8 +133,8 @@ impl EndpointSupervisor {
                     }
                     Some(Err(reason)) => {
                         let (upstream, endpoint) = (self.shared.options.name.as_str(), self.endpoint.address);
-                        if log_dedup::is_new(upstream, endpoint, "no further connection") {
-                            tracing::info!(upstream, %endpoint, reason, "no further connection");
+                        if log_dedup::is_new(upstream, endpoint, "another connection could not be made") {
+                            tracing::info!(upstream, %endpoint, reason, "another connection could not be made");
                         }
                         growth.pause(&mut self.rng);
                     }

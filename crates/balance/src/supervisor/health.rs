@@ -70,7 +70,7 @@ pub(crate) async fn follow(connection: Arc<Connection>, options: &Options, mut r
         Uri::builder().scheme("http").authority(authority).path_and_query("/").build().ok()
     });
     let Some(origin) = origin else {
-        report(failed(format!("{} is no authority", connection.address)));
+        report(failed(format!("{} is not a valid authority", connection.address)));
         return std::future::pending().await;
     };
     let mut follower = Follower {

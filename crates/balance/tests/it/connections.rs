@@ -354,7 +354,7 @@ async fn foreign_protocol_is_named() {
         (b"\x15\x03\x01\x00\x02\x02\x46", "answered in TLS"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "answered in SSH"),
         (b"-ERR unknown command\r\n", "answered `-ERR unknown command`"),
-        (b"", "does this port want TLS?"),
+        (b"", "does this port expect TLS?"),
     ] {
         let peer = Peer::start(None, move |listener| async move {
             while let Ok((mut socket, _)) = listener.accept().await {

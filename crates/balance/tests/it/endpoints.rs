@@ -143,7 +143,7 @@ async fn unreachable_target_fails_within_bound() {
 async fn empty_target_list_is_reported() {
     let upstream = Upstream::of(&[]);
     let refusal = upstream.balancer.pick(None, &[]).unwrap_err().to_string();
-    assert_eq!(refusal, "no endpoint of `fish` can take a call: discovery has found none");
+    assert_eq!(refusal, "no endpoint of `fish` can take a call: discovery has found no endpoint");
 }
 
 #[tokio::test]
