@@ -10,11 +10,13 @@ use crate::error::LinkError;
 use crate::eviction::Eviction;
 use crate::health::Health;
 use crate::script::Script;
+use crate::sentinel::SentinelConfig;
 
 /// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
 #[derive(Clone)]
 pub struct LinkConfig {
     /// `redis://[user:password@]host:port[/db]`; several of them, separated by commas, are seeds of a Cluster.
+    /// `redis+sentinel://[user:password@]host:port[,host:port]/name[/db]` names Sentinels and the primary that they know by that name.
     pub url: String,
     /// Who uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
     pub role: &'static str,
@@ -89,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) call_deadline: Duration,
     pub(crate) connect_deadline: Duration,
     pub(crate) breaker_threshold: u32,
+    /// The Sentinels that are asked for the only Redis.
+    pub(crate) sentinel: Option<SentinelConfig>,
     /// User, password, database.
     pub(crate) login: RedisConnectionInfo,
     pub(crate) show_addresses: bool,
@@ -146,8 +150,19 @@ impl LinkConfig {
             );
         }
         let mut parsed = Vec::new();
+        let mut sentinel = None;
         for url in urls(&self.url) {
-            parsed.push(parse(url)?);
+            match url.strip_prefix(SENTINEL) {
+                Some(rest) => {
+                    let (endpoint, login, config) = parse_sentinel(rest)?;
+                    sentinel = Some(config);
+                    parsed.push((endpoint, login));
+                }
+                None => parsed.push(parse(url)?),
+            }
+        }
+        if sentinel.is_some() && parsed.len() > 1 {
+            return config("a redis+sentinel:// URL stands alone: all Sentinels are in one URL".to_owned());
         }
         let login = parsed[0].1.clone();
         let same = |other: &RedisConnectionInfo| {
@@ -166,6 +181,7 @@ impl LinkConfig {
             call_deadline: self.call_deadline,
             connect_deadline: self.connect_deadline,
             breaker_threshold: self.breaker_threshold,
+            sentinel,
             login,
             show_addresses: self.show_addresses,
             eviction: self.eviction,
@@ -204,9 +220,49 @@ fn urls(list: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The scheme of a URL that names Sentinels.
+const SENTINEL: &str = "redis+sentinel://";
+
+/// The port of a Sentinel whose URL names none.
+const SENTINEL_PORT: u16 = 26_379;
+
+/// Reads `[user:password@]host:port[,host:port]/name[/db]`. The endpoint is what logs and errors call the Redis.
+fn parse_sentinel(rest: &str) -> Result<(Endpoint, RedisConnectionInfo, SentinelConfig), LinkError> {
+    let wrong = |what: &str| {
+        Err(LinkError::Config(format!(
+            "{what}: a URL of Sentinels is redis+sentinel://[user:password@]host:port[,host:port]/name[/db]"
+        )))
+    };
+    let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(login, place)| (Some(login), place));
+    let Some((hosts, name)) = place.split_once('/') else { return wrong("no name of the primary") };
+    let (primary, db) = name.split_once('/').unwrap_or((name, ""));
+    if primary.is_empty() || primary.contains(['?', '#', ' ']) {
+        return wrong("no name of the primary");
+    }
+    let mut sentinels = Vec::new();
+    for host in hosts.split(',').map(str::trim) {
+        let bracketed = host.strip_prefix('[').and_then(|host| host.split_once(']'));
+        let (host, port) = match bracketed {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map_or(Ok(SENTINEL_PORT), str::parse);
+        match port {
+            Ok(port) if !host.is_empty() => sentinels.push(Endpoint { host: host.to_owned(), port }),
+            _ => return wrong("a Sentinel without a host, or with a wrong port"),
+        }
+    }
+    // User, password and database are written as in any URL of a Redis.
+    let login = login.map(|login| format!("{login}@")).unwrap_or_default();
+    let (_, login) = parse(&format!("redis://{login}sentinel:{SENTINEL_PORT}/{db}"))?;
+    let first = &sentinels[0];
+    let endpoint = Endpoint { host: format!("{primary} of the sentinel {}", first.host), port: first.port };
+    Ok((endpoint, login, SentinelConfig { sentinels, primary: primary.to_owned() }))
+}
+
 /// The text of an error must not repeat the URL: it may hold a password.
 fn parse(url: &str) -> Result<(Endpoint, RedisConnectionInfo), LinkError> {
-    if url.starts_with("rediss://") || url.starts_with("valkeys://") {
+    if ["rediss://", "valkeys://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(LinkError::Config(
             "rediss:// asks for TLS, which is not built into this binary; use redis:// to a local TLS proxy"
                 .to_owned(),
@@ -214,7 +270,9 @@ fn parse(url: &str) -> Result<(Endpoint, RedisConnectionInfo), LinkError> {
     }
     if !url.starts_with("redis://") {
         return Err(LinkError::Config(
-            "a Redis URL is redis://host:port[/db], or several separated by commas for a Cluster".to_owned(),
+            "a Redis URL is redis://host:port[/db], several of them separated by commas for a Cluster, or \
+             redis+sentinel://host:port[,host:port]/name[/db]"
+                .to_owned(),
         ));
     }
     let info = url
@@ -255,6 +313,26 @@ mod tests {
         assert!(refused("redis://a:1/1,redis://b:2/1").contains("database 0"));
         assert!(refused("").contains("redis://host:port"));
         assert!(!refused("redis://user:hunter2@host:70000").contains("hunter2"));
+    }
+
+    #[test]
+    fn sentinels_and_their_primary_are_read() {
+        let url = "redis+sentinel://app:p,ss@a:1,b,[::1]:3/mymaster/2";
+        let (seeds, settings, _) = LinkConfig::new(url, "test").validate().unwrap();
+        assert_eq!(seeds.len(), 1, "one Redis, and no Cluster");
+        let sentinel = settings.sentinel.unwrap();
+        let found: Vec<_> =
+            sentinel.sentinels.iter().map(|found| (found.host.as_str(), found.port)).collect();
+        assert_eq!(found, [("a", 1), ("b", 26_379), ("::1", 3)]);
+        assert_eq!(sentinel.primary, "mymaster");
+        let login = settings.login;
+        assert_eq!((login.username(), login.password(), login.db()), (Some("app"), Some("p,ss"), 2));
+        assert_eq!(describe(url), "a:1,b,[::1]:3/mymaster/2");
+        for bad in ["redis+sentinel://a:1", "redis+sentinel://a:1/", "redis+sentinel://:1/m"] {
+            assert!(refused(bad).contains("redis+sentinel://"), "{bad}");
+        }
+        assert!(refused("redis+sentinel://a/m,redis://b:1").contains("stands alone"));
+        assert!(refused("rediss+sentinel://a/m").contains("TLS"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Settings};
+use crate::sentinel::Sentinels;
 
 /// Addresses of one name that are tried; the rest is not looked at.
 const ADDRESSES_MAX: usize = 16;
@@ -23,6 +24,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Dialer {
     endpoint: Endpoint,
+    /// Set if they are asked, and no resolver of names.
+    sentinels: Option<Sentinels>,
     order: Mutex<Order>,
 }
 
@@ -36,8 +39,8 @@ struct Order {
 }
 
 impl Dialer {
-    pub(crate) fn new(endpoint: Endpoint) -> Dialer {
-        Dialer { endpoint, order: Mutex::default() }
+    pub(crate) fn new(endpoint: Endpoint, settings: &Settings) -> Dialer {
+        Dialer { endpoint, sentinels: Sentinels::of(settings), order: Mutex::default() }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -46,12 +49,19 @@ impl Dialer {
 
     /// Returns whether there is a name to resolve.
     pub(crate) fn has_name(&self) -> bool {
-        self.endpoint.host.parse::<IpAddr>().is_err()
+        self.sentinels.is_some() || self.endpoint.host.parse::<IpAddr>().is_err()
     }
 
     /// The addresses that the name has now.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((self.endpoint.host.as_str(), self.endpoint.port)).await?;
+        let named = match &self.sentinels {
+            Some(sentinels) => Some(sentinels.primary().await?),
+            None => None,
+        };
+        let (host, port) = named
+            .as_ref()
+            .map_or((self.endpoint.host.as_str(), self.endpoint.port), |(host, port)| (host.as_str(), *port));
+        let found = tokio::net::lookup_host((host, port)).await?;
         let mut addresses = Vec::new();
         for address in found {
             if addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
@@ -83,6 +93,9 @@ impl Dialer {
 
     /// Tries this address last from now on: it was not the server that is looked for.
     pub(crate) fn shun(&self, address: SocketAddr) {
+        if let Some(sentinels) = &self.sentinels {
+            sentinels.turn();
+        }
         let mut order = self.order();
         order.shunned.retain(|shunned| *shunned != address);
         if order.shunned.len() == ADDRESSES_MAX {
@@ -185,7 +198,8 @@ mod tests {
 
     #[test]
     fn home_comes_first_and_shunned_last() {
-        let dialer = Dialer::new(Endpoint { host: "redis".into(), port: 6379 });
+        let endpoint = Endpoint { host: "redis".into(), port: 6379 };
+        let dialer = Dialer { endpoint, sentinels: None, order: Mutex::default() };
         let sorted = || {
             let mut all = [1, 2, 3].map(address);
             dialer.sort(&mut all);

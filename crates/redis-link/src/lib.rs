@@ -7,7 +7,7 @@
 //! * Each node has a breaker: after consecutive time-outs, or when it cannot be connected to, calls fail at once,
 //!   until the node's watchdog has its PING answered. Only the watchdog connects, one attempt at a time.
 //! * A `redis://` URL names one Redis, or a Cluster if the server says that it is a node of one; several, separated by commas,
-//!   name a Cluster. Its slot map is kept here, so that each primary has its own connections, breaker and watchdog.
+//!   name a Cluster. A `redis+sentinel://` URL names the Sentinels that know the primary of one Redis. Its slot map is kept here, so that each primary has its own connections, breaker and watchdog.
 //! * A link to one Redis follows its name to the primary: a server that became a replica, and addresses that are gone from the
 //!   name, lose their connections to it.
 //! * A Redis that refuses ([`LinkError::Full`], [`LinkError::ReadOnly`], [`LinkError::Denied`]) has done nothing. What becomes
@@ -39,6 +39,7 @@ mod node;
 mod process;
 mod progress;
 mod script;
+mod sentinel;
 mod slot;
 mod slot_move;
 mod store_name;

@@ -95,7 +95,7 @@ impl Node {
         settings: Arc<Settings>,
         scripts: Arc<Scripts>,
     ) -> Node {
-        let dialer = Dialer::new(endpoint.clone());
+        let dialer = Dialer::new(endpoint.clone(), &settings);
         let shared = Arc::new(Shared {
             report: settings.health.join(&endpoint),
             refusing: AtomicBool::new(false),

@@ -181,9 +181,9 @@ impl Watchdog {
             Err(LinkError::Unavailable(format!("{place} {what}")))
         };
         match (node.kind(), connection.hello.map_or(Mode::Standalone, |hello| hello.mode)) {
-            (_, Mode::Sentinel) => {
-                unfit("is a Sentinel, which keeps no data: give the URL of the Redis it watches")
-            }
+            (_, Mode::Sentinel) => unfit(
+                "is a Sentinel, which keeps no data: give redis+sentinel://HOST:PORT/NAME, or the URL of the Redis it watches",
+            ),
             (Kind::Single, Mode::Cluster) => {
                 unfit("is a node of a Redis Cluster and was none when this process started: restart it")
             }

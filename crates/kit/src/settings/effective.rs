@@ -86,9 +86,10 @@ fn shown(path: &[&str], value: &Value) -> String {
     match value {
         // A Redis is no secret; what stands before the last `@` or behind a `?` of its URL may be.
         Value::String(_, text) if path.last() == Some(&"redis") => {
+            let scheme = if text.starts_with("redis+sentinel://") { "redis+sentinel" } else { "redis" };
             match (text.rsplit_once('@'), text.split_once('?')) {
                 (Some(_), Some(_)) => quoted("…"),
-                (Some((_, host)), None) => quoted(&format!("redis://…@{host}")),
+                (Some((_, host)), None) => quoted(&format!("{scheme}://…@{host}")),
                 (None, Some((host, _))) => quoted(&format!("{host}?…")),
                 (None, None) => quoted(text),
             }

@@ -40,7 +40,7 @@ pub struct CommonArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
-    /// Redis for session, cache and jobs: redis://[USER:PASSWORD@]HOST:PORT; several, separated by commas, for a Cluster  [default in `up`: embedded engines]
+    /// Redis for session, cache and jobs: redis://[USER:PASSWORD@]HOST:PORT; several, separated by commas, for a Cluster; redis+sentinel://HOST:PORT/NAME asks Sentinels  [default in `up`: embedded engines]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<String>,

@@ -27,8 +27,10 @@ pub(super) const CLONES: Key = Key {
 };
 pub(super) const DATA_DIR: Key = Key { name: "data_dir", takes: "a folder, such as ./.shoal" };
 pub(super) const EPHEMERAL: Key = Key { name: "ephemeral", takes: "true or false" };
-pub(super) const REDIS: Key =
-    Key { name: "redis", takes: "redis://HOST:PORT, several separated by commas for a Cluster" };
+pub(super) const REDIS: Key = Key {
+    name: "redis",
+    takes: "redis://HOST:PORT, several separated by commas for a Cluster, or redis+sentinel://HOST:PORT/NAME",
+};
 pub(super) const CASSANDRA: Key = Key {
     name: "cassandra",
     takes: "HOST:PORT (9042 if there is none), several separated by commas, such as 127.0.0.1:9042",

@@ -14,6 +14,7 @@ mod pause;
 mod proxy;
 mod refusals;
 mod scripts;
+mod sentinel;
 mod server;
 mod stalls;
 mod store_name;
