@@ -66,8 +66,8 @@ impl Watched {
                 0 => {
                     tracing::warn!(%path, error, "target file is invalid; no target is known until it is valid");
                 }
-                kept => {
-                    tracing::warn!(%path, error, targets = kept, "target file is invalid; the last valid list is kept")
+                targets => {
+                    tracing::warn!(%path, error, targets, "target file is invalid; the last valid list is kept");
                 }
             },
         }
