@@ -1,6 +1,6 @@
 //! Watching: a watcher hears of every event of its buckets once, in order, from where it left off, on any clone.
 //!
-//! Listening begins before history is read, so nothing falls between; what is heard twice is told once, because every
+//! Listening begins before history is read, so that no event is missed; an event that is received twice is sent once, because every
 //! event has a place. A listener that fell behind reads history again.
 
 pub(crate) mod watchers;

@@ -349,7 +349,7 @@ impl Store for RedisStore {
         let lives = new.idle_ttl.min(new.absolute_ttl);
         let (made, ()) = futures::join!(
             self.change_shortly(&script::CREATE, &script::CREATE_CROWDED, new.id, &args),
-            self.say_soon(new.id.bucket, lives)
+            self.announce_end(new.id.bucket, lives)
         );
         match made? {
             Answer::New(now) => Ok(Created::New(new.begin(now))),
@@ -371,7 +371,7 @@ impl Store for RedisStore {
                     Ok(used) => used,
                 }
             }
-            // How long an old token is good for is said by Redis' clock.
+            // Redis' clock decides for how long an old token is good.
             TokenState::Current { outdated: true }
             | TokenState::Next
             | TokenState::Grace

@@ -1,4 +1,4 @@
--- The session with other attributes, for the caller to save; or nothing and the limit that would be passed. From
+-- Changes attributes. Answers the session, for the caller to save; or nil and the limit that would be passed. From
 -- ARGV[from]: most attributes, most bytes, how many are set, each name and value, how many are removed, each name.
 local function change(session, from)
   local sets = tonumber(ARGV[from + 2])

@@ -1,10 +1,10 @@
--- A session, or nothing.
+-- Reads a session; nil if there is none.
 local function fetch(id)
   local packed = call('GET', base .. 's:' .. id)
   return packed and cmsgpack.unpack(packed)
 end
 
--- Writes back what was fetched in this script: never what is gone meanwhile. Its end stays what it is, or is the one given.
+-- Writes back a session that this script has fetched, never one that is gone meanwhile. Its end is unchanged, or the one given.
 -- Answers the record as get reads it.
 local function save(id, session, ends)
   local packed = cmsgpack.pack(session)

@@ -1,4 +1,4 @@
--- Takes a session away with its index entries, and says why.
+-- Removes a session with its index entries, and emits the event that says why.
 local function finish(kind, id, user)
   call('DEL', base .. 's:' .. id)
   call('ZREM', base .. 'u:' .. user, id)

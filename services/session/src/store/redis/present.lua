@@ -1,5 +1,5 @@
--- A token is presented; the rules are those of session/rotation.rs. `presented` is a string of hashes, the one for new records
--- first. Answers the session and 'current' or 'grace', or nothing and 'absent' or 'reused'. A successor takes over, the
+-- Presents a token; the rules are those of session/rotation.rs. `presented` is a string of hashes, the one for new records
+-- first. Answers the session and 'current' or 'grace', or nil and 'absent' or 'reused'. A successor takes over, the
 -- session of a stolen token ends.
 local RETIRED, RETIRED_MAX = HASH + 13, 8
 local function among(presented, hash)

@@ -8,7 +8,7 @@ use shoal_redis_link::LinkError;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::turns::{Said, Turns};
+use super::turns::{Announcements, Turns};
 use super::{RedisStore, from_read, from_write, script};
 use crate::clock::{Time, millis};
 use crate::error::Error;
@@ -28,7 +28,7 @@ pub(super) struct Sweep {
     lease: Duration,
     renew_after: Duration,
     post: Arc<tokio::sync::Mutex<Post>>,
-    said: Arc<Said>,
+    announcements: Arc<Announcements>,
 }
 
 #[derive(Debug)]
@@ -49,21 +49,21 @@ impl Sweep {
             renew_after: interval.mul_f64(RENEW_INTERVALS),
             post: Arc::new(tokio::sync::Mutex::new(Post::Waiting(None))),
             // A call may have its deadline to reach Redis.
-            said: Arc::new(Said::new(call_deadline + Duration::from_millis(100))),
+            announcements: Arc::new(Announcements::new(call_deadline + Duration::from_millis(100))),
         }
     }
 }
 
 impl RedisStore {
     /// Tells the sweeper of a session that ends before its bucket's turn comes. Best effort: the turn comes later.
-    pub(super) async fn say_soon(&self, bucket: u8, lives: Duration) {
+    pub(super) async fn announce_end(&self, bucket: u8, lives: Duration) {
         let asked = Instant::now();
-        let Some(within) = self.sweep.said.needed(bucket, lives, asked) else { return };
+        let Some(within) = self.sweep.announcements.needed(bucket, lives, asked) else { return };
         let key = self.names.soon();
         let (name, within) = (bucket.to_string(), within.to_string());
         let args = [name.as_bytes(), within.as_bytes()];
         match self.link.script::<()>(&script::SOON, &[key.as_bytes()], &args).await {
-            Ok(()) => self.sweep.said.said(bucket, lives, asked),
+            Ok(()) => self.sweep.announcements.announced(bucket, lives, asked),
             Err(error) => tracing::debug!(%error, "the sweeper is not told of a short session"),
         }
     }

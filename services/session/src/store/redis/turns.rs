@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! A session that outlives a round is seen by a look before it ends. The clone that makes a shorter one says so
-//! ([`Said`]).
+//! ([`Announcements`]).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -56,14 +56,14 @@ impl Turns {
 
 /// The announcements of this clone about sessions that end before a round is over; one of them stands for all later ones.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct Announcements {
     /// The time at which each bucket will be looked at.
     looks: Mutex<[Option<Instant>; BUCKETS]>,
     /// The longest time in which a session is made.
     margin: Duration,
 }
 
-impl Said {
+impl Announcements {
     pub(super) fn new(margin: Duration) -> Self {
         Self { looks: Mutex::new([None; BUCKETS]), margin }
     }
@@ -81,7 +81,7 @@ impl Said {
     }
 
     /// Records that the sweeper was told.
-    pub(super) fn said(&self, bucket: u8, lives: Duration, asked: Instant) {
+    pub(super) fn announced(&self, bucket: u8, lives: Duration, asked: Instant) {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks[usize::from(bucket)] = Some(asked + lives);
     }
@@ -126,18 +126,18 @@ mod tests {
 
     #[test]
     fn short_sessions_are_announced_together() {
-        let said = Said::new(Duration::from_millis(300));
+        let announcements = Announcements::new(Duration::from_millis(300));
         let (second, begun) = (Duration::from_secs, Instant::now());
-        assert_eq!(said.needed(7, ROUND, begun), None, "its turn comes before");
-        assert_eq!(said.needed(7, second(20), begun), Some(20_000));
-        said.said(7, second(20), begun);
+        assert_eq!(announcements.needed(7, ROUND, begun), None, "its turn comes before");
+        assert_eq!(announcements.needed(7, second(20), begun), Some(20_000));
+        announcements.announced(7, second(20), begun);
         let now = begun + second(10);
-        assert_eq!(said.needed(7, second(20), now), None, "the look for the first finds this one");
-        assert_eq!(said.needed(8, second(20), now), Some(20_000), "another bucket");
-        assert_eq!(said.needed(7, second(5), now), Some(5_000), "it ends before that look");
+        assert_eq!(announcements.needed(7, second(20), now), None, "the look for the first finds this one");
+        assert_eq!(announcements.needed(8, second(20), now), Some(20_000), "another bucket");
+        assert_eq!(announcements.needed(7, second(5), now), Some(5_000), "it ends before that look");
         let now = begun + second(20);
         assert_eq!(
-            said.needed(7, second(20), now),
+            announcements.needed(7, second(20), now),
             Some(20_000),
             "that look may be over before this one is made"
         );

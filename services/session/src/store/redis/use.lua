@@ -1,4 +1,4 @@
--- The part of get that writes. ARGV: id, presented hashes, grace ms, '1' to record the use.
+-- Presents a token: the part of get that writes. ARGV: id, presented hashes, grace ms, '1' to record the use.
 allow_growth()
 local session, standing = present(ARGV[2], ARGV[3], tonumber(ARGV[4]))
 if not session then return {standing} end
