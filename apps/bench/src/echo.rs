@@ -27,7 +27,7 @@ pub(crate) const STREAM: &str = "/shoal.bench.Echo/Stream";
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-/// What it is told, and what it answers.
+/// Request and answer of the echo.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Text {
     #[prost(string, tag = "1")]
@@ -56,7 +56,7 @@ pub struct EchoArgs {
     /// Address to listen on
     #[arg(long)]
     listen: SocketAddr,
-    /// With this, every call is one pipelined GET of the key it names
+    /// Redis to ask: every call is then a pipelined GET of the key it names
     #[arg(long)]
     redis: Option<String>,
 }

@@ -11,11 +11,11 @@ use clap::Args;
 
 use self::bed::{Bed, Gateway};
 use self::workload::Workload;
-use crate::affinity::{Cpus, Placing};
-use crate::arrivals::Arrivals;
-use crate::closed::{Closed, closed_loop};
-use crate::open::{Open, open_loop};
+use crate::load::arrivals::Arrivals;
+use crate::load::closed::{Closed, closed_loop};
+use crate::load::open::{Open, open_loop};
 use crate::peer::Peer;
+use crate::process::affinity::{Cpus, Placing};
 use crate::report;
 use crate::round::{Sample, measured, median};
 
@@ -34,11 +34,11 @@ const EXAMPLES: &str = "Examples:
   shoal bench gateway --peers haproxy --cores 1 --rounds 7 --seconds 1
   shoal bench gateway --alone";
 
-/// How to measure.
+/// Settings of a measurement.
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_help = EXAMPLES)]
 pub struct GatewayArgs {
-    /// Which gateways to measure beside ours
+    /// Gateways to measure beside ours
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Haproxy, Peer::Envoy, Peer::Nginx])]
     peers: Vec<Peer>,
     /// Measure ours alone
@@ -80,16 +80,16 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// How long everything but the rounds may take, for each number of cores.
+/// Time that everything but the rounds may take, for each number of cores.
 const SETUP_WITHIN: Duration = Duration::from_secs(120);
 
-/// What a busy machine may take beyond twice the time of the rounds.
+/// Time that a busy machine may take beyond twice the time of the rounds.
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Calls of the open loop that may be outstanding: more than that are no latency but a standstill.
 const OUTSTANDING_MAX: usize = 10_000;
 
-/// How long its last calls are waited for.
+/// Time that the last calls of a load are waited for.
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
@@ -141,14 +141,14 @@ impl GatewayArgs {
     }
 }
 
-/// How a gateway is pressed.
+/// Load on a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pressure {
     Closed,
     Open,
 }
 
-/// One line of the report.
+/// Line of the report.
 struct Line<'b> {
     gateway: &'b Gateway,
     workload: Workload,
@@ -167,7 +167,7 @@ fn lines(bed: &Bed) -> Vec<Line<'_>> {
     lines
 }
 
-/// What the rounds should take.
+/// Returns the time that the rounds should take.
 fn expected(args: &GatewayArgs, bed: &Bed) -> Duration {
     let scenarios = lines(bed).len() as f64;
     Duration::from_secs_f64(scenarios * args.seconds * (f64::from(args.rounds) + 0.25))
@@ -250,7 +250,8 @@ fn print(
     table(lines, samples, |line| line.pressure == Pressure::Open);
     report::line("\n## Resident memory after all of it\n");
     for gateway in bed.gateways.iter().filter(|gateway| gateway.server.is_some()) {
-        let bytes: u64 = gateway.pids().into_iter().map(crate::cpu::resident).sum::<anyhow::Result<u64>>()?;
+        let bytes: u64 =
+            gateway.pids().into_iter().map(crate::process::cpu::resident).sum::<anyhow::Result<u64>>()?;
         report::line(&format!("- {}: {} MiB", gateway.name, bytes >> 20));
     }
     report::line("\n## Settings");

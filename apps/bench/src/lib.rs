@@ -3,17 +3,11 @@
 //! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
 //! stays on loopback, is bounded, and ends.
 
-mod affinity;
-mod arrivals;
-mod call;
-mod closed;
-mod cpu;
 pub mod echo;
 mod engine;
 mod gateway;
 mod load;
 mod mesh;
-mod open;
 mod peer;
 mod process;
 mod report;
@@ -25,19 +19,20 @@ use clap::Subcommand;
 const EXAMPLES: &str = "Examples:
   shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal bench session --rounds 5 --seconds 2
+  shoal bench engine --calls 20000
   shoal bench gateway --peers haproxy,envoy";
 
-/// What to measure.
+/// Subject of a measurement.
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub enum Bench {
-    /// One call of every service, at a clone and through the gateway, beside a bare tonic echo
+    /// Cost of a call of every service, at a clone and through the gateway, beside a bare tonic echo
     Mesh(mesh::MeshArgs),
-    /// GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
+    /// Cost of GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
     Session(session::SessionArgs),
     /// Redis commands and CPU time of each operation, and the memory of each stored object
     Engine(engine::EngineArgs),
-    /// Our gateway beside Envoy, HAProxy and nginx, at one core and two
+    /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
     #[command(hide = true)]

@@ -1,11 +1,16 @@
-//! What a load did, and the threads it runs on: of its own, so that the benchmark's other work is not in its way.
+//! Loads: their results, and the threads that they have for themselves, apart from the benchmark's other work.
+
+pub(crate) mod arrivals;
+pub(crate) mod call;
+pub(crate) mod closed;
+pub(crate) mod open;
 
 use std::future::Future;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// What a load did.
+/// Result of a load.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// Calls that were answered OK.
@@ -15,11 +20,11 @@ pub(crate) struct Done {
     /// Calls that were due and not made, because too many were outstanding.
     pub(crate) missed: u64,
     pub(crate) elapsed: Duration,
-    /// Of the calls answered OK, in microseconds.
+    /// Latency of the calls answered OK, in microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
-/// An empty histogram of microseconds, with three digits.
+/// Returns an empty histogram of microseconds, with three digits.
 pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
     Ok(Histogram::new(3)?)
 }

@@ -1,4 +1,4 @@
-//! `shoal bench mesh`: what one call costs at each service and at the gateway.
+//! `shoal bench mesh`: the cost of a call at each service and at the gateway.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,13 +11,14 @@ use shoal_proto::jobs::v1 as jobs;
 use shoal_proto::session::v1 as session;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::call::Call;
-use crate::closed::Closed;
+use crate::load::call::Call;
+use crate::load::closed::Closed;
 use crate::process::Server;
-use crate::round::{Scenario, interleaved};
-use crate::{cpu, echo, report};
+use crate::process::cpu;
+use crate::round::{Scenario, interleaved, table};
+use crate::{echo, report};
 
-/// How to measure.
+/// Settings of a measurement.
 #[derive(Debug, Args)]
 pub struct MeshArgs {
     /// Rounds of every scenario
@@ -101,7 +102,7 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
         (Some(_), None) => "Redis, embedded data",
         (None, Some(_)) => "Cassandra, the rest embedded",
     };
-    report::table(&format!("CPU per call on {engine}"), &scenarios, &samples);
+    table(&format!("CPU per call on {engine}"), &scenarios, &samples);
     for (name, server) in
         [("gateway", &gateway), ("session", &session), ("cache", &cache), ("data", &data), ("jobs", &jobs)]
     {

@@ -10,8 +10,8 @@ pub(crate) mod shoal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::affinity::Cpus;
 use crate::process::Server;
+use crate::process::affinity::Cpus;
 
 /// Bytes that may be under way on one call before its receiver takes them.
 pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
@@ -19,7 +19,7 @@ pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Calls in flight on one connection.
 pub(crate) const STREAMS_MAX: u32 = 1_000;
-/// How long a call may take, in seconds.
+/// Timeout of a call, in seconds.
 pub(crate) const CALL_SECONDS_MAX: u32 = 30;
 
 /// A gateway of somebody else.
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_told_the_same_addresses_cores_and_limits() {
+    fn peers_get_the_same_settings() {
         let upstreams = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let cpus = Cpus::allowed().expect("Linux");
         let site = Site {

@@ -1,5 +1,8 @@
 //! The processes under measurement: this very binary, one clone each, or a peer; ended with the benchmark.
 
+pub(crate) mod affinity;
+pub(crate) mod cpu;
+
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -7,8 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-
-use crate::cpu;
 
 /// A process that does not listen by then is broken.
 const LISTENS_WITHIN: Duration = Duration::from_secs(15);
@@ -20,7 +21,7 @@ const SHOWN_BYTES: usize = 2_000;
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// It has children that would stay behind if it were killed alone.
+    /// True if the process has children that would survive it.
     parent: bool,
 }
 
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_that_ends_at_once_is_reported_with_what_it_said() {
+    async fn early_exit_is_reported_with_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such flag >&2; exit 3"]);
         let error = Server::spawn(command, free_address().expect("free")).await.err().expect("ended");

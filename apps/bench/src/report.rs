@@ -1,8 +1,6 @@
-//! What a benchmark prints.
+//! Output of a benchmark.
 
 use std::io::Write as _;
-
-use crate::round::{Sample, Scenario, median};
 
 pub(crate) fn progress(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -10,33 +8,6 @@ pub(crate) fn progress(text: &str) {
 
 pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// A table of medians; CPU in microseconds per call, and its ratio to the first scenario's last process.
-pub(crate) fn table(title: &str, scenarios: &[Scenario], samples: &[Vec<Sample>]) {
-    let rounds = samples.first().map_or(0, Vec::len);
-    line(&format!("\n{title}  (medians of {rounds} interleaved rounds)\n"));
-    line(&format!(
-        "{:<34} {:>9} {:>9} {:>9} {:>9}  CPU µs per call",
-        "scenario", "in flight", "calls/s", "p50 µs", "p99 µs"
-    ));
-    for (scenario, samples) in scenarios.iter().zip(samples) {
-        let cpu: Vec<String> = scenario
-            .processes
-            .iter()
-            .enumerate()
-            .map(|(i, (name, _))| format!("{name} {:.1}", median(samples, |s| s.cpu_us[i])))
-            .collect();
-        line(&format!(
-            "{:<34} {:>9} {:>9.0} {:>9.0} {:>9.0}  {}",
-            scenario.name,
-            scenario.shape.in_flight,
-            median(samples, |s| s.per_second),
-            median(samples, |s| s.p50_us),
-            median(samples, |s| s.p99_us),
-            cpu.join(", ")
-        ));
-    }
 }
 
 /// A Markdown table; every column but the first is of numbers.
@@ -69,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_lines_up_and_its_numbers_are_to_the_right() {
+    fn numbers_are_aligned_to_the_right() {
         let rows = [["a".to_owned(), "10.5".to_owned()], ["b µ".to_owned(), "7".to_owned()]];
         let expected = "| x   |  CPU |\n| --- | ---: |\n| a   | 10.5 |\n| b µ |    7 |";
         assert_eq!(markdown(["x", "CPU"], &rows), expected);

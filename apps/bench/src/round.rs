@@ -4,12 +4,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::call::Call;
-use crate::closed::{Closed, closed_loop};
 use crate::load::Done;
-use crate::{cpu, report};
+use crate::load::call::Call;
+use crate::load::closed::{Closed, closed_loop};
+use crate::process::cpu;
+use crate::report;
 
-/// One line of a report.
+/// Scenario of a report, which has a line for each.
 pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
@@ -19,7 +20,7 @@ pub(crate) struct Scenario {
     pub(crate) processes: Vec<(&'static str, u32)>,
 }
 
-/// What one round of a scenario showed.
+/// Result of a round of a scenario.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
@@ -96,12 +97,39 @@ pub(crate) fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64
     }
 }
 
+/// Prints a table of medians; CPU time is in microseconds per call of each process.
+pub(crate) fn table(title: &str, scenarios: &[Scenario], samples: &[Vec<Sample>]) {
+    let rounds = samples.first().map_or(0, Vec::len);
+    report::line(&format!("\n{title}  (medians of {rounds} interleaved rounds)\n"));
+    report::line(&format!(
+        "{:<34} {:>9} {:>9} {:>9} {:>9}  CPU µs per call",
+        "scenario", "in flight", "calls/s", "p50 µs", "p99 µs"
+    ));
+    for (scenario, samples) in scenarios.iter().zip(samples) {
+        let cpu: Vec<String> = scenario
+            .processes
+            .iter()
+            .enumerate()
+            .map(|(i, (name, _))| format!("{name} {:.1}", median(samples, |s| s.cpu_us[i])))
+            .collect();
+        report::line(&format!(
+            "{:<34} {:>9} {:>9.0} {:>9.0} {:>9.0}  {}",
+            scenario.name,
+            scenario.shape.in_flight,
+            median(samples, |s| s.per_second),
+            median(samples, |s| s.p50_us),
+            median(samples, |s| s.p99_us),
+            cpu.join(", ")
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_or_between_two() {
+    fn median_lies_between_middle_values() {
         let sample = |n: f64| Sample { per_second: n, p50_us: 0.0, p99_us: 0.0, lost: 0, cpu_us: vec![] };
         let samples: Vec<_> = [3.0, 1.0, 2.0].map(sample).into();
         assert_eq!(median(&samples, |s| s.per_second), 2.0);

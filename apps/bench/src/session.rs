@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::call::Call;
-use crate::closed::Closed;
+use crate::load::call::Call;
+use crate::load::closed::Closed;
 use crate::process::{Server, free_address};
-use crate::round::{Scenario, interleaved, median};
+use crate::round::{Scenario, interleaved, median, table};
 use crate::{echo, mesh, report};
 
-/// How to measure.
+/// Settings of a measurement.
 #[derive(Debug, Args)]
 pub struct SessionArgs {
     /// Rounds of every scenario
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
         });
     }
     let samples = interleaved(&scenarios, args.rounds, Duration::from_secs(args.seconds)).await?;
-    report::table("GetSession beside a bare tonic echo with a Redis GET", &scenarios, &samples);
+    table("GetSession beside a bare tonic echo with a Redis GET", &scenarios, &samples);
     for group in 0..args.in_flight.len() {
         let per_second = |i: usize| median(&samples[group * 3 + i], |s| s.per_second);
         report::line(&format!(

@@ -1,5 +1,5 @@
-//! Which engines behind `shoal up` can be reached, for its terminal. Asks the clones' own checks, the ones `/readyz` asks;
-//! nothing waits for an engine but the word that it is there.
+//! Reachability of the engines behind `shoal up`, for its terminal. Asks the clones' own checks, as `/readyz` does. Only the
+//! ready line waits for an engine, for a moment.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use shoal_kit::role::Role;
 
 use crate::report;
 
-/// Between two looks.
+/// Time between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Of why an engine is away, as much as a line has room for; the log has it whole.
+/// Characters of the reason why an engine is away that fit into a line; the log has all of it.
 const WHY_CHARS_MAX: usize = 120;
 
 /// The engines of a mesh.
 #[derive(Default)]
 pub(crate) struct Engines(Vec<Engine>);
 
-/// One, and who stands on it.
+/// An engine, and the clones that use it.
 struct Engine {
     /// `redis 127.0.0.1:6379`
     name: String,
     clones: Vec<(Role, Probe)>,
-    /// Whether people were told that it is away.
+    /// True if the terminal says that the engine is away.
     told_away: bool,
-    /// Whether it was well before.
+    /// True if the engine was reachable before.
     met: bool,
 }
 
 impl Engines {
-    /// Says that a clone stands on the engine of this name.
+    /// Adds a clone that uses the engine of this name.
     pub(crate) fn add(&mut self, name: &str, role: Role, probe: Probe) {
         match self.0.iter_mut().find(|engine| engine.name == name) {
             Some(engine) => engine.clones.push((role, probe)),
@@ -51,14 +51,14 @@ impl Engines {
         }
     }
 
-    /// The roles all of whose clones have reached their engine: they serve.
+    /// Returns the roles of which every clone has reached its engine and serves.
     pub(crate) fn roles_reached(&self) -> Vec<Role> {
         let clones = || self.0.iter().flat_map(|engine| &engine.clones);
         let reached = |role| clones().filter(|(of, _)| *of == role).all(|(_, probe)| probe.was_reached());
         Role::ALL.into_iter().filter(|role| *role != Role::Gateway && reached(*role)).collect()
     }
 
-    /// A sentence on those that cannot be reached; none, if all can.
+    /// Returns a sentence about the engines that cannot be reached, if any.
     pub(crate) fn away(&mut self) -> Option<String> {
         let mut away = Vec::new();
         for engine in &mut self.0 {
@@ -73,7 +73,7 @@ impl Engines {
             .then(|| format!("not reachable yet: {}; until then calls answer UNAVAILABLE", away.join(", ")))
     }
 
-    /// Says when an engine can be reached again, or no longer. Never ends.
+    /// Prints a line whenever an engine becomes reachable or unreachable. Never ends.
     pub(crate) async fn follow(&mut self) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -83,7 +83,7 @@ impl Engines {
         }
     }
 
-    /// What is to be said of those that are other than people were told.
+    /// Returns a line for each engine whose state differs from what the terminal says.
     fn changes(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for engine in &mut self.0 {
@@ -105,7 +105,7 @@ impl Engines {
 }
 
 impl Engine {
-    /// Why a clone cannot reach it, if one cannot.
+    /// Returns why a clone cannot reach the engine, if any cannot.
     fn away(&self) -> Option<String> {
         let why = self.clones.iter().find_map(|(_, probe)| probe.well().err())?;
         let cut = why.char_indices().nth(WHY_CHARS_MAX).map(|(at, _)| at);

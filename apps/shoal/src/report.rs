@@ -1,4 +1,4 @@
-//! What a person sees: results and errors on the terminal.
+//! Output on the terminal: results and errors.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,17 +12,17 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// The exit code of a command, with its error said.
+/// Returns the exit code of a command, and prints its error.
 pub(crate) fn done(result: anyhow::Result<()>) -> ExitCode {
     exit::done(PROGRAM, result)
 }
 
-/// Says an error with its causes.
+/// Prints an error with its causes.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     exit::failed(PROGRAM, error)
 }
 
-/// Rows under a header, columns as wide as they need.
+/// Formats rows under a header, with columns as wide as their content.
 pub(crate) fn table(header: [&str; 4], rows: &[[String; 4]]) -> String {
     let mut widths = header.map(str::len);
     for row in rows {

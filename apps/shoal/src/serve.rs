@@ -33,7 +33,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
 }
 
-/// One clone with an engine of its own.
+/// Builds a clone with an engine of its own.
 async fn clone_of(role: Role, settings: Settings) -> anyhow::Result<Service> {
     let name = settings.clone_name();
     macro_rules! clone {

@@ -22,9 +22,9 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::engines::Engines;
 use crate::report;
 
-/// Clones that have not answered by then are said to be missing.
+/// Time within which every clone must answer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// So long is an engine waited for before people are told that it is not there.
+/// Time to wait for an engine before the terminal says that it is not reachable.
 const ENGINES_WITHIN: Duration = Duration::from_secs(2);
 /// The services behind the gateway, in the order they start.
 const SERVICES: [Role; 4] = [Role::Session, Role::Data, Role::Cache, Role::Jobs];
@@ -194,7 +194,7 @@ async fn build(
     Ok(built)
 }
 
-/// Whether a clone answers for its health, as it must once its listener is bound and its routes are built. It does not serve
+/// Asks a clone for its health, which it must answer once its listener is bound and its routes are built. It does not serve
 /// before it has reached its engine.
 async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;

@@ -1,4 +1,4 @@
-//! What `shoal top` is asked.
+//! Arguments of `shoal top`.
 
 use std::time::Duration;
 

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-/// How long a server may take to answer what it does not understand.
+/// Time within which a server must answer a request that it does not understand.
 const PROBE_WITHIN: Duration = Duration::from_millis(500);
-/// As much of such an answer tells what kind of server it is.
+/// Bytes of such an answer that tell the kind of server.
 const PROBE_BYTES: usize = 512;
 
 /// An address somebody typed, as `HOST:PORT`.
@@ -76,7 +76,7 @@ pub async fn explain(typed: &str, wanted: &str, status: &Status) -> anyhow::Erro
     }
 }
 
-/// What a server says to HTTP/1; nothing, if it says nothing in time.
+/// Returns what a server answers to HTTP/1; empty if it does not answer in time.
 async fn probe(address: &str) -> Vec<u8> {
     let mut answer = Vec::new();
     let ask = async {
@@ -112,7 +112,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What kind of server gives such an answer, if it gives one.
+/// Returns the kind of server that gives such an answer, if it is known.
 fn kind(answer: &[u8]) -> Option<Kind> {
     /// A TLS record of an alert.
     const TLS_ALERT: u8 = 0x15;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_known_by_what_it_says_to_http1() {
+    fn servers_are_recognized_by_http1_answers() {
         for (answer, known) in [
             (&b"HTTP/1.0 200 OK\r\n\r\n<!doctype html><title>Shoal</title>"[..], Some(Kind::Admin)),
             (b"HTTP/1.1 404 Not Found", Some(Kind::Http1)),

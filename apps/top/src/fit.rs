@@ -1,4 +1,4 @@
-//! What fits into a width. Columns are left out whole, those that matter least first, so that no number is ever cut; names
+//! Fits a table into a width. Columns are left out whole, those that matter least first, so that no number is ever cut; names
 //! and reasons are cut where the cut can be seen.
 
 use crate::row::{Column, Row};

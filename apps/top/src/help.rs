@@ -1,4 +1,4 @@
-//! What `?` shows, and `shoal top --help` too: the keys, and what each column means.
+//! Help of `?` and of `shoal top --help`: the keys, and the meaning of each column.
 
 /// The keys.
 pub(crate) const KEYS: &str = "\

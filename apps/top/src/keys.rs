@@ -8,13 +8,13 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How long the thread may go on after nobody wants keys any more.
+/// Time that the thread may go on after its receiver is gone.
 const LOOKS_UP_EVERY: Duration = Duration::from_millis(50);
 
 /// Keys typed and not yet looked at.
 const KEYS_MAX: usize = 64;
 
-/// What was pressed.
+/// A pressed key, or another event of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     Char(char),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_is_drawn_and_a_key_let_go_is_nothing() {
+    fn resize_redraws_and_key_release_is_ignored() {
         assert_eq!(key_of(&Event::Resize(80, 24)), Some(Key::Other));
         let mut released = KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE);
         released.kind = KeyEventKind::Release;

@@ -1,4 +1,4 @@
-//! One table as text, for pipes and scripts.
+//! The table as text, printed once for pipes and scripts.
 
 use std::io::Write as _;
 
@@ -68,7 +68,7 @@ mod tests {
     use crate::row::tests::{endpoint, upstream};
 
     #[test]
-    fn a_table_has_a_line_for_each_clone_in_columns_as_wide_as_they_need() {
+    fn each_clone_has_an_aligned_line() {
         let args = TopArgs {
             addr: String::new(),
             once: true,

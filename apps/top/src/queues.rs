@@ -15,10 +15,10 @@ use crate::dial;
 /// Between two looks: each is a call that the gateway counts.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// How long an answer may take.
+/// Timeout of an answer.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// As many queues as one page has.
+/// Queues of a page.
 const QUEUES_MAX: i32 = 100;
 
 /// The queues, or why they are not known. None: no jobs service stands behind the gateway, or nobody was asked yet.

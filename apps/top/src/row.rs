@@ -8,7 +8,7 @@ use shoal_proto::gateway::v1::{Endpoint, EndpointState, Upstream};
 
 use crate::queues::{self, Queues};
 
-/// What a row shows, and what it can be sorted by.
+/// Column of the table, by which it can be sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Column {
     Service,
@@ -67,7 +67,7 @@ impl Column {
         Column::ALL[(at + 1) % Column::ALL.len()]
     }
 
-    /// Whether it is a number: right-aligned, and sorted from the highest.
+    /// Returns whether the column has numbers: right-aligned, and sorted from the highest.
     pub(crate) fn is_number(self) -> bool {
         !matches!(
             self,
@@ -76,16 +76,16 @@ impl Column {
     }
 }
 
-/// One clone.
+/// A clone.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
     pub(crate) service: String,
     pub(crate) clone: String,
     pub(crate) ready_cores: i32,
     pub(crate) cores: i32,
-    /// Of the calls since the last look that succeeded or failed.
+    /// Share of the calls since the last update that succeeded, if any ended.
     pub(crate) success: Option<f64>,
-    /// Calls a second since the last look.
+    /// Calls a second since the last update.
     pub(crate) rps: Option<f64>,
     pub(crate) p50: Option<Duration>,
     pub(crate) p95: Option<Duration>,
@@ -94,15 +94,15 @@ pub(crate) struct Row {
     pub(crate) in_flight: i64,
     pub(crate) streams: i64,
     pub(crate) state: EndpointState,
-    /// What its store is, as it says itself; empty if it does not say.
+    /// Store of the clone, as it names it; empty if it does not.
     pub(crate) engine: String,
     pub(crate) why: String,
 }
 
-/// What was said before, and how long ago.
+/// Previous update, and the time since then.
 pub(crate) type Before<'b> = Option<(&'b [Upstream], Duration)>;
 
-/// A row for each clone; a service without one has a row that says so.
+/// Returns a row for each clone; a service without one has a row that says so.
 pub(crate) fn rows(now: &[Upstream], before: Before<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for upstream in now {
@@ -169,7 +169,7 @@ impl Row {
         }
     }
 
-    /// What stands in a column.
+    /// Returns the text of a column.
     pub(crate) fn text(&self, column: Column) -> String {
         match column {
             Column::Service => self.service.clone(),
@@ -190,7 +190,7 @@ impl Row {
         }
     }
 
-    /// Whether a row has `text` in it, in whatever case.
+    /// Returns whether a row contains `text`, in any case.
     pub(crate) fn has(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         Column::ALL.iter().any(|column| self.text(*column).to_lowercase().contains(&text))
@@ -239,7 +239,7 @@ pub(crate) fn below(shown: &[&Upstream], queues: &Queues) -> Vec<String> {
     lines
 }
 
-/// What happened to the calls of each service, and what its limits are now.
+/// Summarizes the calls of a service and its current limits.
 fn summary(upstream: &Upstream) -> String {
     let mut codes: Vec<_> = upstream.calls_by_code.iter().collect();
     codes.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
@@ -328,7 +328,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_row_tells_what_happened_since_the_last_look() {
+    fn rates_cover_the_last_interval() {
         let before = [upstream("cache", vec![endpoint("10.0.0.1:1", 100, 50, 7)])];
         let now = [upstream("cache", vec![endpoint("10.0.0.1:1", 300, 51, 7)])];
         let rows = rows(&now, Some((&before, Duration::from_secs(2))));
@@ -351,7 +351,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_a_dash() {
+    fn unknown_values_are_dashes() {
         let mut idle = endpoint("10.0.0.1:1", 5, 0, 7);
         (idle.p50, idle.p95, idle.p99) = (None, None, None);
         idle.streams = 9;
@@ -367,14 +367,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_clone_that_came_back_counts_from_nothing() {
+    fn returned_clone_counts_from_zero() {
         let before = [upstream("cache", vec![endpoint("10.0.0.1:1", 1_000, 0, 7)])];
         let now = [upstream("cache", vec![endpoint("10.0.0.1:1", 10, 0, 7)])];
         assert_eq!(rows(&now, Some((&before, Duration::from_secs(1))))[0].rps, Some(10.0));
     }
 
     #[test]
-    fn one_failure_in_a_million_is_not_all_well() {
+    fn one_failure_in_a_million_shows() {
         assert_eq!(
             (percent(0.999_999), percent(1.0), percent(0.0)),
             ("99.9%".into(), "100.0%".into(), "0.0%".into())
@@ -382,13 +382,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn times_have_the_unit_they_are_read_in() {
+    fn times_have_readable_units() {
         let times = [730, 1_500, 99_400, 150_000, 2_500_000].map(|us| time(Duration::from_micros(us)));
         assert_eq!(times, ["730µs", "1.5ms", "99.4ms", "150ms", "2.50s"]);
     }
 
     #[test]
-    fn numbers_are_sorted_from_the_highest_and_names_from_a() {
+    fn numbers_sort_descending_names_ascending() {
         let mut unknown = endpoint("d", 0, 0, 0);
         unknown.p99 = None;
         let now = [upstream(
@@ -418,7 +418,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_summary_tells_the_commonest_code_first() {
+    fn summary_names_commonest_code_first() {
         let mut cache = upstream("cache", vec![]);
         cache.calls_by_code = [("UNAVAILABLE".to_owned(), 3), ("OK".to_owned(), 90)].into();
         (cache.retries, cache.retry_budget, cache.concurrency_limit) = (4, 12.6, Some(50));

@@ -1,4 +1,4 @@
-//! What is on the screen: the state behind it, what a key does to it, and how it is drawn.
+//! The screen: its state, the effect of each key, and how it is drawn.
 
 use std::time::Duration;
 
@@ -31,13 +31,13 @@ pub(crate) struct View {
     reversed: bool,
     filter: String,
     typing: bool,
-    /// Whether the help covers the table.
+    /// True while the help covers the table.
     helping: bool,
     scrolled: usize,
     queues: Queues,
 }
 
-/// Whether it goes on.
+/// Tells whether the view goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     GoOn,
@@ -82,7 +82,7 @@ impl View {
         self.queues = queues;
     }
 
-    /// Nothing has come for a while: nothing has been called either.
+    /// Sets the rates to zero: without an update for a while nothing has been called either.
     pub(crate) fn quiet(&mut self, now: Instant, interval: Duration) {
         if self.trouble.is_none() && self.updated.is_some_and(|at| now - at > interval * 2) {
             let same = std::mem::take(&mut self.upstreams);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn every_clone_has_a_line_with_its_numbers_its_state_and_why() {
+    fn each_clone_has_numbers_and_state() {
         let lines = drawn(&view(), 140, 10);
         assert_eq!(lines[0], "shoal top  127.0.0.1:7000  3 of 3 clones");
         assert_eq!(
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn more_rows_than_lines_are_scrolled_and_not_past_the_last() {
+    fn scrolling_stops_at_the_last_row() {
         let mut view = view();
         for _ in 0..99 {
             view.key(Key::Down);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_is_gone_leaves_what_was_last_known_and_says_so() {
+    fn lost_gateway_keeps_last_known_rows() {
         let mut view = view();
         view.update(Err("cannot connect".to_owned()), Instant::now());
         let lines = drawn(&view, 140, 10);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn without_news_the_rates_are_those_of_silence() {
+    fn rates_fall_to_zero_without_updates() {
         let mut view = view();
         let second = Duration::from_secs(1);
         let rps = |view: &View| view.rows[1].rps;
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_shows_the_help_and_any_closes_it() {
+    fn any_key_closes_the_help() {
         for key in ['?', 'h'] {
             let mut view = view();
             typed(&mut view, &key.to_string());
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_terminal_is_drawn_on_too() {
+    fn smallest_terminal_is_drawn() {
         for (width, height) in [(1, 1), (20, 3), (80, 24)] {
             drawn(&view(), width, height);
             let mut view = view();

@@ -11,16 +11,16 @@ use tonic::transport::Channel;
 
 use crate::dial;
 
-/// How long a gateway may take to be connected to, and to answer.
+/// Timeout of connecting to a gateway, and of its answer.
 pub(crate) const WITHIN: Duration = Duration::from_secs(5);
 
 /// After a watch has ended, before the next: a gateway that restarts is back soon.
 pub(crate) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// So many tries that failed, with nothing heard before, and the address is given up.
+/// Failed attempts after which an address is given up from which no update has come.
 const TRIES: usize = 3;
 
-/// What came of asking.
+/// Result of asking a gateway.
 pub(crate) type Update = Result<Vec<Upstream>, String>;
 
 /// A client of the gateway at an address.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_where_nobody_is_is_given_up() {
+    async fn dead_address_is_given_up() {
         let (to, mut updates) = mpsc::channel(TRIES);
         let following = follow("127.0.0.1:1", INTERVAL, SHORT, to);
         let ended = timeout(Duration::from_secs(20), following).await.expect("given up");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_was_there_is_waited_for() {
+    async fn lost_gateway_is_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound").to_string();
         let server = tonic::transport::Server::builder()

@@ -1,4 +1,4 @@
-//! What the echo service says of itself: its two methods, both safe to repeat.
+//! Descriptors of the echo service: two methods, both safe to repeat.
 
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::method_options::IdempotencyLevel;

@@ -8,23 +8,23 @@ use anyhow::Context as _;
 use tempfile::TempDir;
 
 use super::workload;
-use crate::affinity::Placing;
 use crate::peer::shoal::{self, Switch};
 use crate::peer::{Peer, Site};
+use crate::process::affinity::Placing;
 use crate::process::{Server, free_address};
 use crate::report;
 
-/// What stands behind each gateway.
+/// Number of upstreams behind each gateway.
 const UPSTREAMS: usize = 2;
 
-/// How long a gateway may take to forward its first call.
+/// Time that a gateway may take to forward its first call.
 const FORWARDS_WITHIN: Duration = Duration::from_secs(15);
 
-/// What is measured.
+/// A measured gateway, or an upstream without one.
 pub(super) struct Gateway {
     pub(super) name: String,
     pub(super) address: SocketAddr,
-    /// None: the callers are at an upstream itself.
+    /// Process of the gateway; `None` if callers go to an upstream directly.
     pub(super) server: Option<Server>,
     /// Its configuration file.
     pub(super) settings: String,
@@ -36,11 +36,11 @@ impl Gateway {
     }
 }
 
-/// All of it; ended with it.
+/// The gateways and upstreams of a measurement, ended with it.
 pub(super) struct Bed {
-    /// Without a gateway, ours, and the peers.
+    /// Measured gateways in their order: an upstream without a gateway, our gateway, and the peers.
     pub(super) gateways: Vec<Gateway>,
-    /// Ours, with one thing switched off each.
+    /// Our gateway, each time with one feature switched off.
     pub(super) switched: Vec<Gateway>,
     _upstreams: Vec<Server>,
     _folders: Vec<TempDir>,

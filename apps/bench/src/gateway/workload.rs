@@ -1,4 +1,4 @@
-//! What is called through a gateway, and how one can tell that it forwards it rightly.
+//! Calls that go through a gateway, and the answers that show it forwards them unchanged.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,8 @@ use anyhow::{Context as _, ensure};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
-use crate::call::{Call, connect, framed, once};
 use crate::echo;
+use crate::load::call::{Call, connect, framed, once};
 
 /// A stream of a hundred messages of a KiB.
 const SERIES: echo::Series = echo::Series { messages: 100, bytes: 1024 };
@@ -42,7 +42,7 @@ impl Workload {
         }
     }
 
-    /// What must come back.
+    /// Answer that must come back.
     fn expected(self) -> Bytes {
         match self {
             Workload::Small | Workload::Large => self.call().framed,
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sizes_are_those_of_the_messages() {
+    fn sizes_are_those_of_messages() {
         assert_eq!(Workload::Small.call().framed.len(), 105);
         assert_eq!(Workload::Large.call().framed.len(), (16 << 10) + 5);
         assert_eq!(Workload::Stream.expected().len(), 100 * (5 + 3 + 1024));

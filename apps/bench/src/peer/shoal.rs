@@ -7,7 +7,7 @@ use super::{CALL_SECONDS_MAX, CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_MAX, Sit
 use crate::echo;
 use crate::process::Server;
 
-/// What can be switched off, and how. Everything is on unless it is said here.
+/// Features that can be switched off, with the configuration that does. Everything else is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Switch {
     /// Calls without a deadline get one, by default.

@@ -1,5 +1,5 @@
-//! A closed loop: so many calls in flight, each followed by the next. Says what a server can do and what a call costs it,
-//! and nothing about latency under a load that does not wait.
+//! Closed loop: a fixed number of calls in flight, each followed by the next. Measures throughput and cost per call, but not
+//! latency under a load that does not wait.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use h2::client::SendRequest;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-use crate::call::{Call, connect, once};
+use crate::load::call::{Call, connect, once};
 use crate::load::{Done, histogram, micros, on_own_thread};
 
-/// How a closed loop presses.
+/// Shape of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Closed {
     /// Calls in flight, over all connections.
@@ -26,7 +26,7 @@ pub(crate) struct Closed {
 }
 
 impl Closed {
-    /// One thread, and a connection for each 64 calls in flight.
+    /// Returns a loop of a single thread with a connection for each 64 calls in flight.
     pub(crate) fn of(in_flight: usize) -> Closed {
         Closed { in_flight, connections: in_flight.div_ceil(64), threads: 1 }
     }

@@ -1,4 +1,4 @@
-//! Which CPUs a process may run on, by util-linux' `taskset`: alike for all that are measured.
+//! CPUs that a process may run on, set by util-linux' `taskset` alike for all that are measured.
 
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use tokio::process::Command;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cpus(Vec<usize>);
 
-/// Where a measurement with so many cores puts what is measured, and everything else: the callers and the upstreams.
+/// CPUs of the measured process and of the rest: the callers and the upstreams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placing {
     pub(crate) measured: Cpus,
@@ -30,7 +30,7 @@ impl Placing {
 }
 
 impl Cpus {
-    /// Those this process may run on now.
+    /// Returns the CPUs that this process may run on now.
     ///
     /// # Errors
     /// When the kernel does not say.
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_is_kept_apart_where_there_is_room() {
+    fn callers_are_kept_apart_where_possible() {
         let placed = |cores, all| {
             let all = Cpus::parse(all).expect("a list");
             Placing::of(cores, &all).map(|p| (p.measured.to_string(), p.rest.to_string()))

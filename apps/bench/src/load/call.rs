@@ -1,4 +1,4 @@
-//! One gRPC call over a plain h2 connection, unary or with a stream of answers: what every load is made of.
+//! A gRPC call over a plain h2 connection, unary or with a stream of answers. Every load consists of these.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 /// Windows wide enough that the generator is never what holds a server back.
 const WINDOW: u32 = 8 << 20;
 
-/// What is called, over and over.
+/// Method and request of the calls of a load.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     /// `/package.Service/Method`.
@@ -40,10 +40,10 @@ pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
     framed.freeze()
 }
 
-/// How a call was answered.
+/// Answer to a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// `grpc-status`, of the trailers or of an answer that is nothing else; none: the server's mistake.
+    /// `grpc-status`, of the trailers or of a trailers-only answer; `None` if the server sent none.
     pub(crate) status: Option<u16>,
     pub(crate) body_bytes: usize,
 }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::arrivals::{Arrivals, Schedule};
-use crate::call::{Call, connect, once};
+use crate::load::arrivals::{Arrivals, Schedule};
+use crate::load::call::{Call, connect, once};
 use crate::load::{Done, histogram, micros, on_own_thread};
 
 /// A load that does not wait.
@@ -27,7 +27,7 @@ pub(crate) struct Open {
     pub(crate) connections: usize,
     /// Calls that may be outstanding. Past it those that are due are missed, and counted.
     pub(crate) outstanding_max: usize,
-    /// How long the last calls are waited for after the last was due. What is not answered then has failed.
+    /// Time to wait for answers after the last call was due. Calls without an answer by then have failed.
     pub(crate) grace: Duration,
     pub(crate) seed: u64,
 }
@@ -46,7 +46,7 @@ pub(crate) async fn open_loop(
     on_own_thread(move || run(address, call, load, time, Duration::ZERO)).await
 }
 
-/// What the calls and the clock share.
+/// State that the calls and the clock share.
 struct Shared {
     outstanding: AtomicUsize,
     latency: Mutex<Histogram<u64>>,
@@ -187,13 +187,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_call_that_is_due_is_made() {
+    async fn every_due_call_is_made() {
         let done = check(Some("0"), LOAD, Duration::ZERO).await;
         assert_eq!((done.calls, done.failed, done.missed), (100, 0, 0));
     }
 
     #[tokio::test]
-    async fn latency_is_counted_from_the_moment_a_call_was_due() {
+    async fn latency_counts_from_the_due_time() {
         let done = check(Some("0"), LOAD, Duration::from_secs(3)).await;
         assert_eq!(done.calls, 100);
         // The last was due 2.9 s before it could be made; the histogram has three digits.
@@ -201,14 +201,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn outstanding_calls_are_bounded_and_the_loop_ends_without_answers() {
+    async fn outstanding_calls_are_bounded() {
         let load = Open { outstanding_max: 10, grace: Duration::from_millis(50), ..LOAD };
         let done = check(None, load, Duration::ZERO).await;
         assert_eq!((done.calls, done.failed, done.missed), (0, 10, 90));
     }
 
     #[tokio::test]
-    async fn a_call_that_is_not_ok_has_failed_and_the_loop_goes_on() {
+    async fn failed_calls_do_not_end_the_loop() {
         let done = check(Some("14"), LOAD, Duration::ZERO).await;
         assert_eq!((done.calls, done.failed), (0, 100));
     }

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_children_of_a_process_are_part_of_it() {
+    fn children_count_as_their_process() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let with = tree(std::process::id());
         let _ = child.kill();

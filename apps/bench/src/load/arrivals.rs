@@ -1,15 +1,15 @@
-//! When the calls of an open loop are due. Pure: offsets from the start, known before anything was answered.
+//! Due times of the calls of an open loop: offsets from the start, which do not depend on any answer.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// How calls arrive.
+/// Distribution of the gaps between calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arrivals {
     /// Evenly spaced.
     Constant,
-    /// As many independent callers do: the gaps are exponentially distributed, so some calls come close together.
+    /// Exponentially distributed gaps, as many independent callers make them: some calls come close together.
     Poisson,
 }
 
@@ -17,7 +17,7 @@ pub(crate) enum Arrivals {
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     mean_gap_s: f64,
-    /// None: evenly spaced.
+    /// Generator of the gaps; `None` for evenly spaced calls.
     rng: Option<Rng>,
     next_s: f64,
     end_s: f64,
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_arrivals_are_evenly_spaced_and_end() {
+    fn constant_arrivals_are_evenly_spaced() {
         let due = schedule(Arrivals::Constant, 8.0, 2);
         assert_eq!(due.len(), 16);
         assert_eq!(due[..3], [0.0, 0.125, 0.25]);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn poisson_arrivals_keep_the_rate_and_their_gaps_deviate_by_their_mean() {
+    fn poisson_gaps_deviate_by_their_mean() {
         let due = schedule(Arrivals::Poisson, 1_000.0, 20);
         // 20 000 expected, with a standard deviation of 141.
         assert!((19_400..20_600).contains(&due.len()), "seed {SEED}: {}", due.len());
