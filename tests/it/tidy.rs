@@ -11,7 +11,7 @@ use std::path::Path;
 
 use tree::Tree;
 
-/// Which of our crates each crate may depend on. A service is never among them: services meet on the wire.
+/// Crates of ours that each crate may depend on. A service is never among them: services meet on the wire.
 const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-proto", &[]),
     ("shoal-coalesce", &[]),
@@ -60,7 +60,7 @@ fn check(problems: &[String]) {
 }
 
 #[test]
-fn crates_depend_only_on_the_layers_below_them() {
+fn crates_depend_on_lower_layers_only() {
     let allowed: BTreeMap<_, _> = LAYERS.into_iter().collect();
     let tree = Tree::here();
     let mut problems = Vec::new();
@@ -97,7 +97,7 @@ fn crates_depend_only_on_the_layers_below_them() {
 }
 
 #[test]
-fn drivers_are_named_only_below_the_store_and_tonic_only_at_the_edge() {
+fn drivers_and_tonic_stay_at_their_edges() {
     let tree = Tree::here();
     let mut problems = Vec::new();
     for file in tree.rust_files() {
@@ -158,7 +158,7 @@ fn balance_and_kit_know_no_domain() {
 }
 
 #[test]
-fn a_file_is_one_noun_and_says_what_it_owns() {
+fn files_are_one_noun_each() {
     let tree = Tree::here();
     let mut problems = Vec::new();
     for file in tree.rust_files() {
@@ -182,7 +182,7 @@ fn a_file_is_one_noun_and_says_what_it_owns() {
 }
 
 #[test]
-fn tests_can_fail_and_code_has_no_holes() {
+fn no_test_is_skipped_or_unfinished() {
     // Put together here so that this file does not name them itself.
     let words = [
         ["#[ig", "nore"],
@@ -207,7 +207,7 @@ fn tests_can_fail_and_code_has_no_holes() {
 }
 
 #[test]
-fn nothing_names_a_place_that_is_not_the_product() {
+fn files_name_no_foreign_places() {
     let words = [
         ["/wo", "rk/"],
         ["/ro", "ot/"],

@@ -1,4 +1,4 @@
-//! Which files of a crate import which others: the graph behind the order of the wings.
+//! Imports among the files of a crate: the graph behind the order of the wings.
 //!
 //! Reads tokens, not syntax trees: `use` statements and paths that begin with `crate`, `self` or `super`. What tests alone
 //! import does not count. A name that a module re-exports leads to the file that has it.
@@ -14,11 +14,11 @@ pub(super) type Module = Vec<String>;
 pub(super) struct Imports {
     /// The file of each module.
     pub(super) files: BTreeMap<Module, String>,
-    /// Who imports whom, parents and children left out.
+    /// Pairs of modules of which the first imports the second, parents and children left out.
     pub(super) arrows: BTreeSet<(Module, Module)>,
 }
 
-/// What one file says of modules.
+/// Modules that a file names.
 #[derive(Default)]
 struct Source {
     /// Names that `use` brings into the module, with their paths as written.
