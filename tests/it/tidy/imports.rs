@@ -84,6 +84,24 @@ impl Imports {
         arrows.filter(|(from, to)| from != to).collect()
     }
 
+    /// Returns the rooms from the top to the bottom, in the first order by name in which all arrows go down; with a circle
+    /// among them, without the rooms in it and those below.
+    pub(super) fn order(&self) -> Vec<String> {
+        let arrows = self.rooms();
+        let mut left: BTreeSet<String> =
+            self.files.keys().filter_map(|module| module.first().cloned()).collect();
+        let mut order = Vec::new();
+        let free = |left: &BTreeSet<String>| {
+            let imported = |room: &String| arrows.iter().any(|(from, to)| to == room && left.contains(from));
+            left.iter().find(|room| !imported(room)).cloned()
+        };
+        while let Some(room) = free(&left) {
+            left.remove(&room);
+            order.push(room);
+        }
+        order
+    }
+
     /// Returns how many arrows between rooms go up in the best order of the rooms that there is: so many have to go until
     /// the rooms have an order.
     pub(super) fn upward(&self) -> usize {
