@@ -1,4 +1,4 @@
-//! The side that connects: one connection, and the handle requests are sent on.
+//! The client side: one connection, and the handle that sends requests on it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,12 +15,13 @@ use crate::error::Error;
 use crate::handle::{Handle, ResponseFuture, SendStream};
 use crate::io::{Io, Moved, Shared};
 
-/// A connection: a future that moves its bytes and ends with it. Dropped, it is cut. It is over when the peer has ended it,
-/// and, once [retired](Connection::retire) or after the peer's GOAWAY, with its last stream.
+/// A connection: a future that moves its bytes, and resolves when the connection has ended. Dropping it cuts the connection.
+/// The connection ends when the peer ends it, and, once [retired](Connection::retire) or after the peer's GOAWAY, with its
+/// last stream.
 #[derive(Debug)]
 pub struct Connection<T>(Io<T>);
 
-/// Sends requests. A cheap handle.
+/// Sends requests. The handle is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SendRequest(Arc<Shared>);
 
@@ -28,22 +29,22 @@ pub struct SendRequest(Arc<Shared>);
 #[derive(Debug)]
 pub struct Pings(Arc<Shared>);
 
-/// How a connection stands, for whoever drives it: asked with each poll, and so all at once.
+/// The state of a connection, for the task that drives it. It is asked for with each poll, and so all at once.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// What the peer said when it told us to go elsewhere, if it did.
+    /// The peer's GOAWAY, if it has sent one.
     pub left: Option<Error>,
-    /// How many streams the peer allows; `u32::MAX` as long as it has not said.
+    /// The number of streams that the peer allows; `u32::MAX` as long as it has not said.
     pub streams_max: u32,
-    /// Resets wait for [`Connection::send_late_resets`].
+    /// Tells whether resets wait for [`Connection::send_late_resets`].
     pub has_late_resets: bool,
-    /// See [`SendRequest::is_short_of_window`].
+    /// Tells what [`SendRequest::is_short_of_window`] returns.
     pub is_short_of_window: bool,
-    /// Requests wait to be sent.
+    /// Tells whether requests wait to be sent.
     pub has_queued: bool,
 }
 
-/// Speaks HTTP/2 on `socket`. Nothing is waited for: requests may be sent before the peer has said anything.
+/// Begins an HTTP/2 connection on `socket`. Requests may be sent at once, before the peer has sent anything.
 pub fn connect<T>(socket: T, config: Config) -> (SendRequest, Pings, Connection<T>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -54,12 +55,12 @@ where
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
-    /// Sends no more requests; the connection ends with the last answer.
+    /// Sends no more requests. The connection ends with the last response.
     pub fn retire(&mut self) {
         self.0.shared.lock().retire();
     }
 
-    /// How it stands.
+    /// Returns the state of the connection.
     pub fn standing(&self) -> Standing {
         let core = self.0.shared.lock();
         Standing {
@@ -71,18 +72,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
-    /// Whether resets wait to be sent.
+    /// Returns whether late resets wait to be sent.
     pub fn has_late_resets(&self) -> bool {
         self.0.shared.lock().has_late_resets()
     }
 
-    /// Lets those resets be sent with the next poll that were waiting when this was last called: of requests that the peer
-    /// has had for the time between.
+    /// Sends, with the next poll, the late resets that were waiting when this was last called: their requests have reached
+    /// the peer in the time between.
     pub fn send_late_resets(&mut self) {
         self.0.shared.lock().send_late_resets();
     }
 
-    /// What the peer said when it told us to go elsewhere, if it did.
+    /// Returns the peer's GOAWAY, if it has sent one.
     pub fn left_by_peer(&self) -> Option<Error> {
         self.0.shared.lock().peer_goaway()
     }
@@ -102,8 +103,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Connection<T> {
 }
 
 impl SendRequest {
-    /// Opens a stream for a request with an absolute URI; with `end` its headers are all of it. Waits for nothing: a stream
-    /// the peer does not allow yet is opened when it does.
+    /// Opens a stream for a request with an absolute URI. With `end` the request has no body. Waits for nothing: a stream
+    /// that the peer does not allow yet is opened when it does.
     ///
     /// # Errors
     /// When the connection takes no more requests, or no peer would take this one.
@@ -117,25 +118,25 @@ impl SendRequest {
         Ok((ResponseFuture(handle.clone()), SendStream(handle)))
     }
 
-    /// How many requests wait to be sent: for a stream, or for the headers of others to be taken.
+    /// Returns how many requests wait to be sent: for a stream, or for the headers of others to be written.
     pub fn queued(&self) -> usize {
         self.0.lock().queued()
     }
 
-    /// Whether streams wait for the peer's connection-level window, most of which is taken by bodies that it does not read. On
-    /// another connection they would not wait.
+    /// Returns whether streams wait for the peer's connection-level window, most of which is taken by bodies that the peer
+    /// does not read. On another connection they would not wait.
     pub fn is_short_of_window(&self) -> bool {
         self.0.lock().is_short_of_window()
     }
 
-    /// How many streams the peer allows; `u32::MAX` as long as it has not said.
+    /// Returns how many streams the peer allows; `u32::MAX` as long as it has not said.
     pub fn streams_max(&self) -> usize {
         usize::try_from(self.0.lock().peer().streams_max()).unwrap_or(usize::MAX)
     }
 }
 
 impl Pings {
-    /// Sends a PING and waits for its answer. One at a time.
+    /// Sends a PING and waits for its answer. Only one PING is under way at a time.
     ///
     /// # Errors
     /// When the connection is over first.

@@ -1,36 +1,36 @@
-//! What one side of a connection allows the other.
+//! The limits that one side of a connection sets for the other.
 
 use http::HeaderName;
 
-/// Limits of one connection.
+/// The limits of one connection.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Bytes a peer may send on a stream before they are read.
+    /// Bytes that a peer may send on a stream before they are read.
     pub stream_window: u32,
-    /// The same for all streams together.
+    /// Bytes that a peer may send on all streams together before they are read.
     pub connection_window: u32,
-    /// Streams a client may have open at once. Of no meaning for a client.
+    /// Streams that a client may have open at once. Without meaning for a client.
     pub streams_max: u32,
-    /// Bytes of a header list, counted as RFC 9113 §6.5.2 does: names, values, and 32 for each field.
+    /// Bytes of a header list, counted as in RFC 9113 §6.5.2: names, values, and 32 for each field.
     pub header_list_max: u32,
     /// Fields of a header list.
     pub header_fields_max: usize,
-    /// Requests that wait to be sent, beyond which further ones are refused: [`SendError::Full`](crate::SendError::Full). Of no
-    /// meaning for a server.
+    /// Requests that may wait to be sent. Further requests are refused with [`SendError::Full`](crate::SendError::Full).
+    /// Without meaning for a server.
     pub queued_max: usize,
-    /// Whether one stream leaves others a part of the peer's connection-level window: at least four ninths of what there is,
-    /// until it is given back. For a client whose streams are different callers'.
+    /// Makes one stream leave others a part of the peer's connection-level window: at least four ninths of what there is,
+    /// until it is given back. For a client whose streams belong to different callers.
     pub leaves_window: bool,
-    /// Bytes of DATA that wait for the socket, of all streams together. What does not fit waits where it comes from.
+    /// Bytes of DATA of all streams that may wait for the socket. DATA that does not fit waits at its source.
     pub send_buffer: usize,
-    /// Streams reset by a client before they were looked at; more at once, and the connection is ended (CVE-2023-44487).
+    /// Streams that a client may reset before they are accepted. More at once end the connection (CVE-2023-44487).
     pub pending_accept_resets_max: usize,
-    /// Streams we have reset and remember, so that frames still under way on them are no error.
+    /// Streams that were reset on this side and are remembered, so that frames still under way on them are no error.
     pub locally_reset_max: usize,
-    /// Whether resets of streams of which the peer has said nothing yet wait for
-    /// [`send_late_resets`](crate::ClientConnection::send_late_resets). Of no meaning for a server.
+    /// Makes resets of streams on which the peer has sent nothing yet wait for
+    /// [`send_late_resets`](crate::ClientConnection::send_late_resets). Without meaning for a server.
     pub late_resets: bool,
-    /// Fields we send "never indexed" (RFC 7541 §6.2.3), beside cookies and what HTTP has to authenticate by.
+    /// Fields that are sent "never indexed" (RFC 7541 §6.2.3), beside cookies and the fields by which HTTP authenticates.
     pub secrets: Vec<HeaderName>,
 }
 

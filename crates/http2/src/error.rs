@@ -1,4 +1,4 @@
-//! Why a stream or a connection ended before its time.
+//! The reasons why a stream or a connection ended before its time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use crate::hpack::ListTooLong;
 pub struct Reason(u32);
 
 impl Reason {
-    /// Nothing is wrong.
+    /// The connection ends without an error.
     pub const NO_ERROR: Reason = Reason(0);
-    /// What was sent is not HTTP/2.
+    /// The peer broke a rule of the protocol.
     pub const PROTOCOL_ERROR: Reason = Reason(1);
-    /// Something failed inside.
+    /// Something failed internally.
     pub const INTERNAL_ERROR: Reason = Reason(2);
-    /// More was sent than the window allowed.
+    /// The peer sent more than a window allowed.
     pub const FLOW_CONTROL_ERROR: Reason = Reason(3);
     /// SETTINGS were not acknowledged in time.
     pub const SETTINGS_TIMEOUT: Reason = Reason(4);
     /// A frame came for a stream that is half closed.
     pub const STREAM_CLOSED: Reason = Reason(5);
-    /// A frame has a size it must not have.
+    /// A frame has a size that it must not have.
     pub const FRAME_SIZE_ERROR: Reason = Reason(6);
     /// The stream was refused before anything was done.
     pub const REFUSED_STREAM: Reason = Reason(7);
     /// The stream is no longer needed.
     pub const CANCEL: Reason = Reason(8);
-    /// The header compression is out of step.
+    /// The state of the header compression differs between the sides.
     pub const COMPRESSION_ERROR: Reason = Reason(9);
-    /// The connection of a CONNECT broke.
+    /// The connection of a CONNECT was lost.
     pub const CONNECT_ERROR: Reason = Reason(10);
-    /// The peer does too much of something.
+    /// The peer behaves in a way that may generate excessive load.
     pub const ENHANCE_YOUR_CALM: Reason = Reason(11);
-    /// The transport is not safe enough.
+    /// The transport is not secure enough.
     pub const INADEQUATE_SECURITY: Reason = Reason(12);
-    /// HTTP/1.1 is wanted.
+    /// HTTP/1.1 is required.
     pub const HTTP_1_1_REQUIRED: Reason = Reason(13);
 
     pub(crate) fn new(code: u32) -> Reason {
@@ -83,15 +83,15 @@ impl fmt::Debug for Reason {
     }
 }
 
-/// Who ended it.
+/// The side that ended the stream or the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     Peer,
-    /// We, for what the peer did or because a handle was dropped.
+    /// The side of this crate, for what the peer did or because a handle was dropped.
     Us,
 }
 
-/// Why a stream or a connection is over. Cheap to clone: a connection tells it to each of its streams.
+/// The reason why a stream or a connection is over. Cheap to clone: a connection gives it to each of its streams.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Kind);
@@ -130,13 +130,13 @@ impl Error {
         Error(Kind::Io { what: what.into() })
     }
 
-    /// The stream was reset, by either side.
+    /// Returns whether the stream was reset, by either side.
     pub fn is_reset(&self) -> bool {
         matches!(self.0, Kind::Reset { .. } | Kind::TooLong(_))
     }
 
-    /// Returns which limit of ours the peer's header list was above, if the stream was reset for that. The peer has broken
-    /// no rule by it.
+    /// Returns the limit of ours that the peer's header list was above, if the stream was reset for that. The peer has
+    /// broken no rule by it.
     pub fn header_list_too_long(&self) -> Option<ListTooLong> {
         match self.0 {
             Kind::TooLong(list) => Some(list),
@@ -144,22 +144,22 @@ impl Error {
         }
     }
 
-    /// The connection was ended with a GOAWAY, by either side, and the stream is not among those it covers.
+    /// Returns whether the connection was ended with a GOAWAY, by either side, that does not cover the stream.
     pub fn is_go_away(&self) -> bool {
         matches!(self.0, Kind::GoAway { .. })
     }
 
-    /// The connection was lost.
+    /// Returns whether the connection was lost.
     pub fn is_io(&self) -> bool {
         matches!(self.0, Kind::Io { .. })
     }
 
-    /// The peer ended it, with a frame that says so.
+    /// Returns whether the peer ended the stream or the connection, with a frame that says so.
     pub fn is_remote(&self) -> bool {
         matches!(self.0, Kind::Reset { by: By::Peer, .. } | Kind::GoAway { by: By::Peer, .. })
     }
 
-    /// What was said beside the code.
+    /// Returns the text that came with the code.
     pub(crate) fn why(&self) -> &str {
         match &self.0 {
             Kind::GoAway { why, .. } => why,
@@ -167,7 +167,7 @@ impl Error {
         }
     }
 
-    /// The error code, unless the connection was lost without one.
+    /// Returns the error code, unless the connection was lost without one.
     pub fn reason(&self) -> Option<Reason> {
         match &self.0 {
             Kind::Reset { reason, .. } | Kind::GoAway { reason, .. } => Some(*reason),

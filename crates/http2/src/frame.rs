@@ -1,15 +1,15 @@
-//! The frames of HTTP/2 as bytes (RFC 9113 §4 and §6): their heads, their kinds and flags, and how the small ones are written.
+//! The frames of HTTP/2 as bytes (RFC 9113 §4 and §6): their heads, kinds and flags, and how the small ones are written.
 
 use crate::error::Reason;
 
 /// Bytes of a frame's head.
 pub(crate) const HEAD_BYTES: usize = 9;
 
-/// The longest payload we accept, which is what a peer may send unasked (§4.2). Longer frames would make every other
+/// The longest payload that is accepted, which a peer may send without asking (§4.2). Longer frames would make every other
 /// stream of the connection wait longer for its turn.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 16_384;
 
-/// What a client sends first (§3.4).
+/// The bytes that a client sends first (§3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The largest window (§6.9.1).
@@ -48,7 +48,7 @@ pub(crate) const SETTING_HEADER_LIST: u16 = 6;
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Of the payload.
+    /// The length of the payload.
     pub(crate) len: usize,
     pub(crate) kind: u8,
     pub(crate) flags: u8,
@@ -56,7 +56,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Of the first nine bytes; none if there are fewer.
+    /// Reads a head from the first nine bytes. Returns none if there are fewer.
     pub(crate) fn read(bytes: &[u8]) -> Option<Head> {
         let [a, b, c, kind, flags, w, x, y, z, ..] = *bytes else { return None };
         Some(Head {
@@ -78,7 +78,7 @@ impl Head {
     }
 }
 
-/// What is left of a payload without its padding (§6.1): where it begins, and where it ends.
+/// Returns where the payload without its padding begins and ends (§6.1).
 ///
 /// # Errors
 /// When the padding is longer than the frame.
@@ -91,7 +91,7 @@ pub(crate) fn unpadded(head: Head, payload: &[u8]) -> Result<(usize, usize), Rea
     end.map(|end| (1, end)).ok_or(Reason::PROTOCOL_ERROR)
 }
 
-/// A number of 32 bits at `at`; zero past the end.
+/// Reads a number of 32 bits at `at`. Returns zero past the end.
 pub(crate) fn number(payload: &[u8], at: usize) -> u32 {
     payload.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
 }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_reads_back_as_it_was_written() {
+    fn frame_head_round_trips() {
         let head = Head { len: 0x0001_0203, kind: HEADERS, flags: END_STREAM | PADDED, stream: STREAM_MAX };
         assert_eq!(Head::read(&head.bytes()), Some(head));
         assert_eq!(Head::read(&head.bytes()[..8]), None);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_taken_off_and_never_longer_than_the_frame() {
+    fn padding_is_removed_and_bounded() {
         let padded = Head { len: 0, kind: DATA, flags: PADDED, stream: 1 };
         for (payload, expected) in [
             (&[2, 7, 7, 0, 0][..], Ok((1, 3))),

@@ -1,4 +1,5 @@
-//! What the owner of a stream holds: its two halves. When the last handle is dropped the stream is reset, if it is not over.
+//! Handles for the owner of a stream: its two halves. When the last handle is dropped the stream is reset, if it is not
+//! over.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,22 +13,22 @@ use crate::io::Shared;
 use crate::stream::Unread;
 use crate::stream::{Receiving, Sending, register};
 
-/// One handle of a stream.
+/// A handle that keeps a stream in the table.
 #[derive(Debug)]
 pub(crate) struct Handle {
     shared: Arc<Shared>,
     key: usize,
-    /// It is the one that reads.
+    /// Marks the handle that reads the body.
     reader: bool,
 }
 
 impl Handle {
-    /// One that the stream counts already.
+    /// Makes a handle that the stream counts already.
     pub(crate) fn new(shared: Arc<Shared>, key: usize) -> Handle {
         Handle { shared, key, reader: false }
     }
 
-    /// The same, for who reads the body.
+    /// Turns the handle into the one that reads the body.
     pub(crate) fn reading(self) -> RecvStream {
         let mut handle = self;
         handle.reader = true;
@@ -64,13 +65,13 @@ impl Drop for Handle {
     }
 }
 
-/// Our half of a stream, once its headers are sent.
+/// The sending half of a stream, once its headers are sent.
 #[derive(Debug)]
 pub struct SendStream(pub(crate) Handle);
 
 impl SendStream {
-    /// Sends of `data` what the peer's windows and the socket have room for, and takes it off. Ready with how much that was,
-    /// never with nothing unless `data` is empty. With `end`, the last byte ends our half; so does empty `data`.
+    /// Sends the part of `data` that the peer's windows and the socket have room for, and takes it off. Ready with its
+    /// length, which is zero only if `data` is empty. With `end`, the last byte ends our half; so does empty `data`.
     ///
     /// # Errors
     /// When the stream is over.
@@ -96,12 +97,12 @@ impl SendStream {
         }
     }
 
-    /// Whether it is a request that waits to be sent: the peer has seen nothing of it.
+    /// Returns whether the request still waits to be sent: the peer has seen nothing of it.
     pub fn is_queued(&self) -> bool {
         matches!(self.0.shared.lock().stream(self.0.key).sending, Sending::Queued(_))
     }
 
-    /// Ends our half without trailers. Waits for nothing.
+    /// Ends the sending half without trailers. Waits for nothing.
     ///
     /// # Errors
     /// When the stream is over.
@@ -114,7 +115,7 @@ impl SendStream {
         }
     }
 
-    /// Ends our half with trailers.
+    /// Ends the sending half with trailers.
     ///
     /// # Errors
     /// When the stream is over.
@@ -122,7 +123,7 @@ impl SendStream {
         self.0.shared.lock().send_trailers(self.0.key, trailers)
     }
 
-    /// Ends the stream, both halves.
+    /// Resets the stream: both halves end.
     pub fn send_reset(&mut self, reason: Reason) {
         self.0.reset(reason);
     }
@@ -134,13 +135,13 @@ impl SendStream {
     }
 }
 
-/// The peer's half of a stream, once its headers are here.
+/// The receiving half of a stream, once its headers are here.
 #[derive(Debug)]
 pub struct RecvStream(Handle);
 
 impl RecvStream {
-    /// The next of the body; several small frames come as one. None when there is no more. What is read must be
-    /// [released](RecvStream::release), or the peer stops sending.
+    /// Returns the next bytes of the body, several small frames as one, or none when there are no more. The bytes must be
+    /// [released](RecvStream::release) once they are read, or the peer stops sending.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let mut core = self.0.shared.lock();
         let stream = core.stream(self.0.key);
@@ -157,12 +158,12 @@ impl RecvStream {
         Poll::Pending
     }
 
-    /// [`poll_data`](RecvStream::poll_data), waited for.
+    /// Waits for the next bytes of the body, as [`poll_data`](RecvStream::poll_data).
     pub async fn data(&mut self) -> Option<Result<Bytes, Error>> {
         poll_fn(|cx| self.poll_data(cx)).await
     }
 
-    /// The trailers, when the body has been read.
+    /// Returns the trailers, when the body has been read.
     pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Error>> {
         let mut core = self.0.shared.lock();
         let stream = core.stream(self.0.key);
@@ -176,7 +177,7 @@ impl RecvStream {
         Poll::Pending
     }
 
-    /// [`poll_trailers`](RecvStream::poll_trailers), waited for.
+    /// Waits for the trailers, as [`poll_trailers`](RecvStream::poll_trailers).
     ///
     /// # Errors
     /// When the stream was reset first.
@@ -184,12 +185,12 @@ impl RecvStream {
         poll_fn(|cx| self.poll_trailers(cx)).await
     }
 
-    /// Whether there is nothing left to read, neither data nor trailers.
+    /// Returns whether nothing is left to read, neither data nor trailers.
     pub fn is_end_stream(&self) -> bool {
         self.0.shared.lock().stream(self.0.key).is_read()
     }
 
-    /// Counts what is received and not released in `unread`, what is there already and what comes. Once: a second time does
+    /// Counts the bytes that are received and not released in `unread`, those that are there already too. A second call does
     /// nothing.
     pub fn count_unread(&mut self, unread: &Arc<Unread>) {
         self.0.shared.lock().stream(self.0.key).count_unread(unread);
@@ -201,18 +202,18 @@ impl RecvStream {
         register(&mut core.stream(self.0.key).reader, cx);
     }
 
-    /// How many bytes were received and are not released, whether read or not.
+    /// Returns how many bytes were received and are not released, whether they were read or not.
     pub fn unreleased(&self) -> usize {
         self.0.shared.lock().stream(self.0.key).unreleased as usize
     }
 
-    /// Lets the peer send `more` on this stream than the [window](crate::Config::stream_window) of each, from now on. Together
-    /// they must stay below 2³¹.
+    /// Lets the peer send `more` bytes on this stream than the [window](crate::Config::stream_window) of each, from now on.
+    /// Together they must stay below 2³¹.
     pub fn widen(&mut self, more: u32) {
         self.0.shared.lock().widen_received(self.0.key, more);
     }
 
-    /// So much of what was read is done with: the peer may send as much again.
+    /// Releases bytes that were read: the peer may send as many again.
     pub fn release(&mut self, bytes: usize) {
         if bytes > 0 {
             let mut core = self.0.shared.lock();
@@ -222,7 +223,7 @@ impl RecvStream {
     }
 }
 
-/// A request's answer, to come.
+/// A response that is to come.
 #[derive(Debug)]
 pub struct ResponseFuture(pub(crate) Handle);
 
@@ -245,12 +246,12 @@ impl Future for ResponseFuture {
     }
 }
 
-/// Answers a request.
+/// Sends the response to a request.
 #[derive(Debug)]
 pub struct SendResponse(pub(crate) Handle);
 
 impl SendResponse {
-    /// Sends response headers; with `end` they are the whole answer.
+    /// Sends response headers. With `end` they are the whole response.
     ///
     /// # Errors
     /// When the stream is over, or answered already.
@@ -259,7 +260,7 @@ impl SendResponse {
         Ok(SendStream(self.0.clone()))
     }
 
-    /// Ends the stream, both halves.
+    /// Resets the stream: both halves end.
     pub fn send_reset(&mut self, reason: Reason) {
         self.0.reset(reason);
     }

@@ -1,7 +1,7 @@
-//! HPACK (RFC 7541): a header block's bytes to fields and back.
+//! HPACK (RFC 7541): header blocks to fields and back.
 //!
-//! Both directions keep what they know parsed: a field the tables hold costs a lookup and two reference counts, no
-//! parsing and no copy. What a message may consist of (which pseudo-headers, in which order, how many bytes) is not
+//! Both directions keep what they know parsed: a field in the tables costs a lookup and two reference counts, no parsing and
+//! no copy. Whether a message may consist of these fields (which pseudo-headers, in which order, how many bytes) is not
 //! judged here; only a field that no message may hold is marked ([`Name::Malformed`]).
 
 mod decoder;

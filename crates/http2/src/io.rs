@@ -51,7 +51,7 @@ pub(crate) struct Io<T> {
     /// Send capacity was left at the last poll; the streams woken for it may not use it.
     has_room_left: bool,
     is_shut: bool,
-    /// What the peer had begun to send when it was last waited for.
+    /// The frame or header block that the peer had begun when it was last waited for.
     pub(crate) unfinished: Option<Unfinished>,
 }
 

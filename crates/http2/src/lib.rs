@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113) as a proxy needs it: frames in, frames out, with as little in between as the protocol allows.
 //!
-//! A connection is a state machine without a socket ([`connection`]), something that moves its bytes ([`io`]), and handles for the
-//! owners of its streams ([`handle`]). It knows nothing of gRPC and nothing of balancing. What it leaves out: push,
+//! A connection is a state machine without a socket ([`connection`]), a mover of its bytes ([`io`]), and handles for the
+//! owners of its streams ([`handle`]). The crate knows nothing of gRPC and nothing of balancing. It leaves out push,
 //! priorities, CONNECT, and informational responses.
 
 mod client;

@@ -1,5 +1,5 @@
-//! Between header fields and the messages of HTTP: what makes a message malformed (RFC 9113 §8), and in what order a
-//! message's fields are written.
+//! Header fields as messages of HTTP: what makes a message malformed (RFC 9113 §8), and in what order a message's fields are
+//! written.
 
 pub(crate) mod target;
 
@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use crate::hpack::{ENTRY_OVERHEAD, Encoder, Field, Index, ListTooLong, Name};
 use crate::message::target::{Addresses, Recent};
 
-/// Of a usual call. A table for more of them is larger than what allocators give out at once (a kilobyte), and there are
-/// three in a call.
+/// The number of fields of a usual call. A table for more of them is larger than what allocators give out at once (a
+/// kilobyte), and there are three in a call.
 const FIELDS_USUAL: usize = 6;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -34,15 +34,15 @@ static APART: [(HeaderName, Index); 11] = [
     (http::header::SET_COOKIE, Index::Never),
 ];
 
-/// Marks a request whose path or authority came "never indexed": whoever sends it on must send it so (RFC 7541 §6.2.3).
+/// Marks a request whose path or authority came "never indexed": it must be sent on so (RFC 7541 §6.2.3).
 #[derive(Clone, Copy, Debug)]
 struct SecretTarget;
 
-/// What a message must not be.
+/// The error of a message that breaks a rule of RFC 9113 §8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// A header list as it is read, field by field.
+/// A header list that is being read, field by field.
 #[derive(Debug)]
 pub(crate) struct Fields {
     method: Option<HeaderValue>,
@@ -50,7 +50,8 @@ pub(crate) struct Fields {
     authority: Option<HeaderValue>,
     path: Option<HeaderValue>,
     status: Option<HeaderValue>,
-    /// Said of a request's target, like `:authority`, and read with it: never a header to its receiver.
+    /// The `host` field, which tells a request's target like `:authority` and is read with it. It is never a header to its
+    /// receiver.
     host: Option<HeaderValue>,
     headers: HeaderMap,
     too_long: Option<ListTooLong>,
@@ -74,7 +75,7 @@ impl Fields {
         }
     }
 
-    /// The next field, in order.
+    /// Adds the next field, in order.
     pub(crate) fn push(&mut self, field: Field) {
         let Field { name, value } = field;
         let pseudo = match name {
@@ -112,27 +113,27 @@ impl Fields {
         self.malformed |= self.headers.try_append(name, value).is_err();
     }
 
-    /// Something else is wrong with the message.
+    /// Marks the message as malformed for another reason than its fields.
     pub(crate) fn mark_malformed(&mut self) {
         self.malformed = true;
     }
 
-    /// Whether white space stands around a value: an honest peer's mistake.
+    /// Returns whether white space surrounds a value, which is an honest peer's mistake.
     pub(crate) fn is_padded(&self) -> bool {
         self.padded
     }
 
-    /// There are more fields than those: the list is longer than allowed.
+    /// Notes that the list is longer than allowed, and its other fields are not here.
     pub(crate) fn cut(&mut self, too_long: ListTooLong) {
         self.too_long = Some(too_long);
     }
 
-    /// Which limit the list is above, if it is: then only its beginning is here.
+    /// Returns the limit that the list is above, if it is. Only the beginning of the list is here then.
     pub(crate) fn too_long(&self) -> Option<ListTooLong> {
         self.too_long
     }
 
-    /// What `content-length` says, if it is there.
+    /// Returns the value of `content-length`, if it is there.
     pub(crate) fn content_length(&self) -> Result<Option<u64>, Malformed> {
         let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
         let Some(first) = lengths.next() else { return Ok(None) };
@@ -143,7 +144,7 @@ impl Fields {
         digits.and_then(|digits| digits.parse().ok()).map(Some).ok_or(Malformed)
     }
 
-    /// As a request (§8.3.1).
+    /// Makes a request of the fields (§8.3.1).
     pub(crate) fn into_request(self, addresses: &mut Addresses) -> Result<Request<()>, Malformed> {
         if self.malformed || self.status.is_some() {
             return Err(Malformed);
@@ -181,7 +182,7 @@ impl Fields {
         Ok(request)
     }
 
-    /// As a response (§8.3.2).
+    /// Makes a response of the fields (§8.3.2).
     pub(crate) fn into_response(mut self) -> Result<Response<()>, Malformed> {
         let requests = [&self.method, &self.scheme, &self.authority, &self.path];
         if self.malformed || requests.iter().any(|pseudo| pseudo.is_some()) {
@@ -203,7 +204,8 @@ impl Fields {
         Ok(response)
     }
 
-    /// As trailers, which have no pseudo-fields (§8.1), and no say in where a request goes (RFC 9110 §6.5.1).
+    /// Makes trailers of the fields. Trailers have no pseudo-fields (§8.1), and no say in where a request goes (RFC 9110
+    /// §6.5.1).
     pub(crate) fn into_trailers(self) -> Result<HeaderMap, Malformed> {
         let pseudo = [&self.method, &self.scheme, &self.authority, &self.path, &self.status];
         if self.malformed || pseudo.iter().any(|pseudo| pseudo.is_some()) {
@@ -213,7 +215,7 @@ impl Fields {
     }
 }
 
-/// Fields that speak of one connection and must not be in HTTP/2 (§8.2.2).
+/// Returns whether the field is about one connection and must not be in HTTP/2 (§8.2.2).
 fn is_of_connection(name: &HeaderName) -> bool {
     name == CONNECTION
         || name == TRANSFER_ENCODING
@@ -222,7 +224,7 @@ fn is_of_connection(name: &HeaderName) -> bool {
         || name == PROXY_CONNECTION
 }
 
-/// Whether a request can be sent at all, and why not. Returns the size of its header list (RFC 9113 §6.5.2).
+/// Checks whether a request can be sent at all. Returns the size of its header list (RFC 9113 §6.5.2), or why it cannot.
 pub(crate) fn check_request(request: &Request<()>) -> Result<usize, &'static str> {
     let uri = request.uri();
     if uri.scheme().is_none() || uri.authority().is_none() {
@@ -246,7 +248,7 @@ fn check_headers(headers: &HeaderMap) -> Result<usize, &'static str> {
     Ok(size)
 }
 
-/// Where a connection's last requests went, as fields.
+/// The targets of a connection's last requests, as fields.
 #[derive(Debug, Default)]
 pub(crate) struct Targets(Recent<Target>);
 
@@ -257,7 +259,7 @@ struct Target {
 }
 
 impl Targets {
-    /// The fields of `uri`, remembered or made.
+    /// Returns the fields of `uri`, remembered or made.
     fn of(&mut self, uri: &Uri) -> Option<Target> {
         let authority = uri.authority().map_or("", Authority::as_str);
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);

@@ -1,4 +1,4 @@
-//! The side that is connected to: one connection, and the requests that come on it.
+//! The server side: one connection, and the requests that come on it.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -13,18 +13,19 @@ use crate::error::{By, Error, Reason};
 use crate::handle::{Handle, RecvStream, SendResponse};
 use crate::io::{Io, Moved};
 
-/// A connection. Moves its bytes only while it is polled; dropped, it is cut.
+/// A connection. Moves its bytes only while it is polled. Dropping it cuts the connection.
 #[derive(Debug)]
 pub struct Connection<T>(Io<T>);
 
-/// A request, and what answers it. If its header list is above our limits, its extensions hold the
-/// [`ListTooLong`](crate::ListTooLong) that says so, and its headers are only those at the list's beginning: it is to be refused.
+/// A request, and the handle that answers it. If the header list is above our limits, the request's extensions hold the
+/// [`ListTooLong`](crate::ListTooLong) that says so, and its headers are only those at the beginning of the list: it is to
+/// be refused.
 pub type Accepted = (Request<RecvStream>, SendResponse);
 
-/// Serves what is connected on `socket`: resolves when the client has said its preface and its SETTINGS.
+/// Serves the client on `socket`. Resolves when the client has sent its preface and its SETTINGS.
 ///
 /// # Errors
-/// When it says something else, or leaves.
+/// When the client sends something else, or closes the connection.
 pub async fn handshake<T>(socket: T, config: Config) -> Result<Connection<T>, Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -44,7 +45,7 @@ where
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
-    /// Moves bytes, and is ready with the next request, or with none when the connection has ended as it should.
+    /// Moves bytes. Ready with the next request, or with none when the connection has ended as it should.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Accepted, Error>>> {
         loop {
             let accepted = self.0.shared.lock().next_request();
@@ -62,8 +63,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
-    /// Tells the client to go elsewhere; what it has asked until it knows is still answered. The connection ends with
-    /// the last answer.
+    /// Begins a graceful shutdown: tells the client to open no more streams. Streams that it opens before it has seen that
+    /// are still served. The connection ends with the last response.
     pub fn graceful_shutdown(&mut self) {
         self.0.shared.lock().leave();
     }
@@ -73,19 +74,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.0.shared.lock().end(&Error::go_away(reason, By::Us, ""));
     }
 
-    /// Wakes the tasks that wait for the peer on any of its streams, so that they look at what was decided elsewhere.
+    /// Wakes the tasks that wait for the peer on any stream of the connection, so that they look at what was decided
+    /// elsewhere.
     pub fn wake_streams(&mut self) {
         self.0.shared.lock().wake_streams();
     }
 
-    /// What the client has begun to say and has not ended, when the connection was last polled: the preface, a header block,
-    /// or the beginning of a frame. It differs from the one before when that has ended: one that stays the same for long is
-    /// of a client that trickles. None as well while the client is not read because it does not read.
+    /// Returns what the client had begun to send and not ended when the connection was last polled: the preface, a header
+    /// block, or the beginning of a frame. A new value means that the earlier one has ended: a value that stays the same for
+    /// long is that of a client that trickles. None, too, while nothing is read because the client does not read.
     pub fn unfinished(&self) -> Option<Unfinished> {
         self.0.unfinished
     }
 
-    /// Whether requests are unanswered.
+    /// Returns whether streams are open.
     pub fn has_streams(&self) -> bool {
         self.0.shared.lock().has_open_streams()
     }

@@ -1,4 +1,5 @@
-//! One stream: what is known of its two halves (RFC 9113 §5.1), what was received and not read, and who waits for it.
+//! The state of one stream: its two halves (RFC 9113 §5.1), the data that was received and not read, and the tasks that wait
+//! for it.
 
 pub(crate) mod queue;
 mod unread;
@@ -16,19 +17,19 @@ use crate::error::Error;
 use crate::stream::queue::{Links, WaitsFor};
 use crate::window::{ReceiveWindow, Window};
 
-/// A payload shorter than this is copied out of the read buffer: left there, it would keep the whole buffer from being used
-/// again, and a thousand frames of a byte would keep a thousand buffers. A frame that is full keeps at most two and a half
-/// times its length.
+/// The shortest payload that stays in the read buffer. A shorter one is copied out: left there, it would keep the whole
+/// buffer from being used again, and a thousand frames of a byte would keep a thousand buffers. A frame that is full keeps
+/// at most two and a half times its length.
 pub(crate) const COPIED_BYTES_MAX: usize = 16 << 10;
 
-/// Small payloads are put together up to this.
+/// The length up to which small payloads are joined.
 const JOINED_BYTES_MAX: usize = 16 << 10;
 
-/// Our half.
+/// The state of the sending half.
 pub(crate) enum Sending {
-    /// Of a request that waits for the peer to allow one more stream.
+    /// The request waits for the peer to allow one more stream.
     Queued(Box<Queued>),
-    /// A response whose headers are not sent.
+    /// The headers of the response are not sent.
     Head,
     /// DATA may be sent.
     Body,
@@ -43,13 +44,13 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    /// Whether it takes no more: its end was said.
+    /// Returns whether the request takes no more: its end is known.
     pub(crate) fn is_whole(&self) -> bool {
         self.end || self.trailers.is_some()
     }
 }
 
-/// The peer's half.
+/// The state of the receiving half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receiving {
     /// Response headers are to come.
@@ -61,40 +62,40 @@ pub(crate) enum Receiving {
 
 /// A stream, from its first frame to the last handle of it.
 pub(crate) struct Stream {
-    /// 0 as long as it is queued.
+    /// The id of the stream; 0 as long as it is queued.
     pub(crate) id: u32,
-    /// Handles of it.
+    /// The number of handles.
     pub(crate) handles: u32,
     pub(crate) sending: Sending,
     pub(crate) receiving: Receiving,
-    /// Why it ended before its time.
+    /// The reason why the stream ended before its time.
     pub(crate) error: Option<Error>,
-    /// It counts as one of those that are open.
+    /// Tells whether the stream counts as open.
     pub(crate) counted: bool,
-    /// It was given to whoever accepts streams.
+    /// Tells whether the stream was accepted, or opened on this side.
     pub(crate) accepted: bool,
-    /// The peer reset the stream before it was accepted.
+    /// Tells whether the peer reset the stream before it was accepted.
     pub(crate) is_reset_pending_accept: bool,
-    /// Its answer has no content, whatever length it says.
+    /// Tells whether the request is a HEAD: its response has no content, whatever length it has.
     pub(crate) asks_head: bool,
     pub(crate) response: Option<Response<()>>,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) received: Received,
-    /// Nobody will read it.
+    /// Tells whether nobody will read the body.
     pub(crate) unread: bool,
-    /// What `content-length` announced and has not come.
+    /// The bytes that `content-length` announced and that have not come.
     pub(crate) length_left: Option<u64>,
     /// The bytes that the peer may send.
     pub(crate) receive_window: ReceiveWindow,
-    /// What its window is larger by than that of others.
+    /// The bytes that this stream's window is larger than that of others.
     pub(crate) widened: u32,
-    /// Bytes received and not released yet: owed to the connection's window when the stream is given up.
+    /// The bytes received and not released yet. They are owed to the connection's window when the stream is given up.
     pub(crate) unreleased: u32,
-    /// Where those are counted too.
+    /// The counter in which those are counted too.
     unread_in: Option<Arc<Unread>>,
     /// The bytes that may be sent beside SETTINGS_INITIAL_WINDOW_SIZE: what WINDOW_UPDATE gave less what was sent.
     pub(crate) send_window: Window,
-    /// Bytes that were sent since the peer last gave the stream window.
+    /// The bytes that were sent since the peer last gave the stream window.
     pub(crate) unreturned: i64,
     pub(crate) links: Links,
     pub(crate) reader: Option<Waker>,
@@ -130,18 +131,18 @@ impl Stream {
         }
     }
 
-    /// Whether no more frames are sent or expected.
+    /// Returns whether no more frames are sent or expected.
     pub(crate) fn is_over(&self) -> bool {
         self.error.is_some()
             || (matches!(self.sending, Sending::Closed) && self.receiving == Receiving::Closed)
     }
 
-    /// Whether everything the peer sent has been read.
+    /// Returns whether everything that the peer sent has been read.
     pub(crate) fn is_read(&self) -> bool {
         self.receiving == Receiving::Closed && self.received.is_empty() && self.trailers.is_none()
     }
 
-    /// So many bytes of DATA were received.
+    /// Counts bytes of DATA that were received.
     pub(crate) fn hold(&mut self, bytes: u32) {
         self.unreleased += bytes;
         if let Some(unread) = &self.unread_in {
@@ -149,7 +150,7 @@ impl Stream {
         }
     }
 
-    /// So many of them are released.
+    /// Takes off bytes of DATA that are released.
     pub(crate) fn let_go(&mut self, bytes: u32) {
         self.unreleased -= bytes;
         if let Some(unread) = &self.unread_in {
@@ -157,7 +158,7 @@ impl Stream {
         }
     }
 
-    /// Counts what is not released in `unread`, from now on and until the stream is forgotten.
+    /// Counts the bytes that are not released in `unread`, too, until the stream is forgotten.
     pub(crate) fn count_unread(&mut self, unread: &Arc<Unread>) {
         if self.unread_in.is_none() {
             unread.add(self.unreleased as usize);
@@ -206,7 +207,7 @@ pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// DATA received and not read. Small frames lie together: a byte costs a byte, whatever frame it came in.
+/// DATA that was received and not read. Small frames lie together: a byte costs a byte, whatever frame it came in.
 #[derive(Default)]
 pub(crate) struct Received {
     whole: VecDeque<Bytes>,
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_received_is_read_in_order_and_small_frames_together() {
+    fn small_frames_join_in_order() {
         let mut received = Received::default();
         assert!(received.is_empty() && received.pop().is_none());
         received.push_copied(b"a");
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_frames_of_a_byte_cost_a_byte_each() {
+    fn byte_sized_frames_are_joined() {
         let mut received = Received::default();
         for _ in 0..100_000 {
             received.push_copied(b"x");

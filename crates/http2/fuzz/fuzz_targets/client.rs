@@ -1,4 +1,4 @@
-//! The bytes of a server, to a client of ours.
+//! The fuzz target `client`: the bytes of a server, to our client.
 
 #![no_main]
 

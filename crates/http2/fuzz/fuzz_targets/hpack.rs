@@ -1,4 +1,4 @@
-//! Header blocks, to a decoder and through an encoder.
+//! The fuzz target `hpack`: header blocks, to a decoder and through an encoder.
 
 #![no_main]
 

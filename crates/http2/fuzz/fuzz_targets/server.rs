@@ -1,4 +1,4 @@
-//! The bytes of a client, to a server of ours.
+//! The fuzz target `server`: the bytes of a client, to our server.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What the fuzz targets run: the functions of `tests/it/wild.rs`, which a test runs too with fewer inputs.
+//! The functions of the fuzz targets, which are those of `tests/it/wild.rs`. A test runs them too, with fewer inputs.
 
 #![allow(dead_code, reason = "the harness is that of all tests")]
 
@@ -9,17 +9,17 @@ mod harness;
 #[path = "../../tests/it/wild.rs"]
 mod wild;
 
-/// The bytes of a client, to a server of ours.
+/// Gives our server the bytes of a client.
 pub fn server(input: &[u8]) {
     wild::to_a_server(input);
 }
 
-/// The bytes of a server, to a client of ours.
+/// Gives our client the bytes of a server.
 pub fn client(input: &[u8]) {
     wild::to_a_client(input);
 }
 
-/// Header blocks.
+/// Gives the decoder header blocks.
 pub fn hpack(input: &[u8]) {
     wild::to_hpack(input);
 }

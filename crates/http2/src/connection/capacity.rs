@@ -1,5 +1,5 @@
-//! Who may send DATA next on a connection, and how much: within the stream's window, the connection's window, the room of the
-//! send buffer, and the stream's share of the connection's window (RFC 9113 §6.9).
+//! The capacity to send DATA on a connection: which stream sends next, and how much, within the stream's window, the
+//! connection's window, the room of the send buffer, and the stream's share of the connection's window (RFC 9113 §6.9).
 //!
 //! A stream that may send nothing waits in one of three queues: for its own window, for room on the connection, or for its
 //! share. Room goes to the head of the queue: [`wake`](Capacity::wake) and [`wake_more`](Capacity::wake_more) are one walk from
@@ -39,7 +39,7 @@ pub(crate) struct Capacity {
     initial: Window,
     /// An upper bound of what any open stream has beside `initial`.
     beside_max: Window,
-    /// Whether a stream leaves others a share of the connection's window.
+    /// Makes a stream leave others a share of the connection's window.
     shares: bool,
     /// Streams with something to send and no window of their own.
     waiting_for_window: Queue,

@@ -1,10 +1,10 @@
-//! What a server speaks that does not speak HTTP/2, told by the first bytes of its answer: for the message of whoever
-//! connected to the wrong port.
+//! The protocol of a server that does not speak HTTP/2, recognized by the first bytes of its answer. The error of a client
+//! that connected to the wrong port names it.
 
-/// Bytes that suffice to tell.
+/// The bytes that suffice to tell protocols apart.
 const TELLING_BYTES: usize = 5;
 
-/// Bytes of an answer in text that are shown.
+/// The bytes of an answer that are shown in an error.
 const SHOWN_BYTES_MAX: usize = 24;
 
 /// Returns what is wrong with the first bytes a server has sent, if no frame begins so. A frame that is short enough
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_of_another_protocol_is_told_by_its_answer() {
+    fn foreign_protocol_is_recognized_by_answer() {
         for (answer, expected) in [
             (&b"HTTP/1.1 405 Method Not Allowed\r\n"[..], "it answered in HTTP/1.1: is this a gRPC port?"),
             (b"HTTP/1.0 400", "it answered in HTTP/1.0: is this a gRPC port?"),

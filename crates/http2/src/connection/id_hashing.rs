@@ -1,4 +1,4 @@
-//! How streams are found by their numbers, which the peer chooses: a hash that it cannot foresee.
+//! The hash by which streams are found by their ids. The peer chooses the ids, and cannot foresee the hash.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -32,7 +32,7 @@ impl BuildHasher for IdHashing {
     }
 }
 
-/// Hashes one stream number. See [`IdHashing`].
+/// Hashes one stream id. See [`IdHashing`].
 #[derive(Debug)]
 pub(crate) struct IdHasher {
     state: u64,
@@ -73,13 +73,13 @@ mod tests {
         hashing.hash_one(number) % PLACES
     }
 
-    /// How many places those numbers take.
+    /// Counts the places that those ids take.
     fn spread(numbers: &[u32]) -> usize {
         let hashing = IdHashing::new();
         numbers.iter().map(|number| place(&hashing, *number)).collect::<HashSet<_>>().len()
     }
 
-    /// Odd numbers, as clients choose them, that meet in one place.
+    /// Returns odd ids, as clients choose them, that collide in one place.
     fn meeting(place: impl Fn(u32) -> u64) -> Vec<u32> {
         let numbers: Vec<u32> =
             (0..1 << 23).map(|at| at * 2 + 1).filter(|number| place(*number) == 0).collect();
@@ -88,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_another_connection_do_not_collide() {
+    fn ids_of_other_connection_spread() {
         let other = IdHashing::new();
         let numbers = meeting(|number| place(&other, number));
         assert!(spread(&numbers) > numbers.len() * 9 / 10, "{} places", spread(&numbers));
     }
 
     #[test]
-    fn numbers_chosen_for_a_known_factor_do_not_collide() {
+    fn ids_chosen_for_known_factor_spread() {
         let known =
             |number: u32| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) % PLACES;
         let numbers = meeting(known);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_numbers_are_spread_evenly() {
+    fn usual_ids_spread_evenly() {
         for step in [2, 4, 64, 4_096, 1 << 16] {
             let numbers: Vec<u32> = (0..10_000).map(|at| at * step + 1).collect();
             // At random 10 000 take 7 485 of the 16 384.

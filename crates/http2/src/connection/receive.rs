@@ -1,4 +1,4 @@
-//! What the peer sends: each frame as RFC 9113 §6 wants it handled, and what follows from one that breaks a rule.
+//! The frames that the peer sends, handled as RFC 9113 §6 asks, and what follows from one that breaks a rule.
 //!
 //! An error ends the connection (§5.4.1). A rule that is broken for one stream (§5.4.2) resets the stream, and is counted.
 
@@ -25,16 +25,16 @@ const BLOCK_BYTES_A_FRAME: usize = 64;
 /// The position of the kind in a frame.
 const KIND_AT: usize = 3;
 
-/// What a peer has begun to send.
+/// A frame or header block that a peer has begun to send and not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// A number that changes when the frame or header block has ended.
     pub(crate) number: u64,
-    /// Whether it is a frame of DATA, of which the peer may not have more at hand.
+    /// Tells whether it is a frame of DATA, of which the peer may not have more at hand.
     pub data: bool,
 }
 
-/// What is known of the bytes that the peer sends.
+/// The state of reading the bytes that the peer sends.
 pub(super) struct Inbound {
     /// Bytes of the preface still to come.
     preface: &'static [u8],

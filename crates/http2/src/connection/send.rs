@@ -1,7 +1,8 @@
-//! What we send: header blocks at once, DATA as far as the windows and the socket have room, and the windows we give.
+//! Sending: header blocks at once, DATA as far as the windows and the socket have room, and the windows that the peer is
+//! given.
 //!
-//! DATA waits where it comes from. Streams that found no room on the connection stand in a queue, are woken in its order, and
-//! go to its end when they have sent: while others wait, each takes a part.
+//! DATA waits at its source. Streams that found no room on the connection wait in a queue, are woken in its order, and go to
+//! its end when they have sent: while others wait, each takes a part.
 
 use std::task::{Context, Poll};
 
@@ -17,23 +18,23 @@ use crate::message;
 use crate::stream::queue::WaitsFor;
 use crate::stream::{Queued, Receiving, Sending, Stream, register};
 
-/// Bytes that wait for the socket beside those of DATA, beyond which no further request is sent: it waits. The headers of a
-/// request have no window, and those of calls that are never ended would pile up here.
+/// Bytes that may wait for the socket beside those of DATA. Beyond them a request waits: headers have no window, and those
+/// of calls that are never ended would pile up here.
 const HEADERS_UNSENT_MAX: usize = 256 << 10;
 
-/// Why a request was not sent.
+/// The reason why a request was not sent.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
-    /// The connection takes no more: the peer is leaving, or it is over.
+    /// The connection takes no more requests: the peer is leaving, or the connection is over.
     #[error("{0}")]
     Closed(Error),
-    /// Its header list is longer than this peer takes, as far as it has said (SETTINGS_MAX_HEADER_LIST_SIZE).
+    /// The header list is longer than this peer takes, as far as it has said (SETTINGS_MAX_HEADER_LIST_SIZE).
     #[error("{0}, which the peer announced")]
     TooLong(ListTooLong),
-    /// No peer would take it.
+    /// The request is one that no peer would take.
     #[error("{0}")]
     Invalid(&'static str),
-    /// So many requests wait for this connection already, as many as may. Another connection may have room.
+    /// The queue of this connection is full with so many requests. Another connection may have room.
     #[error("{0} requests wait for a stream of the connection, as many as may")]
     Full(usize),
 }
@@ -137,7 +138,7 @@ impl Core {
         Ok(())
     }
 
-    /// Ends our half with trailers.
+    /// Ends the sending half with trailers.
     pub(crate) fn send_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
         let stream = &mut self.streams[key];
         if let Some(error) = &stream.error {
@@ -209,8 +210,8 @@ impl Core {
         }
     }
 
-    /// Sends of `data` what there is room for; ready when that is something, or all of nothing. With `end` the last of it
-    /// ends our half.
+    /// Sends the part of `data` that there is room for. Ready when that is something, or `data` is empty. With `end` the
+    /// last byte ends the sending half.
     pub(crate) fn poll_send(
         &mut self,
         key: usize,
@@ -287,7 +288,7 @@ impl Core {
         }
     }
 
-    /// Sends what there is room for.
+    /// Sends data that there is room for.
     fn write_data(&mut self, key: usize, mut data: Bytes, end: bool) {
         let stream = &mut self.streams[key];
         let id = stream.id;

@@ -1,5 +1,5 @@
-//! Bytes on their way to the socket: small frames copied together, large payloads left where they are. What is to be written
-//! is taken out first, so that nobody waits for a system call to write a frame.
+//! The send buffer: bytes on their way to the socket. Small frames are copied together, large payloads left where they are.
+//! Bytes are taken out before they are written, so that nobody waits for a system call to write a frame.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,44 +11,44 @@ use tokio::io::AsyncWrite;
 
 use crate::frame::{DATA, END_STREAM, Head};
 
-/// A payload up to this is copied: cheaper than a piece of its own for the system call.
+/// The longest payload that is copied, which is cheaper than a piece of its own for the system call.
 const COPIED_BYTES_MAX: usize = 2 << 10;
 
-/// Pieces handed to one system call.
+/// The number of pieces handed to one system call.
 const PIECES_MAX: usize = 32;
 
-/// A buffer larger than this is given back when it is empty.
+/// The largest capacity of a buffer that is kept when it is empty.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 
-/// The same for the list of the pieces.
+/// The largest capacity of a list of pieces that is kept when it is empty.
 const PIECES_KEPT_MAX: usize = 2 * PIECES_MAX;
 
-/// What is to be written.
+/// The bytes that are to be written.
 #[derive(Debug, Default)]
 pub(crate) struct SendBuffer {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
-    /// Bytes of `pieces`.
+    /// The bytes in `pieces`.
     in_pieces: usize,
-    /// Bytes that were taken out, and not written as far as is known.
+    /// The bytes that were taken out, and are not known to be written.
     taken: usize,
-    /// Bytes that were ever written.
+    /// The number of bytes that were ever written.
     written: u64,
 }
 
-/// What is being written. It comes before all that is in the send buffer.
+/// The bytes that are being written. They come before everything in the send buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
-    /// How much of `tail` is written.
+    /// The bytes of `tail` that are written.
     written: usize,
-    /// Bytes that were written, of which the send buffer does not know.
+    /// The bytes that were written, and that the send buffer does not know of.
     unsaid: usize,
 }
 
 impl SendBuffer {
-    /// Where frames that are not DATA are written.
+    /// Returns the buffer into which frames are written that are not DATA.
     pub(crate) fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.tail
     }
@@ -68,28 +68,28 @@ impl SendBuffer {
         self.pieces.push_back(payload);
     }
 
-    /// Whether all is written.
+    /// Returns whether everything is written.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes() == 0
     }
 
-    /// Bytes that wait.
+    /// Returns how many bytes wait.
     pub(crate) fn bytes(&self) -> usize {
         self.taken + self.in_pieces + self.tail.len()
     }
 
-    /// Bytes that were ever written.
+    /// Returns how many bytes were ever written.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// What [`written`](SendBuffer::written) is when all is written that is here.
+    /// Returns what [`written`](SendBuffer::written) will be when everything here is written.
     pub(crate) fn end(&self) -> u64 {
         self.written + self.bytes() as u64
     }
 
-    /// Takes note of what was written, and when that is all, hands out what comes next. Says whether there is something to be
-    /// written. Two buffers go to and fro; one that is not needed for that is not made.
+    /// Takes note of what was written, and when that is all, hands out what comes next. Returns whether there is something
+    /// to be written. Two buffers go to and fro; one that is not needed for that is not made.
     pub(crate) fn hand_out(&mut self, writing: &mut Writing) -> bool {
         let written = std::mem::take(&mut writing.unsaid);
         self.taken -= written;

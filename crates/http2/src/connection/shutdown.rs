@@ -1,4 +1,4 @@
-//! How a connection ends: with a GOAWAY of either side, a client that sends no more requests, an error, or a lost socket
+//! The end of a connection: with a GOAWAY of either side, a client that sends no more requests, an error, or a lost socket
 //! (RFC 9113 §6.8).
 
 use crate::connection::{Core, Role};
@@ -9,7 +9,7 @@ use crate::stream::{Sending, Stream};
 /// The payload of the PING that asks whether a peer has seen our GOAWAY.
 pub(super) const LEAVING: [u8; 8] = *b"leaving!";
 
-/// How far a server is with its graceful shutdown.
+/// The progress of a server's graceful shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     No,
@@ -19,7 +19,7 @@ enum Leaving {
     LastStream(u32),
 }
 
-/// What is known of the connection's end.
+/// The state of the connection's end.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     leaving: Leaving,
@@ -29,7 +29,7 @@ pub(crate) struct Shutdown {
     peer_goaway: Option<Error>,
     /// A client opens no more streams.
     retired: bool,
-    /// Why the connection is over.
+    /// The reason why the connection is over.
     over: Option<Error>,
 }
 

@@ -1,4 +1,4 @@
-//! A header block to its fields (§3, §6).
+//! The decoder: a header block to its fields (§3, §6).
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use super::list::{List, ListLimits, Skipping};
 use super::table::{Entry, Table};
 use super::{Field, Name, TABLE_BYTES_MAX, huffman, integer};
 
-/// Room for a decoded string that is kept between blocks. More, which only a long value needs, is given back.
+/// The capacity for decoded strings that is kept between blocks. More, which only a long value needs, is given back.
 const SCRATCH_BYTES_KEPT: usize = 4096;
 
-/// The longest that the integers of a literal are together: one of an index and two of lengths.
+/// The most octets that the integers of a literal take together: one index and two lengths.
 const INTEGERS_LEN_MAX: usize = 18;
 
-/// Why a block is not HPACK. The peer's tables and ours have parted then: the connection ends with COMPRESSION_ERROR.
+/// The reason why a block is not HPACK. The peer's tables and ours differ then: the connection ends with COMPRESSION_ERROR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
     /// The block ends within a field.
@@ -50,17 +50,17 @@ impl std::error::Error for DecodeError {}
 #[derive(Debug)]
 pub struct Decoder {
     table: Table,
-    /// What a size update may ask for at most.
+    /// The largest size that a table size update may set.
     table_max: usize,
-    /// Whether white space around the value of an ordinary field is taken off.
+    /// Tells whether white space around the value of an ordinary field is taken off.
     trims: bool,
-    /// Where Huffman-coded strings are spelled out; empty between strings.
+    /// The buffer for decoded Huffman strings; empty between strings.
     scratch: Vec<u8>,
 }
 
 impl Decoder {
-    /// `table_max` is the SETTINGS_HEADER_TABLE_SIZE we announce. Until the peer has read that setting it goes by the
-    /// default of 4096 (§4.2): announce less only to a peer that is known to start small.
+    /// Makes a decoder. `table_max` is the SETTINGS_HEADER_TABLE_SIZE that is announced. Until the peer has read that
+    /// setting it uses the default of 4096 (§4.2): announce less only to a peer that is known to start small.
     pub fn new(table_max: usize) -> Decoder {
         // A peer that may use more says when it begins to (§4.3).
         Decoder {
@@ -77,20 +77,20 @@ impl Decoder {
         Decoder { trims: true, ..self }
     }
 
-    /// Decodes one whole header block: the fragments of HEADERS and its CONTINUATIONs joined. `each` is given every
-    /// field in order, those before an error too. After an error the decoder is of no more use.
+    /// Decodes one whole header block: the fragments of HEADERS and its CONTINUATIONs joined. `each` is given every field in
+    /// order, those before an error too. After an error the decoder must not be used again.
     ///
-    /// What it costs is bounded by the block, with one exception: a reference of one octet yields a field as large as
-    /// the table. No octet of it is copied, but `each` must count [`Field::size`].
+    /// The cost is bounded by the block, with one exception: a reference of one octet yields a field as large as the table.
+    /// No octet of it is copied, but `each` must count [`Field::size`].
     pub fn decode(&mut self, block: &[u8], each: impl FnMut(Field)) -> Result<(), DecodeError> {
         let mut list = List::new(ListLimits::NONE);
         self.decode_part(block, &mut list, each)?;
         self.finish(&list)
     }
 
-    /// Decodes the next fragment of a block: `each` is given the fields that are complete with it, as long as the list is
-    /// within its limits. Of a field that is not complete its octets are kept until it is, unless they are more than list
-    /// and table can hold: such a field is passed over as it comes.
+    /// Decodes the next fragment of a block. `each` is given the fields that are complete with it, as long as the list is
+    /// within its limits. The octets of an incomplete field are kept until it is complete, unless they are more than list
+    /// and table can hold: such a field is skipped as it comes.
     pub fn decode_part(
         &mut self,
         part: &[u8],
@@ -182,7 +182,7 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Notes how much of a field must be there before it is worth another look. Begins to pass over it, if neither the list
+    /// Notes how much of a field must be there before it is worth another look. Begins to skip the field if neither the list
     /// nor the table can hold it.
     #[cold]
     fn wait(&mut self, rest: &mut &[u8], list: &mut List) -> Result<(), DecodeError> {
@@ -223,7 +223,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Goes on with passing over a field. Returns whether it is over.
+    /// Goes on with skipping a field. Returns whether the field has ended.
     #[cold]
     fn skip(&mut self, rest: &mut &[u8], list: &mut List) -> Result<bool, DecodeError> {
         while let Some(Skipping { left, is_name }) = list.skipping {
@@ -254,7 +254,7 @@ impl Decoder {
         Ok(true)
     }
 
-    /// Follows a size update, which stands only at a block's beginning (§4.2, §6.3).
+    /// Follows a table size update, which is allowed only at the beginning of a block (§4.2, §6.3).
     #[cold]
     fn size_update(&mut self, rest: &mut &[u8]) -> Result<(), DecodeError> {
         let size = integer::decode(rest, 5)?;
@@ -265,7 +265,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes a literal field off the front of `rest` (§6.2). Returns none if the list is too long with it.
+    /// Takes a literal field off the front of `rest` (§6.2). Returns none if the field makes the list too long.
     fn literal(
         &mut self,
         rest: &mut &[u8],
@@ -323,21 +323,21 @@ impl Decoder {
         Ok(kept.then_some(field))
     }
 
-    /// Gives back the room of a long string.
+    /// Gives back the memory of a long string.
     fn give_back(&mut self) {
         if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
             self.scratch = Vec::new();
         }
     }
 
-    /// Octets and entries of the dynamic table.
+    /// Returns the octets and entries of the dynamic table.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         self.table.extent()
     }
 }
 
-/// Whether white space surrounds a value, as HTTP calls it: no field has such a value (RFC 9110 §5.5).
+/// Returns whether a value begins or ends with white space, which no field value does (RFC 9110 §5.5).
 fn is_padded(wire: &[u8]) -> bool {
     matches!(wire, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }
@@ -354,7 +354,8 @@ fn is_size_update(rest: &[u8]) -> bool {
     rest.first().is_some_and(|first| first & 0xe0 == 0x20)
 }
 
-/// Takes a string off the front of `rest` (§5.2). It lies in the block, or in `scratch` if it was coded.
+/// Takes a string off the front of `rest` (§5.2). The string is a part of the block, or of `scratch` if it was
+/// Huffman-coded.
 fn string<'a, 'block: 'a>(
     rest: &mut &'block [u8],
     scratch: &'a mut Vec<u8>,

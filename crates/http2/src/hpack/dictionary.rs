@@ -1,7 +1,7 @@
-//! The encoder's dynamic table, found by content.
+//! The encoder's dynamic table, searched by content.
 //!
-//! A field is recognized by where its strings lie, if they are the very ones an entry keeps (a call's fields are most
-//! often clones of the call's before), and otherwise by what they are.
+//! A field is recognized by the addresses of its strings, if they are the very ones that an entry keeps (a call's fields are
+//! most often clones of the fields of the call before), and otherwise by its content.
 //!
 //! Two sets of hash chains lead through the entries: one by name and value, one by name. A chain goes from the newest
 //! entry to older ones. Since only the oldest entry of all is ever evicted, it is the last of its chains, and nothing
@@ -14,24 +14,24 @@ use http::header::HeaderValue;
 use super::Name;
 use super::static_table::STATIC_LEN;
 
-/// Chains of each set. A full table of usual fields has some sixty entries.
+/// The chains of each set. A full table of usual fields has some sixty entries.
 const CHAINS: usize = 128;
 
-/// Pairs of places where fields were seen. A call has some ten fields; two may meet in a pair, three rarely do.
+/// The pairs of places where addresses are remembered. A call has some ten fields; two may meet in a pair, three rarely do.
 const PLACE_PAIRS: usize = 64;
 
-/// Octets of a string that its two ends hold.
+/// The octets of a string that its two ends hold.
 const ENDS_LEN: usize = 16;
 
-/// What is searched for: a field, and what finds it. The ends and lengths of short strings are all there is to them,
+/// A field that is searched for, and the hashes that find it. The ends and lengths of short strings are the whole strings,
 /// so that equal ones need no further comparison.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key<'a> {
     name: &'a [u8],
     value: &'a [u8],
     shape: Shape,
-    /// Of name and value. Not secret: a caller who makes entries collide makes chains as long as the table, which has
-    /// 128 entries at most.
+    /// The hash of name and value. It is not secret: a caller who makes entries collide makes chains as long as the table,
+    /// which has 128 entries at most.
     hash: u64,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Key<'a> {
         Key { name, value, shape, hash }
     }
 
-    /// [`hash_name`] of the name.
+    /// Returns the [`hash_name`] of the name.
     pub(super) fn name_hash(&self) -> u64 {
         hash(self.shape.name)
     }
@@ -88,13 +88,13 @@ impl Entry {
     }
 }
 
-/// Where name and value of an entry lie. As long as the entry is in the table it keeps them alive, so that nothing else
-/// can lie there.
+/// The addresses of an entry's name and value. As long as the entry is in the table it keeps them alive, so that nothing
+/// else can have these addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     name: usize,
     value: usize,
-    /// Of the name in the upper half, of the value in the lower: neither is longer than the table.
+    /// The lengths: of the name in the upper half, of the value in the lower. Neither is longer than the table.
     lens: u64,
 }
 
@@ -115,17 +115,17 @@ impl Place {
 /// The dynamic table.
 #[derive(Debug)]
 pub(super) struct Dictionary {
-    /// The oldest first.
+    /// The entries, the oldest first.
     entries: VecDeque<Entry>,
-    /// Entries are numbered as they come, from 1: the number of the oldest one here, and that of the next to come.
+    /// The number of the oldest entry, and that of the next to come. Entries are numbered as they come, from 1.
     oldest: u64,
     next: u64,
     size: usize,
     size_max: usize,
-    /// Numbers of the newest entries of the chains.
+    /// The numbers of the newest entries of the chains.
     by_field: Box<[u64; CHAINS]>,
     by_name: Box<[u64; CHAINS]>,
-    /// Numbers of entries by where they lie, the later found of a pair first.
+    /// The numbers of entries by their addresses, the one found last of each pair first.
     by_place: Box<[[(Place, u64); 2]; PLACE_PAIRS]>,
 }
 
@@ -147,7 +147,7 @@ impl Dictionary {
         self.size_max
     }
 
-    /// The wire's index of the field whose strings are those of an entry that was found before.
+    /// Returns the wire's index of the field, if its strings are those of an entry that was found before.
     #[inline(always)]
     pub(super) fn recognize(&self, name: &[u8], value: &[u8]) -> Option<usize> {
         let place = Place::of(name, value);
@@ -156,7 +156,7 @@ impl Dictionary {
         (*known == place && *number >= self.oldest).then(|| self.index(*number))
     }
 
-    /// The wire's index of the field.
+    /// Returns the wire's index of the field.
     #[inline(always)]
     pub(super) fn find(&mut self, key: &Key<'_>) -> Option<usize> {
         let mut number = self.by_field[chain(key.hash)];
@@ -175,7 +175,7 @@ impl Dictionary {
         None
     }
 
-    /// The wire's index of the newest entry with this name.
+    /// Returns the wire's index of the newest entry with this name.
     pub(super) fn find_name(&self, key: &Key<'_>) -> Option<usize> {
         let mut number = self.by_name[chain(key.name_hash())];
         while let Some(entry) = self.get(number) {
@@ -187,7 +187,7 @@ impl Dictionary {
         None
     }
 
-    /// Adds a field of `size`, which is not more than the table's, after the oldest ones made room.
+    /// Adds a field of `size`, which is not more than the table's, and evicts the oldest fields to make room.
     pub(super) fn insert(&mut self, key: &Key<'_>, name: Name, value: HeaderValue, size: usize) {
         self.evict_to(self.size_max - size);
         let number = self.next;
@@ -198,7 +198,7 @@ impl Dictionary {
         self.entries.push_back(Entry { name, value, shape: key.shape, size, older, older_named });
     }
 
-    /// The entry of this number, unless it was evicted (or never was: numbers begin at 1).
+    /// Returns the entry of this number, unless it was evicted or never existed (numbers begin at 1).
     #[inline(always)]
     fn get(&self, number: u64) -> Option<&Entry> {
         // Of an older one the difference wraps around, and there are never so many entries.
@@ -218,20 +218,20 @@ impl Dictionary {
         }
     }
 
-    /// The newest entry follows the static table (§2.3.3).
+    /// Returns the wire's index of an entry. The newest entry follows the static table (§2.3.3).
     #[inline(always)]
     fn index(&self, number: u64) -> usize {
         STATIC_LEN + (self.next - number) as usize
     }
 
-    /// Octets in use and entries.
+    /// Returns the octets in use and the entries.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         (self.size, self.entries.len())
     }
 }
 
-/// Most often it is the very same string, passed on from call to call.
+/// Compares two strings. Most often they are the very same one, passed on from call to call.
 #[inline]
 fn same(a: &[u8], b: &[u8]) -> bool {
     std::ptr::eq(a, b) || a == b
@@ -244,7 +244,7 @@ fn chain(hash: u64) -> usize {
 /// An odd number with its bits well spread (from 2^64 over the golden ratio).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The hash of a name alone.
+/// Hashes a name alone.
 pub(super) fn hash_name(name: &[u8]) -> u64 {
     hash(ends(name))
 }
@@ -254,7 +254,7 @@ fn hash((first, last, len): (u64, u64, usize)) -> u64 {
     (first ^ last.rotate_left(31) ^ len as u64).wrapping_mul(SPREAD)
 }
 
-/// The first and the last eight octets, and the length. Up to [`ENDS_LEN`] octets, this is the whole string.
+/// Returns the first and the last eight octets, and the length. Up to [`ENDS_LEN`] octets, this is the whole string.
 #[inline(always)]
 fn ends(octets: &[u8]) -> (u64, u64, usize) {
     let len = octets.len();

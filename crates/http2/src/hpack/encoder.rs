@@ -1,7 +1,8 @@
-//! Fields to a header block (§6).
+//! The encoder: fields to a header block (§6).
 //!
-//! The aim is few instructions at both ends rather than the fewest octets: what calls repeat is indexed and costs an
-//! octet; what changes from call to call is written as it is, without Huffman code, next to the index of its name.
+//! The aim is few instructions at both ends rather than the fewest octets: fields that calls repeat are indexed and cost an
+//! octet; values that change from call to call are written as they are, without Huffman code, next to the index of their
+//! name.
 
 use bytes::BufMut;
 use http::header::{HeaderName, HeaderValue};
@@ -10,29 +11,29 @@ use super::dictionary::{Dictionary, Key};
 use super::field::ENTRY_OVERHEAD;
 use super::{Name, huffman, integer, static_table};
 
-/// The largest dynamic table we use, whatever the peer allows: the protocol's default, enough for some sixty fields.
+/// The largest dynamic table that is used, whatever the peer allows: the protocol's default, enough for some sixty fields.
 pub const TABLE_BYTES_MAX: usize = 4096;
 
-/// Whether a field is worth remembering. A sensitive value is never remembered, whatever this says.
+/// The way in which a field is indexed. A sensitive value is never indexed, whatever this says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Index {
-    /// Calls to come will have it too.
+    /// Indexes the field: later calls will have it too.
     Yes,
-    /// It changes with every call, like a timeout or a trace id: a literal next to the index of its name. For that the
-    /// first field with a name that no table holds is indexed.
+    /// Does not index the field: its value changes with every call, like a timeout or a trace id. It is a literal next to
+    /// the index of its name, and the first field with a name that no table holds is indexed for that.
     No,
-    /// It is a secret: a literal that is marked "never indexed", for every hop to come (§6.2.3, §7.1.3).
+    /// Marks the field as a secret: a literal that is "never indexed", for every later hop (§6.2.3, §7.1.3).
     Never,
 }
 
-/// The sending side of one connection. A block is [`begin`](Self::begin) and then its fields; blocks must reach the
-/// peer in the order in which they were encoded.
+/// The encoder of one connection. A block is [`begin`](Self::begin) and then its fields; blocks must reach the peer in the
+/// order in which they were encoded.
 #[derive(Debug)]
 pub struct Encoder {
     dictionary: Dictionary,
-    /// Names of fields that are secrets, whoever writes them.
+    /// The names of fields that are always secrets.
     secrets: Box<[HeaderName]>,
-    /// The smallest size since the last block, if the size was changed: the peer has to hear of it (§4.2).
+    /// The smallest size since the last block, if the size was changed: the peer has to be told of it (§4.2).
     smallest: Option<usize>,
 }
 
@@ -43,12 +44,12 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// A table of 4096 octets, as a peer has it that has said nothing yet.
+    /// Makes an encoder with a table of 4096 octets, which a peer has that has not sent a setting yet.
     pub fn new() -> Encoder {
         Encoder { dictionary: Dictionary::new(TABLE_BYTES_MAX), secrets: Box::default(), smallest: None }
     }
 
-    /// The same, with fields that are [never indexed](Index::Never), whatever is said of them when they are written.
+    /// Makes an encoder with fields that are always [never indexed](Index::Never).
     pub fn with_secrets(secrets: &[HeaderName]) -> Encoder {
         Encoder { secrets: secrets.into(), ..Encoder::new() }
     }
@@ -107,7 +108,7 @@ impl Encoder {
         }
     }
 
-    /// Appends a field that may be in the dynamic table though not in this place.
+    /// Appends a field that may be in the dynamic table, though not by this address.
     #[inline(never)]
     fn search(&mut self, source: Source<'_>, name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
         match self.dictionary.find(&Key::new(name, value.as_bytes())) {
@@ -152,14 +153,14 @@ impl Encoder {
         }
     }
 
-    /// Octets and entries of the dynamic table.
+    /// Returns the octets and entries of the dynamic table.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         self.dictionary.extent()
     }
 }
 
-/// Whose name a field has.
+/// The name of a field that is to be encoded.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Name(&'a Name),
@@ -175,7 +176,7 @@ impl Source<'_> {
     }
 }
 
-/// The head of a literal: how it is meant, and its name by index or in full.
+/// Appends the head of a literal: its kind, and its name by index or in full.
 fn head(named: Option<usize>, prefix: u32, flags: u8, name: &[u8], out: &mut Vec<u8>) {
     integer::encode(named.unwrap_or(0), prefix, flags, out);
     if named.is_none() {
@@ -183,7 +184,7 @@ fn head(named: Option<usize>, prefix: u32, flags: u8, name: &[u8], out: &mut Vec
     }
 }
 
-/// A string as short as it can be: what goes into the tables is written once.
+/// Appends a string as short as it can be: a string that goes into the tables is written once.
 fn brief(octets: &[u8], out: &mut Vec<u8>) {
     let coded = huffman::encoded_len(octets);
     if coded < octets.len() {
@@ -194,8 +195,8 @@ fn brief(octets: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A string as it is: to code and decode what is written every time would cost some thirty instructions an octet, for
-/// a fifth or a quarter of its length.
+/// Appends a string as it is. To code and decode a string that is written every time would cost some thirty instructions an
+/// octet, for a fifth or a quarter of its length.
 fn plain(octets: &[u8], out: &mut Vec<u8>) {
     integer::encode(octets.len(), 7, 0, out);
     out.put_slice(octets);

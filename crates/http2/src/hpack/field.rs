@@ -1,12 +1,12 @@
-//! One field: a name an HTTP/2 message may use, and its value.
+//! The field of a header block: a name that an HTTP/2 message may use, and its value.
 
 use http::header::{HeaderName, HeaderValue};
 
-/// What §4.1 adds to the octets of name and value for an entry's bookkeeping.
+/// The octets that §4.1 adds to name and value for an entry's bookkeeping.
 pub const ENTRY_OVERHEAD: usize = 32;
 
-/// Names outside the static table that nearly every gRPC call carries. Kept as statics, a clone of them touches no
-/// reference count, and their address is the same whichever connection they came from.
+/// Names outside the static table that nearly every gRPC call carries. A clone of a static touches no reference count, and
+/// its address is the same on every connection.
 static KNOWN_NAMES: [HeaderName; 9] = [
     HeaderName::from_static("te"),
     HeaderName::from_static("grpc-timeout"),
@@ -19,7 +19,7 @@ static KNOWN_NAMES: [HeaderName; 9] = [
     HeaderName::from_static("tracestate"),
 ];
 
-/// Values that nearly every gRPC call carries, for the same reason.
+/// Values that nearly every gRPC call carries, kept as statics for the same reason.
 static KNOWN_VALUES: [HeaderValue; 10] = [
     HeaderValue::from_static(""),
     HeaderValue::from_static("0"),
@@ -33,7 +33,7 @@ static KNOWN_VALUES: [HeaderValue; 10] = [
     HeaderValue::from_static("application/grpc"),
 ];
 
-/// What a field is called.
+/// The name of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
     /// `:method`
@@ -50,16 +50,16 @@ pub enum Name {
     Protocol,
     /// An ordinary field.
     Header(HeaderName),
-    /// Not a name or value HTTP/2 allows: an upper-case letter, an unknown pseudo-header, a control character in the
-    /// value (RFC 9113 §8.2.1). The block is well-formed HPACK, the message it belongs to is malformed.
+    /// Marks a name or value that HTTP/2 does not allow: an upper-case letter, an unknown pseudo-header, a control character
+    /// in the value (RFC 9113 §8.2.1). The block is well-formed HPACK, the message it belongs to is malformed.
     Malformed,
-    /// That of an ordinary field with white space around its value, which no field has either. Told apart because honest peers
-    /// send such fields, and proxies pass them on.
+    /// Marks an ordinary field with white space around its value, which HTTP/2 does not allow either. It is told apart
+    /// because honest peers send such fields, and proxies pass them on.
     Padded,
 }
 
 impl Name {
-    /// The name as it travels; empty for [`Name::Malformed`] and [`Name::Padded`].
+    /// Returns the name as it travels; empty for [`Name::Malformed`] and [`Name::Padded`].
     pub fn as_str(&self) -> &str {
         match self {
             Name::Method => ":method",
@@ -73,7 +73,7 @@ impl Name {
         }
     }
 
-    /// What a literal name means.
+    /// Parses a literal name.
     pub(super) fn parse(wire: &[u8]) -> Name {
         match wire {
             b":method" => Name::Method,
@@ -95,31 +95,31 @@ impl Name {
 /// A field of a header block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// What it is called.
+    /// The name.
     pub name: Name,
-    /// Its value; a clone counts a reference. `is_sensitive()` for a field that travels "never indexed" (§6.2.3).
-    /// Empty if the name is [`Name::Malformed`] or [`Name::Padded`].
+    /// The value; a clone counts a reference. `is_sensitive()` for a field that travels "never indexed" (§6.2.3). Empty if
+    /// the name is [`Name::Malformed`] or [`Name::Padded`].
     pub value: HeaderValue,
 }
 
 impl Field {
-    /// What the field counts in a table and in SETTINGS_MAX_HEADER_LIST_SIZE: name, value and 32 octets (§4.1).
+    /// Returns the size of the field in a table and in SETTINGS_MAX_HEADER_LIST_SIZE: name, value and 32 octets (§4.1).
     pub fn size(&self) -> usize {
         self.name.as_str().len() + self.value.len() + ENTRY_OVERHEAD
     }
 
-    /// The field of a message that cannot be one.
+    /// Makes a field that marks its message as malformed.
     pub(super) fn malformed() -> Field {
         Field { name: Name::Malformed, value: const { HeaderValue::from_static("") } }
     }
 
-    /// One that only white space around its value makes wrong.
+    /// Makes a field that only the white space around its value makes malformed.
     pub(super) fn padded() -> Field {
         Field { name: Name::Padded, ..Field::malformed() }
     }
 }
 
-/// The value of every call that these octets are, if they are one.
+/// Returns the static value with these octets, if there is one.
 pub(super) fn known_value(wire: &[u8]) -> Option<HeaderValue> {
     KNOWN_VALUES.iter().find(|known| known.as_bytes() == wire).cloned()
 }

@@ -8,7 +8,7 @@ use bytes::BufMut;
 
 use super::DecodeError;
 
-/// Bits of each symbol's code: the 256 octets, then EOS.
+/// The bits of each symbol's code: the 256 octets, then EOS.
 #[rustfmt::skip]
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
@@ -35,7 +35,7 @@ const EOS: usize = 256;
 /// The longest code.
 const BITS_MAX: usize = 30;
 
-/// Code and length of each octet.
+/// The code and its length for each octet.
 static CODES: [(u32, u8); 256] = {
     let mut codes = [(0, 0); 256];
     let mut symbol = 0;
@@ -50,11 +50,11 @@ const CANON: Canon = Canon::new();
 
 /// The code's shape.
 struct Canon {
-    /// Each symbol's code, right-aligned.
+    /// The code of each symbol, right-aligned.
     code: [u32; 257],
     /// Symbols in the order of their codes.
     sorted: [u16; 257],
-    /// For each length: its first code, how many there are, and where they begin in `sorted`.
+    /// The first code of each length, how many there are, and where they begin in `sorted`.
     groups: [(u32, u32, u32); BITS_MAX + 1],
 }
 
@@ -82,12 +82,12 @@ impl Canon {
     }
 }
 
-/// Bits looked up at once. Every letter and digit and most marks have codes that short; the rest goes length by
+/// The bits that are looked up at once. Every letter and digit and most marks have codes that short; the rest goes length by
 /// length.
 const PEEK_BITS: usize = 10;
 
-/// For each next `PEEK_BITS` bits: the octet they begin with (low half) and the bits of its code (high half), or 0 if
-/// the code is longer.
+/// The octet that each next `PEEK_BITS` bits begin with (low half) and the bits of its code (high half), or 0 if the code is
+/// longer.
 static PEEK: [u16; 1 << PEEK_BITS] = {
     let mut table = [0; 1 << PEEK_BITS];
     let mut symbol = 0;
@@ -110,7 +110,7 @@ static PEEK: [u16; 1 << PEEK_BITS] = {
 static SORTED: [u16; 257] = CANON.sorted;
 static GROUPS: [(u32, u32, u32); BITS_MAX + 1] = CANON.groups;
 
-/// Symbol and bits of a code longer than `PEEK_BITS` at the top of `bits`.
+/// Returns the symbol and bits of a code longer than `PEEK_BITS` at the top of `bits`.
 #[cold]
 fn long_code(top: u64) -> (usize, u32) {
     let (mut length, mut symbol) = (PEEK_BITS, EOS);
@@ -126,7 +126,7 @@ fn long_code(top: u64) -> (usize, u32) {
     (symbol, length as u32)
 }
 
-/// Appends to `out` what `coded` stands for: at most 8/5 of its length.
+/// Decodes `coded` and appends the result to `out`: at most 8/5 of its length.
 pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     out.reserve(coded.len() * 8 / 5);
     let mut rest = coded;
@@ -195,7 +195,7 @@ pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError>
     }
 }
 
-/// Octets that [`encode`] appends.
+/// Returns how many octets [`encode`] appends.
 pub(super) fn encoded_len(plain: &[u8]) -> usize {
     let bits: usize = plain.iter().map(|&octet| usize::from(LENGTHS[usize::from(octet)])).sum();
     bits.div_ceil(8)

@@ -4,7 +4,7 @@ use bytes::BufMut;
 
 use super::DecodeError;
 
-/// Octets after the first: five hold every value up to `u32::MAX`, and no length or index needs more. A sixth, even of
+/// The octets after the first: five hold every value up to `u32::MAX`, and no length or index needs more. A sixth, even of
 /// zeros, is refused, so that an integer's cost is bounded.
 const CONTINUATION_OCTETS_MAX: u32 = 5;
 
@@ -20,7 +20,7 @@ pub(super) fn decode(rest: &mut &[u8], prefix: u32) -> Result<usize, DecodeError
     }
 }
 
-/// Goes on behind a prefix of ones.
+/// Reads the rest of an integer behind a prefix of ones.
 fn decode_long(rest: &mut &[u8], mask: usize) -> Result<usize, DecodeError> {
     let mut value = mask as u64;
     for octet in 0..CONTINUATION_OCTETS_MAX {

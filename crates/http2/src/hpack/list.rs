@@ -1,17 +1,17 @@
-//! A header list while its block is decoded: what of it is kept, and what it came to.
+//! The header list of a block that is being decoded: the part that is kept, and the sizes that are counted.
 
 use std::fmt;
 
-/// What a header list may hold. Every field of a longer one is read, so that the tables stay in step, and those beyond the
-/// limit are counted and not handed out.
+/// The limits of a header list. Every field of a longer list is read, so that the tables stay in step; fields beyond a limit
+/// are counted and not handed out.
 #[derive(Clone, Copy, Debug)]
 pub struct ListLimits {
-    /// Octets, counted as SETTINGS_MAX_HEADER_LIST_SIZE counts them: names, values, and 32 for each field.
+    /// The octets, counted as SETTINGS_MAX_HEADER_LIST_SIZE counts them: names, values, and 32 for each field.
     pub bytes: usize,
-    /// Fields.
+    /// The number of fields.
     pub fields: usize,
-    /// Octets that come from the dynamic table. An honest list refers to each entry once, and to some names more often; a
-    /// list that refers to a large entry again and again makes each octet of its block stand for thousands.
+    /// The octets that come from the dynamic table. An honest list refers to each entry once, and to some names more often;
+    /// a list that refers to a large entry again and again makes each octet of its block stand for thousands.
     pub referenced: usize,
 }
 
@@ -20,7 +20,7 @@ impl ListLimits {
     pub const NONE: ListLimits = ListLimits { bytes: usize::MAX, fields: usize::MAX, referenced: usize::MAX };
 }
 
-/// Says which limit a header list is above.
+/// The limit that a header list is above, and by how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListTooLong {
     above: ListLimit,
@@ -28,34 +28,34 @@ pub struct ListTooLong {
     limit: usize,
 }
 
-/// A limit of header lists.
+/// The kind of a limit of header lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListLimit {
-    /// Of its octets.
+    /// Limits the octets of a list.
     Bytes,
-    /// Of its fields.
+    /// Limits the fields of a list.
     Fields,
-    /// Of the octets that it takes from the dynamic table.
+    /// Limits the octets that a list takes from the dynamic table.
     Referenced,
 }
 
 impl ListTooLong {
-    /// A list of so many octets.
+    /// Makes the error for a list of so many octets.
     pub(crate) fn bytes(size: usize, limit: usize) -> ListTooLong {
         ListTooLong { above: ListLimit::Bytes, size, limit }
     }
 
-    /// How much of it there is. Octets of a string that cannot fit are counted as they were coded.
+    /// Returns the size of the list. Octets of a string that cannot fit are counted as they were coded.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How much of it may be.
+    /// Returns the largest size that is allowed.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Which limit it is above.
+    /// Returns the limit that the list is above.
     pub fn above(&self) -> ListLimit {
         self.above
     }
@@ -82,26 +82,26 @@ pub struct List {
     bytes: usize,
     fields: usize,
     referenced: usize,
-    /// A field was read: the table's size can no longer change.
+    /// Tells whether a field was read: the table's size can no longer change then.
     pub(super) begun: bool,
-    /// What has come of a field that is not complete.
+    /// The octets of a field that is not complete.
     pub(super) tail: Vec<u8>,
-    /// The octets of `tail` at which it is worth another look.
+    /// The length of `tail` at which it is worth another look.
     pub(super) needed: usize,
     pub(super) skipping: Option<Skipping>,
 }
 
-/// A literal whose strings cannot be kept, neither in a list nor in a table: they are passed over as they come.
+/// A literal whose strings cannot be kept, neither in a list nor in a table: they are skipped as they come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Skipping {
-    /// Octets of a string still to come.
+    /// The octets of a string that are still to come.
     pub(super) left: usize,
-    /// The string was a name, and a value comes after it.
+    /// Tells whether the string was a name, and a value comes after it.
     pub(super) is_name: bool,
 }
 
 impl List {
-    /// An empty list.
+    /// Makes an empty list.
     pub fn new(limits: ListLimits) -> List {
         List {
             limits,
@@ -115,7 +115,8 @@ impl List {
         }
     }
 
-    /// Counts a field, of which so many octets came from the dynamic table. Returns whether it is still within the limits.
+    /// Counts a field, and the octets of it that came from the dynamic table. Returns whether the list is still within the
+    /// limits.
     #[inline]
     pub(super) fn count(&mut self, size: usize, referenced: usize) -> bool {
         self.fields += 1;
@@ -136,17 +137,17 @@ impl List {
             || self.referenced > self.limits.referenced
     }
 
-    /// Octets that may still come.
+    /// Returns how many octets may still come.
     pub(super) fn bytes_left(&self) -> usize {
         if self.is_too_long() { 0 } else { self.limits.bytes - self.bytes }
     }
 
-    /// Octets kept of a field that is not complete.
+    /// Returns how many octets are kept of a field that is not complete.
     pub fn pending(&self) -> usize {
         self.tail.len()
     }
 
-    /// Returns which limit the list is above, if it is.
+    /// Returns the limit that the list is above, if it is.
     #[inline]
     pub fn too_long(&self) -> Option<ListTooLong> {
         if !self.is_too_long() {

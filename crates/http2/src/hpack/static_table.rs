@@ -7,10 +7,10 @@ use http::header::{HeaderName, HeaderValue};
 use super::dictionary::hash_name;
 use super::{Field, Name};
 
-/// Entries of the static table; the first index of the dynamic table is one more (§2.3.3).
+/// The number of entries of the static table; the first index of the dynamic table is one more (§2.3.3).
 pub(super) const STATIC_LEN: usize = 61;
 
-/// Index `i` of the wire is element `i - 1`. A clone of an element touches no reference count.
+/// The static table: index `i` of the wire is element `i - 1`. A clone of an element touches no reference count.
 pub(super) static STATIC_TABLE: [Field; STATIC_LEN] = [
     entry(Name::Authority, ""),
     entry(Name::Method, "GET"),
@@ -83,7 +83,7 @@ const fn header(name: &'static str, value: &'static str) -> Field {
     entry(Name::Header(HeaderName::from_static(name)), value)
 }
 
-/// The index of a pseudo-header together with this value.
+/// Returns the index of a pseudo-header together with this value.
 pub(super) fn whole(name: &Name, value: &[u8]) -> Option<usize> {
     Some(match (name, value) {
         (Name::Method, b"POST") => 3,
@@ -103,7 +103,7 @@ pub(super) fn whole(name: &Name, value: &[u8]) -> Option<usize> {
     })
 }
 
-/// The lowest index with this name; `hash` is the name's.
+/// Returns the lowest index with this name; `hash` is the hash of the name.
 pub(super) fn named(name: &[u8], hash: u64) -> Option<usize> {
     let mut slot = slot_of(hash);
     loop {
@@ -119,15 +119,16 @@ pub(super) fn named(name: &[u8], hash: u64) -> Option<usize> {
     }
 }
 
-/// Whether the entry at this index has this value.
+/// Returns whether the entry at this index has this value.
 pub(super) fn is_whole(index: usize, value: &[u8]) -> bool {
     STATIC_TABLE[index - 1].value.as_bytes() == value
 }
 
-/// A power of two, about ten times the names: most names that are not there meet an empty slot.
+/// The slots of the table of names: a power of two, about ten times the names. Most names that are not there meet an empty
+/// slot.
 const SLOTS: usize = 512;
 
-/// Indices of the first entry of each name, placed by the name's hash; 0 is empty.
+/// The indices of the first entry of each name, placed by the name's hash; 0 is empty.
 static BY_NAME: LazyLock<Box<[u8; SLOTS]>> = LazyLock::new(|| {
     let mut slots = Box::new([0; SLOTS]);
     let mut last = "";

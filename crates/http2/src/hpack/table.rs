@@ -1,28 +1,28 @@
-//! The decoder's dynamic table (§2.3.2, §4): ready fields, the newest first.
+//! The decoder's dynamic table (§2.3.2, §4): parsed fields, the newest first.
 
 use std::collections::VecDeque;
 
 use super::static_table::{STATIC_LEN, STATIC_TABLE};
 use super::{DecodeError, Field, Name};
 
-/// A field as the table keeps it. One that no message may hold is kept too: later references count it, and may use
-/// the half of it that is right.
+/// A field as the table keeps it. A field that no message may hold is kept too: later references count it, and may use the
+/// half of it that is right.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// What a reference to it yields.
+    /// The field that a reference yields.
     pub(super) field: Field,
-    /// Its name, if only its value made the field [`Name::Malformed`] or [`Name::Padded`].
+    /// The name, if only the value made the field [`Name::Malformed`] or [`Name::Padded`].
     pub(super) name: Option<Name>,
-    /// Octets of the name as received, which a malformed one no longer knows.
+    /// The octets of the name as received, which a malformed field no longer knows.
     pub(super) name_len: usize,
-    /// Its size as received (§4.1).
+    /// The size as received (§4.1).
     pub(super) size: usize,
 }
 
 /// The dynamic table, and the static one below its indices.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// The newest first, as the wire counts. Each entry counts 32 octets at least, so that `size_max` bounds them.
+    /// The entries, the newest first, as the wire counts. Each counts 32 octets at least, so that `size_max` bounds them.
     entries: VecDeque<Entry>,
     size: usize,
     size_max: usize,
@@ -37,7 +37,7 @@ impl Table {
         self.size_max
     }
 
-    /// The field at an index of the wire, its size, and how much of that is in the dynamic table.
+    /// Returns the field at an index of the wire, its size, and how much of that is in the dynamic table.
     #[inline]
     pub(super) fn field(&self, index: usize) -> Result<(&Field, usize, usize), DecodeError> {
         // Index 0 wraps around and is in neither table (§6.1).
@@ -51,7 +51,7 @@ impl Table {
         }
     }
 
-    /// The name at an index of the wire, its octets, and how many of them are in the dynamic table.
+    /// Returns the name at an index of the wire, its octets, and how many of them are in the dynamic table.
     pub(super) fn name(&self, index: usize) -> Result<(Name, usize, usize), DecodeError> {
         let at = index.wrapping_sub(1);
         if let Some(field) = STATIC_TABLE.get(at) {
@@ -61,7 +61,7 @@ impl Table {
         Ok((entry.name.as_ref().unwrap_or(&entry.field.name).clone(), entry.name_len, entry.name_len))
     }
 
-    /// Adds an entry after the oldest ones made room. One larger than the table leaves it empty (§4.4).
+    /// Adds an entry, and evicts the oldest entries to make room. An entry larger than the table leaves it empty (§4.4).
     pub(super) fn insert(&mut self, entry: Entry) {
         self.evict_to(self.size_max.saturating_sub(entry.size));
         if entry.size <= self.size_max {
@@ -87,7 +87,7 @@ impl Table {
         }
     }
 
-    /// Octets in use and entries.
+    /// Returns the octets in use and the entries.
     #[cfg(test)]
     pub(super) fn extent(&self) -> (usize, usize) {
         (self.size, self.entries.len())

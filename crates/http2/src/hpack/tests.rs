@@ -1,4 +1,4 @@
-//! What the tests of both directions share.
+//! Helpers for the tests of both directions.
 
 mod appendix;
 mod foreign;
@@ -10,7 +10,7 @@ use http::header::HeaderValue;
 
 use super::{DecodeError, Decoder, Encoder, Field, Index, List, ListLimits, Name};
 
-/// Octets from hexadecimal digits; blanks are for reading.
+/// Parses octets from hexadecimal digits; blanks are for reading.
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> =
         digits.chars().filter_map(|digit| digit.to_digit(16)).map(|digit| digit as u8).collect();

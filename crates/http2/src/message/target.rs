@@ -1,24 +1,24 @@
-//! Whom and what a request is for, by its pseudo-fields and its `host` (RFC 9113 §8.3.1), as a URI.
+//! The target of a request as a URI: its authority and path, by its pseudo-fields and its `host` (RFC 9113 §8.3.1).
 //!
-//! Clients put more into `:authority` than a host: a list of addresses, the path of a socket, nothing. Whoever forwards the
-//! request does not need it; what no server would understand is not said on.
+//! Clients put more into `:authority` than a host: a list of addresses, the path of a socket, nothing. A proxy does not need
+//! it; an authority that no server would understand is not sent on.
 
 use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
 use crate::message::Malformed;
 
-/// Addresses remembered by a connection, so that the same one is not parsed for each call.
+/// Addresses that a connection remembers, so that the same one is not parsed for each call.
 const ADDRESSES: usize = 16;
 
-/// A longer one is not remembered: sixteen of the longest would be megabytes.
+/// The longest address that is remembered: sixteen of the longest possible would be megabytes.
 pub(crate) const REMEMBERED_BYTES_MAX: usize = 256;
 
-/// The last few of something.
+/// A memory of the last few values.
 #[derive(Debug)]
 pub(crate) struct Recent<T> {
     known: Vec<T>,
-    /// The one to be forgotten next.
+    /// The index of the value to be forgotten next.
     next: usize,
 }
 
@@ -43,7 +43,7 @@ impl<T> Recent<T> {
     }
 }
 
-/// The addresses a connection's last calls went to.
+/// The addresses of a connection's last calls.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses(Recent<Known>);
 
@@ -55,7 +55,7 @@ struct Known {
 }
 
 impl Addresses {
-    /// Without scheme and authority if there is no authority, or one that names no host.
+    /// Returns the URI, without scheme and authority if there is no authority or one that names no host.
     pub(crate) fn uri(
         &mut self,
         scheme: &HeaderValue,
@@ -76,8 +76,8 @@ impl Addresses {
     }
 }
 
-/// The authority a request names: `:authority`, which says the same as `host` if both are there, or else `host`. An empty
-/// one is none.
+/// Returns the authority of a request: `:authority`, which must name the same as `host` if both are there, or else `host`.
+/// An empty one counts as absent.
 pub(crate) fn named(
     authority: Option<HeaderValue>,
     host: Option<HeaderValue>,
@@ -93,7 +93,7 @@ pub(crate) fn named(
     }
 }
 
-/// Whether both name the same: in any case of letters, and with the scheme's port or without (RFC 9110 §4.2.3).
+/// Returns whether both name the same, in any case of letters, with the scheme's port or without (RFC 9110 §4.2.3).
 fn is_same(authority: &[u8], host: &[u8], scheme: &HeaderValue) -> bool {
     let port: &[u8] = if *scheme == "https" { b":443" } else { b":80" };
     let [authority, host] = [authority, host].map(|name| name.strip_suffix(port).unwrap_or(name));
@@ -124,13 +124,13 @@ fn parse(
     Uri::from_parts(parts).map_err(|_| Malformed)
 }
 
-/// Whether the octets may stand in an authority at all (RFC 3986 §3.2). User information must not (RFC 9113 §8.3.1).
+/// Checks that the octets may stand in an authority (RFC 3986 §3.2). User information must not (RFC 9113 §8.3.1).
 pub(crate) fn check_authority(authority: &[u8]) -> Result<(), Malformed> {
     let may_stand = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(octet);
     if authority.iter().all(may_stand) { Ok(()) } else { Err(Malformed) }
 }
 
-/// Whether it is what every server takes: a name or an address, and a port or none.
+/// Returns whether the authority is one that every server takes: a name or an address, and optionally a port.
 fn names_a_host(authority: &[u8]) -> bool {
     let (host, rest) = if let Some(rest) = authority.strip_prefix(b"[") {
         let Some(end) = rest.iter().position(|&octet| octet == b']') else { return false };

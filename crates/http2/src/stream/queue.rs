@@ -111,7 +111,7 @@ mod tests {
     use crate::stream::{Receiving, Sending};
 
     #[test]
-    fn queue_keeps_order_of_stayers() {
+    fn queue_keeps_order_of_remaining() {
         let seed = fastrand::u64(..);
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut streams = Slab::new();

@@ -1,5 +1,5 @@
-//! What header fields may say (RFC 9113 §8.2, §8.3; RFC 9110 §5.5, §6.4.1, §7.2): what is malformed in a request and in an
-//! answer, what a request is for, and which fields are kept out of the tables of HPACK.
+//! Header fields (RFC 9113 §8.2, §8.3; RFC 9110 §5.5, §6.4.1, §7.2): which are malformed in a request and in a response,
+//! what the target of a request is, and which fields are kept out of the tables of HPACK.
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
@@ -51,7 +51,7 @@ const NOBODYS: &[Fields] = &[
     &[("host", "mesh.test"), (":path", "/b")],
 ];
 
-/// Of requests alone, behind the pseudo-fields.
+/// Fields that make a request malformed behind the pseudo-fields.
 const OF_REQUESTS: &[Fields] = &[
     &[("x", " a")],
     &[("x", "a ")],
@@ -76,7 +76,7 @@ const OF_REQUESTS: &[Fields] = &[
     &[("content-length", "1")],
 ];
 
-/// Pseudo-fields that are none of a request.
+/// Pseudo-fields that make no request.
 const HEADS: &[Fields] = &[
     &[SCHEME, PATH, AUTHORITY],
     &[METHOD, PATH, AUTHORITY],
@@ -113,7 +113,7 @@ const HEADS: &[Fields] = &[
 ];
 
 #[test]
-fn a_malformed_request_is_reset_and_never_seen() {
+fn malformed_request_is_reset_unseen() {
     let behind = NOBODYS.iter().chain(OF_REQUESTS).map(|fields| request_with(fields));
     let heads = HEADS.iter().map(|fields| block(fields));
     let mut server = Server::new(Config::default());
@@ -129,7 +129,7 @@ fn a_malformed_request_is_reset_and_never_seen() {
 }
 
 #[test]
-fn white_space_is_seen_in_a_value_that_the_table_keeps() {
+fn indexed_value_keeps_white_space_mark() {
     let mut server = Server::new(Config::default());
     for (stream, last) in [(1, indexed("x", "a ")), (3, vec![0xbe])] {
         let mut block = super::frames::request_block();
@@ -141,7 +141,7 @@ fn white_space_is_seen_in_a_value_that_the_table_keeps() {
 }
 
 #[test]
-fn requests_with_white_space_around_values_end_no_connection() {
+fn padded_request_values_reset_stream_only() {
     let mut server = Server::new(Config::default());
     for call in 0..5_000 {
         let stream = 2 * call + 1;
@@ -153,7 +153,7 @@ fn requests_with_white_space_around_values_end_no_connection() {
 }
 
 #[test]
-fn malformed_trailers_of_a_request_reset_it() {
+fn malformed_request_trailers_reset_stream() {
     for fields in NOBODYS.iter().chain(&[&[PATH] as Fields, &[("x", "a ")], &[(":status", "200")]]) {
         let mut server = Server::new(Config::default());
         let _call = server.call(1, false);
@@ -162,7 +162,7 @@ fn malformed_trailers_of_a_request_reset_it() {
     }
 }
 
-/// A client that has asked, and whose answer is to come on stream 1.
+/// Makes a client that has sent a request, and waits for the response on stream 1.
 fn asked(method: &str) -> (Client, shoal_http2::ResponseFuture) {
     let mut client = Client::new(Config::default());
     let mut request = request();
@@ -173,7 +173,7 @@ fn asked(method: &str) -> (Client, shoal_http2::ResponseFuture) {
 }
 
 #[test]
-fn a_malformed_answer_is_reset_and_never_seen() {
+fn malformed_response_is_reset_unseen() {
     let heads: &[Fields] = &[
         &[],
         &[("x", "a")],
@@ -203,7 +203,7 @@ fn a_malformed_answer_is_reset_and_never_seen() {
 }
 
 #[test]
-fn malformed_trailers_of_an_answer_reset_it() {
+fn malformed_response_trailers_reset_stream() {
     for fields in NOBODYS.iter().chain(&[&[(":status", "200")] as Fields, &[PATH]]) {
         let (mut client, response) = asked("POST");
         client.wire.headers(1, &response_block(), false);
@@ -216,7 +216,7 @@ fn malformed_trailers_of_an_answer_reset_it() {
 }
 
 #[test]
-fn white_space_around_values_of_answers_is_taken_off() {
+fn padded_response_values_are_trimmed() {
     let (mut client, response) = asked("POST");
     let mut head = response_with(&[("x", " a b\t"), ("y", " \t "), ("z", "")]);
     head.extend(indexed("kept", "v "));
@@ -235,7 +235,7 @@ fn white_space_around_values_of_answers_is_taken_off() {
 }
 
 #[test]
-fn an_answer_is_as_long_as_it_says_unless_it_has_no_content() {
+fn response_length_must_match_content() {
     const RESET: &str = "RST_STREAM 1 PROTOCOL_ERROR";
     for (method, status, length, data, expected) in [
         ("POST", "200", "3", "", RESET),
@@ -265,7 +265,7 @@ fn an_answer_is_as_long_as_it_says_unless_it_has_no_content() {
 }
 
 #[test]
-fn early_hints_come_before_an_answer_and_no_other_protocol() {
+fn early_hints_are_skipped_protocols_refused() {
     let (mut client, response) = asked("POST");
     client.wire.headers(1, &block(&[(":status", "103"), ("link", "</x>")]), false);
     client.wire.headers(1, &block(&[(":status", "100")]), false);
@@ -275,7 +275,7 @@ fn early_hints_come_before_an_answer_and_no_other_protocol() {
 }
 
 #[test]
-fn an_authority_names_a_host_or_nothing() {
+fn authority_names_host_or_nothing() {
     let told = |fields: &[(&str, &str)]| {
         let mut server = Server::new(Config::default());
         server.wire.headers(1, &block(&[&[METHOD, SCHEME, PATH], fields].concat()), true);
@@ -321,7 +321,7 @@ fn an_authority_names_a_host_or_nothing() {
     assert_eq!(told(&[]), None);
 }
 
-/// The fields of a header block that our side has sent, in `decoder`'s order of things.
+/// Decodes the fields of a header block that our side has sent.
 fn fields(decoder: &mut Decoder, frame: &Frame) -> Vec<Field> {
     assert_eq!((frame.kind, frame.flags & !END_STREAM), (HEADERS, END_HEADERS));
     let mut fields = Vec::new();
@@ -356,7 +356,7 @@ fn with_secrets() -> (Config, HeaderMap) {
 }
 
 #[test]
-fn secrets_of_requests_are_never_indexed() {
+fn request_secrets_are_never_indexed() {
     let (config, headers) = with_secrets();
     let mut client = Client::new(config);
     let mut decoder = Decoder::new(4096);
@@ -374,7 +374,7 @@ fn secrets_of_requests_are_never_indexed() {
 }
 
 #[test]
-fn secrets_of_answers_are_never_indexed() {
+fn response_secrets_are_never_indexed() {
     let (config, headers) = with_secrets();
     let mut server = Server::new(config);
     let mut decoder = Decoder::new(4096);
@@ -392,7 +392,7 @@ fn secrets_of_answers_are_never_indexed() {
     }
 }
 
-/// Has a client of ours send on what a server of ours was given, and says what then travels.
+/// Has our client forward a request that our server was given, and returns the fields that it sends.
 fn sent_on(block: &[u8]) -> Vec<Field> {
     let mut server = Server::new(Config::default());
     server.wire.headers(1, block, true);
@@ -406,7 +406,7 @@ fn sent_on(block: &[u8]) -> Vec<Field> {
 }
 
 #[test]
-fn what_came_never_indexed_is_sent_on_so() {
+fn never_indexed_is_forwarded_so() {
     let never = |name: &str, value: &str| {
         let mut field = literal(name, value);
         field[0] = 0x10;

@@ -1,5 +1,5 @@
-//! Bytes as a network brings them: cut anywhere, and wrong anywhere. The same bytes come to the same, however they are cut;
-//! and no bytes make a side panic, spin, or keep what it should give back.
+//! Bytes as a network brings them: cut anywhere, and wrong anywhere. The same bytes have the same result, however they are
+//! cut; and no bytes make a side panic, spin, or keep what it should give back.
 
 use std::task::Poll;
 
@@ -13,10 +13,10 @@ use super::frames::{
 };
 use super::harness::{Call, Client, Server, once};
 
-/// Bytes of the one large payload in what is said here.
+/// The bytes of the one large payload in the conversations.
 const LARGE: usize = 5_000;
 
-/// A client's side of a conversation with a bit of everything, frame by frame.
+/// Returns the client's side of a conversation that has every kind of frame.
 fn of_a_client() -> Vec<Vec<u8>> {
     let block = request_with(&[("x", "y"), ("content-length", "8")]);
     let mut second = request_block();
@@ -47,7 +47,7 @@ fn of_a_client() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A server's side, to requests on 1, 3 and 5.
+/// Returns the server's side, for requests on 1, 3 and 5.
 fn of_a_server() -> Vec<Vec<u8>> {
     vec![
         frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9, 0, 5, 0, 0, 0x50, 0]),
@@ -66,7 +66,7 @@ fn of_a_server() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A body read as far as it goes, as a line.
+/// Reads a body as far as it goes, and returns it as a line.
 fn rest(body: &mut shoal_http2::RecvStream) -> String {
     let mut bytes = Vec::new();
     let end = loop {
@@ -84,7 +84,7 @@ fn rest(body: &mut shoal_http2::RecvStream) -> String {
     format!("{} bytes {sum:x}, {end}", bytes.len())
 }
 
-/// What a server makes of the bytes, given to it in these pieces.
+/// Gives the bytes to a server in these pieces, and returns what it received and sent.
 fn served(pieces: &[&[u8]]) -> Vec<String> {
     let mut server = Server::silent(Config::default(), 1 << 20);
     for piece in pieces {
@@ -99,7 +99,7 @@ fn served(pieces: &[&[u8]]) -> Vec<String> {
     outcome
 }
 
-/// What a client makes of them.
+/// Gives the bytes to a client in these pieces, and returns what it received and sent.
 fn answered(pieces: &[&[u8]]) -> Vec<String> {
     let mut client = Client::silent(Config::default(), 1 << 20);
     let calls: Vec<_> = (0..3).map(|_| client.request(true)).collect();
@@ -121,7 +121,7 @@ fn answered(pieces: &[&[u8]]) -> Vec<String> {
     outcome
 }
 
-/// That the bytes come to the same whole, byte by byte, and cut in two anywhere.
+/// Checks that the bytes have the same result whole, byte by byte, and cut in two anywhere.
 fn check_cuts(conversation: &[Vec<u8>], outcome: fn(&[&[u8]]) -> Vec<String>) -> Vec<String> {
     let bytes = conversation.concat();
     let expected = outcome(&[&bytes]);
@@ -141,7 +141,7 @@ fn check_cuts(conversation: &[Vec<u8>], outcome: fn(&[&[u8]]) -> Vec<String>) ->
 }
 
 #[test]
-fn a_server_makes_the_same_of_the_same_bytes_however_they_are_cut() {
+fn server_ignores_read_boundaries() {
     let outcome = check_cuts(&of_a_client(), served);
     let said = outcome.join("\n");
     // Not all the same for having failed alike.
@@ -151,7 +151,7 @@ fn a_server_makes_the_same_of_the_same_bytes_however_they_are_cut() {
 }
 
 #[test]
-fn a_client_makes_the_same_of_the_same_bytes_however_they_are_cut() {
+fn client_ignores_read_boundaries() {
     let outcome = check_cuts(&of_a_server(), answered);
     let said = outcome.join("\n");
     assert!(said.contains("8 bytes") && said.contains(&format!("{LARGE} bytes")), "{said}");
@@ -159,7 +159,7 @@ fn a_client_makes_the_same_of_the_same_bytes_however_they_are_cut() {
     assert!(said.ends_with("Some(Ok(()))"), "{said}");
 }
 
-/// Spoils a conversation in one of the ways in which bytes can be spoilt.
+/// Corrupts a conversation in one of several ways.
 fn mutate(rng: &mut Rng, conversation: &[Vec<u8>]) -> Vec<u8> {
     let mut frames = conversation.to_vec();
     for _ in 0..rng.usize(0..3) {
@@ -186,7 +186,7 @@ fn mutate(rng: &mut Rng, conversation: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Gives bytes to a server in random pieces while its application does what it likes. Whatever they are: nothing is left
+/// Gives bytes to a server in random pieces while its application acts at random. Whatever the bytes are, nothing is left
 /// afterwards, and nothing of the window is lost.
 fn survive_as_server(rng: &mut Rng, bytes: &[u8]) -> bool {
     let mut server = Server::silent(Config::default(), 1 << 20);
@@ -223,7 +223,7 @@ fn survive_as_server(rng: &mut Rng, bytes: &[u8]) -> bool {
     false
 }
 
-/// The same to a client with a few requests under way.
+/// Gives bytes in random pieces to a client with a few requests under way.
 fn survive_as_client(rng: &mut Rng, bytes: &[u8]) -> bool {
     let mut client = Client::silent(Config::default(), 1 << 20);
     let mut calls: Vec<_> = (0..3)
@@ -265,7 +265,7 @@ fn survive_as_client(rng: &mut Rng, bytes: &[u8]) -> bool {
     client.end.is_none()
 }
 
-/// Says the seed of what panics.
+/// Prints the seed of a panic.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -277,7 +277,7 @@ impl Drop for Seed {
 }
 
 #[test]
-fn conversations_that_are_spoilt_do_no_harm() {
+fn corrupted_conversations_do_no_harm() {
     let (mut alive, mut over) = (0, 0);
     for seed in 0..4_000 {
         let shown = Seed(seed);
@@ -300,7 +300,7 @@ fn conversations_that_are_spoilt_do_no_harm() {
 }
 
 #[test]
-fn frames_at_random_do_no_harm() {
+fn random_frames_do_no_harm() {
     for seed in 0..2_000 {
         let shown = Seed(seed);
         let mut rng = Rng::with_seed(seed);
@@ -322,7 +322,7 @@ fn frames_at_random_do_no_harm() {
 }
 
 #[test]
-fn bytes_at_random_do_no_harm() {
+fn random_bytes_do_no_harm() {
     for seed in 0..2_000 {
         let shown = Seed(seed);
         let mut rng = Rng::with_seed(seed);

@@ -1,5 +1,4 @@
-//! Peers that ask for more than they are worth: what each attack is cut off by, and that an honest peer that does the same
-//! in measure is not.
+//! Peers that attack: the bound that cuts each attack off, and that an honest peer that does the same in measure is served.
 
 use http::Response;
 use shoal_http2::Config;
@@ -11,7 +10,7 @@ use super::frames::{
 use super::harness::{Client, Server, now, read, send};
 
 #[test]
-fn a_header_block_in_too_many_frames_ends_the_connection() {
+fn too_many_continuations_end_connection() {
     let mut server = Server::new(Config::default());
     server.wire.send(HEADERS, END_STREAM, 1, &request_block());
     for _ in 0..7 {
@@ -23,7 +22,7 @@ fn a_header_block_in_too_many_frames_ends_the_connection() {
 }
 
 #[test]
-fn a_header_block_without_end_ends_the_connection() {
+fn endless_header_block_ends_connection() {
     let config = Config { header_list_max: 10_000, ..Config::default() };
     let mut server = Server::new(config);
     server.wire.send(HEADERS, END_STREAM, 1, &request_block());
@@ -39,7 +38,7 @@ fn a_header_block_without_end_ends_the_connection() {
 }
 
 #[test]
-fn an_honest_block_in_small_frames_is_taken() {
+fn honest_block_in_small_frames_passes() {
     let mut server = Server::new(Config::default());
     let block = request_with(&[("x", &"y".repeat(50_000))]);
     let parts: Vec<&[u8]> = block.chunks(1_200).collect();
@@ -52,7 +51,7 @@ fn an_honest_block_in_small_frames_is_taken() {
 }
 
 #[test]
-fn a_list_made_long_by_references_is_counted_and_not_kept() {
+fn list_of_references_is_bounded() {
     let mut server = Server::new(Config::default());
     let mut block = request_block();
     block.extend(indexed("x", &"y".repeat(4_000)));
@@ -69,7 +68,7 @@ fn a_list_made_long_by_references_is_counted_and_not_kept() {
     assert_eq!(server.take().head.headers().get_all("x").iter().count(), 2, "the table is in step");
 }
 
-/// Sends a frame again and again without reading an answer; says how many bytes were taken.
+/// Sends a frame again and again without reading a reply. Returns how many bytes were taken.
 fn unread(server: &mut Server, frame: &[u8]) -> usize {
     let mut sent = 0;
     loop {
@@ -88,7 +87,7 @@ fn unread(server: &mut Server, frame: &[u8]) -> usize {
 }
 
 #[test]
-fn who_asks_and_does_not_listen_is_not_read_from_and_then_answered() {
+fn unread_replies_stop_server_reading() {
     for (what, frame) in [("pings", frame(PING, 0, 0, b"01234567"))] {
         let mut server = Server::silent(Config::default(), 1_000);
         server.greet();
@@ -108,7 +107,7 @@ fn who_asks_and_does_not_listen_is_not_read_from_and_then_answered() {
 }
 
 #[test]
-fn a_server_that_asks_and_does_not_listen_is_not_read_from() {
+fn unread_replies_stop_client_reading() {
     let mut client = Client::silent(Config::default(), 1_000);
     client.wire.settings(&[]);
     client.run();
@@ -131,7 +130,7 @@ fn a_server_that_asks_and_does_not_listen_is_not_read_from() {
 }
 
 #[test]
-fn who_does_not_read_its_answers_is_asked_no_more() {
+fn unread_responses_stop_server_reading() {
     let config = Config { streams_max: 100_000, send_buffer: 10_000, ..Config::default() };
     let mut server = Server::silent(config, 1_000);
     server.greet();
@@ -167,7 +166,7 @@ fn who_does_not_read_its_answers_is_asked_no_more() {
 }
 
 #[test]
-fn streams_reset_before_they_are_seen_end_the_connection() {
+fn pending_accept_resets_end_connection() {
     let attack = |number: u32| {
         let mut server = Server::new(Config { pending_accept_resets_max: 50, ..Config::default() });
         let mut bytes = Vec::new();
@@ -195,7 +194,7 @@ fn streams_reset_before_they_are_seen_end_the_connection() {
 }
 
 #[test]
-fn streams_that_are_reset_after_they_were_seen_are_no_attack() {
+fn resets_after_accept_are_no_attack() {
     let mut server = Server::new(Config { pending_accept_resets_max: 5, ..Config::default() });
     for call in 0..1_000 {
         let _call = server.call(call * 2 + 1, false);
@@ -206,7 +205,7 @@ fn streams_that_are_reset_after_they_were_seen_are_no_attack() {
 }
 
 #[test]
-fn a_peer_that_makes_us_reset_stream_after_stream_is_cut_off() {
+fn too_many_stream_errors_end_connection() {
     let mut server = Server::new(Config::default());
     for call in 0.. {
         let id = call * 2 + 1;
@@ -230,7 +229,7 @@ fn a_peer_that_makes_us_reset_stream_after_stream_is_cut_off() {
 }
 
 #[test]
-fn what_breaks_now_and_then_is_made_up_for_by_what_does_not() {
+fn good_streams_offset_stream_errors() {
     let mut server = Server::new(Config::default());
     for round in 0..1_200 {
         for call in 0..64 {
@@ -244,7 +243,7 @@ fn what_breaks_now_and_then_is_made_up_for_by_what_does_not() {
 }
 
 #[test]
-fn headers_that_are_too_long_are_answered_however_often() {
+fn long_headers_never_end_connection() {
     let mut server = Server::new(Config { header_list_max: 1_000, ..Config::default() });
     let long = request_with(&[("x", &"y".repeat(1_000))]);
     for call in 0..2_000 {
@@ -255,7 +254,7 @@ fn headers_that_are_too_long_are_answered_however_often() {
 }
 
 #[test]
-fn empty_data_in_a_row_ends_the_connection() {
+fn empty_data_flood_ends_connection() {
     let mut server = Server::new(Config::default());
     let _calls = [server.call(1, false), server.call(3, false)];
     for at in 0..1_000 {
@@ -268,7 +267,7 @@ fn empty_data_in_a_row_ends_the_connection() {
 }
 
 #[test]
-fn bytes_and_messages_make_up_for_empty_data() {
+fn bytes_and_messages_offset_empty_data() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     for at in 0..4_000 {
@@ -318,7 +317,7 @@ fn settings_flood_ends_the_connection() {
 }
 
 #[test]
-fn frames_that_change_nothing_end_the_connection() {
+fn idle_frame_flood_ends_connection() {
     for (what, flood) in [
         ("pings", frame(PING, 0, 0, b"01234567")),
         ("answers to no ping", frame(PING, ACK, 0, b"01234567")),
@@ -346,7 +345,7 @@ fn frames_that_change_nothing_end_the_connection() {
 }
 
 #[test]
-fn floods_of_a_server_do_not_end_its_calls() {
+fn server_floods_end_no_calls() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     client.says();
@@ -362,7 +361,7 @@ fn floods_of_a_server_do_not_end_its_calls() {
 }
 
 #[test]
-fn messages_and_data_make_up_for_pings() {
+fn messages_and_data_offset_pings() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     let mut answer = call.answer(false);
@@ -385,7 +384,7 @@ fn messages_and_data_make_up_for_pings() {
 }
 
 #[test]
-fn resets_are_remembered_as_many_as_was_said() {
+fn local_resets_are_remembered_up_to_limit() {
     let mut server = Server::new(Config { locally_reset_max: 2, ..Config::default() });
     for id in [1, 3, 5] {
         drop(server.call(id, false));
@@ -406,7 +405,7 @@ fn resets_are_remembered_as_many_as_was_said() {
 }
 
 #[test]
-fn a_body_waits_while_the_answers_its_peer_asked_for_do() {
+fn replies_go_before_bodies() {
     let mut server = Server::silent(Config::default(), 200);
     server.greet();
     server.run();

@@ -1,5 +1,5 @@
-//! Tasks on one thread, woken and polled in an order that a seed decides. When nothing is woken and not all is done, it hangs:
-//! no clock is needed to find that out.
+//! Tasks on one thread, woken and polled in an order that a seed decides. When nothing is woken and a task has not ended, it
+//! hangs: no clock is needed to find that out.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -12,14 +12,14 @@ use fastrand::Rng;
 
 use super::harness::Flag;
 
-/// Polls after which a simulation does not end any more.
+/// The number of polls after which a simulation counts as endless.
 const STEPS_MAX: usize = 10_000_000;
 
 struct Running {
     name: String,
     future: Pin<Box<dyn Future<Output = ()>>>,
     woken: Arc<Flag>,
-    /// The simulation is over although it runs.
+    /// The simulation ends although the task runs.
     background: bool,
 }
 
@@ -34,7 +34,7 @@ impl Spawner {
         self.add(name, future, false);
     }
 
-    /// A task that need not end: a connection.
+    /// Starts a task that need not end: a connection.
     pub(crate) fn background(&self, name: &str, future: impl Future<Output = ()> + 'static) {
         self.add(name.to_owned(), future, true);
     }
@@ -60,10 +60,10 @@ impl Executor {
         Spawner(self.inbox.clone())
     }
 
-    /// Polls until nothing is woken; then all but what is in the background must have ended.
+    /// Polls until nothing is woken. All tasks but those in the background must have ended then.
     ///
     /// # Panics
-    /// When it has not; `state` says more.
+    /// When one has not ended; `state` tells more.
     pub(crate) fn run(&mut self, state: impl Fn() -> String) {
         for _ in 0..STEPS_MAX {
             self.tasks.append(&mut self.inbox.borrow_mut());
@@ -87,7 +87,7 @@ impl Executor {
     }
 }
 
-/// Lets others go first, so many times.
+/// Lets other tasks go first, so many times.
 pub(crate) async fn pause(mut times: u32) {
     std::future::poll_fn(|cx| {
         if times == 0 {

@@ -1,4 +1,4 @@
-//! Many bodies behind one window, or one socket, that has room for few: all go on, none stands in the way of the others.
+//! Many bodies behind one window, or one socket, that has room for few: all go on, none blocks the others.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -7,7 +7,7 @@ use shoal_http2::{Config, ResponseFuture, SendStream};
 use super::frames::{DATA, WINDOW};
 use super::harness::{Client, Task, once, send};
 
-/// A client whose connection's window is used up, and whose streams have large ones.
+/// Makes a client whose connection window is used up, and whose streams have large windows.
 fn without_room() -> Client {
     let mut client = Client::told(Config::default(), &[(WINDOW, 1 << 20)]);
     let (_response, mut first) = client.request(false);
@@ -16,7 +16,7 @@ fn without_room() -> Client {
     client
 }
 
-/// How much DATA came on which stream.
+/// Counts the DATA on each stream.
 fn arrived(client: &mut Client) -> Vec<(u32, usize)> {
     let data = client.frames().into_iter().filter(|frame| frame.kind == DATA);
     data.map(|frame| (frame.stream, frame.payload.len())).collect()
@@ -26,7 +26,7 @@ fn sum(arrived: &[(u32, usize)]) -> usize {
     arrived.iter().map(|(_, len)| len).sum()
 }
 
-/// A stream with a body of that length, and the task that sends it.
+/// Opens a stream with a body of that length, and spawns the task that sends it.
 fn body(client: &mut Client, len: usize) -> Task<()> {
     let (response, mut body) = client.request(false);
     Task::new(async move {
@@ -36,7 +36,7 @@ fn body(client: &mut Client, len: usize) -> Task<()> {
 }
 
 #[test]
-fn each_byte_of_a_small_window_is_used_as_long_as_anybody_wants_it() {
+fn small_window_is_used_up() {
     for step in [1, 7, 100, 511, 512, 513, 2_000, 60_000] {
         const STREAMS: usize = 50;
         const BODY: usize = 300;
@@ -57,7 +57,7 @@ fn each_byte_of_a_small_window_is_used_as_long_as_anybody_wants_it() {
 }
 
 #[test]
-fn nobody_is_starved_by_those_who_always_want_more() {
+fn greedy_streams_starve_nobody() {
     let mut client = without_room();
     let mut tasks: Vec<_> = (0..20).map(|_| body(&mut client, 1 << 19)).collect();
     client.settle(&mut tasks);
@@ -75,7 +75,7 @@ fn nobody_is_starved_by_those_who_always_want_more() {
 }
 
 #[test]
-fn those_who_come_late_do_not_keep_out_those_who_wait() {
+fn latecomers_queue_behind_waiters() {
     let mut client = without_room();
     let mut waiting = vec![body(&mut client, 5_000)];
     client.settle(&mut waiting);
@@ -96,7 +96,7 @@ fn those_who_come_late_do_not_keep_out_those_who_wait() {
 }
 
 #[test]
-fn a_small_buffer_and_a_small_socket_are_shared_by_all() {
+fn small_buffer_is_shared_fairly() {
     for (buffer, socket) in [(1, 64), (10, 64), (1_000, 50), (10_000, 5_000), (100_000, 100)] {
         let config = Config { send_buffer: buffer, ..Config::default() };
         let mut client = Client::silent(config, socket);
@@ -122,7 +122,7 @@ fn a_small_buffer_and_a_small_socket_are_shared_by_all() {
 }
 
 #[test]
-fn what_waits_for_the_socket_stays_within_the_buffer() {
+fn unsent_data_stays_within_buffer() {
     let mut client = Client::silent(Config { send_buffer: 5_000, ..Config::default() }, 64);
     client.wire.settings(&[(WINDOW, 1 << 20)]);
     client.run();
@@ -134,7 +134,7 @@ fn what_waits_for_the_socket_stays_within_the_buffer() {
     assert!(client.state().number("unsent") <= 5_000 + 100 * 60);
 }
 
-/// Streams that wait for the connection, and then want nothing: they are held, and not polled again.
+/// Opens streams that wait for the connection and then want nothing: they are held, and not polled again.
 fn unwilling(client: &mut Client, number: usize) -> Vec<(ResponseFuture, SendStream)> {
     let mut held = Vec::new();
     for _ in 0..number {
@@ -146,7 +146,7 @@ fn unwilling(client: &mut Client, number: usize) -> Vec<(ResponseFuture, SendStr
 }
 
 #[test]
-fn streams_that_want_nothing_when_their_turn_comes_do_not_keep_the_others_from_theirs() {
+fn uninterested_streams_block_nobody() {
     let mut client = without_room();
     let _held = unwilling(&mut client, 40);
     let mut tasks = vec![body(&mut client, 80), body(&mut client, 20)];
@@ -157,7 +157,7 @@ fn streams_that_want_nothing_when_their_turn_comes_do_not_keep_the_others_from_t
 }
 
 #[test]
-fn streams_that_may_not_send_when_their_turn_comes_do_not_keep_the_others_from_theirs() {
+fn windowless_streams_block_nobody() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 2_000)]);
     // Forty that have used most of their own windows use all of the connection's but 35 bytes, and wait for it.
     let mut tasks: Vec<_> = (0..40)
@@ -185,7 +185,7 @@ fn streams_that_may_not_send_when_their_turn_comes_do_not_keep_the_others_from_t
 }
 
 #[test]
-fn a_stream_that_is_dropped_in_the_queue_passes_its_turn_on() {
+fn dropped_stream_passes_turn_on() {
     for reset in [false, true] {
         let mut client = without_room();
         let mut held = unwilling(&mut client, 40);
@@ -211,7 +211,7 @@ fn a_stream_that_is_dropped_in_the_queue_passes_its_turn_on() {
 }
 
 #[test]
-fn a_stream_that_ends_without_sending_passes_its_turn_on() {
+fn ended_stream_passes_turn_on() {
     let mut client = without_room();
     let mut held = unwilling(&mut client, 40);
     let mut tasks = vec![body(&mut client, 100)];
@@ -226,7 +226,7 @@ fn a_stream_that_ends_without_sending_passes_its_turn_on() {
 }
 
 #[test]
-fn a_stream_that_the_peer_resets_in_the_queue_passes_its_turn_on() {
+fn reset_stream_passes_turn_on() {
     let mut client = without_room();
     let _held = unwilling(&mut client, 40);
     let mut tasks = vec![body(&mut client, 100)];

@@ -1,4 +1,4 @@
-//! A client of ours at a server of h2's, and the other way round.
+//! Our client with the server of h2, and our server with the client of h2.
 
 use std::future::poll_fn;
 
@@ -16,7 +16,7 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))])
 }
 
-/// What a body and its trailers are, read to their end.
+/// Reads a body and its trailers to their end.
 async fn read(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
@@ -27,7 +27,7 @@ async fn read(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     (all, body.trailers().await.expect("no reset"))
 }
 
-/// A server of ours that sends back what it is sent, and trailers.
+/// Runs our server, which sends back what it is sent, and trailers.
 async fn echo(socket: DuplexStream, config: Config) {
     let mut connection = shoal_http2::handshake(socket, config).await.expect("a handshake");
     while let Some(accepted) = poll_fn(|cx| connection.poll_accept(cx)).await {
@@ -65,7 +65,7 @@ async fn h2_echo(socket: DuplexStream) {
     }
 }
 
-/// Small windows and buffers, so that every limit is met.
+/// Returns limits with small windows and buffers, so that every limit is reached.
 fn tight() -> Config {
     Config { stream_window: 65_535, connection_window: 65_535, send_buffer: 10_000, ..Config::default() }
 }
@@ -73,7 +73,7 @@ fn tight() -> Config {
 const BODY_BYTES: usize = 3_000_000;
 
 #[tokio::test]
-async fn a_client_of_ours_is_understood_by_h2() {
+async fn h2_server_understands_our_client() {
     for config in [Config::default(), tight()] {
         let (near, far) = duplex(5_000);
         tokio::spawn(h2_echo(far));
@@ -103,7 +103,7 @@ async fn a_client_of_ours_is_understood_by_h2() {
 }
 
 #[tokio::test]
-async fn a_server_of_ours_is_understood_by_h2() {
+async fn h2_client_understands_our_server() {
     for config in [Config::default(), tight()] {
         let (near, far) = duplex(5_000);
         tokio::spawn(echo(far, config));
@@ -136,7 +136,7 @@ async fn a_server_of_ours_is_understood_by_h2() {
 }
 
 #[tokio::test]
-async fn both_sides_of_ours_understand_each_other() {
+async fn our_client_understands_our_server() {
     let (near, far) = duplex(5_000);
     tokio::spawn(echo(far, tight()));
     let (sender, _, connection) = shoal_http2::connect(near, tight());

@@ -1,4 +1,4 @@
-//! Frames as bytes and as lines of text, written apart from the library's: just enough HPACK to ask and to answer.
+//! Frames as bytes and as lines of text, independent of the library's code: just enough HPACK for requests and responses.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The first frame of `bytes`, if it is complete.
+    /// Reads the first frame of `bytes`, if it is complete.
     pub(crate) fn take(bytes: &mut Vec<u8>) -> Option<Frame> {
         let head: Vec<u8> = bytes.get(..9)?.to_vec();
         let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -62,7 +62,7 @@ impl Frame {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// A number of its payload.
+    /// Reads a number of the payload.
     pub(crate) fn number(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().expect("four bytes"))
     }
@@ -92,7 +92,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// A frame as bytes.
+/// Returns a frame as bytes.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -101,12 +101,12 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// `:status: 200`, by its index in the static table.
+/// Returns `:status: 200`, by its index in the static table.
 pub(crate) fn response_block() -> Vec<u8> {
     vec![0x88]
 }
 
-/// `POST http://mesh.test/a.B/C`.
+/// Returns the fields of `POST http://mesh.test/a.B/C`.
 pub(crate) fn request_block() -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     block.extend(literal(":path", "/a.B/C"));
@@ -114,12 +114,12 @@ pub(crate) fn request_block() -> Vec<u8> {
     block
 }
 
-/// A request with more fields.
+/// Returns the fields of a request, and more fields.
 pub(crate) fn request_with(fields: &[(&str, &str)]) -> Vec<u8> {
     with(request_block(), fields)
 }
 
-/// A response with more fields.
+/// Returns the fields of a response, and more fields.
 pub(crate) fn response_with(fields: &[(&str, &str)]) -> Vec<u8> {
     with(response_block(), fields)
 }
@@ -131,7 +131,7 @@ fn with(mut block: Vec<u8>, fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// A header field without indexing, not compressed.
+/// Encodes a field without indexing and without Huffman code.
 pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0];
     for text in [name, value] {
@@ -140,14 +140,14 @@ pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
     field
 }
 
-/// The same, and the table remembers it: from then on it is the field 62, an octet of `0xbe`.
+/// Encodes a field that the table keeps: from then on it is the field 62, an octet of `0xbe`.
 pub(crate) fn indexed(name: &str, value: &str) -> Vec<u8> {
     let mut field = literal(name, value);
     field[0] = 0x40;
     field
 }
 
-/// A string with its length (RFC 7541 §5.1).
+/// Encodes a string with its length (RFC 7541 §5.1).
 fn string(block: &mut Vec<u8>, text: &str) {
     let length = text.len();
     if length < 127 {

@@ -1,4 +1,4 @@
-//! How a connection ends (RFC 9113 §6.8), on purpose or not: who is told what, what goes on, and that it does end.
+//! The end of a connection (RFC 9113 §6.8), on purpose or not: who is told what, what goes on, and that it does end.
 
 use std::task::Poll;
 
@@ -11,7 +11,7 @@ fn of_the_peer(error: &Error) -> bool {
     error.is_go_away() && error.is_remote()
 }
 
-/// The bytes of a GOAWAY that gives a reason in words.
+/// Returns the bytes of a GOAWAY that gives a reason in words.
 fn goaway_saying(last: u32, code: u32, why: &[u8]) -> Vec<u8> {
     let mut payload = last.to_be_bytes().to_vec();
     payload.extend_from_slice(&code.to_be_bytes());
@@ -20,7 +20,7 @@ fn goaway_saying(last: u32, code: u32, why: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_goaway_between_calls_ends_a_client_well() {
+fn goaway_between_calls_ends_cleanly() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     client.run();
@@ -36,7 +36,7 @@ fn a_goaway_between_calls_ends_a_client_well() {
 }
 
 #[test]
-fn streams_above_the_last_one_fail_and_the_rest_goes_on_to_its_end() {
+fn goaway_fails_only_later_streams() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 3)]);
     let mut calls: Vec<_> = (0..4).map(|_| client.request(false)).collect();
     client.says();
@@ -74,7 +74,7 @@ fn streams_above_the_last_one_fail_and_the_rest_goes_on_to_its_end() {
 }
 
 #[test]
-fn a_second_goaway_may_take_back_more() {
+fn second_goaway_may_lower_last_stream() {
     let mut client = Client::new(Config::default());
     let mut calls: Vec<_> = (0..3).map(|_| client.request(true)).collect();
     client.says();
@@ -96,7 +96,7 @@ fn a_second_goaway_may_take_back_more() {
 }
 
 #[test]
-fn after_a_goaway_a_connection_that_is_cut_is_lost() {
+fn cut_after_goaway_is_an_error() {
     let mut client = Client::new(Config::default());
     let (covered, _body) = client.request(true);
     let (above, _body) = client.request(true);
@@ -111,7 +111,7 @@ fn after_a_goaway_a_connection_that_is_cut_is_lost() {
 }
 
 #[test]
-fn what_a_peer_says_for_its_going_is_kept_short_and_printable() {
+fn goaway_text_is_short_and_printable() {
     let mut client = Client::new(Config::default());
     let (_response, _body) = client.request(true);
     client.wire.send(
@@ -127,7 +127,7 @@ fn what_a_peer_says_for_its_going_is_kept_short_and_printable() {
 }
 
 #[test]
-fn a_connection_that_is_cut_tells_its_streams() {
+fn cut_connection_fails_its_streams() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 2)]);
     let (first, mut body) = client.request(false);
     let (second, _body) = client.request(true);
@@ -157,7 +157,7 @@ fn a_connection_that_is_cut_tells_its_streams() {
 }
 
 #[test]
-fn a_connection_that_is_dropped_tells_its_streams() {
+fn dropped_connection_fails_its_streams() {
     let mut client = Client::new(Config::default());
     let (response, mut body) = client.request(false);
     let mut response = Task::new(response);
@@ -180,7 +180,7 @@ fn a_connection_that_is_dropped_tells_its_streams() {
 }
 
 #[test]
-fn an_end_between_calls_is_a_good_one() {
+fn close_between_calls_is_clean() {
     let mut server = Server::new(Config::default());
     server.call(1, true).answer(true);
     server.says();
@@ -203,7 +203,7 @@ fn an_end_between_calls_is_a_good_one() {
 }
 
 #[test]
-fn a_client_that_retires_ends_with_its_last_answer() {
+fn retired_client_ends_with_last_response() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 1)]);
     let (first, _body) = client.request(true);
     let (queued, _body) = client.request(true);
@@ -237,7 +237,7 @@ fn a_client_that_retires_ends_with_its_last_answer() {
 const LAST: u32 = (1 << 31) - 1;
 
 #[test]
-fn a_server_leaves_in_two_steps_and_serves_what_comes_between() {
+fn graceful_shutdown_serves_streams_between_goaways() {
     let mut server = Server::new(Config::default());
     let mut first = server.call(1, false);
     server.connection().graceful_shutdown();
@@ -266,7 +266,7 @@ fn a_server_leaves_in_two_steps_and_serves_what_comes_between() {
 }
 
 #[test]
-fn what_belongs_to_a_stream_that_came_too_late_harms_nobody() {
+fn frames_of_late_streams_are_skipped() {
     let mut server = Server::new(Config { connection_window: 65_535, ..Config::default() });
     let mut call = server.call(1, true);
     server.connection().graceful_shutdown();
@@ -290,7 +290,7 @@ fn what_belongs_to_a_stream_that_came_too_late_harms_nobody() {
 }
 
 #[test]
-fn a_server_without_streams_leaves_as_soon_as_its_client_has_seen_it() {
+fn idle_server_ends_once_goaway_seen() {
     let mut server = Server::new(Config::default());
     server.connection().graceful_shutdown();
     let ping = server.frames().pop().expect("a ping");
@@ -301,7 +301,7 @@ fn a_server_without_streams_leaves_as_soon_as_its_client_has_seen_it() {
 }
 
 #[test]
-fn a_server_that_leaves_goes_when_its_last_stream_is_reset() {
+fn leaving_server_ends_with_last_reset() {
     for by_peer in [false, true] {
         let mut server = Server::new(Config::default());
         let call = server.call(1, false);
@@ -321,7 +321,7 @@ fn a_server_that_leaves_goes_when_its_last_stream_is_reset() {
 }
 
 #[test]
-fn an_abrupt_end_says_why_to_both_sides() {
+fn abrupt_shutdown_gives_reason_to_both() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     let mut body = Task::new(async move { call.body.data().await });
@@ -338,7 +338,7 @@ fn an_abrupt_end_says_why_to_both_sides() {
 }
 
 #[test]
-fn a_client_that_is_broken_off_sends_no_more_of_what_waits() {
+fn ended_client_sends_nothing_queued() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 1)]);
     let (_first, _body) = client.request(true);
     let (queued, _body) = client.request(true);
@@ -352,7 +352,7 @@ fn a_client_that_is_broken_off_sends_no_more_of_what_waits() {
 }
 
 #[test]
-fn a_ping_is_answered_or_ends_with_the_connection() {
+fn ping_resolves_or_fails_with_connection() {
     let mut client = Client::new(Config::default());
     let mut ping = client.ping();
     assert!(ping.poll().is_pending());
@@ -370,7 +370,7 @@ fn a_ping_is_answered_or_ends_with_the_connection() {
 }
 
 #[test]
-fn a_client_that_leaves_before_it_has_said_a_word_fails_the_handshake() {
+fn silent_client_fails_handshake() {
     for said in [&b""[..], b"PRI * HT"] {
         let mut server = Server::silent(Config::default(), 1 << 16);
         server.wire.bytes(said);
@@ -386,7 +386,7 @@ fn a_client_that_leaves_before_it_has_said_a_word_fails_the_handshake() {
 }
 
 #[test]
-fn an_end_waits_until_its_last_words_are_written() {
+fn close_waits_until_goaway_is_written() {
     let mut server = Server::silent(Config::default(), 64);
     let mut hello = super::frames::PREFACE.to_vec();
     hello.extend(super::frames::frame(SETTINGS, 0, 0, &[]));

@@ -1,5 +1,6 @@
-//! One side of ours, and the other side by hand, frame by frame, without a runtime: what was woken is polled and nothing
-//! else, so that a lost wake-up is a frame that is missing; and what is not sent after that is never sent.
+//! Our side of a connection, and the other side by hand, frame by frame, without a runtime: tasks are polled when they are
+//! woken and only then, so that a lost wake-up is a frame that is missing; and a frame that is not sent after that is never
+//! sent.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -20,16 +21,16 @@ use super::frames::{ACK, END_HEADERS, END_STREAM, Frame, HEADERS, PREFACE, SETTI
 
 type Future<T> = Pin<Box<dyn std::future::Future<Output = T>>>;
 
-/// A side that is polled so often and is woken again spins.
+/// The number of polls after which a side that is woken again counts as spinning.
 const POLLS_MAX: usize = 100_000;
 
-/// Looks at a connection's state that is in use each time.
+/// The number of tries to look at a connection's state that is in use each time.
 const LOOKS_MAX: usize = 1_000_000;
 
-/// Bytes between the two sides, unless a test wants fewer.
+/// The bytes between the two sides, unless a test wants fewer.
 const SOCKET_BYTES: usize = 64 << 20;
 
-/// Set when something is to be polled, to a number that says who was woken first.
+/// A waker that notes its wake-up, with a number that tells the order of wake-ups.
 #[derive(Debug)]
 pub(crate) struct Flag(AtomicU64);
 
@@ -47,7 +48,7 @@ impl Flag {
         self.0.swap(0, Ordering::SeqCst) != 0
     }
 
-    /// When it was woken, if it is.
+    /// Returns the number of the wake-up, if the task is woken.
     pub(crate) fn since(&self) -> Option<u64> {
         Some(self.0.load(Ordering::SeqCst)).filter(|since| *since != 0)
     }
@@ -59,7 +60,7 @@ impl Wake for Flag {
     }
 }
 
-/// A future that is polled only if it was woken.
+/// A future that is polled only when it was woken.
 pub(crate) struct Task<T> {
     future: Future<T>,
     woken: Arc<Flag>,
@@ -78,7 +79,7 @@ impl<T> Task<T> {
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
     }
 
-    /// When it was woken, if it is.
+    /// Returns the number of the wake-up, if the task is woken.
     pub(crate) fn woken_since(&self) -> Option<u64> {
         self.woken.since()
     }
@@ -92,12 +93,12 @@ impl<T> Task<T> {
     }
 }
 
-/// Polls once, whoever may be woken.
+/// Polls a future once, without a waker.
 pub(crate) fn once<T>(future: impl std::future::Future<Output = T>) -> Poll<T> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// What is there already.
+/// Returns the value that is ready already.
 #[track_caller]
 pub(crate) fn now<T>(future: impl std::future::Future<Output = T>) -> T {
     match once(future) {
@@ -112,7 +113,7 @@ pub(crate) fn send(stream: &mut SendStream, data: &[u8], end: bool) {
     now(stream.send(Bytes::copy_from_slice(data), end)).expect("a stream that takes it");
 }
 
-/// What of a body is there. Releases nothing.
+/// Returns the part of a body that is here. Releases nothing.
 #[track_caller]
 pub(crate) fn read(body: &mut RecvStream) -> Vec<u8> {
     let mut all = Vec::new();
@@ -122,7 +123,7 @@ pub(crate) fn read(body: &mut RecvStream) -> Vec<u8> {
     all
 }
 
-/// Why a body ends before its end.
+/// Returns the error with which a body ends.
 #[track_caller]
 pub(crate) fn failure(body: &mut RecvStream) -> Error {
     loop {
@@ -136,7 +137,7 @@ pub(crate) fn failure(body: &mut RecvStream) -> Error {
 pub(crate) struct Wire {
     socket: Option<DuplexStream>,
     unread: Vec<u8>,
-    /// Our side has ended the connection.
+    /// Tells whether our side has ended the connection.
     pub(crate) closed: bool,
 }
 
@@ -145,13 +146,13 @@ impl Wire {
         Wire { socket: Some(socket), unread: Vec::new(), closed: false }
     }
 
-    /// Writes what there must be room for; a side that is gone is noticed by reading.
+    /// Writes bytes that there must be room for. A side that is gone is noticed by reading.
     #[track_caller]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         assert_eq!(self.offer(bytes), bytes.len(), "the socket is full");
     }
 
-    /// Writes what there is room for.
+    /// Writes the bytes that there is room for.
     pub(crate) fn offer(&mut self, bytes: &[u8]) -> usize {
         let socket = self.socket.as_mut().expect("not cut");
         let mut written = 0;
@@ -181,7 +182,7 @@ impl Wire {
         self.send(SETTINGS, 0, 0, &payload);
     }
 
-    /// Lets our side send more: on a stream, or for 0 on all of them.
+    /// Lets our side send more on a stream, or for 0 on all of them.
     #[track_caller]
     pub(crate) fn window(&mut self, stream: u32, bytes: u32) {
         self.send(super::frames::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
@@ -204,7 +205,7 @@ impl Wire {
         self.send(super::frames::DATA, if end { END_STREAM } else { 0 }, stream, payload);
     }
 
-    /// DATA of any length, in as many frames as it takes.
+    /// Sends DATA of any length, in as many frames as it takes.
     #[track_caller]
     pub(crate) fn much_data(&mut self, stream: u32, len: usize) {
         for part in vec![7; len].chunks(16_384) {
@@ -217,7 +218,7 @@ impl Wire {
         self.send(HEADERS, END_HEADERS | if end { END_STREAM } else { 0 }, stream, block);
     }
 
-    /// Frames that are there.
+    /// Reads the frames that are there.
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         self.read_bytes(usize::MAX);
         let mut frames = Vec::new();
@@ -227,7 +228,7 @@ impl Wire {
         frames
     }
 
-    /// Reads at most so many bytes, to be seen by the next `frames`.
+    /// Reads at most so many bytes, for the next `frames`.
     pub(crate) fn read_bytes(&mut self, most: usize) -> usize {
         let Some(socket) = self.socket.as_mut() else { return 0 };
         let mut read = 0;
@@ -250,7 +251,7 @@ impl Wire {
         read
     }
 
-    /// Passes over what was read and is no frame.
+    /// Skips bytes that were read and are no frame.
     pub(crate) fn skip(&mut self, bytes: usize) {
         self.unread.drain(..bytes);
     }
@@ -261,7 +262,7 @@ impl Wire {
     }
 }
 
-/// A request that a server of ours was given.
+/// A request that our server was given.
 pub(crate) struct Call {
     pub(crate) head: Request<()>,
     pub(crate) body: RecvStream,
@@ -269,7 +270,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Begins the answer.
+    /// Begins the response.
     #[track_caller]
     pub(crate) fn answer(&mut self, end: bool) -> SendStream {
         self.respond.send_response(&Response::new(()), end).expect("not over")
@@ -282,18 +283,18 @@ enum Serving {
     Over,
 }
 
-/// A server of ours; the test is its client.
+/// Our server; the test is its client.
 pub(crate) struct Server {
     pub(crate) wire: Wire,
     serving: Serving,
     woken: Arc<Flag>,
     pub(crate) accepted: VecDeque<Call>,
-    /// How the connection ended.
+    /// The result with which the connection ended.
     pub(crate) end: Option<Result<(), Error>>,
 }
 
 impl Server {
-    /// One that knows its client's settings, which are the protocol's, and whose own are acknowledged.
+    /// Makes a server that knows its client's settings, which are the defaults, and whose own settings are acknowledged.
     pub(crate) fn new(config: Config) -> Server {
         let mut server = Server::silent(config, SOCKET_BYTES);
         server.greet();
@@ -302,7 +303,7 @@ impl Server {
         server
     }
 
-    /// One that was told nothing yet.
+    /// Makes a server to which nothing was sent yet.
     pub(crate) fn silent(config: Config, socket_bytes: usize) -> Server {
         let (near, far) = duplex(socket_bytes);
         Server {
@@ -314,7 +315,7 @@ impl Server {
         }
     }
 
-    /// What a client says first.
+    /// Returns the bytes that a client sends first.
     pub(crate) fn greet(&mut self) {
         self.wire.bytes(PREFACE);
         self.wire.settings(&[]);
@@ -358,7 +359,7 @@ impl Server {
         }
     }
 
-    /// Polls the connection once, which is open and woken. Says whether it is woken again.
+    /// Polls the connection once, which is open and woken. Returns whether it is woken again.
     pub(crate) fn run_once(&mut self) -> bool {
         assert!(self.woken.take(), "not woken");
         let waker = Waker::from(self.woken.clone());
@@ -373,7 +374,7 @@ impl Server {
         self.wire.frames()
     }
 
-    /// What our side has sent since, a frame a line.
+    /// Returns what our side has sent since, one line for each frame.
     pub(crate) fn says(&mut self) -> Vec<String> {
         self.frames().iter().map(ToString::to_string).collect()
     }
@@ -384,14 +385,14 @@ impl Server {
         self.wire.headers(stream, &request_block(), end);
     }
 
-    /// The next request.
+    /// Takes the next request.
     #[track_caller]
     pub(crate) fn take(&mut self) -> Call {
         self.run();
         self.accepted.pop_front().expect("a request")
     }
 
-    /// Takes a request whose header list is too long, and answers it. Returns which limit it is above.
+    /// Takes a request whose header list is too long, and answers it. Returns the limit that the list is above.
     #[track_caller]
     pub(crate) fn refuse(&mut self) -> String {
         let mut call = self.take();
@@ -416,12 +417,12 @@ impl Server {
         }
     }
 
-    /// The connection is dropped.
+    /// Drops the connection.
     pub(crate) fn drop_connection(&mut self) {
         self.serving = Serving::Over;
     }
 
-    /// Whether the client was greeted, and the connection is not over.
+    /// Returns whether the handshake is done, and the connection is not over.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.serving, Serving::Open(_))
     }
@@ -432,24 +433,24 @@ impl Server {
     }
 }
 
-/// A client of ours; the test is its server.
+/// Our client; the test is its server.
 pub(crate) struct Client {
     pub(crate) wire: Wire,
     pub(crate) sender: SendRequest,
     pings: Option<Pings>,
     connection: Option<ClientConnection<DuplexStream>>,
     woken: Arc<Flag>,
-    /// How the connection ended.
+    /// The result with which the connection ended.
     pub(crate) end: Option<Result<(), Error>>,
 }
 
 impl Client {
-    /// One that was told the protocol's defaults.
+    /// Makes a client that was sent default settings.
     pub(crate) fn new(config: Config) -> Client {
         Client::told(config, &[])
     }
 
-    /// One that was told `settings`.
+    /// Makes a client that was sent `settings`.
     pub(crate) fn told(config: Config, settings: &[(u16, u32)]) -> Client {
         let mut client = Client::silent(config, SOCKET_BYTES);
         client.wire.settings(settings);
@@ -458,7 +459,7 @@ impl Client {
         client
     }
 
-    /// One that was told nothing yet.
+    /// Makes a client to which nothing was sent yet.
     pub(crate) fn silent(config: Config, socket_bytes: usize) -> Client {
         let (near, far) = duplex(socket_bytes);
         let (sender, pings, connection) = shoal_http2::connect(near, config);
@@ -487,7 +488,7 @@ impl Client {
         }
     }
 
-    /// Polls the tasks and the connection in the order in which they were woken, until none is. What is done leaves.
+    /// Polls the tasks and the connection in the order in which they were woken, until none is. Tasks that are done leave.
     pub(crate) fn settle<T>(&mut self, tasks: &mut Vec<Task<T>>) {
         loop {
             let tasks_woken =
@@ -512,7 +513,7 @@ impl Client {
         self.wire_frames()
     }
 
-    /// Frames that are there. Moves nothing.
+    /// Reads the frames that are there. Polls nothing.
     pub(crate) fn wire_frames(&mut self) -> Vec<Frame> {
         self.wire.read_bytes(usize::MAX);
         if self.wire.unread.starts_with(PREFACE) {
@@ -521,7 +522,7 @@ impl Client {
         self.wire.frames()
     }
 
-    /// What our side has sent since, a frame a line.
+    /// Returns what our side has sent since, one line for each frame.
     pub(crate) fn says(&mut self) -> Vec<String> {
         self.frames().iter().map(ToString::to_string).collect()
     }
@@ -532,13 +533,13 @@ impl Client {
         self.sender.send_request(&request(), end).expect("taken")
     }
 
-    /// Asks whether the server is there. Once.
+    /// Sends a PING, once.
     pub(crate) fn ping(&mut self) -> Task<Result<(), Error>> {
         let mut pings = self.pings.take().expect("not asked yet");
         Task::new(async move { pings.ping().await })
     }
 
-    /// As the server: answers.
+    /// Answers a request, as the server.
     #[track_caller]
     pub(crate) fn answer(&mut self, stream: u32, end: bool) {
         self.wire.headers(stream, &super::frames::response_block(), end);
@@ -561,7 +562,7 @@ impl Client {
         self.woken.clone().wake();
     }
 
-    /// The connection is dropped.
+    /// Drops the connection.
     pub(crate) fn drop_connection(&mut self) {
         self.connection = None;
     }
@@ -576,12 +577,12 @@ impl Client {
     }
 }
 
-/// A request that every side takes.
+/// Returns a request that every side takes.
 pub(crate) fn request() -> Request<()> {
     Request::post("http://mesh.test/a.B/C").body(()).expect("valid")
 }
 
-/// How a connection stands, by its `Debug`.
+/// The state of a connection, by its `Debug`.
 pub(crate) struct State(String);
 
 impl State {
@@ -605,13 +606,13 @@ impl State {
         value.parse().expect("a number")
     }
 
-    /// What the peer may send, and will be told that it may.
+    /// Returns the bytes that the peer may send, and those that it will be told that it may.
     #[track_caller]
     pub(crate) fn receivable(&self) -> i64 {
         self.number("receive_window") + self.number("released")
     }
 
-    /// That no stream is left, in any of the places where one may be.
+    /// Checks that no stream is left, in any of the places where one may be.
     #[track_caller]
     pub(crate) fn is_clean(&self) {
         for place in [

@@ -1,4 +1,4 @@
-//! Resets that wait, so that no peer finds them beside the request they are of.
+//! Late resets: they wait, so that no peer finds a request and its reset in one read.
 
 use bytes::Bytes;
 use shoal_http2::{Config, Reason};
@@ -10,7 +10,7 @@ fn late() -> Config {
     Config { late_resets: true, ..Config::default() }
 }
 
-/// What is sent when a moment has passed.
+/// Returns what is sent when a moment has passed.
 fn after_a_moment(client: &mut Client) -> Vec<String> {
     client.send_late_resets();
     client.says()
@@ -21,7 +21,7 @@ fn is_reset(says: &[String], stream: u32) -> bool {
 }
 
 #[test]
-fn a_request_given_up_at_once_is_reset_after_a_whole_moment() {
+fn early_cancel_resets_after_full_delay() {
     for dropped in [true, false] {
         let mut client = Client::new(late());
         let (response, mut stream) = client.request(true);
@@ -39,7 +39,7 @@ fn a_request_given_up_at_once_is_reset_after_a_whole_moment() {
 }
 
 #[test]
-fn a_moment_in_which_the_request_was_not_written_does_not_count() {
+fn unwritten_request_delays_late_reset() {
     let mut client = Client::silent(late(), 64);
     client.wire.settings(&[]);
     client.run();
@@ -59,7 +59,7 @@ fn a_moment_in_which_the_request_was_not_written_does_not_count() {
 }
 
 #[test]
-fn a_reset_comes_through_beside_an_endless_upload() {
+fn reset_is_sent_during_endless_upload() {
     let config = Config { send_buffer: 20_000, ..late() };
     let mut client = Client::silent(config, 1_000);
     client.wire.settings(&[(WINDOW, 1 << 20)]);
@@ -91,7 +91,7 @@ fn a_reset_comes_through_beside_an_endless_upload() {
 }
 
 #[test]
-fn a_stream_counts_as_open_until_its_reset_is_sent() {
+fn late_reset_stream_counts_as_open() {
     let mut client = Client::told(late(), &[(3, 1)]);
     drop(client.request(true));
     let _second = client.request(true);
@@ -103,7 +103,7 @@ fn a_stream_counts_as_open_until_its_reset_is_sent() {
 }
 
 #[test]
-fn what_the_peer_has_answered_is_reset_at_once() {
+fn answered_stream_is_reset_at_once() {
     let mut client = Client::new(late());
     let (response, stream) = client.request(false);
     client.says();
@@ -115,7 +115,7 @@ fn what_the_peer_has_answered_is_reset_at_once() {
 }
 
 #[test]
-fn an_answer_that_crosses_a_late_reset_is_passed_over() {
+fn response_crossing_late_reset_is_skipped() {
     let mut client = Client::new(late());
     drop(client.request(true));
     client.says();

@@ -1,4 +1,4 @@
-//! Header lists above a limit: read to their end, counted, and the fault of one call alone.
+//! Header lists above a limit: they are read to their end, counted, and fail one call alone.
 
 use http::Request;
 use shoal_http2::{Config, SendError};
@@ -9,7 +9,7 @@ use super::frames::{
 use super::harness::{Client, Server, failure, now};
 
 #[test]
-fn header_list_too_long_concerns_one_stream() {
+fn long_header_list_fails_one_stream() {
     let config = Config { header_list_max: 1_000, ..Config::default() };
     let mut server = Server::new(config.clone());
     let long = request_with(&[("x", &"y".repeat(1_000))]);
@@ -49,9 +49,9 @@ fn header_list_too_long_concerns_one_stream() {
     assert!(error.header_list_too_long().is_some(), "{error}");
 }
 
-/// A request without a path, which is beyond the limit.
+/// Returns a request whose path is beyond the limit.
 #[test]
-fn request_cut_before_its_path_is_answered_431() {
+fn request_cut_before_path_gets_431() {
     let mut server = Server::new(Config { header_list_max: 1_000, ..Config::default() });
     let block = [
         literal(":method", "POST"),
@@ -72,7 +72,7 @@ fn request_cut_before_its_path_is_answered_431() {
 }
 
 #[test]
-fn list_of_too_many_fields_is_too_long() {
+fn too_many_fields_are_too_long() {
     for (fields, taken) in [(100, true), (101, false)] {
         let mut server = Server::new(Config::default());
         let more: Vec<(&str, &str)> = (4..fields).map(|_| ("x", "y")).collect();
@@ -86,7 +86,7 @@ fn list_of_too_many_fields_is_too_long() {
 }
 
 #[test]
-fn list_repeated_from_the_table_is_too_long() {
+fn repeated_table_entries_are_too_long() {
     for (references, taken) in [(1, true), (3, false), (90, false)] {
         let mut server = Server::new(Config::default());
         let block = [request_block(), indexed("x", &"y".repeat(3_500))].concat();
@@ -110,7 +110,7 @@ fn list_repeated_from_the_table_is_too_long() {
 }
 
 #[test]
-fn block_of_many_times_the_limit_is_read_to_its_end() {
+fn long_block_is_read_to_its_end() {
     let mut server = Server::new(Config { header_list_max: 10_000, ..Config::default() });
     let mut calls = vec![server.call(1, false)];
     for (id, len) in [(3, 30_000), (7, 80_000), (11, 90_000)] {
@@ -143,10 +143,10 @@ fn block_of_many_times_the_limit_is_read_to_its_end() {
 }
 
 #[test]
-fn request_above_the_peers_list_limit_is_not_sent() {
+fn request_above_peer_limit_is_unsent() {
     const HEADER_LIST: u16 = 6;
     let request = |len: usize| Request::post("http://mesh.test/a.B/C").header("x", "y".repeat(len)).body(());
-    // As in a_list_is_counted_as_the_protocol_says, and the field.
+    // As in list_size_is_counted_per_rfc, and the field.
     let fixed = (7 + 4) + (7 + 4) + (5 + 6) + (10 + 9) + 4 * 32 + 1 + 32;
     let mut client = Client::told(Config::default(), &[(HEADER_LIST, fixed + 100)]);
     let sent = client.sender.send_request(&request(100).expect("valid"), true);
@@ -164,7 +164,7 @@ fn with_long_value() -> Vec<u8> {
 }
 
 #[test]
-fn a_list_is_counted_as_the_protocol_says() {
+fn list_size_is_counted_per_rfc() {
     // :method POST, :scheme http, :path /a.B/C, :authority mesh.test, and 32 for each.
     let fixed = (7 + 4) + (7 + 4) + (5 + 6) + (10 + 9) + 4 * 32;
     let list_max = fixed + 1 + 100 + 32;

@@ -1,5 +1,4 @@
-//! Our HTTP/2 by its public face: against frames made by hand, against the `h2` crate, and against itself, over sockets in
-//! memory.
+//! Our HTTP/2 by its public API: with frames made by hand, with the `h2` crate, and with itself, over sockets in memory.
 
 mod content;
 mod cuts;

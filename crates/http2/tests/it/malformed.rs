@@ -1,4 +1,4 @@
-//! Frames that break a rule of RFC 9113 §4 to §6, one by one: which error it is, and whether it is a stream's or the
+//! Frames that break a rule of RFC 9113 §4 to §6, one by one: the error that follows, and whether it is a stream's or the
 //! connection's.
 
 use shoal_http2::Config;
@@ -9,13 +9,13 @@ use super::frames::{
 };
 use super::harness::{Client, Server};
 
-/// A frame as it is sent: kind, flags, stream, payload; and what our side says to it, nothing being nothing.
+/// A frame as it is sent (kind, flags, stream, payload), and what our side replies, which may be nothing.
 type Row = (u8, u8, u32, &'static [u8], &'static str);
 
 const NOTHING: &str = "";
 const LARGEST: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
 
-/// At a server that has answered on stream 1, has stream 3 open, and has seen no stream above it.
+/// Frames for a server that has answered on stream 1, has stream 3 open, and has seen no stream above it.
 const AT_A_SERVER: &[Row] = &[
     // DATA, §6.1
     (DATA, 0, 0, b"x", "GOAWAY 3 PROTOCOL_ERROR"),
@@ -120,7 +120,7 @@ const AT_A_SERVER: &[Row] = &[
     (0xff, 0, 7, &[], NOTHING),
 ];
 
-/// At a client that has asked on stream 1, and whose stream 3 has been answered in part.
+/// Frames for a client that has sent a request on stream 1, and whose stream 3 has been answered in part.
 const AT_A_CLIENT: &[Row] = &[
     (DATA, 0, 1, b"x", "RST_STREAM 1 PROTOCOL_ERROR"),
     (DATA, 0, 5, b"x", "GOAWAY 0 PROTOCOL_ERROR"),
@@ -146,13 +146,13 @@ const AT_A_CLIENT: &[Row] = &[
     (PING, 0, 0, &[], "GOAWAY 0 FRAME_SIZE_ERROR"),
 ];
 
-/// Whether what is expected ends the connection.
+/// Returns whether the expected reply ends the connection.
 fn is_fatal(expected: &str) -> bool {
     expected.contains("GOAWAY")
 }
 
 #[test]
-fn each_rule_has_its_error_at_a_server() {
+fn server_answers_violations_with_errors() {
     for (kind, flags, stream, payload, expected) in AT_A_SERVER {
         let row = format!("kind {kind}, flags {flags:#x}, stream {stream}, {payload:?}");
         let mut server = Server::new(Config::default());
@@ -173,7 +173,7 @@ fn each_rule_has_its_error_at_a_server() {
 }
 
 #[test]
-fn each_rule_has_its_error_at_a_client() {
+fn client_answers_violations_with_errors() {
     for (kind, flags, stream, payload, expected) in AT_A_CLIENT {
         let row = format!("kind {kind}, flags {flags:#x}, stream {stream}, {payload:?}");
         let mut client = Client::new(Config::default());
@@ -195,7 +195,7 @@ fn each_rule_has_its_error_at_a_client() {
 }
 
 #[test]
-fn a_frame_longer_than_allowed_is_refused_by_its_head() {
+fn oversized_frame_is_refused_by_head() {
     for kind in [DATA, HEADERS, SETTINGS, PING, 0xee] {
         let mut server = Server::new(Config::default());
         let _open = server.call(1, false);
@@ -210,7 +210,7 @@ fn a_frame_longer_than_allowed_is_refused_by_its_head() {
 }
 
 #[test]
-fn nothing_comes_between_the_frames_of_a_header_block() {
+fn header_block_frames_are_contiguous() {
     let block = request_block();
     for (kind, stream) in
         [(DATA, 1), (HEADERS, 1), (PING, 0), (SETTINGS, 0), (CONTINUATION, 3), (0xee, 1), (RST_STREAM, 1)]
@@ -223,7 +223,7 @@ fn nothing_comes_between_the_frames_of_a_header_block() {
 }
 
 #[test]
-fn a_stream_that_depends_on_itself_is_reset_however_its_block_is_cut() {
+fn self_dependent_stream_is_reset() {
     let block = request_block();
     let mut server = Server::new(Config::default());
     server.wire.send(HEADERS, WITH_PRIORITY, 1, &[&[0, 0, 0, 1, 0], &block[..3]].concat());
@@ -234,7 +234,7 @@ fn a_stream_that_depends_on_itself_is_reset_however_its_block_is_cut() {
 }
 
 #[test]
-fn the_first_frame_is_settings() {
+fn first_frame_must_be_settings() {
     for (kind, flags, payload) in [
         (PING, 0, &[0; 8][..]),
         (HEADERS, END_HEADERS, &[0x83, 0x86, 0x84]),
@@ -263,7 +263,7 @@ fn the_first_frame_is_settings() {
 }
 
 #[test]
-fn a_preface_that_is_none_ends_at_its_first_wrong_byte() {
+fn wrong_preface_fails_at_first_byte() {
     for at in 0..super::frames::PREFACE.len() {
         let mut preface = super::frames::PREFACE.to_vec();
         preface[at] ^= 0x20;
@@ -275,7 +275,7 @@ fn a_preface_that_is_none_ends_at_its_first_wrong_byte() {
 }
 
 #[test]
-fn answers_with_the_reserved_bit_are_those_without() {
+fn reserved_bit_is_ignored() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     client.run();

@@ -1,5 +1,5 @@
-//! The seeds of the fuzz targets, as they are and changed at random, so many in every run. Prints its seed; `SHOAL_TEST_SEED`
-//! repeats one.
+//! The seeds of the fuzz targets, as they are and mutated at random, the same number in every run. A failure prints its
+//! seed; `SHOAL_TEST_SEED` repeats it.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use fastrand::Rng;
 
 use super::wild::{to_a_client, to_a_server, to_hpack};
 
-/// Changed inputs of each target. The fuzzer, which sees what an input reaches, does millions.
+/// The mutated inputs of each target. The fuzzer, which sees what an input reaches, runs millions.
 const INPUTS: usize = 1_500;
 
-/// Longer ones only take longer.
+/// The longest mutated input: longer ones only take longer.
 const INPUT_BYTES_MAX: usize = 1_000;
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -63,16 +63,16 @@ fn check(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
-fn a_server_bears_whatever_a_client_sends() {
+fn server_survives_mutated_input() {
     check("server", to_a_server);
 }
 
 #[test]
-fn a_client_bears_whatever_a_server_sends() {
+fn client_survives_mutated_input() {
     check("client", to_a_client);
 }
 
 #[test]
-fn header_blocks_of_any_kind_are_borne() {
+fn decoder_survives_mutated_blocks() {
     check("hpack", to_hpack);
 }

@@ -1,4 +1,4 @@
-//! Requests that wait to be sent: how many may, what each costs those who leave, and that headers wait where they come from
+//! Requests that wait to be sent: how many may wait, what it costs when they leave, and that headers wait at their source
 //! when the peer reads none.
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use shoal_http2::{Config, ResponseFuture, SendError, SendStream};
 use super::frames::{DATA, HEADERS, STREAMS_MAX, WINDOW};
 use super::harness::{Client, Task, request};
 
-/// A request whose headers are of so many bytes, which no table shortens.
+/// Returns a request with headers of so many bytes, which no table shortens.
 fn long(bytes: usize) -> Request<()> {
     let mut request = request();
     let mut value = HeaderValue::from_bytes(&vec![b'~'; bytes]).expect("valid");
@@ -22,7 +22,7 @@ fn is_full(sent: &Result<(ResponseFuture, SendStream), SendError>) -> bool {
 }
 
 #[test]
-fn no_more_requests_wait_than_may() {
+fn queued_requests_are_bounded() {
     let config = Config { queued_max: 3, ..Config::default() };
     let mut client = Client::told(config, &[(STREAMS_MAX, 1)]);
     let first = client.request(true);
@@ -45,7 +45,7 @@ fn no_more_requests_wait_than_may() {
 }
 
 #[test]
-fn tens_of_thousands_who_wait_leave_at_once() {
+fn long_queue_drains_in_linear_time() {
     const CALLS: usize = 60_000;
     for backwards in [false, true] {
         let config = Config { queued_max: CALLS, ..Config::default() };
@@ -82,7 +82,7 @@ fn tens_of_thousands_who_wait_leave_at_once() {
 }
 
 #[test]
-fn headers_the_peer_does_not_read_wait_where_they_come_from() {
+fn unread_headers_wait_in_queue() {
     const BYTES: usize = 10_000;
     let config = Config { queued_max: 1_000, send_buffer: 20_000, ..Config::default() };
     let mut client = Client::silent(config, 1_000);
@@ -111,7 +111,7 @@ fn headers_the_peer_does_not_read_wait_where_they_come_from() {
 }
 
 #[test]
-fn bodies_go_on_beside_headers_that_never_end() {
+fn endless_headers_do_not_starve_bodies() {
     let config = Config { queued_max: 10_000, send_buffer: 20_000, ..Config::default() };
     let mut client = Client::silent(config, 1_000);
     client.wire.settings(&[(WINDOW, 1 << 20)]);
@@ -138,7 +138,7 @@ fn bodies_go_on_beside_headers_that_never_end() {
 }
 
 #[test]
-fn headers_go_on_beside_a_body_that_never_ends() {
+fn endless_body_does_not_starve_headers() {
     let config = Config { queued_max: 10_000, send_buffer: 20_000, ..Config::default() };
     let mut client = Client::silent(config, 1_000);
     client.wire.settings(&[(WINDOW, 1 << 30), (STREAMS_MAX, 2)]);

@@ -1,5 +1,5 @@
-//! One stream's share of a window that all streams have together: bodies that nobody reads leave room for others, and those
-//! that are read are as fast as they were.
+//! The share that one stream has of a window that all streams have together: bodies that nobody reads leave room for others,
+//! and bodies that are read are as fast as without shares.
 
 use bytes::Bytes;
 use shoal_http2::Config;
@@ -22,7 +22,7 @@ fn body(client: &mut Client, len: usize) -> Task<()> {
     })
 }
 
-/// How much of each stream's DATA came, by the number of the stream.
+/// Counts the DATA of each stream, by the stream's id.
 fn arrived(client: &mut Client) -> Vec<(u32, usize)> {
     let mut sums = Vec::new();
     for frame in client.frames().into_iter().filter(|frame| frame.kind == DATA) {
@@ -35,7 +35,7 @@ fn arrived(client: &mut Client) -> Vec<(u32, usize)> {
 }
 
 #[test]
-fn stalled_bodies_leave_others_a_window() {
+fn stalled_bodies_leave_window_to_others() {
     let mut client = sharing();
     let mut tasks = vec![body(&mut client, 1 << 20), body(&mut client, 1 << 20)];
     client.settle(&mut tasks);
@@ -56,7 +56,7 @@ fn stalled_bodies_leave_others_a_window() {
 }
 
 #[test]
-fn a_body_that_is_read_has_its_share_again() {
+fn read_body_gets_its_share_back() {
     // By a peer that gives back both windows at half of each, or the connection's alone, or of both a little at a time.
     for (connection, stream) in [(2, 2), (2, 0), (8, 8), (3, 2)] {
         const BODY: usize = 1_000_000;
@@ -83,7 +83,7 @@ fn a_body_that_is_read_has_its_share_again() {
 }
 
 #[test]
-fn what_a_stream_is_given_back_is_its_own_again() {
+fn returned_window_belongs_to_its_stream() {
     let mut client = sharing();
     let mut tasks = vec![body(&mut client, 1 << 20)];
     let mut sums = Vec::new();
@@ -97,7 +97,7 @@ fn what_a_stream_is_given_back_is_its_own_again() {
 }
 
 #[test]
-fn many_bodies_that_are_read_all_come_to_their_end() {
+fn read_bodies_all_complete() {
     let mut client = sharing();
     let mut tasks: Vec<_> = (0..50).map(|_| body(&mut client, 50_000)).collect();
     let (mut came, mut owed) = (0, 0);
@@ -117,7 +117,7 @@ fn many_bodies_that_are_read_all_come_to_their_end() {
 }
 
 #[test]
-fn it_is_said_when_a_window_is_short() {
+fn short_window_is_reported() {
     let mut client = sharing();
     assert!(!client.sender.is_short_of_window());
     let mut tasks: Vec<_> = (0..3).map(|_| body(&mut client, 1 << 20)).collect();

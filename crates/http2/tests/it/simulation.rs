@@ -1,6 +1,6 @@
-//! Many calls at random on one connection, of ours at both ends or of h2 at one: bodies, pauses, resets and dropped handles,
-//! behind windows, buffers and sockets of any size. What should arrive arrives whole, nothing hangs, and at the end each side
-//! is as it was at its beginning.
+//! Many random calls on one connection, with our code at both ends or h2 at one: bodies, pauses, resets and dropped handles,
+//! behind windows, buffers and sockets of any size. What should arrive arrives whole, nothing hangs, and at the end each
+//! side is as it was at its beginning.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -16,15 +16,15 @@ use tokio::io::duplex;
 use super::executor::{Executor, Spawner, pause};
 use super::harness::State;
 
-/// How one half of a call goes.
+/// The plan of one half of a call.
 #[derive(Clone, Debug)]
 struct Half {
     len: usize,
     chunk: usize,
     trailers: bool,
-    /// It is broken off after so many bytes.
+    /// Breaks the half off after so many bytes.
     cut: Option<usize>,
-    /// By a reset, not by a dropped handle.
+    /// Breaks off by a reset, not by a dropped handle.
     resets: bool,
     pause: u32,
 }
@@ -35,9 +35,9 @@ struct Plan {
     number: usize,
     request: Half,
     response: Half,
-    /// The server answers before it reads.
+    /// Makes the server answer before it reads.
     early: bool,
-    /// A side reads so much and drops the rest.
+    /// Limits how much a side reads; the rest is dropped.
     read_by_client: Option<usize>,
     read_by_server: Option<usize>,
 }
@@ -69,7 +69,7 @@ impl Plan {
         Plan { number, request, response, early: rng.bool(), read_by_client, read_by_server }
     }
 
-    /// Whether all of it is to arrive, at both ends.
+    /// Returns whether all of the call is to arrive, at both ends.
     fn is_whole(&self) -> bool {
         let cuts = [self.request.cut, self.response.cut, self.read_by_client, self.read_by_server];
         cuts.iter().all(Option::is_none)
@@ -89,7 +89,7 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static("x-end"), HeaderValue::from_static("1"))])
 }
 
-/// What arrived where.
+/// The bodies that arrived at each end.
 #[derive(Default)]
 struct Arrived {
     requests: Vec<Option<Whole>>,
@@ -111,8 +111,8 @@ impl World {
         Rc::new(World { plans, arrived: RefCell::new(arrived) })
     }
 
-    /// Calls that nobody broke off must have arrived whole at both ends; of the others, what arrived to its end is what
-    /// was sent.
+    /// Checks that calls that nobody broke off arrived whole at both ends. Of the others, a body that arrived to its end
+    /// must be the one that was sent.
     fn check(&self, refused: bool) {
         let arrived = self.arrived.borrow();
         for plan in &self.plans {
@@ -136,7 +136,7 @@ impl World {
     }
 }
 
-/// Sends a body as planned; says whether to its end.
+/// Sends a body as planned. Returns whether it was sent to its end.
 async fn send_half(mut stream: SendStream, half: Half, number: usize) -> bool {
     let bytes = half.bytes(number);
     let until = half.cut.unwrap_or(bytes.len());
@@ -161,7 +161,7 @@ async fn send_half(mut stream: SendStream, half: Half, number: usize) -> bool {
     until > 0 || stream.finish().is_ok()
 }
 
-/// Reads a body: none if it did not come to its end.
+/// Reads a body. Returns none if it did not come to its end.
 async fn read_half(mut body: RecvStream, until: Option<usize>, pauses: u32) -> Option<Whole> {
     let mut all = Vec::new();
     while until.is_none_or(|until| all.len() < until) {
@@ -219,7 +219,7 @@ async fn answer(world: Rc<World>, request: Request<RecvStream>, mut respond: Sen
     }
 }
 
-/// Sizes that are small enough to be met.
+/// Limits that are small enough to be reached.
 fn config(rng: &mut Rng) -> Config {
     Config {
         stream_window: 1 + rng.u32(0..70_000),
@@ -231,7 +231,7 @@ fn config(rng: &mut Rng) -> Config {
     }
 }
 
-/// Serves with ours, and keeps the connection where the end can look at it.
+/// Serves with our code, and keeps the connection where the end of the test can look at it.
 fn serve(
     socket: tokio::io::DuplexStream,
     config: Config,
@@ -255,7 +255,7 @@ fn serve(
     kept
 }
 
-/// What may be received at the beginning.
+/// Returns the bytes that may be received at the beginning.
 fn receivable(config: &Config) -> i64 {
     i64::from(config.connection_window.max(65_535))
 }
@@ -289,7 +289,7 @@ fn ours_to_ours(seed: u64, cuts: bool) {
     assert_eq!((client.number("stream_errors"), server.number("stream_errors")), (0, 0));
 }
 
-/// Says the seed of what panics.
+/// Prints the seed of a panic.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -309,17 +309,17 @@ fn each_seed(seeds: std::ops::Range<u64>, run: impl Fn(u64)) {
 }
 
 #[test]
-fn calls_that_nobody_breaks_off_arrive_whole() {
+fn uninterrupted_calls_arrive_whole() {
     each_seed(0..30, |seed| ours_to_ours(seed, false));
 }
 
 #[test]
-fn calls_broken_off_anywhere_leave_nothing_behind() {
+fn interrupted_calls_leave_nothing_behind() {
     each_seed(1_000..1_040, |seed| ours_to_ours(seed, true));
 }
 
-/// A window, and what it is changed to on the way. It only grows: h2 takes a smaller one back without giving what was read
-/// before, and then waits for ever. `window.rs` has windows that shrink.
+/// A window, and the size to which it is changed on the way. It only grows: h2 takes a smaller one back without giving what
+/// was read before, and then waits for ever. `window.rs` has windows that shrink.
 fn growing(rng: &mut Rng) -> (u32, Vec<u32>) {
     let first = 1 + rng.u32(0..70_000);
     let grow = |window: &mut u32, more: u32| {
@@ -330,7 +330,7 @@ fn growing(rng: &mut Rng) -> (u32, Vec<u32>) {
     (first, steps.into_iter().scan(first, grow).collect())
 }
 
-/// Reads what h2 has received.
+/// Reads a body that h2 has received.
 async fn read_foreign(mut body: h2::RecvStream, until: Option<usize>, pauses: u32) -> Option<Whole> {
     let mut all = Vec::new();
     while until.is_none_or(|until| all.len() < until) {
@@ -350,7 +350,7 @@ async fn read_foreign(mut body: h2::RecvStream, until: Option<usize>, pauses: u3
     None
 }
 
-/// Sends by h2, which buffers.
+/// Sends a body with h2, which buffers it.
 async fn send_foreign(mut stream: h2::SendStream<Bytes>, half: Half, number: usize) {
     let bytes = half.bytes(number);
     let until = half.cut.unwrap_or(bytes.len());
@@ -434,12 +434,12 @@ fn foreign_to_ours(seed: u64, cuts: bool) {
 }
 
 #[test]
-fn calls_of_a_foreign_client_arrive_whole() {
+fn foreign_client_calls_arrive_whole() {
     each_seed(2_000..2_015, |seed| foreign_to_ours(seed, false));
 }
 
 #[test]
-fn calls_of_a_foreign_client_that_break_off_leave_nothing_behind() {
+fn interrupted_foreign_clients_leave_nothing_behind() {
     each_seed(3_000..3_015, |seed| foreign_to_ours(seed, true));
 }
 
@@ -529,11 +529,11 @@ fn ours_to_foreign(seed: u64, cuts: bool) {
 }
 
 #[test]
-fn calls_to_a_foreign_server_arrive_whole() {
+fn foreign_server_calls_arrive_whole() {
     each_seed(4_000..4_015, |seed| ours_to_foreign(seed, false));
 }
 
 #[test]
-fn calls_to_a_foreign_server_that_break_off_leave_nothing_behind() {
+fn interrupted_foreign_servers_leave_nothing_behind() {
     each_seed(5_000..5_015, |seed| ours_to_foreign(seed, true));
 }

@@ -18,7 +18,7 @@ fn trailers() -> HeaderMap {
 }
 
 #[test]
-fn a_call_and_its_answer() {
+fn call_gets_its_response() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     assert_eq!((call.head.method().as_str(), call.head.uri().path()), ("POST", "/a.B/C"));
@@ -44,7 +44,7 @@ fn a_call_and_its_answer() {
 }
 
 #[test]
-fn an_answer_of_trailers_alone_is_complete() {
+fn trailers_only_response_is_complete() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     client.run();
@@ -63,7 +63,7 @@ fn an_answer_of_trailers_alone_is_complete() {
 }
 
 #[test]
-fn what_comes_before_the_answer_is_passed_over_and_is_never_its_end() {
+fn informational_responses_are_skipped() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     let mut response = Task::new(response);
@@ -91,7 +91,7 @@ fn what_comes_before_the_answer_is_passed_over_and_is_never_its_end() {
 }
 
 #[test]
-fn a_second_block_ends_a_stream_or_breaks_it() {
+fn second_block_must_be_trailers() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     server.wire.headers(1, &literal("x", "y"), false);
@@ -113,7 +113,7 @@ fn a_second_block_ends_a_stream_or_breaks_it() {
 }
 
 #[test]
-fn what_comes_after_the_end_of_a_half_breaks_the_stream() {
+fn frames_after_end_stream_reset_it() {
     for (kind, payload) in [(HEADERS, literal("x", "y")), (super::frames::DATA, b"x".to_vec())] {
         let mut server = Server::new(Config::default());
         let mut call = server.call(1, true);
@@ -127,7 +127,7 @@ fn what_comes_after_the_end_of_a_half_breaks_the_stream() {
 }
 
 #[test]
-fn on_a_stream_that_is_over_headers_end_the_connection_and_data_is_an_error_of_the_stream() {
+fn closed_stream_rejects_headers_and_data() {
     let mut server = Server::new(Config::default());
     server.call(1, true).answer(true);
     assert_eq!(server.says(), ["HEADERS 1 END"]);
@@ -143,8 +143,8 @@ fn on_a_stream_that_is_over_headers_end_the_connection_and_data_is_an_error_of_t
 }
 
 #[test]
-fn content_length_is_kept_to_the_byte() {
-    /// What a request with that length, those frames, and then its end comes to.
+fn content_length_is_exact() {
+    /// Returns the result of a request with that length, those frames, and then its end.
     fn outcome(length: &str, body: &[&[u8]], end: bool) -> Vec<String> {
         let mut server = Server::new(Config::default());
         server.wire.headers(1, &request_with(&[("content-length", length)]), body.is_empty() && end);
@@ -185,7 +185,7 @@ fn content_length_is_kept_to_the_byte() {
 }
 
 #[test]
-fn the_length_of_an_answer_is_kept_unless_it_has_no_body() {
+fn response_content_length_is_enforced() {
     let mut client = Client::new(Config::default());
     let mut head = request();
     *head.method_mut() = http::Method::HEAD;
@@ -203,7 +203,7 @@ fn the_length_of_an_answer_is_kept_unless_it_has_no_body() {
 }
 
 #[test]
-fn more_streams_than_allowed_are_refused_until_one_is_over() {
+fn streams_above_limit_are_refused() {
     let mut server = Server::new(Config { streams_max: 2, ..Config::default() });
     let mut first = server.call(1, false);
     let _second = server.call(3, true);
@@ -223,7 +223,7 @@ fn more_streams_than_allowed_are_refused_until_one_is_over() {
 }
 
 #[test]
-fn what_follows_a_refused_request_is_passed_over() {
+fn frames_after_refusal_are_skipped() {
     let config = Config { streams_max: 1, connection_window: 65_535, ..Config::default() };
     let mut server = Server::new(config);
     let _first = server.call(1, true);
@@ -240,7 +240,7 @@ fn what_follows_a_refused_request_is_passed_over() {
 }
 
 #[test]
-fn requests_wait_for_their_turn_and_open_in_order() {
+fn queued_requests_open_in_order() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 1)]);
     let mut calls: Vec<_> = (0..4).map(|_| client.request(true)).collect();
     assert_eq!(client.says(), ["HEADERS 1 END"]);
@@ -268,7 +268,7 @@ fn requests_wait_for_their_turn_and_open_in_order() {
 }
 
 #[test]
-fn a_peer_that_allows_no_streams_is_sent_none() {
+fn zero_stream_limit_queues_all() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 0)]);
     assert_eq!(client.sender.streams_max(), 0);
     let (response, mut body) = client.request(false);
@@ -286,7 +286,7 @@ fn a_peer_that_allows_no_streams_is_sent_none() {
 }
 
 #[test]
-fn a_request_that_waits_is_sent_with_all_that_was_said_of_it_meanwhile() {
+fn queued_request_is_sent_complete() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 0), (WINDOW, 3)]);
     let (_one, mut finished) = client.request(false);
     finished.finish().expect("waits");
@@ -306,7 +306,7 @@ fn a_request_that_waits_is_sent_with_all_that_was_said_of_it_meanwhile() {
 }
 
 #[test]
-fn a_request_that_waits_and_is_whole_takes_no_more() {
+fn ended_queued_request_takes_no_more() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 0)]);
     let (_response, mut body) = client.request(true);
     assert!(body.send_trailers(trailers()).is_err());
@@ -319,7 +319,7 @@ fn a_request_that_waits_and_is_whole_takes_no_more() {
 }
 
 #[test]
-fn a_request_that_waits_is_given_up_without_a_word() {
+fn cancelled_queued_request_sends_nothing() {
     let mut client = Client::told(Config::default(), &[(STREAMS_MAX, 1)]);
     let first = client.request(true);
     let (reset, mut body) = client.request(false);
@@ -339,8 +339,8 @@ fn a_request_that_waits_is_given_up_without_a_word() {
 }
 
 #[test]
-fn a_client_resets_at_every_stage() {
-    /// What is said when a call is dropped, or reset with a reason, after `stage` steps.
+fn client_resets_at_every_stage() {
+    /// Returns what is sent when a call is dropped, or reset with a reason, after `stage` steps.
     fn said(stage: usize, dropped: bool) -> Vec<String> {
         let mut client = Client::new(Config::default());
         let (response, mut body) = client.request(false);
@@ -389,7 +389,7 @@ fn a_client_resets_at_every_stage() {
 }
 
 #[test]
-fn a_servers_peer_resets_at_every_stage() {
+fn server_survives_reset_at_every_stage() {
     for stage in 0..=3 {
         let mut server = Server::new(Config::default());
         let mut call = server.call(1, false);
@@ -428,7 +428,7 @@ fn a_servers_peer_resets_at_every_stage() {
 }
 
 #[test]
-fn a_clients_peer_resets_at_every_stage() {
+fn client_survives_reset_at_every_stage() {
     let mut client = Client::new(Config::default());
     let (response, mut body) = client.request(false);
     let (mut response, mut writing) = (Task::new(response), {
@@ -465,7 +465,7 @@ fn read_part(body: &mut shoal_http2::RecvStream) -> Vec<u8> {
 }
 
 #[test]
-fn an_early_answer_is_complete_although_the_rest_of_the_request_is_not_wanted() {
+fn early_response_stops_request() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     call.answer(true);
@@ -494,7 +494,7 @@ fn an_early_answer_is_complete_although_the_rest_of_the_request_is_not_wanted() 
 }
 
 #[test]
-fn an_answer_that_is_given_up_is_cancelled() {
+fn abandoned_response_is_cancelled() {
     let mut server = Server::new(Config::default());
     drop(server.call(1, true));
     let mut call = server.call(3, true);
@@ -507,7 +507,7 @@ fn an_answer_that_is_given_up_is_cancelled() {
 }
 
 #[test]
-fn a_reset_after_the_end_of_both_halves_changes_nothing() {
+fn reset_after_end_changes_nothing() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(true);
     client.run();
@@ -522,7 +522,7 @@ fn a_reset_after_the_end_of_both_halves_changes_nothing() {
 }
 
 #[test]
-fn tables_stay_in_step_whatever_becomes_of_a_request() {
+fn failed_requests_keep_tables_in_step() {
     let config = Config { streams_max: 1, header_list_max: 400, ..Config::default() };
     let mut server = Server::new(config);
     let first = server.call(1, true);
@@ -545,7 +545,7 @@ fn tables_stay_in_step_whatever_becomes_of_a_request() {
 }
 
 #[test]
-fn a_request_in_many_frames_is_one_request() {
+fn continuations_make_one_request() {
     let mut server = Server::new(Config::default());
     let block = request_with(&[("x", &"y".repeat(3_000))]);
     server.wire.send(HEADERS, END_STREAM, 1, &block[..1]);
@@ -558,7 +558,7 @@ fn a_request_in_many_frames_is_one_request() {
 }
 
 #[test]
-fn long_headers_of_ours_go_out_in_many_frames() {
+fn long_headers_are_sent_as_continuations() {
     let mut client = Client::new(Config::default());
     let long = Request::post("http://mesh.test/a").header("x", "y".repeat(40_000)).body(());
     let _call = client.sender.send_request(&long.expect("valid"), true).expect("taken");
@@ -572,7 +572,7 @@ fn long_headers_of_ours_go_out_in_many_frames() {
 }
 
 #[test]
-fn a_request_no_peer_would_take_is_not_sent() {
+fn invalid_request_is_not_sent() {
     let client = Client::new(Config::default());
     for (uri, header) in
         [("/a", ("x", "y")), ("http://mesh/a", ("connection", "close")), ("http://mesh/a", ("te", "gzip"))]
@@ -585,7 +585,7 @@ fn a_request_no_peer_would_take_is_not_sent() {
 }
 
 #[test]
-fn malformed_requests_are_reset_and_the_connection_goes_on() {
+fn malformed_requests_keep_connection_open() {
     let block = |fields: &[(&str, &str)]| -> Vec<u8> {
         fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
     };
@@ -625,7 +625,7 @@ fn malformed_requests_are_reset_and_the_connection_goes_on() {
 }
 
 #[test]
-fn an_answer_that_is_none_resets_its_stream() {
+fn malformed_response_resets_its_stream() {
     let mut client = Client::new(Config::default());
     for (at, block) in [
         literal("x", "y"),
@@ -648,7 +648,7 @@ fn an_answer_that_is_none_resets_its_stream() {
     }
 }
 
-/// How many places the tables of a server have after each of these streams, of 4000, has ended.
+/// Returns the capacity of a server's tables after each of these streams, of 4000, has ended.
 fn places(order: impl Iterator<Item = usize>) -> Vec<i64> {
     const STREAMS: u32 = 4_000;
     let mut server = Server::new(Config { streams_max: STREAMS, ..Config::default() });

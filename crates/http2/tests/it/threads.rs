@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use super::frames::{PREFACE, SETTINGS, frame};
 use super::harness::{Flag, State, Wire, request};
 
-/// Far more than all of it takes: what is lost never comes.
+/// The longest wait, far more than everything takes: a lost wake-up never comes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends a body in pieces of that size.
@@ -59,7 +59,7 @@ async fn serve(socket: DuplexStream, config: Config) {
     }
 }
 
-/// So many callers make so many calls each, with bodies of that length.
+/// Has callers make calls with bodies of that length.
 async fn calls(config: Config, socket_bytes: usize, callers: usize, each: usize, len: usize) {
     let (near, far) = duplex(socket_bytes);
     let server = tokio::spawn(serve(far, config.clone()));
@@ -110,7 +110,7 @@ async fn calls(config: Config, socket_bytes: usize, callers: usize, each: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn thousands_of_small_calls_lose_no_wake_up() {
+async fn small_calls_lose_no_wake_up() {
     calls(Config::default(), 64 << 10, 8, 400, 0).await;
     // Nothing else makes up for a wake-up that is lost.
     calls(Config::default(), 64 << 10, 1, 1_000, 0).await;
@@ -118,14 +118,14 @@ async fn thousands_of_small_calls_lose_no_wake_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn bodies_behind_small_windows_and_buffers_lose_no_wake_up() {
+async fn windowed_bodies_lose_no_wake_up() {
     let tight =
         Config { stream_window: 2_000, connection_window: 1, send_buffer: 1_500, ..Config::default() };
     calls(tight, 900, 8, 40, 20_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn resets_from_any_thread_leave_nothing_behind() {
+async fn cross_thread_resets_leave_nothing_behind() {
     let (near, far) = duplex(5_000);
     tokio::spawn(async move {
         let mut connection = shoal_http2::handshake(far, Config::default()).await.expect("a handshake");
@@ -175,7 +175,7 @@ async fn resets_from_any_thread_leave_nothing_behind() {
 
 type Meanwhile = Rc<RefCell<Option<Box<dyn FnOnce()>>>>;
 
-/// A socket that has nothing more to be read, and while it says so something else happens, as if on another thread.
+/// A socket that has nothing more to be read, and runs a closure while it says so, as if on another thread.
 struct Between {
     socket: DuplexStream,
     meanwhile: Meanwhile,
@@ -213,7 +213,7 @@ impl AsyncWrite for Between {
 }
 
 #[test]
-fn a_request_sent_while_the_connection_reads_is_not_forgotten() {
+fn request_during_read_is_sent() {
     let (near, far) = duplex(1 << 16);
     let meanwhile = Meanwhile::default();
     let socket = Between { socket: near, meanwhile: meanwhile.clone() };

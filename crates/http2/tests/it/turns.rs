@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use super::frames::{CONTINUATION, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, SETTINGS, WINDOW_UPDATE, frame};
 use super::harness::Server;
 
-/// A kind no side knows.
+/// A frame kind that no side knows.
 const UNKNOWN: u8 = 0xee;
 
-/// How many of a hundred rounds are handled in one turn: of so many such frames, and a PING that is answered.
+/// Counts how many of a hundred rounds are handled in one turn. A round is so many such frames, and a PING that is answered.
 #[track_caller]
 fn rounds_of_a_turn(frames: usize, flood: &[u8]) -> usize {
     const ROUNDS: usize = 100;
@@ -33,7 +33,7 @@ fn rounds_of_a_turn(frames: usize, flood: &[u8]) -> usize {
 }
 
 #[test]
-fn a_turn_is_of_so_many_frames_or_bytes() {
+fn turn_ends_after_its_quantum() {
     // A thousand frames, or 256 KiB and what one read brings.
     let small: [(&str, Vec<u8>); 4] = [
         ("empty and unknown", frame(UNKNOWN, 0, 0, &[])),
@@ -50,7 +50,7 @@ fn a_turn_is_of_so_many_frames_or_bytes() {
 }
 
 #[test]
-fn header_blocks_count_by_what_they_may_say() {
+fn header_blocks_count_by_size() {
     let mut server = Server::new(Config { header_list_max: 1_000, ..Config::default() });
     // Trailers with a thousand fields of a byte each, on a stream that is over and reset by us.
     drop(server.call(1, false));
@@ -64,7 +64,7 @@ fn header_blocks_count_by_what_they_may_say() {
     assert_eq!(first + server.says().len(), 50);
 }
 
-/// A peer that always has more to say, until it has said so many bytes, and hears nothing.
+/// A peer that always has more to send, up to so many bytes, and reads nothing.
 struct Endless {
     hello: Vec<u8>,
     flood: Vec<u8>,
@@ -106,7 +106,7 @@ impl AsyncWrite for Endless {
 }
 
 #[test]
-fn sockets_are_looked_at_between_the_turns_of_floods() {
+fn sockets_are_polled_between_turns() {
     const FLOODS: usize = 4;
     const BYTES: usize = 64 << 20;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

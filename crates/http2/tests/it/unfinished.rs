@@ -1,4 +1,5 @@
-//! What a client has begun to say and not ended is seen from outside, so that whoever has a clock can end it.
+//! Frames and header blocks that a client has begun and not ended: they are seen from outside, so that an owner with a clock
+//! can end the connection.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ fn unfinished(server: &mut Server) -> Option<Unfinished> {
 }
 
 #[test]
-fn a_header_block_is_unfinished_whatever_frames_trickle_into_it() {
+fn trickled_header_block_stays_unfinished() {
     let mut server = Server::new(Config::default());
     assert_eq!(unfinished(&mut server), None);
     let block = request_block();
@@ -37,7 +38,7 @@ fn a_header_block_is_unfinished_whatever_frames_trickle_into_it() {
 }
 
 #[test]
-fn a_frame_that_trickles_is_unfinished_and_known_if_it_is_data() {
+fn trickled_frame_is_reported_unfinished() {
     let mut server = Server::new(Config::default());
     let mut call = server.call(1, false);
     let ping = frame(PING, 0, 0, b"12345678");
@@ -65,7 +66,7 @@ fn a_frame_that_trickles_is_unfinished_and_known_if_it_is_data() {
 }
 
 #[test]
-fn unread_answers_are_counted_by_owner_and_together() {
+fn unread_bytes_count_per_owner_and_total() {
     let all = Arc::new(Unread::default());
     let owners = [(); 2].map(|()| Arc::new(Unread::part_of(all.clone())));
     let counts = || (owners[0].bytes(), owners[1].bytes(), all.bytes());

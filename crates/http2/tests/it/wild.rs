@@ -1,6 +1,6 @@
-//! Wild bytes: whatever a peer sends, nothing panics, what is held stays within the limits, what we say is HTTP/2, and a cut
-//! ends everything. The fuzz targets in `fuzz/` run the same functions; here they are given the seeds kept there, changed at
-//! random.
+//! Wild bytes: whatever a peer sends, nothing panics, what is held stays within the limits, what we send is HTTP/2, and a
+//! cut ends everything. The fuzz targets in `fuzz/` run the same functions; here they are given the seeds kept there,
+//! mutated at random.
 
 use std::task::{Context, Poll, Waker};
 
@@ -15,18 +15,18 @@ use super::frames::{
 };
 use super::harness::{Call, Client, Server, State, Wire, once, request};
 
-/// Calls that the application at our side has in its hands.
+/// The calls that the application at our side holds.
 const HELD_MAX: usize = 24;
 
-/// Bytes beside those of DATA that may wait to be sent: those that `core` lets wait before it reads no more, what one frame
-/// may still add, and the heads of the answers.
+/// The bytes beside those of DATA that may wait to be sent: those that a server lets wait before it reads no more, what one
+/// frame may still add, and the heads of the responses.
 const ANSWER_BYTES: usize = (256 << 10) + (64 << 10) + HELD_MAX * 1_000;
 
-/// Bytes of a piece that is another one again and again.
+/// The length of a piece that repeats another one.
 const REPEATED_BYTES_MAX: usize = 64 << 10;
 
-/// What is to be sent, a piece after the other, as `input` says: mostly frames whose length is right, so that what lies behind
-/// their heads is reached.
+/// Turns `input` into the pieces that are to be sent: mostly frames whose length is right, so that what lies behind their
+/// heads is reached.
 fn pieces(mut input: &[u8], head: &[u8]) -> Vec<Vec<u8>> {
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     while let [how, flags, stream, len, rest @ ..] = input {
@@ -52,7 +52,7 @@ fn pieces(mut input: &[u8], head: &[u8]) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// What the bits of an input's first byte mean.
+/// The bits of an input's first byte, which choose the limits.
 const SMALL: u8 = 1;
 const UNGREETED: u8 = 2;
 const RAW: u8 = 4;
@@ -77,11 +77,11 @@ fn config(how: u8) -> Config {
     }
 }
 
-/// Reads what our side says as a peer would.
+/// Reads what our side sends as a peer would.
 struct Peer {
     decoder: Decoder,
     block: Vec<u8>,
-    /// It reads only when nothing else goes on.
+    /// Makes it read only when nothing else goes on.
     slow: bool,
 }
 
@@ -90,12 +90,12 @@ impl Peer {
         Peer { decoder: Decoder::new(4096), block: Vec::new(), slow: how & SLOW != 0 }
     }
 
-    /// Bytes between it and our side.
+    /// Returns the bytes between it and our side.
     fn socket_bytes(&self) -> usize {
         if self.slow { 2_000 } else { 64 << 20 }
     }
 
-    /// Sends all of a piece, unless our side takes no more though all it says is read.
+    /// Sends all of a piece, unless our side takes no more although everything that it sends is read.
     fn sends(&mut self, mut piece: &[u8], side: &mut impl Side, limits: &Limits<'_>) {
         loop {
             let taken = side.wire().offer(piece);
@@ -132,15 +132,15 @@ impl Peer {
     }
 }
 
-/// One side of a connection.
+/// One side of a connection, driven by a wild peer.
 trait Side {
     fn wire(&mut self) -> &mut Wire;
     fn runs(&mut self);
     fn says(&mut self) -> Vec<Frame>;
-    /// How it stands, unless it is over or has not begun.
+    /// Returns the state of the connection, unless it is over or has not begun.
     fn stands(&mut self) -> Option<State>;
 
-    /// That what is held stands within the limits.
+    /// Checks that what is held stays within the limits.
     fn check(&mut self, limits: &Limits<'_>) {
         let Some(state) = self.stands() else { return };
         let frame_bytes_max = 16_384;
@@ -162,7 +162,7 @@ trait Side {
     }
 }
 
-/// What holds for a side.
+/// The limits of a side.
 struct Limits<'c> {
     config: &'c Config,
     open_max: usize,
@@ -207,7 +207,7 @@ impl Side for Client {
     }
 }
 
-/// Does something or other with a body.
+/// Acts on a body at random.
 fn read_some(body: &mut RecvStream, random: &mut Rng) {
     for _ in 0..random.usize(0..4) {
         let Poll::Ready(Some(Ok(data))) = once(body.data()) else { break };
@@ -220,7 +220,7 @@ fn read_some(body: &mut RecvStream, random: &mut Rng) {
     }
 }
 
-/// And with what is sent.
+/// Acts on a sending half at random.
 fn send_some(stream: &mut SendStream, random: &mut Rng) {
     let mut cx = Context::from_waker(Waker::noop());
     match random.u8(0..8) {
@@ -238,7 +238,7 @@ fn send_some(stream: &mut SendStream, random: &mut Rng) {
     }
 }
 
-/// What a client may send, to a server of ours. The first byte says how: which limits, and whether it begins as it should.
+/// Gives our server what a client may send. The first byte chooses the limits, and whether it begins as it should.
 pub(crate) fn to_a_server(input: &[u8]) {
     let [how, seed, input @ ..] = input else { return };
     let (config, mut random, mut peer) = (config(*how), Rng::with_seed(u64::from(*seed)), Peer::new(*how));
@@ -287,7 +287,7 @@ pub(crate) fn to_a_server(input: &[u8]) {
     }
 }
 
-/// What a server may send, to a client of ours that asks for this and that.
+/// Gives our client, which sends several requests, what a server may send.
 pub(crate) fn to_a_client(input: &[u8]) {
     let [how, seed, input @ ..] = input else { return };
     let (config, mut random, mut peer) = (config(*how), Rng::with_seed(u64::from(*seed)), Peer::new(*how));
@@ -352,8 +352,7 @@ pub(crate) fn to_a_client(input: &[u8]) {
     }
 }
 
-/// Header blocks, each with its length before it, to a decoder; what it makes of them goes through our own encoder and
-/// arrives the same.
+/// Gives a decoder header blocks, each with its length before it. The fields go through our own encoder and arrive the same.
 pub(crate) fn to_hpack(input: &[u8]) {
     let [how, input @ ..] = input else { return };
     let table_max = [4096, 0, 100, 65_536][usize::from(how & 3)];

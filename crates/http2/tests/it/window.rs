@@ -9,12 +9,12 @@ use shoal_http2::{Config, Reason};
 use super::frames::{ACK, DATA, Frame, PADDED, SETTINGS, WINDOW, WINDOW_UPDATE};
 use super::harness::{Client, Server, Task, failure, now, read, send};
 
-/// Bytes of DATA among `frames`.
+/// Counts the bytes of DATA among `frames`.
 fn data_bytes(frames: &[Frame]) -> usize {
     frames.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum()
 }
 
-/// A payload with so much padding behind it.
+/// Returns a payload with so much padding behind it.
 fn padded(data: &[u8], padding: u8) -> Vec<u8> {
     let mut payload = vec![padding];
     payload.extend_from_slice(data);
@@ -23,7 +23,7 @@ fn padded(data: &[u8], padding: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_body_goes_as_far_as_its_streams_window_down_to_a_byte_and_below_nothing() {
+fn body_uses_whole_stream_window() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 10)]);
     let (_response, mut body) = client.request(false);
     let mut task = Task::new(async move { body.send(Bytes::from(vec![1; 100]), true).await });
@@ -55,7 +55,7 @@ fn a_body_goes_as_far_as_its_streams_window_down_to_a_byte_and_below_nothing() {
 }
 
 #[test]
-fn a_window_of_nothing_lets_headers_through_and_an_end_without_data() {
+fn zero_window_passes_headers_and_end() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 0)]);
     let (_response, mut body) = client.request(false);
     let (_response, mut other) = client.request(false);
@@ -65,7 +65,7 @@ fn a_window_of_nothing_lets_headers_through_and_an_end_without_data() {
 }
 
 #[test]
-fn all_bodies_together_go_as_far_as_the_connections_window() {
+fn bodies_share_connection_window() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 1 << 20)]);
     let mut tasks: Vec<_> = (0..2)
         .map(|_| {
@@ -95,7 +95,7 @@ fn all_bodies_together_go_as_far_as_the_connections_window() {
 }
 
 #[test]
-fn the_window_of_a_stream_is_given_back_by_halves() {
+fn stream_window_is_returned_by_halves() {
     let config = Config { stream_window: 100_000, connection_window: 1 << 30, ..Config::default() };
     let mut server = Server::new(config);
     let mut calls = Vec::new();
@@ -117,7 +117,7 @@ fn the_window_of_a_stream_is_given_back_by_halves() {
 }
 
 #[test]
-fn the_window_of_the_connection_is_given_back_by_halves_of_what_is_left_of_it() {
+fn connection_window_is_returned_by_halves() {
     let config = Config { stream_window: 1 << 20, connection_window: 300_000, ..Config::default() };
     let mut server = Server::new(config);
     let mut call = server.call(1, false);
@@ -145,7 +145,7 @@ fn the_window_of_the_connection_is_given_back_by_halves_of_what_is_left_of_it() 
 }
 
 #[test]
-fn nothing_is_given_back_to_a_stream_that_sends_no_more() {
+fn ended_stream_gets_no_window() {
     let mut server = Server::new(Config { stream_window: 100, ..Config::default() });
     let mut call = server.call(1, false);
     server.wire.data(1, &[0; 100], true);
@@ -156,7 +156,7 @@ fn nothing_is_given_back_to_a_stream_that_sends_no_more() {
 }
 
 #[test]
-fn padding_counts_and_is_given_back_unread() {
+fn padding_is_returned_unread() {
     let config = Config { stream_window: 1_000, ..Config::default() };
     let whole = i64::from(config.connection_window);
     let mut server = Server::new(config);
@@ -180,7 +180,7 @@ fn padding_counts_and_is_given_back_unread() {
 }
 
 #[test]
-fn padding_is_not_read_as_body_and_counts_for_no_length() {
+fn padding_is_no_content() {
     let mut server = Server::new(Config::default());
     server.wire.headers(1, &super::frames::request_with(&[("content-length", "5")]), false);
     let mut call = server.take();
@@ -193,7 +193,7 @@ fn padding_is_not_read_as_body_and_counts_for_no_length() {
 }
 
 #[test]
-fn more_than_the_window_of_a_stream_resets_it_and_of_the_connection_ends_it() {
+fn exceeded_windows_are_errors() {
     let config = Config { stream_window: 70_000, connection_window: 65_535, ..Config::default() };
     let mut server =
         Server::new(Config { stream_window: 100, connection_window: 65_535, ..Config::default() });
@@ -216,7 +216,7 @@ fn more_than_the_window_of_a_stream_resets_it_and_of_the_connection_ends_it() {
 }
 
 #[test]
-fn until_settings_are_acknowledged_a_peer_may_use_the_window_of_the_protocol() {
+fn default_window_holds_until_settings_ack() {
     let mut server = Server::silent(Config { stream_window: 1_000, ..Config::default() }, 1 << 20);
     server.greet();
     let _early = server.call(1, false);
@@ -232,7 +232,7 @@ fn until_settings_are_acknowledged_a_peer_may_use_the_window_of_the_protocol() {
 }
 
 #[test]
-fn a_window_above_the_protocols_holds_from_the_beginning() {
+fn larger_window_holds_at_once() {
     let mut server = Server::silent(Config { stream_window: 100_000, ..Config::default() }, 1 << 20);
     server.greet();
     let _call = server.call(1, false);
@@ -242,7 +242,7 @@ fn a_window_above_the_protocols_holds_from_the_beginning() {
 }
 
 #[test]
-fn releasing_more_than_was_received_gives_what_was_received() {
+fn release_is_limited_to_received() {
     let config = Config { stream_window: 100, connection_window: 65_535, ..Config::default() };
     let mut server = Server::new(config);
     let mut call = server.call(1, false);
@@ -257,13 +257,13 @@ fn releasing_more_than_was_received_gives_what_was_received() {
     assert_eq!(server.state().receivable(), 65_535);
 }
 
-/// What a client knows of the connection's window.
+/// Returns the connection's window as a client knows it.
 fn given(frames: &[Frame]) -> i64 {
     let of_connection = |frame: &&Frame| frame.kind == WINDOW_UPDATE && frame.stream == 0;
     frames.iter().filter(of_connection).map(|frame| i64::from(frame.number(0))).sum()
 }
 
-/// Streams on which DATA is sent whatever became of them; far more in all than the connection's window.
+/// Sends DATA on streams whatever became of them; far more in all than the connection's window.
 fn data_on_lost_streams(lose: impl Fn(&mut Server, u32)) {
     const BYTES: i64 = 1_000;
     let config = Config { connection_window: 65_535, stream_window: 65_535, ..Config::default() };
@@ -286,7 +286,7 @@ fn data_on_lost_streams(lose: impl Fn(&mut Server, u32)) {
 }
 
 #[test]
-fn data_on_streams_we_have_reset_leaves_no_hole_in_the_connections_window() {
+fn data_after_local_reset_is_returned() {
     data_on_lost_streams(|server, id| {
         server.call(id, false).respond.send_reset(Reason::CANCEL);
         server.wire.data(id, &[0; 1_000], true);
@@ -294,7 +294,7 @@ fn data_on_streams_we_have_reset_leaves_no_hole_in_the_connections_window() {
 }
 
 #[test]
-fn data_on_streams_that_were_answered_early_leaves_no_hole() {
+fn data_after_early_response_is_returned() {
     data_on_lost_streams(|server, id| {
         let mut call = server.call(id, false);
         server.wire.data(id, &[0; 400], false);
@@ -305,7 +305,7 @@ fn data_on_streams_that_were_answered_early_leaves_no_hole() {
 }
 
 #[test]
-fn data_that_is_never_read_leaves_no_hole_when_its_stream_is_dropped() {
+fn unread_data_of_dropped_stream_returned() {
     data_on_lost_streams(|server, id| {
         let mut call = server.call(id, false);
         server.wire.data(id, &[0; 1_000], true);
@@ -317,7 +317,7 @@ fn data_that_is_never_read_leaves_no_hole_when_its_stream_is_dropped() {
 }
 
 #[test]
-fn data_on_streams_the_peer_resets_leaves_no_hole() {
+fn data_of_peer_reset_stream_returned() {
     data_on_lost_streams(|server, id| {
         let _call = server.call(id, false);
         server.wire.data(id, &[0; 1_000], false);
@@ -327,7 +327,7 @@ fn data_on_streams_the_peer_resets_leaves_no_hole() {
 }
 
 #[test]
-fn data_of_requests_that_are_too_long_leaves_no_hole() {
+fn data_of_refused_request_is_returned() {
     let long = "x".repeat(70_000);
     let mut server = Server::new(Config { connection_window: 65_535, ..Config::default() });
     let block = super::frames::request_with(&[("x", &long)]);
@@ -349,7 +349,7 @@ fn data_of_requests_that_are_too_long_leaves_no_hole() {
 }
 
 #[test]
-fn a_client_gives_back_what_comes_for_answers_nobody_wants() {
+fn unwanted_response_data_is_returned() {
     let config = Config { connection_window: 65_535, stream_window: 65_535, ..Config::default() };
     let mut client = Client::new(config);
     let mut window = 65_535;
@@ -370,7 +370,7 @@ fn a_client_gives_back_what_comes_for_answers_nobody_wants() {
 }
 
 #[test]
-fn an_early_settings_window_holds_for_requests_that_were_sent_before_it() {
+fn initial_window_applies_to_sent_requests() {
     let mut client = Client::silent(Config::default(), 1 << 20);
     let (_response, mut body) = client.request(false);
     send(&mut body, &[0; 60_000], false);
@@ -389,7 +389,7 @@ fn an_early_settings_window_holds_for_requests_that_were_sent_before_it() {
 }
 
 #[test]
-fn a_window_that_grows_beyond_the_largest_is_an_error_of_its_stream_or_of_all() {
+fn overflowing_windows_are_errors() {
     let mut client = Client::new(Config::default());
     let (response, _body) = client.request(false);
     let (other, _body) = client.request(false);
@@ -413,7 +413,7 @@ fn a_window_that_grows_beyond_the_largest_is_an_error_of_its_stream_or_of_all() 
 }
 
 #[test]
-fn a_window_of_a_byte_works() {
+fn one_byte_window_works() {
     let config = Config { stream_window: 1, connection_window: 1, ..Config::default() };
     let mut server = Server::new(config);
     let mut call = server.call(1, false);
@@ -428,7 +428,7 @@ fn a_window_of_a_byte_works() {
 }
 
 #[test]
-fn a_window_of_nothing_is_not_given_back() {
+fn zero_window_sends_no_update() {
     let config = Config { stream_window: 1 << 20, connection_window: 65_535, ..Config::default() };
     let mut server = Server::new(config);
     let _full = server.call(1, false);
@@ -438,7 +438,7 @@ fn a_window_of_nothing_is_not_given_back() {
 }
 
 #[test]
-fn what_nobody_will_read_is_given_back_at_once() {
+fn data_without_reader_is_returned_at_once() {
     let config = Config { stream_window: 10_000, connection_window: 65_535, ..Config::default() };
     let mut server = Server::new(config);
     let mut call = server.call(1, false);
@@ -457,7 +457,7 @@ fn what_nobody_will_read_is_given_back_at_once() {
 }
 
 #[test]
-fn settings_wake_only_streams_without_a_window() {
+fn settings_wake_only_windowless_streams() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 10)]);
     let (_response, mut starved) = client.request(false);
     let (_response, mut idle) = client.request(false);
@@ -489,7 +489,7 @@ fn settings_wake_only_streams_without_a_window() {
     assert_eq!(client.state().number("waiting_for_window"), 0);
 }
 
-/// The DATA that was sent since, sorted.
+/// Returns the DATA that was sent since, sorted.
 fn says_data(client: &mut Client) -> Vec<String> {
     let mut says = client.says();
     says.retain(|line| line.starts_with("DATA"));
@@ -498,7 +498,7 @@ fn says_data(client: &mut Client) -> Vec<String> {
 }
 
 #[test]
-fn starved_streams_leave_in_any_order() {
+fn waiting_streams_leave_in_any_order() {
     let mut client = Client::told(Config::default(), &[(WINDOW, 0)]);
     let mut tasks: Vec<_> = (0..8)
         .map(|_| {

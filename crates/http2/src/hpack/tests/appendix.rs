@@ -3,7 +3,7 @@
 use super::*;
 use crate::hpack::integer;
 
-/// Blocks of one connection, what they mean, and the table's octets and entries after each.
+/// The blocks of one connection, the fields they stand for, and the table's octets and entries after each block.
 type Example<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)], (usize, usize))];
 
 fn decodes(table_max: usize, example: Example<'_>) {
@@ -36,7 +36,7 @@ fn c1_integers() {
 }
 
 #[test]
-fn c2_one_field_in_each_representation() {
+fn c2_field_in_each_representation() {
     decodes(
         4096,
         &[(
@@ -51,7 +51,7 @@ fn c2_one_field_in_each_representation() {
 }
 
 #[test]
-fn c2_a_field_that_is_never_indexed_stays_so() {
+fn c2_never_indexed_field_stays_so() {
     let block = hex("1008 7061 7373 776f 7264 0673 6563 7265 74");
     let received = decode(&mut Decoder::new(4096), &block).expect("C.2.3");
     assert!(received[0].value.is_sensitive());
@@ -127,11 +127,11 @@ const RESPONSES: [&[(&str, &str)]; 3] = [
         ("set-cookie", COOKIE),
     ],
 ];
-/// What C.5 and C.6 say of the table of 256 octets, where each response evicts.
+/// The responses of C.5 and C.6, with a table of 256 octets, where each response evicts.
 const EXTENTS: [(usize, usize); 3] = [(222, 4), (222, 4), (215, 3)];
 
 #[test]
-fn c5_responses_without_huffman_that_evict() {
+fn c5_evicting_responses_without_huffman() {
     decodes(
         256,
         &[
@@ -156,7 +156,7 @@ fn c5_responses_without_huffman_that_evict() {
 }
 
 #[test]
-fn c6_responses_with_huffman_that_evict() {
+fn c6_evicting_responses_with_huffman() {
     let example: Example<'_> = &[
         (
             "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6 \

@@ -1,6 +1,6 @@
-//! Against the h2 crate: what its encoder writes, ours reads, and the other way round.
+//! Tests against the h2 crate: our decoder reads its blocks, and its decoder reads ours.
 //!
-//! An h2 client speaks to the test, which reads and writes the frames itself.
+//! The h2 client talks to the test, which reads and writes the frames itself.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 
-/// For a machine under load; everything here takes milliseconds.
+/// The longest wait, for a machine under load; everything here takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const PREFACE_LEN: usize = 24;
@@ -40,7 +40,8 @@ async fn write_frame(stream: &mut DuplexStream, kind: u8, flags: u8, id: u32, pa
     stream.write_all(&frame).await.expect("room for a frame");
 }
 
-/// What a gRPC call of this number carries: fields that repeat, fields that change, one large and one that is secret.
+/// Returns the fields of the gRPC call with this number: fields that repeat, fields that change, one large and one that is
+/// secret.
 fn metadata(call: usize) -> HeaderMap {
     let mut secret = HeaderValue::from_static("Bearer of a secret");
     secret.set_sensitive(true);
@@ -163,7 +164,7 @@ async fn converse(client_table: u32, server_table: u32, calls: usize) {
 }
 
 #[tokio::test]
-async fn h2_reads_our_blocks_and_we_read_those_of_h2() {
+async fn h2_and_we_decode_each_other() {
     // Tables of the default size, larger, smaller and none, on either side.
     for (client_table, server_table) in [(4096, 4096), (65_536, 65_536), (300, 4096), (0, 8192), (4096, 4097)]
     {

@@ -1,10 +1,10 @@
-//! What is not HPACK, what is HPACK but no field, and what must not matter.
+//! Malformed blocks, malformed fields in well-formed blocks, and differences that must not matter.
 
 use super::*;
 use crate::hpack::huffman;
 
 #[test]
-fn blocks_that_are_not_hpack_are_refused() {
+fn malformed_blocks_are_refused() {
     use DecodeError::*;
     let table = [
         ("80", Index, "index 0"),
@@ -45,7 +45,7 @@ fn blocks_that_are_not_hpack_are_refused() {
 }
 
 #[test]
-fn the_nearest_blocks_that_are_hpack_are_taken() {
+fn nearly_malformed_blocks_are_accepted() {
     let table = [
         ("", &[][..]),
         ("20 3f e1 1f 82", &[(":method", "GET")]),
@@ -62,7 +62,7 @@ fn the_nearest_blocks_that_are_hpack_are_taken() {
 }
 
 #[test]
-fn a_field_no_message_may_hold_is_marked_and_the_tables_stay_in_step() {
+fn malformed_field_keeps_tables_in_step() {
     // Name, value, and what a second entry that refers to the name and brings a good value is called.
     let long = "a".repeat(70_000);
     let table: [(&[u8], &[u8], Name); 12] = [
@@ -101,7 +101,7 @@ fn a_field_no_message_may_hold_is_marked_and_the_tables_stay_in_step() {
 }
 
 #[test]
-fn an_entry_larger_than_the_table_empties_it() {
+fn oversized_entry_empties_table() {
     let mut decoder = Decoder::new(100);
     assert_eq!(decode(&mut decoder, &hex("40 01 61 01 62 40 01 62 01 63")).map(|f| f.len()), Ok(2));
     assert_eq!(decoder.extent(), (68, 2));
@@ -115,7 +115,7 @@ fn an_entry_larger_than_the_table_empties_it() {
 }
 
 #[test]
-fn a_larger_table_is_the_peers_to_begin() {
+fn peer_begins_larger_table() {
     let mut decoder = Decoder::new(8192);
     let mut block = hex("40 01 61 7f a1 26");
     block.extend_from_slice(&[b'v'; 5024]);
@@ -127,7 +127,7 @@ fn a_larger_table_is_the_peers_to_begin() {
 }
 
 #[test]
-fn an_entry_may_take_its_name_from_one_that_it_evicts() {
+fn entry_reuses_name_it_evicts() {
     let mut decoder = Decoder::new(100);
     decode(&mut decoder, &hex("40 01 61 01 62")).expect("it is HPACK");
     let block = [&[0x7e, 60], &b"v".repeat(60)[..]].concat();
@@ -136,7 +136,7 @@ fn an_entry_may_take_its_name_from_one_that_it_evicts() {
 }
 
 #[test]
-fn a_smaller_table_evicts_and_a_larger_one_does_not_bring_back() {
+fn smaller_table_evicts_for_good() {
     let mut decoder = Decoder::new(4096);
     decode(&mut decoder, &hex("40 01 61 01 62 40 01 62 01 63")).expect("it is HPACK");
     assert_eq!(decode(&mut decoder, &hex("3f 24 be")), Ok(fields(&[("b", "c")])));
@@ -145,7 +145,7 @@ fn a_smaller_table_evicts_and_a_larger_one_does_not_bring_back() {
 }
 
 #[test]
-fn an_indexed_value_is_shared_and_not_copied() {
+fn indexed_value_is_shared() {
     let mut decoder = Decoder::new(4096);
     let value = "v".repeat(2000);
     let mut block = encode(&mut Encoder::new(), &fields(&[("x-large", &value)]));
@@ -159,7 +159,7 @@ fn an_indexed_value_is_shared_and_not_copied() {
 }
 
 #[test]
-fn huffman_code_takes_every_octet_there_and_back() {
+fn huffman_round_trips_every_octet() {
     for octet in 0..=255u8 {
         // Alone, with each other length of padding behind it, and between others.
         for before in 0..30 {
@@ -176,7 +176,7 @@ fn huffman_code_takes_every_octet_there_and_back() {
 }
 
 #[test]
-fn huffman_code_is_that_of_appendix_b() {
+fn huffman_code_matches_appendix_b() {
     // The ends of several lengths.
     let table = [
         (b'0', "07"),

@@ -1,10 +1,10 @@
-//! Blocks that come in parts, and lists above their limits: what is kept does not depend on how a block was cut, and the
-//! table is in step whatever was passed over.
+//! Blocks that come in parts, and lists above their limits: the fields that are kept do not depend on how a block was cut,
+//! and the table stays in step whatever was skipped.
 
 use super::super::integer;
 use super::*;
 
-/// Appends a literal with those strings, as they are.
+/// Appends a literal with those strings, uncoded.
 fn put(block: &mut Vec<u8>, first: u8, name: &[u8], value: &[u8]) {
     block.push(first);
     for string in [name, value] {
@@ -42,7 +42,7 @@ fn random_block(random: &mut fastrand::Rng) -> Vec<u8> {
     block
 }
 
-/// What of a block is kept, and the table behind it.
+/// The fields that are kept of a block, and the table after it.
 type Outcome = (Result<Vec<Field>, DecodeError>, Option<usize>, (usize, usize));
 
 fn in_parts(decoder: &mut Decoder, parts: &[&[u8]], limits: ListLimits) -> Outcome {
@@ -59,7 +59,7 @@ fn in_parts(decoder: &mut Decoder, parts: &[&[u8]], limits: ListLimits) -> Outco
 }
 
 #[test]
-fn parts_of_a_block_decode_as_the_whole() {
+fn block_parts_decode_as_whole() {
     for seed in 0..3_000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let limits = match random.bool() {
@@ -91,7 +91,7 @@ fn parts_of_a_block_decode_as_the_whole() {
 }
 
 #[test]
-fn kept_fields_are_the_beginning_of_the_list() {
+fn kept_fields_begin_the_list() {
     for seed in 0..1_000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let (mut limited, mut unlimited) = (Decoder::new(4_096), Decoder::new(4_096));
@@ -112,7 +112,7 @@ fn kept_fields_are_the_beginning_of_the_list() {
 }
 
 #[test]
-fn block_that_ends_within_a_skipped_string_is_truncated() {
+fn block_ending_in_skipped_string_errs() {
     let limits = ListLimits { bytes: 1_000, ..ListLimits::NONE };
     let mut block = Vec::new();
     put(&mut block, 0x40, &[b'n'; 40_000], &[b'v'; 40_000]);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::hpack::static_table::STATIC_TABLE;
 
-/// Names and values that repeat, so that the tables are used, with some of each representation's edge.
+/// Makes names and values that repeat, so that the tables are used, with some of each representation's edge.
 fn random_field(random: &mut fastrand::Rng) -> (Field, Index) {
     let name = match random.u32(0..20) {
         0 => Name::Method,
@@ -35,7 +35,7 @@ fn random_field(random: &mut fastrand::Rng) -> (Field, Index) {
 }
 
 #[test]
-fn what_is_encoded_is_decoded_whatever_the_table_does() {
+fn any_table_size_round_trips() {
     for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
@@ -69,7 +69,7 @@ fn what_is_encoded_is_decoded_whatever_the_table_does() {
 }
 
 #[test]
-fn whatever_octets_come_nothing_panics_and_the_table_stays_bounded() {
+fn random_octets_keep_table_bounded() {
     for seed in 0..2000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut encoder = Encoder::new();
@@ -102,7 +102,7 @@ fn whatever_octets_come_nothing_panics_and_the_table_stays_bounded() {
 }
 
 #[test]
-fn a_field_that_repeats_costs_one_octet() {
+fn repeated_field_costs_one_octet() {
     let request = fields(&[
         (":method", "POST"),
         (":scheme", "http"),
@@ -118,7 +118,7 @@ fn a_field_that_repeats_costs_one_octet() {
 }
 
 #[test]
-fn a_value_that_changes_is_written_beside_the_index_of_its_name_and_not_kept() {
+fn changing_value_is_not_indexed() {
     let mut encoder = Encoder::new();
     let name = Name::parse(b"grpc-timeout");
     let mut extents = Vec::new();
@@ -141,7 +141,7 @@ fn a_value_that_changes_is_written_beside_the_index_of_its_name_and_not_kept() {
 }
 
 #[test]
-fn a_sensitive_value_is_in_no_table() {
+fn sensitive_value_is_never_indexed() {
     let mut encoder = Encoder::new();
     let mut value = HeaderValue::from_static("Bearer of a secret");
     // Even if it once was not sensitive.
@@ -158,7 +158,7 @@ fn a_sensitive_value_is_in_no_table() {
 }
 
 #[test]
-fn a_field_that_would_push_most_others_out_is_not_kept() {
+fn large_field_is_not_indexed() {
     for (value, kept) in [(3072 - 32 - 3, 1), (3072 - 32 - 2, 0)] {
         let mut encoder = Encoder::new();
         let mut block = Vec::new();
@@ -169,7 +169,7 @@ fn a_field_that_would_push_most_others_out_is_not_kept() {
 }
 
 #[test]
-fn the_peer_hears_of_the_tables_size_at_the_next_block() {
+fn table_size_update_begins_next_block() {
     let table: [(&[usize], &str); 8] = [
         (&[], ""),
         (&[4096], ""),
@@ -194,13 +194,13 @@ fn the_peer_hears_of_the_tables_size_at_the_next_block() {
 }
 
 #[test]
-fn a_field_without_a_name_is_left_out() {
+fn nameless_field_is_left_out() {
     let mut encoder = Encoder::new();
     assert!(encode(&mut encoder, &[Field::malformed()]).is_empty());
 }
 
 #[test]
-fn a_string_is_not_taken_for_one_that_lay_in_its_place() {
+fn evicted_string_is_not_matched() {
     // Each value is sent from two allocations. The table keeps the first; the second is gone when the next value comes,
     // which then most often lies where it lay.
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
@@ -225,7 +225,7 @@ fn a_string_is_not_taken_for_one_that_lay_in_its_place() {
 }
 
 #[test]
-fn every_entry_of_the_static_table_is_one_octet() {
+fn static_entries_cost_one_octet() {
     for (index, field) in (1..).zip(&STATIC_TABLE) {
         let mut encoder = Encoder::new();
         let block = encode(&mut encoder, std::slice::from_ref(field));
@@ -236,7 +236,7 @@ fn every_entry_of_the_static_table_is_one_octet() {
 }
 
 #[test]
-fn strings_that_differ_only_in_the_middle_are_told_apart() {
+fn middle_of_strings_is_compared() {
     // Ends of eight octets, and between them one octet and more: enough of them that any two meet in every chain.
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
     for turn in 0..2000 {
