@@ -15,7 +15,7 @@ use tree::Tree;
 const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-proto", &[]),
     ("shoal-coalesce", &[]),
-    ("shoal-kit", &["shoal-coalesce"]),
+    ("shoal-kit", &["shoal-coalesce", "shoal-http2"]),
     ("shoal-http2", &[]),
     // A workspace of its own, whose table of versions is its own too.
     ("shoal-http2-fuzz", &["shoal-http2"]),

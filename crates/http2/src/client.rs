@@ -51,7 +51,7 @@ where
 {
     let io = Io::new(socket, Core::new(Role::Client, config));
     let shared = &io.shared;
-    (SendRequest(shared.clone()), Pings(shared.clone()), Connection(io))
+    (SendRequest(shared.clone()), Pings::new(shared), Connection(io))
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
@@ -136,6 +136,10 @@ impl SendRequest {
 }
 
 impl Pings {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Pings {
+        Pings(shared.clone())
+    }
+
     /// Sends a PING and waits for its answer. Only one PING is under way at a time.
     ///
     /// # Errors

@@ -84,6 +84,22 @@ impl SendStream {
         self.0.shared.lock().poll_send(self.0.key, cx, data, end)
     }
 
+    /// Ready when there is room to send, which another stream may take first. A task that finds that it has nothing to send
+    /// must call [`poll_idle`](SendStream::poll_idle), or the stream keeps its place among those that wait.
+    ///
+    /// # Errors
+    /// When the stream is over.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.shared.lock().poll_ready(self.0.key, cx)
+    }
+
+    /// Ready when the stream has ended before its time, like [`poll_reset`](SendStream::poll_reset). The stream has nothing to
+    /// send meanwhile: it gives up its place among those that wait for room.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.0.shared.lock().stop_waiting(self.0.key);
+        self.0.poll_reset(cx)
+    }
+
     /// Sends all of `data`, waiting for room.
     ///
     /// # Errors

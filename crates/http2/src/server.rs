@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::client::Pings;
 use crate::config::Config;
 use crate::connection::Unfinished;
 use crate::connection::{Core, Role};
@@ -61,6 +62,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Returns what asks the client whether it is there.
+    pub fn pings(&self) -> Pings {
+        Pings::new(&self.0.shared)
     }
 
     /// Begins a graceful shutdown: tells the client to open no more streams. Streams that it opens before it has seen that

@@ -5,6 +5,7 @@ pub(crate) mod answer;
 pub mod backing;
 mod body;
 pub(crate) mod budget;
+mod connection;
 mod health;
 pub mod message;
 mod methods;

@@ -264,8 +264,30 @@ impl Core {
         Poll::Ready(Ok(sent))
     }
 
+    /// Ready when there is room for DATA of a stream. A stream that waited keeps its place until it sends, or stops waiting.
+    pub(crate) fn poll_ready(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let buffer = self.buffer_room();
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if !matches!(stream.sending, Sending::Body) {
+            // What is sent waits with its request, or tells what is wrong.
+            return Poll::Ready(Ok(()));
+        }
+        match self.capacity.grant(stream, buffer) {
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(what) => {
+                register(&mut stream.writer, cx);
+                self.capacity.wait(&mut self.streams, key, what);
+                self.wake_waiting();
+                Poll::Pending
+            }
+        }
+    }
+
     /// Takes a stream out of the queue it waits in. The room that it may have been woken for is for others.
-    pub(super) fn stop_waiting(&mut self, key: usize) {
+    pub(crate) fn stop_waiting(&mut self, key: usize) {
         match self.streams[key].waits_for() {
             WaitsFor::Nothing => {}
             WaitsFor::Opening => self.streams.dequeue(key),

@@ -1,11 +1,14 @@
 //! Many bodies behind one window, or one socket, that has room for few: all go on, none blocks the others.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use shoal_http2::{Config, ResponseFuture, SendStream};
 
 use super::frames::{DATA, WINDOW};
-use super::harness::{Client, Task, once, send};
+use super::harness::{Client, Task, now, once, send};
 
 /// Makes a client whose connection window is used up, and whose streams have large windows.
 fn without_room() -> Client {
@@ -182,6 +185,46 @@ fn windowless_streams_block_nobody() {
     client.run();
     assert_eq!(arrived(&mut client), [(81, 100)]);
     assert!(fresh.is_empty());
+}
+
+#[test]
+fn idle_stream_gives_up_its_place() {
+    let mut client = without_room();
+    let mut streams: Vec<_> = (0..40).map(|_| client.request(false)).collect();
+    for (_, stream) in &mut streams {
+        assert!(once(poll_fn(|cx| stream.poll_ready(cx))).is_pending());
+    }
+    assert_eq!(client.state().number("waiting_for_room"), 40);
+    let mut tasks = vec![body(&mut client, 100)];
+    client.settle(&mut tasks);
+    client.wire.window(0, 100);
+    client.run();
+    for (_, stream) in &mut streams {
+        assert!(matches!(now(poll_fn(|cx| stream.poll_ready(cx))), Ok(())), "there is room");
+        assert!(once(poll_fn(|cx| stream.poll_idle(cx))).is_pending());
+    }
+    assert_eq!(client.state().number("waiting_for_room"), 1);
+    client.settle(&mut tasks);
+    assert_eq!(sum(&arrived(&mut client)), 100);
+}
+
+#[test]
+fn readiness_wakes_for_room_and_reset() {
+    let mut client = without_room();
+    let (_response, mut stream) = client.request(false);
+    let mut ready = Task::new(poll_fn(move |cx| match stream.poll_ready(cx) {
+        Poll::Ready(Ok(())) => stream.poll_idle(cx).map(|error| error.to_string()),
+        Poll::Ready(Err(error)) => Poll::Ready(error.to_string()),
+        Poll::Pending => Poll::Pending,
+    }));
+    assert!(ready.poll().is_pending());
+    client.wire.window(0, 10);
+    client.run();
+    assert!(ready.woken_since().is_some(), "there is room");
+    assert!(ready.poll().is_pending());
+    client.wire.reset(3, 8);
+    client.run();
+    assert_eq!(ready.ready(), "the peer reset the stream: CANCEL");
 }
 
 #[test]

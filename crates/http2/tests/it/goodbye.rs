@@ -370,6 +370,21 @@ fn ping_resolves_or_fails_with_connection() {
 }
 
 #[test]
+fn server_ping_resolves_or_fails() {
+    let mut server = Server::new(Config::default());
+    let mut ping = server.ping();
+    assert!(ping.poll().is_pending());
+    let asked = server.frames().pop().expect("a ping");
+    server.wire.send(PING, ACK, 0, &asked.payload);
+    server.run();
+    assert!(matches!(ping.poll(), Poll::Ready(Ok(()))));
+    let mut ping = server.ping();
+    assert!(ping.poll().is_pending());
+    server.drop_connection();
+    assert!(ping.ready().is_err(), "it would wait for good");
+}
+
+#[test]
 fn silent_client_fails_handshake() {
     for said in [&b""[..], b"PRI * HT"] {
         let mut server = Server::silent(Config::default(), 1 << 16);

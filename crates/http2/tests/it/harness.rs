@@ -417,6 +417,12 @@ impl Server {
         }
     }
 
+    /// Sends a PING.
+    pub(crate) fn ping(&mut self) -> Task<Result<(), Error>> {
+        let mut pings = self.connection().pings();
+        Task::new(async move { pings.ping().await })
+    }
+
     /// Drops the connection.
     pub(crate) fn drop_connection(&mut self) {
         self.serving = Serving::Over;

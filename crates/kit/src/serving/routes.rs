@@ -4,11 +4,11 @@
 use std::convert::Infallible;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
+use crate::serving::connection::Incoming;
 use crate::serving::message::WholeMessages;
 
 /// The answer of a generated server; it never fails but by a status.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, Request, Response};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
@@ -18,6 +17,7 @@ use crate::role::Role;
 use crate::serving::answer::{AnswerBytes, Leaving};
 use crate::serving::body::{Finish, RpcBody, StreamCutoff, code_of};
 use crate::serving::budget::Memory;
+use crate::serving::connection::Incoming;
 use crate::serving::message::WholeMessages;
 use crate::serving::routes::Routes;
 use crate::telemetry;

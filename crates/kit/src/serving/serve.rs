@@ -5,16 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use shoal_coalesce::Coalesce;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding;
 
+use crate::serving::connection;
 use crate::serving::health::Health;
 use crate::serving::message::SMALL_MESSAGE_BYTES_MAX;
 use crate::serving::methods;
@@ -28,17 +25,6 @@ use crate::telemetry::seldom::Seldom;
 
 /// Connections one clone keeps open; past it new ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 10_000;
-/// Receive windows. Fixed: adaptive windows cost more than they give on a small-message mesh.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// A gateway's shared connection carries the resets of all its callers; the default of 20 would have this server send
-/// GOAWAY to all of them when a few disconnect at once.
-const PENDING_ACCEPT_RESETS_MAX: usize = 4096;
-const CONCURRENT_STREAMS_MAX: u32 = 10_000;
-/// The limit of a gateway on its callers' headers by default, and room for those that it adds: the time that remains, the
-/// trace, the number of attempts, an authority. A list within the gateway's limit is within a clone's.
-const HEADER_LIST_BYTES_MAX: u32 = (64 << 10) + ADDED_BYTES_MAX;
-const ADDED_BYTES_MAX: u32 = 4 << 10;
 
 /// The times of a clone's end.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +78,7 @@ pub async fn serve(
         memory,
     });
 
-    let connections = GracefulShutdown::new();
+    let connections = Connections::default();
     accept_until(&listener, &rpc, &connections, async {
         shutdown.cancelled().await;
         // From here on new calls go to other clones; those already on their way are still taken.
@@ -102,7 +88,7 @@ pub async fn serve(
     .await?;
     drop(listener);
     background.draining.cancel();
-    if tokio::time::timeout(drain.grace, connections.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain.grace, connections.drain()).await.is_err() {
         tracing::warn!(clone = rpc.clone, grace = ?drain.grace, "calls were still in flight after the drain");
     }
     background.stop.cancel();
@@ -113,10 +99,26 @@ pub async fn serve(
     Ok(())
 }
 
+/// The connections of a clone.
+#[derive(Default)]
+struct Connections {
+    tasks: TaskTracker,
+    drain: CancellationToken,
+}
+
+impl Connections {
+    /// Tells all clients to go elsewhere, and waits until their calls have ended.
+    async fn drain(&self) {
+        self.drain.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
 async fn accept_until(
     listener: &TcpListener,
     rpc: &Arc<Rpc>,
-    connections: &GracefulShutdown,
+    connections: &Connections,
     end: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -146,62 +148,18 @@ async fn accept_until(
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let rpc = rpc.clone();
-        let watcher = connections.watcher();
-        tokio::spawn(async move {
-            connection(stream, peer, rpc, watcher).await;
+        let drain = connections.drain.clone();
+        connections.tasks.spawn(async move {
+            serve_stream(stream, peer, rpc, drain).await;
             drop(permit);
         });
     }
 }
 
-async fn connection(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    rpc: Arc<Rpc>,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
+async fn serve_stream(mut stream: TcpStream, peer: SocketAddr, rpc: Arc<Rpc>, drain: CancellationToken) {
     match read_preface(&mut stream).await {
-        (Preface::Http2, first) => http2(Rewound::new(first, stream), peer, rpc, watcher).await,
+        (Preface::Http2, first) => connection::serve(Rewound::new(first, stream), peer, rpc, drain).await,
         (other, _) => refuse(stream, other).await,
-    }
-}
-
-/// Holders of the count of a connection's calls other than the calls: the connection and its reader.
-const HOLDERS: usize = 2;
-
-async fn http2(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
-    rpc: Arc<Rpc>,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
-    // Held by every call until it has an answer, so that its count is theirs.
-    let calls = Arc::new(());
-    let busy = {
-        let calls = Arc::clone(&calls);
-        move || Arc::strong_count(&calls) > HOLDERS
-    };
-    let handler = hyper::service::service_fn(move |request| {
-        let (rpc, call) = (rpc.clone(), Arc::clone(&calls));
-        async move {
-            let response = rpc.call(request, peer).await;
-            drop(call);
-            Ok::<_, std::convert::Infallible>(response)
-        }
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
-        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .keep_alive_interval(Duration::from_secs(30))
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), handler);
-    // While other calls are under way their answers may be ready as well, and go out together.
-    if let Err(error) = Coalesce::new(watcher.watch(connection), busy).await {
-        tracing::debug!(%error, "connection ended");
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::join_all;
-use tokio::io::{DuplexStream, ReadBuf};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -210,10 +211,13 @@ async fn ready_answers_are_written_together() {
     };
     let (near, far) = tokio::io::duplex(1 << 20);
     let writes = Arc::new(AtomicUsize::new(0));
-    let connections = GracefulShutdown::new();
     let server = Counted { inner: far, writes: Arc::clone(&writes) };
-    let served =
-        tokio::spawn(http2(server, ([127, 0, 0, 1], 1).into(), Arc::new(rpc), connections.watcher()));
+    let served = tokio::spawn(connection::serve(
+        server,
+        ([127, 0, 0, 1], 1).into(),
+        Arc::new(rpc),
+        CancellationToken::new(),
+    ));
     let mut near = Some(near);
     let connector = tower::service_fn(move |_| {
         let near = near.take().ok_or(std::io::ErrorKind::NotConnected);
