@@ -50,7 +50,7 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// Filter in `tracing` syntax, e.g. `info,shoal_gateway=debug`.
     pub log_filter: String,
-    /// Whether each call that ended has a line ([`access`]).
+    /// Set if each call that ended has a line ([`access`]).
     pub access_log: bool,
 }
 

@@ -289,7 +289,7 @@ pub(crate) struct Finished {
     method: Arc<Method>,
     started: Instant,
     span: tracing::Span,
-    /// What its access line tells, until that is written.
+    /// The content of the call's access line, until that is written.
     access: Option<Box<Access>>,
 }
 

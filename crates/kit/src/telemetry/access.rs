@@ -23,10 +23,10 @@ pub const TARGET: &str = "shoal::access";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer id is left out of its line.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// What follows in a longer method is left out.
+/// The rest of a longer method is left out.
 const METHOD_BYTES_MAX: usize = 256;
 
-/// What the line of a call takes from its request.
+/// The part of a request that the line of its call shows.
 #[derive(Debug)]
 pub struct Access {
     method: Box<str>,
@@ -35,7 +35,7 @@ pub struct Access {
     trace_id: Option<Box<str>>,
 }
 
-/// Who answered a call.
+/// The clone that answered a call.
 #[derive(Debug, Clone, Copy)]
 pub struct AnsweredBy<'a> {
     /// The role of this process that took the call.
@@ -53,7 +53,7 @@ pub struct Forwarded<'a> {
     pub upstream: &'a str,
     /// The clone that had the call last, if any had it.
     pub endpoint: Option<SocketAddr>,
-    /// How many attempts were sent.
+    /// The number of attempts that were sent.
     pub attempts: u32,
 }
 
