@@ -13,7 +13,7 @@ use crate::error::LinkError;
 const OUTCOMES: [&str; 9] =
     ["ok", "unavailable", "unknown", "moving", "full", "read_only", "denied", "server", CANCELLED];
 /// The label that tells this engine from the others.
-pub(crate) const ENGINE: &str = "redis";
+const ENGINE: &str = "redis";
 const CANCELLED: &str = "cancelled";
 
 /// A call from its start to its end; a caller that gives up ends it as `cancelled`.

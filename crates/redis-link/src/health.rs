@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::call::ENGINE;
 use crate::config::Endpoint;
 use crate::error::{LinkError, Trouble};
 use crate::eviction::{Eviction, MemoryPolicy};
 
 /// A refusal that ended and came back is not said again before this.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// The label that tells this engine from the others.
+const ENGINE: &str = "redis";
 
 /// How one node is. The later ones are the worse.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
