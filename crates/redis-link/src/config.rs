@@ -199,10 +199,21 @@ pub fn describe(url: &str) -> String {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         // A password may hold an `@`; nothing after it can.
         let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        rest.trim_end_matches('/').to_owned()
+        let rest = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        // Of a URL that is wrong nobody knows which part is the password.
+        if is_place(rest) { rest.to_owned() } else { "…".to_owned() }
     };
     urls(url).map(name).collect::<Vec<_>>().join(",")
+}
+
+/// Returns whether a text is `host[:port][,host[:port]…][/name…]`.
+fn is_place(text: &str) -> bool {
+    let hosts = text.split_once('/').map_or(text, |(hosts, _)| hosts);
+    hosts.split(',').all(|host| {
+        let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
+        let port = after.split_once(':').map_or("", |(_, port)| port);
+        !host.starts_with(':') && port.bytes().all(|digit| digit.is_ascii_digit())
+    })
 }
 
 /// The URLs of a list. A comma within one belongs to its password.
@@ -213,12 +224,19 @@ fn urls(list: &str) -> impl Iterator<Item = &str> {
         let mut commas = list.match_indices(',').map(|(at, _)| at);
         let end = commas.find(|at| {
             let next = &list[at + 1..];
-            next.trim_start().split(',').next().is_some_and(|next| next.is_empty() || next.contains("://"))
+            next.trim_start()
+                .split(',')
+                .next()
+                .is_some_and(|next| next.is_empty() || SCHEMES.iter().any(|scheme| next.starts_with(scheme)))
         });
         rest = end.map(|end| &list[end + 1..]);
         Some(list[..end.unwrap_or(list.len())].trim())
     })
 }
+
+/// What a URL of a Redis begins with, those that are refused among them.
+const SCHEMES: [&str; 6] =
+    ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "valkey://", "valkeys://"];
 
 /// The scheme of a URL that names Sentinels.
 const SENTINEL: &str = "redis+sentinel://";
@@ -350,6 +368,12 @@ mod tests {
             ("redis://:p,ss@a:1/2,redis://:q@r,s@b:2", "a:1/2,b:2"),
             ("redis://:p/x@a:1/?protocol=resp3", "a:1"),
             ("nonsense", "nonsense"),
+            ("redis://:p,a://b@h:1", "h:1"),
+            ("redis://:secret", "…"),
+            ("redis://user:secret", "…"),
+            ("redis://:se,cret", "…"),
+            ("redis://a:1,redis://:se,cret", "a:1,…"),
+            ("redis://[::1]:6379/2", "[::1]:6379/2"),
         ] {
             assert_eq!(describe(url), described, "{url}");
         }
