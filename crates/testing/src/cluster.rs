@@ -8,6 +8,8 @@ use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
+use crate::engine::engine_of;
+
 /// The time that starting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,12 +44,7 @@ impl Cluster {
     /// Starts two nodes and waits until both serve. Nothing, loudly, where no redis-server is named; a failure if
     /// `SHOAL_TEST_REQUIRE` asks for engines.
     pub async fn start() -> Option<Cluster> {
-        let Ok(binary) = std::env::var("SHOAL_TEST_REDIS_SERVER") else {
-            let required = std::env::var("SHOAL_TEST_REQUIRE").is_ok_and(|value| value == "1");
-            assert!(!required, "SHOAL_TEST_REDIS_SERVER is not set");
-            eprintln!("SKIPPED: SHOAL_TEST_REDIS_SERVER is not set");
-            return None;
-        };
+        let binary = engine_of("SHOAL_TEST_REDIS_SERVER")?;
         let (first, second) = (Node::start(&binary).await, Node::start(&binary).await);
         let cluster = Cluster { nodes: [first.0, second.0] };
         for (index, (first, last)) in [("0", "8191"), ("8192", "16383")].into_iter().enumerate() {

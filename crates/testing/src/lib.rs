@@ -1,5 +1,7 @@
 //! Shared parts of tests: engines of a test's own. Only tests depend on it.
 
 mod cluster;
+mod engine;
 
 pub use cluster::{Cluster, SlotMove};
+pub use engine::{engine_of, engines_are_required};

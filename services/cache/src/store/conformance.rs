@@ -40,14 +40,7 @@ async fn all(store: Arc<dyn Store>) {
 
 /// Returns a store on the Redis that a variable names.
 pub(crate) async fn redis_from(variable: &str) -> Option<Arc<RedisStore>> {
-    let Ok(url) = std::env::var(variable) else {
-        assert!(
-            std::env::var("SHOAL_TEST_REQUIRE").is_err(),
-            "{variable} is not set, and SHOAL_TEST_REQUIRE is"
-        );
-        eprintln!("SKIPPED: {variable} names no Redis");
-        return None;
-    };
+    let url = shoal_testing::engine_of(variable)?;
     let store = RedisStore::open(
         shoal_redis_link::LinkConfig::new(&url, "cache"),
         "shoal-test-cache:".to_owned(),

@@ -288,13 +288,5 @@ pub(crate) async fn redis_mesh_at(url: &str, config: &Config) -> Mesh {
 
 /// Returns a variable that a test needs. Without it the test is skipped, loudly; in CI it fails.
 pub(crate) fn variable_or_skip(variable: &str) -> Option<String> {
-    let value = std::env::var(variable).ok();
-    if value.is_none() {
-        assert!(
-            std::env::var_os("SHOAL_TEST_REQUIRE").is_none_or(|value| value != "1"),
-            "{variable} is not set"
-        );
-        eprintln!("SKIPPED: {variable} is not set");
-    }
-    value
+    shoal_testing::engine_of(variable)
 }

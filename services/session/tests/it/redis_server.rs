@@ -18,16 +18,7 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts a server. Returns `None`, loudly, on a machine without Redis, unless engines are required.
     pub(crate) fn start() -> Option<RedisServer> {
-        let binary = match std::env::var("SHOAL_TEST_REDIS_SERVER") {
-            Ok(binary) => binary,
-            Err(_) if std::env::var_os("SHOAL_TEST_REQUIRE").is_some() => {
-                panic!("SHOAL_TEST_REDIS_SERVER is not set")
-            }
-            Err(_) => {
-                eprintln!("SKIPPED: SHOAL_TEST_REDIS_SERVER is not set");
-                return None;
-            }
-        };
+        let binary = shoal_testing::engine_of("SHOAL_TEST_REDIS_SERVER")?;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let child = run(&binary, port, &dir);

@@ -85,14 +85,7 @@ impl Make for Embedded {
 impl Redis {
     /// Returns the engine whose address the variable holds.
     pub(crate) fn at(variable: &str) -> Option<Redis> {
-        match std::env::var(variable) {
-            Ok(url) => Some(Redis { url }),
-            Err(_) if std::env::var_os("SHOAL_TEST_REQUIRE").is_some() => panic!("{variable} is not set"),
-            Err(_) => {
-                eprintln!("SKIPPED: {variable} is not set");
-                None
-            }
-        }
+        shoal_testing::engine_of(variable).map(|url| Redis { url })
     }
 
     /// Returns an engine of a test's own.
