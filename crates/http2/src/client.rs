@@ -1,6 +1,5 @@
 //! The client side: one connection, and the handle that sends requests on it.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +13,7 @@ use crate::connection::{Core, Role};
 use crate::error::Error;
 use crate::handle::{Handle, ResponseFuture, SendStream};
 use crate::io::{Io, Moved, Shared};
+use crate::pings::Pings;
 
 /// A connection: a future that moves its bytes, and resolves when the connection has ended. Dropping it cuts the connection.
 /// The connection ends when the peer ends it, and, once [retired](Connection::retire) or after the peer's GOAWAY, with its
@@ -24,10 +24,6 @@ pub struct Connection<T>(Io<T>);
 /// Sends requests. The handle is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SendRequest(Arc<Shared>);
-
-/// Asks the peer whether it is there.
-#[derive(Debug)]
-pub struct Pings(Arc<Shared>);
 
 /// The state of a connection, for the task that drives it. It is asked for with each poll, and so all at once.
 #[derive(Clone, Debug)]
@@ -132,35 +128,5 @@ impl SendRequest {
     /// Returns how many streams the peer allows; `u32::MAX` as long as it has not said.
     pub fn streams_max(&self) -> usize {
         usize::try_from(self.0.lock().peer().streams_max()).unwrap_or(usize::MAX)
-    }
-}
-
-impl Pings {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Pings {
-        Pings(shared.clone())
-    }
-
-    /// Sends a PING and waits for its answer. Only one PING is under way at a time.
-    ///
-    /// # Errors
-    /// When the connection is over first.
-    pub async fn ping(&mut self) -> Result<(), Error> {
-        let before = {
-            let mut core = self.0.lock();
-            core.send_ping();
-            core.ping().answers()
-        };
-        poll_fn(|cx| {
-            let mut core = self.0.lock();
-            if core.ping().answers() > before {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(error) = core.over() {
-                return Poll::Ready(Err(error.clone()));
-            }
-            core.ping().register(cx);
-            Poll::Pending
-        })
-        .await
     }
 }

@@ -13,15 +13,17 @@ mod handle;
 pub mod hpack;
 mod io;
 mod message;
+mod pings;
 mod server;
 mod stream;
 mod window;
 
-pub use client::{Connection as ClientConnection, Pings, SendRequest, Standing, connect};
+pub use client::{Connection as ClientConnection, SendRequest, Standing, connect};
 pub use config::Config;
 pub use connection::{SendError, Unfinished};
 pub use error::{Error, Reason};
 pub use handle::{RecvStream, ResponseFuture, SendResponse, SendStream};
 pub use hpack::{ListLimit, ListTooLong};
+pub use pings::Pings;
 pub use server::{Accepted, Connection as ServerConnection, handshake};
 pub use stream::Unread;

@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::client::Pings;
 use crate::config::Config;
 use crate::connection::Unfinished;
 use crate::connection::{Core, Role};
 use crate::error::{By, Error, Reason};
 use crate::handle::{Handle, RecvStream, SendResponse};
 use crate::io::{Io, Moved};
+use crate::pings::Pings;
 
 /// A connection. Moves its bytes only while it is polled. Dropping it cuts the connection.
 #[derive(Debug)]

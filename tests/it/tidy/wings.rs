@@ -59,6 +59,7 @@ const ORDER: [(&str, &[&str]); 10] = [
         &[
             "server",
             "client",
+            "pings",
             "handle",
             "io",
             "connection",
