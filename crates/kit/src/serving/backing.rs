@@ -10,7 +10,8 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::serving::service::ReadyCheck;
+/// Says whether all is well with a clone's engine, and if not why.
+pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Intervals at which a clone asks and watches its engine.
 #[derive(Clone, Copy)]

@@ -13,9 +13,6 @@ use crate::serving::budget::Memory;
 use crate::serving::routes::{RequestBody, Routes};
 use crate::telemetry::families;
 
-/// Says whether all is well with a clone's engine, and if not why.
-pub type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-
 /// Work that is done before metrics are shown.
 pub type Measure = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
