@@ -21,11 +21,11 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::role::Role;
 use crate::telemetry::logs::{LogFormat, Logs};
@@ -102,17 +102,17 @@ pub fn install(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
 const FRAMES: [&str; 3] = ["h2", "hyper", "hyper_util"];
 
 /// The filter as it was asked for, and the access log by its own switch. What names a target is left as it is.
-fn filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
+fn filter(config: &TelemetryConfig) -> anyhow::Result<Targets> {
     let asked = &config.log_filter;
-    let parsed = EnvFilter::try_new(asked);
+    let parsed = asked.parse::<Targets>();
     let mut filter =
         parsed.with_context(|| format!("log filter `{asked}` (example: info,shoal_gateway=debug)"))?;
     let named =
         |target: &str| asked.split(',').any(|part| part.split('=').next().map(str::trim) == Some(target));
-    let access = [(access::TARGET, if config.access_log { "info" } else { "off" })];
-    for (target, level) in FRAMES.map(|target| (target, "off")).into_iter().chain(access) {
+    let access = [(access::TARGET, if config.access_log { LevelFilter::INFO } else { LevelFilter::OFF })];
+    for (target, level) in FRAMES.map(|target| (target, LevelFilter::OFF)).into_iter().chain(access) {
         if !named(target) || (config.access_log && target == access::TARGET) {
-            filter = filter.add_directive(format!("{target}={level}").parse()?);
+            filter = filter.with_target(target, level);
         }
     }
     Ok(filter)
@@ -120,7 +120,7 @@ fn filter(config: &TelemetryConfig) -> anyhow::Result<EnvFilter> {
 
 /// Log lines. Spans are for traces only, and a line needs nothing of what this layer would write down of each: it wants
 /// none, so that without an endpoint no callsite of one is enabled.
-fn logs<S>(config: &TelemetryConfig, filter: EnvFilter) -> impl Layer<S> + use<S>
+fn logs<S>(config: &TelemetryConfig, filter: Targets) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -206,7 +206,7 @@ mod tests {
             log_filter: String::new(),
             access_log: false,
         };
-        let logs = tracing_subscriber::registry().with(logs(&config, EnvFilter::new("info")));
+        let logs = tracing_subscriber::registry().with(logs(&config, "info".parse().unwrap()));
         let disabled =
             || server_span(Role::Session, "clone", "service", "method", &HeaderMap::new()).is_disabled();
         assert!(tracing::subscriber::with_default(logs, disabled));
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn driver_lines_are_off_by_default() {
         let _only = only_subscriber();
-        let filter = EnvFilter::new(crate::settings::serve_defaults().log);
+        let filter = crate::settings::serve_defaults().log.parse::<Targets>().unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
             assert!(!tracing::enabled!(target: "scylla::cluster::worker", tracing::Level::ERROR));
             assert!(tracing::enabled!(target: "shoal_data::store::cassandra::link", tracing::Level::INFO));
