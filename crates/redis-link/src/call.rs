@@ -6,15 +6,10 @@ use redis::{Arg, Cmd, Pipeline};
 use tokio::time::Instant;
 use tracing::{Span, field};
 
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
+use crate::endpoint::Endpoint;
 use crate::error::LinkError;
-
-/// How calls end, as the metric says it.
-const OUTCOMES: [&str; 9] =
-    ["ok", "unavailable", "unknown", "moving", "full", "read_only", "denied", "server", CANCELLED];
-/// The label that tells this engine from the others.
-const ENGINE: &str = "redis";
-const CANCELLED: &str = "cancelled";
+use crate::meter::{CANCELLED, Meter};
 
 /// A call from its start to its end; a caller that gives up ends it as `cancelled`.
 pub(crate) struct Call<'a> {
@@ -89,37 +84,6 @@ fn client_span(role: &str, operation: impl fmt::Display, name: impl fmt::Display
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.meter.record(self.outcome, self.started.elapsed().as_secs_f64());
-    }
-}
-
-/// The counters of a link, looked up once: a call must not search a registry.
-pub(crate) struct Meter {
-    role: &'static str,
-    calls: [metrics::Counter; OUTCOMES.len()],
-    duration: metrics::Histogram,
-}
-
-impl Meter {
-    pub(crate) fn new(role: &'static str) -> Self {
-        let calls = OUTCOMES.map(|outcome| {
-            metrics::counter!("shoal_engine_calls_total", "role" => role, "engine" => ENGINE, "outcome" => outcome)
-        });
-        let duration =
-            metrics::histogram!("shoal_engine_call_duration_seconds", "role" => role, "engine" => ENGINE);
-        Self { role, calls, duration }
-    }
-
-    fn record(&self, outcome: &'static str, seconds: f64) {
-        if let Some(known) = OUTCOMES.iter().position(|known| *known == outcome) {
-            self.calls[known].increment(1);
-        }
-        self.duration.record(seconds);
-    }
-}
-
-impl fmt::Debug for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meter").field("role", &self.role).finish_non_exhaustive()
     }
 }
 

@@ -3,6 +3,7 @@
 //! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
 //! primary while the others serve, and it repeats requests that may have been done.
 
+mod slot_move;
 mod transfer;
 mod way;
 
@@ -19,12 +20,13 @@ use tokio_util::task::AbortOnDropHandle;
 use self::transfer::Transfers;
 use self::way::Way;
 use crate::call::Call;
-use crate::config::{Endpoint, Settings};
+use crate::cluster::slot_move::Moves;
+use crate::config::Settings;
+use crate::endpoint::Endpoint;
 use crate::error::LinkError;
 use crate::node::{Kind, Node};
 use crate::script::{Request, Scripts};
 use crate::slot::{self, SLOTS};
-use crate::slot_move::Moves;
 
 /// Between two looks at the slot map while nothing asks for one.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);

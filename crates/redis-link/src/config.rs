@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 
-use crate::call::Meter;
+use crate::endpoint::Endpoint;
 use crate::error::LinkError;
-use crate::eviction::Eviction;
 use crate::health::Health;
+use crate::health::eviction::Eviction;
+use crate::meter::Meter;
 use crate::script::Script;
-use crate::sentinel::SentinelConfig;
 
 /// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
 #[derive(Clone)]
@@ -101,6 +101,13 @@ pub(crate) struct Settings {
     pub(crate) health: Health,
 }
 
+/// The Sentinels of a URL, and the name that they have for the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SentinelConfig {
+    pub(crate) sentinels: Vec<Endpoint>,
+    pub(crate) primary: String,
+}
+
 impl Settings {
     /// The time a whole call may take.
     pub(crate) fn deadline(&self, bulk: bool) -> Duration {
@@ -115,27 +122,6 @@ impl Settings {
 
 /// The multiple of the usual deadline that a call with a big value has.
 const BULK_DEADLINE: u32 = 10;
-
-/// One Redis server's address.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Endpoint {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl Endpoint {
-    /// `host:port`, as Redis writes it in MOVED; an IPv6 address is not bracketed there.
-    pub(crate) fn parse(text: &str) -> Option<Endpoint> {
-        let (host, port) = text.rsplit_once(':')?;
-        Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
 
 impl LinkConfig {
     /// The seeds (one of them: no Cluster), what all connections share, and the scripts.

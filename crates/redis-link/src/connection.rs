@@ -1,8 +1,14 @@
 //! One connection to one Redis: the socket's options, the handshake, and a sign of its end.
 
+pub(crate) mod dial;
+pub(crate) mod hello;
+pub(crate) mod process;
+mod progress;
+mod sentinel;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
@@ -14,14 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Settings;
-use crate::dial::Dialer;
+use crate::connection::dial::Dialer;
+use crate::connection::hello::Hello;
+use crate::connection::process::Met;
+use crate::connection::progress::{Progress, Watched};
 use crate::error::{self, LinkError};
-use crate::eviction::MemoryPolicy;
-use crate::hello::Hello;
-use crate::process::Met;
-use crate::progress::{Progress, Watched};
+use crate::health::eviction::MemoryPolicy;
 use crate::script::Script;
-use crate::watchdog;
 
 /// Requests that wait to be written; more callers wait for room, within their deadline. The driver's 50 is
 /// less than one busy clone has in flight.
@@ -29,6 +34,10 @@ const PIPELINE_BUFFER: usize = 1024;
 
 /// Bytes gathered before they are written: fewer system calls under load.
 const WRITE_BUFFER: usize = 64 * 1024;
+
+/// Has no keys and writes nothing, and is refused as a script that writes would be: a script that states flags, and none that
+/// says otherwise, is taken for one (Redis 7, "Script flags").
+pub(crate) static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("probe", "#!lua\nreturn 0"));
 
 /// The kernel gives up on unacknowledged data after this. The watchdog is faster; this is for the connections
 /// it does not watch.
@@ -79,7 +88,7 @@ impl Connection {
                 setup.add_command(script.load());
             }
             // These may fail: an older Redis compiles no such script, and not every user may ask.
-            setup.add_command(watchdog::PROBE.load()).add_command(MemoryPolicy::ask());
+            setup.add_command(PROBE.load()).add_command(MemoryPolicy::ask());
             setup.add_command(Hello::ask());
             setup.cmd("INFO").arg("server").cmd("TIME");
             let count = setup.len();

@@ -1,13 +1,15 @@
 //! How the Redis of a role is, told once for all links of the process that share it: in the log when it changes, and in
 //! gauges. It decides nothing: calls are answered by what Redis says to them.
 
+pub(crate) mod eviction;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::error::{LinkError, Trouble};
-use crate::eviction::{Eviction, MemoryPolicy};
+use crate::health::eviction::{Eviction, MemoryPolicy};
 
 /// A refusal that ended and came back is not said again before this.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(30);

@@ -21,40 +21,24 @@
 //!   connections of their own.
 
 mod backoff;
-mod breaker;
 mod call;
 mod cluster;
 mod config;
 mod connection;
-mod dial;
+mod endpoint;
 mod error;
-mod eviction;
 mod health;
-mod held_writes;
-mod hello;
-mod lane;
 mod link;
-mod moving;
+mod meter;
 mod node;
-mod process;
-mod progress;
 mod script;
-mod sentinel;
 mod slot;
-mod slot_move;
-mod store_name;
-mod subscription;
-mod tail;
 mod topology;
-mod watchdog;
 
 pub use config::{LinkConfig, describe};
+pub use connection::process::process_of;
 pub use error::LinkError;
-pub use eviction::Eviction;
 pub use health::Health;
-pub use link::Link;
-pub use process::process_of;
+pub use health::eviction::Eviction;
+pub use link::{Entry, Link, StoreName, Subscription, SubscriptionEvent, Tail, TailEvent};
 pub use script::Script;
-pub use store_name::StoreName;
-pub use subscription::{Subscription, SubscriptionEvent};
-pub use tail::{Entry, Tail, TailEvent};

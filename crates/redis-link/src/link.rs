@@ -1,5 +1,9 @@
 //! The handle that services hold: commands, pipelines and scripts, each with one deadline and one span.
 
+mod store_name;
+mod subscription;
+mod tail;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +16,11 @@ use tracing::Instrument;
 use crate::call::Call;
 use crate::config::{LinkConfig, Settings};
 use crate::error::LinkError;
+pub use crate::link::store_name::StoreName;
+pub use crate::link::subscription::{Subscription, SubscriptionEvent};
+pub use crate::link::tail::{Entry, Tail, TailEvent};
 use crate::script::{Request, Script, Scripts};
 use crate::slot;
-use crate::subscription::Subscription;
-use crate::tail::Tail;
 use crate::topology::{Route, Topology};
 
 /// How often [`Link::ready`] looks again while Redis does not answer.

@@ -1,5 +1,10 @@
 //! One Redis server: its connections, its breaker, and calls with a deadline.
 
+mod breaker;
+mod lane;
+mod moving;
+mod watchdog;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,18 +16,19 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::breaker::Breaker;
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
 use crate::connection::Connection;
-use crate::dial::Dialer;
+use crate::connection::dial::Dialer;
+use crate::connection::process::{Met, Processes};
+use crate::endpoint::Endpoint;
 use crate::error::{self, LinkError, Trouble};
-use crate::eviction::MemoryPolicy;
+use crate::health::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
-use crate::lane::{BULK_MAX, Lane, Lease};
-use crate::moving::{self, Search};
-use crate::process::{Met, Processes};
+use crate::node::breaker::Breaker;
+use crate::node::lane::{BULK_MAX, Lane, Lease};
+pub(crate) use crate::node::moving::Moves;
+use crate::node::moving::Search;
 use crate::script::{Request, Script, Scripts};
-use crate::watchdog;
 
 /// A Redis that refused a write is said to be well after it has refused none for so long.
 const WRITABLE_AFTER: Duration = Duration::from_millis(500);

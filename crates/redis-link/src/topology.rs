@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
+use crate::endpoint::Endpoint;
 use crate::error::LinkError;
 use crate::node::{Kind, Node};
 use crate::script::Scripts;

@@ -7,16 +7,11 @@ use super::imports::Imports;
 use super::tree::{Tree, part_of};
 
 /// Crates with circles still, and how many files are in one. Lower them; a crate without any leaves the table.
-const NOT_YET: [(&str, usize); 5] = [
-    ("crates/embedded/", 6),
-    ("crates/http2/", 7),
-    ("crates/kit/", 8),
-    ("crates/redis-link/", 13),
-    ("services/session/", 2),
-];
+const NOT_YET: [(&str, usize); 4] =
+    [("crates/embedded/", 6), ("crates/http2/", 7), ("crates/kit/", 8), ("services/session/", 2)];
 
 /// The files and folders directly in the sources of a crate, from the top to the bottom: each imports only those after it.
-const ORDER: [(&str, &[&str]); 10] = [
+const ORDER: [(&str, &[&str]); 11] = [
     (
         "services/gateway",
         &[
@@ -70,6 +65,25 @@ const ORDER: [(&str, &[&str]); 10] = [
             "frame",
             "error",
             "hpack",
+        ],
+    ),
+    (
+        "crates/redis-link",
+        &[
+            "link",
+            "topology",
+            "cluster",
+            "node",
+            "connection",
+            "call",
+            "config",
+            "health",
+            "endpoint",
+            "script",
+            "slot",
+            "meter",
+            "error",
+            "backoff",
         ],
     ),
     ("crates/kit", &["process", "settings", "serving", "telemetry", "page", "errors", "role"]),

@@ -1,6 +1,6 @@
 //! Carries the keys of a half-moved slot to its new node, so that its callers need not wait for whoever began the move.
 //!
-//! A script that touches keys it does not declare runs nowhere while a slot is on two nodes (see [`crate::slot_move`]). The first call
+//! A script that touches keys it does not declare runs nowhere while a slot is on two nodes (see [`crate::cluster::slot_move`]). The first call
 //! that meets such a slot starts one task, which sends the node that gives the slot away (the source) what
 //! `redis-cli --cluster reshard` sends: `CLUSTER GETKEYSINSLOT` and `MIGRATE`, until the source has no key of the slot left. Calls wait
 //! as they do anyway, and go to the other node (the target) once the source is empty. The slot itself is not handed over: that is for
@@ -35,10 +35,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Redirect, Shared};
-use crate::config::{Endpoint, Settings};
+use crate::cluster::slot_move::MOVE_WAIT;
+use crate::config::Settings;
+use crate::endpoint::Endpoint;
 use crate::error::LinkError;
 use crate::node::Node;
-use crate::slot_move::MOVE_WAIT;
 
 /// The keys of the first batch.
 const BATCH_MIN: usize = 4;

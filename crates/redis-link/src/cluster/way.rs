@@ -6,9 +6,9 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::{Redirect, Shared, transfer};
+use crate::cluster::slot_move::Wait;
 use crate::error::LinkError;
 use crate::node::Node;
-use crate::slot_move::Wait;
 
 /// A call follows this many redirects before it waits: while slots move, one or two are usual.
 const REDIRECTS_MAX: usize = 5;

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 
 use crate::error::LinkError;
 use crate::health::{Condition, Refusal};
-use crate::lane::Lane;
 use crate::node::Shared;
-use crate::watchdog::{Ping, Watchdog, probe};
+use crate::node::lane::Lane;
+use crate::node::watchdog::{Ping, Watchdog, probe};
 
 /// A write that is held back for longer is given up with its connection, and another one is tried.
 const HELD_MAX: Duration = Duration::from_secs(60);

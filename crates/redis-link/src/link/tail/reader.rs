@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::error::{self, LinkError};
 use crate::link::Link;
-use crate::moving::Moves;
+use crate::node::Moves;
 use crate::node::Node;
 use crate::topology::Route;
 

@@ -11,17 +11,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{Endpoint, Settings};
+use crate::config::{SentinelConfig, Settings};
+use crate::endpoint::Endpoint;
 
 /// The time for the answer of one Sentinel; a silent one must leave time for the next.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(80);
-
-/// The Sentinels of a URL, and the name that they have for the primary.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SentinelConfig {
-    pub(crate) sentinels: Vec<Endpoint>,
-    pub(crate) primary: String,
-}
 
 /// Asks the Sentinels of one link, first the one that was of use last.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::config::{Endpoint, Settings};
-use crate::sentinel::Sentinels;
+use crate::config::Settings;
+use crate::connection::sentinel::Sentinels;
+use crate::endpoint::Endpoint;
 
 /// Addresses of one name that are tried; the rest is not looked at.
 const ADDRESSES_MAX: usize = 16;

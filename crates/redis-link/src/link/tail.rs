@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::link::Link;
+use crate::link::tail::reader::{Reader, Readers};
 use crate::slot;
-use crate::tail::reader::{Reader, Readers};
 use crate::topology::Route;
 
 /// Events that wait for [`Tail::recv`]; then reading waits too, and the entries stay in Redis.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::Connection;
+use crate::connection::hello::Hello;
 use crate::error::{LinkError, Trouble};
 use crate::health::Condition;
-use crate::hello::Hello;
 use crate::node::{Kind, Node, Shared};
 use crate::script::Request;
 

@@ -3,8 +3,10 @@
 //! It also asks now and then, in place of a PING, whether a write would be taken, and what Redis does when its memory is full.
 //! It alone connects, one attempt at a time: whatever happens to Redis, a clone is no connection storm.
 
+mod held_writes;
+
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -12,15 +14,14 @@ use redis::{Pipeline, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
-use crate::connection::Connection;
+use crate::connection::hello::{Hello, Mode};
+use crate::connection::{Connection, PROBE};
 use crate::error::{self, LinkError, Trouble};
-use crate::eviction::MemoryPolicy;
 use crate::health::Condition;
-use crate::held_writes::Held;
-use crate::hello::{Hello, Mode};
-use crate::moving;
+use crate::health::eviction::MemoryPolicy;
+use crate::node::moving;
+use crate::node::watchdog::held_writes::Held;
 use crate::node::{Kind, Shared};
-use crate::script::Script;
 
 /// Between PINGs while all is well: idle connections that died are found by them. One of them is the question whether a write
 /// would be taken. A call that is not answered, or refused, asks at once, so that a Redis at rest is not asked more often: all
@@ -36,10 +37,6 @@ const INTERVAL_REFUSING: Duration = Duration::from_millis(250);
 /// Between two looks at the eviction policy, which may be set at any time. One that does not suit the role is looked at with
 /// every PING.
 const POLICY_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Has no keys and writes nothing, and is refused as a script that writes would be: a script that states flags, and none that
-/// says otherwise, is taken for one (Redis 7, "Script flags").
-pub(crate) static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("probe", "#!lua\nreturn 0"));
 
 /// Runs until the node is dropped, or says that it is one of a Cluster, which has watchdogs of its own.
 pub(crate) async fn run(node: Arc<Shared>) {

@@ -1,0 +1,24 @@
+//! The address of a Redis server.
+
+use std::fmt;
+
+/// One Redis server's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Endpoint {
+    /// `host:port`, as Redis writes it in MOVED; an IPv6 address is not bracketed there.
+    pub(crate) fn parse(text: &str) -> Option<Endpoint> {
+        let (host, port) = text.rsplit_once(':')?;
+        Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
