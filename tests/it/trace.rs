@@ -1,4 +1,4 @@
-//! One trace shows the whole path: caller, gateway attempt, service, Redis command, CQL statement, job.
+//! Traces show the whole path: caller, gateway attempt, service, Redis command, CQL statement, job.
 
 mod jaeger;
 mod receiver;

@@ -213,9 +213,9 @@ impl Balancer {
 /// The thing that is missing when a pick fails.
 #[derive(Clone, Copy, Debug)]
 enum Missing {
-    /// No endpoint is ready.
+    /// A ready endpoint.
     Endpoint,
-    /// Endpoints are ready, but all their streams, or all that this share may have, are in use.
+    /// A free stream: endpoints are ready, but all their streams, or all streams of this share, are in use.
     Stream { too_many_wait: bool },
 }
 

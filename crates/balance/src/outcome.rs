@@ -62,7 +62,7 @@ pub enum Outcome {
     TimedOut,
     /// The caller went away. Only says that the endpoint took at least this long.
     CallerGone,
-    /// Nothing is known: the endpoint never received the call, as after a GOAWAY.
+    /// The call says nothing about the endpoint, which never received it, as after a GOAWAY.
     Neutral,
 }
 

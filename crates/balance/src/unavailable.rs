@@ -7,7 +7,7 @@ use crate::snapshot::{EndpointSnapshot, EndpointState};
 /// The number of endpoints a message names before it only counts.
 const NAMED_MAX: usize = 3;
 
-/// No endpoint can be picked. The message says why and fits a gRPC status.
+/// The error of a pick without a usable endpoint. The message says why and fits a gRPC status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no endpoint of `{upstream}` can take a call: {reason}")]
 pub struct Unavailable {

@@ -8,17 +8,17 @@ use crate::damage::Trouble;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 
-/// The keyspace that counts; no caller gets it.
+/// The keyspace that holds the count; callers cannot open it.
 pub(crate) const KEYSPACE: &str = "shoal.commits";
 
 pub(crate) const KEY: &[u8] = b"last";
 
-/// The record that a group writes of itself.
+/// The record of a group, written with the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Commit {
-    /// Counts the groups, from one.
+    /// The number of the group, from one.
     pub(crate) number: u64,
-    /// The engine's sequence number of the group before.
+    /// The engine's sequence number of the previous group.
     pub(crate) previous_seqno: u64,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Commits {
 }
 
 impl Commits {
-    /// Opens the count and compares it with what was known before: `journal` is what the journal's files held, none in a
+    /// Opens the count and compares it with the ledger and with the contents of the journal's files. `journal` is `None` for a
     /// database that was never written.
     pub(crate) fn open(
         database: &fjall::Database,
@@ -93,13 +93,13 @@ impl Commits {
         Ok(Commits { keyspace, next })
     }
 
-    /// Numbers the group that `batch` is.
+    /// Adds the number of the group to its `batch`.
     pub(crate) fn count(&self, batch: &mut OwnedWriteBatch) {
         let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
         batch.insert(&self.keyspace, KEY, next.encode());
     }
 
-    /// Takes down that the group that was counted last is on the disk, and returns its number.
+    /// Records that the last counted group is on the disk, and returns its number.
     pub(crate) fn committed(&self) -> u64 {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let number = next.number;

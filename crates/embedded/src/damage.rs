@@ -1,5 +1,5 @@
-//! Looks at a directory before the engine opens it: what is missing or damaged is refused while it can still be restored. The
-//! engine makes anew what it does not find, and removes what it does not know.
+//! The check of a directory before the engine opens it: a directory with missing or damaged files is refused while it can still
+//! be restored. The engine itself would make missing files anew and remove unknown ones.
 
 use std::fs;
 use std::io;
@@ -20,12 +20,12 @@ const META_KEYSPACE: &str = "0";
 /// Names the file that lists a keyspace's tables: its number, its checksum, the kind of checksum.
 const CURRENT_FILE: &str = "current";
 
-/// Why the files are not opened.
+/// The reason why the files are not opened.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     Io(io::Error),
     Engine(fjall::Error),
-    /// Something that was written is not there; what.
+    /// Something that was written is missing; the text names it.
     Damaged(String),
 }
 
@@ -47,7 +47,7 @@ impl From<fjall::Error> for Trouble {
     }
 }
 
-/// Opens the ledger of `dir`, or makes it where no database is yet.
+/// Opens the ledger of `dir`, or makes it if the directory holds no database yet.
 pub(crate) fn ledger(dir: &Path) -> Result<Ledger, Trouble> {
     match Ledger::open(dir)? {
         Some(ledger) => Ok(ledger),
@@ -65,7 +65,7 @@ fn holds_a_database(dir: &Path) -> io::Result<bool> {
         || !journal::files(dir)?.is_empty())
 }
 
-/// Compares the files with the ledger, and returns what the journal holds; none before the first start came to its end.
+/// Compares the files with the ledger, and returns the contents of the journal; `None` if no start has finished yet.
 pub(crate) fn look(dir: &Path, ledger: &Ledger) -> Result<Option<Journal>, Trouble> {
     let keyspaces = ledger.keyspaces();
     let Some((commits, _)) = keyspaces.iter().find(|(_, name)| name == commits::KEYSPACE) else {
@@ -91,7 +91,7 @@ pub(crate) fn look(dir: &Path, ledger: &Ledger) -> Result<Option<Journal>, Troub
     }
 }
 
-/// The engine would make a keyspace without this file anew, and does not compare the checksum.
+/// Checks the file that lists a keyspace's tables: the engine would make a keyspace without it anew, and compares no checksum.
 fn look_at_keyspace(dir: &Path, id: &str, what: &str) -> Result<(), Trouble> {
     let keyspace = Path::new(KEYSPACES_DIRECTORY).join(id);
     let read = |name: &str| match fs::read(dir.join(&keyspace).join(name)) {
@@ -117,7 +117,7 @@ fn look_at_keyspace(dir: &Path, id: &str, what: &str) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Removes what a first start left that was killed before it had a keyspace to write to: the engine does not go on with it.
+/// Removes the files of a first start that was killed before it had a keyspace: the engine cannot continue with them.
 fn clear_unfinished(dir: &Path) -> io::Result<()> {
     let keyspaces = dir.join(KEYSPACES_DIRECTORY);
     if keyspaces.try_exists()? {

@@ -23,7 +23,7 @@ const HOLDER_FILE: &str = "holder";
 /// The time that a start waits for a process that is about to end.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(300);
 
-/// One open database. Clones share it; the last one to go closes it, after the queued writes.
+/// An open database. Clones share it. Dropping the last clone runs the queued writes and closes the database.
 #[derive(Clone)]
 pub struct Database {
     // Before the storage: the writer is joined first.
@@ -31,25 +31,25 @@ pub struct Database {
     storage: Arc<Storage>,
 }
 
-/// What the writer has done since the database was opened.
+/// Counts the work of the writer since the database was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// Closures that were run.
+    /// Number of closures that were run.
     pub writes: u64,
-    /// Groups of them that were committed; a durable database pays one fsync for each.
+    /// Number of committed groups of closures. A durable database pays one fsync for each.
     pub groups: u64,
 }
 
 impl Database {
-    /// Opens the database in `dir`, which is made (mode 0700) if it is not there. Answers of
+    /// Opens the database in `dir`, and makes the directory (mode 0700) if it does not exist. Answers of
     /// [`Database::write`] wait for the disk. Blocks while an earlier journal is replayed.
     ///
-    /// Refuses a directory that holds less than was acknowledged, with [`OpenError::Damaged`], and changes nothing in it where that
-    /// can be told before the engine opens it.
+    /// Returns [`OpenError::Damaged`] if the directory holds less than was acknowledged. If the damage is found before the engine
+    /// opens the files, the directory is left unchanged.
     pub fn open(dir: &Path) -> Result<Database, OpenError> {
         let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
         make_directory(dir).map_err(directory)?;
-        // Before anything is looked at: another process may be writing it.
+        // The lock comes before the first look: another process may be writing the files.
         let held = hold(dir)?;
         let ledger = damage::ledger(dir).map_err(|trouble| trouble.into_open_error(dir))?;
         let engine = open_engine(dir, Some(&ledger))?;
@@ -73,7 +73,7 @@ impl Database {
         Ok(Database { writer, storage })
     }
 
-    /// The keyspace of that name (1 to 255 bytes), made if it is not there. Handles are cheap to clone: take
+    /// Returns the keyspace with this name (1 to 255 bytes), and makes it if it does not exist. Handles are cheap to clone: take
     /// each keyspace once, when the service starts.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace, Error> {
         if name.is_empty() || name.len() > 255 {
@@ -86,23 +86,22 @@ impl Database {
         Ok(Keyspace { index, name: name.into(), storage: Arc::clone(&self.storage) })
     }
 
-    /// All keyspaces as they are now: several reads of it belong together, whatever is written meanwhile.
-    /// Keep it only as long as they take: it holds back the engine's cleaning.
+    /// Returns a view of all keyspaces as they are now: later writes do not change what its reads see. Drop a snapshot after the
+    /// reads: while it exists the engine cannot remove old values.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(&self.storage)
     }
 
-    /// Runs `f` alone on the writer thread and answers with what it returned once everything it wrote is
-    /// durable and visible: what it read cannot have changed by the time it writes.
+    /// Runs `f` alone on the writer thread and returns its value once everything it wrote is durable and visible. No other
+    /// write runs between the reads and the writes of `f`.
     ///
-    /// All of it is applied, or nothing: nothing if `f` panics, calls [`Tx::abort`] (its value is still
-    /// answered), or exceeds a limit. **An `Err` returned by `f` is a value like any other**: call
-    /// `abort` on the way out if something was written before. `f` holds up every other writer, so it should
-    /// only read, decide and write.
+    /// The writes of `f` are applied whole or not at all. They are dropped if `f` panics, calls [`Tx::abort`] (its value is
+    /// still returned), or exceeds a limit. **An `Err` returned by `f` is a value like any other**: call `abort` before returning
+    /// it if `f` has already written something. Every other writer waits for `f`, so it should only read, decide and write.
     ///
-    /// Waits while the queue is full. See the [crate] for what holds after an error, a crash, or when
-    /// this future is dropped.
+    /// Waits while the queue is full. The [crate] documentation says what holds after an error, after a crash, and when this
+    /// future is dropped.
     pub async fn write<R, F>(&self, f: F) -> Result<R, Error>
     where
         R: Send + 'static,
@@ -115,14 +114,14 @@ impl Database {
         result
     }
 
-    /// What the writer has done so far.
+    /// Returns the counts of the writer's work so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.writer.stats()
     }
 
-    /// Whether it takes writes, and if not why. A disk that is full is no reason before a write was refused for it: until then
-    /// everybody has what they want.
+    /// Checks that the database takes writes; the error says why not. A full disk is an error only after a write was refused for
+    /// it: until then no caller is affected.
     pub fn ready(&self) -> Result<(), String> {
         match self.storage.condition() {
             Condition::Up => Ok(()),
@@ -132,13 +131,13 @@ impl Database {
         }
     }
 
-    /// Shows its condition, its writes and its files in the metrics of this role.
+    /// Shows the database's condition, writes and files in the metrics of this role.
     pub fn report_as(&self, role: &'static str) {
         self.storage.report_as(role);
     }
 
-    /// Runs what is queued, then stops the writer and waits for it. Other clones' later writes get
-    /// [`Error::Closed`]; reads still work. Dropping the last clone does the same, but blocks its thread.
+    /// Runs the queued writes, then stops the writer and waits for it. Later writes of other clones get [`Error::Closed`]; reads
+    /// still work. Dropping the last clone does the same, but blocks the dropping thread.
     pub async fn close(self) {
         self.writer.close().await;
     }
@@ -170,7 +169,7 @@ fn open_engine(dir: &Path, ledger: Option<&Ledger>) -> Result<Engine, OpenError>
     })
 }
 
-/// Locks the directory for as long as the file is open, and says there who has it.
+/// Locks the directory until the returned file is closed, and writes the id of this process into the file.
 fn hold(dir: &Path) -> Result<File, OpenError> {
     let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
     let path = dir.join(HOLDER_FILE);
@@ -188,7 +187,7 @@ fn hold(dir: &Path) -> Result<File, OpenError> {
     }
     let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
     match written {
-        // A full disk is no reason not to read.
+        // A database on a full disk can still be read.
         Err(error) if error.kind() != std::io::ErrorKind::StorageFull => Err(directory(error)),
         _ => Ok(file),
     }
@@ -198,7 +197,7 @@ fn in_use(dir: &Path) -> OpenError {
     OpenError::InUse { dir: dir.to_owned(), holder: holder(dir) }
 }
 
-/// Who has the directory open, by the file it left and what the system says of that process.
+/// Describes the process that has the directory open, from the id in the holder file and the system's name for that process.
 fn holder(dir: &Path) -> String {
     let Some(pid) =
         fs::read_to_string(dir.join(HOLDER_FILE)).ok().and_then(|text| text.trim().parse::<u32>().ok())

@@ -1,4 +1,4 @@
-//! What can go wrong, cut by what a caller does about it.
+//! The errors, one for each different reaction of a caller.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub enum OpenError {
     InUse {
         /// The directory.
         dir: PathBuf,
-        /// Who holds it, as far as it can be told.
+        /// The process that holds the directory, as far as is known.
         holder: String,
     },
     /// The directory cannot be made, read or written.
@@ -27,7 +27,7 @@ pub enum OpenError {
         /// The operating system's reason.
         reason: std::io::Error,
     },
-    /// Something that was written is missing or damaged. Nothing is opened, so that nothing goes on with less.
+    /// Something that was written is missing or damaged. The database is not opened, so that no service runs on partial data.
     #[error(
         "the database in {} is damaged: {what}; restore a copy of the whole directory, or move it away to begin with an \
          empty database", dir.display()
@@ -38,7 +38,7 @@ pub enum OpenError {
         /// The part that is missing or damaged.
         what: String,
     },
-    /// The files in it are not usable: another version's, or damaged.
+    /// The files in the directory are damaged or have the format of another version.
     #[error(
         "the database in {} cannot be opened: {}; restore it or start with another --data DIR", dir.display(), words(reason)
     )]
@@ -56,23 +56,23 @@ pub enum Error {
     /// The database was closed before the write's turn came. Nothing was done.
     #[error("the embedded database is closed")]
     Closed,
-    /// The closure panicked. Nothing of it is kept; later writes are not affected.
+    /// The closure panicked. None of its writes is kept; later writes are not affected.
     #[error("a transaction panicked: {0}")]
     Panicked(String),
     /// A key, value, name or transaction is beyond a limit, which the text names. Nothing was done.
     #[error("{0}")]
     Limit(String),
-    /// The disk has no room. Nothing was done; reads go on, and writes do when there is room.
+    /// The disk has no room. Nothing was done. Reads go on; writes are accepted again when there is room.
     #[error("the embedded database is full: {0}")]
     Full(String),
     /// The disk failed earlier, and the database is not open again yet. Nothing was done.
     #[error("the embedded database takes no writes: {0}")]
     Failed(String),
-    /// The files are being opened again after the disk failed. Nothing was done; soon they are open.
+    /// The files are being opened again after the disk failed. Nothing was done; a retry soon succeeds.
     #[error("the embedded database is being opened again")]
     Reopening,
-    /// The storage engine failed under this call. From a write: it may or may not be found later. The database is opened again
-    /// before the next one.
+    /// The storage engine failed during this call. A write that failed may or may not be found later. The database is opened
+    /// again before the next write.
     #[error("the embedded database failed: {}", words(.0))]
     Engine(Arc<fjall::Error>),
 }
@@ -127,7 +127,7 @@ pub(crate) fn words(error: &fjall::Error) -> String {
     }
 }
 
-/// The same for the files below the journal.
+/// Describes an error in the files below the journal.
 fn storage_words(error: &fjall::LsmError) -> String {
     use fjall::LsmError as Storage;
     match error {

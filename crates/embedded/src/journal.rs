@@ -1,9 +1,9 @@
-//! Reads the engine's journal before the engine does, and without changing it: the engine takes whatever follows the first
-//! group that it cannot read for the rest of a crash, cuts it off, and starts with less.
+//! Reads the engine's journal before the engine does, without changing it. The engine treats everything after the first
+//! unreadable group as the remains of a crash, cuts it off, and starts with less.
 //!
 //! The format is the engine's (version 3): a batch is a start (count of items, sequence number), the items, and an end (checksum
 //! of the items, magic bytes). Every group of this crate has one item in the keyspace of [`crate::commits`]: its number and the
-//! sequence number of the group before, so that groups which are missing are noticed wherever they were.
+//! sequence number of the previous group, so that a missing group is noticed anywhere in the journal.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -21,16 +21,16 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 const MAGIC: [u8; 4] = *b"FJL\x03";
 
-/// Room of a file that was never written, which is most of a young one, is compared with this.
+/// Zeros to compare with: the unwritten part of a journal file, which is most of a young one, is zero.
 const ZEROS: [u8; 4096] = [0; 4096];
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A group that the journal has whole.
+/// A group that is whole in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) commit: Commit,
-    /// The engine's sequence number of it.
+    /// The engine's sequence number of the group.
     pub(crate) seqno: u64,
 }
 
@@ -97,7 +97,7 @@ impl Journal {
     }
 }
 
-/// The journal's files by their numbers. The engine writes to the last one.
+/// Returns the journal's files in the order of their numbers. The engine writes to the last one.
 pub(crate) fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -138,7 +138,7 @@ impl Reader {
         })
     }
 
-    /// Reads the batch that begins here; none if it is not whole.
+    /// Reads the batch that begins here; `None` if it is not whole.
     fn batch(&mut self, commits: u64) -> io::Result<Option<Batch>> {
         let Some([START]) = self.array()? else { return Ok(None) };
         let Some(count) = self.array()?.map(u32::from_le_bytes) else { return Ok(None) };
@@ -163,7 +163,7 @@ impl Reader {
         Ok(ended.then_some(batch))
     }
 
-    /// Reads an item behind its tag. False if it is not whole.
+    /// Reads an item behind its tag. Returns false if the item is not whole.
     fn item(&mut self, commits: u64, hash: &mut Xxh3, commit: &mut Option<Commit>) -> io::Result<bool> {
         // The kind of value, its compression, the keyspace, the lengths of the key, the value, and the value as it is stored.
         let Some(head) = self.array::<20>()? else { return Ok(false) };
@@ -185,7 +185,7 @@ impl Reader {
         Ok(self.bytes(N)?.and_then(|bytes| bytes.try_into().ok()))
     }
 
-    /// The next bytes; none if the file has not so many.
+    /// Reads the next `count` bytes; `None` if the file has fewer.
     fn bytes(&mut self, count: usize) -> io::Result<Option<&[u8]>> {
         if self.length.saturating_sub(self.position) < count as u64 {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Reading: a keyspace by itself, or several as they were at one instant.
+//! Reads of one keyspace, or of several as they were at one instant.
 
 use std::ops::RangeBounds;
 use std::sync::Arc;
@@ -9,13 +9,12 @@ use crate::error::Error;
 use crate::range::{Range, bounds};
 use crate::storage::{Engine, Storage};
 
-/// One ordered map of keys to values. Reads see what is durable, and each sees transactions whole.
+/// An ordered map of keys to values. Reads see only durable writes, and each read sees a transaction whole or not at all.
 ///
-/// Reads run on the calling thread and mostly find what they need in memory; a long scan belongs on
-/// `spawn_blocking`.
+/// Reads run on the calling thread and mostly find their data in memory; run a long scan on `spawn_blocking`.
 #[derive(Clone)]
 pub struct Keyspace {
-    /// Its place in the engine, whichever is open.
+    /// The keyspace's place in the engine, which stays the same when the engine is opened again.
     pub(crate) index: usize,
     pub(crate) name: Arc<str>,
     pub(crate) storage: Arc<Storage>,
@@ -24,28 +23,28 @@ pub struct Keyspace {
 /// The whole database as it was at one instant. Its methods panic when given another database's keyspace.
 #[derive(Clone)]
 pub struct Snapshot {
-    // Before the engine, which may be closed with its last handle; the error, if none is open.
+    // The snapshot is dropped before the engine, which may be closed with its last handle. An error if no engine is open.
     inner: Result<(fjall::Snapshot, Arc<Engine>), Error>,
     storage: Arc<Storage>,
 }
 
 impl Keyspace {
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>, Error> {
         self.now().get(self, key)
     }
 
-    /// The pairs with keys in `range`, in order, as they are at this call; from both ends.
+    /// Returns the pairs with keys in `range`, in order, as they are at this call. They can be read from both ends.
     pub fn range(&self, range: impl RangeBounds<Vec<u8>>) -> Range {
         self.now().range(self, range)
     }
 
-    /// The pairs whose keys begin with `prefix`, in order, as they are at this call; from both ends.
+    /// Returns the pairs whose keys begin with `prefix`, in order, as they are at this call. They can be read from both ends.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
         self.now().prefix(self, prefix)
     }
 
-    /// Keyspaces are told apart by a number that each database counts for itself.
+    /// Panics if the keyspace belongs to another database: each database numbers its keyspaces by itself.
     pub(crate) fn expect_of(&self, storage: &Arc<Storage>) {
         assert!(Arc::ptr_eq(&self.storage, storage), "{self:?} belongs to another database");
     }
@@ -68,7 +67,7 @@ impl Snapshot {
         Snapshot { inner, storage: Arc::clone(storage) }
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>, Error> {
         match self.of(keyspace)? {
             Some((snapshot, space)) => Ok(snapshot.get(space, key)?),
@@ -76,7 +75,7 @@ impl Snapshot {
         }
     }
 
-    /// The pairs with keys in `range`, in order, from both ends.
+    /// Returns the pairs with keys in `range`, in order. They can be read from both ends.
     pub fn range(&self, keyspace: &Keyspace, range: impl RangeBounds<Vec<u8>>) -> Range {
         match (self.of(keyspace), bounds(&range)) {
             (Ok(Some((snapshot, space))), Some(bounds)) => Range::stored(snapshot.range(space, bounds)),
@@ -85,7 +84,7 @@ impl Snapshot {
         }
     }
 
-    /// The pairs whose keys begin with `prefix`, in order, from both ends.
+    /// Returns the pairs whose keys begin with `prefix`, in order. They can be read from both ends.
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
         match self.of(keyspace) {
             Ok(Some((snapshot, space))) => Range::stored(snapshot.prefix(space, prefix)),
@@ -94,7 +93,7 @@ impl Snapshot {
         }
     }
 
-    /// None of a keyspace that is younger than the snapshot: it is empty here.
+    /// Returns the engine's snapshot and keyspace; `None` for a keyspace that is younger than the snapshot, which is empty in it.
     fn of(&self, keyspace: &Keyspace) -> Result<Option<(&fjall::Snapshot, &fjall::Keyspace)>, Error> {
         keyspace.expect_of(&self.storage);
         let (snapshot, engine) = self.inner.as_ref().map_err(Clone::clone)?;

@@ -1,10 +1,10 @@
-//! The ledger: a small file beside the engine's own that says how much was written, so that a start notices when the engine
+//! The ledger: a small file beside the engine's own that records how much was written, so that a start notices if the engine
 //! finds less.
 //!
-//! It holds the number of the last group that was acknowledged, in two slots that are written in turns (a write that is cut off
-//! spoils one of them), and the keyspaces, which change by a new file in the old one's place. The number is written after the
-//! group's own sync and before its answers: a crash in between leaves a database that is ahead of it, which is fine. It is not
-//! synced with each group. Whatever ends the process, the number is there; after a power cut it may be some seconds old.
+//! The file holds the number of the last acknowledged group, in two slots that are written in turn (an interrupted write spoils
+//! only one of them), and the keyspaces, which change by replacing the whole file. The number is written after the group's own
+//! sync and before its answers: a crash in between leaves a database that is ahead of the ledger, which is fine. The number is not
+//! synced with each group. It survives any end of the process; after a power cut it may be some seconds old.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -21,18 +21,18 @@ pub(crate) const FILE: &str = "ledger";
 const NEW_FILE: &str = "ledger.new";
 const MAGIC: [u8; 8] = *b"shoalg1\n";
 
-/// On pages of their own, so that no two parts are torn by one write.
+/// The parts stand on pages of their own, so that one torn write cannot damage two of them.
 const PAGE_BYTES: usize = 4096;
 const SLOT_BYTES: usize = 24;
 const SLOTS: u64 = 2;
 
-/// The list of keyspaces is far smaller.
+/// The maximum size of the list of keyspaces, which is far smaller in practice.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// The age that the number on the disk may reach while the database is written.
+/// The maximum age of the number on the disk while the database is written.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
-/// The ledger of one directory, which the caller has for itself.
+/// The ledger of one directory, which the caller has locked.
 pub(crate) struct Ledger {
     dir: PathBuf,
     state: Mutex<State>,
@@ -42,7 +42,7 @@ struct State {
     file: File,
     number: u64,
     keyspaces: Vec<(u64, String)>,
-    /// Set while the number on the disk may be older.
+    /// Set while the number on the disk may be older than the one in memory.
     unsynced: bool,
     synced_at: Instant,
     /// Set once the log says that the number cannot be written.
@@ -50,13 +50,13 @@ struct State {
 }
 
 impl Ledger {
-    /// Makes the ledger of a database in which nothing was written yet.
+    /// Makes the ledger of an empty database.
     pub(crate) fn create(dir: &Path) -> io::Result<Ledger> {
         let file = replace(dir, 0, &[])?;
         Ok(Ledger::new(dir, file, 0, Vec::new()))
     }
 
-    /// Opens the ledger; none if there is none.
+    /// Opens the ledger; `None` if the file does not exist.
     pub(crate) fn open(dir: &Path) -> Result<Option<Ledger>, Trouble> {
         let path = dir.join(FILE);
         let mut file = match File::options().read(true).write(true).open(&path) {
@@ -83,17 +83,17 @@ impl Ledger {
         Ledger { dir: dir.to_owned(), state: Mutex::new(state) }
     }
 
-    /// The number of the last group that was acknowledged.
+    /// Returns the number of the last acknowledged group.
     pub(crate) fn number(&self) -> u64 {
         self.state().number
     }
 
-    /// The keyspaces with the engine's numbers for them.
+    /// Returns the keyspaces with the engine's numbers for them.
     pub(crate) fn keyspaces(&self) -> Vec<(u64, String)> {
         self.state().keyspaces.clone()
     }
 
-    /// Takes down that the keyspace exists, durably.
+    /// Records durably that the keyspace exists.
     pub(crate) fn add_keyspace(&self, id: u64, name: &str) -> io::Result<()> {
         let mut state = self.state();
         if state.keyspaces.iter().any(|(_, known)| known == name) {
@@ -112,8 +112,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes down that the group of that number is on the disk. If that fails the group is there all the same, and only the
-    /// check of the next start knows less.
+    /// Records that the group with this number is on the disk. If that fails the group still exists, and only the check of the
+    /// next start knows less.
     pub(crate) fn committed(&self, number: u64) {
         let mut state = self.state();
         state.number = number;
@@ -122,14 +122,14 @@ impl Ledger {
         state.tell(&self.dir, written);
     }
 
-    /// Syncs the number if it is time.
+    /// Syncs the number if the last sync is too old.
     pub(crate) fn sync_if_due(&self) {
         if self.state().synced_at.elapsed() >= SYNC_EVERY {
             self.sync();
         }
     }
 
-    /// Syncs the number if it is not.
+    /// Syncs the number if it is not synced yet.
     pub(crate) fn sync(&self) {
         let mut state = self.state();
         if state.unsynced {
@@ -157,7 +157,7 @@ impl State {
     }
 }
 
-/// Puts a new file in the place of the ledger, durably.
+/// Replaces the ledger with a new file, durably.
 fn replace(dir: &Path, number: u64, keyspaces: &[(u64, String)]) -> io::Result<File> {
     let mut bytes = Vec::with_capacity(3 * PAGE_BYTES);
     for _ in 0..SLOTS {
@@ -189,7 +189,7 @@ fn decode_slot(bytes: &[u8]) -> Option<u64> {
     (encode_slot(number) == *slot).then_some(number)
 }
 
-/// The length of the list, the list (each keyspace's number, the length of its name, its name), and a checksum.
+/// Encodes the length of the list, the list (each keyspace's number, the length of its name, its name), and a checksum.
 fn encode_keyspaces(keyspaces: &[(u64, String)]) -> Vec<u8> {
     let mut list = Vec::new();
     for (id, name) in keyspaces {

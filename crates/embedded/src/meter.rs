@@ -1,13 +1,13 @@
-//! The metrics of one database of one role, looked up once: a write must not search a registry.
+//! The metrics of one database of one role. They are looked up once, so that a write does not search a registry.
 
 use std::time::Duration;
 
 use crate::error::Error;
 
-/// The label that tells this engine from the others.
+/// The value of the label that distinguishes this engine from the others.
 const ENGINE: &str = "embedded";
 
-/// Outcomes of writes, as the other engines call them.
+/// The outcomes of writes, named as by the other engines.
 const OUTCOMES: [&str; 4] = ["ok", "unavailable", "full", "server"];
 
 /// The metrics of one database.
@@ -63,17 +63,17 @@ impl Meter {
         self.failures.increment(1);
     }
 
-    /// Shows how many bytes the files have.
+    /// Sets the number of bytes in the files.
     pub(crate) fn disk(&self, bytes: u64) {
         self.disk.set(bytes as f64);
     }
 
-    /// Shows how many bytes are free on the disk.
+    /// Sets the number of free bytes on the disk.
     pub(crate) fn free(&self, bytes: u64) {
         self.free.set(bytes as f64);
     }
 
-    /// Shows whether the database works, has room, and refuses all writes.
+    /// Sets whether the database works, is full, and refuses all writes.
     pub(crate) fn condition(&self, up: bool, full: bool, read_only: bool) {
         for (gauge, is) in [(&self.up, up), (&self.full, full), (&self.read_only, read_only)] {
             gauge.set(if is { 1.0 } else { 0.0 });

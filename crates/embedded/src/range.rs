@@ -1,4 +1,4 @@
-//! Iteration over what is stored, merged with what a transaction has written and not yet committed.
+//! Iteration over the stored pairs, merged with the uncommitted writes of a transaction.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
@@ -10,8 +10,8 @@ use crate::error::Error;
 type Pair = Result<(Slice, Slice), Error>;
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
-/// Key-value pairs in the order of their keys, from either end. It shows the state at the call that made it,
-/// and borrows nothing: a transaction may write while it iterates. After an error it ends.
+/// Key-value pairs in the order of their keys, from either end. The range shows the state at the call that made it and borrows
+/// nothing: a transaction may write while it iterates. The range ends after an error.
 pub struct Range {
     stored: Option<fjall::Iter>,
     // One pair looked at from each end of `stored` and not yet given out.
@@ -45,7 +45,7 @@ impl Range {
         Err(error.into())
     }
 
-    /// Makes `front` the smallest stored pair not yet given out, if any is left.
+    /// Sets `front` to the smallest stored pair not yet returned, if any is left.
     fn fill_front(&mut self) -> Result<(), fjall::Error> {
         if self.front.is_none() {
             self.front = match self.stored.as_mut().and_then(Iterator::next) {
@@ -56,7 +56,7 @@ impl Range {
         Ok(())
     }
 
-    /// Makes `back` the greatest stored pair not yet given out, if any is left.
+    /// Sets `back` to the greatest stored pair not yet returned, if any is left.
     fn fill_back(&mut self) -> Result<(), fjall::Error> {
         if self.back.is_none() {
             self.back = match self.stored.as_mut().and_then(DoubleEndedIterator::next_back) {
@@ -132,7 +132,7 @@ impl std::fmt::Debug for Range {
     }
 }
 
-/// The bounds of `range`, owned; nothing if no key can be in it (ordered maps panic on such a range).
+/// Returns the bounds of `range`, owned; `None` if no key can be in it (ordered maps panic on such a range).
 pub(crate) fn bounds(range: &impl RangeBounds<Vec<u8>>) -> Option<Bounds> {
     let (start, end) = (range.start_bound(), range.end_bound());
     let empty = match (start, end) {

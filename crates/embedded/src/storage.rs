@@ -1,5 +1,5 @@
-//! The engine as it is open now: readers borrow it, and the writer thread closes and opens it again when the disk failed under
-//! it. How it is stands here too.
+//! The open engine: readers borrow it, and the writer thread closes it and opens it again after a failure of the disk. The
+//! condition of the database is kept here too.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,21 @@ use crate::error::{Error, words};
 use crate::ledger::Ledger;
 use crate::meter::Meter;
 
-/// Room that is left for what is written besides: tables, a new journal. Of a small file system, at most a part.
+/// The free bytes that writes leave for the engine's own files: tables, a new journal.
 const RESERVE_BYTES: u64 = 64 << 20;
+/// The reserve of a small file system is at most one of this many parts of it.
 const RESERVE_PART: u64 = 16;
 
-/// How long closing waits for reads that are under way.
+/// The longest time that closing waits for reads in progress.
 const READS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a read waits for the files to be open again.
+/// The longest time that a read waits until the files are open again.
 const READS_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The journal is replayed when opening: this bounds how long that takes.
+/// The maximum size of the journal, which bounds the time that replaying it takes when the database is opened.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Flushes and compactions run beside the callers: more threads would take their cores.
+/// The threads for flushes and compactions. More threads would take cores from the callers.
 const WORKER_THREADS: usize = 2;
 
 /// The engine and its keyspaces, by their place in [`Keyspace`](crate::Keyspace).
@@ -39,43 +40,42 @@ pub(crate) struct Engine {
     pub(crate) commits: Option<Arc<Commits>>,
 }
 
-/// The engine and, for an ephemeral database, the directory that goes with it. Every handle that can read
-/// keeps it alive.
+/// The engine and, for an ephemeral database, its temporary directory. Every handle that can read keeps both alive.
 pub(crate) struct Storage {
-    /// None while it is closed to be opened again.
+    /// The engine; `None` while it is closed to be opened again.
     engine: RwLock<Option<Arc<Engine>>>,
-    /// Whether it is about to be open again, and who waits for that.
+    /// True while the engine is being opened again; readers wait for the change.
     reopening: (Mutex<bool>, Condvar),
-    /// The keyspaces that were taken, in their order.
+    /// The names of the keyspaces that were taken, in the order of their places.
     names: Mutex<Vec<String>>,
     pub(crate) dir: PathBuf,
     /// The ledger of what was acknowledged; absent in an ephemeral database.
     pub(crate) ledger: Option<Ledger>,
     condition: Mutex<Condition>,
-    /// Whether a write was refused since it was last well.
+    /// Set once a write was refused; cleared when the database takes writes again.
     pub(crate) refused: AtomicBool,
     meter: OnceLock<Meter>,
     /// Locks the directory.
-    // After the engine: nobody else opens the files before it is closed.
+    // Dropped after the engine, so that no other process opens the files before the engine is closed.
     _lock: Option<File>,
-    // After the engine: the directory is removed when nothing writes to it any more.
+    // Dropped after the engine: the directory is removed when nothing writes to it any more.
     #[cfg_attr(not(test), expect(dead_code, reason = "held for its drop"))]
     pub(crate) temporary: Option<tempfile::TempDir>,
 }
 
-/// How the database is.
+/// The condition of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// It takes writes.
+    /// The database takes writes.
     Up,
-    /// The disk has no room for them; why.
+    /// The disk has no room for writes; the text says why.
     Full(String),
-    /// The disk failed, and the database is not open again yet; why.
+    /// The disk failed, and the database is not open again yet; the text says why.
     Failed(String),
 }
 
 impl Condition {
-    /// What a write is refused with, and has not done.
+    /// Returns the error that refuses a write in this condition; `None` if writes are taken.
     pub(crate) fn refusal(&self) -> Option<Error> {
         match self {
             Condition::Up => None,
@@ -86,7 +86,7 @@ impl Condition {
 }
 
 impl Engine {
-    /// Opens the files, if they hold what `ledger` says was acknowledged.
+    /// Opens the files if they hold everything that `ledger` lists as acknowledged.
     pub(crate) fn open(dir: &Path, ledger: Option<&Ledger>) -> Result<Engine, Trouble> {
         let journal = match ledger {
             Some(ledger) => damage::look(dir, ledger)?,
@@ -105,7 +105,7 @@ impl Engine {
         Ok(Engine { database, spaces: Vec::new(), commits })
     }
 
-    /// The same engine with one keyspace more.
+    /// Returns the same engine with one more keyspace.
     fn with(&self, name: &str) -> Result<Engine, fjall::Error> {
         let space = self.database.keyspace(name, KeyspaceCreateOptions::default)?;
         let mut spaces = self.spaces.clone();
@@ -113,12 +113,12 @@ impl Engine {
         Ok(Engine { database: self.database.clone(), spaces, commits: self.commits.clone() })
     }
 
-    /// None of a keyspace that is younger than this view of the engine.
+    /// Returns the keyspace at a place; `None` if it is younger than this view of the engine.
     pub(crate) fn space(&self, index: usize) -> Option<&fjall::Keyspace> {
         self.spaces.get(index).map(|(_, space)| space)
     }
 
-    /// What failed in the background, if something did: every write is refused then.
+    /// Returns the failure of background work, after which the engine refuses every write.
     pub(crate) fn alive(&self) -> Result<(), fjall::Error> {
         self.database.persist(fjall::PersistMode::Buffer)
     }
@@ -154,7 +154,7 @@ impl Storage {
         }
     }
 
-    /// The engine that is open. While it is opened again a caller waits for that, as it would for a slow disk.
+    /// Returns the open engine. While the engine is being opened again the caller waits, as it would for a slow disk.
     pub(crate) fn engine(&self) -> Result<Arc<Engine>, Error> {
         let open = || self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(engine) = open() {
@@ -167,7 +167,7 @@ impl Storage {
         open().ok_or(Error::Reopening)
     }
 
-    /// The place of the keyspace of that name, which is made if it is not there.
+    /// Returns the place of the keyspace with this name, and makes the keyspace if it does not exist.
     pub(crate) fn keyspace(&self, name: &str) -> Result<usize, Error> {
         let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         let engine = slot.as_ref().ok_or(Error::Reopening)?;
@@ -176,7 +176,7 @@ impl Storage {
         }
         let engine = engine.with(name)?;
         let index = engine.spaces.len() - 1;
-        // Before anything is written to it.
+        // The ledger names the keyspace before anything is written to it.
         if let (Some(ledger), Some((_, space))) = (&self.ledger, engine.spaces.last()) {
             ledger.add_keyspace(space.id(), name).map_err(fjall::Error::Io)?;
         }
@@ -185,8 +185,8 @@ impl Storage {
         Ok(index)
     }
 
-    /// Closes the engine and opens it again: what the journal has whole is there then. If it does not open reads fail from then
-    /// on, until a later attempt succeeds.
+    /// Closes the engine and opens it again, with every group that the journal has whole. If opening fails, reads fail until a
+    /// later attempt succeeds.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         let (reopening, opened) = &self.reopening;
         *reopening.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -224,7 +224,7 @@ impl Storage {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes down how it is, and tells if that is news.
+    /// Sets the condition, and logs a change of its kind.
     pub(crate) fn is(&self, now: Condition) {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         let same_kind = std::mem::discriminant(&*condition) == std::mem::discriminant(&now);
@@ -249,7 +249,7 @@ impl Storage {
         self.measure(&condition);
     }
 
-    /// Names the role in the metrics, which begin with this.
+    /// Names the role in the metrics. Nothing is measured before this call.
     pub(crate) fn report_as(&self, role: &'static str) {
         let _ = self.meter.set(Meter::new(role));
         self.measure_disk();
@@ -266,12 +266,12 @@ impl Storage {
         meter.condition(!failed, full, failed);
     }
 
-    /// The metrics, once the database has the name of its role.
+    /// Returns the metrics, once the database has the name of its role.
     pub(crate) fn meter(&self) -> Option<&Meter> {
         self.meter.get()
     }
 
-    /// Shows how many bytes the files have. Their sizes are known in memory.
+    /// Updates the metric of the files' bytes. The engine keeps the sizes in memory.
     pub(crate) fn measure_disk(&self) {
         let Some(meter) = self.meter() else { return };
         if let Ok(engine) = self.engine()
@@ -282,7 +282,7 @@ impl Storage {
     }
 }
 
-/// Room on the file system of a directory, in bytes.
+/// The space on the file system of a directory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) free: u64,
@@ -290,19 +290,19 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// None if the system does not say: writes find out then.
+    /// Returns the space; `None` if the system does not say, so that only writes find a full disk.
     pub(crate) fn of(dir: &Path) -> Option<Room> {
         let stat = rustix::fs::statvfs(dir).ok()?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Some(Room { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
     }
 
-    /// Whether it is less than background work may need for one table: it does not say why it failed.
+    /// Returns whether the free space may be too small for one table of background work, whose failures name no cause.
     pub(crate) fn is_short(self) -> bool {
         self.free < self.reserve() + RESERVE_BYTES
     }
 
-    /// Below this nothing is written.
+    /// Returns the free bytes below which nothing is written.
     pub(crate) fn reserve(self) -> u64 {
         RESERVE_BYTES.min(self.total / RESERVE_PART)
     }
@@ -312,7 +312,7 @@ impl Room {
     }
 }
 
-/// Whether the system said that there is no room, for this process or at all.
+/// Returns whether the error means that there is no room: the disk is full, or a quota or file size limit is reached.
 pub(crate) fn is_no_room(error: &fjall::Error) -> bool {
     let io = match error {
         fjall::Error::Io(io) => io,
@@ -323,7 +323,7 @@ pub(crate) fn is_no_room(error: &fjall::Error) -> bool {
     matches!(io.kind(), FileTooLarge | QuotaExceeded | StorageFull)
 }
 
-/// What a failure means for what comes after it.
+/// Returns the condition of the database after this failure.
 pub(crate) fn after(error: &fjall::Error) -> Condition {
     if is_no_room(error) { Condition::Full(words(error)) } else { Condition::Failed(words(error)) }
 }
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_disk_keeps_a_part_and_a_large_one_a_fixed_reserve() {
+    fn reserve_follows_the_disk_size() {
         let reserve = |total: u64| Room { free: 0, total }.reserve();
         assert_eq!(reserve(160 << 20), 10 << 20);
         assert_eq!(reserve(1 << 40), RESERVE_BYTES);

@@ -1,4 +1,4 @@
-//! One transaction: reads that see its own and all earlier writes, and writes that are kept or dropped whole.
+//! Transactions: their reads see their own and all earlier writes, and their writes are kept or dropped whole.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{Bound, RangeBounds};
@@ -12,24 +12,24 @@ use crate::keyspace::Keyspace;
 use crate::range::{Range, bounds};
 use crate::storage::{Engine, Storage};
 
-/// The engine's limit for a key.
+/// The engine's limit for the length of a key.
 const KEY_BYTES_MAX: usize = 65_535;
 
-/// A transaction is held in memory until it is committed, and every other writer waits for it.
+/// The maximum size of a transaction, which is held in memory until it is committed while every other writer waits.
 const TX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a closure given to [`Database::write`](crate::Database::write) reads and writes. It sees everything
-/// written by closures before it (committed or in the same group) and by itself.
+/// The transaction of a closure given to [`Database::write`](crate::Database::write). Its reads see everything written by
+/// earlier closures (committed or in the same group) and by the closure itself.
 ///
 /// # Panics
 ///
-/// Its methods panic, and so fail the transaction, when they are given another database's keyspace.
+/// The methods panic, and so fail the transaction, when given another database's keyspace.
 pub struct Tx<'a> {
     storage: &'a Arc<Storage>,
     group: &'a mut Pending,
     engine: &'a Engine,
     snapshot: &'a fjall::Snapshot,
-    /// What it is refused with if it writes.
+    /// The error that the transaction gets if it writes; `None` while the database takes writes.
     refusal: Option<&'a Error>,
     // What each of this transaction's writes replaced in the group, oldest first.
     undo: Vec<Undo>,
@@ -38,7 +38,7 @@ pub struct Tx<'a> {
     aborted: bool,
 }
 
-/// Writes of one group of transactions that are not committed yet, over what is stored.
+/// The uncommitted writes of one group of transactions, layered over the stored data.
 #[derive(Default)]
 pub(crate) struct Pending {
     keyspaces: HashMap<usize, Writes>,
@@ -75,7 +75,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>, Error> {
         keyspace.expect_of(self.storage);
         let key = key.as_ref();
@@ -88,7 +88,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The pairs with keys in `range`, in order, as they are at this call; from both ends.
+    /// Returns the pairs with keys in `range`, in order, as they are at this call. They can be read from both ends.
     pub fn range(&self, keyspace: &Keyspace, range: impl RangeBounds<Vec<u8>>) -> Range {
         keyspace.expect_of(self.storage);
         let Some((start, end)) = bounds(&range) else { return Range::empty() };
@@ -103,7 +103,7 @@ impl<'a> Tx<'a> {
         Range::merged(stored.map(|space| self.snapshot.range(space, (start, end))), written)
     }
 
-    /// The pairs whose keys begin with `prefix`, in order, as they are at this call; from both ends.
+    /// Returns the pairs whose keys begin with `prefix`, in order, as they are at this call. They can be read from both ends.
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
         keyspace.expect_of(self.storage);
         let prefix = prefix.as_ref();
@@ -125,12 +125,12 @@ impl<'a> Tx<'a> {
         self.set(keyspace, key.into(), Some(value.into()));
     }
 
-    /// Removes `key`, if it is there. The limits are those of [`Tx::put`].
+    /// Removes `key` if it exists. The limits are those of [`Tx::put`].
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl Into<Slice>) {
         self.set(keyspace, key.into(), None);
     }
 
-    /// Nothing of this transaction will be kept, also of what it writes after this call.
+    /// Drops all writes of this transaction, including those after this call.
     pub fn abort(&mut self) {
         self.aborted = true;
     }
@@ -164,7 +164,7 @@ impl<'a> Tx<'a> {
             self.roll_back();
             return Ok(());
         }
-        // What only reads is done all the same.
+        // A transaction that only reads succeeds even then.
         if let Some(refusal) = self.refusal.filter(|_| !self.undo.is_empty()) {
             let refusal = refusal.clone();
             self.storage.refused.store(true, Ordering::Release);
@@ -201,7 +201,7 @@ impl Pending {
         self.bytes
     }
 
-    /// Every write, each key once, with the place of its keyspace.
+    /// Returns every write, each key once, with the place of its keyspace.
     pub(crate) fn into_writes(self) -> impl Iterator<Item = (usize, Slice, Option<Slice>)> {
         self.keyspaces
             .into_iter()

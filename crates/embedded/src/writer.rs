@@ -1,9 +1,9 @@
-//! Group commit: one thread runs the queued transactions one after another, commits what piled up as one
+//! Group commit: one thread runs the queued transactions one after another, commits a group of them as one
 //! batch with one fsync, and only then answers all of them.
 //!
-//! The group is a single batch of the engine, written to the journal and synced before it is applied: it
-//! is found whole or not at all after a crash, and nobody reads what is not yet durable. Groups need no
-//! timer: while one is synced, the next one gathers in the queue.
+//! The group is a single batch of the engine, written to the journal and synced before it is applied. After a
+//! crash the group is found whole or not at all, and readers never see data that is not yet durable. Groups need no
+//! timer: while one group is synced, the next one gathers in the queue.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,40 +22,40 @@ use crate::ledger::Ledger;
 use crate::storage::{self, Condition, Engine, Room, Storage};
 use crate::tx::{Pending, Tx};
 
-/// Transactions that wait for their turn; further callers wait for room.
+/// The maximum number of queued transactions; further callers wait for room.
 const QUEUE_MAX: usize = 1024;
 
-/// A group ends at this many transactions, so that the first one's answer does not wait for ever more.
+/// A group ends at this many transactions, which bounds the wait of the first one for its answer.
 const GROUP_MAX: usize = 256;
 
-/// A group ends at this many bytes: it is held in memory and written in one go.
+/// A group ends at this many bytes: it is held in memory and written at once.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Between two looks at the disk while nothing is written, and two attempts to open the files again.
+/// The interval of looks at the disk while nothing is written, and of attempts to open the files again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Files that failed again so soon after they were opened are opened again later and later.
+/// If the files fail again within this time after they were opened, the pause before the next attempt doubles.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Between two measurements of the files.
+/// The interval between measurements of the files.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
-/// The longest pause between two attempts to open the files again, unless the disk has more room meanwhile.
+/// The longest pause between attempts to open the files again. A growth of the free space ends a pause early.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// How much more is worth an attempt.
+/// The growth of the free space that is worth an early attempt.
 const MORE_ROOM_BYTES: u64 = 16 << 20;
 
-/// What an answer waits for.
+/// The event that an answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// The journal is on the disk.
+    /// The sync of the journal to the disk.
     Disk,
-    /// Nothing: the files are thrown away anyway.
+    /// The end of the commit in memory: the files of an ephemeral database are removed anyway.
     None,
 }
 
-/// The queue's sending side, and the thread's owner.
+/// The sending side of the queue. It owns the writer thread.
 pub(crate) struct Writer {
     queue: Option<mpsc::Sender<Message>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -73,8 +73,8 @@ enum Message {
     Close,
 }
 
-/// Runs a caller's closure; what it gives back tells that caller how the group went. Without a database to run it on it is given
-/// the reason.
+/// Runs a caller's closure, and returns the function that tells the caller the outcome of the group. If no database is open, the
+/// transaction gets the error instead.
 type Transaction = Box<dyn FnOnce(Result<Tx<'_>, Error>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -82,7 +82,7 @@ impl Writer {
     pub(crate) fn start(storage: Arc<Storage>, durability: Durability) -> std::io::Result<Writer> {
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let counters = Arc::new(Counters::default());
-        // For its timer: the thread waits for messages, or until it is to look at the disk.
+        // The runtime gives a timer: the thread waits for messages, or until the next look at the disk.
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let mut group_commit = GroupCommit {
             storage,
@@ -118,12 +118,12 @@ impl Writer {
                 }
             });
             Box::new(move |committed| {
-                // Nobody listens if the caller's future was dropped: the write stands all the same.
+                // Sending fails if the caller's future was dropped; the write still stands.
                 let _ = answer.send(outcome.and_then(|value| committed.map(|()| value)));
             })
         });
         queue.send(Message::Write(transaction)).await.map_err(|_| Error::Closed)?;
-        // An answer is dropped unsent only with a queue that nobody reads any more.
+        // An answer is dropped unsent only if the writer thread has ended.
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -154,32 +154,32 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // The thread runs what is queued and ends.
+        // The thread runs the queued transactions and ends.
         self.queue = None;
         let Some(thread) = self.take_thread() else { return };
-        // A transaction may own the last handle: the thread then ends by itself.
+        // A transaction may own the last handle: then this is the writer thread, which cannot join itself.
         if thread.thread().id() != thread::current().id() && thread.join().is_err() {
             tracing::error!("the embedded database's writer did not end well");
         }
     }
 }
 
-/// The thread's side.
+/// The state of the writer thread.
 struct GroupCommit {
     storage: Arc<Storage>,
     durability: Durability,
     counters: Arc<Counters>,
-    /// The disk failed: nothing is written before the files were opened again.
+    /// Set after a failure of the disk: nothing is written until the files are open again.
     failed: bool,
-    /// When the files are to be opened again.
+    /// The time of the next attempt to open the files again.
     look_at: Instant,
-    /// When they last were.
+    /// The time at which the files were last opened again.
     opened_at: Option<Instant>,
-    /// How often they have failed soon after that.
+    /// The number of failures in a row that came soon after the files were opened again.
     failures: u32,
-    /// Room when they were last to be opened.
+    /// The free bytes at the last failure or attempt to open the files.
     free: u64,
-    /// When the files are to be measured again.
+    /// The time of the next measurement of the files.
     measure_at: Instant,
 }
 
@@ -210,7 +210,7 @@ impl GroupCommit {
         }
     }
 
-    /// One group. True if it was the last.
+    /// Runs and commits one group. Returns true if the writer was closed.
     fn write(&mut self, first: Transaction, messages: &mut mpsc::Receiver<Message>) -> bool {
         let engine = match self.storage.engine() {
             Ok(engine) => engine,
@@ -230,7 +230,7 @@ impl GroupCommit {
             Ok(()) => Ok(()),
             Err(Failure::NoRoom(error)) => Err(error),
 
-            // It is asked before anything is written: background work failed, and this group was not tried.
+            // The engine checks this before it writes anything: background work failed, and this group was not tried.
             Err(Failure::Tried(fjall::Error::Poisoned)) => Err(self.fails(&fjall::Error::Poisoned)),
             Err(Failure::Panicked) => {
                 self.fails(&fjall::Error::Poisoned);
@@ -247,7 +247,7 @@ impl GroupCommit {
         closed
     }
 
-    /// The files are not written any more until they were opened again.
+    /// Stops writing until the files are opened again, and returns the error for writes that were not tried.
     fn fails(&mut self, error: &fjall::Error) -> Error {
         let mut condition = storage::after(error);
         if let Some(room) = Room::of(&self.storage.dir) {
@@ -263,7 +263,7 @@ impl GroupCommit {
         let soon = self.opened_at.take().is_some_and(|at| at.elapsed() < SOON);
         self.failures = if soon { self.failures + 1 } else { 0 };
         let pause = LOOK_EVERY.saturating_mul(1 << self.failures.min(6)).min(PAUSE_MAX);
-        // The first time it is worth an attempt at once.
+        // After a first failure the files are opened again at once.
         self.look_at = Instant::now() + if soon { pause } else { Duration::ZERO };
         let refusal = condition.refusal().unwrap_or_else(|| Error::Failed(words(error)));
         self.storage.is(condition);
@@ -272,11 +272,11 @@ impl GroupCommit {
         refusal
     }
 
-    /// Before a group: whoever made room needs not wait for the next look.
+    /// Measures the disk before a group, so that writes succeed as soon as room was made.
     fn prepare(&mut self) {
         let was_full = matches!(self.storage.condition(), Condition::Full(_));
         self.measure_room();
-        // While it was full background work may have failed.
+        // Background work may have failed while the disk was full.
         if !self.failed && was_full && self.storage.condition() == Condition::Up {
             self.check();
         }
@@ -285,7 +285,7 @@ impl GroupCommit {
         }
     }
 
-    /// Looks at all that may have happened.
+    /// Measures the disk, looks for failed background work, and opens failed files again.
     fn check(&mut self) {
         self.measure_room();
         if !self.failed {
@@ -299,7 +299,7 @@ impl GroupCommit {
         }
     }
 
-    /// Opens the files again, if it is time and the disk has room.
+    /// Opens the files again if the pause is over and the disk has room.
     fn look(&mut self) {
         let room = Room::of(&self.storage.dir);
         let grown = room.is_some_and(|room| room.free > self.free + MORE_ROOM_BYTES);
@@ -324,7 +324,7 @@ impl GroupCommit {
         }
     }
 
-    /// Writes are refused before the disk is full: what fails half-way is known to nobody.
+    /// Measures the free space, and refuses writes before the disk is full: the outcome of a write that fails half-way is unknown.
     fn measure_room(&mut self) {
         if self.failed {
             return;
@@ -338,7 +338,7 @@ impl GroupCommit {
             self.storage.measure_disk();
         }
         let full = matches!(self.storage.condition(), Condition::Full(_));
-        // A little more than what it was refused at, or it would be full and not full in turns.
+        // Writes resume at a quarter more than the reserve, so that the condition does not flap.
         let needed = if full { room.reserve() + room.reserve() / 4 } else { room.reserve() };
         match (room.free < needed, full) {
             (true, false) => self.storage.is(Condition::Full(room.text(room.reserve()))),
@@ -389,7 +389,7 @@ impl GroupCommit {
         if batch.is_empty() {
             return Ok(());
         }
-        // One group may be larger than what is kept free.
+        // One group may be larger than the reserve.
         if let Some(room) = Room::of(&self.storage.dir).filter(|room| room.free < 2 * bytes) {
             return Err(Failure::NoRoom(Error::Full(room.text(2 * bytes))));
         }
@@ -402,7 +402,7 @@ impl GroupCommit {
             meter.committed(begun.elapsed());
         }
         if let Some(commits) = &engine.commits {
-            // It is on the disk, and nobody knows yet.
+            // The group is on the disk, and no caller has its answer yet.
             let number = commits.committed();
             self.with_ledger(|ledger| ledger.committed(number));
         }
@@ -413,7 +413,7 @@ impl GroupCommit {
 
 /// Why a group was not committed.
 enum Failure {
-    /// It was not tried.
+    /// The disk has no room for the group, which was not tried.
     NoRoom(Error),
     Tried(fjall::Error),
     Panicked,

@@ -56,7 +56,7 @@ pub enum ParseError {
     /// A word after the address that is not a weight.
     #[error("`{0}` is not valid after an address: use `weight=N` with N from 1 to 4294967295")]
     Attribute(String),
-    /// More targets than one upstream may have.
+    /// The list has more targets than one upstream may have.
     #[error("more than {TARGETS_MAX} targets")]
     TooMany,
     /// An error in a file, with its line.

@@ -31,7 +31,7 @@ async fn reopening_after_drop_finds_everything_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_second_opener_is_told_who_holds_the_directory() {
+async fn second_opener_learns_who_holds_directory() {
     let dir = tempfile::tempdir().unwrap();
     let _held = Database::open(dir.path()).unwrap();
     let error = Database::open(dir.path()).unwrap_err();
@@ -53,7 +53,7 @@ async fn a_directory_that_cannot_be_used_is_named() {
 }
 
 #[tokio::test]
-async fn closing_runs_what_is_queued_and_refuses_the_rest() {
+async fn closing_runs_queue_and_refuses_rest() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let other = database.clone();

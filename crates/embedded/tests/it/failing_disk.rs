@@ -1,4 +1,5 @@
-//! Disks that fill up and fail: what is refused was not done, reads go on, and writes do as soon as they can, in the same process.
+//! Disks that fill up and fail: a refused write was not done, reads go on, and writes succeed again as soon as the disk allows,
+//! in the same process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,7 +15,7 @@ const DIR: &str = "SHOAL_EMBEDDED_LIMITED_DIR";
 struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// None, loudly, without the right to mount, which a container may not give.
+    /// Mounts a disk. Returns `None`, and says so, without the right to mount, which a container may not give.
     fn mount(size: &str) -> Option<Disk> {
         let dir = tempfile::tempdir().unwrap();
         let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], dir.path());
@@ -78,7 +79,7 @@ async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) ->
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_writes_until_there_is_room() {
+async fn writes_resume_once_disk_has_room() {
     let Some(disk) = Disk::mount("96m") else { return };
     let dir = disk.0.path().join("d");
     let database = Database::open(&dir).unwrap();

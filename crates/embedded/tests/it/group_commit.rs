@@ -1,4 +1,4 @@
-//! One fsync for many writers, one writer at a time.
+//! Group commit: many writers share an fsync, and one closure runs at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +59,7 @@ async fn concurrent_read_check_writes_lose_no_update() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_is_invisible_until_its_whole_group_is_committed() {
+async fn writes_stay_invisible_until_group_commits() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let (release, held) = std::sync::mpsc::channel::<()>();

@@ -19,7 +19,7 @@ impl Random {
 }
 
 #[tokio::test]
-async fn ranges_agree_with_a_model_however_the_ends_are_interleaved() {
+async fn ranges_agree_with_model_from_both_ends() {
     let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
     println!("seed {seed}");
     let mut random = Random(seed);

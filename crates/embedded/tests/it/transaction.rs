@@ -1,4 +1,4 @@
-//! What a closure sees, and what is left when it gives up.
+//! Transactions: the data that a closure sees, and the state after it gives up.
 
 use shoal_embedded::{Database, Error};
 
@@ -45,7 +45,7 @@ async fn an_abort_leaves_nothing_but_its_answer() {
 }
 
 #[tokio::test]
-async fn a_rolled_back_transaction_restores_what_its_group_had_written() {
+async fn rollback_restores_earlier_writes_of_group() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let (release, held) = std::sync::mpsc::channel::<()>();
@@ -76,7 +76,7 @@ async fn a_rolled_back_transaction_restores_what_its_group_had_written() {
 }
 
 #[tokio::test]
-async fn a_transaction_reads_its_own_writes_in_ranges_and_from_both_ends() {
+async fn ranges_in_transaction_show_own_writes() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let inner = keyspace.clone();

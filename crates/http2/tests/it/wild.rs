@@ -132,7 +132,7 @@ impl Peer {
     }
 }
 
-/// One side of a connection, driven by a wild peer.
+/// A side of a connection, driven by a wild peer.
 trait Side {
     fn wire(&mut self) -> &mut Wire;
     fn runs(&mut self);

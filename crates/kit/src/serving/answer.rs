@@ -51,7 +51,7 @@ pub(crate) struct Leaving {
 
 #[derive(Default)]
 enum State {
-    /// No bytes are held.
+    /// The answer holds no bytes.
     #[default]
     Free,
     /// Not made yet.

@@ -1,4 +1,4 @@
-//! One connection of a clone: HTTP/2 by `crates/http2`, and a task for each call.
+//! A connection of a clone: HTTP/2 by `crates/http2`, and a task for each call.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -137,7 +137,7 @@ struct Driver<S> {
     peer: SocketAddr,
     rpc: Arc<Rpc>,
     calls: Arc<()>,
-    /// None once the connection drains.
+    /// The wait for the start of draining; `None` once the connection drains.
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 

@@ -37,7 +37,7 @@ pub struct WholeMessages<B> {
 
 /// The kind of the bytes at the front of a body.
 enum Front {
-    /// This many bytes of whole messages.
+    /// Whole messages, with their number of bytes.
     Whole(usize),
     /// Bytes that no decoder accepts.
     Hopeless,

@@ -29,7 +29,7 @@ pub struct Sampling {
 pub enum Sampled {
     /// Spans are made.
     Yes,
-    /// No span is made. The header tells the processes behind, in place of any `traceparent`, unless the caller told it already.
+    /// The call gets no span. The header tells the next processes, in place of any `traceparent`; `None` if the caller told it already.
     No(Option<HeaderValue>),
 }
 

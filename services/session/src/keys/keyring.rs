@@ -34,7 +34,7 @@ pub(crate) type Hash = [u8; 32];
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysText {
-    /// One key: a user's bucket is the keyed hash of the user.
+    /// Choose a user's bucket, which is the keyed hash of the user; one key.
     pub bucket: String,
     /// Make and verify the check at a token's end.
     pub check: String,

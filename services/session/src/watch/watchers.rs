@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 
-/// One user's watchers have at most one of this many places.
+/// The watchers of one user have at most 1 / `USER_SHARE` of all places.
 const USER_SHARE: usize = 10;
-/// Watches on everybody have at most one of this many places.
+/// Watches on everybody have at most 1 / `EVERYBODY_SHARE` of all places.
 const EVERYBODY_SHARE: usize = 2;
 /// The least share, whatever `watchers_max` is.
 const SHARE_MIN: usize = 100;

@@ -1,4 +1,4 @@
-//! What clones note of their keys in Redis, when something else is there.
+//! Notes that clones keep of their keys in Redis, when the record holds something else or Redis refuses it.
 
 use tracing_subscriber::fmt::format::FmtSpan;
 
