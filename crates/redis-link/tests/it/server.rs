@@ -101,8 +101,21 @@ impl Server {
     pub(crate) async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let address = redis::ConnectionAddr::Tcp(self.host.to_owned(), self.port);
         let client = redis::Client::open(redis::IntoConnectionInfo::into_connection_info(address).unwrap());
-        let mut connection = client.unwrap().get_multiplexed_async_connection().await.unwrap();
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+        let client = client.unwrap();
+        let mut attempts = 3;
+        loop {
+            let answer = match client.get_multiplexed_async_connection().await {
+                Ok(mut connection) => {
+                    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+                }
+                Err(error) => Err(error),
+            };
+            match answer {
+                // A Sentinel closes the clients of a server whose role it changes.
+                Err(error) if error.is_connection_dropped() && attempts > 1 => attempts -= 1,
+                answer => return answer.unwrap(),
+            }
+        }
     }
 
     fn signal(&self, signal: &str) {
