@@ -4,10 +4,12 @@
 //! no copy. Whether a message may consist of these fields (which pseudo-headers, in which order, how many bytes) is not
 //! judged here; only a field that no message may hold is marked ([`Name::Malformed`]).
 
+mod decode_error;
 mod decoder;
 mod dictionary;
 mod encoder;
 mod field;
+mod hash;
 mod huffman;
 mod integer;
 mod list;
@@ -16,7 +18,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decoder::{DecodeError, Decoder};
+pub use decode_error::DecodeError;
+pub use decoder::Decoder;
 pub use encoder::{Encoder, Index, TABLE_BYTES_MAX};
 pub use field::{ENTRY_OVERHEAD, Field, Name};
 pub use list::{List, ListLimit, ListLimits, ListTooLong};

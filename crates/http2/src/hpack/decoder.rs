@@ -1,9 +1,8 @@
 //! The decoder: a header block to its fields (§3, §6).
 
-use std::fmt;
-
 use http::header::HeaderValue;
 
+use super::decode_error::DecodeError;
 use super::field::{ENTRY_OVERHEAD, known_value};
 use super::list::{List, ListLimits, Skipping};
 use super::table::{Entry, Table};
@@ -14,37 +13,6 @@ const SCRATCH_BYTES_KEPT: usize = 4096;
 
 /// The most octets that the integers of a literal take together: one index and two lengths.
 const INTEGERS_LEN_MAX: usize = 18;
-
-/// The reason why a block is not HPACK. The peer's tables and ours differ then: the connection ends with COMPRESSION_ERROR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecodeError {
-    /// The block ends within a field.
-    Truncated,
-    /// An integer is longer than five octets or above `u32::MAX`.
-    Integer,
-    /// A Huffman-coded string holds EOS, or padding that is not the beginning of EOS or is an octet or longer.
-    Huffman,
-    /// An index is 0 or beyond the tables.
-    Index,
-    /// A table size update stands behind a field, or is more than we allow.
-    SizeUpdate,
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DecodeError::Truncated => "the header block ends within a field",
-            DecodeError::Integer => "the header block holds an integer above 2^32",
-            DecodeError::Huffman => "the header block holds a string that is not Huffman code",
-            DecodeError::Index => "the header block refers to an entry the tables do not have",
-            DecodeError::SizeUpdate => {
-                "the header block changes the table's size too late or to more than allowed"
-            }
-        })
-    }
-}
-
-impl std::error::Error for DecodeError {}
 
 /// The receiving side of one connection.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use http::header::HeaderValue;
 
 use super::Name;
+use super::hash::{ENDS_LEN, SPREAD, ends, hash};
 use super::static_table::STATIC_LEN;
 
 /// The chains of each set. A full table of usual fields has some sixty entries.
@@ -19,9 +20,6 @@ const CHAINS: usize = 128;
 
 /// The pairs of places where addresses are remembered. A call has some ten fields; two may meet in a pair, three rarely do.
 const PLACE_PAIRS: usize = 64;
-
-/// The octets of a string that its two ends hold.
-const ENDS_LEN: usize = 16;
 
 /// A field that is searched for, and the hashes that find it. The ends and lengths of short strings are the whole strings,
 /// so that equal ones need no further comparison.
@@ -57,7 +55,7 @@ impl<'a> Key<'a> {
         Key { name, value, shape, hash }
     }
 
-    /// Returns the [`hash_name`] of the name.
+    /// Returns the [`hash_name`](super::hash::hash_name) of the name.
     pub(super) fn name_hash(&self) -> u64 {
         hash(self.shape.name)
     }
@@ -239,30 +237,4 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 fn chain(hash: u64) -> usize {
     (hash >> (u64::BITS - CHAINS.trailing_zeros())) as usize
-}
-
-/// An odd number with its bits well spread (from 2^64 over the golden ratio).
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Hashes a name alone.
-pub(super) fn hash_name(name: &[u8]) -> u64 {
-    hash(ends(name))
-}
-
-#[inline(always)]
-fn hash((first, last, len): (u64, u64, usize)) -> u64 {
-    (first ^ last.rotate_left(31) ^ len as u64).wrapping_mul(SPREAD)
-}
-
-/// Returns the first and the last eight octets, and the length. Up to [`ENDS_LEN`] octets, this is the whole string.
-#[inline(always)]
-fn ends(octets: &[u8]) -> (u64, u64, usize) {
-    let len = octets.len();
-    if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
-        (u64::from_le_bytes(*first), u64::from_le_bytes(*last), len)
-    } else if let (Some(first), Some(last)) = (octets.first_chunk(), octets.last_chunk()) {
-        (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into(), len)
-    } else {
-        (octets.iter().fold(0, |all, &octet| all << 8 | u64::from(octet)), 0, len)
-    }
 }

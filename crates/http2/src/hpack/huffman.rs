@@ -6,7 +6,7 @@
 
 use bytes::BufMut;
 
-use super::DecodeError;
+use super::decode_error::DecodeError;
 
 /// The bits of each symbol's code: the 256 octets, then EOS.
 #[rustfmt::skip]

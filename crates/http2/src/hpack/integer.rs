@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use super::DecodeError;
+use super::decode_error::DecodeError;
 
 /// The octets after the first: five hold every value up to `u32::MAX`, and no length or index needs more. A sixth, even of
 /// zeros, is refused, so that an integer's cost is bounded.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use http::header::{HeaderName, HeaderValue};
 
-use super::dictionary::hash_name;
+use super::hash::hash_name;
 use super::{Field, Name};
 
 /// The number of entries of the static table; the first index of the dynamic table is one more (§2.3.3).

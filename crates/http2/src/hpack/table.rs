@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::decode_error::DecodeError;
 use super::static_table::{STATIC_LEN, STATIC_TABLE};
-use super::{DecodeError, Field, Name};
+use super::{Field, Name};
 
 /// A field as the table keeps it. A field that no message may hold is kept too: later references count it, and may use the
 /// half of it that is right.
