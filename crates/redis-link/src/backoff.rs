@@ -1,10 +1,10 @@
-//! The pause between attempts to connect: doubling, bounded, jittered so that clones do not move in step.
+//! The pause between attempts to connect: it doubles, is bounded, and has jitter so that clones do not move in step.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(20);
 
-/// Redis is used again within a second of its return: this pause and one attempt fit in it.
+/// The longest pause. With one attempt it fits into a second, so that Redis is used again within a second of its return.
 const LONGEST: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Half to all of 20 ms doubled for each failure since the last reset, up to 500 ms.
+    /// Returns the next pause: half to all of 20 ms doubled for each failure since the last reset, up to 500 ms.
     pub(crate) fn next(&mut self) -> Duration {
         let full = LONGEST.min(FIRST.saturating_mul(1 << self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_from_20_to_500_ms_with_jitter_and_start_over_after_a_reset() {
+    fn pauses_double_with_jitter_until_reset() {
         let mut backoff = Backoff::default();
         for full in [20, 40, 80, 160, 320, 500, 500, 500] {
             let pause = backoff.next();

@@ -1,4 +1,4 @@
-//! What is observed of a call: one span, one count, one duration. Never a key or a value.
+//! Telemetry of a call: one span, one count and one duration. Keys and values are never recorded.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::error::LinkError;
 use crate::meter::{CANCELLED, Meter};
 
-/// A call from its start to its end; a caller that gives up ends it as `cancelled`.
+/// A call from its start to its end. A call that its caller drops counts as `cancelled`.
 pub(crate) struct Call<'a> {
     pub(crate) span: Span,
     meter: &'a Meter,
@@ -20,8 +20,8 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// `name` is the span's name: the command's, or the script's. It is asked for only if there is a span, and that only within
-    /// another: what a service does by itself all the time begins no trace.
+    /// Starts the clock and the span of a call. `name` is the span's name: the command's, or the script's. The span is made only
+    /// within another one, so that the background work of a service begins no traces.
     pub(crate) fn start(
         settings: &'a Settings,
         operation: impl fmt::Display,
@@ -87,7 +87,7 @@ impl Drop for Call<'_> {
     }
 }
 
-/// The command's first word: the rest may be keys.
+/// The first word of a command; the other words may be keys.
 struct Name<'a>(&'a Cmd);
 
 impl fmt::Display for Name<'_> {

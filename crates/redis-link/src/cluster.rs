@@ -1,4 +1,4 @@
-//! A Redis Cluster: which primary owns which slot, and calls that follow it when slots move.
+//! A Redis Cluster: keeps the owner of each slot, and sends calls to it, also when slots move.
 //!
 //! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
 //! primary while the others serve, and it repeats requests that may have been done.
@@ -28,16 +28,16 @@ use crate::node::{Kind, Node};
 use crate::script::{Request, Scripts};
 use crate::slot::{self, SLOTS};
 
-/// Between two looks at the slot map while nothing asks for one.
+/// The interval between two looks at the slot map while nothing asks for one.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two looks while a primary does not answer: its replica is used soon after it was promoted.
+/// The interval between two looks while a primary does not answer, so that its replica is used soon after its promotion.
 const REFRESH_INTERVAL_UNHEALTHY: Duration = Duration::from_millis(200);
 
-/// Between two looks that redirects asked for: many calls ask at the same time.
+/// The interval between two looks that redirects ask for: many calls ask at the same time.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// No owner is known for a slot.
+/// Marks a slot whose owner is not known.
 const NOBODY: u16 = u16::MAX;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct Shared {
     transfers: Transfers,
 }
 
-/// Owners of slots, as last heard.
+/// The owners of slots, as the Cluster last told them.
 #[derive(Debug, Clone)]
 struct SlotMap {
     primaries: Vec<Arc<Node>>,
@@ -67,14 +67,14 @@ struct SlotMap {
     owners: Vec<u16>,
 }
 
-/// Where Redis says that a key is.
+/// The place of a key, as Redis tells it.
 #[derive(Debug, PartialEq, Eq)]
 enum Redirect {
     /// The slot has a new owner.
     Moved(u16, Endpoint),
-    /// This key has moved already, its slot has not yet.
+    /// The key has moved already, and its slot has not.
     Ask(Endpoint),
-    /// Some keys have moved already, others have not.
+    /// Part of the keys has moved already, and the rest has not.
     TryAgain,
 }
 
@@ -100,32 +100,33 @@ impl Cluster {
         self.shared.map.borrow().healthy()
     }
 
-    /// Why some calls fail, if some do.
+    /// Returns why calls fail; `None` if none does.
     pub(crate) fn why(&self) -> Option<String> {
         self.shared.node_list().into_iter().find_map(|node| node.why())
     }
 
-    /// The eviction policy by which a node loses what the role stores.
+    /// Returns the eviction policy of a node that makes the role lose data.
     pub(crate) fn loses(&self) -> Option<String> {
         self.shared.map.borrow().primaries.iter().find_map(|node| node.loses())
     }
 
-    /// All primaries; waits until they are known.
+    /// Returns all primaries; waits until they are known.
     pub(crate) async fn primaries(&self, deadline: Instant) -> Result<Vec<Arc<Node>>, LinkError> {
         Ok(self.shared.known(deadline).await?.primaries.clone())
     }
 
-    /// The endpoint that owns a slot (any primary's for none); waits until it is known.
+    /// Returns the node that owns a slot, or any primary without a slot; waits until it is known.
     pub(crate) async fn owner(&self, slot: Option<u16>, deadline: Instant) -> Result<Arc<Node>, LinkError> {
         self.shared.owner(slot, deadline).await
     }
 
-    /// A connection of somebody else's was redirected or lost: look again.
+    /// Asks for another look at the slot map, for a connection outside this module that was redirected or lost.
     pub(crate) fn suspect(&self) {
         self.shared.stale.notify_one();
     }
 
-    /// Sends one command to the owner of `slot`, following redirects. It waits for a slot that moves where it must not follow.
+    /// Sends one command to the owner of `slot`, following redirects. Where the command must not follow a slot that moves, it
+    /// waits.
     pub(crate) async fn request(
         &self,
         slot: Option<u16>,
@@ -189,7 +190,7 @@ impl Cluster {
     }
 }
 
-/// A transaction for keys that have moved ahead of their slot: MULTI keeps what ASKING allows until EXEC.
+/// Returns a transaction for keys that have moved ahead of their slot: what ASKING allows holds from MULTI to EXEC.
 async fn ask_transaction(
     node: &Node,
     pipeline: &Pipeline,
@@ -214,7 +215,7 @@ impl Redirect {
         Redirect::parse(error.code(), error.details().unwrap_or_default())
     }
 
-    /// The first redirect, if every reply is one.
+    /// Returns the first redirect if every reply is one.
     fn of_all(replies: &[Value]) -> Option<Redirect> {
         let mut redirects = replies.iter().map(Redirect::of);
         let first = redirects.next()??;
@@ -236,7 +237,7 @@ impl Redirect {
 }
 
 impl Shared {
-    /// The slot map, once there is one.
+    /// Returns the slot map; waits until there is one.
     async fn known(&self, deadline: Instant) -> Result<Arc<SlotMap>, LinkError> {
         let mut map = self.map.subscribe();
         let known = timeout_at(deadline, map.wait_for(|map| !map.primaries.is_empty())).await;
@@ -275,7 +276,7 @@ impl Shared {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// A node that fails may have a successor.
+    /// Asks for another look after a node failed, which may have a successor.
     fn heed<T>(&self, result: Result<T, LinkError>) -> Result<T, LinkError> {
         if matches!(result, Err(LinkError::Unavailable(_) | LinkError::Unknown(_))) {
             self.stale.notify_one();
@@ -283,7 +284,7 @@ impl Shared {
         result
     }
 
-    /// Learns that a slot has a new owner, which is returned.
+    /// Records the new owner of a slot, and returns its node.
     fn moved(&self, slot: u16, endpoint: &Endpoint) -> Arc<Node> {
         let node = self.node(endpoint);
         // Many calls hear of one move.
@@ -298,7 +299,7 @@ impl Shared {
         node
     }
 
-    /// The node at an endpoint, which is connected to if it is new.
+    /// Returns the node at an endpoint; connects if the endpoint is new.
     fn node(&self, endpoint: &Endpoint) -> Arc<Node> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
@@ -312,7 +313,7 @@ impl Shared {
         Arc::clone(nodes.entry(endpoint.clone()).or_insert_with(|| Arc::new(start())))
     }
 
-    /// Takes over what CLUSTER SLOTS says; nodes that it does not name are closed.
+    /// Adopts the answer to CLUSTER SLOTS, and closes the nodes that are not in it.
     fn publish(&self, ranges: &[(u16, u16, Endpoint)]) {
         let mut map = SlotMap { primaries: Vec::new(), owners: vec![NOBODY; usize::from(SLOTS)] };
         for (first, last, endpoint) in ranges {
@@ -364,7 +365,7 @@ impl SlotMap {
         owner.is_some_and(|owner| owner.endpoint() == node.endpoint())
     }
 
-    /// The map with one slot's new owner.
+    /// Returns the map with a new owner for one slot.
     fn moved(&self, slot: u16, node: &Arc<Node>) -> SlotMap {
         let mut map = self.clone();
         let index = map.index_of(node);
@@ -399,7 +400,7 @@ async fn refresh(shared: Arc<Shared>) {
     }
 }
 
-/// `[[first, last, [host, port, ...], replicas...], ...]`; an empty host is the one that was asked.
+/// Reads `[[first, last, [host, port, ...], replicas...], ...]`; an empty host stands for the host that was asked.
 fn parse_slots(reply: &Value, asked: &Endpoint) -> Option<Vec<(u16, u16, Endpoint)>> {
     let Value::Array(rows) = reply else { return None };
     let mut ranges = Vec::with_capacity(rows.len());
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn slot_ranges_are_read_and_bad_ones_refused() {
+    fn bad_slot_ranges_are_refused() {
         let asked = Endpoint { host: "asked".into(), port: 1 };
         let row = |first, last, host: &str, port| {
             Value::Array(vec![

@@ -1,4 +1,4 @@
-//! Where Redis is and how long to wait for it; parsed once, valid from then on.
+//! The configuration of a link: where Redis is and how long to wait for it. It is parsed once and valid from then on.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,42 +12,44 @@ use crate::health::eviction::Eviction;
 use crate::meter::Meter;
 use crate::script::Script;
 
-/// How to reach Redis. Plain values; [`Link::open`](crate::Link::open) validates them.
+/// The configuration of a link: plain values that [`Link::open`](crate::Link::open) validates.
 #[derive(Clone)]
 pub struct LinkConfig {
     /// `redis://[user:password@]host:port[/db]`; several of them, separated by commas, are seeds of a Cluster.
-    /// `redis+sentinel://[user:password@]host:port[,host:port]/name[/db]` names Sentinels and the primary that they know by that name.
+    /// `redis+sentinel://[user:password@]host:port[,host:port]/name[/db]` names Sentinels and the primary
+    /// that they know by that name.
     pub url: String,
-    /// Who uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
+    /// The service that uses the link, for spans, metrics and `CLIENT LIST` (`shoal-ROLE`): `session`, `cache`, ...
     pub role: &'static str,
-    /// Connections to each node, 1 to 64; the first half is for writes, the rest for reads, and one for both. Of a half the
-    /// next one is used while those before it are busy: under little load calls share one connection and with it system calls,
-    /// under much a slow reply holds up a part of them. [`Link::bulk`](crate::Link::bulk) has one more.
+    /// Connections to each node, 1 to 64. The first half carries writes and the rest reads; a single connection carries both.
+    /// A half uses its next connection only while the earlier ones are busy: under light load calls share one connection and
+    /// its system calls, and under heavy load a slow reply delays only part of the calls. [`Link::bulk`](crate::Link::bulk)
+    /// has one connection more.
     pub connections: usize,
     /// The time a whole call may take.
     pub call_deadline: Duration,
     /// The time one attempt to connect may take, with the handshake and the loading of scripts.
     pub connect_deadline: Duration,
-    /// Consecutive time-outs after which calls to a node fail at once.
+    /// The number of consecutive time-outs after which calls to a node fail at once.
     pub breaker_threshold: u32,
-    /// Loaded on every new connection, so that a restart costs no `NOSCRIPT`. Others are added by
-    /// their first use.
+    /// Scripts to load on every new connection, so that no call gets `NOSCRIPT` after a restart. The first use of any other
+    /// script adds it.
     pub scripts: Vec<Script>,
-    /// Whether errors, which callers of a service may see, name the node. Logs and [`Link::ready_now`](crate::Link::ready_now)
-    /// do anyway.
+    /// Puts the node's address into errors, which the callers of a service may see. Logs and
+    /// [`Link::ready_now`](crate::Link::ready_now) always name the node.
     pub show_addresses: bool,
-    /// What the role needs of Redis' eviction policy: the log, [`Link::loses`](crate::Link::loses) and
-    /// [`Link::ready_now`](crate::Link::ready_now) say so if it has another.
+    /// The eviction policy that the role needs. If Redis has another one, the log, [`Link::loses`](crate::Link::loses) and
+    /// [`Link::ready_now`](crate::Link::ready_now) say so.
     pub eviction: Eviction,
-    /// Whether the keys of a slot that somebody has begun to move are carried to its new node when calls wait for it
-    /// ([`Script::new`]). Turn it off to move slots slowly, or to give a move up.
+    /// Carries the keys of a slot whose move has begun to the new node when calls wait for that slot ([`Script::new`]). Turn
+    /// this off to move slots slowly, or to abandon a move.
     pub finish_moves: bool,
-    /// Where it is told how Redis is: one for all links of a role in a process.
+    /// The record of the state of Redis; share one among all links of a role in a process.
     pub health: Health,
 }
 
 impl LinkConfig {
-    /// The defaults for a Redis in the same data centre: two connections, 200 ms.
+    /// Returns the defaults for a Redis in the same data centre: two connections, and 200 ms for a call.
     #[must_use]
     pub fn new(url: impl Into<String>, role: &'static str) -> LinkConfig {
         LinkConfig {
@@ -82,7 +84,7 @@ impl fmt::Debug for LinkConfig {
     }
 }
 
-/// What every connection of a link has in common.
+/// The settings that all connections of a link share.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) role: &'static str,
@@ -91,7 +93,7 @@ pub(crate) struct Settings {
     pub(crate) call_deadline: Duration,
     pub(crate) connect_deadline: Duration,
     pub(crate) breaker_threshold: u32,
-    /// The Sentinels that are asked for the only Redis.
+    /// The Sentinels to ask for the address of the single Redis.
     pub(crate) sentinel: Option<SentinelConfig>,
     /// User, password, database.
     pub(crate) login: RedisConnectionInfo,
@@ -109,12 +111,12 @@ pub(crate) struct SentinelConfig {
 }
 
 impl Settings {
-    /// The time a whole call may take.
+    /// Returns the time a whole call may take.
     pub(crate) fn deadline(&self, bulk: bool) -> Duration {
         if bulk { self.call_deadline * BULK_DEADLINE } else { self.call_deadline }
     }
 
-    /// What errors call a node.
+    /// Returns the name of a node in errors; it has the address if the link shows addresses.
     pub(crate) fn place(&self, endpoint: &Endpoint) -> String {
         if self.show_addresses { format!("redis at {endpoint}") } else { "redis".to_owned() }
     }
@@ -124,7 +126,7 @@ impl Settings {
 const BULK_DEADLINE: u32 = 10;
 
 impl LinkConfig {
-    /// The seeds (one of them: no Cluster), what all connections share, and the scripts.
+    /// Returns the seeds (a single one is not a Cluster), the settings that all connections share, and the scripts.
     pub(crate) fn validate(self) -> Result<(Vec<Endpoint>, Settings, Vec<Script>), LinkError> {
         let config = |text: String| Err(LinkError::Config(text));
         if !(1..=64).contains(&self.connections) {
@@ -178,7 +180,7 @@ impl LinkConfig {
     }
 }
 
-/// Names the Redis of a URL to people: hosts, ports and the database, and nothing that may be secret.
+/// Describes the Redis of a URL for people: hosts, ports and the database, without user and password.
 #[must_use]
 pub fn describe(url: &str) -> String {
     let name = |url: &str| {
@@ -186,7 +188,7 @@ pub fn describe(url: &str) -> String {
         // A password may hold an `@`; nothing after it can.
         let rest = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
         let rest = rest.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-        // Of a URL that is wrong nobody knows which part is the password.
+        // Any part of a malformed URL may be the password.
         if is_place(rest) { rest.to_owned() } else { "…".to_owned() }
     };
     urls(url).map(name).collect::<Vec<_>>().join(",")
@@ -202,7 +204,7 @@ fn is_place(text: &str) -> bool {
     })
 }
 
-/// The URLs of a list. A comma within one belongs to its password.
+/// Splits a list of URLs at its commas. A comma that no scheme follows belongs to a password or to a list of Sentinels.
 fn urls(list: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(list);
     std::iter::from_fn(move || {
@@ -220,7 +222,7 @@ fn urls(list: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What a URL of a Redis begins with, those that are refused among them.
+/// The schemes of Redis URLs, with those that this link refuses.
 const SCHEMES: [&str; 6] =
     ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "valkey://", "valkeys://"];
 
@@ -230,7 +232,7 @@ const SENTINEL: &str = "redis+sentinel://";
 /// The port of a Sentinel whose URL names none.
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Reads `[user:password@]host:port[,host:port]/name[/db]`. The endpoint is what logs and errors call the Redis.
+/// Reads `[user:password@]host:port[,host:port]/name[/db]`. The endpoint is the name of the Redis in logs and errors.
 fn parse_sentinel(rest: &str) -> Result<(Endpoint, RedisConnectionInfo, SentinelConfig), LinkError> {
     let wrong = |what: &str| {
         Err(LinkError::Config(format!(
@@ -264,7 +266,7 @@ fn parse_sentinel(rest: &str) -> Result<(Endpoint, RedisConnectionInfo, Sentinel
     Ok((endpoint, login, SentinelConfig { sentinels, primary: primary.to_owned() }))
 }
 
-/// The text of an error must not repeat the URL: it may hold a password.
+/// Reads one `redis://` URL. The text of an error must not repeat the URL, which may hold a password.
 fn parse(url: &str) -> Result<(Endpoint, RedisConnectionInfo), LinkError> {
     if ["rediss://", "valkeys://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(LinkError::Config(
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn one_url_is_a_single_redis_and_several_are_a_cluster() {
+    fn several_urls_name_a_cluster() {
         let (seeds, settings, _) = LinkConfig::new("redis://localhost:7001/3", "test").validate().unwrap();
         assert_eq!(seeds, [Endpoint { host: "localhost".into(), port: 7001 }]);
         assert_eq!(settings.login.db(), 3);
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_the_reason() {
+    fn invalid_configuration_is_refused_with_reason() {
         assert!(refused("rediss://localhost:6379").contains("TLS"));
         assert!(refused("localhost:6379").contains("redis://host:port"));
         assert!(refused("redis://a:1/1,redis://b:2/1").contains("database 0"));
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_has_the_database_and_no_secret() {
+    fn description_shows_database_without_secret() {
         for (url, described) in [
             ("redis://user:p@ss@a:1/3, redis://b:2", "a:1/3,b:2"),
             ("redis://:p,ss@a:1", "a:1"),

@@ -1,4 +1,4 @@
-//! One connection to one Redis: the socket's options, the handshake, and a sign of its end.
+//! Opens a connection to a Redis: sets the socket's options, shakes hands, and tells when the connection ends.
 
 pub(crate) mod dial;
 pub(crate) mod hello;
@@ -28,53 +28,53 @@ use crate::error::{self, LinkError};
 use crate::health::eviction::MemoryPolicy;
 use crate::script::Script;
 
-/// Requests that wait to be written; more callers wait for room, within their deadline. The driver's 50 is
-/// less than one busy clone has in flight.
+/// The number of requests that may wait to be written; further callers wait for room, within their deadline. The driver's default
+/// of 50 is less than a busy clone has in flight.
 const PIPELINE_BUFFER: usize = 1024;
 
-/// Bytes gathered before they are written: fewer system calls under load.
+/// The number of bytes gathered before a write, which saves system calls under load.
 const WRITE_BUFFER: usize = 64 * 1024;
 
-/// Has no keys and writes nothing, and is refused as a script that writes would be: a script that states flags, and none that
-/// says otherwise, is taken for one (Redis 7, "Script flags").
+/// Tests whether Redis takes writes. The script has no keys and writes nothing, but Redis refuses it like one that writes,
+/// because its flags do not say `no-writes` (Redis 7, "Script flags").
 pub(crate) static PROBE: LazyLock<Script> = LazyLock::new(|| Script::new("probe", "#!lua\nreturn 0"));
 
-/// The kernel gives up on unacknowledged data after this. The watchdog is faster; this is for the connections
-/// it does not watch.
+/// The time after which the kernel gives up on unacknowledged data. The watchdog is faster; this bound is for the connections
+/// that it does not watch.
 const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An idle peer that vanished is found within 5 s + 3 × 1 s.
+/// The keepalive probes that find an idle peer lost within 5 s + 3 × 1 s.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(5))
     .with_interval(Duration::from_secs(1))
     .with_retries(3);
 
-/// An open connection. Dropping it closes the socket and fails what is in flight.
+/// An open connection. Dropping it closes the socket and fails the calls in flight.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) requests: MultiplexedConnection,
-    /// Cancelled when the connection ended, whoever ended it.
+    /// Cancelled when the connection ends, whichever side ended it.
     pub(crate) closed: CancellationToken,
-    /// The same, for calls: asking the token takes a lock.
+    /// Set when the connection ends. Calls read this flag, because asking the token takes a lock.
     ended: Arc<AtomicBool>,
-    /// The node uses it no more; what is in flight may still be answered.
+    /// Set once the node no longer uses the connection; calls in flight may still be answered.
     pub(crate) retired: AtomicBool,
     /// Calls that wait for a reply.
     pub(crate) in_flight: Arc<AtomicUsize>,
     pub(crate) progress: Progress,
-    /// What Redis does when its memory is full; of a connection for requests, and if it says so.
+    /// The eviction policy of Redis. Only connections for requests ask for it, and Redis may not tell.
     pub(crate) memory_policy: Option<MemoryPolicy>,
-    /// The server's greeting: of a connection for requests, and only if it gives one.
+    /// The server's greeting. Only connections for requests ask for it, and a server may give none.
     pub(crate) hello: Option<Hello>,
-    /// The process behind it; of a connection for requests, and if it says so.
+    /// The process behind the connection. Only connections for requests ask for it, and Redis may not tell.
     pub(crate) process: Option<Met>,
-    /// The address that was connected to.
+    /// The address at the other end.
     pub(crate) peer: SocketAddr,
     _driver: AbortOnDropHandle<()>,
 }
 
 impl Connection {
-    /// Connects for requests: names itself, loads `scripts`, and has a PING answered.
+    /// Connects for requests: names the connection, loads `scripts`, and waits for the answer to a PING.
     pub(crate) async fn open(
         dialer: &Dialer,
         settings: &Settings,
@@ -177,7 +177,7 @@ impl Connection {
         self.hello.is_some_and(|hello| hello.replica)
     }
 
-    /// Whether it may still carry calls.
+    /// Returns whether the connection may still carry calls.
     pub(crate) fn is_live(&self) -> bool {
         !self.ended.load(Ordering::Acquire) && !self.retired.load(Ordering::Acquire)
     }
@@ -196,7 +196,8 @@ impl Drop for End {
     }
 }
 
-/// Without TCP_NODELAY a small request waits for the acknowledgement of the one before it.
+/// Sets TCP_NODELAY, so that no small request waits for the acknowledgement of the one before it, and the time-outs that detect
+/// a lost peer.
 fn set_options(stream: &TcpStream) -> std::io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn sockets_send_at_once_and_notice_a_vanished_peer() {
+    async fn sockets_send_immediately_and_detect_loss() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         set_options(&stream).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One Redis server's address.
+/// The host and port of a Redis server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Endpoint {
     pub(crate) host: String,
@@ -10,7 +10,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `host:port`, as Redis writes it in MOVED; an IPv6 address is not bracketed there.
+    /// Reads `host:port` as Redis writes it in MOVED, where an IPv6 address has no brackets.
     pub(crate) fn parse(text: &str) -> Option<Endpoint> {
         let (host, port) = text.rsplit_once(':')?;
         Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? })

@@ -1,27 +1,28 @@
-//! What a caller can know after a failed call: certainly not done, perhaps done, or refused by Redis and why.
+//! The errors of calls, by what their caller can know: the call was certainly not done, was perhaps done, or was refused by Redis
+//! for a reason.
 
 use redis::{ErrorKind, RedisError, ServerError};
 
-/// Why a call failed, cut by what the caller may do next.
+/// The reason why a call failed, by what the caller may do next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// Nothing was sent, or Redis refused before doing anything because it is not in service (starting,
-    /// cluster down): the call can be repeated.
+    /// The call was not sent, or Redis did nothing because it is not in service (starting, cluster down): the call can be
+    /// repeated.
     #[error("{0}")]
     Unavailable(String),
     /// The call was sent and its answer did not come in time, or the connection broke: a write may have been
     /// done, or may still be done.
     #[error("{0}")]
     Unknown(String),
-    /// The slot is moving from one node of a Cluster to another, and until it has moved neither can do this: nothing was done,
-    /// and it can be repeated shortly.
+    /// The slot is moving from one node of a Cluster to another, and neither node can do this until it has moved: nothing was
+    /// done, and the call can be repeated shortly.
     #[error("{0}")]
     Moving(String),
-    /// Redis has reached its `maxmemory` and may evict nothing: what needs memory is refused, and nothing of it was done.
+    /// Redis has reached its `maxmemory` and may not evict. It refuses calls that need memory, and has done nothing of this one.
     /// Reads pass, and so do scripts whose first write frees memory.
     #[error("redis is full: {0}")]
     Full(String),
-    /// Redis answers reads and takes no writes, as a replica does, or one that cannot save: nothing was done.
+    /// Redis answers reads and refuses writes, because it is a replica or cannot save: nothing was done.
     #[error("redis takes no writes: {0}")]
     ReadOnly(String),
     /// Redis does not accept this client's password, or does not permit its user this command: nothing was done.
@@ -32,7 +33,7 @@ pub enum LinkError {
     #[error("redis refused: {code} {message}")]
     Server {
         /// The error's first word, as Redis or a script (`redis.error_reply('SHOAL …')`) gave it; `UNEXPECTED`
-        /// if the reply has not the type that the caller asked for.
+        /// if the reply is not of the type that the caller asked for.
         code: String,
         /// The rest of the error.
         message: String,
@@ -43,7 +44,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// The error of a reply that says what Redis thinks of the command.
+    /// Maps an error that Redis answered to a command.
     pub(crate) fn from_server(error: &ServerError) -> LinkError {
         let (code, message) = (error.code(), error.details().unwrap_or_default());
         if is_out_of_service(code) {
@@ -55,7 +56,7 @@ impl LinkError {
         LinkError::Server { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// The error of a call of which other parts were done.
+    /// Returns the error of a call whose other parts were done.
     pub(crate) fn of_part(self) -> LinkError {
         match self {
             LinkError::Unavailable(text) | LinkError::Moving(text) => LinkError::Unknown(text),
@@ -63,12 +64,12 @@ impl LinkError {
         }
     }
 
-    /// The error of a reply that is not of the type asked for: the command was done.
+    /// Returns the error of a reply that is not of the type asked for: the command was done.
     pub(crate) fn unexpected(error: impl std::fmt::Display) -> LinkError {
         LinkError::Server { code: "UNEXPECTED".to_owned(), message: error.to_string() }
     }
 
-    /// A short name for metrics and spans.
+    /// Returns a short name for metrics and spans.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             LinkError::Unavailable(_) => "unavailable",
@@ -83,9 +84,9 @@ impl LinkError {
     }
 }
 
-/// Why a Redis that answers refuses: each lasts until somebody does something about it.
+/// The reason why a Redis that answers refuses calls. Each reason lasts until an operator acts.
 ///
-/// A script is refused at its first write or not at all, so nothing of it was done.
+/// Redis refuses a script at its first write or not at all, so a refused script has done nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
     Full,
@@ -98,7 +99,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// What an error's first word says.
+    /// Returns the trouble that the first word of an error names.
     pub(crate) fn of_code(code: &str) -> Option<Trouble> {
         Some(match code {
             "OOM" => Trouble::Full,
@@ -112,7 +113,7 @@ impl Trouble {
         })
     }
 
-    /// What is wrong, in words that hold no address and no secret.
+    /// Describes the trouble in words without an address or a secret.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Trouble::Full => "its maxmemory is used up",
@@ -134,13 +135,13 @@ impl Trouble {
         }
     }
 
-    /// Whether it ends reads as well.
+    /// Returns whether Redis refuses reads for this trouble as well.
     pub(crate) fn is_denial(self) -> bool {
         matches!(self, Trouble::NoPassword | Trouble::WrongPassword | Trouble::NotPermitted)
     }
 }
 
-/// The error of a connection that could not be made.
+/// Maps the error of a connection that could not be made.
 pub(crate) fn of_connecting(error: &RedisError, place: &str) -> LinkError {
     // The driver says so of AUTH, and drops what Redis answered.
     if error.kind() == ErrorKind::AuthenticationFailed {
@@ -152,17 +153,17 @@ pub(crate) fn of_connecting(error: &RedisError, place: &str) -> LinkError {
     }
 }
 
-/// Redis answered an error by which it did nothing and which passes with time.
+/// Returns whether an error says that Redis did nothing and is out of service for a time.
 pub(crate) fn is_out_of_service(code: &str) -> bool {
     matches!(code, "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY")
 }
 
-/// Whether the driver's error means that the connection is of no more use.
+/// Returns whether an error of the driver means that the connection is lost.
 pub(crate) fn is_lost(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
 }
 
-/// An error of the driver for a request that was given to it.
+/// Maps an error of the driver for a request that was given to it.
 pub(crate) fn after_send(place: &str, error: RedisError) -> LinkError {
     if is_lost(&error) {
         return LinkError::Unknown(format!("{place}: the connection was lost: {error}"));
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_out_of_service_is_unavailable_and_other_errors_keep_their_code() {
+    fn server_errors_are_mapped_by_code() {
         for line in [
             b"-LOADING Redis is loading the dataset in memory\r\n".as_slice(),
             b"-BUSY Redis is busy running a script.\r\n",
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_that_refuses_is_told_apart_by_its_reason() {
+    fn refusals_differ_by_their_reason() {
         for line in ["OOM command not allowed", "READONLY You can't", "MISCONF x", "NOREPLICAS x", "NOAUTH x"]
         {
             let error = of(format!("-{line}\r\n").as_bytes());

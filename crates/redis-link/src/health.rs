@@ -1,5 +1,5 @@
-//! How the Redis of a role is, told once for all links of the process that share it: in the log when it changes, and in
-//! gauges. It decides nothing: calls are answered by what Redis says to them.
+//! Reports the state of the Redis of a role, once for all links of the process that share it: in the log when the state
+//! changes, and in gauges. The report decides nothing: each call is answered by what Redis says to it.
 
 pub(crate) mod eviction;
 
@@ -11,36 +11,38 @@ use crate::endpoint::Endpoint;
 use crate::error::{LinkError, Trouble};
 use crate::health::eviction::{Eviction, MemoryPolicy};
 
-/// A refusal that ended and came back is not said again before this.
+/// The time before the log repeats a refusal that ended and came back.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// The label that tells this engine from the others.
 const ENGINE: &str = "redis";
 
-/// How one node is. The later ones are the worse.
+/// The condition of a node. Later variants are worse.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Condition {
-    /// It answers and takes writes.
+    /// The node answers and takes writes.
     Up,
-    /// It answers, and refuses what needs memory, or every write.
+    /// The node answers, and refuses the calls that [`Refusal`] names.
     Refusing(&'static str, Refusal),
-    /// It does not accept this client; why.
+    /// The node does not accept this client, for the given reason.
     Denied(String),
-    /// It does not answer; why.
+    /// The node does not answer, for the given reason.
     Down(String),
 }
 
-/// What a node that answers refuses.
+/// The calls that a node refuses although it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Refusal {
-    /// Some commands, to this client's user.
+    /// Commands that this client's user may not run.
     Commands,
+    /// Writes that need memory.
     Growth,
+    /// All writes.
     Writes,
 }
 
 impl Condition {
-    /// What a refusal says of its node; nothing, if it says something of this client.
+    /// Returns the condition of a node that refuses a call; `None` if the refusal concerns this client alone.
     pub(crate) fn of_trouble(trouble: Trouble) -> Option<Condition> {
         match trouble {
             Trouble::Full => Some(Condition::Refusing(trouble.text(), Refusal::Growth)),
@@ -52,7 +54,7 @@ impl Condition {
         }
     }
 
-    /// Of a node to which no call goes.
+    /// Returns the condition of a node that gets no calls because of an error.
     pub(crate) fn of_error(error: &LinkError) -> Condition {
         match error {
             LinkError::Denied(why) => Condition::Denied(why.clone()),
@@ -60,7 +62,7 @@ impl Condition {
         }
     }
 
-    /// Why calls fail, if some do.
+    /// Returns why calls fail; `None` if none does.
     fn why(&self) -> Option<String> {
         Some(match self {
             Condition::Up => return None,
@@ -72,14 +74,15 @@ impl Condition {
         })
     }
 
-    /// Whether this is the same news as another: why a node is away differs from one attempt to the next.
+    /// Returns whether the log must tell this condition after the one it told last. A node that is still down is not news, though
+    /// the reason may differ with each attempt.
     fn is_news_after(&self, told: &Condition) -> bool {
         !matches!((self, told), (Condition::Down(_), Condition::Down(_))) && self != told
     }
 }
 
-/// What is known of the Redis of one role. Clones of it are the same: give one to all links of a role in a process, so that
-/// what happens to their Redis is said once.
+/// The known state of the Redis of one role. Clones share it: give one to all links of a role in a process, so that each event of
+/// their Redis is logged once.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<Shared>);
 
@@ -92,24 +95,24 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     next: u64,
-    /// By the number of each link's node.
+    /// The condition of each node of each link, by the node's number.
     nodes: BTreeMap<u64, (Endpoint, Condition)>,
-    /// What the log says of each endpoint that is not well.
+    /// The condition that the log last told of each endpoint that is not well.
     told: BTreeMap<Endpoint, Condition>,
-    /// What the log last said that each endpoint refuses, and when.
+    /// The refusal that the log last told of each endpoint, and when.
     refused: BTreeMap<Endpoint, (Condition, Instant)>,
     /// The advice that was given on each endpoint's eviction policy.
     advised: BTreeMap<Endpoint, String>,
 }
 
 impl Health {
-    /// Nothing is known yet.
+    /// Starts with nothing known.
     #[must_use]
     pub fn new(role: &'static str) -> Health {
         Health(Arc::new(Shared { role, known: Mutex::default() }))
     }
 
-    /// One node of one link, which reports until it is dropped.
+    /// Adds a node of a link; the report counts until it is dropped.
     pub(crate) fn join(&self, endpoint: &Endpoint) -> Report {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.next += 1;
@@ -123,7 +126,7 @@ impl Health {
 }
 
 impl Shared {
-    /// Worst over the links: one that cannot reach a node is news even if another can.
+    /// Returns the worst condition over all links: a link that cannot reach a node is news even if another can.
     fn worst(known: &Known, endpoint: &Endpoint) -> Condition {
         let of_endpoint = known.nodes.values().filter(|(known, _)| known == endpoint);
         of_endpoint.map(|(_, condition)| condition).max().cloned().unwrap_or(Condition::Up)
@@ -185,7 +188,7 @@ impl Shared {
         }
     }
 
-    /// Makes the counters of the role, so that a rate has a first value.
+    /// Creates the counters of the role at zero, so that a rate has a first value.
     fn begin(&self) {
         let role = self.role;
         for outcome in ["ok", "failed"] {
@@ -229,7 +232,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Takes down how the node is, and tells if that is news.
+    /// Records the condition of the node, and logs it if that is news.
     pub(crate) fn is(&self, condition: Condition) {
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.nodes.get(&self.number).is_some_and(|(_, before)| *before == condition) {
@@ -240,7 +243,7 @@ impl Report {
         self.shared.measure(&known);
     }
 
-    /// Takes down what the node does when its memory is full, and tells if that does not suit the role.
+    /// Records the eviction policy of the node, and warns if that policy does not suit the role.
     pub(crate) fn policy(&self, policy: &MemoryPolicy, eviction: Eviction) {
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (endpoint, role) = (&self.endpoint, self.shared.role);
@@ -258,7 +261,7 @@ impl Report {
         }
     }
 
-    /// Why calls to this node fail, if some do; with its address, for those who run it.
+    /// Returns why calls to this node fail, with its address, for operators; `None` if none fails.
     pub(crate) fn why(&self) -> Option<String> {
         let known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (endpoint, condition) = known.nodes.get(&self.number)?;
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_share_a_redis_are_one_piece_of_news() {
+    fn links_to_same_redis_report_once() {
         let health = Health::new("test");
         let endpoint = Endpoint { host: "a".into(), port: 1 };
         let (one, two) = (health.join(&endpoint), health.join(&endpoint));
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_away_is_news_once_whatever_each_attempt_says() {
+    fn down_node_is_news_once() {
         let down = |why: &str| Condition::Down(why.to_owned());
         assert!(!down("refused").is_news_after(&down("timed out")));
         assert!(down("refused").is_news_after(&full()));

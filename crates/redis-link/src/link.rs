@@ -1,4 +1,4 @@
-//! The handle that services hold: commands, pipelines and scripts, each with one deadline and one span.
+//! The handle that services hold: runs commands, pipelines and scripts, each with one deadline and one span.
 
 mod store_name;
 mod subscription;
@@ -23,7 +23,7 @@ use crate::script::{Request, Script, Scripts};
 use crate::slot;
 use crate::topology::{Route, Topology};
 
-/// How often [`Link::ready`] looks again while Redis does not answer.
+/// The interval at which [`Link::ready`] asks again while Redis does not answer.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A Redis or a Redis Cluster. Clones share connections; the last one to go closes them.
@@ -52,15 +52,15 @@ impl Link {
         Ok(Link { inner: Arc::new(Inner { topology, settings }), bulk: false })
     }
 
-    /// The same link for calls with big values: they have a connection of their own to each node, which is made when the first
-    /// of them comes, ten times the usual deadline, and turns, so that no small call waits behind them.
+    /// Returns the same link for calls with big values. They use a separate connection to each node, which the first of them
+    /// opens, have ten times the usual deadline, and take turns, so that no small call waits behind them.
     #[must_use]
     pub fn bulk(&self) -> Link {
         Link { inner: Arc::clone(&self.inner), bulk: true }
     }
 
-    /// Waits until Redis answers a PING, at most `within`. In a Cluster each primary is waited for as long as connecting may take;
-    /// then one that answers is enough.
+    /// Waits until Redis answers a PING, for `within` at most. In a Cluster this waits for all primaries during the time that
+    /// connecting may take; from then on one that answers is enough.
     pub async fn ready(&self, within: Duration) -> Result<(), LinkError> {
         let begin = Instant::now();
         let deadline = begin + within;
@@ -77,7 +77,7 @@ impl Link {
         }
     }
 
-    /// Whether calls have a chance: connected, and the breaker (each primary's in a Cluster) is closed.
+    /// Returns whether calls can succeed: the link is connected, and its breaker (in a Cluster each primary's) is closed.
     #[must_use]
     pub fn healthy(&self) -> bool {
         match self.inner.topology.now() {
@@ -86,8 +86,8 @@ impl Link {
         }
     }
 
-    /// Whether all is well, and if not why, in words for those who run it: they name the node. What a caller may be told is in
-    /// the error of its call.
+    /// Checks that Redis serves all calls. The error names the node and the reason, and is meant for operators; a caller gets the
+    /// error of its own call.
     pub fn ready_now(&self) -> Result<(), String> {
         let (loses, why) = match self.inner.topology.now() {
             Route::Single(node) => (node.loses(), node.why()),
@@ -103,8 +103,7 @@ impl Link {
         }
     }
 
-    /// The `maxmemory-policy` by which Redis loses what the role stores, if it has one that does; known from the first
-    /// connection on.
+    /// Returns the `maxmemory-policy` of Redis if it makes the role lose data. It is known from the first connection on.
     #[must_use]
     pub fn loses(&self) -> Option<String> {
         match self.inner.topology.now() {
@@ -113,17 +112,19 @@ impl Link {
         }
     }
 
-    /// Returns whether it is a Cluster's. Of one URL that is not known before the server was connected to: it waits as a call does.
+    /// Returns whether the link leads to a Cluster. A single URL does not tell before the first connection: then this waits as
+    /// a call does.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Fails when Redis does not answer.
     pub async fn is_cluster(&self) -> Result<bool, LinkError> {
         Ok(matches!(self.inner.topology.known(self.deadline()).await?, Route::Cluster(_)))
     }
 
-    /// When a server process (see [`process_of`](crate::process_of)) last came back after another one had been in its place, in
-    /// microseconds since 1970 by its clock. What it holds from before then may lack what the other was told. Nothing if it
-    /// did not, as far as this link has seen; nothing of the nodes of a Cluster, where one that comes back is a copy first.
+    /// Returns the time at which a server process (see [`process_of`](crate::process_of)) last came back after another one had
+    /// taken its place, in microseconds since 1970 by the clock of the process. Its older data may lack the writes to the other
+    /// process. Returns `None` if this link has not seen the process come back, and for the nodes of a Cluster, where a returning
+    /// server first becomes a copy.
     #[must_use]
     pub fn returned_at(&self, process: u64) -> Option<u64> {
         match self.inner.topology.now() {
@@ -150,8 +151,9 @@ impl Link {
         Ok(self.pipeline_by(pipe).await?.0)
     }
 
-    /// The same, and which process answered (see [`process_of`](crate::process_of)): a connection leads to one for as long as it
-    /// lives. Not known of a Cluster's nodes, of which several may answer, and of a Redis that does not say.
+    /// Sends commands as [`Link::pipeline`] does, and returns the process that answered too (see
+    /// [`process_of`](crate::process_of)): a connection leads to the same process as long as it lives. The process is `None`
+    /// for a Cluster, where several nodes may answer, and for a Redis that does not tell.
     pub async fn pipeline_by<T: FromRedisValue>(
         &self,
         pipe: &Pipeline,
@@ -178,9 +180,9 @@ impl Link {
         call.end(result)
     }
 
-    /// Runs a script by its hash. In a Cluster it goes to the node of the first key, and all keys must have one
-    /// slot; while that slot moves, it waits as [`Script::new`] says. If Redis does not know the script it is loaded, and run once
-    /// more, in one round trip; from then on every new connection loads it.
+    /// Runs a script by its hash. In a Cluster it goes to the node of the first key, and all keys must have one slot; while
+    /// that slot moves, the call waits as [`Script::new`] explains. If Redis does not know the script, the call loads it and
+    /// runs it once more in one round trip; from then on every new connection loads it.
     pub async fn script<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -190,7 +192,7 @@ impl Link {
         self.script_until(self.deadline(), script, keys, args).await
     }
 
-    /// The same with a deadline of the caller's, for one step of several.
+    /// Runs a script as [`Link::script`] does, with a deadline of the caller's, for one step of several.
     pub async fn script_until<T: FromRedisValue>(
         &self,
         deadline: Instant,
@@ -212,7 +214,8 @@ impl Link {
         call.end(result)
     }
 
-    /// The same, and which process ran it, as [`Link::pipeline_by`] says. Not known if Redis did not know the script.
+    /// Runs a script as [`Link::script`] does, and returns the process that ran it, as [`Link::pipeline_by`] does. The process is
+    /// `None` too if Redis did not know the script.
     pub async fn script_by<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -250,8 +253,8 @@ impl Link {
         call.end(result)
     }
 
-    /// What changes when Redis restarts or fails over: its `run_id`; of a Cluster, all primaries' in order,
-    /// separated by commas.
+    /// Returns the `run_id` of Redis, which changes with a restart or a fail-over. For a Cluster it returns those of all
+    /// primaries, sorted and separated by commas.
     pub async fn run_id(&self) -> Result<String, LinkError> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
@@ -264,7 +267,7 @@ impl Link {
         Ok(ids.join(","))
     }
 
-    /// Checks that all primaries answer; an error if none does.
+    /// Returns whether all primaries answer; fails if none does.
     async fn ping(&self) -> Result<bool, LinkError> {
         let deadline = self.deadline();
         let nodes = match self.inner.topology.known(deadline).await? {
@@ -317,7 +320,7 @@ impl Link {
     }
 }
 
-/// The reply as the caller's type.
+/// Reads a reply as the caller's type.
 fn decode<T: FromRedisValue>(reply: Value) -> Result<T, LinkError> {
     match reply.extract_error() {
         Ok(value) => T::from_redis_value(value).map_err(LinkError::unexpected),
@@ -325,7 +328,7 @@ fn decode<T: FromRedisValue>(reply: Value) -> Result<T, LinkError> {
     }
 }
 
-/// The error of a pipeline of `sent` commands.
+/// Maps the error of a pipeline of `sent` commands.
 fn from_pipeline(error: redis::RedisError, sent: usize) -> LinkError {
     let text = error.to_string();
     let Some(errors) = error.into_server_errors() else { return LinkError::unexpected(text) };
@@ -338,7 +341,7 @@ fn from_pipeline(error: redis::RedisError, sent: usize) -> LinkError {
     }
 }
 
-/// Replies that are here already, in the shape from which the driver composes a pipeline's result.
+/// Replies that have arrived, as a connection from which the driver composes the result of a pipeline.
 struct Replies(Vec<Value>);
 
 impl ConnectionLike for Replies {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How calls end, as the metric says it.
+/// The outcomes of calls, as the metric's label has them.
 const OUTCOMES: [&str; 9] =
     ["ok", "unavailable", "unknown", "moving", "full", "read_only", "denied", "server", CANCELLED];
 /// The label that tells this engine from the others.

@@ -1,4 +1,4 @@
-//! One Redis server: its connections, its breaker, and calls with a deadline.
+//! Calls to a Redis server, each with a deadline, over the server's connections and behind its breaker.
 
 mod breaker;
 mod lane;
@@ -30,10 +30,10 @@ pub(crate) use crate::node::moving::Moves;
 use crate::node::moving::Search;
 use crate::script::{Request, Script, Scripts};
 
-/// A Redis that refused a write is said to be well after it has refused none for so long.
+/// The time without a refused write after which a Redis that refused one counts as well.
 const WRITABLE_AFTER: Duration = Duration::from_millis(500);
 
-/// How long [`Node::serving`] waits.
+/// The time for which [`Node::serving`] waits.
 const SERVING_WAIT: Duration = Duration::from_millis(500);
 
 /// A server and the task that keeps its connections.
@@ -55,7 +55,7 @@ pub(crate) enum Kind {
     OfCluster,
 }
 
-/// What calls and the watchdog share.
+/// The state that calls and the watchdog share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
@@ -64,17 +64,17 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     pub(crate) scripts: Arc<Scripts>,
     pub(crate) breaker: Breaker,
-    /// The one of writes alone.
+    /// The breaker for writes alone.
     pub(crate) write_breaker: Breaker,
-    /// A write was not answered though reads are: the breaker of writes stays open until one is.
+    /// Set while reads are answered and writes are not: the breaker for writes stays open until a write is answered.
     pub(crate) doubtful: AtomicBool,
-    /// Wakes the watchdog: a call was not answered.
+    /// Wakes the watchdog after a call that was not answered.
     pub(crate) suspicion: Notify,
-    /// Wakes the watchdog: a write was refused. Set until writes are taken again.
+    /// Set from a refused write until writes are taken again; the watchdog asks more often meanwhile.
     pub(crate) refusing: AtomicBool,
-    /// When a write was last refused.
+    /// The time at which a write was last refused.
     refused_at: Mutex<Option<Instant>>,
-    /// What it does when its memory is full, as last heard.
+    /// The eviction policy that the server last told.
     memory_policy: Mutex<Option<MemoryPolicy>>,
     pub(crate) report: Report,
     pub(crate) processes: Processes,
@@ -82,14 +82,14 @@ pub(crate) struct Shared {
     /// Set by the first call with a big value.
     pub(crate) bulk_wanted: AtomicBool,
     pub(crate) search: watch::Sender<Search>,
-    /// Counts the times that all connections went to another server; calls ask here.
+    /// Counts the times that all connections went to another server; calls read it.
     pub(crate) moved: AtomicU64,
-    /// A connection leads to an address that the name no longer has.
+    /// Set while a connection leads to an address that the name no longer has.
     pub(crate) stray: AtomicBool,
-    /// Counts what may end a wait for a connection: one was made, or the breaker moved.
+    /// Counts the events that may end a wait for a connection: one was made, or the breaker opened or closed.
     pub(crate) changes: watch::Sender<u64>,
-    // Only the watchdog fills and empties them.
-    /// The one after the link's `connections` is for big values.
+    /// The connections. The last slot, after the link's `connections`, is for big values. Only the watchdog fills and empties
+    /// slots.
     pub(crate) slots: Vec<RwLock<Option<Arc<Connection>>>>,
 }
 
@@ -144,22 +144,22 @@ impl Node {
         &self.shared.endpoint
     }
 
-    /// What errors call it.
+    /// Returns the name of the node in errors.
     pub(crate) fn place(&self) -> String {
         self.shared.settings.place(&self.shared.endpoint)
     }
 
-    /// Why some calls fail, if some do.
+    /// Returns why calls fail; `None` if none does.
     pub(crate) fn why(&self) -> Option<String> {
         self.shared.report.why()
     }
 
-    /// The eviction policy by which it loses what the role stores.
+    /// Returns the eviction policy if it makes the role lose data.
     pub(crate) fn loses(&self) -> Option<String> {
         self.shared.loses()
     }
 
-    /// The error of a node that does not accept this client.
+    /// Returns the error of a node that does not accept this client.
     pub(crate) fn denial(&self) -> Option<LinkError> {
         self.shared.breaker.refusal().filter(|error| matches!(error, LinkError::Denied(_)))
     }
@@ -168,8 +168,8 @@ impl Node {
         !self.shared.breaker.is_open() && self.shared.pick(Lane::Read).is_some()
     }
 
-    /// Waits until the breaker is closed, so that connections beside those of the watchdog are
-    /// no storm. It does not wait for ever: in a Cluster another node may take over.
+    /// Waits until the breaker is closed, so that connections beside those of the watchdog make no storm. The wait is bounded,
+    /// because in a Cluster another node may take over.
     pub(crate) async fn serving(&self) -> Result<(), LinkError> {
         let mut changes = self.shared.changes.subscribe();
         let deadline = Instant::now() + SERVING_WAIT;
@@ -224,7 +224,7 @@ impl Node {
         Ok(reply)
     }
 
-    /// What the command answers after what must come before it, on one connection.
+    /// Sends the command after those that must come before it, on one connection, and returns the command's reply.
     async fn last_of(
         &self,
         request: Request<'_>,
@@ -254,7 +254,7 @@ impl Node {
         Ok(self.pipeline_by(pipeline, bulk, deadline).await?.0)
     }
 
-    /// The same, and the process that answered, if it is known.
+    /// Sends commands together as [`Node::pipeline`] does, and returns the process that answered too, if it is known.
     pub(crate) async fn pipeline_by(
         &self,
         pipeline: &Pipeline,
@@ -272,7 +272,7 @@ impl Node {
 }
 
 impl Shared {
-    /// What a call's end says of the node, and to the caller.
+    /// Ends a call: tells breaker and watchdog what its outcome says of the node, and returns the caller's result.
     fn settle<T>(
         &self,
         lease: &Lease,
@@ -308,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// Reads that are answered do not make up for writes that are not, nor the other way round.
+    /// Returns the breaker of a lane: answered reads do not make up for unanswered writes, nor the other way round.
     fn breaker_of(&self, lane: Lane) -> &Breaker {
         match lane {
             Lane::Read => &self.breaker,
@@ -316,7 +316,8 @@ impl Shared {
         }
     }
 
-    /// Redis answers, but is not in service, or takes no writes: the watchdog looks until it does.
+    /// Looks for replies by which Redis is out of service or refuses calls, and wakes the watchdog, which asks until Redis
+    /// serves again.
     fn refused(&self, lease: &Lease, replies: &[Value]) {
         for reply in replies {
             let Value::ServerError(error) = reply else { continue };
@@ -340,7 +341,7 @@ impl Shared {
         }
     }
 
-    /// Redis said what it does when its memory is full.
+    /// Records the eviction policy that Redis told.
     pub(crate) fn has_policy(&self, policy: Option<MemoryPolicy>) {
         let Some(policy) = policy else { return };
         self.report.policy(&policy, self.settings.eviction);
@@ -352,7 +353,7 @@ impl Shared {
         policy.as_ref().and_then(|policy| policy.loses(self.settings.eviction)).map(str::to_owned)
     }
 
-    /// Redis refused a write.
+    /// Records that Redis refused a write.
     pub(crate) fn refuses(&self, condition: Condition) {
         *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.report.is(condition);
@@ -361,8 +362,8 @@ impl Shared {
         }
     }
 
-    /// Redis would take a write now. One that is at its limit takes some and refuses others: it is well when it has refused
-    /// none for a while.
+    /// Records that Redis would take a write now. A Redis at its limit takes some writes and refuses others, so it counts as
+    /// well only after [`WRITABLE_AFTER`] without a refusal.
     pub(crate) fn takes_writes(&self) {
         let refused_at = *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
         if refused_at.is_none_or(|at| at.elapsed() >= WRITABLE_AFTER) {
@@ -371,7 +372,7 @@ impl Shared {
         }
     }
 
-    /// Writes are taken again, or by another server, which has refused none yet.
+    /// Records that writes are taken again, or that another server is in use, which has refused none yet.
     pub(crate) fn writes_again(&self) {
         self.doubtful.store(false, Ordering::Release);
         self.write_breaker.close();
@@ -387,18 +388,18 @@ impl Shared {
         }
     }
 
-    /// The server has said what it is.
+    /// Records the kind that the server told.
     pub(crate) fn is_a(&self, kind: Kind) {
         self.kind.store(kind as u8, Ordering::Release);
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// The addresses of live connections.
+    /// Returns the addresses of live connections.
     pub(crate) fn peers(&self) -> Vec<SocketAddr> {
         self.live().into_iter().map(|(_, connection)| connection.peer).collect()
     }
 
-    /// The first slot whose connection is missing or has ended.
+    /// Returns the first slot whose connection is missing or has ended.
     pub(crate) fn first_down(&self) -> Option<usize> {
         let wanted = self.settings.connections + usize::from(self.bulk_wanted.load(Ordering::Acquire));
         self.slots[..wanted].iter().position(|slot| {
@@ -407,19 +408,19 @@ impl Shared {
         })
     }
 
-    /// Live connections by their slots.
+    /// Returns the live connections by their slots.
     pub(crate) fn live(&self) -> Vec<(usize, Arc<Connection>)> {
         let slots = 0..self.slots.len();
         slots.filter_map(|index| Some((index, self.connection(index)?))).collect()
     }
 
-    /// The live connection in a slot.
+    /// Returns the live connection in a slot.
     pub(crate) fn connection(&self, index: usize) -> Option<Arc<Connection>> {
         let slot = self.slots[index].read().unwrap_or_else(PoisonError::into_inner);
         slot.as_ref().filter(|connection| connection.is_live()).cloned()
     }
 
-    /// Resolves when one of the live connections ends; never, if there is none.
+    /// Resolves when any of the live connections ends; never if there is none.
     pub(crate) async fn one_ended(&self) {
         let mut tokens = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
@@ -455,7 +456,7 @@ impl Shared {
         }
     }
 
-    /// The node answers: calls may go.
+    /// Closes the breaker, because the node answers.
     pub(crate) fn up(&self) {
         self.breaker.close();
         if !self.doubtful.load(Ordering::Acquire) {
@@ -467,7 +468,7 @@ impl Shared {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// The node does not answer: calls fail at once, with `error`.
+    /// Opens the breaker, because the node does not answer: calls fail at once with `error`.
     pub(crate) fn down(&self, error: LinkError) {
         self.refusing.store(false, Ordering::Release);
         self.doubtful.store(false, Ordering::Release);

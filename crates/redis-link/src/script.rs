@@ -1,4 +1,4 @@
-//! Lua scripts by their hash, and the set of them that every new connection loads.
+//! Lua scripts, which run by their hash, and the set of them that every new connection loads.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,37 +16,37 @@ pub struct Script {
 }
 
 impl Script {
-    /// A script that may touch other keys than those it is given, of the same slot. `name` is what spans and logs call it.
-    /// Make it once: `static S: LazyLock<Script> = ...`.
+    /// Makes a script that may touch keys of the same slot beyond those it is given. `name` is its name in spans and logs. Make
+    /// it once: `static S: LazyLock<Script> = ...`.
     ///
-    /// The key it is given in a Cluster is one that **never exists**: while a slot moves, it is by that key alone that Redis
-    /// refuses the script where half of the data is. Its commands name one key each, for a node that takes a slot refuses
-    /// those with several, and by then the script may have written.
+    /// In a Cluster, give the script a key that **never exists**: while a slot moves, that key alone makes Redis refuse the
+    /// script on a node that has half of the data. Each command of the script must name one key only: a node that takes over a
+    /// slot refuses commands with several keys, and by then the script may have written.
     #[must_use]
     pub fn new(name: &'static str, source: &str) -> Script {
         let sha = redis::Script::new(source).get_hash().into();
         Script { name, source: source.into(), sha, reads: false, declares_all: false }
     }
 
-    /// A script that touches no other keys than those it is given: while a slot moves, Redis runs it where all of them are.
+    /// Makes a script that touches only the keys it is given: while a slot moves, Redis runs it on the node that has all of them.
     #[must_use]
     pub fn of_declared_keys(name: &'static str, source: &str) -> Script {
         Script { declares_all: true, ..Script::new(name, source) }
     }
 
-    /// A script that writes nothing, and else as [`Script::new`]: Redis refuses it if it does, and runs it while it holds writes
+    /// Makes a script like [`Script::new`] that writes nothing. Redis refuses a write of it, and runs it while it holds writes
     /// back.
     #[must_use]
     pub fn reading(name: &'static str, source: &str) -> Script {
         Script { reads: true, ..Script::new(name, source) }
     }
 
-    /// The command that runs it.
+    /// Returns the command that runs the script.
     pub(crate) fn command(&self) -> &'static str {
         if self.reads { "EVALSHA_RO" } else { "EVALSHA" }
     }
 
-    /// What spans and logs call it.
+    /// Returns the name of the script in spans and logs.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Script {
     }
 }
 
-/// The scripts of one link, shared by its nodes. Grows by the scripts a program has, so it needs no limit.
+/// The scripts of one link, shared by its nodes. A program has a fixed number of scripts, so the set needs no limit.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts(Mutex<BTreeMap<Arc<str>, Script>>);
 
@@ -103,7 +103,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Returns whether it touches no other keys than those that Redis knows of.
+    /// Returns whether the command touches only keys that it declares to Redis.
     pub(crate) fn declares_all(&self) -> bool {
         self.script.map_or_else(|| !slot::runs_code(self.command), |script| script.declares_all)
     }

@@ -1,24 +1,24 @@
-//! Which slot of a Cluster a command belongs to: CRC16 (XMODEM) of the key or its hash tag, as in the
-//! Redis Cluster specification.
+//! Finds the slot of a Cluster that a command belongs to: CRC16 (XMODEM) of the key or its hash tag, as in the Redis Cluster
+//! specification.
 
 use redis::{Arg, Cmd, Pipeline};
 
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// The end of a key that nothing has.
+/// The suffix of a key that never exists.
 const ABSENT: &[u8] = b":shoal:absent";
 
-/// The slot of a key.
+/// Returns the slot of a key.
 pub(crate) fn of_key(key: &[u8]) -> u16 {
     crc16(hash_tag(key).unwrap_or(key)) % SLOTS
 }
 
-/// The slot of a command's first key; nothing if the command has no key.
+/// Returns the slot of a command's first key; `None` if the command has no key.
 pub(crate) fn of_command(command: &Cmd) -> Option<u16> {
     first_key(command).map(of_key)
 }
 
-/// A key that nothing has, in the slot of a command's first key; nothing if that key has no hash tag.
+/// Returns a key that never exists, in the slot of a command's first key; `None` if that key has no hash tag.
 pub(crate) fn absent_key(command: &Cmd) -> Option<Vec<u8>> {
     let key = first_key(command)?;
     // Behind a tag the rest of a key says nothing of its slot, and its beginning may be all that the user is permitted.
@@ -60,12 +60,12 @@ pub(crate) fn runs_code(command: &Cmd) -> bool {
     begins(b"EVAL") || begins(b"FCALL")
 }
 
-/// The slot of a pipeline: all its keys have the same one, so the first will do.
+/// Returns the slot of a pipeline: all its keys must have the same one, so the first key decides.
 pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Option<u16> {
     pipeline.cmd_iter().find_map(of_command)
 }
 
-/// What stands between the first `{` and the next `}`, unless it is empty.
+/// Returns the text between the first `{` and the next `}`, unless it is empty.
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let rest = &key[key.iter().position(|byte| *byte == b'{')? + 1..];
     let tag = &rest[..rest.iter().position(|byte| *byte == b'}')?];
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_key_is_in_the_same_slot() {
+    fn absent_key_shares_the_slot() {
         let get = |key: &str| absent_key(redis::cmd("GET").arg(key));
         for key in ["session:{b07}:", "{queue}:jobs:{x}", "a{b}c"] {
             let absent = get(key).expect("it has a tag");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_routed_by_their_first_key() {
+    fn commands_route_by_first_key() {
         let slot = |words: &str| {
             let mut words = words.split(' ');
             let mut command = redis::cmd(words.next().unwrap());

@@ -1,5 +1,5 @@
-//! Finds out whether a link's Redis is one server or a Cluster: one URL may be of either, and the server says which when it is first
-//! connected to.
+//! Finds out whether a link's Redis is one server or a Cluster: one URL may be of either, and the server says which when it is
+//! first connected to.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,7 @@ use crate::error::LinkError;
 use crate::node::{Kind, Node};
 use crate::script::Scripts;
 
-/// Where a link's calls go.
+/// The destination of a link's calls.
 #[derive(Debug)]
 pub(crate) struct Topology {
     settings: Arc<Settings>,
@@ -52,7 +52,7 @@ impl Topology {
         Topology { settings, scripts, single, cluster, runtime }
     }
 
-    /// Returns what is known so far: a single server until it says otherwise.
+    /// Returns the route as far as it is known: a single server until that tells otherwise.
     pub(crate) fn now(&self) -> Route<'_> {
         match &self.single {
             Some(node) if node.kind() != Kind::OfCluster => Route::Single(node),
@@ -64,7 +64,7 @@ impl Topology {
         }
     }
 
-    /// Waits until it is known, unless the server does not answer.
+    /// Waits until the kind is known, unless the server does not answer.
     pub(crate) async fn known(&self, deadline: Instant) -> Result<Route<'_>, LinkError> {
         if let Some(node) = self.single.as_ref().filter(|node| node.kind() == Kind::Unknown) {
             node.greeted(deadline).await?;
@@ -72,7 +72,7 @@ impl Topology {
         Ok(self.now())
     }
 
-    /// Waits until it is known, through every outage.
+    /// Waits until the kind is known, through every outage.
     pub(crate) async fn learned(&self) -> Route<'_> {
         if let Some(node) = &self.single {
             let mut changes = node.shared.changes.subscribe();
@@ -86,7 +86,7 @@ impl Topology {
 }
 
 impl Node {
-    /// Waits until the server has said what it is.
+    /// Waits until the server has told its kind.
     async fn greeted(&self, deadline: Instant) -> Result<(), LinkError> {
         let mut changes = self.shared.changes.subscribe();
         while self.kind() == Kind::Unknown {

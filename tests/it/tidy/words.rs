@@ -19,7 +19,7 @@ const NAMED: [&str; 8] = ["type", "trait", "module", "crate", "function", "metho
 
 /// Parts of the tree that are not there yet: the share of doc comments that open badly, in percent, and the median of the
 /// words in the names of tests. Lower them; a part that is within the bounds leaves the table.
-const NOT_YET: [(&str, f64, usize); 1] = [("crates/redis-link", 17.0, 8)];
+const NOT_YET: [(&str, f64, usize); 1] = [("crates/embedded", 5.0, 7)];
 /// The share of a part's doc comments that may open badly, in percent.
 const BAD_OPENINGS_MAX: f64 = 5.0;
 /// The median of the words in the names of a part's tests.

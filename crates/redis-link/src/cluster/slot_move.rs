@@ -1,16 +1,16 @@
-//! Slots that move from one node of a Cluster to another: which, since when, and how long calls wait for them.
+//! Tracks the slots that move from one node of a Cluster to another, since when they move, and how long calls wait for them.
 //!
 //! While a slot moves some of its keys are on the node that gives it away (MIGRATING) and the others on the one that takes it
 //! (IMPORTING). Redis answers for the keys that a command declares. A command that declares all keys it touches can follow
-//! ASK: Redis runs it where all of them are, or answers TRYAGAIN. A script that touches keys it does not declare cannot: where
-//! it runs, the other half of its keys is missing without a word. For such a script neither node is right before the last key
-//! has gone, so it waits, and is refused if that takes too long.
+//! ASK: Redis runs it where all of its keys are, or answers TRYAGAIN. A script that touches keys it does not declare cannot
+//! follow: on either node it would miss the other half of its keys without an error. For such a script neither node is right
+//! before the last key has moved, so the script waits, and is refused if that takes too long.
 //!
-//! Such a script declares one key that **never exists** (what the names of its keys begin with, hash tag included). So a
+//! Such a script declares one key that **never exists** (the common prefix of its keys, with the hash tag). So a
 //! MIGRATING node always answers ASK, before the script has run a line, and an IMPORTING one MOVED. A key that exists would let
 //! the script begin on half of the data.
 //!
-//! The link does not leave it at waiting: it carries the keys that are left to the new node, unless it is told not to.
+//! The link does more than wait: it carries the remaining keys to the new node, unless its configuration turns that off.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,17 +20,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::LinkError;
 
-/// The time that calls wait for a slot, from when the first one met it: most slots have moved by then. What comes later tries
+/// The time that calls wait for a slot, from the first call that met the move: most slots have moved by then. Later calls try
 /// once, so that callers do not pile up behind a move that stands still.
 pub(crate) const MOVE_WAIT: Duration = Duration::from_millis(750);
 
-/// The first pause before a call tries again; each is twice the one before it.
+/// The first pause before a call tries again; each pause is twice the one before it.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 
-/// The longest pause: calls that wait do not keep busy the node that gives the slot away.
+/// The longest pause: waiting calls must not keep the node busy that gives the slot away.
 const PAUSE_MAX: Duration = Duration::from_millis(32);
 
-/// A slot that no call met for so long has moved; if it is met again, it moves anew.
+/// The time without a call after which a slot counts as moved; if a call meets it again, that is a new move.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 
 /// The moves that calls of one link have met. Holds those of the last second.
@@ -41,7 +41,7 @@ pub(crate) struct Moves(Mutex<HashMap<u16, Move>>);
 struct Move {
     since: Instant,
     met: Instant,
-    /// Calls have been refused for it.
+    /// Set once calls have been refused for the move.
     refused: bool,
 }
 
@@ -58,7 +58,8 @@ impl Wait {
         Wait { deadline, pause: PAUSE_MIN }
     }
 
-    /// Pauses before another try on a slot that moves; an error if calls have waited for it long enough. Nothing was done yet.
+    /// Pauses before another try on a slot that moves. Fails if calls have waited for the slot long enough; the call was not
+    /// done.
     pub(crate) async fn pause(
         &mut self,
         moves: &Moves,
@@ -88,7 +89,7 @@ impl Wait {
 }
 
 impl Moves {
-    /// Notes that a call met the slot while it moves; since when it does.
+    /// Records that a call met the slot while it moves, and returns since when it moves.
     fn met(&self, slot: u16, now: Instant) -> Instant {
         let mut moves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         moves.retain(|_, known| now.saturating_duration_since(known.met) < FORGET_AFTER);
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_calls_wait_no_longer_than_the_first() {
+    fn later_calls_share_the_first_wait() {
         let (moves, begin) = (Moves::default(), Instant::now());
         let after = |millis| begin + Duration::from_millis(millis);
         for millis in (0..3000).step_by(500) {

@@ -1,30 +1,31 @@
-//! Carries the keys of a half-moved slot to its new node, so that its callers need not wait for whoever began the move.
+//! Carries the keys of a half-moved slot to its new node, so that calls need not wait for the tool that began the move.
 //!
-//! A script that touches keys it does not declare runs nowhere while a slot is on two nodes (see [`crate::cluster::slot_move`]). The first call
-//! that meets such a slot starts one task, which sends the node that gives the slot away (the source) what
-//! `redis-cli --cluster reshard` sends: `CLUSTER GETKEYSINSLOT` and `MIGRATE`, until the source has no key of the slot left. Calls wait
-//! as they do anyway, and go to the other node (the target) once the source is empty. The slot itself is not handed over: that is for
-//! whoever began the move.
+//! A script that touches keys it does not declare runs nowhere while a slot is on two nodes (see
+//! [`crate::cluster::slot_move`]). The first call that meets such a slot starts one task, which sends the node that gives the
+//! slot away (the source) what `redis-cli --cluster reshard` sends: `CLUSTER GETKEYSINSLOT` and `MIGRATE`, until the source has
+//! no key of the slot left. Calls wait as they do anyway, and go to the other node (the target) once the source is empty. The
+//! slot itself is not handed over: that is left to the tool that began the move.
 //!
 //! Why this is safe:
 //!
-//! * A source gains no keys of the slot: it answers ASK for a key that is not there, and TRYAGAIN if only some are. So the number of
-//!   its keys only falls, and a key that is there is the only one of its name that callers have been served from.
+//! * A source gains no keys of the slot: it answers ASK for a key that is not there, and TRYAGAIN if only some are. So the
+//!   number of its keys only falls, and a key that is there is the only one of its name that callers have been served from.
 //! * `MIGRATE` is atomic for callers: the source serves nobody meanwhile, and deletes a key once the target has it.
-//! * Nothing is overwritten, for `REPLACE` is never given: a key that the target has already (`BUSYKEY`) stays on both nodes, and ends
-//!   the transfer.
-//! * Several clones and `redis-cli` may carry the same keys: whoever comes late is told `NOKEY`, which is no error.
-//! * A `MIGRATE` that comes late does no harm: a target takes keys only while it imports the slot, or owns it and does not give it away.
-//!   What remains is one that is on its way while the slot moves there, back, and begins to move there again, and arrives between the
-//!   two commands that begin the last move.
-//! * Before each batch the source is asked whether the slot still moves, and where to: a move that was given up is not carried on. To
-//!   give one up, turn this off first ([`LinkConfig::finish_moves`](crate::LinkConfig::finish_moves)): the keys that have gone are not
-//!   brought back.
+//! * Nothing is overwritten, for `REPLACE` is never given: a key that the target has already (`BUSYKEY`) stays on both nodes,
+//!   and ends the transfer.
+//! * Several clones and `redis-cli` may carry the same keys: a late one gets `NOKEY`, which is no error.
+//! * A `MIGRATE` that comes late does no harm: a target takes keys only while it imports the slot, or owns it and does not give
+//!   it away. The only exception is a `MIGRATE` that is on its way while the slot moves there, back, and begins to move there
+//!   again, and arrives between the two commands that begin the last move.
+//! * Before each batch the source is asked whether the slot still moves, and where to: a move that was given up is not carried
+//!   on. To give one up, turn this off first ([`LinkConfig::finish_moves`](crate::LinkConfig::finish_moves)): the keys that
+//!   have gone are not brought back.
 //! * No call relies on the transfer: each asks the source itself whether it is empty before it goes to the target.
 //!
-//! The source answers nobody during a `MIGRATE`, so a batch grows while batches are quick ([`BATCH_TIME`]) up to [`BATCH_MAX`] keys,
-//! and shrinks when they are not. One large value blocks the source for as long as it takes to write it, whoever moves it. What cannot
-//! be carried is left alone for [`RETRY_AFTER`], and its calls are refused as if there were no transfer.
+//! The source answers nobody during a `MIGRATE`, so a batch grows while batches are quick ([`BATCH_TIME`]) up to [`BATCH_MAX`]
+//! keys, and shrinks when they are not. One large value blocks the source for as long as it takes to write it, whichever tool
+//! moves it. A slot that cannot be carried is left alone for [`RETRY_AFTER`], and its calls are refused as if there were no
+//! transfer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -47,17 +48,17 @@ const BATCH_MIN: usize = 4;
 /// The most keys of one batch.
 const BATCH_MAX: usize = 100;
 
-/// The time that a batch is to take. One that takes less than half of it lets the next one have twice as many keys, one that takes
-/// longer half as many.
+/// The time that a batch should take. After a batch that takes less than half of it the next one has twice as many keys, and
+/// after one that takes longer half as many.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 
-/// The source gives up on a target that is silent for so long. Until then it answers nobody.
+/// The time after which the source gives up on a silent target. Until then the source answers no calls.
 const MIGRATE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The time for the answer to a batch: large values take longer than a call.
 const BATCH_DEADLINE: Duration = Duration::from_secs(5);
 
-/// One task carries keys no longer than this; the next call that meets the slot starts another one.
+/// The longest time for which a task carries keys. The next call that meets the slot starts another task.
 const TRANSFER_MAX: Duration = Duration::from_secs(30);
 
 /// The pause after a transfer that failed, give or take a quarter: a source that cannot reach the target is blocked by each try.
@@ -74,7 +75,7 @@ pub(super) struct Transfers {
 #[derive(Debug)]
 struct Transfer {
     task: AbortOnDropHandle<()>,
-    /// The time from which on it may be tried again, if it failed.
+    /// The time from which a failed transfer may be tried again.
     retry_at: Arc<OnceLock<Instant>>,
 }
 
@@ -85,7 +86,7 @@ struct Refusal {
     error: String,
 }
 
-/// How a transfer ended.
+/// The outcome of a transfer.
 #[derive(Debug)]
 enum End {
     /// The source has no key of the slot left, and had this many.
@@ -95,8 +96,8 @@ enum End {
     Refused(Refusal),
 }
 
-/// Starts to carry the keys of a slot away from `source`, unless that is going on, or failed shortly before. `absent` is a key of the
-/// slot that never exists: the source's answer for it tells where the slot moves to.
+/// Starts to carry the keys of a slot away from `source`, unless a transfer is going on or failed shortly before. `absent` is a
+/// key of the slot that never exists: the source's answer for it tells where the slot moves to.
 pub(super) fn start(shared: &Arc<Shared>, source: Arc<Node>, slot: u16, absent: Vec<u8>) {
     let mut slots = shared.transfers.slots.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
@@ -201,8 +202,8 @@ async fn carry(shared: &Weak<Shared>, source: &Node, slot: u16, absent: &[u8]) -
     End::Unclear
 }
 
-/// Asks the source where the slot moves to, and for some keys that it still has. Nothing if the slot does not move, or the source does
-/// not answer.
+/// Asks the source where the slot moves to, and for some keys that it still has. Returns `None` if the slot does not move, or the
+/// source does not answer.
 async fn look(
     source: &Node,
     slot: u16,
@@ -249,14 +250,14 @@ fn next_size(size: usize, took: Duration) -> usize {
 }
 
 impl Refusal {
-    /// Reads what Redis answered. The target's errors are within the source's.
+    /// Reads the answer of Redis. An error of the target stands within the source's error.
     fn of(error: &str) -> Refusal {
         let kinds = ["BUSYKEY", "NOPERM", "IOERR", "NOAUTH", "WRONGPASS", "MOVED", "ASK", "OOM"];
         let kind = kinds.into_iter().find(|kind| error.split([' ', ':']).any(|word| word == *kind));
         Refusal { kind: kind.unwrap_or("other"), error: error.trim_end().to_owned() }
     }
 
-    /// Says what to do about it.
+    /// Returns advice on the failure.
     fn advice(&self) -> &'static str {
         match self.kind {
             "BUSYKEY" => "a key is on both nodes: finish the move with redis-cli --cluster fix",

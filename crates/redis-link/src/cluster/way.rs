@@ -10,7 +10,7 @@ use crate::cluster::slot_move::Wait;
 use crate::error::LinkError;
 use crate::node::Node;
 
-/// A call follows this many redirects before it waits: while slots move, one or two are usual.
+/// The number of redirects that a call follows before it waits: while slots move, one or two are usual.
 const REDIRECTS_MAX: usize = 5;
 
 /// A call on its way.
@@ -36,8 +36,8 @@ impl<'a> Way<'a> {
         Ok(Way { shared, slot, declares_all, node, asking: false, redirects: 0, wait: Wait::new(deadline) })
     }
 
-    /// Goes where a redirect says, or waits until it says otherwise. The call was not done so far. `absent` names a key of the slot that
-    /// never exists.
+    /// Goes where a redirect points, or waits before the call tries again. The call was not done so far. `absent` names a key
+    /// of the slot that never exists.
     pub(super) async fn turn(
         &mut self,
         redirect: Redirect,
@@ -82,8 +82,8 @@ impl<'a> Way<'a> {
         Ok(())
     }
 
-    /// Returns whether the node that gives the slot away has no key of it left. Then all of them are on the other, and none comes back:
-    /// for a key that is not there it answers ASK.
+    /// Returns whether the node that gives the slot away has no key of the slot left. Then all keys are on the other node and
+    /// none comes back, because the first node answers ASK for a key that it does not have.
     async fn emptied(&self) -> bool {
         let Some(slot) = self.slot else { return false };
         let mut count = redis::cmd("CLUSTER");

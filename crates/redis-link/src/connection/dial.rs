@@ -1,5 +1,5 @@
-//! The way from the name of a server to a socket: the name is resolved anew for each connection, and its addresses are tried
-//! one after the other without waiting for those that do not answer (RFC 8305, "Happy Eyeballs").
+//! Connects a socket to a server by name. The name is resolved anew for each connection, and its addresses are tried one after
+//! the other without waiting for those that do not answer (RFC 8305, "Happy Eyeballs").
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,18 +14,18 @@ use crate::config::Settings;
 use crate::connection::sentinel::Sentinels;
 use crate::endpoint::Endpoint;
 
-/// Addresses of one name that are tried; the rest is not looked at.
+/// The number of addresses of one name to try; further ones are ignored.
 const ADDRESSES_MAX: usize = 16;
 
-/// Before the next address is tried while one has not answered, at most (RFC 8305, section 5). It is less where the time for
-/// connecting would not be enough for all of them.
+/// The longest pause before the next address is tried while one has not answered (RFC 8305, section 5). The pause is shorter
+/// where the time for connecting would not be enough for all addresses.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to one server by its name.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     endpoint: Endpoint,
-    /// Set if they are asked, and no resolver of names.
+    /// The Sentinels, if they are asked in place of a resolver of names.
     sentinels: Option<Sentinels>,
     order: Mutex<Order>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Dialer {
 struct Order {
     /// The address in use.
     home: Option<SocketAddr>,
-    /// Addresses that took a connection and were of no use, the latest one last.
+    /// Addresses that took a connection and were of no use; the latest one is last.
     shunned: Vec<SocketAddr>,
 }
 
@@ -53,7 +53,7 @@ impl Dialer {
         self.sentinels.is_some() || self.endpoint.host.parse::<IpAddr>().is_err()
     }
 
-    /// The addresses that the name has now.
+    /// Returns the addresses that the name has now.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let named = match &self.sentinels {
             Some(sentinels) => Some(sentinels.primary().await?),
@@ -72,7 +72,8 @@ impl Dialer {
         Ok(addresses)
     }
 
-    /// Connects to the first address that answers, and says which one it is; the caller bounds it by `within` too.
+    /// Connects to the first address that answers, and returns that address too. The caller must bound the time by `within` as
+    /// well.
     pub(crate) async fn connect(&self, within: Duration) -> io::Result<(TcpStream, SocketAddr)> {
         let mut addresses = self.resolve().await?;
         self.sort(&mut addresses);
@@ -92,7 +93,7 @@ impl Dialer {
         order.shunned.clear();
     }
 
-    /// Tries this address last from now on: it was not the server that is looked for.
+    /// Tries this address last from now on, because it is not the wanted server.
     pub(crate) fn shun(&self, address: SocketAddr) {
         if let Some(sentinels) = &self.sentinels {
             sentinels.turn();
@@ -155,7 +156,8 @@ mod tests {
         SocketAddr::from(([10, 0, 0, last], 6379))
     }
 
-    /// An address that drops SYNs: its queue of connections is full. Keep what holds it.
+    /// Makes an address that drops SYNs, because its queue of connections is full. Keep the returned sockets, which fill the
+    /// queue.
     fn hole() -> (SocketAddr, Vec<Socket>) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();

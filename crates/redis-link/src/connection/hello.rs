@@ -1,5 +1,5 @@
 //! Reads a server's answer to HELLO: whether it is a node of a Cluster, and whether it is a replica. Every user
-//! may ask, and it costs one small answer.
+//! may send HELLO, and the answer is small.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) mode: Mode,
-    /// The server follows another one.
+    /// Set if the server follows another one.
     pub(crate) replica: bool,
 }
 
@@ -21,12 +21,12 @@ pub(crate) enum Mode {
 }
 
 impl Hello {
-    /// The command that asks, and changes nothing.
+    /// Returns the command, which changes nothing.
     pub(crate) fn ask() -> Cmd {
         redis::cmd("HELLO")
     }
 
-    /// Returns nothing if the server does not say: a proxy may not know the command.
+    /// Reads a reply; `None` if the server does not tell, for example because a proxy does not know the command.
     pub(crate) fn of_reply(reply: Value) -> Option<Hello> {
         if matches!(reply, Value::ServerError(_)) {
             return None;

@@ -1,31 +1,31 @@
-//! The server processes that a node's connections led to, one after the other.
+//! Tracks the server processes that a node's connections led to, one after the other.
 //!
-//! A process that comes back after another was there may lack what the other was told: a fail-over between two that both live on,
-//! and of which neither is a copy of the other. Its `run_id` says nothing of that.
+//! A process that comes back after another one took its place may lack the writes to the other one: such is a fail-over between
+//! two living processes, neither a copy of the other. The `run_id` alone does not show it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use redis::{InfoDict, Value};
 
-/// Processes that are remembered; past it the one met first is forgotten, and every new one counts as come back.
+/// The number of processes to remember. Beyond it the oldest one is forgotten, and every new one counts as come back.
 const KNOWN_MAX: usize = 64;
 
 /// A process as a connection met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Met {
     process: u64,
-    /// Microseconds since 1970, by its clock.
+    /// The time of the meeting by the clock of the process, in microseconds since 1970.
     at: u64,
 }
 
 impl Met {
-    /// The process.
+    /// Returns the process.
     pub(crate) fn process(self) -> u64 {
         self.process
     }
 
-    /// Reads the answers to `INFO server` and `TIME`. Nothing if Redis does not say, as when its user may not ask.
+    /// Reads the answers to `INFO server` and `TIME`; `None` if Redis does not tell, for example because its user may not ask.
     pub(crate) fn of_replies(info: Value, time: Value) -> Option<Met> {
         let info: InfoDict = redis::from_redis_value(info).ok()?;
         let (seconds, micros): (u64, u64) = redis::from_redis_value(time).ok()?;
@@ -33,7 +33,7 @@ impl Met {
     }
 }
 
-/// A server process as a number: the first 52 bits of its `run_id`, which a double holds exactly.
+/// Returns the number of a server process: the first 52 bits of its `run_id`, which a double holds exactly.
 #[must_use]
 pub fn process_of(run_id: &str) -> Option<u64> {
     u64::from_str_radix(run_id.get(..13)?, 16).ok()
@@ -43,20 +43,20 @@ pub fn process_of(run_id: &str) -> Option<u64> {
 #[derive(Debug, Default)]
 pub(crate) struct Processes {
     history: RwLock<History>,
-    /// Set once a process came back: calls ask here first.
+    /// Set once a process came back, so that calls need not take the lock before.
     returned: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct History {
     current: Option<u64>,
-    /// Processes in the order in which they were first met, each with when it last came back.
+    /// The processes in the order of their first meeting, each with the time at which it last came back.
     known: Vec<(u64, Option<u64>)>,
     forgot: bool,
 }
 
 impl Processes {
-    /// Takes down that a connection is about to be used. True if the process came back.
+    /// Records the process behind a connection that is about to be used. Returns whether the process came back.
     pub(crate) fn met(&self, met: Met) -> bool {
         let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
         if history.current == Some(met.process) {
@@ -84,7 +84,7 @@ impl Processes {
         came_back
     }
 
-    /// When a process last came back, if it did.
+    /// Returns the time at which a process last came back, if it did.
     pub(crate) fn returned_at(&self, process: u64) -> Option<u64> {
         if !self.returned.load(Ordering::Acquire) {
             return None;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn process_is_read_from_what_redis_says() {
+    fn process_is_read_from_replies() {
         let info = Value::BulkString(b"# Server\r\nrun_id:00000000000ffabc\r\n".to_vec());
         let time = Value::Array(vec![Value::BulkString(b"2".to_vec()), Value::BulkString(b"5".to_vec())]);
         assert_eq!(Met::of_replies(info.clone(), time), Some(Met { process: 0xff, at: 2_000_005 }));

@@ -1,4 +1,5 @@
-//! When a connection's socket last gave bytes: a reply that takes long to arrive is a sign of life, whatever waits behind it.
+//! Records when a connection's socket last gave bytes: a reply that takes long to arrive is a sign of life, whatever waits
+//! behind it.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The time since a connection was last asked or heard.
+/// The times at which a connection was last asked and last heard.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     begin: Instant,
@@ -23,7 +24,7 @@ impl Progress {
         Progress { begin: Instant::now(), heard: Arc::default(), asked: Arc::default() }
     }
 
-    /// The first of the calls in flight was begun.
+    /// Records that the first of the calls in flight begins.
     pub(crate) fn asked(&self) {
         self.asked.store(self.now(), Ordering::Relaxed);
     }
@@ -32,7 +33,7 @@ impl Progress {
         self.heard.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Returns for how long no byte has come while calls are in flight.
+    /// Returns the time without a byte while calls are in flight.
     pub(crate) fn silence(&self) -> Duration {
         let last = self.heard.load(Ordering::Relaxed).max(self.asked.load(Ordering::Relaxed));
         Duration::from_millis(self.now().saturating_sub(last))
@@ -49,7 +50,7 @@ impl Progress {
     }
 }
 
-/// A socket that takes down when it gives bytes.
+/// A socket that records when it gives bytes.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
     socket: S,

@@ -1,5 +1,5 @@
-//! Asks Redis Sentinels where the primary is. They stand in for a resolver of names: a link to `redis+sentinel://` follows the primary
-//! as a link to a name does, and a Sentinel's answer is believed only if the server there says that it is a primary.
+//! Asks Redis Sentinels where the primary is. Sentinels stand in for a resolver of names: a link to `redis+sentinel://` follows
+//! the primary as a link to a name does. A Sentinel's answer is believed only if the server there tells that it is a primary.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,17 +17,17 @@ use crate::endpoint::Endpoint;
 /// The time for the answer of one Sentinel; a silent one must leave time for the next.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(80);
 
-/// Asks the Sentinels of one link, first the one that was of use last.
+/// Asks the Sentinels of one link, beginning with the one that was of use last.
 #[derive(Debug)]
 pub(crate) struct Sentinels {
     config: SentinelConfig,
-    /// User and password of Redis, for Sentinels that ask for some.
+    /// User and password of Redis, for Sentinels that require a login.
     login: RedisConnectionInfo,
     turn: AtomicUsize,
 }
 
 impl Sentinels {
-    /// Returns nothing if the URL of the link names no Sentinel.
+    /// Makes the Sentinels of a link; `None` if its URL names none.
     pub(crate) fn of(settings: &Settings) -> Option<Sentinels> {
         let config = settings.sentinel.clone()?;
         let login = settings.login.clone().set_db(0);

@@ -1,20 +1,20 @@
-//! What a Redis does when its memory is full, and whether that suits the role: one that evicts loses sessions and jobs without
-//! a word, and one that does not refuses the cache's entries.
+//! Checks whether the eviction policy of Redis suits the role: a Redis that evicts silently loses sessions and jobs, and one that
+//! does not evict refuses entries of the cache once its memory is full.
 
 use redis::{InfoDict, Value};
 
-/// What a role needs of `maxmemory-policy`.
+/// The `maxmemory-policy` that a role needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    /// Anything will do.
+    /// Any policy.
     Indifferent,
-    /// What is stored must stay until the role removes it: `noeviction`.
+    /// The policy `noeviction`: data must stay until the role removes it.
     Forbidden,
-    /// What is stored may go to make room: any other policy, once there is a `maxmemory`.
+    /// Any policy but `noeviction`, once there is a `maxmemory`: data may be evicted to make room.
     Wanted,
 }
 
-/// How one node is configured, by `INFO memory`.
+/// The memory limit and policy of a node, from `INFO memory`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemoryPolicy {
     policy: String,
@@ -22,14 +22,14 @@ pub(crate) struct MemoryPolicy {
 }
 
 impl MemoryPolicy {
-    /// The command that asks for it.
+    /// Returns the command that asks for the policy.
     pub(crate) fn ask() -> redis::Cmd {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         info
     }
 
-    /// Nothing if Redis does not say, as when its user may not ask.
+    /// Reads a reply; `None` if Redis does not tell, for example because its user may not ask.
     pub(crate) fn of_reply(reply: Value) -> Option<MemoryPolicy> {
         let info: InfoDict = redis::from_redis_value(reply).ok()?;
         Some(MemoryPolicy {
@@ -42,12 +42,12 @@ impl MemoryPolicy {
         self.policy != "noeviction"
     }
 
-    /// The policy, if it makes the role lose what it stores.
+    /// Returns the policy if it makes the role lose data.
     pub(crate) fn loses(&self, eviction: Eviction) -> Option<&str> {
         (eviction == Eviction::Forbidden && self.evicts()).then_some(self.policy.as_str())
     }
 
-    /// What to tell those who run this Redis, if it does not suit the role.
+    /// Returns advice for the operators of this Redis if its policy does not suit the role.
     pub(crate) fn advice(&self, eviction: Eviction) -> Option<String> {
         let policy = &self.policy;
         match eviction {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_is_told_of_the_policy_that_harms_it() {
+    fn harmful_policy_is_advised_by_role() {
         let memory = |policy: &str, maxmemory| MemoryPolicy { policy: policy.to_owned(), maxmemory };
         let advised = |memory: &MemoryPolicy, eviction| memory.advice(eviction).is_some();
         let (keeps, full_at) = (memory("noeviction", 0), memory("noeviction", 1 << 30));

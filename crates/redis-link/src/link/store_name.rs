@@ -1,12 +1,12 @@
-//! The name that a Redis has of itself: a random text under one key, written by whoever first finds none. All who read the
-//! same name see the same store.
+//! The name of a store: a random text under one key in Redis, written by the first clone that finds none. All clones that read
+//! the same name see the same store.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::LinkError;
 use crate::link::Link;
 
-/// Reads the name of a store. One for each clone.
+/// Reads the name of a store. Each clone has one reader.
 #[derive(Debug)]
 pub struct StoreName {
     link: Link,
@@ -17,24 +17,24 @@ pub struct StoreName {
 #[derive(Debug, Clone)]
 struct Known {
     name: String,
-    /// The run of the server that had it.
+    /// The `run_id` of the server that had the name.
     run: Option<String>,
 }
 
 impl StoreName {
-    /// The name is kept under `key`, which is of the caller's role: roles may have different rights.
+    /// Keeps the name under `key`, which belongs to the caller's role, because roles may have different rights.
     pub fn new(link: Link, key: impl Into<String>) -> StoreName {
         StoreName { link, key: key.into(), known: Mutex::default() }
     }
 
-    /// The name of the store, which is given one if it has none: one command while nothing has changed. `None` when Redis
-    /// answers and takes no name, because it is full or a replica.
+    /// Returns the name of the store, and gives it one if it has none. This costs one command while nothing has changed. Returns
+    /// `None` when Redis answers but takes no name, because it is full or a replica.
     ///
-    /// A server that lost the name while it ran, because it was emptied or evicted it, gets it back: the clones do not take it
-    /// for another store. Behind an address where another server answers now, a new name is made.
+    /// A server that lost the name while it ran, because it was emptied or evicted the name, gets the same name back, so that
+    /// clones do not take it for another store. If another server answers at the address, it gets a new name.
     ///
     /// # Errors
-    /// When Redis does not answer, or denies access.
+    /// Fails when Redis does not answer, or denies access.
     pub async fn read(&self) -> Result<Option<String>, LinkError> {
         match self.read_or_give().await {
             Ok(name) => Ok(Some(name)),

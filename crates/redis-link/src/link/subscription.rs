@@ -1,4 +1,4 @@
-//! A channel's messages, over a push connection that is kept alive by itself.
+//! Receives the messages of a channel over a push connection with its own keep-alive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,17 +15,17 @@ use crate::error::LinkError;
 use crate::link::Link;
 use crate::topology::Route;
 
-/// Messages that wait for [`Subscription::recv`]. If more come, they are dropped and the subscriber is told.
+/// The number of messages that may wait for [`Subscription::recv`]. Further ones are dropped, and the subscriber is told.
 const MESSAGES_MAX: usize = 4096;
 
-/// Between PINGs on the push connection: silence is no sign of life. What a dead one missed is found by those who wait for it,
-/// a little later.
+/// The interval between PINGs on the push connection, because silence is no sign of life. A dead connection is found within it
+/// and a call's deadline; then the subscriber learns that messages may be missing.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a subscriber hears.
+/// An event of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriptionEvent {
-    /// A message, as it was published.
+    /// A message as it was published.
     Message(Vec<u8>),
     /// Messages published before this may have been missed: the subscription was established (the
     /// first time as well), or the subscriber was too slow. Read the state that the messages tell of.
@@ -50,7 +50,7 @@ impl Subscription {
         Subscription { events, missed, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// The next event; waits for it through every outage. Cancel-safe.
+    /// Waits for the next event, through every outage. Cancel-safe.
     pub async fn recv(&mut self) -> SubscriptionEvent {
         // What was dropped was published before this: a state read from now on covers it.
         if self.missed.swap(false, Ordering::AcqRel) {
@@ -125,7 +125,7 @@ impl Subscriber {
     }
 }
 
-/// Called by the connection's driver, which must not wait.
+/// Queues a push message. The connection's driver calls this, so it must not wait.
 fn deliver(push: PushInfo, sender: &mpsc::Sender<SubscriptionEvent>, missed: &AtomicBool) {
     let event = match push.kind {
         // In the connection's order: what follows it was published after the subscription was made.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_subscriber_that_is_too_slow_is_told_that_it_missed_messages() {
+    async fn slow_subscriber_learns_of_missed_messages() {
         let (sender, events) = mpsc::channel(1);
         let missed = Arc::new(AtomicBool::new(false));
         let task = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));

@@ -1,6 +1,6 @@
-//! Streams as they grow: `XREAD BLOCK` in a loop, on connections of its own, across restarts and fail-overs.
+//! Reads streams as they grow: `XREAD BLOCK` in a loop, on separate connections, across restarts and fail-overs.
 //!
-//! A stream's entries are the truth, not this connection: after every break reading goes on after the last id
+//! The truth is in the stream's entries, not in this connection: after every break reading continues after the last id
 //! that was handed out, so an entry that is still in Redis is not missed, and none is handed out twice.
 
 mod reader;
@@ -17,32 +17,32 @@ use crate::link::tail::reader::{Reader, Readers};
 use crate::slot;
 use crate::topology::Route;
 
-/// Events that wait for [`Tail::recv`]; then reading waits too, and the entries stay in Redis.
+/// The number of events that may wait for [`Tail::recv`]. Beyond it reading waits too, and the entries stay in Redis.
 const EVENTS_MAX: usize = 64;
 
-/// What a reader of streams hears.
+/// An event of a reader of streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TailEvent {
     /// New entries of one stream, in order.
     Entries {
         /// The stream's key.
         key: Vec<u8>,
-        /// At least one.
+        /// The entries; at least one.
         entries: Vec<Entry>,
     },
-    /// A connection was lost and made again, to the same Redis: nothing was missed, unless the stream
-    /// was trimmed meanwhile.
+    /// A connection to the same Redis was lost and made again: no entry was missed, unless the stream was trimmed
+    /// meanwhile.
     Reconnected,
     /// Redis restarted, or another one took its place: entries may be lost, and ids may have gone back. Read
-    /// again whatever the entries tell of: of streams whose ids went back, only what is added from now on
-    /// is handed out.
+    /// the state that the entries tell of again: a stream whose ids went back hands out only entries that are added
+    /// from now on.
     RestartedOrFailedOver,
 }
 
-/// One entry of a stream.
+/// An entry of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// `milliseconds-sequence`.
+    /// The id: `milliseconds-sequence`.
     pub id: String,
     /// Names and values, in the order in which they were added.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
@@ -56,7 +56,7 @@ pub struct Tail {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Where reading stands, shared by the handle and the readers.
+/// The positions of reading, shared by the handle and the readers.
 #[derive(Debug)]
 struct Cursors {
     map: Mutex<BTreeMap<Vec<u8>, Cursor>>,
@@ -68,7 +68,8 @@ struct Cursors {
 struct Cursor {
     /// The last id that was handed out, or `$` until the first read.
     id: String,
-    /// The version at which it was added: what was read for an earlier one of the same key is not handed out.
+    /// The version at which the cursor was added. Entries that were read for an earlier cursor of the same key are not handed
+    /// out.
     added: u64,
 }
 
@@ -89,14 +90,14 @@ impl Tail {
         });
     }
 
-    /// Reads a stream no more. Events that are queued already are still received.
+    /// Stops reading a stream. Events that are queued already are still received.
     pub fn remove(&self, key: &[u8]) {
         self.cursors.change(|map, _| {
             map.remove(key);
         });
     }
 
-    /// The next event; waits for it through every outage. Cancel-safe.
+    /// Waits for the next event, through every outage. Cancel-safe.
     pub async fn recv(&mut self) -> TailEvent {
         match self.events.recv().await {
             Some(event) => event,
@@ -114,14 +115,14 @@ impl Cursors {
         });
     }
 
-    /// The cursors of one reader; of all streams outside a Cluster.
+    /// Returns the cursors of one reader: those of a slot, or of all streams outside a Cluster.
     fn of(&self, slot: Option<u16>) -> BTreeMap<Vec<u8>, Cursor> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = |key: &[u8]| slot.is_none_or(|slot| slot::of_key(key) == slot);
         map.iter().filter(|(key, _)| wanted(key)).map(|(key, cursor)| (key.clone(), cursor.clone())).collect()
     }
 
-    /// Moves a cursor that is still the one that was read for. False if it is not.
+    /// Moves the cursor that `read` is a copy of. Returns whether that cursor is still there.
     fn advance(&self, key: &[u8], read: &Cursor, id: &str) -> bool {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         match map.get_mut(key) {
@@ -133,7 +134,7 @@ impl Cursors {
         }
     }
 
-    /// Whether the handle has changed the cursors of a reader since it took `read`.
+    /// Returns whether the handle has changed the cursors of a reader since the reader took `read`.
     fn differ(&self, slot: Option<u16>, read: &BTreeMap<Vec<u8>, Cursor>) -> bool {
         let now = self.of(slot);
         now.len() != read.len()
@@ -149,8 +150,8 @@ impl Cursors {
     }
 }
 
-/// Keeps a reader, and so a connection, for each group of streams that one command can read: all of them on one
-/// Redis, those of one slot in a Cluster.
+/// Keeps a reader, and so a connection, for each group of streams that one command can read: all streams on a single Redis, and
+/// those of one slot in a Cluster.
 async fn supervise(link: Link, cursors: Arc<Cursors>, events: mpsc::Sender<TailEvent>) {
     let mut version = cursors.version.subscribe();
     let shared = Arc::new(Readers::new(link, cursors, events));
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_read_for_an_earlier_cursor_moves_no_later_one() {
+    fn stale_read_moves_no_newer_cursor() {
         let cursors = Cursors { map: Mutex::default(), version: watch::channel(0).0 };
         let set = |id: &str| {
             cursors.change(|map, added| {

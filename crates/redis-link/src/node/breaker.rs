@@ -1,7 +1,7 @@
-//! Says without waiting whether a node is worth a call.
+//! Tells without waiting whether a node is worth a call.
 //!
-//! It opens after consecutive time-outs, or when the watchdog finds the node dead, and only the watchdog closes
-//! it: no caller pays for finding out. So it needs no clock: the watchdog's pace is the half-open state.
+//! A breaker opens after consecutive time-outs, or when the watchdog finds the node dead. Only the watchdog closes it, so that no
+//! caller pays for finding out. The breaker needs no clock: the watchdog's pace takes the place of a half-open state.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,7 +27,7 @@ impl Breaker {
         }
     }
 
-    /// The error with which calls must fail at once, if they must. Never `Unknown`: nothing is sent.
+    /// Returns the error with which calls must fail at once, if they must. It is never `Unknown`, because nothing is sent.
     pub(crate) fn refusal(&self) -> Option<LinkError> {
         self.open
             .load(Ordering::Acquire)
@@ -38,7 +38,7 @@ impl Breaker {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A call was answered. An open breaker stays open: the answer may be as old as its question.
+    /// Records an answered call. An open breaker stays open, because the answer may be as old as its question.
     pub(crate) fn success(&self) {
         // The line is read by every call and written only after failures.
         if self.consecutive.load(Ordering::Relaxed) != 0 {
@@ -46,20 +46,20 @@ impl Breaker {
         }
     }
 
-    /// A call timed out. Opens the breaker if enough did in a row.
+    /// Records a call that timed out. Opens the breaker after enough of them in a row.
     pub(crate) fn failure(&self, reason: &str) {
         if self.consecutive.fetch_add(1, Ordering::Relaxed) + 1 >= self.threshold && !self.is_open() {
             self.open(LinkError::Unavailable(reason.to_owned()));
         }
     }
 
-    /// The watchdog found the node dead.
+    /// Opens the breaker, when the watchdog finds the node dead.
     pub(crate) fn open(&self, reason: LinkError) {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         self.open.store(true, Ordering::Release);
     }
 
-    /// The watchdog had an answer. True if the breaker was open.
+    /// Closes the breaker, when the watchdog had an answer. Returns whether it was open.
     pub(crate) fn close(&self) -> bool {
         self.consecutive.store(0, Ordering::Relaxed);
         self.open.swap(false, Ordering::AcqRel)

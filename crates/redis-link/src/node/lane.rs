@@ -16,17 +16,17 @@ use crate::connection::Connection;
 use crate::error::LinkError;
 use crate::node::Shared;
 
-/// Calls on one connection from which on the next one is used: what shares a connection shares its system calls, here
-/// and in Redis.
+/// The number of calls on one connection from which on the next one is used. Calls that share a connection share its system
+/// calls, here and in Redis.
 const BUSY: usize = 512;
 
-/// A connection with calls in flight that has said nothing for so long is not used to help out the other lane.
+/// The silence after which a connection with calls in flight no longer helps out the other lane.
 const STUCK_AFTER: Duration = Duration::from_millis(20);
 
-/// Big values that are on their way from or to one node at once: bounds their memory, and how long one waits for the others.
+/// The number of big values on their way from or to one node at once. It bounds their memory and the wait for each other.
 pub(crate) const BULK_MAX: usize = 8;
 
-/// The kind of a call, as far as Redis holds it back.
+/// The kind of a call: Redis may hold back writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     Read,
@@ -34,7 +34,7 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    /// Classifies a command: whatever is not known to read is a write, and so is a script unless it is run as one that reads.
+    /// Classifies a command: a command that is not known to read is a write, and so is a script unless it runs as one that reads.
     pub(crate) fn of_command(command: &Cmd) -> Lane {
         if reads(command) { Lane::Read } else { Lane::Write }
     }
@@ -43,7 +43,7 @@ impl Lane {
         if pipeline.cmd_iter().all(reads) { Lane::Read } else { Lane::Write }
     }
 
-    /// The lane's part of a node's connections: the first half is for writes, and the only one for both.
+    /// Returns the lane's part of a node's connections: the first half is for writes, and a single connection for both lanes.
     pub(crate) fn slots(self, connections: usize) -> Range<usize> {
         let writes = connections.div_ceil(2);
         match self {
@@ -102,7 +102,7 @@ fn reads(command: &Cmd) -> bool {
     )
 }
 
-/// A connection as a call uses it.
+/// A connection in use by a call.
 pub(crate) struct Lease {
     pub(crate) requests: MultiplexedConnection,
     pub(crate) connection: Arc<Connection>,
@@ -127,7 +127,7 @@ impl Drop for Lease {
 }
 
 impl Shared {
-    /// A connection for big values, which is made when the first of them comes; waits for it and for its turn.
+    /// Returns the connection for big values, which is made when the first of them comes; waits for it and for a turn.
     pub(crate) async fn lease_bulk(&self, lane: Lane, deadline: Instant) -> Result<Lease, LinkError> {
         if !self.bulk_wanted.swap(true, Ordering::AcqRel) {
             self.suspicion.notify_one();
@@ -156,13 +156,13 @@ impl Shared {
         }
     }
 
-    /// The error with which a call must fail at once, if it must.
+    /// Returns the error with which a call must fail at once, if it must.
     fn refusal(&self, lane: Lane) -> Option<LinkError> {
         let of_writes = || self.write_breaker.refusal().filter(|_| lane == Lane::Write);
         self.breaker.refusal().or_else(of_writes)
     }
 
-    /// A live connection; waits for one until the deadline, unless the breaker is open.
+    /// Returns a live connection; waits for one until the deadline, unless the breaker is open.
     pub(crate) async fn lease(&self, lane: Lane, deadline: Instant) -> Result<Lease, LinkError> {
         if let Some(reason) = self.refusal(lane) {
             return Err(reason);
@@ -185,8 +185,9 @@ impl Shared {
         }
     }
 
-    /// The lane's first live connection that is not busy. If all are, one of the other lane that is not and has not got stuck;
-    /// if there is none, the one with the fewest calls. Without a live connection of its own it uses the other's.
+    /// Picks the lane's first live connection that is not busy. If all are busy, picks one of the other lane that is neither
+    /// busy nor stuck, or else the lane's connection with the fewest calls. A lane without a live connection uses those of the
+    /// other lane.
     pub(crate) fn pick(&self, lane: Lane) -> Option<Lease> {
         let own = lane.slots(self.settings.connections);
         let mut best: Option<(usize, Arc<Connection>)> = None;

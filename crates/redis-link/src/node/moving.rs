@@ -1,6 +1,6 @@
-//! A link to one Redis follows the primary: the server it uses may become a replica of another one, and its name may get another
-//! address. The watchdog then looks where the name leads now. What is in use stays until a primary is found there, so that
-//! reads go on where there is none.
+//! Follows the primary of a link to one Redis: the server in use may become a replica of another one, and its name may get
+//! another address. The watchdog then looks where the name leads now. The server in use stays until a primary is found there,
+//! so that reads go on while there is no primary.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use crate::health::Condition;
 use crate::node::{Kind, Node, Shared};
 use crate::script::Request;
 
-/// Between two looks at the addresses of a name, give or take a quarter.
+/// The interval between two looks at the addresses of a name, give or take a quarter.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// The longest time for a resolver's answer that is still used.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Before the second look for a primary; each later one waits twice as long as the one before, up to [`SEARCH_PAUSE_MAX`].
+/// The pause before the second look for a primary; each later pause is twice the one before, up to [`SEARCH_PAUSE_MAX`].
 const SEARCH_PAUSE: Duration = Duration::from_millis(250);
 
-/// Between two looks for a primary at most: a promotion is found within it.
+/// The longest pause between two looks for a primary: a promotion is found within it.
 const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// State of the search for a primary.
+/// The state of the search for a primary.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Search {
     /// Counts the times that all connections went to another server.
     moved: u64,
-    /// The server in use is a replica.
+    /// Set while the server in use is a replica.
     demoted: bool,
-    /// There was a look since it is one, and no primary was found.
+    /// Set once a look found no primary since the server became a replica.
     looked: bool,
 }
 
@@ -60,7 +60,7 @@ impl Moves {
 
 impl Node {
     /// Sends one command. If the server has become a replica and another one is the primary, the command is sent once more
-    /// there: a replica has done nothing of it.
+    /// there, because a replica has not done it.
     pub(crate) async fn follow(&self, request: Request<'_>, deadline: Instant) -> Result<Value, LinkError> {
         let before = self.shared.moved.load(Ordering::Acquire);
         let reply = self.request(request, false, deadline).await?;
@@ -82,7 +82,7 @@ fn is_replicas(reply: &Value) -> bool {
 }
 
 impl Shared {
-    /// Waits for the watchdog's first look for a primary; later calls do not wait. True if there is one since `before`.
+    /// Waits for the watchdog's first look for a primary; later calls do not wait. Returns whether one was found since `before`.
     async fn found_primary(&self, before: u64, deadline: Instant) -> bool {
         if self.kind() != Kind::Single {
             return false;
@@ -104,7 +104,7 @@ impl Shared {
         }
     }
 
-    /// Takes down what the server in use says of itself.
+    /// Records the role that the server in use tells of itself.
     pub(crate) fn heard(&self, hello: Option<Hello>) {
         match hello {
             Some(hello) if hello.replica => self.is_demoted(),
@@ -123,7 +123,7 @@ impl Shared {
         self.stray.load(Ordering::Acquire) || self.search.borrow().demoted
     }
 
-    /// Looks once for a primary at every address of the name, and goes there if there is one. True if there is.
+    /// Looks once for a primary at every address of the name, and moves to one that is found. Returns whether one was.
     pub(crate) async fn search(&self) -> bool {
         if self.search.borrow().demoted {
             self.peers().into_iter().for_each(|peer| self.dialer.shun(peer));
@@ -171,12 +171,12 @@ impl Shared {
     }
 }
 
-/// The pause after a number of looks that found no primary.
+/// Returns the pause after a number of looks that found no primary.
 pub(crate) fn search_pause(looks: u32) -> Duration {
     SEARCH_PAUSE_MAX.min(SEARCH_PAUSE.saturating_mul(1 << looks.min(8)))
 }
 
-/// Looks now and then where the name of a single Redis leads: a connection to an address that is gone from it is to end.
+/// Resolves the name of a single Redis at intervals, so that connections to addresses that the name no longer has are ended.
 pub(crate) async fn follow_name(node: Arc<Shared>) {
     while node.kind() != Kind::OfCluster {
         sleep(RESOLVE_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)).await;

@@ -1,7 +1,7 @@
 //! Keeps a node's connections alive: PINGs them, replaces those that do not answer, and moves the breaker.
 //!
-//! It also asks now and then, in place of a PING, whether a write would be taken, and what Redis does when its memory is full.
-//! It alone connects, one attempt at a time: whatever happens to Redis, a clone is no connection storm.
+//! The watchdog also asks at intervals, in place of a PING, whether a write would be taken, and what the eviction policy is.
+//! Only the watchdog connects, one attempt at a time: whatever happens to Redis, a clone causes no connection storm.
 
 mod held_writes;
 
@@ -23,22 +23,21 @@ use crate::node::moving;
 use crate::node::watchdog::held_writes::Held;
 use crate::node::{Kind, Shared};
 
-/// Between PINGs while all is well: idle connections that died are found by them. One of them is the question whether a write
-/// would be taken. A call that is not answered, or refused, asks at once, so that a Redis at rest is not asked more often: all
-/// clones of all roles do.
+/// The interval between PINGs while all is well: they find idle connections that died. One of them asks whether a write would be
+/// taken. The interval is long because all clones of all roles ask; a call that is refused or not answered asks at once.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between PINGs while calls fail or Redis is not in service.
+/// The interval between PINGs while calls fail or Redis is not in service.
 const INTERVAL_SUSPICIOUS: Duration = Duration::from_millis(100);
 
-/// Between PINGs while writes are refused.
+/// The interval between PINGs while writes are refused.
 const INTERVAL_REFUSING: Duration = Duration::from_millis(250);
 
-/// Between two looks at the eviction policy, which may be set at any time. One that does not suit the role is looked at with
-/// every PING.
+/// The interval between two looks at the eviction policy, which may be set at any time. A policy that does not suit the role is
+/// looked at with every PING.
 const POLICY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs until the node is dropped, or says that it is one of a Cluster, which has watchdogs of its own.
+/// Runs until the node is dropped, or tells that it belongs to a Cluster, which has watchdogs of its own.
 pub(crate) async fn run(node: Arc<Shared>) {
     let now = Instant::now();
     let mut watchdog = Watchdog {
@@ -62,34 +61,34 @@ pub(crate) async fn run(node: Arc<Shared>) {
 
 pub(crate) struct Watchdog {
     pub(crate) node: Arc<Shared>,
-    /// Set if the node is a Cluster's from the beginning.
+    /// Set if the node belonged to a Cluster from the beginning.
     of_cluster: bool,
     backoff: Backoff,
-    /// Connections made since all of them answered a PING.
+    /// The number of connections made since all of them answered a PING.
     made: usize,
     connect_at: Instant,
     pinged_at: Instant,
     ping_at: Instant,
-    /// When to ask whether a write would be taken.
+    /// The time at which to ask whether a write would be taken.
     probe_at: Instant,
     policy_at: Instant,
     search_at: Instant,
-    /// Looks for a primary that found none.
+    /// The number of looks for a primary that found none.
     searches: u32,
     /// A write that Redis holds back.
     pub(crate) held: Option<Held>,
 }
 
-/// A PING's answer.
+/// The answer to a PING or a probe.
 pub(crate) enum Ping {
     Pong,
-    /// The server did not answer in time, and sends what was asked for before.
+    /// The server did not answer in time, and still sends an earlier reply.
     Busy,
-    /// Redis answers, and would take a write, as far as can be told.
+    /// Redis answers, and would take a write as far as the answer shows.
     Writable,
     /// Redis answers, and refuses writes.
     Refusing(Condition),
-    /// Redis answers, and says that it is not in service, or not for this client.
+    /// Redis answers that it is not in service, or does not accept this client.
     Refused(LinkError),
     Dead,
 }
@@ -138,7 +137,7 @@ impl Watchdog {
         }
     }
 
-    /// One attempt to fill `slot`.
+    /// Makes one attempt to fill `slot`.
     async fn connect(&mut self, slot: usize) {
         let attempt =
             Connection::open(&self.node.dialer, &self.node.settings, &self.node.scripts.all()).await;
@@ -170,7 +169,7 @@ impl Watchdog {
         }
     }
 
-    /// Learns from a new connection what the server is; an error if a link has no use for it.
+    /// Learns the server's kind from a new connection. Fails if a link cannot use such a server.
     fn greet(&self, connection: &Connection) -> Result<(), LinkError> {
         let node = &self.node;
         let unfit = |what: &str| {
@@ -196,8 +195,8 @@ impl Watchdog {
         }
     }
 
-    /// Puts a connection into its slot. Connections to two servers are never used together: the newer one has the name, unless
-    /// it is a replica.
+    /// Puts a connection into its slot. Connections to two servers are never used together: the newer server is the one to use,
+    /// unless it is a replica.
     fn use_for(&self, slot: usize, mut connection: Connection) {
         let (node, peer, hello) = (&self.node, connection.peer, connection.hello);
         node.has_policy(connection.memory_policy.take());
@@ -220,7 +219,7 @@ impl Watchdog {
         node.up();
     }
 
-    /// Looks where the primary is, if the server in use is none or the name has left it.
+    /// Looks for the primary if the server in use is a replica or the name no longer leads to it.
     async fn search(&mut self) {
         let found = self.node.search().await;
         self.searches = if found { 0 } else { self.searches.saturating_add(1) };
@@ -230,12 +229,12 @@ impl Watchdog {
         self.ping_at = self.ping_at.min(now + INTERVAL_SUSPICIOUS);
     }
 
-    /// The server turned out to be a node of a Cluster, whose watchdogs take over.
+    /// Returns whether the server turned out to be a node of a Cluster, whose watchdogs take over.
     fn is_relieved(&self) -> bool {
         !self.of_cluster && self.node.kind() == Kind::OfCluster
     }
 
-    /// Asks what Redis does when its memory is full, if that is due.
+    /// Asks for the eviction policy if that is due.
     async fn look_at_policy(&mut self) {
         if Instant::now() < self.policy_at && self.node.loses().is_none() {
             return;
@@ -252,12 +251,12 @@ impl Watchdog {
         }
     }
 
-    /// The nodes of a Cluster tell of each other.
+    /// Returns whether PINGs ask for the server's role. In a Cluster the slot map tells it.
     fn asks_role(&self) -> bool {
         self.node.kind() == Kind::Single
     }
 
-    /// PINGs every live connection, ends the dead ones, and moves the breaker. True if all is well.
+    /// PINGs every live connection, ends the dead ones, and moves the breaker. Returns whether all is well.
     async fn ping(&mut self) -> bool {
         let node = &self.node;
         let held = self.held.is_some();
@@ -331,7 +330,7 @@ impl Watchdog {
     }
 }
 
-/// What an answer to PING, or to more, says of the node.
+/// Returns what an answer to PING or to the probe says of the node.
 fn read(reply: Result<Value, redis::RedisError>, unknown: fn(LinkError) -> Ping) -> Ping {
     match reply {
         Ok(Value::ServerError(error)) => match Trouble::of_code(error.code()) {
@@ -347,7 +346,7 @@ fn read(reply: Result<Value, redis::RedisError>, unknown: fn(LinkError) -> Ping)
     }
 }
 
-/// Asks whether it answers and, with `role`, what it is.
+/// Sends a PING and, with `role`, asks whether the server is a replica.
 async fn ping(connection: &Connection, deadline: Duration, role: bool) -> (Ping, Option<Hello>) {
     let mut requests = connection.requests.clone();
     let mut ping = Pipeline::with_capacity(2);
@@ -388,12 +387,13 @@ pub(crate) async fn probe(connection: &Connection, deadline: Duration) -> Ping {
     }
 }
 
-/// Bytes that came meanwhile are of a reply before this one, and a sign of life.
+/// Judges a connection that did not answer in time. Bytes that came meanwhile belong to an earlier reply, and show that the
+/// server lives.
 fn unanswered(connection: &Connection, deadline: Duration) -> Ping {
     if connection.progress.heard_within(deadline) { Ping::Busy } else { Ping::Dead }
 }
 
-/// The answer to the write that Redis holds back; never, if there is none.
+/// Waits for the answer to the write that Redis holds back; for ever if there is none.
 async fn held_back(held: &mut Option<Held>) -> (usize, Ping) {
     match held {
         Some((slot, answer)) => (*slot, answer.await),

@@ -9,7 +9,7 @@ use shoal_redis_link::{Link, LinkConfig, LinkError, Script};
 use crate::server::{Server, open, patient};
 
 #[tokio::test]
-async fn commands_pipelines_and_transactions_answer_typed_values() {
+async fn calls_answer_typed_values() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let () = link.query(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
@@ -29,14 +29,14 @@ async fn commands_pipelines_and_transactions_answer_typed_values() {
 }
 
 #[tokio::test]
-async fn the_first_call_waits_for_the_connection() {
+async fn first_call_waits_for_connection() {
     let Some(server) = Server::start().await else { return };
     let link = Link::open(patient(LinkConfig::new(server.url(), "test"))).unwrap();
     assert_eq!(link.query::<u64>(redis::cmd("INCR").arg("n")).await.unwrap(), 1);
 }
 
 #[tokio::test]
-async fn calls_share_a_connection_until_many_wait_for_it() {
+async fn calls_share_connection_until_busy() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     server.settled().await;
@@ -51,9 +51,9 @@ async fn calls_share_a_connection_until_many_wait_for_it() {
     }
 }
 
-/// One worker: nothing else takes a task that is to run next.
+/// Runs on a single worker, so that no other worker takes a task that is to run next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn calls_made_at_once_are_sent_at_once() {
+async fn simultaneous_calls_are_sent_together() {
     const CALLS: usize = 50;
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
@@ -126,7 +126,7 @@ async fn scripts_get_their_keys_and_arguments() {
 }
 
 #[tokio::test]
-async fn a_password_and_a_database_are_used() {
+async fn password_and_database_are_used() {
     let Some(server) = Server::start_with(&["--requirepass", "secret"]).await else { return };
     let url = format!("redis://:secret@127.0.0.1:{}/2", server.port);
     let link = open(patient(LinkConfig::new(url, "test"))).await;

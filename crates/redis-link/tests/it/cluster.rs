@@ -93,7 +93,7 @@ fn key(tag: &str, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_pipelines_and_scripts_reach_every_primary() {
+async fn calls_reach_every_primary() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     assert!(link.healthy());
@@ -132,7 +132,7 @@ async fn commands_pipelines_and_scripts_reach_every_primary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_follow_a_slot_while_and_after_it_moves() {
+async fn calls_follow_a_moving_slot() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     let (from, to) = (2, 0);
@@ -183,7 +183,7 @@ async fn calls_follow_a_slot_while_and_after_it_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_frozen_primary_fails_fast_and_the_others_serve() {
+async fn other_primaries_serve_beside_frozen_one() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = open(nodes.config()).await;
     let stalls = Stalls::watch();
@@ -226,7 +226,7 @@ async fn one_frozen_primary_fails_fast_and_the_others_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_of_all_slots_are_read_and_followed() {
+async fn streams_of_all_slots_are_followed() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     let streams: Vec<_> = TAGS.iter().map(|tag| key(tag, "s")).collect();
@@ -246,7 +246,7 @@ async fn streams_of_all_slots_are_read_and_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tail_follows_its_slot_to_another_node() {
+async fn tail_follows_its_moved_slot() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     let stream = key("a", "s");
@@ -274,7 +274,7 @@ async fn a_tail_follows_its_slot_to_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_primary_is_used_and_its_streams_readers_told_once() {
+async fn restarted_primary_is_told_readers_once() {
     let Some(mut nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     // Two slots of the same node.
@@ -299,7 +299,7 @@ async fn a_restarted_primary_is_used_and_its_streams_readers_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promoted_replica_is_used_and_streams_readers_are_told() {
+async fn promoted_replica_is_told_stream_readers() {
     let Some(mut nodes) = Nodes::start().await else { return };
     let Some((replica, bus)) = start_node().await else { return };
     nodes.cluster(0, &["MEET", "127.0.0.1", &replica.port.to_string(), &bus]).await;
@@ -335,7 +335,7 @@ async fn a_promoted_replica_is_used_and_streams_readers_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_published_on_any_node_is_heard() {
+async fn messages_of_any_node_are_received() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = nodes.link().await;
     let mut subscription = link.subscribe("news");
@@ -361,7 +361,7 @@ async fn one_living_seed_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_url_of_cluster_reaches_every_primary() {
+async fn one_url_reaches_every_primary() {
     let Some(nodes) = Nodes::start().await else { return };
     let link = Link::open(patient(LinkConfig::new(nodes.servers[1].url(), "test"))).unwrap();
     let mut news = link.subscribe("news");

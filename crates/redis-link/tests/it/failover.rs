@@ -42,7 +42,7 @@ async fn set(link: &Link) -> Result<(), LinkError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_write_is_done_at_new_primary() {
+async fn refused_write_repeats_at_new_primary() {
     let Some((old, new)) = pair().await else { return };
     let proxy = Proxy::to(old.port).await;
     let link = open(patient(LinkConfig::new(proxy.url(), "test"))).await;

@@ -23,7 +23,7 @@ const FIRST: Duration = Duration::from_millis(100);
 /// Between two calls of one caller.
 const PACE: Duration = Duration::from_millis(5);
 
-/// One call's answer.
+/// The answer of a call.
 pub(crate) struct Answer {
     pub(crate) started: Duration,
     pub(crate) took: Duration,
@@ -91,7 +91,7 @@ impl Answers {
         );
     }
 
-    /// Nothing was sent, and nobody waited.
+    /// Asserts that all calls were refused at once and unsent.
     pub(crate) fn assert_all_refused_at_once(&self) {
         let total = self.0.len() as u64;
         assert_eq!(self.unavailable(), total, "{} ok, {} unknown", self.ok(), self.unknown());
@@ -117,7 +117,7 @@ impl Answers {
     }
 }
 
-/// How long it takes until a call succeeds.
+/// Returns the time until a call succeeds.
 pub(crate) async fn until_served(link: &Link) -> Duration {
     let stalls = Stalls::watch();
     let begin = Instant::now();
@@ -128,7 +128,7 @@ pub(crate) async fn until_served(link: &Link) -> Duration {
     stalls.since(begin)
 }
 
-/// How long it takes until the link knows that Redis is gone.
+/// Returns the time until the link knows that Redis is gone.
 pub(crate) async fn until_noticed(link: &Link) -> Duration {
     let stalls = Stalls::watch();
     let begin = Instant::now();

@@ -33,7 +33,7 @@ pub(crate) fn is_refused(answer: &Result<u64, LinkError>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_never_run_on_half_a_slot() {
+async fn no_script_runs_on_half_slot() {
     let Some(cluster) = Cluster::start().await else { return };
     let link = link(&cluster).await;
     assert_eq!(run(&link).await, Ok(2));
@@ -79,7 +79,7 @@ async fn a_script_waits_for_its_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_of_declared_keys_follow_their_keys() {
+async fn declared_key_scripts_follow_keys() {
     let Some(cluster) = Cluster::start().await else { return };
     let link = link(&cluster).await;
     let both =

@@ -8,17 +8,17 @@ use crate::load::{count_up, until_noticed, until_served};
 use crate::proxy::Proxy;
 use crate::server::{Server, eventually, open};
 
-/// How long the calls are watched that begin with an outage, and those that come later.
+/// The time for which a test watches the calls at the begin of an outage, and the later ones.
 const OUTAGE: Duration = Duration::from_secs(1);
 
 /// When the breaker is open after calls have begun to fail: a time-out and a PING that is not answered.
 const NOTICED: Duration = Duration::from_millis(500);
 
-/// What the link promises after Redis' return.
+/// The time within which the link uses a Redis that has returned.
 const BACK: Duration = Duration::from_secs(1);
 
-/// One attempt to connect at a time, 20 to 500 ms apart, is at most this many in an outage of two seconds, whatever
-/// else the link is used for.
+/// The most attempts to connect in an outage of two seconds: one at a time, 20 to 500 ms apart, for all uses of the link
+/// together.
 const CONNECTS_MAX: usize = 15;
 
 /// A link with the default deadlines, which outages are about.
@@ -27,7 +27,7 @@ async fn prompt(url: String) -> Link {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_redis_fails_calls_in_time_and_is_used_again_within_a_second() {
+async fn stopped_redis_is_used_after_return() {
     let Some(mut server) = Server::start().await else { return };
     let link = prompt(server.url()).await;
     server.stop();
@@ -45,7 +45,7 @@ async fn a_stopped_redis_fails_calls_in_time_and_is_used_again_within_a_second()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_refuses_connections_gets_few_of_them() {
+async fn refusing_redis_gets_few_connections() {
     let Some(mut server) = Server::start().await else { return };
     // The proxy accepts and closes: connecting fails as fast as it can.
     let proxy = Proxy::to(server.port).await;
@@ -60,7 +60,7 @@ async fn a_redis_that_refuses_connections_gets_few_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_redis_fails_calls_in_time_and_what_is_called_not_done_was_not_done() {
+async fn frozen_redis_fails_calls_in_time() {
     let Some(server) = Server::start().await else { return };
     let link = prompt(server.url()).await;
     server.freeze();
@@ -87,7 +87,7 @@ async fn a_frozen_redis_fails_calls_in_time_and_what_is_called_not_done_was_not_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_fails_calls_in_time_without_a_storm_of_connections() {
+async fn black_hole_causes_no_connection_storm() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = prompt(proxy.url()).await;
@@ -109,7 +109,7 @@ async fn a_black_hole_fails_calls_in_time_without_a_storm_of_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_died_silently_are_replaced_though_redis_is_well() {
+async fn silently_dead_connections_are_replaced() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = prompt(proxy.url()).await;
@@ -127,7 +127,7 @@ async fn connections_that_died_silently_are_replaced_though_redis_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_that_died_silently_is_found_before_it_is_needed() {
+async fn idle_dead_connection_is_replaced_early() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = prompt(proxy.url()).await;
@@ -138,7 +138,7 @@ async fn an_idle_connection_that_died_silently_is_found_before_it_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_redis_closes_are_replaced_at_once() {
+async fn closed_connections_are_replaced_at_once() {
     let Some(server) = Server::start().await else { return };
     let link = prompt(server.url()).await;
     let other = server.link().await;
@@ -155,7 +155,7 @@ async fn connections_that_redis_closes_are_replaced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_redis_is_unavailable_and_nothing_is_done() {
+async fn busy_redis_does_nothing() {
     let Some(server) = Server::start_with(&["--busy-reply-threshold", "20"]).await else { return };
     let link = prompt(server.url()).await;
     let client = redis::Client::open(server.url()).unwrap();
@@ -180,7 +180,7 @@ async fn a_busy_redis_is_unavailable_and_nothing_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_starts_later_is_used_when_it_comes() {
+async fn redis_that_starts_later_is_used() {
     let Some(mut server) = Server::start().await else { return };
     server.stop();
     let link = Link::open(LinkConfig::new(server.url(), "test")).unwrap();
@@ -193,7 +193,7 @@ async fn a_redis_that_starts_later_is_used_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_answers_within_the_deadline_are_no_outage() {
+async fn slow_answers_are_no_outage() {
     let Some(server) = Server::start_with(&["--enable-debug-command", "yes"]).await else { return };
     let mut config = LinkConfig::new(server.url(), "test");
     config.call_deadline = Duration::from_secs(2);

@@ -20,7 +20,7 @@ async fn count(link: &Link) -> Result<u64, LinkError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_go_on_while_writes_are_paused() {
+async fn reads_continue_while_writes_pause() {
     let Some(server) = Server::start().await else { return };
     let link = link(server.url()).await;
     // Both connections are there.
@@ -69,7 +69,7 @@ async fn reads_go_on_while_writes_are_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pause_without_calls_is_seen_and_ends() {
+async fn pause_is_noticed_without_calls() {
     let Some(server) = Server::start().await else { return };
     let link = link(server.url()).await;
     let () = server.ask(&["CLIENT", "PAUSE", "600000", "WRITE"]).await;

@@ -67,12 +67,12 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// From now on nothing passes; new connections are accepted and hear nothing.
+    /// Lets nothing pass from now on; new connections are accepted and get no answer.
     pub(crate) fn swallow(&self) {
         self.cut.send_replace(usize::MAX);
     }
 
-    /// Nothing passes any more on the connections that there are; new ones work.
+    /// Lets nothing more pass on the present connections; new ones work.
     pub(crate) fn swallow_established(&self) {
         self.cut.send_replace(self.accepted());
     }

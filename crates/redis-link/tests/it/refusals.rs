@@ -75,7 +75,7 @@ fn is_read_only(error: &LinkError) -> bool {
 }
 
 #[test]
-fn a_full_redis_refuses_what_adds_and_is_used_again_when_it_has_room() {
+fn full_redis_refuses_only_additions() {
     check(
         &[&["CONFIG", "SET", "maxmemory", "1"]],
         &[&["CONFIG", "SET", "maxmemory", "0"]],
@@ -86,7 +86,7 @@ fn a_full_redis_refuses_what_adds_and_is_used_again_when_it_has_room() {
 }
 
 #[test]
-fn a_replica_is_read_only_until_it_is_promoted() {
+fn replica_is_read_only_until_promoted() {
     check(
         &[&["REPLICAOF", "127.0.0.1", "1"]],
         &[&["REPLICAOF", "NO", "ONE"]],
@@ -97,7 +97,7 @@ fn a_replica_is_read_only_until_it_is_promoted() {
 }
 
 #[test]
-fn a_primary_without_its_replicas_is_read_only() {
+fn primary_without_replicas_is_read_only() {
     check(
         &[&["CONFIG", "SET", "min-replicas-to-write", "1"]],
         &[&["CONFIG", "SET", "min-replicas-to-write", "0"]],
@@ -108,7 +108,7 @@ fn a_primary_without_its_replicas_is_read_only() {
 }
 
 #[test]
-fn a_redis_that_cannot_save_is_read_only_and_still_read() {
+fn redis_that_cannot_save_is_read() {
     // The folder is there when it is configured, and gone when the save begins. PING is refused as well then.
     measured(async |metrics| {
         let Some(server) = Server::start_with(&["--enable-protected-configs", "yes"]).await else { return };
@@ -145,7 +145,7 @@ fn a_redis_that_cannot_save_is_read_only_and_still_read() {
 }
 
 #[test]
-fn a_password_that_is_missing_or_wrong_is_named_and_not_shown() {
+fn password_trouble_is_named_without_secret() {
     measured(async |metrics| {
         let Some(server) = Server::start_with(&["--requirepass", "right"]).await else { return };
         for (credentials, says) in
@@ -174,7 +174,7 @@ fn a_password_that_is_missing_or_wrong_is_named_and_not_shown() {
 }
 
 #[test]
-fn addresses_are_in_errors_when_they_are_asked_for() {
+fn errors_show_addresses_when_asked() {
     measured(async |_| {
         let Some(mut server) = Server::start().await else { return };
         server.stop();
@@ -189,7 +189,7 @@ fn addresses_are_in_errors_when_they_are_asked_for() {
 }
 
 #[test]
-fn a_script_whose_first_write_frees_may_finish_in_a_full_redis() {
+fn freeing_script_runs_in_full_redis() {
     measured(async |_| {
         let Some(server) = Server::start().await else { return };
         let link = server.link().await;
@@ -203,7 +203,7 @@ fn a_script_whose_first_write_frees_may_finish_in_a_full_redis() {
 }
 
 #[test]
-fn a_policy_that_does_not_suit_is_said_until_it_does() {
+fn unsuitable_policy_is_reported_until_changed() {
     measured(async |_| {
         let Some(server) = Server::start_with(&["--maxmemory-policy", "allkeys-lru"]).await else { return };
         let config = || patient(LinkConfig::new(server.url(), "test"));

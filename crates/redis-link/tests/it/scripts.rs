@@ -11,7 +11,7 @@ fn add() -> Script {
     Script::new("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
 }
 
-/// How often Redis answered NOSCRIPT since it started.
+/// Returns the number of NOSCRIPT answers since Redis started.
 async fn unknown_scripts(link: &Link) -> u64 {
     let errors: String = link.query(redis::cmd("INFO").arg("errorstats")).await.unwrap();
     let line = errors.lines().find_map(|line| line.strip_prefix("errorstat_NOSCRIPT:count="));
@@ -19,7 +19,7 @@ async fn unknown_scripts(link: &Link) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_script_is_loaded_and_run_once() {
+async fn flushed_script_is_loaded_and_run() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     for expected in 1..=3u64 {
@@ -34,7 +34,7 @@ async fn a_flushed_script_is_loaded_and_run_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_are_loaded_on_every_new_connection() {
+async fn new_connections_load_all_scripts() {
     let Some(mut server) = Server::start().await else { return };
     let mut config = patient(LinkConfig::new(server.url(), "test"));
     config.scripts = vec![add()];
@@ -50,7 +50,7 @@ async fn scripts_are_loaded_on_every_new_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_that_was_used_once_is_loaded_after_a_restart() {
+async fn used_script_is_loaded_after_restart() {
     let Some(mut server) = Server::start().await else { return };
     let link = server.link().await;
     let _: u64 = link.script(&add(), &[b"n"], &[b"2"]).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_script_that_was_used_once_is_loaded_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flush_of_all_data_harms_neither_scripts_nor_connections() {
+async fn flushed_data_harms_no_scripts() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let _: u64 = link.script(&add(), &[b"n"], &[b"2"]).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_flush_of_all_data_harms_neither_scripts_nor_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_run_id_tells_of_a_restart() {
+async fn run_id_changes_with_restart() {
     let Some(mut server) = Server::start().await else { return };
     let link = server.link().await;
     let before = link.run_id().await.unwrap();

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-/// How long anything in a test may take that is not itself measured.
+/// The time limit for each step of a test that is not itself measured.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running Redis.
@@ -24,7 +24,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Nothing, loudly, if there is no redis-server; a failure if `SHOAL_TEST_REQUIRE=1` asks for one.
+    /// Starts a server. Without a redis-server it says so and returns `None`, or fails if `SHOAL_TEST_REQUIRE=1` asks for one.
     pub(crate) async fn start() -> Option<Server> {
         Server::start_with(&[]).await
     }
@@ -154,7 +154,7 @@ impl Drop for Server {
     }
 }
 
-/// For tests that measure no time.
+/// Gives calls more time, for tests that measure none.
 pub(crate) fn patient(config: LinkConfig) -> LinkConfig {
     LinkConfig { call_deadline: PATIENCE / 4, connect_deadline: PATIENCE / 4, ..config }
 }

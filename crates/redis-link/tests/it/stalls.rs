@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often it looks.
+/// The interval between two looks.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Looks at the clock from when it is made until it is dropped.

@@ -5,7 +5,7 @@ use shoal_redis_link::StoreName;
 use crate::server::Server;
 
 #[tokio::test]
-async fn all_who_see_one_redis_read_one_name() {
+async fn all_clones_read_same_name() {
     let (Some(server), Some(other)) = (Server::start().await, Server::start().await) else { return };
     let first = StoreName::new(server.link().await, "s:store-id");
     let second = StoreName::new(server.link().await, "s:store-id");
@@ -17,7 +17,7 @@ async fn all_who_see_one_redis_read_one_name() {
 }
 
 #[tokio::test]
-async fn an_emptied_redis_keeps_its_name_and_a_new_one_gets_another() {
+async fn emptied_redis_keeps_its_name() {
     let Some(mut server) = Server::start().await else { return };
     let link = server.link().await;
     let first = StoreName::new(link.clone(), "s:store-id");
@@ -40,14 +40,14 @@ async fn an_emptied_redis_keeps_its_name_and_a_new_one_gets_another() {
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_name_is_reached_all_the_same() {
+async fn redis_without_name_is_still_reached() {
     let Some(server) = Server::start_with(&["--maxmemory", "1"]).await else { return };
     let name = StoreName::new(server.link().await, "s:store-id");
     assert_eq!(name.read().await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_is_not_reached() {
+async fn silent_redis_is_not_reached() {
     let Some(mut server) = Server::start().await else { return };
     let name = StoreName::new(server.link().await, "s:store-id");
     server.stop();
@@ -55,7 +55,7 @@ async fn a_redis_that_does_not_answer_is_not_reached() {
 }
 
 #[tokio::test]
-async fn a_redis_that_denies_access_is_not_reached() {
+async fn denying_redis_is_not_reached() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let name = StoreName::new(link.clone(), "s:store-id");

@@ -20,7 +20,7 @@ fn message(text: &[u8]) -> SubscriptionEvent {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_arrive_in_order_after_the_word_that_it_is_established() {
+async fn messages_follow_establishment_in_order() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let mut subscription = link.subscribe("news");
@@ -34,7 +34,7 @@ async fn messages_arrive_in_order_after_the_word_that_it_is_established() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_survives_a_restart_and_says_so() {
+async fn subscription_reports_survived_restart() {
     let Some(mut server) = Server::start().await else { return };
     let link = server.link().await;
     let mut subscription = link.subscribe("news");
@@ -50,7 +50,7 @@ async fn a_subscription_survives_a_restart_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_that_died_silently_is_made_again() {
+async fn silently_dead_subscription_is_remade() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = open(LinkConfig::new(proxy.url(), "test")).await;

@@ -45,7 +45,7 @@ fn pair(key: &str, value: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_are_read_from_the_cursor_on_as_they_come() {
+async fn entries_are_read_from_cursor_onward() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let first = append(&link, "s", "before").await;
@@ -113,7 +113,7 @@ async fn cursors_come_and_go_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_connection_misses_nothing_and_repeats_nothing() {
+async fn lost_connection_misses_and_repeats_nothing() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     let mut tail = link.tail(vec![(b"s".to_vec(), "0-0".to_owned())]);
@@ -134,7 +134,7 @@ async fn a_lost_connection_misses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_is_told_and_entries_with_smaller_ids_are_seen() {
+async fn entries_with_smaller_ids_follow_restart() {
     let Some(mut server) = Server::start().await else { return };
     let link = server.link().await;
     let mut tail = link.tail(vec![(b"s".to_vec(), "0-0".to_owned())]);
@@ -174,7 +174,7 @@ async fn every_fail_over_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tail_that_died_silently_reads_on() {
+async fn silently_dead_tail_reads_on() {
     let Some(server) = Server::start().await else { return };
     let proxy = Proxy::to(server.port).await;
     let link = open(LinkConfig::new(proxy.url(), "test")).await;
@@ -191,7 +191,7 @@ async fn a_tail_that_died_silently_reads_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_keeps_entries_in_redis_and_loses_none() {
+async fn slow_reader_loses_no_entries() {
     let Some(server) = Server::start().await else { return };
     let link = server.link().await;
     const SENT: usize = 40_000;

@@ -1,4 +1,4 @@
-//! What is told of a call: enough to find it, and never a key or a value.
+//! Telemetry of a call: enough to find it, without a key or a value.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -62,7 +62,7 @@ impl<S: Subscriber> Layer<S> for Capture {
 }
 
 #[test]
-fn each_call_has_one_span_one_count_and_no_secrets() {
+fn each_call_has_span_and_count() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let capture = Capture::default();

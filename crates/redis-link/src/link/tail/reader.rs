@@ -1,4 +1,4 @@
-//! One blocking connection and the streams that are read over it.
+//! Reads streams over a blocking connection.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,19 +17,19 @@ use crate::node::Moves;
 use crate::node::Node;
 use crate::topology::Route;
 
-/// How long Redis holds an answer back when there is nothing: also how soon a dead connection is noticed.
+/// The time for which Redis holds back the answer to a read that finds nothing. A dead connection is noticed within it.
 const BLOCK: Duration = Duration::from_secs(1);
 
-/// Entries of one stream in one answer: bounds what an event holds.
+/// The most entries of one stream in one answer, which bounds the size of an event.
 const COUNT: usize = 256;
 
-/// Between two tries to end a blocking read whose streams have changed: the first may come before the read.
+/// The interval between two tries to end a blocking read whose streams have changed: the first may come before the read.
 const UNBLOCK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Connections that the readers of one tail make at the same time.
+/// The number of connections that the readers of one tail make at the same time.
 const CONNECTING_MAX: usize = 4;
 
-/// What the readers of one tail share.
+/// The state that the readers of one tail share.
 pub(super) struct Readers {
     pub(super) link: Link,
     pub(super) cursors: Arc<Cursors>,
@@ -38,8 +38,8 @@ pub(super) struct Readers {
     restarts: Mutex<Restarts>,
 }
 
-/// The changes of Redis (one `run_id` by another) that were told of: the readers of a Cluster's node all see a change, and it
-/// is told once. Holds one pair for each restart.
+/// The changes of Redis (from one `run_id` to another) that were told. All readers of a node see a change, and it is told once.
+/// Holds one pair for each restart.
 #[derive(Debug, Default)]
 struct Restarts {
     /// The number of changes told.
@@ -49,7 +49,7 @@ struct Restarts {
 }
 
 impl Restarts {
-    /// Returns whether this change is to be told: it was not since `read_at`, the count when the reader last read from `before`.
+    /// Returns whether to tell this change: it was not told since `read_at`, the count when the reader last read from `before`.
     fn is_news(&mut self, before: &str, after: &str, read_at: u64) -> bool {
         let pair = (before.to_owned(), after.to_owned());
         if self.told.get(&pair).is_some_and(|told| *told > read_at) {
@@ -66,13 +66,13 @@ pub(super) struct Reader {
     readers: Arc<Readers>,
     slot: Option<u16>,
     version: watch::Receiver<u64>,
-    /// The Redis that was read last.
+    /// The `run_id` of the Redis that was read last.
     run_id: Option<String>,
     /// The number of changes told at that time.
     read_at: u64,
 }
 
-/// A connection for blocking reads and what Redis says of it.
+/// A connection for blocking reads, with the ids that Redis tells for it.
 struct Session {
     node: Arc<Node>,
     moves: Moves,
@@ -87,7 +87,7 @@ impl Readers {
         Readers { link, cursors, events, connecting, restarts: Mutex::default() }
     }
 
-    /// A handle that is gone has aborted the readers already.
+    /// Sends an event to the handle. A dropped handle has aborted the readers already.
     async fn send(&self, event: TailEvent) {
         let _ = self.events.send(event).await;
     }
@@ -169,7 +169,7 @@ impl Reader {
         Ok(Session { node, moves, connection, client_id, run_id })
     }
 
-    /// Says what the new connection means, and moves cursors back that are ahead of their streams.
+    /// Tells the handle what the new connection means, and moves back the cursors that are ahead of their streams.
     async fn tell(&mut self, session: &Session) -> Result<(), LinkError> {
         let Some(before) = self.run_id.clone() else {
             self.run_id = Some(session.run_id.clone());
@@ -193,7 +193,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Replaces `$` by the id that it means now: `XREAD` would take it anew each time.
+    /// Replaces `$` by the id that it means now, because each `XREAD` would take it anew.
     async fn resolve(
         &self,
         session: &Session,
@@ -206,7 +206,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The greatest id that the stream ever had; `0-0` if there is none.
+    /// Returns the greatest id that the stream ever had; `0-0` if there is none.
     async fn last_id(&self, session: &Session, key: &[u8]) -> Result<String, LinkError> {
         let mut info = redis::cmd("XINFO");
         info.arg("STREAM").arg(key);
@@ -223,7 +223,7 @@ impl Reader {
         }
     }
 
-    /// What was added after the cursors; nothing after a while, or when the cursors change.
+    /// Returns the entries after the cursors; none after [`BLOCK`], or when the cursors change.
     async fn next(
         &mut self,
         session: &mut Session,
@@ -269,7 +269,7 @@ impl Reader {
 }
 
 impl Session {
-    /// The error of a server that the link has left for another one.
+    /// Returns the error of a server that the link has left for another one.
     fn left(&self) -> LinkError {
         LinkError::Unavailable(format!("{} is another server now", self.node.place()))
     }
@@ -298,7 +298,7 @@ fn value<T: redis::FromRedisValue>(reply: Value) -> Result<T, LinkError> {
     T::from_redis_value(reply).map_err(LinkError::unexpected)
 }
 
-/// An id as its two numbers, which order it; `$` and other words are the least.
+/// Reads an id as its two numbers, by which ids are ordered; `$` and other words are the least.
 fn parse_id(id: &str) -> (u64, u64) {
     let (time, sequence) = id.split_once('-').unwrap_or((id, "0"));
     (time.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_told_once_each_time() {
+    fn each_change_is_told_once() {
         let mut restarts = Restarts::default();
         assert!(restarts.is_news("a", "b", 0));
         assert!(!restarts.is_news("a", "b", 0), "another reader's sight of the same change");

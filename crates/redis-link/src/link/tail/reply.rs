@@ -1,10 +1,10 @@
-//! The reply of XREAD, read by hand: the driver's type for it takes keys that are no UTF-8 for an error.
+//! Reads replies of XREAD by hand, because the driver's type for them rejects keys that are not UTF-8.
 
 use redis::Value;
 
 use super::Entry;
 
-/// `[[key, [[id, [name, value, ...]], ...]], ...]`, or nil when nothing came in time.
+/// Reads `[[key, [[id, [name, value, ...]], ...]], ...]`, or nil when nothing came in time.
 pub(super) fn parse(reply: Value) -> Option<Vec<(Vec<u8>, Vec<Entry>)>> {
     let streams = match reply {
         Value::Nil => return Some(Vec::new()),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_keep_their_order_and_repeated_names() {
+    fn entries_keep_order_and_repeated_names() {
         let fields = Value::Array(vec![text("a"), text("1"), text("a"), text("2")]);
         let entries = Value::Array(vec![Value::Array(vec![text("5-0"), fields])]);
         let reply = Value::Array(vec![Value::Array(vec![text("key"), entries])]);

@@ -1,6 +1,6 @@
-//! Finds out that Redis holds back writes while it answers reads, as `CLIENT PAUSE … WRITE` makes it do, and when it takes them
-//! again. A connection whose write is held back answers nothing at all, like one that is dead; a new one that answers PING and
-//! not a write tells the two apart. Meanwhile writes are refused at once, and nothing of them is done.
+//! Detects that Redis holds back writes while it answers reads (`CLIENT PAUSE … WRITE`), and when it takes them again. A
+//! connection whose write is held back answers nothing at all, like a dead one. A new connection tells the two apart: it
+//! answers PING, and does not answer a write. Meanwhile writes are refused at once, and none of them is done.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::node::Shared;
 use crate::node::lane::Lane;
 use crate::node::watchdog::{Ping, Watchdog, probe};
 
-/// A write that is held back for longer is given up with its connection, and another one is tried.
+/// The longest wait for a write that is held back. After it the connection is given up, and another one is tried.
 const HELD_MAX: Duration = Duration::from_secs(60);
 
 const WHY: &str = "it answers reads and holds writes back (CLIENT PAUSE)";
@@ -37,7 +37,7 @@ impl Watchdog {
         }
     }
 
-    /// The write in `slot` was answered, or will not be.
+    /// Handles the end of the write in `slot`: it was answered, or its connection died.
     pub(crate) fn write_ended(&mut self, slot: usize, answer: Ping) {
         self.held = None;
         match answer {
@@ -56,20 +56,21 @@ impl Watchdog {
 }
 
 impl Shared {
-    /// Returns whether the slot is one of those for writes, and reads have others.
+    /// Returns whether the slot is for writes alone: reads have other slots.
     pub(crate) fn is_for_writes_alone(&self, slot: usize) -> bool {
         let connections = self.settings.connections;
         Lane::Write.slots(connections).contains(&slot) && !Lane::Read.slots(connections).contains(&slot)
     }
 
-    /// A connection for writes is silent though reads are answered: no write is sent until one was answered.
+    /// Opens the breaker for writes, because a connection for writes is silent while reads are answered. It stays open until a
+    /// write is answered.
     pub(crate) fn doubts_writes(&self) {
         self.doubtful.store(true, Ordering::Release);
         let place = self.settings.place(&self.endpoint);
         self.write_breaker.open(LinkError::Unavailable(format!("{place} does not answer writes")));
     }
 
-    /// Reads are answered, and a write on a new connection is not.
+    /// Reports that Redis holds back writes: it answers reads, and does not answer a write on a new connection.
     fn holds_writes(&self) {
         self.doubtful.store(true, Ordering::Release);
         self.refusing.store(true, Ordering::Release);
