@@ -7,45 +7,18 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::commits;
+use crate::commit;
 use crate::journal::{self, Journal};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, KEYSPACES_DIRECTORY, Ledger};
+use crate::trouble::Trouble;
 
 const VERSION_FILE: &str = "version";
-pub(crate) const KEYSPACES_DIRECTORY: &str = "keyspaces";
 
 /// The engine's own keyspace, which lists the others.
 const META_KEYSPACE: &str = "0";
 
 /// Names the file that lists a keyspace's tables: its number, its checksum, the kind of checksum.
 const CURRENT_FILE: &str = "current";
-
-/// The reason why the files are not opened.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    Io(io::Error),
-    Engine(fjall::Error),
-    /// Something that was written is missing; the text names it.
-    Damaged(String),
-}
-
-impl Trouble {
-    pub(crate) fn damaged(what: impl Into<String>) -> Trouble {
-        Trouble::Damaged(what.into())
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
-        Trouble::Io(error)
-    }
-}
-
-impl From<fjall::Error> for Trouble {
-    fn from(error: fjall::Error) -> Trouble {
-        Trouble::Engine(error)
-    }
-}
 
 /// Opens the ledger of `dir`, or makes it if the directory holds no database yet.
 pub(crate) fn ledger(dir: &Path) -> Result<Ledger, Trouble> {
@@ -68,7 +41,7 @@ fn holds_a_database(dir: &Path) -> io::Result<bool> {
 /// Compares the files with the ledger, and returns the contents of the journal; `None` if no start has finished yet.
 pub(crate) fn look(dir: &Path, ledger: &Ledger) -> Result<Option<Journal>, Trouble> {
     let keyspaces = ledger.keyspaces();
-    let Some((commits, _)) = keyspaces.iter().find(|(_, name)| name == commits::KEYSPACE) else {
+    let Some((commits, _)) = keyspaces.iter().find(|(_, name)| name == commit::KEYSPACE) else {
         clear_unfinished(dir)?;
         return Ok(None);
     };

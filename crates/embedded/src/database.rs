@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::commits;
-use crate::damage::{self, Trouble};
+use crate::commit;
+use crate::damage;
 use crate::error::{Error, OpenError};
 use crate::keyspace::{Keyspace, Snapshot};
 use crate::ledger::Ledger;
 use crate::storage::{Condition, Engine, Storage};
+use crate::trouble::Trouble;
 use crate::tx::Tx;
-use crate::writer::{Durability, Writer};
+use crate::writer::{Durability, Stats, Writer};
 
 /// Names the process that has the directory open, for the message to the next one.
 const HOLDER_FILE: &str = "holder";
@@ -29,15 +30,6 @@ pub struct Database {
     // Before the storage: the writer is joined first.
     writer: Arc<Writer>,
     storage: Arc<Storage>,
-}
-
-/// Counts the work of the writer since the database was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stats {
-    /// Number of closures that were run.
-    pub writes: u64,
-    /// Number of committed groups of closures. A durable database pays one fsync for each.
-    pub groups: u64,
 }
 
 impl Database {
@@ -79,7 +71,7 @@ impl Database {
         if name.is_empty() || name.len() > 255 {
             return Err(Error::Limit(format!("a keyspace's name has 1 to 255 bytes, not {}", name.len())));
         }
-        if name == commits::KEYSPACE {
+        if name == commit::KEYSPACE {
             return Err(Error::Limit(format!("the keyspace {name} is the database's own")));
         }
         let index = self.storage.keyspace(name)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::damage::Trouble;
+use crate::trouble::Trouble;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //! unreadable group as the remains of a crash, cuts it off, and starts with less.
 //!
 //! The format is the engine's (version 3): a batch is a start (count of items, sequence number), the items, and an end (checksum
-//! of the items, magic bytes). Every group of this crate has one item in the keyspace of [`crate::commits`]: its number and the
+//! of the items, magic bytes). Every group of this crate has one item in the keyspace of [`crate::commit`]: its number and the
 //! sequence number of the previous group, so that a missing group is noticed anywhere in the journal.
 
 use std::fs::{self, File};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::commits::{self, Commit};
-use crate::damage::Trouble;
+use crate::commit::{self, Commit};
+use crate::trouble::Trouble;
 
 const EXTENSION: &str = "jnl";
 const START: u8 = 1;
@@ -175,7 +175,7 @@ impl Reader {
         let Some(body) = self.bytes(key_bytes + stored_bytes)? else { return Ok(false) };
         hash.update(body);
         let (key, value) = body.split_at(key_bytes);
-        if keyspace == commits && key == commits::KEY {
+        if keyspace == commits && key == commit::KEY {
             *commit = Commit::decode(value);
         }
         Ok(true)

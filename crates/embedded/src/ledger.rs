@@ -15,10 +15,14 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::damage::{KEYSPACES_DIRECTORY, Trouble};
+use crate::trouble::Trouble;
 
 pub(crate) const FILE: &str = "ledger";
 const NEW_FILE: &str = "ledger.new";
+
+/// The engine's directory of keyspaces.
+pub(crate) const KEYSPACES_DIRECTORY: &str = "keyspaces";
+
 const MAGIC: [u8; 8] = *b"shoalg1\n";
 
 /// The parts stand on pages of their own, so that one torn write cannot damage two of them.

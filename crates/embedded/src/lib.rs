@@ -24,6 +24,7 @@
 //!   lack the last five seconds, for which the journal is then the only record.
 //! * An **ephemeral** database keeps all of this except durability, and its files go with the last handle.
 
+mod commit;
 mod commits;
 mod damage;
 mod database;
@@ -34,12 +35,14 @@ mod ledger;
 mod meter;
 mod range;
 mod storage;
+mod trouble;
 mod tx;
 mod writer;
 
-pub use database::{Database, Stats};
+pub use database::Database;
 pub use error::{Error, OpenError};
 pub use fjall::Slice;
 pub use keyspace::{Keyspace, Snapshot};
 pub use range::Range;
 pub use tx::Tx;
+pub use writer::Stats;

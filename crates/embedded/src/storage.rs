@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use fjall::KeyspaceCreateOptions;
 
 use crate::commits::Commits;
-use crate::damage::{self, Trouble};
+use crate::damage;
 use crate::error::{Error, words};
 use crate::ledger::Ledger;
 use crate::meter::Meter;
+use crate::trouble::Trouble;
 
 /// The free bytes that writes leave for the engine's own files: tables, a new journal.
 const RESERVE_BYTES: u64 = 64 << 20;

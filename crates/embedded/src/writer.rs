@@ -16,7 +16,6 @@ use fjall::PersistMode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::database::Stats;
 use crate::error::{Error, words};
 use crate::ledger::Ledger;
 use crate::storage::{self, Condition, Engine, Room, Storage};
@@ -60,6 +59,15 @@ pub(crate) struct Writer {
     queue: Option<mpsc::Sender<Message>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     counters: Arc<Counters>,
+}
+
+/// Counts the work of the writer since the database was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Number of closures that were run.
+    pub writes: u64,
+    /// Number of committed groups of closures. A durable database pays one fsync for each.
+    pub groups: u64,
 }
 
 #[derive(Default)]

@@ -7,10 +7,10 @@ use super::imports::Imports;
 use super::tree::{Tree, part_of};
 
 /// Crates with circles still, and how many files are in one. Lower them; a crate without any leaves the table.
-const NOT_YET: [(&str, usize); 3] = [("crates/embedded/", 6), ("crates/kit/", 8), ("services/session/", 2)];
+const NOT_YET: [(&str, usize); 2] = [("crates/kit/", 8), ("services/session/", 2)];
 
 /// The files and folders directly in the sources of a crate, from the top to the bottom: each imports only those after it.
-const ORDER: [(&str, &[&str]); 11] = [
+const ORDER: [(&str, &[&str]); 12] = [
     (
         "services/gateway",
         &[
@@ -83,6 +83,13 @@ const ORDER: [(&str, &[&str]); 11] = [
             "meter",
             "error",
             "backoff",
+        ],
+    ),
+    (
+        "crates/embedded",
+        &[
+            "database", "writer", "tx", "keyspace", "range", "storage", "meter", "error", "damage",
+            "commits", "journal", "ledger", "commit", "trouble",
         ],
     ),
     ("crates/kit", &["process", "settings", "serving", "telemetry", "page", "errors", "role"]),
