@@ -8,10 +8,10 @@ use shoal_client::Channel;
 use shoal_proto::gateway::v1::gateway_service_client::GatewayServiceClient;
 use shoal_proto::gateway::v1::{EndpointState, ListUpstreamsRequest};
 use shoal_proto::session::v1 as session;
+use shoal_testing::RedisServer;
 
 use crate::harness::clone::Clone;
-use crate::harness::engines::need;
-use crate::harness::{eventually, redis_server::RedisServer};
+use crate::harness::eventually;
 
 /// The number of concurrent callers.
 const CALLERS: usize = 8;
@@ -35,9 +35,9 @@ async fn call(channel: Channel, token: String, stop: Arc<AtomicBool>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_leave_a_frozen_clone() {
-    let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
-    let frozen = Clone::start("session", &["--redis", &redis.url]).await;
-    let other = Clone::start("session", &["--redis", &redis.url]).await;
+    let Some(redis) = RedisServer::start().await else { return };
+    let frozen = Clone::start("session", &["--redis", &redis.url()]).await;
+    let other = Clone::start("session", &["--redis", &redis.url()]).await;
     let peers = format!("session={},{}", frozen.address, other.address);
     let gateway = Clone::start("gateway", &["--peer", &peers]).await;
     let channel = gateway.channel();

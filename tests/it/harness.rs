@@ -6,7 +6,6 @@ pub(crate) mod grpcurl;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod raw_codec;
-pub(crate) mod redis_server;
 pub(crate) mod up;
 
 use std::time::{Duration, Instant};

@@ -9,11 +9,9 @@ use shoal_client::Channel;
 use shoal_proto::session::v1 as session;
 use shoal_proto::session::v1::session_service_client::SessionServiceClient;
 use shoal_proto::r#type::v1::{Value, value::Kind};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use shoal_testing::RedisServer;
 
 use crate::harness::clone::Clone;
-use crate::harness::engines::need;
-use crate::harness::redis_server::RedisServer;
 use crate::harness::{eventually, seed};
 
 const WRITERS: usize = 8;
@@ -66,9 +64,9 @@ fn number(session: &session::Session) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_clone_keeps_answered_writes() {
-    let redis = RedisServer::start(&need!("SHOAL_TEST_REDIS_SERVER")).await;
+    let Some(redis) = RedisServer::start().await else { return };
     let mut random = fastrand::Rng::with_seed(seed("a killed session clone"));
-    let flags = ["--redis", &redis.url];
+    let flags = ["--redis", &redis.url()];
     let survivor = Clone::start("session", &flags).await;
     let mut reader = shoal_client::session(survivor.channel());
     for round in 0..ROUNDS {
@@ -116,8 +114,7 @@ async fn killed_clone_keeps_answered_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_session_keys_are_reported() {
-    let server = need!("SHOAL_TEST_REDIS_SERVER");
-    let redis = RedisServer::start(&server).await;
+    let Some(redis) = RedisServer::start().await else { return };
     let soon = Duration::from_secs(20);
     let files = tempfile::tempdir().expect("a folder");
     let start = async |name: &str, check: &str| {
@@ -131,16 +128,11 @@ async fn foreign_session_keys_are_reported() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
         let config = files.path().join(format!("{name}.toml"));
         std::fs::write(&config, format!("[session]\nkeys_file = '{}'\n", path.display())).expect("written");
-        Clone::start("session", &["--redis", &redis.url, "--config", config.to_str().expect("UTF-8")]).await
+        Clone::start("session", &["--redis", &redis.url(), "--config", config.to_str().expect("UTF-8")]).await
     };
     let noted = async |key: &str| {
         eventually(&format!("{key} noted"), soon, async || {
-            let client =
-                tokio::net::TcpStream::connect(redis.url.trim_start_matches("redis://")).await.ok()?;
-            let mut client = tokio::io::BufReader::new(client);
-            client.write_all(b"HKEYS session:marks\r\nQUIT\r\n").await.ok()?;
-            let mut said = String::new();
-            client.read_to_string(&mut said).await.ok()?;
+            let said = redis.ask("HKEYS session:marks");
             said.lines().any(|line| line.starts_with("check:") && line.ends_with(key)).then_some(())
         })
         .await;

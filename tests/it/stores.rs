@@ -6,6 +6,7 @@ use serde_json::Value;
 use shoal_proto::gateway::v1 as gateway;
 use shoal_proto::gateway::v1::EndpointState;
 use shoal_proto::session::v1 as session;
+use shoal_testing::RedisServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -18,7 +19,6 @@ use crate::harness::engines::need;
 use crate::harness::eventually;
 use crate::harness::http::http_get;
 use crate::harness::process::free_port;
-use crate::harness::redis_server::RedisServer;
 
 const SOON: Duration = Duration::from_secs(20);
 const SESSION: &str = "shoal.session.v1.SessionService";
@@ -108,11 +108,10 @@ fn body(answer: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn emptied_redis_keeps_clones_together() {
-    let server = need!("SHOAL_TEST_REDIS_SERVER");
-    let (redis, other) = (RedisServer::start(&server).await, RedisServer::start(&server).await);
-    let first = Clone::start("session", &["--redis", &redis.url]).await;
-    let second = Clone::start("session", &["--redis", &redis.url]).await;
-    let wrong = Clone::start("session", &["--redis", &other.url]).await;
+    let (Some(redis), Some(other)) = (RedisServer::start().await, RedisServer::start().await) else { return };
+    let first = Clone::start("session", &["--redis", &redis.url()]).await;
+    let second = Clone::start("session", &["--redis", &redis.url()]).await;
+    let wrong = Clone::start("session", &["--redis", &other.url()]).await;
     let gateway = gateway_of(&[&wrong, &first, &second]).await;
     let expected = [
         (&first, EndpointState::Ready),
@@ -120,7 +119,7 @@ async fn emptied_redis_keeps_clones_together() {
         (&wrong, EndpointState::OtherStore),
     ];
     let endpoints = until(&gateway, &expected).await;
-    let address = redis.url.trim_start_matches("redis://");
+    let address = format!("127.0.0.1:{}", redis.port());
     let named = endpoints.iter().filter(|e| e.engine == format!("redis {address}")).count();
     assert_eq!(named, 2, "{endpoints:?}");
     sessions_are_found(&gateway).await;
@@ -130,7 +129,7 @@ async fn emptied_redis_keeps_clones_together() {
     assert_eq!(connection.read_u8().await.expect("an answer"), b'+');
     sessions_are_found(&gateway).await;
     // One that starts now finds a store without a name, and the others go on with it.
-    let third = Clone::start("session", &["--redis", &redis.url]).await;
+    let third = Clone::start("session", &["--redis", &redis.url()]).await;
     assert_eq!(health(&third.address, "").await, ServingStatus::Serving);
     until(&gateway, &expected).await;
     sessions_are_found(&gateway).await;
@@ -138,7 +137,7 @@ async fn emptied_redis_keeps_clones_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clone_is_ready_with_its_engine() {
-    let server = need!("SHOAL_TEST_REDIS_SERVER");
+    need!("SHOAL_TEST_REDIS_SERVER");
     let port = free_port();
     let url = format!("redis://127.0.0.1:{port}");
     for role in ["session", "cache", "jobs"] {
@@ -152,7 +151,7 @@ async fn clone_is_ready_with_its_engine() {
         assert_eq!(status["parts"][0]["engine"]["state"], "not reached", "{status}");
         assert!(http_get(&clone.admin, "/livez").await.starts_with("HTTP/1.0 200"), "{role}");
 
-        let redis = RedisServer::start_at(&server, port).await;
+        let redis = RedisServer::start_at(port).await;
         eventually("it is ready", SOON, async || {
             let probed = http_get(&clone.admin, "/readyz").await;
             (probed.starts_with("HTTP/1.0 200") && health(&clone.address, "").await == ServingStatus::Serving)

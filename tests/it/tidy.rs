@@ -45,7 +45,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "shoal-top",
         ],
     ),
-    ("shoal-tests", &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto"]),
+    ("shoal-tests", &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto", TESTING]),
 ];
 const STATEFUL: &[&str] =
     &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link", TESTING];

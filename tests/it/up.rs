@@ -5,13 +5,13 @@ use std::time::Duration;
 use shoal_proto::data::v1 as data;
 use shoal_proto::jobs::v1 as jobs;
 use shoal_proto::session::v1 as session;
+use shoal_testing::RedisServer;
 use tokio::process::Command;
 use tonic_types::StatusExt as _;
 
 use crate::harness::engines::need;
 use crate::harness::http::http_get;
 use crate::harness::process::{Process, free_port, shoal_binary};
-use crate::harness::redis_server::RedisServer;
 use crate::harness::up::Up;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn ctrl_c_ends_watch_with_retry_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_line_names_missing_engines() {
-    let server = need!("SHOAL_TEST_REDIS_SERVER");
+    need!("SHOAL_TEST_REDIS_SERVER");
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let url = format!("redis://{address}");
@@ -205,7 +205,7 @@ async fn ready_line_names_missing_engines() {
     );
     assert!(!output.contains("\nreachable: redis"), "{output}");
 
-    let _redis = RedisServer::start_at(&server, port).await;
+    let _redis = RedisServer::start_at(port).await;
     up.process
         .printed(&format!("\nreachable: redis {address} for session, cache, jobs"), Duration::from_secs(40))
         .await;

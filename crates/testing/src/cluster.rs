@@ -1,7 +1,5 @@
 //! A Redis Cluster of a test's own, whose slots are moved by hand, as `redis-cli --cluster reshard` does it.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::FromRedisValue;
@@ -9,6 +7,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::engine_of;
+use crate::port::free_port;
+use crate::redis_server::RedisServer;
 
 /// The time that starting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,12 +25,7 @@ struct Node {
     port: u16,
     id: String,
     connection: MultiplexedConnection,
-    _process: Process,
-}
-
-struct Process {
-    child: Child,
-    _folder: tempfile::TempDir,
+    _server: RedisServer,
 }
 
 /// A slot on its way from one node to the other.
@@ -41,8 +36,8 @@ pub struct SlotMove<'a> {
 }
 
 impl Cluster {
-    /// Starts two nodes and waits until both serve. Nothing, loudly, where no redis-server is named; a failure if
-    /// `SHOAL_TEST_REQUIRE` asks for engines.
+    /// Starts two nodes and waits until both serve. Returns `None`, and says so, where no redis-server is named; panics if
+    /// engines are required.
     pub async fn start() -> Option<Cluster> {
         let binary = engine_of("SHOAL_TEST_REDIS_SERVER")?;
         let (first, second) = (Node::start(&binary).await, Node::start(&binary).await);
@@ -207,60 +202,22 @@ fn owns(nodes: &str, id: &str, slot: u16) -> bool {
 }
 
 impl Node {
-    /// The node, and its port for other nodes.
+    /// Starts a node. Returns its port for other nodes as well.
     async fn start(binary: &str) -> (Node, String) {
         loop {
-            let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            let [port, bus] = [free(), free()].map(|address| address.expect("a free port").port());
-            let folder = tempfile::tempdir().expect("a folder");
-            let child = Command::new(binary)
-                .args([
-                    "--port",
-                    &port.to_string(),
-                    "--bind",
-                    "127.0.0.1",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                ])
-                .args(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()])
-                .args(["--cluster-require-full-coverage", "no", "--dir"])
-                .arg(folder.path())
-                .stdout(Stdio::null())
-                .spawn()
-                .expect("redis-server starts");
-            let mut process = Process { child, _folder: folder };
-            // Another program may have taken a port meanwhile.
-            let Some(mut connection) = process.connect(port).await else { continue };
+            let bus = free_port().to_string();
+            let options = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-port", &bus],
+                ["--cluster-require-full-coverage", "no"],
+            ]
+            .concat();
+            // The server ends at once if another program has taken one of its ports meanwhile.
+            let Some(server) = RedisServer::launch(binary, free_port(), &options).await else { continue };
+            let client = redis::Client::open(server.url()).expect("an address");
+            let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
             let id = redis::cmd("CLUSTER").arg("MYID").query_async(&mut connection).await.expect("an id");
-            return (Node { port, id, connection, _process: process }, bus.to_string());
+            return (Node { port: server.port(), id, connection, _server: server }, bus);
         }
-    }
-}
-
-impl Process {
-    /// Returns nothing if it ended.
-    async fn connect(&mut self, port: u16) -> Option<MultiplexedConnection> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).expect("an address");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if self.child.try_wait().expect("a child").is_some() {
-                return None;
-            }
-            if let Ok(connection) = client.get_multiplexed_async_connection().await {
-                return Some(connection);
-            }
-            assert!(Instant::now() < deadline, "redis does not answer on port {port}");
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may be dead already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

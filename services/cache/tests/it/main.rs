@@ -4,6 +4,5 @@ mod entries;
 mod harness;
 mod loaders;
 mod outage;
-mod redis_server;
 mod refusals;
 mod rows;

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use shoal_proto::cache::v1 as pb;
 use shoal_proto::cache::v1::object_loader_service_server::{ObjectLoaderService, ObjectLoaderServiceServer};
+use shoal_testing::RedisServer;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
 use crate::harness::{Clone, Peer, reason, until};
-use crate::redis_server::RedisServer;
 
 /// Every object is its id.
 pub(crate) struct Echo;
@@ -60,7 +60,7 @@ async fn objects_load_while_redis_is_away() {
         assert_eq!((object.value.as_ref(), object.from_cache), (b"a".as_slice(), false));
     }
 
-    redis.start_again().await;
+    redis.restart().await;
     let lost = until("redis is used again", async || clone.get("n", "k").await.ok()).await;
     assert_eq!(lost, None, "what it lost is a miss");
     clone.set(set).await.expect("set");
@@ -78,7 +78,7 @@ async fn clone_starts_without_redis() {
     let clone = Clone::start(&format!("redis = '{}'\n", redis.url())).await;
     let status = clone.get("n", "k").await.expect_err("redis is down");
     assert_eq!(status.code(), Code::Unavailable);
-    redis.start_again().await;
+    redis.restart().await;
     until("redis is used", async || clone.get("n", "k").await.ok()).await;
 }
 
@@ -94,7 +94,7 @@ async fn hung_or_flushed_redis_gives_misses() {
     .await;
     clone.get_object("echo", "a").await.expect("loaded");
     assert!(clone.get_object("echo", "a").await.expect("cached").from_cache);
-    assert_eq!(redis.command("FLUSHALL").await, "+OK\r\n");
+    assert_eq!(redis.ask("FLUSHALL"), "OK");
     assert!(!clone.get_object("echo", "a").await.expect("loaded again").from_cache);
     assert!(clone.get_object("echo", "a").await.expect("cached again").from_cache);
 

@@ -2,12 +2,12 @@
 
 use shoal_proto::cache::v1 as pb;
 use shoal_proto::cache::v1::object_loader_service_server::ObjectLoaderServiceServer;
+use shoal_testing::RedisServer;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use crate::harness::{Clone, Peer, reason, until};
 use crate::outage::Echo;
-use crate::redis_server::RedisServer;
 
 /// Returns code and reason, and checks that no balancer will hold the error against the clone.
 fn told(status: &Status) -> (Code, String) {
@@ -36,7 +36,7 @@ async fn objects_load_while_redis_refuses() {
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", read_only, false),
         ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", read_only, false),
     ] {
-        redis.command(begin).await;
+        redis.ask(begin);
         let refused = clone.set(set()).await.expect_err("refused");
         assert_eq!(told(&refused), (code, why.to_owned()));
         assert!(clone.get("n", "k").await.expect("reads go on").is_some());
@@ -46,7 +46,7 @@ async fn objects_load_while_redis_refuses() {
         }
         let object = clone.get_object("echo", begin).await.expect("objects go on without the cache");
         assert_eq!((object.value.as_ref(), object.from_cache), (begin.as_bytes(), false));
-        redis.command(end).await;
+        redis.ask(end);
         until("it takes entries again", async || clone.set(set()).await.ok()).await;
     }
     clone.stop().await;

@@ -262,7 +262,7 @@ async fn embedded_mesh() -> Option<Mesh> {
 
 /// Starts two clones with connections of their own, on keys that no other test has.
 async fn redis_mesh(variable: &str) -> Option<Mesh> {
-    let url = variable_or_skip(variable)?;
+    let url = shoal_testing::engine_of(variable)?;
     let key_prefix = format!("jobs-{}:", uuid::Uuid::new_v4().simple());
     // A long deadline, because these checks are not about a busy machine.
     let config = Config { key_prefix, redis_deadline: Duration::from_secs(5), ..Config::default() };
@@ -284,9 +284,4 @@ pub(crate) async fn redis_mesh_at(url: &str, config: &Config) -> Mesh {
     }
     let (b, a) = (clones.pop().unwrap(), clones.pop().unwrap());
     Mesh { a, b }
-}
-
-/// Returns a variable that a test needs. Without it the test is skipped, loudly; in CI it fails.
-pub(crate) fn variable_or_skip(variable: &str) -> Option<String> {
-    shoal_testing::engine_of(variable)
 }

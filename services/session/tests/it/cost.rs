@@ -2,9 +2,9 @@
 
 use shoal_proto::session::v1::UpdateSessionRequest;
 use shoal_proto::r#type::v1::{Value, value::Kind};
+use shoal_testing::RedisServer;
 
 use super::mesh::{Clone, create, until};
-use super::redis_server::RedisServer;
 
 /// Commands beside those of calls: of this test, of connections that are made and watched, and the question for the time, which
 /// the sweeper asks as well.
@@ -12,7 +12,7 @@ const BESIDE: [&str; 8] = ["info", "ping", "hello", "time", "config", "client", 
 
 #[tokio::test]
 async fn changes_cost_redis_few_commands() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let count = || -> u64 {
         let counts = redis.command_counts().into_iter();

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shoal_proto::session::v1::GetSessionRequest;
+use shoal_testing::RedisServer;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::mesh::{Client, Clone, create, get, until};
 use super::proxy::Proxy;
-use super::redis_server::RedisServer;
 
 const CALLERS: usize = 16;
 /// Each caller calls this often, whatever the last call did.
@@ -108,12 +108,12 @@ async fn check(url: &str, fault: impl AsyncFnOnce() -> Instant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_stopped_and_started_again() {
-    let Some(mut redis) = RedisServer::start() else { return };
+    let Some(mut redis) = RedisServer::start_durable().await else { return };
     let url = redis.url();
     check(&url, async || {
-        redis.stop();
+        redis.kill();
         tokio::time::sleep(FAULT).await;
-        redis.restart();
+        redis.restart().await;
         Instant::now()
     })
     .await;
@@ -123,7 +123,7 @@ async fn redis_is_stopped_and_started_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_frozen_and_thawed() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     check(&redis.url(), async || {
         redis.freeze();
         tokio::time::sleep(FAULT).await;
@@ -137,8 +137,8 @@ async fn redis_is_frozen_and_thawed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn black_holed_connections_are_replaced() {
-    let Some(redis) = RedisServer::start() else { return };
-    let proxy = Proxy::start(redis.port).await;
+    let Some(redis) = RedisServer::start_durable().await else { return };
+    let proxy = Proxy::start(redis.port()).await;
     check(&format!("redis://127.0.0.1:{}", proxy.port), async || {
         proxy.cut();
         tokio::time::sleep(FAULT).await;
@@ -151,13 +151,13 @@ async fn black_holed_connections_are_replaced() {
 
 #[tokio::test]
 async fn clone_starts_before_redis() {
-    let Some(mut redis) = RedisServer::start() else { return };
-    redis.stop();
+    let Some(mut redis) = RedisServer::start_durable().await else { return };
+    redis.kill();
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     for status in [create(&clone.client, "u").await.err(), get(&clone.client, "shoal_x").await.err()] {
         assert_eq!(status.unwrap().code(), Code::Unavailable);
     }
-    redis.restart();
+    redis.restart().await;
     let made = until("Redis' return", || async { create(&clone.client, "u").await.ok() }).await;
     get(&clone.client, &made.token).await.unwrap();
     clone.stop().await;

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
+use shoal_testing::RedisServer;
 use tonic::Code;
 
 use super::mesh::{Clone, create, get, until};
-use super::redis_server::RedisServer;
 
 const FORGED: usize = 100_000;
 const CALLERS: usize = 64;
@@ -32,7 +32,7 @@ fn forge(good: &str, n: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_tokens_never_reach_redis() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let toml = format!("redis = '{}'\n[session]\nsweep_interval = '1h'", redis.url());
     let started = Instant::now();
     let clone = Clone::start(&toml).await;

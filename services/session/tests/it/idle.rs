@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use shoal_testing::RedisServer;
+
 use super::mesh::{Clone, create, revoke, until};
-use super::redis_server::RedisServer;
 
 /// The commands that all clones together may cost.
 const COMMANDS_PER_SECOND_MAX: f64 = 20.0;
@@ -13,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(4);
 
 #[tokio::test]
 async fn resting_clones_send_few_commands() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let mut clones = Vec::new();
     for _ in 0..CLONES {
         clones.push(Clone::start(&format!("redis = '{}'", redis.url())).await);

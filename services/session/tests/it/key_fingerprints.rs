@@ -1,10 +1,10 @@
 //! Notes that clones keep of their keys in Redis, when the record holds something else or Redis refuses it.
 
+use shoal_testing::RedisServer;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::captured::Captured;
 use super::mesh::{Clone, until};
-use super::redis_server::RedisServer;
 
 /// A keyring without a pepper: the first keys of three purposes.
 const KEYS_NOTED: u64 = 3;
@@ -12,12 +12,12 @@ const FAILURE: &str = "session keys cannot be compared";
 
 #[tokio::test]
 async fn foreign_key_logged_among_unreadable_notes() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let last = "9999999999999";
     for note in ["x y", &format!("\"\\xff\\xfe\" {last}"), "check:0000000000000001:damaged soon"] {
-        assert_eq!(redis.ask(&format!("HSET session:marks {note}")), ":1", "{note}");
+        assert_eq!(redis.ask(&format!("HSET session:marks {note}")), "1", "{note}");
     }
-    assert_eq!(redis.ask(&format!("HSET session:marks check:0000000000000002:foreign {last}")), ":1");
+    assert_eq!(redis.ask(&format!("HSET session:marks check:0000000000000002:foreign {last}")), "1");
     let captured = Captured::default();
     let _capturing = captured.start(FmtSpan::NONE);
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
@@ -29,8 +29,8 @@ async fn foreign_key_logged_among_unreadable_notes() {
 
 /// Notes that Redis refuses, as it was told to by `order`, are told once and not tried again soon.
 async fn told_once(order: &str, code: &str) {
-    let Some(redis) = RedisServer::start() else { return };
-    assert_eq!(redis.ask(order), "+OK");
+    let Some(redis) = RedisServer::start_durable().await else { return };
+    assert_eq!(redis.ask(order), "OK");
     let captured = Captured::default();
     let _capturing = captured.start(FmtSpan::NONE);
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;

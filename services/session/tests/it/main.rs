@@ -12,7 +12,6 @@ mod key_fingerprints;
 mod keys;
 mod mesh;
 mod proxy;
-mod redis_server;
 mod refusals;
 mod restart;
 mod secrecy;

@@ -5,11 +5,11 @@ use shoal_proto::session::v1::{
     RevokeSessionRequest, RotateSessionRequest, UpdateSessionRequest, revoke_session_request,
 };
 use shoal_proto::r#type::v1::{Value, value};
+use shoal_testing::RedisServer;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::mesh::{Client, Clone, create, get, revoke, until};
-use super::redis_server::RedisServer;
 
 /// Code and reason, and that no balancer will hold it against the clone.
 fn told(status: &Status) -> (Code, String) {
@@ -37,7 +37,7 @@ async fn update(client: &Client, token: &str) -> Result<(), Status> {
 
 #[tokio::test]
 async fn full_redis_serves_existing_sessions_only() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let client = &clone.client;
     let first = until("a session", || async { create(client, "u").await.ok() }).await.token;
@@ -61,7 +61,7 @@ async fn full_redis_serves_existing_sessions_only() {
 
 #[tokio::test]
 async fn read_only_redis_is_named_so() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let client = &clone.client;
     let token = until("a session", || async { create(client, "u").await.ok() }).await.token;
@@ -92,7 +92,7 @@ async fn read_only_redis_is_named_so() {
 
 #[tokio::test]
 async fn evicting_redis_refuses_new_sessions() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     redis.ask("CONFIG SET maxmemory-policy allkeys-lru");
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let client = &clone.client;

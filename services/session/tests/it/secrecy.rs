@@ -6,12 +6,12 @@ use shoal_proto::session::v1::{
     CreateSessionRequest, RotateSessionRequest, UpdateSessionRequest, WatchSessionsRequest,
 };
 use shoal_proto::r#type::v1::{Value, value::Kind};
+use shoal_testing::RedisServer;
 use tonic::Status;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::captured::Captured;
 use super::mesh::{Clone, create, get, revoke, until};
-use super::redis_server::RedisServer;
 
 /// Every call, with good and bad tokens; answers the tokens issued and the errors seen.
 async fn use_everything(clone: &Clone) -> (Vec<String>, Vec<Status>) {
@@ -86,7 +86,7 @@ async fn no_output_reveals_a_token() {
 
     let grace = "[session]\nrotation_grace = '50ms'";
     let mut clones = vec![Clone::start(grace).await];
-    let redis = RedisServer::start();
+    let redis = RedisServer::start_durable().await;
     if let Some(redis) = &redis {
         clones.push(Clone::start(&format!("redis = '{}'\n{grace}", redis.url())).await);
     }
@@ -101,7 +101,7 @@ async fn no_output_reveals_a_token() {
     if let Some(mut redis) = redis {
         let keys = redis.ask("GET session:keys");
         secrets.extend(keys.split([':', '"']).filter(|part| part.len() > 40).map(str::to_owned));
-        redis.stop();
+        redis.kill();
         errors.push(until("the fault", || async { get(&clones[1].client, &tokens[2]).await.err() }).await);
     }
     for clone in clones {

@@ -1,11 +1,11 @@
 //! Watching over real streams: clones come and go, the watcher goes on.
 
 use shoal_proto::session::v1::{SessionEventType, WatchSessionsRequest, WatchSessionsResponse};
+use shoal_testing::RedisServer;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::mesh::{Client, Clone, PATIENCE, create, get, until};
-use super::redis_server::RedisServer;
 
 async fn watch(client: &Client, resume_token: &str) -> Streaming<WatchSessionsResponse> {
     let request = WatchSessionsRequest { user_id: "u".into(), resume_token: resume_token.into() };
@@ -19,7 +19,7 @@ async fn next(stream: &mut Streaming<WatchSessionsResponse>) -> Result<WatchSess
 
 #[tokio::test]
 async fn draining_clone_ends_its_watches() {
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let toml = format!("redis = '{}'", redis.url());
     let (a, b) = tokio::join!(Clone::start(&toml), Clone::start(&toml));
     until("a session", || async { create(&b.client, "other").await.ok() }).await;
@@ -44,13 +44,13 @@ async fn draining_clone_ends_its_watches() {
 
 #[tokio::test]
 async fn watch_survives_redis_outage() {
-    let Some(mut redis) = RedisServer::start() else { return };
+    let Some(mut redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let made = until("a session", || async { create(&clone.client, "u").await.ok() }).await;
     let mut stream = watch(&clone.client, "").await;
-    redis.stop();
+    redis.kill();
     until("the fault", || async { get(&clone.client, &made.token).await.err() }).await;
-    redis.restart();
+    redis.restart().await;
     let made = until("Redis' return", || async { create(&clone.client, "u").await.ok() }).await;
     let event = next(&mut stream).await.unwrap();
     assert_eq!(event.session_id, made.session.unwrap().id);
@@ -60,13 +60,13 @@ async fn watch_survives_redis_outage() {
 
 #[tokio::test]
 async fn watch_begun_without_redis_starts_later() {
-    let Some(mut redis) = RedisServer::start() else { return };
+    let Some(mut redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     let made = until("a session", || async { create(&clone.client, "other").await.ok() }).await;
     let mut stream = watch(&clone.client, "").await;
     until("a session", || async { create(&clone.client, "u").await.ok() }).await;
     let token = next(&mut stream).await.unwrap().resume_token;
-    redis.stop();
+    redis.kill();
     until("the fault", || async { get(&clone.client, &made.token).await.err() }).await;
     let mut stream = watch(&clone.client, &token).await;
     let heard = tokio::spawn(async move { next(&mut stream).await });
@@ -74,7 +74,7 @@ async fn watch_begun_without_redis_starts_later() {
     for _ in 0..10 {
         get(&clone.client, &made.token).await.unwrap_err();
     }
-    redis.restart();
+    redis.restart().await;
     until("Redis' return", || async { create(&clone.client, "u").await.ok() }).await;
     heard.await.unwrap().unwrap();
     clone.stop().await;
@@ -95,7 +95,7 @@ async fn watchers_past_limit_are_refused() {
 #[tokio::test]
 async fn concurrent_watches_share_reads() {
     const WATCHERS: u64 = 100;
-    let Some(redis) = RedisServer::start() else { return };
+    let Some(redis) = RedisServer::start_durable().await else { return };
     let clone = Clone::start(&format!("redis = '{}'", redis.url())).await;
     until("a session", || async { create(&clone.client, "u").await.ok() }).await;
     let reads = || -> u64 {

@@ -1,7 +1,5 @@
 //! Faults of Redis: it stops, restarts, freezes, fills up, evicts, forgets. Each test has a Redis of its own.
 
-mod server;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +7,9 @@ use bytes::Bytes;
 use shoal_kit::EngineError;
 use shoal_kit::reason;
 use shoal_redis_link::LinkConfig;
+use shoal_testing::RedisServer;
 use tokio::time::{Instant, timeout};
 
-use self::server::Server;
 use super::RedisStore;
 use crate::config::Config;
 use crate::error::Error;
@@ -25,11 +23,11 @@ use crate::store::conformance::{
 const SOON: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(600);
 
-async fn mesh(server: &Server) -> Mesh {
+async fn mesh(server: &RedisServer) -> Mesh {
     mesh_that_waits(server, Duration::from_secs(5)).await
 }
 
-async fn mesh_that_waits(server: &Server, redis_deadline: Duration) -> Mesh {
+async fn mesh_that_waits(server: &RedisServer, redis_deadline: Duration) -> Mesh {
     let config = Config { key_prefix: "t:".to_owned(), redis_deadline, ..Config::default() };
     redis_mesh_at(&server.url(), &config).await
 }
@@ -44,7 +42,7 @@ fn is_out_of_reach<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_outlives_a_redis_restart() {
-    let Some(mut server) = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
+    let Some(mut server) = RedisServer::start_durable().await else {
         return;
     };
     let mesh = mesh(&server).await;
@@ -75,7 +73,7 @@ async fn watch_outlives_a_redis_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_of_lost_job_ends() {
-    let Some(mut server) = Server::start(&["--save", ""]).await else { return };
+    let Some(mut server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let job = mesh.a.enqueue(&queue("lost"), "k").await;
     let mut watch = mesh.b.watch(&job.id, None).await.unwrap();
@@ -88,7 +86,7 @@ async fn watch_of_lost_job_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_redis_costs_no_attempt() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh_that_waits(&server, Config::default().redis_deadline).await;
     let q = queue("frozen");
     for kind in ["1", "2"] {
@@ -131,7 +129,7 @@ async fn frozen_redis_costs_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_redis_is_used_when_up() {
-    let Some(mut server) = Server::start(&[]).await else { return };
+    let Some(mut server) = RedisServer::start().await else { return };
     server.kill();
     let store = RedisStore::open(LinkConfig::new(server.url(), "jobs"), &Config::default()).unwrap();
     let clone = TestClone::start(Arc::new(store));
@@ -148,7 +146,8 @@ async fn late_redis_is_used_when_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evicting_redis_takes_no_jobs() {
     for policy in ["allkeys-lru", "volatile-ttl"] {
-        let Some(server) = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", policy]).await
+        let Some(server) =
+            RedisServer::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", policy]).await
         else {
             return;
         };
@@ -159,7 +158,7 @@ async fn evicting_redis_takes_no_jobs() {
         assert!(mesh.a.store.ready().unwrap_err().contains("noeviction"));
         // An operator who follows the error's advice needs no restart.
         mesh.a.maintain();
-        server.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
+        server.ask("config set maxmemory-policy noeviction");
         eventually("it is accepted", || async { mesh.a.store.enqueue(new_job(&q, "k")).await.ok() }).await;
         assert_eq!(mesh.a.store.ready(), Ok(()));
     }
@@ -167,13 +166,13 @@ async fn evicting_redis_takes_no_jobs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_redis_refuses_only_new_jobs() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("full");
     for kind in ["1", "2", "3"] {
         mesh.a.enqueue(&q, kind).await;
     }
-    server.cli(&["config", "set", "maxmemory", "1mb"]);
+    server.ask("config set maxmemory 1mb");
     assert!(matches!(
         mesh.a.store.enqueue(new_job(&q, "4")).await,
         Err(Error::Engine(EngineError::Full { .. }))
@@ -199,19 +198,15 @@ async fn full_redis_refuses_only_new_jobs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_only_redis_is_still_read() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("read-only");
     let job = mesh.a.enqueue(&q, "1").await;
     for (begin, end, says) in [
-        (["replicaof", "127.0.0.1", "1"].as_slice(), ["replicaof", "no", "one"].as_slice(), "READONLY"),
-        (
-            &["config", "set", "min-replicas-to-write", "1"],
-            &["config", "set", "min-replicas-to-write", "0"],
-            "NOREPLICAS",
-        ),
+        ("replicaof 127.0.0.1 1", "replicaof no one", "READONLY"),
+        ("config set min-replicas-to-write 1", "config set min-replicas-to-write 0", "NOREPLICAS"),
     ] {
-        server.cli(begin);
+        server.ask(begin);
         let refused = mesh.a.store.enqueue(new_job(&q, "2")).await.unwrap_err();
         let leased = mesh.b.store.lease(lease_request(&q, 1, LONG), ticket()).await.unwrap_err();
         for error in [refused, leased] {
@@ -223,7 +218,7 @@ async fn read_only_redis_is_still_read() {
         }
         assert!(mesh.b.get(&job.id).await.is_some(), "reads go on");
         assert!(mesh.a.store.ready().unwrap_err().contains(says));
-        server.cli(end);
+        server.ask(end);
         eventually("it is well again", || async { mesh.a.store.ready().ok() }).await;
         assert_eq!(mesh.a.store.count(&q).await.unwrap().unwrap().ready, 1, "nothing was done");
     }
@@ -231,14 +226,14 @@ async fn read_only_redis_is_still_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queue_restarts_after_redis_forgets() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     mesh.b.maintain();
     let q = queue("flushed");
     let gone = mesh.a.enqueue(&q, "k").await;
     let claim = mesh.a.lease(&q, 1, LONG).await;
-    server.cli(&["flushall"]);
-    server.cli(&["script", "flush"]);
+    server.ask("flushall");
+    server.ask("script flush");
     assert_eq!(
         mesh.a.store.complete(&gone.id, claim.fence, Bytes::new()).await,
         Err(Error::not_found(&gone.id))
@@ -255,7 +250,7 @@ async fn queue_restarts_after_redis_forgets() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_queue_is_dropped_and_returns() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let (idle, busy) = (queue("idle"), queue("busy"));
     let mut short = new_job(&idle, "k");
@@ -266,16 +261,16 @@ async fn idle_queue_is_dropped_and_returns() {
     mesh.a.store.complete(&claim.jobs[0].id, claim.fence, Bytes::new()).await.unwrap();
     eventually("its job is forgotten", || async {
         mesh.a.store.promote_due(&idle).await.unwrap();
-        (server.cli(&["exists", "t:{idle}:z:4"]) == "0").then_some(())
+        (server.ask("exists t:{idle}:z:4") == "0").then_some(())
     })
     .await;
     // Both queues look as if they were used two days ago.
     let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 2 * 86_400).to_string();
     for name in ["idle", "busy"] {
-        server.cli(&["zadd", "t:queues", &then, name]);
+        server.ask(&format!("zadd t:queues {then} {name}"));
     }
     assert_eq!(mesh.b.store.queues().await.unwrap(), std::slice::from_ref(&busy));
-    assert_eq!(server.cli(&["exists", "t:{idle}:ev"]), "0");
+    assert_eq!(server.ask("exists t:{idle}:ev"), "0");
     assert_eq!(mesh.b.store.count(&idle).await, Ok(None));
 
     mesh.b.enqueue(&idle, "k").await;
@@ -286,7 +281,7 @@ async fn idle_queue_is_dropped_and_returns() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unused_queue_gives_way_to_new() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let config = Config {
         key_prefix: "t:".to_owned(),
         redis_deadline: Duration::from_secs(5),
@@ -307,20 +302,20 @@ async fn unused_queue_gives_way_to_new() {
     // Both queues look as if they were used an hour ago; one of them has a job.
     let then = (crate::job::moment::Moment::of_this_machine().0 / 1000 - 3600).to_string();
     for name in ["full", "empty"] {
-        server.cli(&["zadd", "t:queues", &then, name]);
+        server.ask(&format!("zadd t:queues {then} {name}"));
     }
     eventually("its job is forgotten", || async {
         mesh.a.store.promote_due(&empty).await.unwrap();
         new().await.ok()
     })
     .await;
-    assert_eq!(server.cli(&["zscore", "t:queues", "empty"]), "");
+    assert_eq!(server.ask("zscore t:queues empty"), "");
     assert_eq!(mesh.b.lease(&full, 1, LONG).await.jobs.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_at_rest_cost_redis_nothing() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     for n in 0..200 {
         mesh.a.enqueue(&queue(&format!("junk-{n}")), "k").await;
@@ -328,7 +323,7 @@ async fn queues_at_rest_cost_redis_nothing() {
     mesh.a.maintain();
     mesh.b.maintain();
     let commands = || -> u64 {
-        let stats = server.cli(&["info", "stats"]);
+        let stats = server.ask("info stats");
         let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
         line.expect("it counts").trim().parse().expect("a number")
     };
@@ -345,7 +340,7 @@ async fn queues_at_rest_cost_redis_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_clone_gives_a_lease_back() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("heard");
     let job = mesh.a.enqueue(&q, "k").await;
@@ -361,19 +356,19 @@ async fn another_clone_gives_a_lease_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fences_grow_across_fail_overs() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("older");
     mesh.a.enqueue(&q, "k").await;
     let first = mesh.a.lease(&q, 1, LONG).await;
     // The replica that took over had not received the last fence.
-    server.cli(&["del", "t:{older}:f"]);
+    server.ask("del t:{older}:f");
     mesh.a.enqueue(&q, "k").await;
     let second = mesh.a.lease(&q, 1, LONG).await;
     assert!(second.fence > first.fence, "{} after {}", second.fence, first.fence);
     // A Redis whose clock is behind goes on from the last fence.
     let ahead = (second.fence + 3_600_000_000).to_string();
-    server.cli(&["set", "t:{older}:f", &ahead]);
+    server.ask(&format!("set t:{{older}}:f {ahead}"));
     mesh.a.enqueue(&q, "k").await;
     assert_eq!(
         mesh.a.lease(&q, 1, LONG).await.fence.to_string(),
@@ -383,7 +378,7 @@ async fn fences_grow_across_fail_overs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_waiters_cost_redis_nothing() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     mesh.a.maintain();
     mesh.b.maintain();
@@ -401,7 +396,7 @@ async fn idle_waiters_cost_redis_nothing() {
     let one = lease_request(&q, 1, LONG);
     let waiting = futures::future::join_all((0..100).map(|_| mesh.b.leaser.lease(&one, wait)));
     let scripts = || -> u64 {
-        let stats = server.cli(&["info", "commandstats"]);
+        let stats = server.ask("info commandstats");
         let calls = |name: &str| {
             let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{name}:")));
             line.and_then(|line| line.split_once("calls=")?.1.split_once(',')?.0.parse::<u64>().ok())
@@ -419,7 +414,7 @@ async fn idle_waiters_cost_redis_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_jobs_leave_no_ids_behind() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("cancelled");
     let mut ids = Vec::new();
@@ -428,7 +423,7 @@ async fn cancelled_jobs_leave_no_ids_behind() {
         ids.extend(mesh.a.store.enqueue_all(jobs).await.unwrap().into_iter().map(|made| made.job.id));
     }
     let length = || -> usize {
-        let of = |key: &str| server.cli(&["llen", key]).trim().parse::<usize>().unwrap();
+        let of = |key: &str| server.ask(&format!("llen {key}")).trim().parse::<usize>().unwrap();
         of("t:{cancelled}:r::1") + of("t:{cancelled}:r::1:first")
     };
     fastrand::Rng::with_seed(11).shuffle(&mut ids);
@@ -447,11 +442,11 @@ async fn cancelled_jobs_leave_no_ids_behind() {
 /// Counts commands. A change here changes what Redis can carry; docs/redis.md has the figures.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_cost_redis_few_commands() {
-    let Some(server) = Server::start(&[]).await else { return };
+    let Some(server) = RedisServer::start().await else { return };
     let mesh = mesh(&server).await;
     let q = queue("cost");
     let of_steps = || -> u64 {
-        let stats = server.cli(&["info", "commandstats"]);
+        let stats = server.ask("info commandstats");
         let beside = ["ping", "info", "config", "client", "subscribe", "hello", "script", "xread"];
         stats
             .lines()
