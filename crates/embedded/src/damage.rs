@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn leftovers_of_a_killed_start_are_cleared() {
+    async fn leftovers_of_killed_start_are_cleared() {
         let unfinished: [&[&str]; 5] = [
             &["ledger.new"],
             &["lock", "keyspaces/0/x"],

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_ephemeral_directory_goes_with_the_last_handle() {
+    async fn ephemeral_directory_goes_with_last_handle() {
         let database = Database::ephemeral().unwrap();
         let path = database.storage.temporary.as_ref().unwrap().path().to_owned();
         let keyspace = database.keyspace("k").unwrap();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_slot_leaves_the_number_before() {
+    fn torn_slot_leaves_previous_number() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::create(dir.path()).unwrap();
         ledger.add_keyspace(7, "k").unwrap();

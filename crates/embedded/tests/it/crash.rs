@@ -16,12 +16,12 @@ const BEFORE_KILLS: [u32; 24] =
     [0, 1, 300, 2, 0, 5, 1, 300, 17, 3, 0, 40, 1, 9, 0, 120, 2, 0, 7, 60, 1, 0, 25, 300];
 
 #[test]
-fn kill_nine_loses_nothing_acknowledged_and_tears_nothing() {
+fn sigkill_loses_and_tears_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = 0u64;
     for count in BEFORE_KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture"])
+            .args(["--exact", "crash::child_writes_until_killed", "--nocapture"])
             .env(DIR, dir.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -70,7 +70,7 @@ fn a_killed_first_start_is_repeated() {
     for made in MADE {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::child_that_writes_until_it_is_killed", "--nocapture"])
+            .args(["--exact", "crash::child_writes_until_killed", "--nocapture"])
             .env(DIR, dir.path())
             .stdout(Stdio::null())
             .spawn()
@@ -89,7 +89,7 @@ fn a_killed_first_start_is_repeated() {
 
 /// Run by the tests above in a process of its own; does nothing otherwise.
 #[test]
-fn child_that_writes_until_it_is_killed() {
+fn child_writes_until_killed() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {

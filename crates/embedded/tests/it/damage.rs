@@ -113,7 +113,7 @@ fn used(dir: &Path) -> u64 {
 }
 
 #[tokio::test]
-async fn a_cut_or_missing_journal_is_refused() {
+async fn cut_or_missing_journal_is_refused() {
     let dir = written().await;
     let dir = dir.path();
     assert!(refused(dir, |dir| fs::remove_file(dir.join(JOURNAL)).unwrap()).contains("journal"));
@@ -162,7 +162,7 @@ async fn a_damaged_beginning_spares_the_rest() {
 }
 
 #[tokio::test]
-async fn a_missing_or_damaged_ledger_is_refused() {
+async fn missing_or_damaged_ledger_is_refused() {
     let dir = written().await;
     let dir = dir.path();
     assert!(refused(dir, |dir| fs::remove_file(dir.join(LEDGER)).unwrap()).contains("ledger"));
@@ -180,7 +180,7 @@ async fn a_missing_or_damaged_ledger_is_refused() {
 }
 
 #[tokio::test]
-async fn missing_keyspaces_and_table_lists_are_refused() {
+async fn missing_keyspace_or_list_is_refused() {
     let dir = written().await;
     let dir = dir.path();
     let keyspaces = dir.join("keyspaces");
@@ -241,7 +241,7 @@ async fn fill(dir: &Path, done: impl Fn(&Path) -> bool) -> u32 {
 }
 
 #[tokio::test]
-async fn no_journal_of_several_may_be_missing() {
+async fn missing_journal_among_several_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fill(dir, |dir| journals(dir).len() == 2).await;

@@ -44,7 +44,7 @@ async fn second_opener_learns_who_holds_directory() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_used_is_named() {
+async fn unusable_directory_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -78,7 +78,7 @@ async fn closing_runs_queue_and_refuses_rest() {
 }
 
 #[tokio::test]
-async fn a_transaction_may_hold_the_last_handle() {
+async fn transaction_may_hold_last_handle() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let (release, held) = std::sync::mpsc::channel::<()>();

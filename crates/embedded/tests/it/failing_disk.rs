@@ -127,7 +127,7 @@ impl Limited {
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "failing_disk::child_that_writes_as_it_is_told", "--nocapture"])
+            .args(["--exact", "failing_disk::child_writes_as_told", "--nocapture"])
             .env(DIR, dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,7 +159,7 @@ impl Drop for Limited {
 }
 
 #[test]
-fn only_a_write_that_was_tried_is_unknown() {
+fn only_tried_writes_are_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Limited::start(dir.path());
     let mut acknowledged = Vec::new();
@@ -206,7 +206,7 @@ fn only_a_write_that_was_tried_is_unknown() {
 
 /// Run by the test above in a process of its own; does nothing otherwise.
 #[test]
-fn child_that_writes_as_it_is_told() {
+fn child_writes_as_told() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let database = Database::open(dir.as_ref()).unwrap();

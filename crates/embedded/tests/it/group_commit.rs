@@ -34,7 +34,7 @@ async fn concurrent_writes_share_fsyncs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_read_check_writes_lose_no_update() {
+async fn concurrent_transactions_lose_no_update() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let tasks: Vec<_> = (0..200)

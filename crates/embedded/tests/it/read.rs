@@ -75,7 +75,7 @@ async fn ranges_agree_with_model_from_both_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_never_see_half_of_a_transaction() {
+async fn readers_never_see_half_a_transaction() {
     let database = Database::ephemeral().unwrap();
     let (a, b) = (database.keyspace("a").unwrap(), database.keyspace("b").unwrap());
     let done = Arc::new(AtomicBool::new(false));

@@ -5,7 +5,7 @@ use shoal_embedded::{Database, Error};
 use crate::{pairs, text};
 
 #[tokio::test]
-async fn a_panic_leaves_nothing_and_hurts_nobody_else() {
+async fn panic_leaves_nothing_and_spares_others() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let inner = keyspace.clone();
@@ -28,7 +28,7 @@ async fn a_panic_leaves_nothing_and_hurts_nobody_else() {
 }
 
 #[tokio::test]
-async fn an_abort_leaves_nothing_but_its_answer() {
+async fn abort_leaves_only_its_answer() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     let inner = keyspace.clone();
@@ -116,7 +116,7 @@ async fn ranges_in_transaction_show_own_writes() {
 }
 
 #[tokio::test]
-async fn a_transaction_beyond_a_limit_leaves_nothing() {
+async fn transaction_beyond_limit_leaves_nothing() {
     let database = Database::ephemeral().unwrap();
     let keyspace = database.keyspace("k").unwrap();
     for bad in [Vec::new(), vec![b'k'; 65_536]] {
