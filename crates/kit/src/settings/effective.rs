@@ -84,16 +84,7 @@ impl Settings {
 /// Returns a value in TOML. Of a URL the user and the password are hidden; of other secrets everything.
 fn shown(path: &[&str], value: &Value) -> String {
     match value {
-        // A Redis is no secret; what stands before the last `@` or behind a `?` of its URL may be.
-        Value::String(_, text) if path.last() == Some(&"redis") => {
-            let scheme = if text.starts_with("redis+sentinel://") { "redis+sentinel" } else { "redis" };
-            match (text.rsplit_once('@'), text.split_once('?')) {
-                (Some(_), Some(_)) => quoted("…"),
-                (Some((_, host)), None) => quoted(&format!("{scheme}://…@{host}")),
-                (None, Some((host, _))) => quoted(&format!("{host}?…")),
-                (None, None) => quoted(text),
-            }
-        }
+        Value::String(_, text) if path.last() == Some(&"redis") => redis_shown(text),
         _ if is_secret(path) => quoted("…"),
         Value::Array(_, list) => {
             let list: Vec<String> = list.iter().map(|value| shown(path, value)).collect();
@@ -111,6 +102,30 @@ fn shown(path: &[&str], value: &Value) -> String {
             None => quoted("…"),
         },
     }
+}
+
+/// Returns the URLs of a Redis without user, password and query. Hides the whole text unless each remaining part is a place, because
+/// any part of a malformed URL may be the password.
+fn redis_shown(text: &str) -> String {
+    let scheme = if text.starts_with("redis+sentinel://") { "redis+sentinel" } else { "redis" };
+    // A password may hold an `@` or a `?`; nothing after the last `@` can be part of it.
+    let (shown, places) = match (text.rsplit_once('@'), text.split_once('?')) {
+        (Some(_), Some(_)) => return quoted("…"),
+        (Some((_, places)), None) => (format!("{scheme}://…@{places}"), places),
+        (None, Some((places, _))) => (format!("{places}?…"), places),
+        (None, None) => (text.to_owned(), text),
+    };
+    quoted(if places.split(',').all(is_place) { &shown } else { "…" })
+}
+
+/// Returns whether a text is `[scheme://]host[:port][/name…]`, as the descriptions of a Redis in logs have it.
+fn is_place(text: &str) -> bool {
+    let text = text.trim();
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = text.split_once('/').map_or(text, |(host, _)| host);
+    let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
+    let port = after.split_once(':').map_or("", |(_, port)| port);
+    !host.starts_with(':') && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 fn quoted(text: &str) -> String {
@@ -168,5 +183,24 @@ mod tests {
             said.contains("redis = \"redis://…@a:1,redis://b:2\"") && said.contains("password = \"…\""),
             "{said}"
         );
+    }
+
+    #[test]
+    fn malformed_redis_urls_are_hidden() {
+        for (url, expected) in [
+            ("redis://:SECRET", "…"),
+            ("redis://ada:SECRET", "…"),
+            ("redis://:SE,CRET", "…"),
+            ("redis://a:1,redis://:SECRET", "…"),
+            ("redis://ada:SECRET@a:1,redis://:SECRET", "…"),
+            ("redis://:SECRET?db=1", "…"),
+            ("redis://ada:12?SECRET@a:1", "…"),
+            ("redis://a:1?password=SECRET", "redis://a:1?…"),
+            ("redis://[::1]:6379/2", "redis://[::1]:6379/2"),
+            ("redis://a:1, redis://b:2", "redis://a:1, redis://b:2"),
+            ("redis+sentinel://ada:SECRET@a:1,b,[::1]:3/main/2", "redis+sentinel://…@a:1,b,[::1]:3/main/2"),
+        ] {
+            assert_eq!(redis_shown(url), format!("\"{expected}\""), "{url}");
+        }
     }
 }
