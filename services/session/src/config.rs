@@ -9,9 +9,8 @@ use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
 use crate::keys::keyring::KeysText;
-use crate::session::attribute::Limits;
+use crate::session::attribute::{Limits, NAME_BYTES_MAX, REMOVE_MAX};
 use crate::session::{AtLimit, Policy};
-use crate::sessions::{NAME_BYTES_MAX, REMOVE_MAX};
 
 /// A shorter idle time than this would end sessions between two calls of one page.
 const TTL_MIN: Duration = Duration::from_secs(1);

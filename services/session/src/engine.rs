@@ -46,7 +46,7 @@ impl Engine {
 
     async fn open_with(settings: &Settings, health: Health) -> anyhow::Result<Engine> {
         let config = settings.valid_section(Role::Session.name(), Config::validate)?;
-        let keyring = file::configured(&config)?;
+        let keyring = file::configured(&config.keys, config.keys_file.as_deref())?;
         if let Some(url) = settings.redis_of(Role::Session) {
             let link = LinkConfig {
                 connections: config.redis_connections,

@@ -17,7 +17,7 @@ use crate::id::SessionId;
 use crate::keys::keyring::{Hash, Keyring};
 use crate::keys::secret::Secret;
 use crate::keys::token::Token;
-use crate::session::attribute::{Attributes, Change, Passed};
+use crate::session::attribute::{Attributes, Change, NAME_BYTES_MAX, Passed, REMOVE_MAX};
 use crate::session::rotation::{RETIRED_MAX, Secrets};
 use crate::session::{Created, NewSession, RequestKey, Session};
 use crate::store::keys::KeySource;
@@ -26,9 +26,6 @@ use crate::watch::Watch;
 
 const USER_BYTES_MAX: usize = 256;
 const REQUEST_ID_BYTES_MAX: usize = 128;
-pub(crate) const NAME_BYTES_MAX: usize = 128;
-/// Names in one `remove`: more than a session can have makes no sense.
-pub(crate) const REMOVE_MAX: usize = 256;
 const PAGE_SIZE: usize = 20;
 const PAGE_SIZE_MAX: usize = 100;
 

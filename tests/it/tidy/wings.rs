@@ -7,7 +7,7 @@ use super::imports::Imports;
 use super::tree::{Tree, part_of};
 
 /// Crates with circles still, and how many files are in one. Lower them; a crate without any leaves the table.
-const NOT_YET: [(&str, usize); 2] = [("crates/kit/", 8), ("services/session/", 2)];
+const NOT_YET: [(&str, usize); 1] = [("crates/kit/", 8)];
 
 /// The files and folders directly in the sources of a crate, from the top to the bottom: each imports only those after it.
 const ORDER: [(&str, &[&str]); 12] = [
@@ -128,6 +128,25 @@ const ORDER: [(&str, &[&str]); 12] = [
             "error",
             "clock",
             "value",
+        ],
+    ),
+    (
+        "services/session",
+        &[
+            "engine",
+            "key_comparison",
+            "service",
+            "sessions",
+            "sweeper",
+            "watch",
+            "store",
+            "config",
+            "error",
+            "event",
+            "session",
+            "keys",
+            "clock",
+            "id",
         ],
     ),
     (

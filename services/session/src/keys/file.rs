@@ -9,16 +9,15 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::config::Config;
 use crate::keys::keyring::{Keyring, KeysText};
 
 /// The file of generated keys, beside the database's files.
 pub(crate) const FILE: &str = "keys.toml";
 
-/// Returns the keys that the configuration names, if it names any.
-pub(crate) fn configured(config: &Config) -> anyhow::Result<Option<Arc<Keyring>>> {
-    let keyring = match &config.keys_file {
-        _ if !config.keys.is_empty() => Keyring::parse(&config.keys)?,
+/// Returns the keys given inline or else those in the named file; `None` if neither is given.
+pub(crate) fn configured(keys: &KeysText, keys_file: Option<&Path>) -> anyhow::Result<Option<Arc<Keyring>>> {
+    let keyring = match keys_file {
+        _ if !keys.is_empty() => Keyring::parse(keys)?,
         None => return Ok(None),
         Some(path) => {
             Keyring::parse(&read(path)?).with_context(|| format!("keys_file {}", path.display()))?
@@ -107,9 +106,9 @@ mod tests {
     #[test]
     fn keys_of_the_environment_beat_the_file() {
         let keys = KeysText::generate();
-        let config = Config { keys: keys.clone(), keys_file: Some("/nowhere".into()), ..Config::default() };
-        let ours = configured(&config).unwrap().unwrap();
+        let nowhere = Some(Path::new("/nowhere"));
+        let ours = configured(&keys, nowhere).unwrap().unwrap();
         assert_eq!(ours.check(b"body"), Keyring::parse(&keys).unwrap().check(b"body"));
-        assert!(configured(&Config { keys: KeysText::default(), ..config }).is_err());
+        assert!(configured(&KeysText::default(), nowhere).is_err());
     }
 }

@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+/// Bytes in the name of an attribute or of a metadata entry.
+pub(crate) const NAME_BYTES_MAX: usize = 128;
+/// Names in one `remove`: more than a session can have makes no sense.
+pub(crate) const REMOVE_MAX: usize = 256;
+
 /// A typed scalar.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
