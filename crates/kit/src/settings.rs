@@ -9,6 +9,7 @@ mod flags;
 mod given;
 mod key;
 pub mod reference;
+mod refusal;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -107,7 +108,7 @@ impl Settings {
     }
 
     fn from_figment(figment: Figment, defaults: Defaults) -> anyhow::Result<Self> {
-        key::refuse_unknown(&figment)?;
+        refusal::refuse_unknown(&figment)?;
         let read = Read(&figment);
         let insecure = read.get(key::INSECURE)?.unwrap_or(false);
         let listen = read.address(key::LISTEN, defaults.listen, insecure)?;

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
 use crate::serving::answer::Leaving;
-use crate::serving::rpc::framework_error;
+use crate::serving::framework_error::framework_error;
 
 /// Called once with the call's code.
 pub(crate) trait Finish: Send {

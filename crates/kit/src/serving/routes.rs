@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::server::NamedService;
 
-use crate::serving::connection::Incoming;
+use crate::serving::incoming::Incoming;
 use crate::serving::message::WholeMessages;
 
 /// The answer of a generated server; it never fails but by a status.

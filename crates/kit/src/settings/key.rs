@@ -1,13 +1,6 @@
 //! The keys at the top of a configuration: their names as flags, variables and in the file, what each takes, and which one
 //! was meant by a name that is none.
 
-use anyhow::bail;
-use figment::value::Value;
-use figment::{Figment, Provider as _};
-
-use super::given::{given, given_unknown};
-use crate::role::Role;
-
 /// A key that is not a role's section.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
@@ -71,28 +64,6 @@ pub(super) const KEYS: [Key; 16] = [
 /// The key's flag: `--log-format`.
 pub(super) fn flag(key: &str) -> String {
     if key == DATA_DIR.name { "--data".to_owned() } else { format!("--{}", key.replace('_', "-")) }
-}
-
-/// Refuses what is neither a key nor the section of a role, and a section that is no table.
-pub(super) fn refuse_unknown(figment: &Figment) -> anyhow::Result<()> {
-    let data = figment.data()?;
-    for (key, value) in data.get(&figment::Profile::Default).into_iter().flatten() {
-        let known = || KEYS.iter().map(|key| key.name);
-        if Role::parse(key).is_some() {
-            if !matches!(value, Value::Dict(..)) {
-                let instead =
-                    nearest(key, known()).map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
-                bail!(
-                    "{}: `{key}` is a section, [{key}], with keys of its own{instead}",
-                    given(figment, &[key])
-                );
-            }
-        } else if !known().any(|name| name == key) {
-            let names: Vec<&str> = known().chain(Role::ALL.map(Role::name)).collect();
-            bail!("{}: {}", given_unknown(figment, &[key]), unknown(key, &names, "a configuration"));
-        }
-    }
-    Ok(())
 }
 
 /// Says that `key` is none, which one it is nearest to, and which ones `whole` has.
