@@ -3,9 +3,9 @@
 //! The driver's own cluster client is not used: it hides the nodes, so it cannot fail fast for one dead
 //! primary while the others serve, and it repeats requests that may have been done.
 
+mod redirects;
 mod slot_move;
 mod transfer;
-mod way;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::redirects::Redirects;
 use self::transfer::Transfers;
-use self::way::Way;
 use crate::call::Call;
 use crate::cluster::slot_move::Moves;
 use crate::config::Settings;
@@ -134,13 +134,13 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Value, LinkError> {
         let absent = || slot::absent_key(request.command);
-        let mut way = Way::new(&self.shared, slot, request.declares_all(), deadline).await?;
+        let mut redirects = Redirects::new(&self.shared, slot, request.declares_all(), deadline).await?;
         loop {
-            Call::goes_to(way.node.endpoint());
-            let sent = way.node.request(request, way.asking, way.wait.deadline).await;
+            Call::goes_to(redirects.node.endpoint());
+            let sent = redirects.node.request(request, redirects.asking, redirects.wait.deadline).await;
             let reply = self.shared.heed(sent)?;
             let Some(redirect) = Redirect::of(&reply) else { return Ok(reply) };
-            way.turn(redirect, absent).await?;
+            redirects.turn(redirect, absent).await?;
         }
     }
 
@@ -154,13 +154,13 @@ impl Cluster {
     ) -> Result<Vec<Value>, LinkError> {
         let declares_all = !pipeline.cmd_iter().any(slot::runs_code);
         let absent = || pipeline.cmd_iter().find_map(slot::absent_key);
-        let mut way = Way::new(&self.shared, slot, declares_all, deadline).await?;
+        let mut redirects = Redirects::new(&self.shared, slot, declares_all, deadline).await?;
         let transaction = pipeline.is_transaction();
         let mut replies = loop {
-            Call::goes_to(way.node.endpoint());
-            let sent = match way.asking {
-                true => ask_transaction(&way.node, pipeline, way.wait.deadline).await,
-                false => way.node.pipeline(pipeline, bulk, way.wait.deadline).await,
+            Call::goes_to(redirects.node.endpoint());
+            let sent = match redirects.asking {
+                true => ask_transaction(&redirects.node, pipeline, redirects.wait.deadline).await,
+                false => redirects.node.pipeline(pipeline, bulk, redirects.wait.deadline).await,
             };
             let answer = self.shared.heed(sent);
             // A transaction that met a redirect was given up whole, and says so as an error.
@@ -170,8 +170,8 @@ impl Cluster {
                 Err(_) => None,
             };
             match whole {
-                Some(redirect @ Redirect::Moved(..)) => way.turn(redirect, absent).await?,
-                Some(redirect) if transaction => way.turn(redirect, absent).await?,
+                Some(redirect @ Redirect::Moved(..)) => redirects.turn(redirect, absent).await?,
+                Some(redirect) if transaction => redirects.turn(redirect, absent).await?,
                 _ => break answer?,
             }
         };

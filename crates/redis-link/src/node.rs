@@ -2,7 +2,7 @@
 
 mod breaker;
 mod lane;
-mod moving;
+mod primary_search;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -26,8 +26,8 @@ use crate::health::eviction::MemoryPolicy;
 use crate::health::{Condition, Report};
 use crate::node::breaker::Breaker;
 use crate::node::lane::{BULK_MAX, Lane, Lease};
-pub(crate) use crate::node::moving::Moves;
-use crate::node::moving::Search;
+pub(crate) use crate::node::primary_search::Moves;
+use crate::node::primary_search::Search;
 use crate::script::{Request, Script, Scripts};
 
 /// The time without a refused write after which a Redis that refused one counts as well.
@@ -128,7 +128,7 @@ impl Node {
         let watchdog = tokio::spawn(watchdog::run(Arc::clone(&shared)));
         // The nodes of a Cluster tell of each other.
         let resolver = (kind != Kind::OfCluster && shared.dialer.has_name())
-            .then(|| AbortOnDropHandle::new(tokio::spawn(moving::follow_name(Arc::clone(&shared)))));
+            .then(|| AbortOnDropHandle::new(tokio::spawn(primary_search::follow_name(Arc::clone(&shared)))));
         Node { shared, _watchdog: AbortOnDropHandle::new(watchdog), _resolver: resolver }
     }
 

@@ -19,7 +19,7 @@ use crate::connection::{Connection, PROBE};
 use crate::error::{self, LinkError, Trouble};
 use crate::health::Condition;
 use crate::health::eviction::MemoryPolicy;
-use crate::node::moving;
+use crate::node::primary_search;
 use crate::node::watchdog::held_writes::Held;
 use crate::node::{Kind, Shared};
 
@@ -224,7 +224,7 @@ impl Watchdog {
         let found = self.node.search().await;
         self.searches = if found { 0 } else { self.searches.saturating_add(1) };
         let now = Instant::now();
-        self.search_at = if found { now } else { now + moving::search_pause(self.searches - 1) };
+        self.search_at = if found { now } else { now + primary_search::search_pause(self.searches - 1) };
         self.connect_at = now;
         self.ping_at = self.ping_at.min(now + INTERVAL_SUSPICIOUS);
     }

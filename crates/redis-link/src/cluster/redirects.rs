@@ -1,4 +1,4 @@
-//! The way of one call through the nodes of a Cluster: which redirects it follows, and when it waits instead.
+//! The redirects of one call in a Cluster: which of them it follows, and when it waits instead.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::node::Node;
 /// The number of redirects that a call follows before it waits: while slots move, one or two are usual.
 const REDIRECTS_MAX: usize = 5;
 
-/// A call on its way.
-pub(super) struct Way<'a> {
+/// A call and the redirects it has followed.
+pub(super) struct Redirects<'a> {
     shared: &'a Arc<Shared>,
     slot: Option<u16>,
     /// Set if Redis knows all keys that the call touches.
@@ -25,15 +25,23 @@ pub(super) struct Way<'a> {
     pub(super) wait: Wait,
 }
 
-impl<'a> Way<'a> {
+impl<'a> Redirects<'a> {
     pub(super) async fn new(
         shared: &'a Arc<Shared>,
         slot: Option<u16>,
         declares_all: bool,
         deadline: Instant,
-    ) -> Result<Way<'a>, LinkError> {
+    ) -> Result<Redirects<'a>, LinkError> {
         let node = shared.owner(slot, deadline).await?;
-        Ok(Way { shared, slot, declares_all, node, asking: false, redirects: 0, wait: Wait::new(deadline) })
+        Ok(Redirects {
+            shared,
+            slot,
+            declares_all,
+            node,
+            asking: false,
+            redirects: 0,
+            wait: Wait::new(deadline),
+        })
     }
 
     /// Goes where a redirect points, or waits before the call tries again. The call was not done so far. `absent` names a key
