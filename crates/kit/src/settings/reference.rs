@@ -218,20 +218,20 @@ mod tests {
     #[derive(serde::Deserialize, JsonSchema)]
     #[serde(default)]
     struct Section {
-        /// How long,
+        /// The time to wait,
         /// at most.
         #[serde(with = "humantime_serde")]
         #[schemars(with = "DurationText")]
         wait: Duration,
-        /// As text.
+        /// A text.
         name: Option<String>,
-        /// Which one.
+        /// A choice.
         kind: Kind,
-        /// By name.
+        /// Sections by name.
         inner: BTreeMap<String, Inner>,
     }
 
-    /// One of them.
+    /// A named section.
     #[derive(Default, serde::Deserialize, JsonSchema)]
     #[serde(default)]
     struct Inner {
@@ -270,10 +270,10 @@ mod tests {
             said,
             [
                 "part | table |  | A section.",
-                "part.kind | \"one\" | \"one\" | Which one. `one`: The first.",
-                "part.name | text |  | As text.",
-                "part.wait | duration | \"90s\" | How long, at most.",
-                "part.inner.NAME | table |  | One of them.",
+                "part.kind | \"one\" | \"one\" | A choice. `one`: The first.",
+                "part.name | text |  | A text.",
+                "part.wait | duration | \"90s\" | The time to wait, at most.",
+                "part.inner.NAME | table |  | A named section.",
                 "part.inner.NAME.count | whole number | 0 | Number of things.",
             ]
         );

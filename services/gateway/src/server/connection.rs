@@ -286,7 +286,7 @@ impl<S: Future<Output = ()>, C: Future<Output = ()>> Driver<'_, S, C> {
         false
     }
 
-    /// Returns what the age of the connection asks for now.
+    /// Returns whether the connection goes on, leaves or ends, by its age and its idle time.
     fn check_age(&mut self, cx: &mut Context<'_>) -> LifetimeVerdict {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()

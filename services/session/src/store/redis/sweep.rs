@@ -35,7 +35,7 @@ pub(super) struct Sweep {
 enum Post {
     /// Another clone holds the lease, for at least this time if it is not renewed; `None` before the first answer.
     Waiting(Option<Instant>),
-    /// This clone holds the lease, and renews it from then on.
+    /// The lease is held by this clone, which renews it from this time on.
     Sweeper(Box<Turns>, Instant),
 }
 
