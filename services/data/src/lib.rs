@@ -1,6 +1,7 @@
 //! The data service: tables of partitions of rows, on Cassandra or embedded in the process.
 //!
-//! `service` answers gRPC, `data` is the logic over a store, and `store` says what a store promises and holds the backends.
+//! `service` answers gRPC; `tables`, `read` and `write` are the logic of [`data::Data`] over a store; `store` says what a store
+//! promises and holds the backends.
 
 mod clock;
 mod coalesce;
@@ -11,12 +12,15 @@ mod error;
 mod key;
 mod mutation;
 mod page_token;
+mod read;
 mod row;
 mod row_codec;
 mod service;
 mod store;
 mod table;
+mod tables;
 mod value;
+mod write;
 
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;

@@ -64,7 +64,12 @@ pub(crate) struct Query {
 ///
 /// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
 /// what was sent is finished in a task of its own.
-pub(crate) trait Store: Clone + Send + Sync + 'static {
+pub(crate) trait Store: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static {}
+
+impl<S: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static> Store for S {}
+
+/// The tables of a store.
+pub(crate) trait TableStore {
     /// Creates a table, or returns the table that is there.
     ///
     /// After `Ok` every clone on this engine can use the table at once. After any error repeat the call: a creation that was cut
@@ -81,14 +86,20 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     /// Returns at most `limit` tables with names greater than `after`, by name.
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;
+}
 
+/// The reads of a store.
+pub(crate) trait ReadStore {
     /// Returns the row, if it is there now. It shows every write that was answered before this call began (with
     /// [`Consistency::Eventual`], only those that have reached the replica that is asked).
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 
     /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show.
     fn query(&self, query: Query) -> impl Future<Output = Result<Page, Error>> + Send;
+}
 
+/// The writes of a store.
+pub(crate) trait WriteStore {
     /// Applies a write, whole or not at all; readers see it whole or not at all as well.
     ///
     /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come. At equal timestamps a

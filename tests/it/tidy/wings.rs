@@ -112,6 +112,9 @@ const ORDER: [(&str, &[&str]); 13] = [
         &[
             "engine",
             "service",
+            "tables",
+            "read",
+            "write",
             "data",
             "page_token",
             "store",

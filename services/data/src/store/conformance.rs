@@ -16,9 +16,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
-use crate::data::{Data, QueryRequest};
+use crate::data::Data;
 use crate::error::Error;
 use crate::mutation::Mutation;
+use crate::read::QueryRequest;
 use crate::row::Row;
 use crate::store::{Consistency, Store};
 use crate::table::{Definition, SortKeyType, Table, TableName, WriteMode};

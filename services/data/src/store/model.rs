@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{Lookup, Query, Store};
+use crate::store::{Lookup, Query, ReadStore, TableStore, WriteStore};
 use crate::table::{Definition, Table, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -54,7 +54,7 @@ fn holds(range: &SortRange, key: &SortKey) -> bool {
     range.start.as_ref().is_none_or(|start| start <= key) && range.end.as_ref().is_none_or(|end| key < end)
 }
 
-impl Store for Model {
+impl TableStore for Model {
     async fn create_table(&self, definition: Definition, now: WriteTimestamp) -> Result<Table, Error> {
         let table = Table { definition, id: Uuid::new_v4(), create_time: now };
         self.tables.lock().unwrap().insert(table.definition.name.clone(), Arc::new(table.clone()));
@@ -71,7 +71,9 @@ impl Store for Model {
         let names = tables.values().filter(|table| table.definition.name.as_str() > after);
         Ok(names.take(limit).map(|table| Table::clone(table)).collect())
     }
+}
 
+impl ReadStore for Model {
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let rows = self.rows(lookup.table.id, &lookup.partition, &SortRange::default());
         match rows.into_iter().find(|(key, _)| *key == lookup.sort_key) {
@@ -93,7 +95,9 @@ impl Store for Model {
         }
         Ok(page.finish(false))
     }
+}
 
+impl WriteStore for Model {
     async fn mutate(&self, write: Write) -> Result<(), Error> {
         self.writes.lock().unwrap().push(write);
         Ok(())

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use fastrand::Rng;
 
 use crate::clock::WriteTimestamp;
-use crate::data::{Data, QueryRequest};
+use crate::data::Data;
 use crate::error::Error;
 use crate::mutation::Mutation;
+use crate::read::QueryRequest;
 use crate::row::Row;
 use crate::store::{Consistency, Store};
 use crate::table::{SortKeyType, WriteMode};

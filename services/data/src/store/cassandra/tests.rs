@@ -17,7 +17,7 @@ use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::model::Model;
 use crate::store::random;
-use crate::table::WriteMode;
+use crate::table::{SortKeyType, WriteMode};
 
 /// Returns the contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
 fn contact_points() -> Option<Vec<String>> {
@@ -160,7 +160,7 @@ async fn spans_hold_no_keys_or_values() {
         let put = Mutation::Put { sort_key: text("secret"), attributes: holding("secret"), ttl: None };
         data.mutate("rows", "secret".to_owned(), vec![put], "1700000000000000-secret").await.unwrap();
         data.get("rows", "secret".to_owned(), text("secret"), Consistency::Eventual).await.unwrap();
-        let request = crate::data::QueryRequest {
+        let request = crate::read::QueryRequest {
             table: "rows".to_owned(),
             partition_key: "secret".to_owned(),
             prefix: text("secret"),
@@ -432,20 +432,4 @@ async fn statements_past_the_limit_are_refused() {
         call.await.unwrap().unwrap();
     }
     drop_keyspace(&points, &config.keyspace).await;
-}
-
-#[test]
-fn engine_ttl_outlasts_the_cell() {
-    let now = WriteTimestamp(1_800_000_000_000_000);
-    let after = |seconds: i64| Some(WriteTimestamp(now.0 + seconds * 1_000_000));
-    assert_eq!(engine_ttl(None, now), 0);
-    assert_eq!(engine_ttl(after(0), now), 2);
-    assert_eq!(engine_ttl(after(-5), now), 1);
-    assert_eq!(engine_ttl(after(60), now), 62);
-    // Whenever in a second it is written, Cassandra's own seconds and these make the same end.
-    for micros in [0, 1, 500_000, 999_999] {
-        let written = WriteTimestamp(now.0 + 3_000_000 + micros);
-        assert_eq!(engine_ttl(after(60), written), 59);
-    }
-    assert_eq!(engine_ttl(after(400_000_000), now), 0, "no end that Cassandra would refuse");
 }

@@ -1,9 +1,9 @@
 //! Queries: order, bounds and pages.
 
 use super::{Clones, create, holding, keys, mutate, put, request, text};
-use crate::data::QueryRequest;
 use crate::error::Error;
 use crate::mutation::Mutation;
+use crate::read::QueryRequest;
 use crate::store::{Consistency, Store};
 use crate::table::SortKeyType;
 use crate::value::Value;

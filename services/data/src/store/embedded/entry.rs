@@ -25,7 +25,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Returns whether this write stays when `other` is there, by Cassandra's rules: see [`crate::store::Store::mutate`].
+    /// Returns whether this write stays when `other` is there, by Cassandra's rules: see [`crate::store::WriteStore::mutate`].
     pub(super) fn supersedes(&self, other: &Entry<'_>) -> Result<bool, Error> {
         let by_stamp = self.stamp().cmp(&other.stamp());
         if by_stamp != Ordering::Equal {

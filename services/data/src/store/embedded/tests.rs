@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::data::{Data, QueryRequest};
+use crate::data::Data;
+use crate::key::SortKey;
 use crate::mutation::Mutation;
+use crate::read::QueryRequest;
 use crate::store::Consistency;
 use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::model::Model;

@@ -1,0 +1,84 @@
+//! The calls that read rows.
+
+use futures::stream::{self, StreamExt as _};
+use prost::Message as _;
+use shoal_kit::{Invalid, reason};
+
+use crate::data::Data;
+use crate::error::Error;
+use crate::key::{PartitionKey, SortKey};
+use crate::row::Row;
+use crate::store::{Consistency, Lookup, Store};
+use crate::value::Value;
+
+mod query;
+
+pub(crate) use query::QueryRequest;
+
+/// Most keys of a BatchGet.
+const BATCH_KEYS_MAX: usize = 100;
+/// Most keys of a BatchGet that are read at the same time.
+const BATCH_READS_MAX: usize = 32;
+/// Most bytes of a BatchGet's rows. Its results end before the row that would pass it: clients take messages of 4 MiB.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+
+impl<S: Store> Data<S> {
+    /// Returns one row.
+    ///
+    /// # Errors
+    /// Invalid fields, [`Error::RowNotFound`], and errors of the store.
+    pub(crate) async fn get(
+        &self,
+        table: &str,
+        partition_key: String,
+        sort_key: Option<Value>,
+        consistency: Consistency,
+    ) -> Result<Row, Error> {
+        let partition = PartitionKey::parse(partition_key)?;
+        let table = self.table(table, "table").await?;
+        let sort_key = SortKey::parse(table.definition.sort_key_type, sort_key, "sort_key")?;
+        let lookup = Lookup { table, partition, sort_key, consistency };
+        self.store.get(lookup).await?.ok_or(Error::RowNotFound)
+    }
+
+    /// Returns the rows of several keys, in the order of the keys; `None` where there is no row. There are fewer rows than keys
+    /// when the rows are large.
+    ///
+    /// # Errors
+    /// Invalid fields, and errors of the store for the first row that cannot be read.
+    pub(crate) async fn batch_get(
+        &self,
+        table: &str,
+        keys: Vec<(String, Option<Value>)>,
+        consistency: Consistency,
+    ) -> Result<Vec<Option<Row>>, Error> {
+        if keys.is_empty() || keys.len() > BATCH_KEYS_MAX {
+            return Err(Invalid::new(
+                reason::INVALID_KEYS,
+                "keys",
+                format!("must have 1 to {BATCH_KEYS_MAX} entries, has {}", keys.len()),
+            )
+            .into());
+        }
+        let table = self.table(table, "table").await?;
+        let mut lookups = Vec::with_capacity(keys.len());
+        for (i, (partition, sort_key)) in keys.into_iter().enumerate() {
+            let partition =
+                PartitionKey::parse(partition).map_err(|invalid| invalid.within(&format!("keys[{i}]")))?;
+            let sort_key =
+                SortKey::parse(table.definition.sort_key_type, sort_key, &format!("keys[{i}].sort_key"))?;
+            lookups.push(Lookup { table: table.clone(), partition, sort_key, consistency });
+        }
+        let mut reads = stream::iter(lookups).map(|lookup| self.store.get(lookup)).buffered(BATCH_READS_MAX);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = reads.next().await {
+            let row = row?;
+            bytes += row.as_ref().map_or(0, |row| row.attributes.encoded_len());
+            if bytes > BATCH_BYTES_MAX && !rows.is_empty() {
+                break;
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}

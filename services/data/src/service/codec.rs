@@ -1,0 +1,100 @@
+//! Values, times and levels between the bindings and the domain.
+
+use std::time::Duration;
+
+use shoal_kit::{Invalid, reason};
+use shoal_proto::convert;
+use shoal_proto::data::v1 as pb;
+use shoal_proto::r#type::v1 as types;
+
+use crate::clock::WriteTimestamp;
+use crate::row::Row;
+use crate::store::Consistency;
+use crate::value::{Time, Value};
+
+/// Seconds of the years 1 to 9999, the range of `google.protobuf.Timestamp`.
+const TIME_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+pub(super) fn consistency_in(number: i32) -> Result<Consistency, Invalid> {
+    match pb::Consistency::try_from(number) {
+        Ok(pb::Consistency::Unspecified | pb::Consistency::Quorum) => Ok(Consistency::Quorum),
+        Ok(pb::Consistency::Eventual) => Ok(Consistency::Eventual),
+        Ok(pb::Consistency::Strong) => Ok(Consistency::Strong),
+        Err(_) => Err(unknown_enum("consistency", number)),
+    }
+}
+
+pub(super) fn unknown_enum(field: &str, number: i32) -> Invalid {
+    Invalid::new(
+        reason::UNKNOWN_ENUM_VALUE,
+        field.to_owned(),
+        format!("{number} is not a value that this service knows"),
+    )
+}
+
+pub(super) fn optional(value: Option<types::Value>, field: &str) -> Result<Option<Value>, Invalid> {
+    value.map(|value| value_in(value, field)).transpose()
+}
+
+pub(super) fn value_in(value: types::Value, field: &str) -> Result<Value, Invalid> {
+    use types::value::Kind;
+    Ok(match value.kind {
+        None => {
+            return Err(Invalid::new(
+                reason::VALUE_WITHOUT_KIND,
+                field.to_owned(),
+                "a Value needs exactly one of its kinds set",
+            ));
+        }
+        Some(Kind::StringValue(text)) => Value::String(text),
+        Some(Kind::IntValue(int)) => Value::Int(int),
+        Some(Kind::DoubleValue(double)) => Value::Double(double),
+        Some(Kind::BoolValue(bool)) => Value::Bool(bool),
+        Some(Kind::BytesValue(bytes)) => Value::Bytes(bytes),
+        Some(Kind::TimeValue(time)) => {
+            if !TIME_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
+                return Err(Invalid::new(
+                    reason::INVALID_TIMESTAMP,
+                    field.to_owned(),
+                    "a time must be in the years 1 to 9999",
+                ));
+            }
+            Value::Time(Time { seconds: time.seconds, nanos: time.nanos })
+        }
+    })
+}
+
+pub(super) fn value_out(value: Value) -> types::Value {
+    use types::value::Kind;
+    let kind = match value {
+        Value::String(text) => Kind::StringValue(text),
+        Value::Int(int) => Kind::IntValue(int),
+        Value::Double(double) => Kind::DoubleValue(double),
+        Value::Bool(bool) => Kind::BoolValue(bool),
+        Value::Bytes(bytes) => Kind::BytesValue(bytes),
+        Value::Time(Time { seconds, nanos }) => Kind::TimeValue(prost_types::Timestamp { seconds, nanos }),
+    };
+    types::Value { kind: Some(kind) }
+}
+
+pub(super) fn duration(
+    duration: Option<prost_types::Duration>,
+    field: &str,
+) -> Result<Option<Duration>, Invalid> {
+    convert::duration(duration)
+        .ok_or_else(|| Invalid::new(reason::INVALID_TTL, field.to_owned(), "must be a positive duration"))
+}
+
+pub(super) fn row_out(partition_key: String, row: Row) -> pb::Row {
+    pb::Row {
+        partition_key,
+        sort_key: row.sort_key.into_value().map(value_out),
+        attributes: row.attributes.into_iter().map(|(name, value)| (name, value_out(value))).collect(),
+        write_time: Some(timestamp(row.write_time)),
+        expire_time: row.expire_time.map(timestamp),
+    }
+}
+
+pub(super) fn timestamp(at: WriteTimestamp) -> prost_types::Timestamp {
+    convert::timestamp_of_micros(at.0)
+}

@@ -1,0 +1,63 @@
+//! The calls that read rows.
+
+use shoal_kit::Invalid;
+use shoal_proto::data::v1 as pb;
+use tonic::{Response, Status};
+
+use crate::data::Data;
+use crate::read::QueryRequest;
+use crate::service::codec::{consistency_in, optional, row_out};
+use crate::store::Store;
+
+pub(super) async fn get<S: Store>(
+    data: &Data<S>,
+    request: pb::GetRequest,
+) -> Result<Response<pb::GetResponse>, Status> {
+    let pb::GetRequest { table, partition_key, sort_key, consistency } = request;
+    let sort_key = optional(sort_key, "sort_key")?;
+    let consistency = consistency_in(consistency)?;
+    let row = data.get(&table, partition_key.clone(), sort_key, consistency).await?;
+    Ok(shoal_kit::answer(pb::GetResponse { row: Some(row_out(partition_key, row)) }))
+}
+
+pub(super) async fn batch_get<S: Store>(
+    data: &Data<S>,
+    request: pb::BatchGetRequest,
+) -> Result<Response<pb::BatchGetResponse>, Status> {
+    let pb::BatchGetRequest { table, keys, consistency } = request;
+    let consistency = consistency_in(consistency)?;
+    let partitions: Vec<String> = keys.iter().map(|key| key.partition_key.clone()).collect();
+    let keys = keys
+        .into_iter()
+        .enumerate()
+        .map(|(i, key)| Ok((key.partition_key, optional(key.sort_key, &format!("keys[{i}].sort_key"))?)))
+        .collect::<Result<_, Invalid>>()?;
+    let rows = data.batch_get(&table, keys, consistency).await?;
+    let results = partitions.into_iter().zip(rows);
+    let results = results
+        .map(|(partition, row)| pb::BatchGetResult { row: row.map(|row| row_out(partition, row)) })
+        .collect();
+    Ok(shoal_kit::answer(pb::BatchGetResponse { results }))
+}
+
+pub(super) async fn query<S: Store>(
+    data: &Data<S>,
+    request: pb::QueryRequest,
+) -> Result<Response<pb::QueryResponse>, Status> {
+    let request = request;
+    let consistency = consistency_in(request.consistency)?;
+    let partition_key = request.partition_key.clone();
+    let query = QueryRequest {
+        table: request.table,
+        partition_key: request.partition_key,
+        start: optional(request.start, "start")?,
+        end: optional(request.end, "end")?,
+        prefix: optional(request.prefix, "prefix")?,
+        descending: request.descending,
+        page_size: request.page_size,
+        page_token: request.page_token,
+    };
+    let (rows, next_page_token) = data.query(query, consistency).await?;
+    let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();
+    Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token }))
+}

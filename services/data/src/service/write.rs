@@ -1,0 +1,62 @@
+//! The calls that write rows.
+
+use std::collections::HashMap;
+
+use shoal_kit::{Invalid, reason};
+use shoal_proto::data::v1 as pb;
+use shoal_proto::r#type::v1 as types;
+use tonic::{Response, Status};
+
+use crate::data::Data;
+use crate::mutation::Mutation;
+use crate::service::codec::{duration, optional, timestamp, value_in};
+use crate::store::Store;
+use crate::value::Attributes;
+
+pub(super) async fn mutate<S: Store>(
+    data: &Data<S>,
+    request: pb::MutateRequest,
+) -> Result<Response<pb::MutateResponse>, Status> {
+    let pb::MutateRequest { table, partition_key, mutations, idempotency_token } = request;
+    let mutations = mutations
+        .into_iter()
+        .enumerate()
+        .map(|(i, mutation)| mutation_in(i, mutation))
+        .collect::<Result<_, _>>()?;
+    let write_time = data.mutate(&table, partition_key, mutations, &idempotency_token).await?;
+    Ok(Response::new(pb::MutateResponse { write_time: Some(timestamp(write_time)) }))
+}
+
+fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Invalid> {
+    use pb::mutation::{Delete, DeleteRange, Kind, Put};
+    let at = |field: &str| format!("mutations[{index}].{field}");
+    match mutation.kind {
+        None => Err(Invalid::new(
+            reason::MUTATION_WITHOUT_KIND,
+            format!("mutations[{index}]"),
+            "set put, delete or delete_range",
+        )),
+        Some(Kind::Put(Put { sort_key, attributes, ttl })) => Ok(Mutation::Put {
+            sort_key: optional(sort_key, &at("put.sort_key"))?,
+            attributes: attributes_in(attributes, &at("put.attributes"))?,
+            ttl: duration(ttl, &at("put.ttl"))?,
+        }),
+        Some(Kind::Delete(Delete { sort_key })) => {
+            Ok(Mutation::Delete { sort_key: optional(sort_key, &at("delete.sort_key"))? })
+        }
+        Some(Kind::DeleteRange(DeleteRange { start, end })) => Ok(Mutation::DeleteRange {
+            start: optional(start, &at("delete_range.start"))?,
+            end: optional(end, &at("delete_range.end"))?,
+        }),
+    }
+}
+
+fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Result<Attributes, Invalid> {
+    attributes
+        .into_iter()
+        .map(|(name, value)| {
+            let value = value_in(value, field)?;
+            Ok((name, value))
+        })
+        .collect()
+}

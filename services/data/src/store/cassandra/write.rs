@@ -1,0 +1,106 @@
+//! Writes of rows: a Mutate is one unlogged batch in one partition.
+
+use scylla::statement::Consistency as CqlConsistency;
+use scylla::statement::batch::{Batch, BatchType};
+
+use crate::clock::WriteTimestamp;
+use crate::error::Error;
+use crate::key::SortRange;
+use crate::mutation::{Change, Write};
+use crate::store::WriteStore;
+use crate::store::cassandra::CassandraStore;
+use crate::store::cassandra::failure::Intent;
+use crate::store::cassandra::registry::answer;
+use crate::store::cassandra::statements::{Bind, Kind, lowest};
+
+/// Seconds by which Cassandra's own TTL ends a row later than its cell says: the cell decides, the TTL clears away.
+const TTL_SLACK_SECONDS: i64 = 2;
+/// Latest end that Cassandra 5 keeps in its default storage mode. Rows that end later are left to their cells.
+const TTL_END_MAX: i64 = (i32::MAX as i64) - 24 * 3600;
+
+impl WriteStore for CassandraStore {
+    async fn mutate(&self, write: Write) -> Result<(), Error> {
+        let link = &self.inner.link;
+        let connected = link.connected().await?;
+        let statements = self.statements(&write.table);
+        let mut batch = Batch::new(BatchType::Unlogged);
+        batch.set_is_idempotent(true);
+        batch.set_consistency(CqlConsistency::LocalQuorum);
+        let mut values = Vec::with_capacity(write.changes.len());
+        let now = WriteTimestamp::now();
+        for change in &write.changes {
+            let (kind, bound) = bind(&write, change, now);
+            batch.append_statement(statements.get(kind, link, &connected.session).await?);
+            values.push(bound);
+        }
+        let run = async move { answer(connected.session.batch(&batch, values).await?) };
+        link.run(Intent::Write(write.stamp), "BATCH", statements.table(), run).await?;
+        Ok(())
+    }
+}
+
+/// Returns the statement of a change, and the values bound to it.
+fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>) {
+    let partition = || Bind::Text(write.partition.as_str().to_owned());
+    match change {
+        Change::Put { sort_key, cell, expire_time } => {
+            let mut values = vec![partition()];
+            values.extend(Bind::sort_key(sort_key));
+            let ttl = engine_ttl(*expire_time, now);
+            values.extend([Bind::Blob(cell.clone()), Bind::BigInt(write.stamp.0), Bind::Int(ttl)]);
+            (Kind::Put, values)
+        }
+        Change::Delete { sort_key } => {
+            let mut values = vec![Bind::BigInt(write.stamp.0), partition()];
+            values.extend(Bind::sort_key(sort_key));
+            (Kind::Delete, values)
+        }
+        Change::DeleteRange { range: SortRange { start, end } } => {
+            let mut values = vec![Bind::BigInt(write.range_stamp().0), partition()];
+            if start.is_none() && end.is_none() {
+                return (Kind::DeletePartition, values);
+            }
+            let start = start.clone().unwrap_or_else(|| lowest(write.table.definition.sort_key_type));
+            values.extend(Bind::sort_key(&start));
+            let end = end.as_ref().and_then(Bind::sort_key);
+            let kind = if end.is_some() { Kind::DeleteFromTo } else { Kind::DeleteFrom };
+            values.extend(end);
+            (kind, values)
+        }
+    }
+}
+
+/// Returns the seconds for `USING TTL`; 0 stands for ever. A put that has ended is written all the same, because it hides older
+/// puts.
+fn engine_ttl(expire_time: Option<WriteTimestamp>, now: WriteTimestamp) -> i32 {
+    match expire_time {
+        None => 0,
+        Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,
+        Some(end) => {
+            // Whole seconds on both sides, as Cassandra adds them: a repeat at another moment ends the row at the same second.
+            let left = end.0.div_euclid(1_000_000) - now.0.div_euclid(1_000_000) + TTL_SLACK_SECONDS;
+            i32::try_from(left.max(1)).unwrap_or(0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_ttl_outlasts_the_cell() {
+        let now = WriteTimestamp(1_800_000_000_000_000);
+        let after = |seconds: i64| Some(WriteTimestamp(now.0 + seconds * 1_000_000));
+        assert_eq!(engine_ttl(None, now), 0);
+        assert_eq!(engine_ttl(after(0), now), 2);
+        assert_eq!(engine_ttl(after(-5), now), 1);
+        assert_eq!(engine_ttl(after(60), now), 62);
+        // Whenever in a second it is written, Cassandra's own seconds and these make the same end.
+        for micros in [0, 1, 500_000, 999_999] {
+            let written = WriteTimestamp(now.0 + 3_000_000 + micros);
+            assert_eq!(engine_ttl(after(60), written), 59);
+        }
+        assert_eq!(engine_ttl(after(400_000_000), now), 0, "no end that Cassandra would refuse");
+    }
+}

@@ -1,0 +1,91 @@
+//! Reads of rows, each from one snapshot.
+
+use shoal_embedded::Snapshot;
+
+use crate::clock::WriteTimestamp;
+use crate::error::Error;
+use crate::key::SortKey;
+use crate::row::{Page, PageBuilder, Row};
+use crate::store::embedded::entry::Entry;
+use crate::store::embedded::range_tombstone::RangeTombstone;
+use crate::store::embedded::{EmbeddedStore, Keyspaces, last_tombstone, layout};
+use crate::store::{Lookup, Query, ReadStore};
+
+impl ReadStore for EmbeddedStore {
+    async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
+        // Nothing here waits, but a caller in a loop must let others have the thread all the same.
+        tokio::task::coop::consume_budget().await;
+        let Lookup { table, partition, sort_key, .. } = lookup;
+        let prefix = layout::prefix(&table, &partition);
+        let at = sort_key.ordered_bytes();
+        let snapshot = self.database.snapshot();
+        let stored = snapshot.get(&self.keyspaces.rows, layout::key(&prefix, &at))?;
+        let Some(stored) = stored else { return Ok(None) };
+        let Entry::Put { stamp, cell } = Entry::decode(&stored)? else { return Ok(None) };
+        let deleted = DeletedRanges::new(&snapshot, &self.keyspaces, &prefix).at(&at)?;
+        if deleted >= Some(stamp) {
+            return Ok(None);
+        }
+        Row::of_cell(sort_key, cell, stamp, WriteTimestamp::now())
+    }
+
+    async fn query(&self, query: Query) -> Result<Page, Error> {
+        let snapshot = self.database.snapshot();
+        let keyspaces = self.keyspaces.clone();
+        // A page may look at thousands of rows that are not in memory, which must not block a thread that serves calls.
+        let read = tokio::task::spawn_blocking(move || page(&snapshot, &keyspaces, &query));
+        read.await.map_err(|error| Error::Internal(format!("a query's task: {error}")))?
+    }
+}
+
+fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Page, Error> {
+    let of = query.table.definition.sort_key_type;
+    let prefix = layout::prefix(&query.table, &query.partition);
+    let bound = |key: &Option<SortKey>| key.as_ref().map(SortKey::ordered_bytes);
+    let start = bound(&query.range.start).unwrap_or_default();
+    let keys = layout::keys(&prefix, &start, bound(&query.range.end).as_deref());
+
+    let mut deleted = DeletedRanges::new(snapshot, keyspaces, &prefix);
+    let mut page = PageBuilder::new(query.limit, WriteTimestamp::now());
+    let mut rows = snapshot.range(&keyspaces.rows, keys);
+    while let Some(pair) = if query.descending { rows.next_back() } else { rows.next() } {
+        let (key, stored) = pair?;
+        let at = &key[prefix.len()..];
+        let sort_key = SortKey::of_ordered_bytes(of, at)
+            .ok_or_else(|| Error::DataLoss("a stored sort key is of another type".to_owned()))?;
+        let taken = match Entry::decode(&stored)? {
+            Entry::Put { stamp, cell } if deleted.at(at)? < Some(stamp) => {
+                page.offer(sort_key, cell, stamp)?
+            }
+            Entry::Put { .. } | Entry::Tombstone { .. } => page.pass_over(sort_key),
+        };
+        if !taken {
+            return Ok(page.finish(true));
+        }
+    }
+    Ok(page.finish(false))
+}
+
+/// The deleted ranges of a partition, looked up along a scan.
+struct DeletedRanges<'a> {
+    snapshot: &'a Snapshot,
+    keyspaces: &'a Keyspaces,
+    prefix: &'a [u8],
+    last: Option<RangeTombstone>,
+}
+
+impl<'a> DeletedRanges<'a> {
+    fn new(snapshot: &'a Snapshot, keyspaces: &'a Keyspaces, prefix: &'a [u8]) -> Self {
+        Self { snapshot, keyspaces, prefix, last: None }
+    }
+
+    /// Returns the timestamp of the deleted range at a place.
+    fn at(&mut self, place: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
+        if !self.last.as_ref().is_some_and(|last| last.contains(place)) {
+            let upto = self.prefix.to_vec()..=layout::key(self.prefix, place);
+            let last = last_tombstone(self.snapshot.range(&self.keyspaces.ranges, upto), self.prefix)?;
+            self.last = last.filter(|last| last.contains(place));
+        }
+        Ok(self.last.as_ref().map(|tombstone| tombstone.stamp))
+    }
+}

@@ -1,0 +1,63 @@
+//! The calls on tables: their definitions are made, found and listed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_kit::page;
+
+use crate::clock::WriteTimestamp;
+use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use crate::error::Error;
+use crate::page_token::Binding;
+use crate::store::Store;
+use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
+
+impl<S: Store> Data<S> {
+    /// Creates a table, or returns the table that has the same definition.
+    ///
+    /// # Errors
+    /// Invalid fields, [`Error::TableExists`], and errors of the store.
+    pub(crate) async fn create_table(
+        &self,
+        name: &str,
+        sort_key_type: SortKeyType,
+        write_mode: WriteMode,
+        default_ttl: Option<Duration>,
+    ) -> Result<Table, Error> {
+        let name = TableName::parse(name, "table.name")?;
+        let default_ttl = default_ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
+        let definition = Definition { name, sort_key_type, write_mode, default_ttl };
+        self.store.create_table(definition, WriteTimestamp::now()).await
+    }
+
+    /// Returns a table; `field` is the field of the request that names it.
+    ///
+    /// # Errors
+    /// Invalid names, [`Error::TableNotFound`], and errors of the store.
+    pub(crate) async fn table(&self, name: &str, field: &str) -> Result<Arc<Table>, Error> {
+        self.store.table(&TableName::parse(name, field)?).await
+    }
+
+    /// Lists tables by name. Returns the token of the next page with them.
+    ///
+    /// # Errors
+    /// Invalid fields, and errors of the store.
+    pub(crate) async fn tables(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<(Vec<Table>, String), Error> {
+        let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
+        let binding = Binding::default().field(b"tables");
+        let after = if page_token.is_empty() { Vec::new() } else { binding.open(page_token)? };
+        let after = String::from_utf8(after).map_err(|_| Error::Internal("a token's table name".into()))?;
+        let mut tables = self.store.tables(&after, limit + 1).await?;
+        let more = tables.len() > limit;
+        tables.truncate(limit);
+        let next = match tables.last() {
+            Some(last) if more => binding.token(last.definition.name.as_str().as_bytes()),
+            _ => String::new(),
+        };
+        Ok((tables, next))
+    }
+}
