@@ -40,7 +40,8 @@ impl WriteTimestamp {
     }
 }
 
-/// A clone's source of timestamps: the wall clock, but never the same or an earlier time twice.
+/// A source of timestamps: the wall clock, but never the same or an earlier time twice. A clone has its own, except that clones
+/// of one embedded store share one.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     last: AtomicI64,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::store::WriteStore;
 
 /// Rows or tables of a page when the caller gives no size.
 pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
@@ -19,9 +20,10 @@ pub(crate) struct Data<S> {
     pub(crate) clock: Arc<Clock>,
 }
 
-impl<S> Data<S> {
+impl<S: WriteStore> Data<S> {
     /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
-        Self { store, clock: Arc::default() }
+        let clock = store.clock();
+        Self { store, clock }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::clock::WriteTimestamp;
+use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
@@ -100,6 +100,12 @@ pub(crate) trait ReadStore {
 
 /// The writes of a store.
 pub(crate) trait WriteStore {
+    /// Returns the clock of the write timestamps. Clones of a process that share one store share its clock: they never give two
+    /// writes one timestamp.
+    fn clock(&self) -> Arc<Clock> {
+        Arc::default()
+    }
+
     /// Applies a write, whole or not at all; readers see it whole or not at all as well.
     ///
     /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come. At equal timestamps a

@@ -17,7 +17,7 @@ use shoal_embedded::{Database, Keyspace, Range};
 use shoal_kit::EngineError;
 use uuid::Uuid;
 
-use crate::clock::WriteTimestamp;
+use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
 use crate::store::TableStore;
 use crate::table::{Definition, Table, TableName};
@@ -45,6 +45,7 @@ pub(crate) struct EmbeddedStore {
     keyspaces: Arc<Keyspaces>,
     sweeping: Arc<tokio::sync::Mutex<()>>,
     swept_until: Arc<AtomicI64>,
+    clock: Arc<Clock>,
 }
 
 #[derive(Debug)]
@@ -68,6 +69,7 @@ impl EmbeddedStore {
             keyspaces: Arc::new(keyspaces),
             sweeping: Arc::default(),
             swept_until: Arc::default(),
+            clock: Arc::default(),
         })
     }
 

@@ -90,6 +90,23 @@ async fn rows_and_tokens_survive_restart() {
 }
 
 #[tokio::test]
+async fn clones_of_one_store_share_its_clock() {
+    let store = ephemeral();
+    let clock = store.clock();
+    let (here, there) = (Data::new(store.clone()), Data::new(store));
+    create(&here).await;
+    // It is ahead of the wall clock now: a clone with a clock of its own would give earlier times.
+    let mut last = (0..50_000).map(|_| clock.next()).max().unwrap();
+    for round in 0..10 {
+        for data in [&here, &there] {
+            let stamp = data.mutate("t", "p".to_owned(), vec![put("k", None)], "").await.unwrap();
+            assert!(stamp > last, "round {round}: {stamp:?} after {last:?}");
+            last = stamp;
+        }
+    }
+}
+
+#[tokio::test]
 async fn sweeper_removes_only_dead_rows() {
     let store = ephemeral();
     let data = Data::new(store.clone());

@@ -1,8 +1,10 @@
 //! Writes of rows: each is one closure on the writer thread.
 
+use std::sync::Arc;
+
 use shoal_embedded::Tx;
 
-use crate::clock::WriteTimestamp;
+use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
 use crate::key::SortKey;
 use crate::mutation::{Change, Write};
@@ -13,6 +15,10 @@ use crate::store::embedded::sweep::Due;
 use crate::store::embedded::{EmbeddedStore, GRACE_SECONDS, Keyspaces, last_tombstone, layout, write_failed};
 
 impl WriteStore for EmbeddedStore {
+    fn clock(&self) -> Arc<Clock> {
+        self.clock.clone()
+    }
+
     async fn mutate(&self, write: Write) -> Result<(), Error> {
         let keyspaces = self.keyspaces.clone();
         let stamp = write.stamp;
