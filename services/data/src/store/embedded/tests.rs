@@ -92,7 +92,7 @@ async fn rows_and_tokens_survive_restart() {
 #[tokio::test]
 async fn clones_of_one_store_share_its_clock() {
     let store = ephemeral();
-    let clock = store.clock();
+    let clock = store.clock.clone();
     let (here, there) = (Data::new(store.clone()), Data::new(store));
     create(&here).await;
     // It is ahead of the wall clock now: a clone with a clock of its own would give earlier times.
