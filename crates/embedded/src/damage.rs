@@ -8,6 +8,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::commit;
+use crate::cut;
 use crate::journal::{self, Journal};
 use crate::ledger::{self, KEYSPACES_DIRECTORY, Ledger};
 use crate::trouble::Trouble;
@@ -60,7 +61,10 @@ pub(crate) fn look(dir: &Path, ledger: &Ledger) -> Result<Option<Journal>, Troub
             journal.end
         ))),
         // Of an empty one the tables know more.
-        _ => Ok(Some(journal)),
+        _ => {
+            cut::cut(dir, &journal.tails)?;
+            Ok(Some(journal))
+        }
     }
 }
 

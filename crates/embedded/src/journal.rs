@@ -41,6 +41,17 @@ pub(crate) struct Journal {
     pub(crate) last: Option<Group>,
     /// The file that ends the journal, and the byte at which its whole groups end.
     pub(crate) end: String,
+    /// What files hold behind their whole groups: the remains of a crash, if nothing is missing.
+    pub(crate) tails: Vec<Tail>,
+}
+
+/// Bytes behind the last whole group of a journal file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) path: PathBuf,
+    pub(crate) begin: u64,
+    /// The byte behind the last one that is not zero.
+    pub(crate) end: u64,
 }
 
 impl Journal {
@@ -76,6 +87,10 @@ impl Journal {
                     )));
                 }
                 self.end = format!("{name} at byte {at}");
+                let written = reader.written_until(at)?;
+                if written > at {
+                    self.tails.push(Tail { path: path.to_owned(), begin: at, end: written });
+                }
                 return Ok(());
             };
             let Some(commit) = batch.commit else { continue };
@@ -202,6 +217,24 @@ impl Reader {
         Ok(())
     }
 
+    /// Returns the byte behind the last one after `position` that is not zero; `position` if there is none.
+    fn written_until(&mut self, position: u64) -> io::Result<u64> {
+        self.seek(position)?;
+        let mut end = position;
+        loop {
+            let buffer = self.file.fill_buf()?;
+            if buffer.is_empty() {
+                return Ok(end);
+            }
+            if let Some(last) = last_written(buffer) {
+                end = self.position + last as u64 + 1;
+            }
+            let used = buffer.len();
+            self.file.consume(used);
+            self.position += used as u64;
+        }
+    }
+
     /// Returns whether a whole group begins after `position`. A crash leaves none: each group is on the disk before the next
     /// one is written.
     fn has_group_behind(&mut self, position: u64, commits: u64) -> io::Result<bool> {
@@ -212,7 +245,7 @@ impl Reader {
             if buffer.is_empty() {
                 return Ok(false);
             }
-            if buffer.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()]) {
+            if last_written(buffer).is_none() {
                 matched = 0;
                 let used = buffer.len();
                 self.file.consume(used);
@@ -244,4 +277,12 @@ impl Reader {
             }
         }
     }
+}
+
+/// Returns the place of the last byte that is not zero.
+fn last_written(bytes: &[u8]) -> Option<usize> {
+    // Whole chunks are compared at once: most of a young journal is zero.
+    let mut chunks = bytes.chunks(ZEROS.len()).enumerate();
+    let (at, chunk) = chunks.rfind(|(_, chunk)| *chunk != &ZEROS[..chunk.len()])?;
+    Some(at * ZEROS.len() + chunk.iter().rposition(|byte| *byte != 0)?)
 }

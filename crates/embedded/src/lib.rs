@@ -10,7 +10,7 @@
 //! * **Before that** only closures see any of it: a group becomes visible to reads once it is durable, so data that
 //!   a read has returned cannot be lost.
 //! * **After a crash** (of the process or the machine): each transaction is found whole or not at all, and
-//!   if a transaction is found, so are all earlier ones.
+//!   if a transaction is found, so are all earlier ones. What is left of one that was cut short is moved to the folder `cut`.
 //! * **After an error**: [`Error::Closed`], [`Error::Panicked`] and [`Error::Limit`] mean that nothing was done.
 //!   [`Error::Full`] and [`Error::Failed`] mean so too: they refuse writes while the disk has no room or has failed.
 //!   Reads go on, and writes succeed again as soon as the disk allows. While the files are opened again, reads and
@@ -26,6 +26,7 @@
 
 mod commit;
 mod commits;
+mod cut;
 mod damage;
 mod database;
 mod error;

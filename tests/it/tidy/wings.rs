@@ -86,7 +86,7 @@ const ORDER: [(&str, &[&str]); 13] = [
         "crates/embedded",
         &[
             "database", "writer", "tx", "keyspace", "range", "storage", "meter", "error", "damage",
-            "commits", "journal", "ledger", "commit", "trouble",
+            "commits", "cut", "journal", "ledger", "commit", "trouble",
         ],
     ),
     ("crates/kit", &["process", "settings", "serving", "telemetry", "page", "errors", "role"]),

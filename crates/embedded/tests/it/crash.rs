@@ -1,25 +1,49 @@
 //! kill -9 of a process that acknowledges writes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use shoal_embedded::Database;
+
+use crate::Random;
 
 const DIR: &str = "SHOAL_EMBEDDED_CRASH_DIR";
 
 /// A group's other writes, which must be there whenever its number is.
 const PARTS: u8 = 5;
 
-/// Acknowledged writes before each kill: many, and so few that it comes while the database is opened or first written.
-const BEFORE_KILLS: [u32; 24] =
-    [0, 1, 300, 2, 0, 5, 1, 300, 17, 3, 0, 40, 1, 9, 0, 120, 2, 0, 7, 60, 1, 0, 25, 300];
+/// Kills of a run in CI; `SHOAL_TEST_KILLS=200` for more.
+const KILLS: usize = 24;
+
+/// Kills of one database before the next one begins empty.
+const KILLS_OF_ONE: usize = 8;
+
+/// The acknowledged writes before a kill are fewer than this.
+const WRITES_MAX: u64 = 300;
+
+/// A kill comes at most this long after the last of them.
+const DELAY_MICROS_MAX: u64 = 3_000;
 
 #[test]
 fn sigkill_loses_and_tears_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let kills = std::env::var("SHOAL_TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let mut random = Random::seeded("sigkill_loses_and_tears_nothing");
+    let mut dir = tempfile::tempdir().unwrap();
     let mut acknowledged = 0u64;
-    for count in BEFORE_KILLS {
+    let mut total = 0;
+    for kill in 0..kills {
+        if kill % KILLS_OF_ONE == 0 {
+            dir = tempfile::tempdir().unwrap();
+            acknowledged = 0;
+        }
+        let acknowledged_before = acknowledged;
+        // Half of them come while the database is opened or first written.
+        let count = if random.below(2) == 0 { random.below(4) } else { random.below(WRITES_MAX) };
+        let delay = Duration::from_micros(random.below(DELAY_MICROS_MAX));
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::child_writes_until_killed", "--nocapture"])
             .env(DIR, dir.path())
@@ -38,6 +62,7 @@ fn sigkill_loses_and_tears_nothing() {
                 seen += 1;
             }
         }
+        std::thread::park_timeout(delay);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(seen, count, "the child ended by itself");
@@ -47,6 +72,10 @@ fn sigkill_loses_and_tears_nothing() {
             }
         }
 
+        if random.below(2) == 0 {
+            tear(dir.path(), &mut random);
+        }
+
         let database = Database::open(dir.path()).unwrap();
         let (numbers, parts) = (database.keyspace("numbers").unwrap(), database.keyspace("parts").unwrap());
         let stored: Vec<u64> = numbers
@@ -54,11 +83,27 @@ fn sigkill_loses_and_tears_nothing() {
             .map(|pair| u64::from_be_bytes(pair.unwrap().0[..].try_into().unwrap()))
             .collect();
         let last = stored.last().copied().unwrap_or(0);
-        assert!(last >= acknowledged, "acknowledged {acknowledged}, found {last}");
+        assert!(last >= acknowledged, "kill {kill}: acknowledged {acknowledged}, found {last}");
         assert_eq!(stored, (1..=last).collect::<Vec<_>>(), "none is missing before one that is there");
         assert_eq!(parts.prefix("").count() as u64, last * u64::from(PARTS), "transactions are whole");
+        total += last - acknowledged_before;
         acknowledged = last;
     }
+    eprintln!("{kills} kills, {total} writes, none lost");
+}
+
+/// Adds the beginning of a write to the newest journal, as a power cut would.
+fn tear(dir: &Path, random: &mut Random) {
+    let journals = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let journals = journals.filter(|path| path.extension().is_some_and(|extension| extension == "jnl"));
+    let Some(journal) = journals.max() else { return };
+    let file = File::options().read(true).write(true).open(journal).unwrap();
+    let mut bytes = Vec::new();
+    (&file).read_to_end(&mut bytes).unwrap();
+    let Some(used) = bytes.iter().rposition(|byte| *byte != 0) else { return };
+    let group = bytes.windows(4).position(|window| window == b"FJL\x03").unwrap_or(used);
+    let torn = 1 + random.below(group as u64) as usize;
+    file.write_all_at(&bytes[..torn], used as u64 + 1).unwrap();
 }
 
 /// Files that a first start makes, in their order.

@@ -147,6 +147,58 @@ async fn flipped_journal_bytes_lose_no_group() {
     }
 }
 
+/// The bytes of the first whole group, as a crash could leave them at the end of the journal.
+fn group(dir: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(dir.join(JOURNAL)).unwrap();
+    let end = bytes.windows(4).position(|window| window == b"FJL\x03").unwrap();
+    bytes.truncate(end + 4);
+    bytes
+}
+
+/// What was cut off the journals of `dir`, in order.
+fn cut_off(dir: &Path) -> Vec<Vec<u8>> {
+    let Ok(entries) = fs::read_dir(dir.join("cut")) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn torn_last_write_is_cut_and_kept() {
+    let dir = written().await;
+    let (used, whole) = (used(dir.path()), group(dir.path()));
+    let mut torn: Vec<_> =
+        [1, 5, 13, 20, whole.len() - 1].iter().map(|length| whole[..*length].to_vec()).collect();
+    // A power cut may leave the end of a write and not its middle.
+    torn.push([&whole[..30], &[0; 4], &whole[34..]].concat());
+    for tail in torn {
+        let copied = tempfile::tempdir().unwrap();
+        copy(dir.path(), copied.path());
+        let journal = File::options().write(true).open(copied.path().join(JOURNAL)).unwrap();
+        journal.write_all_at(&tail, used).unwrap();
+        journal.set_len(used + 100_000).unwrap();
+        for _ in 0..2 {
+            let database = Database::open(copied.path()).unwrap_or_else(|error| panic!("{tail:?}: {error}"));
+            assert_eq!(database.keyspace("k").unwrap().prefix("").count(), GROUPS as usize);
+            database.close().await;
+            let kept = tail[..=tail.iter().rposition(|byte| *byte != 0).unwrap()].to_vec();
+            assert_eq!(cut_off(copied.path()), [kept]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn kept_tails_are_bounded() {
+    let dir = written().await;
+    for tail in 1..=20 {
+        let journal = File::options().write(true).open(dir.path().join(JOURNAL)).unwrap();
+        journal.write_all_at(&[tail], used(dir.path())).unwrap();
+        drop(Database::open(dir.path()).unwrap());
+    }
+    let kept = cut_off(dir.path());
+    assert_eq!(kept, (5..=20).map(|tail| vec![tail]).collect::<Vec<_>>(), "the newest stay");
+}
+
 #[tokio::test]
 async fn a_damaged_beginning_spares_the_rest() {
     let dir = written().await;

@@ -27,3 +27,24 @@ fn pairs(range: Range) -> Vec<(String, String)> {
 fn text(keyspace: &Keyspace, key: &str) -> Option<String> {
     keyspace.get(key).unwrap().map(|value| String::from_utf8(value.to_vec()).unwrap())
 }
+
+/// Numbers that a seed determines. `SHOAL_TEST_SEED` repeats one that was printed.
+struct Random(u64);
+
+impl Random {
+    fn seeded(test: &str) -> Random {
+        let given = std::env::var("SHOAL_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
+        let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64;
+        let seed = given.unwrap_or_else(now);
+        eprintln!("{test}: SHOAL_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
