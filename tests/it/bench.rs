@@ -1,5 +1,5 @@
 //! `shoal bench gateway` without its peers: it starts everything, checks that calls are forwarded, measures, reports, and ends
-//! by itself. The figures of so short a run say nothing; the test only checks that they are there.
+//! by itself. The figures of so short a run say nothing; the test only checks that they are there, in print and in the file.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ async fn gateway_bench_reports_all_figures() {
     let mut command = Command::new(shoal_binary());
     command.args(["bench", "gateway", "--alone", "--cores", "1", "--rounds", "1", "--seconds", "0.05"]);
     command.args(["--in-flight", "4", "--connections", "2", "--rate", "100"]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    command.arg("--json").arg(file.path());
     let mut bench = Process::spawn(command);
     // The last lines.
     bench.printed("services = ['shoal.bench.Echo']", PATIENCE).await;
@@ -33,5 +35,16 @@ async fn gateway_bench_reports_all_figures() {
     ] {
         assert!(output.contains(part), "`{part}` is missing:\n{output}");
     }
-    assert!(!output.contains("calls lost"), "{output}");
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file.path()).expect("written")).expect("JSON");
+    assert_eq!(results["format"], "shoal-bench/1", "{results}");
+    assert!(results["machine"]["calibration_after_ms"].as_f64() > Some(0.0), "{results}");
+    let tables = results["tables"].as_array().expect("tables");
+    let open =
+        tables.iter().find(|table| table["title"].as_str().is_some_and(|title| title.contains("open loop")));
+    let open = open.expect("an open loop");
+    let lost = open["columns"].as_array().expect("columns").iter().position(|column| column["key"] == "lost");
+    for row in open["rows"].as_array().expect("rows") {
+        assert_eq!(row["cells"][lost.expect("a column")]["max"], 0.0, "{row}");
+    }
 }

@@ -8,6 +8,7 @@ mod harness;
 mod access_log;
 mod bad_input;
 mod bench;
+mod benchmarks;
 mod clones;
 mod configuration;
 mod contract;

@@ -52,7 +52,7 @@ const BYTES_MAX: u32 = 4 << 20;
 
 /// The peer's flags.
 #[derive(Debug, Args)]
-pub struct EchoArgs {
+pub(crate) struct EchoArgs {
     /// Address to listen on
     #[arg(long)]
     listen: SocketAddr,

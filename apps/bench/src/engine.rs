@@ -13,17 +13,24 @@ use tonic::transport::Endpoint;
 
 use crate::process::{Server, free_address};
 use crate::report;
+use crate::results::{Column, Table};
+use crate::run::{Found, Run, RunArgs};
 use clients::{Clients, Loader};
 use meter::{IDLE, Meter, Usage};
+
+/// The title of the table of operations.
+const COSTS: &str = "Operations";
 
 /// Jobs of a large claim.
 const CLAIM: usize = 32;
 
 /// Settings of a measurement.
 #[derive(Debug, Args)]
-pub struct EngineArgs {
-    /// Calls of each operation
-    #[arg(long, default_value_t = 20_000)]
+pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Calls of each operation in a round
+    #[arg(long, default_value_t = 5_000)]
     calls: usize,
     /// Calls in flight: what is in flight together shares Redis' system calls
     #[arg(long, default_value_t = 64)]
@@ -37,6 +44,12 @@ pub struct EngineArgs {
 }
 
 pub(crate) async fn run(args: &EngineArgs) -> anyhow::Result<()> {
+    let title = format!(
+        "What an operation costs Redis, with {} calls in flight: commands and CPU time of the process, less what clones do at \
+         rest; and the memory of each stored object.",
+        args.in_flight
+    );
+    let run = Run::begin("engine", &title, &args.run).await?;
     let address = free_address()?;
     let dir = tempfile::tempdir()?;
     let mut command = tokio::process::Command::new(&args.redis_server);
@@ -50,10 +63,8 @@ pub(crate) async fn run(args: &EngineArgs) -> anyhow::Result<()> {
         calls: args.calls,
         in_flight: args.in_flight,
         idle: Usage::default(),
-        rows: Vec::new(),
+        costs: Vec::new(),
     };
-    // Before clones are there, which would miss what is removed after it.
-    operations::floor(&mut meter).await?;
     let file = tempfile::NamedTempFile::with_suffix(".toml")?;
     let loader = free_address()?;
     std::fs::write(file.path(), format!("[cache.object.thing]\nloader = 'http://{loader}'\nttl = '5m'\n"))?;
@@ -76,17 +87,40 @@ pub(crate) async fn run(args: &EngineArgs) -> anyhow::Result<()> {
     };
     tokio::time::sleep(IDLE).await;
     meter.watch_idle().await?;
-    operations::all(&mut meter, &clients).await?;
-    report::line(&format!("\nWhat an operation costs Redis, {} in flight\n", args.in_flight));
-    let header = ["operation", "commands", "µs", "calls/s"];
-    report::line(&report::markdown(header, &meter.rows));
-    let rows = memory::all(&mut meter, &clients, args.objects).await?;
-    report::line(&format!("\nWhat an object takes of Redis' memory, of {}\n", args.objects));
-    report::line(&report::markdown(["object", "bytes"], &rows));
-    report::line(&format!(
-        "One clone each of session, jobs and cache at rest: {:.0} commands/s, {:.0} µs/s",
+    for round in 1..=args.run.rounds {
+        report::progress(&format!(
+            "round {round} of {}: {} calls of each operation",
+            args.run.rounds, args.calls
+        ));
+        operations::all(&mut meter, &clients, round).await?;
+    }
+    let memory = memory::all(&mut meter, &clients, args.objects).await?;
+    let at_rest = format!(
+        "One clone each of session, jobs and cache at rest: {:.0} commands/s, {:.0} µs/s.",
         meter.idle.commands, meter.idle.cpu_us
-    ));
+    );
     loading.abort();
-    Ok(())
+    let warm_up = format!("the clones stand for {} s", IDLE.as_secs());
+    let tables = vec![costs(&meter), memory];
+    run.end(Found { warm_up, tables, notes: vec![at_rest], ..Found::default() }).await
+}
+
+/// Returns the table of the operations; their peer is a bare GET for reads, and a bare SET for the others.
+fn costs(meter: &Meter) -> Table {
+    let columns = vec![
+        Column::new("commands", "commands", 1),
+        Column::new("redis_cpu_us", "Redis CPU µs", 1).with_ratio(),
+        Column::new("calls_per_second", "calls/s", 0).with_ratio(),
+    ];
+    let mut table = Table::new(COSTS, columns);
+    for cost in &meter.costs {
+        let peer = match cost.operation.as_str() {
+            operations::BARE_GET | operations::BARE_SET => None,
+            name if operations::READS.contains(&name) => Some(operations::BARE_GET),
+            _ => Some(operations::BARE_SET),
+        };
+        let figures = [&cost.commands, &cost.cpu_us, &cost.per_second].map(Clone::clone).to_vec();
+        table.row(&cost.operation, peer, figures);
+    }
+    table
 }

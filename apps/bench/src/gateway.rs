@@ -17,7 +17,9 @@ use crate::load::open::{Open, open_loop};
 use crate::peer::Peer;
 use crate::process::affinity::{Cpus, Placing};
 use crate::report;
-use crate::round::{Sample, measured, median};
+use crate::results::{Attachment, Column, Table};
+use crate::round::{Sample, interleaved, load_columns, load_figures, measured, warm_up};
+use crate::run::{Found, Run, RunArgs, seconds};
 
 const ABOUT: &str = "\
 Each gateway forwards to the same two tonic servers on this machine, with the same windows, stream limits, cores and rule \
@@ -37,7 +39,7 @@ const EXAMPLES: &str = "Examples:
 /// Settings of a measurement.
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_help = EXAMPLES)]
-pub struct GatewayArgs {
+pub(crate) struct GatewayArgs {
     /// Gateways to measure beside ours
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Haproxy, Peer::Envoy, Peer::Nginx])]
     peers: Vec<Peer>,
@@ -50,9 +52,8 @@ pub struct GatewayArgs {
     /// A `shoal-gateway` of another build, to be measured beside this one
     #[arg(long, value_name = "PROGRAM")]
     also: Vec<PathBuf>,
-    /// Rounds of every scenario
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
+    #[command(flatten)]
+    run: RunArgs,
     /// Seconds of each scenario in a round
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
@@ -70,16 +71,6 @@ pub struct GatewayArgs {
     rate: u32,
 }
 
-/// The longest a scenario may take in a round.
-const SECONDS_MAX: f64 = 60.0;
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.05..=SECONDS_MAX).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("not a number of seconds from 0.05 to {SECONDS_MAX}")),
-    }
-}
-
 /// Time that everything but the rounds may take, for each number of cores.
 const SETUP_WITHIN: Duration = Duration::from_secs(120);
 
@@ -93,17 +84,16 @@ const OUTSTANDING_MAX: usize = 10_000;
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
-    if cfg!(debug_assertions) {
-        report::progress("This is a debug build: its figures say nothing. Build with --profile dist.");
-    }
+    let title = "What a call costs at our gateway and at its peers, with the same upstreams and callers. CPU time is that of the \
+                 gateway's processes.";
+    let run = Run::begin("gateway", title, &args.run).await?;
     let cpus = Cpus::allowed()?;
-    let mut measured = 0;
+    let mut found = Found { warm_up: warm_up(Duration::from_secs_f64(args.seconds)), ..Found::default() };
     for cores in args.cores.iter().copied() {
         let Some(placing) = Placing::of(cores, &cpus) else {
             report::progress(&format!("{cores} cores: this process may use {} only. Left out.", cpus.len()));
             continue;
         };
-        measured += 1;
         let bed = tokio::time::timeout(
             SETUP_WITHIN,
             Bed::start(&placing, args.peers(), &args.peers_dir(), &args.also),
@@ -119,12 +109,16 @@ pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
             expected.as_secs_f64(),
             bound.as_secs_f64()
         ));
-        tokio::time::timeout(bound, measure(args, cores, &placing, &bed))
+        tokio::time::timeout(bound, measure(args, cores, &placing, &bed, &mut found))
             .await
             .context("took more than twice the time it should: is this machine busy?")??;
     }
-    ensure!(measured > 0, "no measurement is possible with --cores {:?} on this machine", args.cores);
-    Ok(())
+    ensure!(
+        !found.tables.is_empty(),
+        "no measurement is possible with --cores {:?} on this machine",
+        args.cores
+    );
+    run.end(found).await
 }
 
 impl GatewayArgs {
@@ -170,23 +164,26 @@ fn lines(bed: &Bed) -> Vec<Line<'_>> {
 /// Returns the time that the rounds should take.
 fn expected(args: &GatewayArgs, bed: &Bed) -> Duration {
     let scenarios = lines(bed).len() as f64;
-    Duration::from_secs_f64(scenarios * args.seconds * (f64::from(args.rounds) + 0.25))
+    Duration::from_secs_f64(scenarios * args.seconds * (f64::from(args.run.rounds) + 0.25))
 }
 
-async fn measure(args: &GatewayArgs, cores: usize, placing: &Placing, bed: &Bed) -> anyhow::Result<()> {
+async fn measure(
+    args: &GatewayArgs,
+    cores: usize,
+    placing: &Placing,
+    bed: &Bed,
+    found: &mut Found,
+) -> anyhow::Result<()> {
     let lines = lines(bed);
     let time = Duration::from_secs_f64(args.seconds);
-    let mut samples: Vec<Vec<Sample>> = lines.iter().map(|_| Vec::new()).collect();
-    for line in &lines {
-        sample(args, cores, line, time / 4, 0).await?;
-    }
-    for round in 1..=args.rounds {
-        report::progress(&format!("round {round} of {}: {} scenarios of {time:?}", args.rounds, lines.len()));
-        for (line, samples) in lines.iter().zip(&mut samples) {
-            samples.push(sample(args, cores, line, time, u64::from(round)).await?);
-        }
-    }
-    print(args, cores, placing, bed, &lines, &samples)
+    let samples = interleaved(
+        &lines,
+        |line| format!("{}, {}", line.gateway.name, line.workload.name()),
+        (args.run.rounds, time),
+        async |line, time, round| sample(args, cores, line, time, u64::from(round)).await,
+    )
+    .await?;
+    tables(args, cores, placing, bed, (&lines, &samples), found)
 }
 
 async fn sample(
@@ -198,7 +195,7 @@ async fn sample(
 ) -> anyhow::Result<Sample> {
     let (address, call, pids) = (line.gateway.address, line.workload.call(), line.gateway.pids());
     let connections = usize::from(args.connections) * cores;
-    let sample = match line.pressure {
+    match line.pressure {
         Pressure::Closed => {
             let in_flight = usize::from(args.in_flight) * cores;
             let shape = Closed { in_flight, connections, threads: cores };
@@ -215,82 +212,71 @@ async fn sample(
             };
             measured(&pids, open_loop(address, &call, load, time)).await
         }
-    };
-    sample.with_context(|| format!("{}, {}", line.gateway.name, line.workload.name()))
+    }
 }
 
-fn print(
+fn tables(
     args: &GatewayArgs,
     cores: usize,
     placing: &Placing,
     bed: &Bed,
-    lines: &[Line<'_>],
-    samples: &[Vec<Sample>],
+    (lines, samples): (&[Line<'_>], &[Vec<Sample>]),
+    found: &mut Found,
 ) -> anyhow::Result<()> {
-    report::line(&format!(
-        "\n# {cores} core{s}: gateways on CPU {}, callers and upstreams on {}\n\nMedians of {} interleaved rounds of \
-         {} s. CPU µs: of the gateway's processes, per call. ×: of HAProxy's in the same table.",
-        placing.measured,
-        placing.rest,
-        args.rounds,
-        args.seconds,
-        s = if cores == 1 { "" } else { "s" },
+    let of_cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
+    found.notes.push(format!(
+        "{of_cores}: gateways on CPU {}, callers and upstreams on {}.",
+        placing.measured, placing.rest
     ));
     for workload in Workload::ALL {
-        report::line(&format!(
-            "\n## {}, closed loop: {} in flight on {} connections\n",
+        let title = format!(
+            "{}, closed loop: {} in flight on {} connections, {of_cores}",
             workload.name(),
             usize::from(args.in_flight) * cores,
             usize::from(args.connections) * cores
-        ));
-        table(lines, samples, |line| line.workload == workload && line.pressure == Pressure::Closed);
+        );
+        let which = |line: &Line<'_>| line.workload == workload && line.pressure == Pressure::Closed;
+        found.tables.push(table(&title, lines, samples, which));
     }
     let rate = args.rate as usize * cores;
-    report::line(&format!("\n## 100 B unary, open loop: {rate} calls a second, Poisson arrivals\n"));
-    table(lines, samples, |line| line.pressure == Pressure::Open);
-    report::line("\n## Resident memory after all of it\n");
+    let title = format!("100 B unary, open loop: {rate} calls a second, Poisson arrivals, {of_cores}");
+    found.tables.push(table(&title, lines, samples, |line| line.pressure == Pressure::Open));
+    let title = format!("Resident memory after all of it, {of_cores}");
+    let mut memory = Table::new(&title, vec![Column::new("resident_mib", "MiB", 0)]);
     for gateway in bed.gateways.iter().filter(|gateway| gateway.server.is_some()) {
-        let bytes: u64 =
-            gateway.pids().into_iter().map(crate::process::cpu::resident).sum::<anyhow::Result<u64>>()?;
-        report::line(&format!("- {}: {} MiB", gateway.name, bytes >> 20));
+        let pids = gateway.pids();
+        let bytes: u64 = pids.into_iter().map(crate::process::cpu::resident).sum::<anyhow::Result<u64>>()?;
+        memory.row(&gateway.name, None, vec![vec![bytes as f64 / f64::from(1 << 20)]]);
+        let name = format!("{}, {of_cores}", gateway.name);
+        found.attachments.push(Attachment { name, text: gateway.settings.clone() });
     }
-    report::line("\n## Settings");
-    for gateway in bed.gateways.iter().filter(|gateway| gateway.server.is_some()) {
-        report::line(&format!("\n{}:\n```\n{}```", gateway.name, gateway.settings));
-    }
+    found.tables.push(memory);
     Ok(())
 }
 
-fn table(lines: &[Line<'_>], samples: &[Vec<Sample>], which: impl Fn(&Line<'_>) -> bool) {
-    let rows: Vec<(&Line<'_>, &Vec<Sample>)> =
+/// Returns the lines of a table. Their peer is HAProxy, and where that is not measured the upstream without a gateway.
+fn table(
+    title: &str,
+    lines: &[Line<'_>],
+    samples: &[Vec<Sample>],
+    which: impl Fn(&Line<'_>) -> bool,
+) -> Table {
+    let haproxy = Peer::Haproxy.name();
+    let mut rows: Vec<(&Line<'_>, &Vec<Sample>)> =
         lines.iter().zip(samples).filter(|(line, _)| which(line)).collect();
-    let haproxy = rows.iter().find(|(line, _)| line.gateway.name == Peer::Haproxy.name());
-    let cpu = |samples: &[Sample]| median(samples, |s| s.cpu_us.first().copied().unwrap_or(f64::NAN));
-    let ratio = |figure: &dyn Fn(&[Sample]) -> f64, samples: &[Sample]| match haproxy {
-        Some((_, haproxy)) => number(figure(samples) / figure(haproxy), 2),
-        None => "-".to_owned(),
-    };
-    let per_second = |samples: &[Sample]| median(samples, |s| s.per_second);
-    let cells = rows.iter().map(|(line, samples)| {
-        let mut name = line.gateway.name.clone();
-        let lost: u64 = samples.iter().map(|sample| sample.lost).sum();
-        if lost > 0 {
-            name.push_str(&format!(" ({lost} calls lost)"));
-        }
-        [
-            name,
-            number(cpu(samples), 1),
-            ratio(&cpu, samples),
-            number(per_second(samples), 0),
-            ratio(&per_second, samples),
-            number(median(samples, |s| s.p50_us), 0),
-            number(median(samples, |s| s.p99_us), 0),
-        ]
-    });
-    let header = ["gateway", "CPU µs", "×", "calls/s", "×", "p50 µs", "p99 µs"];
-    report::line(&report::markdown(header, &cells.collect::<Vec<_>>()));
-}
-
-fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "-".to_owned() }
+    // A peer stands before those that are compared with it.
+    rows.sort_by_key(|(line, _)| line.gateway.name != haproxy);
+    let peer = rows.first().map(|(line, _)| line.gateway.name.clone()).unwrap_or_default();
+    let mut columns = vec![Column::new("gateway_cpu_us", "CPU µs", 1).with_ratio()];
+    columns.extend(load_columns());
+    columns.push(Column::new("lost", "calls lost", 0));
+    let mut table = Table::new(title, columns);
+    for (line, samples) in rows {
+        let cpu = samples.iter().filter_map(|sample| sample.cpu_us.first().copied()).collect();
+        let lost = samples.iter().map(|sample| sample.lost as f64).collect();
+        let figures = [vec![cpu], load_figures(samples), vec![lost]].concat();
+        let name = &line.gateway.name;
+        table.row(name, (*name != peer).then_some(peer.as_str()), figures);
+    }
+    table
 }

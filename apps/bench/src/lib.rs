@@ -3,18 +3,22 @@
 //! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
 //! stays on loopback, is bounded, and ends.
 
-pub mod echo;
+mod echo;
 mod engine;
 mod gateway;
 mod load;
+mod machine;
 mod mesh;
+mod page;
 mod peer;
 mod process;
 mod report;
+mod results;
 mod round;
+mod run;
 mod session;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 const EXAMPLES: &str = "Examples:
   shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
@@ -22,10 +26,18 @@ const EXAMPLES: &str = "Examples:
   shoal bench engine --calls 20000
   shoal bench gateway --peers haproxy,envoy";
 
+/// A benchmark, or the list of them.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// Benchmark to run; without it all are listed
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
 /// Subject of a measurement.
 #[derive(Debug, Subcommand)]
-#[command(after_help = EXAMPLES)]
-pub enum Bench {
+enum Bench {
     /// Cost of a call of every service, at a clone and through the gateway, beside a bare tonic echo
     Mesh(mesh::MeshArgs),
     /// Cost of GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
@@ -34,6 +46,9 @@ pub enum Bench {
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
+    /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
+    #[command(hide = true)]
+    Page(page::PageArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -43,12 +58,47 @@ pub enum Bench {
 ///
 /// # Errors
 /// When a process does not start or a call fails.
-pub async fn run(bench: Bench) -> anyhow::Result<()> {
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let Some(bench) = args.bench else {
+        report::line(&list());
+        return Ok(());
+    };
     match bench {
         Bench::Mesh(args) => mesh::run(&args).await,
         Bench::Session(args) => session::run(&args).await,
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
+        Bench::Page(args) => page::run(&args),
         Bench::Echo(args) => echo::run(args).await,
+    }
+}
+
+/// Returns a line for each benchmark, and what they have in common.
+fn list() -> String {
+    let command = Bench::augment_subcommands(clap::Command::new("bench"));
+    let shown = command.get_subcommands().filter(|benchmark| !benchmark.is_hide_set());
+    let lines = shown.map(|benchmark| {
+        let about = benchmark.get_about().map(ToString::to_string).unwrap_or_default();
+        format!("  {:<8}  {about}\n", benchmark.get_name())
+    });
+    format!(
+        "Benchmarks:\n{}\nEach warms up, repeats what it measures in interleaved rounds (--rounds), and prints medians with their \
+         range\nand the ratio to its peer, beside facts about the machine. --json FILE keeps it all. `shoal bench NAME --help` has\n\
+         the flags; docs/benchmarks.md has results.",
+        lines.collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_benchmarks_are_listed() {
+        let list = list();
+        for name in ["mesh", "session", "engine", "gateway"] {
+            assert!(list.contains(&format!("\n  {name} ")), "{name}:\n{list}");
+        }
+        assert!(!list.contains("\n  echo "), "{list}");
     }
 }

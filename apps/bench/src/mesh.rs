@@ -11,22 +11,22 @@ use shoal_proto::jobs::v1 as jobs;
 use shoal_proto::session::v1 as session;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::echo;
 use crate::load::call::Call;
 use crate::load::closed::Closed;
-use crate::process::Server;
-use crate::process::cpu;
-use crate::round::{Scenario, interleaved, table};
-use crate::{echo, report};
+use crate::process::{Server, cpu};
+use crate::results::{Column, Table};
+use crate::round::{Scenario, closed_loops, warm_up};
+use crate::run::{Found, Run, RunArgs, seconds};
 
 /// Settings of a measurement.
 #[derive(Debug, Args)]
-pub struct MeshArgs {
-    /// Rounds of every scenario
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+pub(crate) struct MeshArgs {
+    #[command(flatten)]
+    run: RunArgs,
     /// Seconds of each scenario in a round
-    #[arg(long, default_value_t = 2)]
-    seconds: u64,
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
     /// Calls in flight
     #[arg(long, default_value_t = 64)]
     in_flight: usize,
@@ -38,7 +38,26 @@ pub struct MeshArgs {
     cassandra: Option<String>,
 }
 
+/// The peer.
+const ECHO: &str = "tonic echo 100 B";
+/// The title of the table of memory.
+const MEMORY: &str = "Resident memory after it";
+/// The title of the table of loads.
+pub(crate) const CALLS: &str = "Calls";
+
 pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
+    let engine = match (&args.redis, &args.cassandra) {
+        (None, None) => "embedded engines",
+        (Some(_), Some(_)) => "Redis and Cassandra",
+        (Some(_), None) => "Redis, embedded data",
+        (None, Some(_)) => "Cassandra, the rest embedded",
+    };
+    let title = format!(
+        "A read of every service on {engine}, one clone each, at the clone and through the gateway, beside a bare tonic echo. \
+         {} calls in flight.",
+        args.in_flight
+    );
+    let run = Run::begin("mesh", &title, &args.run).await?;
     let echo = Server::start(&["bench", "echo"]).await?;
     let mut engines = vec!["--ephemeral"];
     if let Some(redis) = &args.redis {
@@ -81,6 +100,7 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
             let way = if through { "through the gateway" } else { "direct" };
             scenarios.push(Scenario {
                 name: format!("{name}, {way}"),
+                peer: (name != ECHO).then(|| format!("{ECHO}, {way}")),
                 address,
                 call: call.clone(),
                 shape: Closed::of(args.in_flight),
@@ -88,27 +108,23 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
             });
         }
     };
-    add("tonic echo 100 B", &echo, &echo_call);
+    add(ECHO, &echo, &echo_call);
     let channel = connect(gateway.address, &["session", "cache", "data", "jobs"]).await?;
     add("GetSession", &session, &a_session(channel.clone()).await?);
     add("data Get", &data, &a_row(channel.clone()).await?);
     add("cache Get", &cache, &an_entry(channel.clone()).await?);
     add("GetJob", &jobs, &a_job(channel).await?);
 
-    let samples = interleaved(&scenarios, args.rounds, Duration::from_secs(args.seconds)).await?;
-    let engine = match (&args.redis, &args.cassandra) {
-        (None, None) => "embedded engines",
-        (Some(_), Some(_)) => "Redis and Cassandra",
-        (Some(_), None) => "Redis, embedded data",
-        (None, Some(_)) => "Cassandra, the rest embedded",
-    };
-    table(&format!("CPU per call on {engine}"), &scenarios, &samples);
+    let time = Duration::from_secs_f64(args.seconds);
+    let calls = closed_loops(CALLS, &scenarios, (args.run.rounds, time)).await?;
+    let mut memory = Table::new(MEMORY, vec![Column::new("resident_mib", "MiB", 0)]);
     for (name, server) in
         [("gateway", &gateway), ("session", &session), ("cache", &cache), ("data", &data), ("jobs", &jobs)]
     {
-        report::line(&format!("{name}: {} MiB resident", cpu::resident(server.pid())? >> 20));
+        let mib = cpu::resident(server.pid())? as f64 / f64::from(1 << 20);
+        memory.row(name, None, vec![vec![mib]]);
     }
-    Ok(())
+    run.end(Found { warm_up: warm_up(time), tables: vec![calls, memory], ..Found::default() }).await
 }
 
 /// A channel to the gateway once it has a clone of everything.

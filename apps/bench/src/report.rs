@@ -11,15 +11,16 @@ pub(crate) fn line(text: &str) {
 }
 
 /// A Markdown table; every column but the first is of numbers.
-pub(crate) fn markdown<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = header.map(|cell| cell.chars().count());
+pub(crate) fn markdown(header: &[String], rows: &[Vec<String>]) -> String {
+    // A rule needs a dash beside its colon.
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count().max(2)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(widths).enumerate().map(|(n, (cell, width))| match n {
+        let padded = cells.iter().zip(&widths).enumerate().map(|(n, (cell, &width))| match n {
             0 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });
@@ -30,8 +31,9 @@ pub(crate) fn markdown<const N: usize>(header: [&str; N], rows: &[[String; N]]) 
         .enumerate()
         .map(|(n, width)| if n == 0 { "-".repeat(*width) } else { format!("{}:", "-".repeat(width - 1)) })
         .collect();
-    let mut lines = vec![line(header.to_vec()), line(rules.iter().map(String::as_str).collect())];
-    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    let texts = |cells: &[String]| line(cells.iter().map(String::as_str).collect());
+    let mut lines = vec![texts(header), texts(&rules)];
+    lines.extend(rows.iter().map(|row| texts(row)));
     lines.join("\n")
 }
 
@@ -41,8 +43,9 @@ mod tests {
 
     #[test]
     fn numbers_are_aligned_to_the_right() {
-        let rows = [["a".to_owned(), "10.5".to_owned()], ["b µ".to_owned(), "7".to_owned()]];
-        let expected = "| x   |  CPU |\n| --- | ---: |\n| a   | 10.5 |\n| b µ |    7 |";
-        assert_eq!(markdown(["x", "CPU"], &rows), expected);
+        let texts = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let rows = [texts(["a", "10"]), texts(["b µ", "7"])];
+        let expected = "| x   |  × |\n| --- | -: |\n| a   | 10 |\n| b µ |  7 |";
+        assert_eq!(markdown(&texts(["x", "×"]), &rows), expected);
     }
 }

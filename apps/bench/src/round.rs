@@ -2,17 +2,22 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use crate::load::Done;
 use crate::load::call::Call;
 use crate::load::closed::{Closed, closed_loop};
 use crate::process::cpu;
 use crate::report;
+use crate::results::{Column, Table};
 
-/// Scenario of a report, which has a line for each.
+/// Closed loop that is a row of a table.
 pub(crate) struct Scenario {
     pub(crate) name: String,
+    /// Name of the scenario that it is compared with, which stands before it.
+    pub(crate) peer: Option<String>,
     pub(crate) address: SocketAddr,
     pub(crate) call: Call,
     pub(crate) shape: Closed,
@@ -32,31 +37,110 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: Vec<f64>,
 }
 
-/// Runs all scenarios `rounds` times, interleaved, after one short round that warms everything up.
+/// Share of a scenario's time for which it is run once, before the first round.
+const WARM_UP: u32 = 4;
+
+/// Returns the words about the warm-up of rounds with scenarios of so much time.
+pub(crate) fn warm_up(time: Duration) -> String {
+    format!("{:.2} s of each row", (time / WARM_UP).as_secs_f64())
+}
+
+/// Runs all scenarios `rounds` times, interleaved, after one short round that warms everything up. `run` has the scenario, its
+/// time, and the number of the round, from 1.
 ///
 /// # Errors
-/// When a call fails.
-pub(crate) async fn interleaved(
-    scenarios: &[Scenario],
-    rounds: usize,
-    time: Duration,
+/// When a scenario fails; the error names it.
+pub(crate) async fn interleaved<S>(
+    scenarios: &[S],
+    name: impl Fn(&S) -> String,
+    (rounds, time): (u32, Duration),
+    mut run: impl AsyncFnMut(&S, Duration, u32) -> anyhow::Result<Sample>,
 ) -> anyhow::Result<Vec<Vec<Sample>>> {
     let mut samples = vec![Vec::new(); scenarios.len()];
+    report::progress(&format!("warm-up: {}", warm_up(time)));
     for scenario in scenarios {
-        one(scenario, time / 4).await?;
+        run(scenario, time / WARM_UP, 0).await.with_context(|| name(scenario))?;
     }
+    let begun = Instant::now();
     for round in 1..=rounds {
-        report::progress(&format!("round {round} of {rounds}, {} scenarios of {time:?}", scenarios.len()));
+        let left = match round - 1 {
+            0 => time * u32::try_from(scenarios.len()).unwrap_or(u32::MAX) * rounds,
+            done => begun.elapsed() / done * (rounds - done),
+        };
+        report::progress(&format!(
+            "round {round} of {rounds}: {} scenarios of {time:?}, about {:.0} s left",
+            scenarios.len(),
+            left.as_secs_f64()
+        ));
         for (scenario, samples) in scenarios.iter().zip(&mut samples) {
-            samples.push(one(scenario, time).await?);
+            samples.push(run(scenario, time, round).await.with_context(|| name(scenario))?);
         }
     }
     Ok(samples)
 }
 
-async fn one(scenario: &Scenario, time: Duration) -> anyhow::Result<Sample> {
-    let pids: Vec<u32> = scenario.processes.iter().map(|(_, pid)| *pid).collect();
-    measured(&pids, closed_loop(scenario.address, &scenario.call, scenario.shape, time)).await
+/// Runs closed loops in rounds, and returns their table.
+///
+/// # Errors
+/// When a call fails.
+pub(crate) async fn closed_loops(
+    title: &str,
+    scenarios: &[Scenario],
+    rounds: (u32, Duration),
+) -> anyhow::Result<Table> {
+    let samples = interleaved(
+        scenarios,
+        |scenario| scenario.name.clone(),
+        rounds,
+        async |scenario, time, _| {
+            let pids: Vec<u32> = scenario.processes.iter().map(|(_, pid)| *pid).collect();
+            measured(&pids, closed_loop(scenario.address, &scenario.call, scenario.shape, time)).await
+        },
+    )
+    .await?;
+    Ok(table(title, scenarios, &samples))
+}
+
+fn table(title: &str, scenarios: &[Scenario], samples: &[Vec<Sample>]) -> Table {
+    let mut processes: Vec<&'static str> = Vec::new();
+    for (name, _) in scenarios.iter().flat_map(|scenario| &scenario.processes) {
+        if !processes.contains(name) {
+            processes.push(name);
+        }
+    }
+    let mut columns = load_columns();
+    columns.extend(
+        processes
+            .iter()
+            .map(|name| Column::new(&format!("{name}_cpu_us"), &format!("{name} CPU µs"), 1).with_ratio()),
+    );
+    let mut table = Table::new(title, columns);
+    for (scenario, samples) in scenarios.iter().zip(samples) {
+        let mut figures = load_figures(samples);
+        figures.extend(processes.iter().map(|process| {
+            match scenario.processes.iter().position(|(name, _)| name == process) {
+                Some(n) => samples.iter().map(|sample| sample.cpu_us[n]).collect(),
+                None => Vec::new(),
+            }
+        }));
+        table.row(&scenario.name, scenario.peer.as_deref(), figures);
+    }
+    table
+}
+
+/// Returns the columns of [`load_figures`].
+pub(crate) fn load_columns() -> Vec<Column> {
+    vec![
+        Column::new("calls_per_second", "calls/s", 0).with_ratio(),
+        Column::new("p50_us", "p50 µs", 0),
+        Column::new("p99_us", "p99 µs", 0),
+    ]
+}
+
+/// Returns what every load shows, for the columns of [`load_columns`].
+pub(crate) fn load_figures(samples: &[Sample]) -> Vec<Vec<f64>> {
+    let figure = |of: fn(&Sample) -> f64| samples.iter().map(of).collect();
+    vec![figure(|s| s.per_second), figure(|s| s.p50_us), figure(|s| s.p99_us)]
 }
 
 /// Runs a load and says what it showed, with the CPU of the processes `pids` meanwhile.
@@ -85,55 +169,46 @@ pub(crate) async fn measured(
     })
 }
 
-/// The median of a figure over the rounds.
-pub(crate) fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
-/// Prints a table of medians; CPU time is in microseconds per call of each process.
-pub(crate) fn table(title: &str, scenarios: &[Scenario], samples: &[Vec<Sample>]) {
-    let rounds = samples.first().map_or(0, Vec::len);
-    report::line(&format!("\n{title}  (medians of {rounds} interleaved rounds)\n"));
-    report::line(&format!(
-        "{:<34} {:>9} {:>9} {:>9} {:>9}  CPU µs per call",
-        "scenario", "in flight", "calls/s", "p50 µs", "p99 µs"
-    ));
-    for (scenario, samples) in scenarios.iter().zip(samples) {
-        let cpu: Vec<String> = scenario
-            .processes
-            .iter()
-            .enumerate()
-            .map(|(i, (name, _))| format!("{name} {:.1}", median(samples, |s| s.cpu_us[i])))
-            .collect();
-        report::line(&format!(
-            "{:<34} {:>9} {:>9.0} {:>9.0} {:>9.0}  {}",
-            scenario.name,
-            scenario.shape.in_flight,
-            median(samples, |s| s.per_second),
-            median(samples, |s| s.p50_us),
-            median(samples, |s| s.p99_us),
-            cpu.join(", ")
-        ));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SAMPLE: Sample = Sample { per_second: 0.0, p50_us: 0.0, p99_us: 0.0, lost: 0, cpu_us: vec![] };
+
+    #[tokio::test]
+    async fn rounds_interleave_after_a_warm_up() {
+        let mut ran = Vec::new();
+        let time = Duration::from_millis(8);
+        let run = async |scenario: &&str, time: Duration, round: u32| {
+            ran.push(format!("{scenario}{round}/{}", time.as_millis()));
+            Ok(Sample { per_second: f64::from(round), ..SAMPLE })
+        };
+        let samples = interleaved(&["a", "b"], |s| (*s).to_owned(), (2, time), run).await.expect("ran");
+        assert_eq!(ran, ["a0/2", "b0/2", "a1/8", "b1/8", "a2/8", "b2/8"]);
+        let of = |n: usize| samples[n].iter().map(|s| s.per_second).collect::<Vec<_>>();
+        assert_eq!((of(0), of(1)), (vec![1.0, 2.0], vec![1.0, 2.0]));
+    }
+
     #[test]
-    fn median_lies_between_middle_values() {
-        let sample = |n: f64| Sample { per_second: n, p50_us: 0.0, p99_us: 0.0, lost: 0, cpu_us: vec![] };
-        let samples: Vec<_> = [3.0, 1.0, 2.0].map(sample).into();
-        assert_eq!(median(&samples, |s| s.per_second), 2.0);
-        let samples: Vec<_> = [4.0, 1.0, 2.0, 3.0].map(sample).into();
-        assert_eq!(median(&samples, |s| s.per_second), 2.5);
+    fn processes_have_columns_of_their_own() {
+        let call = Call { path: "/a.B/C", framed: bytes::Bytes::new() };
+        let scenario = |name: &str, peer: Option<&str>, processes: &[(&'static str, u32)]| Scenario {
+            name: name.to_owned(),
+            peer: peer.map(str::to_owned),
+            address: ([127, 0, 0, 1], 1).into(),
+            call: call.clone(),
+            shape: Closed::of(1),
+            processes: processes.to_vec(),
+        };
+        let scenarios = [
+            scenario("echo", None, &[("service", 1)]),
+            scenario("ours", Some("echo"), &[("gateway", 2), ("service", 3)]),
+        ];
+        let sample = |cpu_us: &[f64]| vec![Sample { cpu_us: cpu_us.to_vec(), ..SAMPLE }];
+        let table = table("t", &scenarios, &[sample(&[10.0]), sample(&[5.0, 20.0])]);
+        let keys: Vec<&str> = table.columns.iter().map(|column| column.key.as_str()).collect();
+        assert_eq!(keys[3..], ["service_cpu_us", "gateway_cpu_us"]);
+        assert_eq!(table.cell("ours", "service_cpu_us").and_then(|cell| cell.ratio), Some(2.0));
+        assert_eq!(table.cell("echo", "gateway_cpu_us"), None);
     }
 }

@@ -7,18 +7,18 @@ use clap::Args;
 use crate::load::call::Call;
 use crate::load::closed::Closed;
 use crate::process::{Server, free_address};
-use crate::round::{Scenario, interleaved, median, table};
-use crate::{echo, mesh, report};
+use crate::round::{Scenario, closed_loops, warm_up};
+use crate::run::{Found, Run, RunArgs, seconds};
+use crate::{echo, mesh};
 
 /// Settings of a measurement.
 #[derive(Debug, Args)]
-pub struct SessionArgs {
-    /// Rounds of every scenario
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+pub(crate) struct SessionArgs {
+    #[command(flatten)]
+    run: RunArgs,
     /// Seconds of each scenario in a round
-    #[arg(long, default_value_t = 2)]
-    seconds: u64,
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
     /// Calls in flight
     #[arg(long, default_value = "1,64,256", value_delimiter = ',')]
     in_flight: Vec<usize>,
@@ -28,6 +28,9 @@ pub struct SessionArgs {
 }
 
 pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
+    let title =
+        "GetSession on Redis beside the least that could answer it: a bare tonic echo with one Redis GET.";
+    let run = Run::begin("session", title, &args.run).await?;
     let address = free_address()?;
     let dir = tempfile::tempdir()?;
     let mut command = tokio::process::Command::new(&args.redis_server);
@@ -55,38 +58,26 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
     let echo_call = Call::new(echo::ECHO, &echo::Text { text: "key".to_owned(), value: Vec::new() });
     let mut scenarios = Vec::new();
     for in_flight in args.in_flight.iter().copied() {
-        scenarios.push(Scenario {
-            name: "tonic echo + Redis GET".to_owned(),
-            address: echo.address,
-            call: echo_call.clone(),
-            shape: Closed::of(in_flight),
-            processes: vec![("service", echo.pid()), ("redis", redis.pid())],
-        });
-        scenarios.push(Scenario {
-            name: "GetSession, direct".to_owned(),
-            address: session.address,
-            call: get.clone(),
-            shape: Closed::of(in_flight),
-            processes: vec![("service", session.pid()), ("redis", redis.pid())],
-        });
-        scenarios.push(Scenario {
-            name: "GetSession, through the gateway".to_owned(),
-            address: gateway.address,
-            call: get.clone(),
-            shape: Closed::of(in_flight),
-            processes: vec![("service", session.pid()), ("redis", redis.pid()), ("gateway", gateway.pid())],
-        });
+        let name = |what: &str| format!("{what}, {in_flight} in flight");
+        let echo_name = name("tonic echo + Redis GET");
+        let mut add = |name: String, server: &Server, call: &Call, processes: &[(&'static str, u32)]| {
+            scenarios.push(Scenario {
+                peer: (name != echo_name).then(|| echo_name.clone()),
+                name,
+                address: server.address,
+                call: call.clone(),
+                shape: Closed::of(in_flight),
+                processes: processes.to_vec(),
+            });
+        };
+        let redis = ("redis", redis.pid());
+        add(echo_name.clone(), &echo, &echo_call, &[("service", echo.pid()), redis]);
+        let service = ("service", session.pid());
+        add(name("GetSession, direct"), &session, &get, &[service, redis]);
+        let through = [service, redis, ("gateway", gateway.pid())];
+        add(name("GetSession, through the gateway"), &gateway, &get, &through);
     }
-    let samples = interleaved(&scenarios, args.rounds, Duration::from_secs(args.seconds)).await?;
-    table("GetSession beside a bare tonic echo with a Redis GET", &scenarios, &samples);
-    for group in 0..args.in_flight.len() {
-        let per_second = |i: usize| median(&samples[group * 3 + i], |s| s.per_second);
-        report::line(&format!(
-            "{} in flight: {:.0} % of the echo's throughput directly, {:.0} % through the gateway",
-            scenarios[group * 3].shape.in_flight,
-            100.0 * per_second(1) / per_second(0),
-            100.0 * per_second(2) / per_second(0),
-        ));
-    }
-    Ok(())
+    let time = Duration::from_secs_f64(args.seconds);
+    let calls = closed_loops(mesh::CALLS, &scenarios, (args.run.rounds, time)).await?;
+    run.end(Found { warm_up: warm_up(time), tables: vec![calls], ..Found::default() }).await
 }

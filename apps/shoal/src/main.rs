@@ -59,8 +59,7 @@ enum Command {
         shell: Shell,
     },
     /// Measure Shoal beside its peers on this machine
-    #[command(subcommand)]
-    Bench(shoal_bench::Bench),
+    Bench(shoal_bench::BenchArgs),
 }
 
 /// Returns the command line as `--help` shows it: each command offers only what means something to it.
@@ -87,7 +86,7 @@ fn main() -> std::process::ExitCode {
             Command::Top(args) => report::done(shoal_top::run(args).await),
             Command::Config(config) => report::done(config::run(config)),
             Command::Completions { shell } => report::done(completions(shell)),
-            Command::Bench(bench) => report::done(shoal_bench::run(bench).await),
+            Command::Bench(args) => report::done(shoal_bench::run(args).await),
         }
     });
     // Whatever still runs has been drained or is past its bound.

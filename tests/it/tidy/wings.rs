@@ -170,7 +170,10 @@ const ORDER: [(&str, &[&str]); 13] = [
     ),
     (
         "apps/bench",
-        &["engine", "gateway", "peer", "session", "mesh", "echo", "round", "load", "process", "report"],
+        &[
+            "page", "engine", "gateway", "peer", "session", "mesh", "echo", "round", "run", "results",
+            "machine", "load", "process", "report",
+        ],
     ),
     (
         "apps/top",

@@ -76,9 +76,9 @@ impl Clients {
         Ok(self.sessions.create_session(request).await?.into_inner().token)
     }
 
-    pub(super) async fn enqueue(mut self, queue: &str, request_id: String) -> Result<(), Status> {
+    pub(super) async fn enqueue(mut self, queue: String, request_id: String) -> Result<(), Status> {
         let request = jobs::EnqueueRequest {
-            queue: queue.to_owned(),
+            queue,
             kind: "k".to_owned(),
             payload: vec![7; 100].into(),
             request_id,
@@ -88,13 +88,9 @@ impl Clients {
     }
 
     /// Leases at most `max_jobs`, completes them, and returns how many there were.
-    pub(super) async fn work(mut self, queue: &str, max_jobs: i32) -> Result<usize, Status> {
-        let request = jobs::LeaseJobsRequest {
-            queue: queue.to_owned(),
-            worker: "w".to_owned(),
-            max_jobs,
-            ..Default::default()
-        };
+    pub(super) async fn work(mut self, queue: String, max_jobs: i32) -> Result<usize, Status> {
+        let request =
+            jobs::LeaseJobsRequest { queue, worker: "w".to_owned(), max_jobs, ..Default::default() };
         let leased = self.workers.lease_jobs(request).await?.into_inner().jobs;
         let count = leased.len();
         for leased in leased {
@@ -118,8 +114,8 @@ impl Clients {
         self.cache.set(request).await.map(drop)
     }
 
-    pub(super) async fn get_object(mut self, id: usize) -> Result<(), Status> {
-        let request = cache::GetObjectRequest { kind: "thing".to_owned(), id: format!("o{id}") };
+    pub(super) async fn get_object(mut self, id: String) -> Result<(), Status> {
+        let request = cache::GetObjectRequest { kind: "thing".to_owned(), id };
         self.cache.get_object(request).await.map(drop)
     }
 }

@@ -32,8 +32,17 @@ pub(super) struct Meter {
     pub(super) in_flight: usize,
     /// Commands and CPU time used in a second without load.
     pub(super) idle: Usage,
-    /// The costs measured so far.
-    pub(super) rows: Vec<[String; 4]>,
+    /// The costs measured so far, in the order in which the operations were measured first.
+    pub(super) costs: Vec<Cost>,
+}
+
+/// Costs of an operation, one of each repetition.
+#[derive(Debug, Default)]
+pub(super) struct Cost {
+    pub(super) operation: String,
+    pub(super) commands: Vec<f64>,
+    pub(super) cpu_us: Vec<f64>,
+    pub(super) per_second: Vec<f64>,
 }
 
 impl Meter {
@@ -133,13 +142,24 @@ impl Meter {
         let (after, seconds) = (self.usage().await?, begun.elapsed().as_secs_f64());
         let of_one =
             |after: f64, before: f64, idle: f64| ((after - before - idle * seconds) / count as f64).max(0.0);
-        self.rows.push([
-            name.to_string(),
-            format!("{:.1}", of_one(after.commands, before.commands, self.idle.commands)),
-            format!("{:.1}", of_one(after.cpu_us, before.cpu_us, self.idle.cpu_us)),
-            format!("{:.0}", count as f64 / seconds),
-        ]);
+        let (commands, cpu_us) = (
+            of_one(after.commands, before.commands, self.idle.commands),
+            of_one(after.cpu_us, before.cpu_us, self.idle.cpu_us),
+        );
+        let cost = self.cost_of(&name.to_string());
+        cost.commands.push(commands);
+        cost.cpu_us.push(cpu_us);
+        cost.per_second.push(count as f64 / seconds);
         Ok(answers)
+    }
+
+    fn cost_of(&mut self, operation: &str) -> &mut Cost {
+        let known = self.costs.iter().position(|cost| cost.operation == operation);
+        let at = known.unwrap_or_else(|| {
+            self.costs.push(Cost { operation: operation.to_owned(), ..Cost::default() });
+            self.costs.len() - 1
+        });
+        &mut self.costs[at]
     }
 
     /// Empties Redis: how full its tables are is a part of what an object takes.
