@@ -5,7 +5,7 @@ use shoal_kit::reason;
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
-use crate::clock::WriteTimestamp;
+use crate::write_token::WriteToken;
 
 /// Reason why a call failed. `Clone`, because several callers may have waited for one read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,12 +47,12 @@ pub(crate) enum Error {
         detail: String,
     },
     /// A write was sent and its answer did not come: it may have happened.
-    #[error("the outcome of the write at {stamp:?} is unknown: {detail}")]
+    #[error("the outcome of the write {token:?} is unknown: {detail}")]
     OutcomeUnknown {
         /// The detail that was observed.
         detail: String,
-        /// The timestamp of the write. A repeat at the same timestamp changes nothing more.
-        stamp: Option<WriteTimestamp>,
+        /// The token of the write. A repeat under the same token changes nothing more.
+        token: Option<WriteToken>,
     },
     /// The clone has as many statements in flight as it may have.
     #[error("{limit} statements are in flight")]
@@ -74,6 +74,19 @@ pub(crate) enum Error {
     /// A defect of the service, or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
+}
+
+impl Error {
+    /// Names the write whose outcome is unknown, for its caller to repeat it.
+    #[must_use]
+    pub(crate) fn of_write(self, token: &WriteToken) -> Self {
+        match self {
+            Error::OutcomeUnknown { detail, token: None } => {
+                Error::OutcomeUnknown { detail, token: Some(token.clone()) }
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<Error> for ApiError {
@@ -107,7 +120,7 @@ impl From<Error> for ApiError {
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
-            Error::OutcomeUnknown { detail, stamp } => outcome_unknown(&detail, stamp),
+            Error::OutcomeUnknown { detail, token } => outcome_unknown(&detail, token.as_ref()),
             Error::Overloaded { limit } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::TOO_MANY_STATEMENTS,
@@ -148,8 +161,8 @@ impl From<Error> for Status {
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Makes the error of a write without an answer. Its metadata has the token to repeat the write with.
-fn outcome_unknown(detail: &str, stamp: Option<WriteTimestamp>) -> ApiError {
-    let advice = match stamp {
+fn outcome_unknown(detail: &str, token: Option<&WriteToken>) -> ApiError {
+    let advice = match token {
         Some(_) => "repeat it with the idempotency_token it had, or with the one in this error's metadata",
         None => "repeat it",
     };
@@ -159,8 +172,8 @@ fn outcome_unknown(detail: &str, stamp: Option<WriteTimestamp>) -> ApiError {
         format!("the write may or may not have happened ({detail}); {advice}: that cannot apply it twice"),
     )
     .retry_after(RETRY_AFTER);
-    match stamp {
-        Some(stamp) => fault.meta("idempotency_token", format!("{}-repeat", stamp.0)),
+    match token {
+        Some(token) => fault.meta("idempotency_token", token.as_str()),
         None => fault,
     }
 }

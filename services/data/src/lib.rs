@@ -21,6 +21,7 @@ mod table;
 mod tables;
 mod value;
 mod write;
+mod write_token;
 
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;

@@ -7,12 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use shoal_kit::{Invalid, reason};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::clock::WriteTimestamp;
 use crate::key::{PartitionKey, SortKey, SortRange};
-use crate::row_codec;
+use crate::row_codec::{Draft, WriteId};
 use crate::table::{Table, Ttl};
 use crate::value::{Attributes, Value};
+use crate::write_token::WriteToken;
 
 /// Most changes in one Mutate.
 const MUTATIONS_MAX: usize = 100;
@@ -59,8 +61,8 @@ pub(crate) struct Write {
     pub(crate) table: Arc<Table>,
     /// The partition to change.
     pub(crate) partition: PartitionKey,
-    /// The timestamp of puts and deletes; ranges are deleted at [`Write::range_stamp`].
-    pub(crate) stamp: WriteTimestamp,
+    /// The token of the write, which has the timestamp of puts and deletes.
+    pub(crate) token: WriteToken,
     /// The changes, at least one, of distinct rows.
     pub(crate) changes: Vec<Change>,
 }
@@ -97,7 +99,7 @@ impl Write {
     pub(crate) fn parse(
         table: Arc<Table>,
         partition: PartitionKey,
-        stamp: WriteTimestamp,
+        token: WriteToken,
         mutations: Vec<Mutation>,
     ) -> Result<Self, Invalid> {
         if mutations.is_empty() || mutations.len() > MUTATIONS_MAX {
@@ -108,7 +110,9 @@ impl Write {
             ));
         }
         let of = table.definition.sort_key_type;
+        let stamp = token.stamp();
         let mut changes = Vec::with_capacity(mutations.len());
+        let mut drafts = Vec::new();
         let mut bytes = 0;
         for (i, mutation) in mutations.into_iter().enumerate() {
             let at = format!("mutations[{i}]");
@@ -122,8 +126,8 @@ impl Write {
                     };
                     // Counted from the write's own time, so that a repeat ends at the same time.
                     let expire_time = ttl.map(|ttl| stamp.plus_seconds(ttl.seconds()));
-                    let cell = row_codec::encode(&attributes, expire_time).into();
-                    changes.push(Change::Put { sort_key, cell, expire_time });
+                    drafts.push(Draft::new(&attributes, expire_time));
+                    changes.push(Change::Put { sort_key, cell: Bytes::new(), expire_time });
                 }
                 Mutation::Delete { sort_key } => {
                     let sort_key = SortKey::parse(of, sort_key, &format!("{at}.delete.sort_key"))?;
@@ -146,13 +150,71 @@ impl Write {
         refuse_repeated_rows(&changes)?;
         // A range without a key in it deletes nothing, so the engine does not see it.
         changes.retain(|change| !matches!(change, Change::DeleteRange { range } if range.is_empty()));
-        Ok(Self { table, partition, stamp, changes })
+        let id = write_id(&token, &changes, &drafts);
+        let mut drafts = drafts.into_iter();
+        for change in &mut changes {
+            if let Change::Put { cell, .. } = change
+                && let Some(draft) = drafts.next()
+            {
+                *cell = draft.seal(id).into();
+            }
+        }
+        Ok(Self { table, partition, token, changes })
+    }
+
+    /// Returns the timestamp of puts and deletes.
+    pub(crate) fn stamp(&self) -> WriteTimestamp {
+        self.token.stamp()
     }
 
     /// Returns the timestamp at which ranges are deleted: before everything else of the same write.
     pub(crate) fn range_stamp(&self) -> WriteTimestamp {
-        WriteTimestamp(self.stamp.0 - 1)
+        WriteTimestamp(self.stamp().0 - 1)
     }
+}
+
+/// Returns the identity of a write among those of its timestamp: a rank, then a hash of its token and of all that it changes.
+///
+/// The rank puts a write that deletes rows above one that does not, and a write that deletes ranges below one that does not,
+/// as an engine decides between the deletes themselves and the other write's puts. So one of two writes stays in all rows of
+/// both, as if they had come one after the other.
+fn write_id(token: &WriteToken, changes: &[Change], drafts: &[Draft]) -> WriteId {
+    let deletes = changes.iter().any(|change| matches!(change, Change::Delete { .. }));
+    let ranges = changes.iter().any(|change| matches!(change, Change::DeleteRange { .. }));
+    let rank = match (deletes, ranges) {
+        (true, _) => 2,
+        (false, false) => 1,
+        (false, true) => 0,
+    };
+    let mut hasher = Xxh3Default::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&bytes.len().to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(token.as_str().as_bytes());
+    let mut drafts = drafts.iter();
+    for change in changes {
+        match change {
+            Change::Put { sort_key, .. } => {
+                part(b"put");
+                part(&sort_key.ordered_bytes());
+                part(drafts.next().map(Draft::content).unwrap_or_default());
+            }
+            Change::Delete { sort_key } => {
+                part(b"delete");
+                part(&sort_key.ordered_bytes());
+            }
+            Change::DeleteRange { range } => {
+                part(b"range");
+                for bound in [&range.start, &range.end] {
+                    part(&bound.as_ref().map(SortKey::ordered_bytes).unwrap_or_default());
+                }
+            }
+        }
+    }
+    let mut id = [rank; size_of::<WriteId>()];
+    id[1..].copy_from_slice(&hasher.digest().to_be_bytes());
+    id
 }
 
 /// Checks the attributes of a row. Returns their encoded size.
@@ -211,7 +273,8 @@ mod tests {
 
     fn parse(mutations: Vec<Mutation>) -> Result<Write, Invalid> {
         let table = Arc::new(table("t", SortKeyType::Int64));
-        Write::parse(table, PartitionKey::parse("p".into())?, WriteTimestamp(1_000), mutations)
+        let token = WriteToken::parse("1000-n", WriteTimestamp(1_000))?;
+        Write::parse(table, PartitionKey::parse("p".into())?, token, mutations)
     }
 
     fn put(key: i64, attributes: Attributes) -> Mutation {
@@ -275,6 +338,6 @@ mod tests {
             |start, end| Mutation::DeleteRange { start: Some(Value::Int(start)), end: Some(Value::Int(end)) };
         let write = parse(vec![put(1, one("a", 1)), range(0, 9), range(5, 5)]).unwrap();
         assert_eq!(write.changes.len(), 2);
-        assert!(write.range_stamp() < write.stamp);
+        assert!(write.range_stamp() < write.stamp());
     }
 }

@@ -110,9 +110,10 @@ pub(crate) trait WriteStore {
     ///
     /// Of several writes of a row the one with the highest timestamp stays, in whatever order they come. At equal timestamps a
     /// delete beats a put, a put that ends beats one that does not, a later end beats an earlier one, and then the larger cell
-    /// stays. (On Cassandra ends a second apart count as later or the same: it adds a time to live to its own clock.) So the same
-    /// write again changes nothing, and may always be repeated after [`Error::OutcomeUnknown`]. Tombstones hide older puts that
-    /// come later for ten days (Cassandra: the table's `gc_grace_seconds`).
+    /// stays, which begins with the identity of its write. (On Cassandra ends a second apart count as later or the same: it adds
+    /// a time to live to its own clock.) So the same write again changes nothing, and may always be repeated after
+    /// [`Error::OutcomeUnknown`]. Tombstones hide older puts that come later for ten days (Cassandra: the table's
+    /// `gc_grace_seconds`).
     ///
     /// After `Ok` the write is on the disk of the embedded engine; on Cassandra a local quorum of replicas has it.
     fn mutate(&self, write: Write) -> impl Future<Output = Result<(), Error>> + Send;

@@ -1,11 +1,12 @@
 //! The calls that write rows.
 
-use crate::clock::{WriteTimestamp, stamp_of_token};
+use crate::clock::WriteTimestamp;
 use crate::data::Data;
 use crate::error::Error;
 use crate::key::PartitionKey;
 use crate::mutation::{Mutation, Write};
 use crate::store::Store;
+use crate::write_token::WriteToken;
 
 impl<S: Store> Data<S> {
     /// Changes one partition. Returns the timestamp of the write.
@@ -20,15 +21,21 @@ impl<S: Store> Data<S> {
         token: &str,
     ) -> Result<WriteTimestamp, Error> {
         let partition = PartitionKey::parse(partition_key)?;
-        let stamp = match token {
-            "" => self.clock.next(),
-            token => stamp_of_token(token, WriteTimestamp::now())?,
-        };
+        let token = self.token(token)?;
+        let stamp = token.stamp();
         let table = self.table(table, "table").await?;
-        let write = Write::parse(table, partition, stamp, mutations)?;
+        let write = Write::parse(table, partition, token, mutations)?;
         if !write.changes.is_empty() {
             self.store.mutate(write).await?;
         }
         Ok(stamp)
+    }
+
+    /// Reads the token of a write, or makes one from the clone's clock.
+    fn token(&self, token: &str) -> Result<WriteToken, Error> {
+        Ok(match token {
+            "" => WriteToken::generate(self.clock.next()),
+            token => WriteToken::parse(token, WriteTimestamp::now())?,
+        })
     }
 }

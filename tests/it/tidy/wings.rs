@@ -126,6 +126,7 @@ const ORDER: [(&str, &[&str]); 13] = [
             "row_codec",
             "table",
             "error",
+            "write_token",
             "clock",
             "value",
         ],

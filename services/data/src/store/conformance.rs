@@ -52,7 +52,8 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     row::no_sort_key_means_one_row(clones).await;
     timestamp::latest_timestamp_wins_in_any_order(clones).await;
     timestamp::a_delete_wins_a_tie(clones).await;
-    timestamp::tied_puts_have_one_winner(clones).await;
+    timestamp::tied_ends_come_before_content(clones).await;
+    timestamp::tied_writes_leave_one_whole(clones).await;
     timestamp::a_repeat_changes_nothing(clones).await;
     timestamp::token_in_milliseconds_writes_nothing(clones).await;
     delete_range::deleted_ranges_hide_older_puts(clones).await;

@@ -91,7 +91,7 @@ impl TableStore for EmbeddedStore {
             tx.put(&keyspaces.tables, name, registry::encode(&table));
             Ok(table)
         });
-        created.await.map_err(|error| write_failed(error, None))?
+        created.await.map_err(write_failed)?
     }
 
     async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
@@ -136,10 +136,10 @@ impl From<shoal_embedded::Error> for Error {
     }
 }
 
-fn write_failed(error: shoal_embedded::Error, stamp: Option<WriteTimestamp>) -> Error {
+fn write_failed(error: shoal_embedded::Error) -> Error {
     match error {
         // The disk failed during the write.
-        shoal_embedded::Error::Engine(_) => Error::OutcomeUnknown { detail: error.to_string(), stamp },
+        shoal_embedded::Error::Engine(_) => Error::OutcomeUnknown { detail: error.to_string(), token: None },
         error => error.into(),
     }
 }

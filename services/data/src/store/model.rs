@@ -31,7 +31,7 @@ impl Model {
         for write in ours() {
             for change in &write.changes {
                 let Change::Put { sort_key, cell, expire_time } = change else { continue };
-                let rank = (write.stamp, *expire_time, cell.clone());
+                let rank = (write.stamp(), *expire_time, cell.clone());
                 let best = puts.entry(sort_key.clone()).or_insert_with(|| rank.clone());
                 *best = best.clone().max(rank);
             }
@@ -40,7 +40,7 @@ impl Model {
             let deleted = ours().any(|write| {
                 write.changes.iter().any(|change| match change {
                     Change::Put { .. } => false,
-                    Change::Delete { sort_key } => sort_key == key && write.stamp >= *stamp,
+                    Change::Delete { sort_key } => sort_key == key && write.stamp() >= *stamp,
                     Change::DeleteRange { range } => holds(range, key) && write.range_stamp() >= *stamp,
                 })
             });

@@ -2,7 +2,6 @@
 
 use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError};
 
-use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
 /// Name of the engine in errors.
@@ -13,8 +12,8 @@ pub(super) const ENGINE: &str = "cassandra";
 pub(super) enum Intent {
     /// The statement reads, and may always be repeated.
     Read,
-    /// The statement writes, and may be repeated at this timestamp.
-    Write(WriteTimestamp),
+    /// The statement writes, and may be repeated.
+    Write,
     /// The statement creates or alters, and may be repeated.
     Schema,
 }
@@ -24,8 +23,7 @@ impl Intent {
     pub(super) fn unanswered(self, detail: String) -> Error {
         match self {
             Intent::Read => Error::ReadFailed { engine: ENGINE, detail },
-            Intent::Write(stamp) => Error::OutcomeUnknown { detail, stamp: Some(stamp) },
-            Intent::Schema => Error::OutcomeUnknown { detail, stamp: None },
+            Intent::Write | Intent::Schema => Error::OutcomeUnknown { detail, token: None },
         }
     }
 
@@ -33,7 +31,7 @@ impl Intent {
     fn unreachable(self, detail: String) -> Error {
         match self {
             Intent::Read => Error::Unavailable { engine: ENGINE, detail },
-            Intent::Write(_) | Intent::Schema => self.unanswered(detail),
+            Intent::Write | Intent::Schema => self.unanswered(detail),
         }
     }
 

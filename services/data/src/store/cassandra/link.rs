@@ -176,7 +176,7 @@ impl Link {
             return Err(Error::Overloaded { limit: self.shared.config.statements_max });
         };
         let timeout = match intent {
-            Intent::Read | Intent::Write(_) => self.shared.config.statement_timeout,
+            Intent::Read | Intent::Write => self.shared.config.statement_timeout,
             Intent::Schema => SCHEMA_TIMEOUT,
         };
         let span = span(operation, table, &self.shared.config.keyspace);

@@ -318,7 +318,7 @@ async fn no_call_hangs_without_cassandra() {
             "{network:?}: {read:?}"
         );
         assert!(
-            matches!(write, Err(Error::OutcomeUnknown { stamp: Some(stamp), .. }) if stamp == moment(20)),
+            matches!(&write, Err(Error::OutcomeUnknown { token: Some(token), .. }) if token.stamp() == moment(20)),
             "{network:?}: {write:?}"
         );
         assert!(began.elapsed() < SOON, "{network:?}: {:?}", began.elapsed());
@@ -354,6 +354,9 @@ async fn unanswered_write_can_be_repeated() {
     assert_eq!((fault.code(), fault.reason().as_str()), (tonic::Code::Unavailable, "OUTCOME_UNKNOWN"));
     assert!(fault.message().contains("may or may not have happened"), "{}", fault.message());
     assert!(fault.message().contains("idempotency_token"), "{}", fault.message());
+    let token = format!("{}-n", moment(20).0);
+    let info = tonic_types::StatusExt::get_details_error_info(&tonic::Status::from(fault)).unwrap();
+    assert_eq!(info.metadata.get("idempotency_token"), Some(&token), "the same token, so the same write");
 
     let direct = Data::new(started(&config, &points).await);
     assert!(get(&direct, "rows", "b").await.is_ok(), "it had happened");

@@ -34,8 +34,8 @@ impl WriteStore for CassandraStore {
             values.push(bound);
         }
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
-        link.run(Intent::Write(write.stamp), "BATCH", statements.table(), run).await?;
-        Ok(())
+        let outcome = link.run(Intent::Write, "BATCH", statements.table(), run).await;
+        outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))
     }
 }
 
@@ -47,11 +47,11 @@ fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>
             let mut values = vec![partition()];
             values.extend(Bind::sort_key(sort_key));
             let ttl = engine_ttl(*expire_time, now);
-            values.extend([Bind::Blob(cell.clone()), Bind::BigInt(write.stamp.0), Bind::Int(ttl)]);
+            values.extend([Bind::Blob(cell.clone()), Bind::BigInt(write.stamp().0), Bind::Int(ttl)]);
             (Kind::Put, values)
         }
         Change::Delete { sort_key } => {
-            let mut values = vec![Bind::BigInt(write.stamp.0), partition()];
+            let mut values = vec![Bind::BigInt(write.stamp().0), partition()];
             values.extend(Bind::sort_key(sort_key));
             (Kind::Delete, values)
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Clones, all, create, delete, delete_range, moment, mutate, mutate_at, put, put_for, request, text, token,
-    value,
+    value, value_of,
 };
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
@@ -35,26 +35,72 @@ pub(super) async fn a_delete_wins_a_tie<S: Store>(Clones { here, there }: &Clone
     assert_eq!((value(here, &table, "a").await, value(there, &table, "b").await), (None, None));
 }
 
-pub(super) async fn tied_puts_have_one_winner<S: Store>(Clones { here, there }: &Clones<S>) {
+pub(super) async fn tied_ends_come_before_content<S: Store>(Clones { here, there }: &Clones<S>) {
     let table = create(here, "ties", SortKeyType::String).await;
     let now = WriteTimestamp::now().0;
-    let (small, large) = (|key: &str| put(key, "1"), |key: &str| put(key, "22"));
+    let stays = |key: &str| put(key, "22");
     let (ends, later) = (|key: &str| put_for(key, "3", 1000), |key: &str| put_for(key, "4", 2000));
     let ended = |key: &str| put_for(key, "5", 1);
     for (key, first, second, expected) in [
-        ("a", small("a"), large("a"), Some("22")),
-        ("b", large("b"), small("b"), Some("22")),
-        ("c", ends("c"), large("c"), Some("3")),
-        ("d", large("d"), ends("d"), Some("3")),
+        ("c", ends("c"), stays("c"), Some("3")),
+        ("d", stays("d"), ends("d"), Some("3")),
         ("e", ends("e"), later("e"), Some("4")),
         ("f", later("f"), ends("f"), Some("4")),
-        ("g", ended("g"), large("g"), None),
-        ("h", large("h"), ended("h"), None),
+        ("g", ended("g"), stays("g"), None),
+        ("h", stays("h"), ended("h"), None),
     ] {
         let at = if expected.is_none() { now - 10_000_000 } else { now };
         mutate_at(here, &table, at, vec![first]).await;
         mutate_at(there, &table, at, vec![second]).await;
         assert_eq!(value(here, &table, key).await.as_deref(), expected, "{key}");
+    }
+}
+
+/// Two writes with one timestamp leave what they would have left one after the other, whatever their nonces and order.
+pub(super) async fn tied_writes_leave_one_whole<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create(here, "whole", SortKeyType::String).await;
+    let first = || vec![put("a", "1"), put("b", "2"), put("c", "1")];
+    let second = || vec![put("a", "2"), put("b", "1"), put("c", "2")];
+    let deleting = || vec![put("a", "2"), delete("b"), put("c", "1")];
+    let clearing = || vec![delete_range("b", "z"), put("a", "3"), put("c", "3")];
+    let ending =
+        |value: &'static str| move || ["a", "b", "c"].map(|key| put_for(key, value, 100_000)).to_vec();
+    let state = |values: [Option<&str>; 3]| values.map(|value| value.map(str::to_owned));
+    let (one, two) = (state([Some("1"), Some("2"), Some("1")]), state([Some("2"), Some("1"), Some("2")]));
+    let deleted = state([Some("2"), None, Some("1")]);
+    let both_ends = [state([Some("5"); 3]), state([Some("6"); 3])];
+    type Writes<'a> = &'a dyn Fn() -> Vec<crate::mutation::Mutation>;
+    type Case<'a> = (Writes<'a>, Writes<'a>, Vec<[Option<String>; 3]>);
+    let cases: [Case<'_>; 5] = [
+        (&first, &second, vec![one.clone(), two]),
+        (&first, &deleting, vec![deleted.clone()]),
+        // The range is deleted first, and all three rows are put behind it.
+        (&first, &clearing, vec![one]),
+        (&deleting, &clearing, vec![deleted]),
+        (&ending("5"), &ending("6"), both_ends.to_vec()),
+    ];
+    for (case, (left, right, expected)) in cases.iter().enumerate() {
+        for nonce in 0..12 {
+            let at = moment(1_000).0;
+            let partition = format!("{case}-{nonce}");
+            // Callers with one nonce are told apart by what they write.
+            let nonces =
+                if nonce % 3 == 0 { ["same".to_owned(), "same".to_owned()] } else { [token(at), token(at)] };
+            let nonces = nonces.map(|nonce| format!("{at}-{nonce}"));
+            let mut writes = [(left, &nonces[0], here), (right, &nonces[1], there)];
+            if nonce % 2 == 0 {
+                writes.reverse();
+            }
+            for (write, token, clone) in writes {
+                clone.mutate(&table, partition.clone(), write(), token).await.unwrap();
+            }
+            let mut found = Vec::new();
+            for key in ["a", "b", "c"] {
+                let row = here.get(&table, partition.clone(), text(key), Consistency::Quorum).await;
+                found.push(row.ok().map(|row| value_of(&row)));
+            }
+            assert!(expected.iter().any(|expected| found == *expected), "case {case}, {nonce}: {found:?}");
+        }
     }
 }
 

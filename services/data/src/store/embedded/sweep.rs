@@ -12,7 +12,6 @@ use crate::row_codec;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::range_tombstone::RangeTombstone;
 use crate::store::embedded::{EmbeddedStore, GRACE_SECONDS, Keyspaces, layout, write_failed};
-use crate::value::Attributes;
 
 /// Interval at which the queue of due entries is looked at.
 const EVERY: Duration = Duration::from_secs(10);
@@ -145,15 +144,16 @@ impl EmbeddedStore {
                 if due == Due::Forget as u8 {
                     tx.delete(&keyspaces.rows, key);
                 } else {
-                    let cell = row_codec::encode(&Attributes::default(), entry.expire_time()?);
-                    let rest = Entry::Put { stamp: entry.stamp(), cell: &cell };
+                    let Entry::Put { stamp, cell } = entry else { continue };
+                    let cell = row_codec::emptied(cell)?;
+                    let rest = Entry::Put { stamp, cell: &cell };
                     Due::Forget.queue(tx, &keyspaces, now.plus_seconds(GRACE_SECONDS), &key, &rest)?;
                     tx.put(&keyspaces.rows, key, rest.encode());
                 }
             }
             Ok::<_, Error>(())
         });
-        swept.await.map_err(|error| write_failed(error, None))?
+        swept.await.map_err(write_failed)?
     }
 
     /// Clears the rows in a deleted range, then forgets the range if its grace is over. No row that it hides can appear
@@ -185,7 +185,7 @@ impl EmbeddedStore {
             }
             Ok::<_, Error>(())
         });
-        swept.await.map_err(|error| write_failed(error, None))?
+        swept.await.map_err(write_failed)?
     }
 
     /// Deletes the first of the rows put at `stamp` or before. Returns the last key looked at, if there are more.
@@ -222,7 +222,7 @@ impl EmbeddedStore {
             }
             Ok::<_, Error>(())
         });
-        cleared.await.map_err(|error| write_failed(error, None))??;
+        cleared.await.map_err(write_failed)??;
         Ok(last)
     }
 }

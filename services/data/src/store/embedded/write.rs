@@ -21,7 +21,7 @@ impl WriteStore for EmbeddedStore {
 
     async fn mutate(&self, write: Write) -> Result<(), Error> {
         let keyspaces = self.keyspaces.clone();
-        let stamp = write.stamp;
+        let token = write.token.clone();
         let written = self.database.write(move |tx| {
             let applied = apply(tx, &keyspaces, &write, WriteTimestamp::now());
             if applied.is_err() {
@@ -29,7 +29,7 @@ impl WriteStore for EmbeddedStore {
             }
             applied
         });
-        written.await.map_err(|error| write_failed(error, Some(stamp)))?
+        written.await.map_err(|error| write_failed(error).of_write(&token))?
     }
 }
 
@@ -39,11 +39,11 @@ fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimest
     for change in &write.changes {
         match change {
             Change::Put { sort_key, cell, .. } => {
-                let entry = Entry::Put { stamp: write.stamp, cell };
+                let entry = Entry::Put { stamp: write.stamp(), cell };
                 write_row(tx, keyspaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::Delete { sort_key } => {
-                let entry = Entry::Tombstone { stamp: write.stamp };
+                let entry = Entry::Tombstone { stamp: write.stamp() };
                 write_row(tx, keyspaces, &prefix, &sort_key.ordered_bytes(), &entry, now)?;
             }
             Change::DeleteRange { range } => {
