@@ -16,6 +16,8 @@ mod report;
 mod results;
 mod round;
 mod run;
+#[allow(dead_code, reason = "the commands that measure for it come next")]
+mod scale;
 mod session;
 
 use clap::{Args, Subcommand};
