@@ -11,14 +11,13 @@ use clap::Args;
 
 use self::bed::{Bed, Gateway};
 use self::workload::Workload;
-use crate::load::arrivals::Arrivals;
-use crate::load::closed::{Closed, closed_loop};
-use crate::load::open::{Open, open_loop};
+use crate::load::level::Level;
+use crate::load::target::Target;
 use crate::peer::Peer;
 use crate::process::affinity::{Cpus, Placing};
 use crate::report;
 use crate::results::{Attachment, Column, Table};
-use crate::round::{Sample, interleaved, load_columns, load_figures, measured, warm_up};
+use crate::round::{self, Sample, interleaved, load_columns, load_figures, warm_up};
 use crate::run::{Found, Run, RunArgs, seconds};
 
 const ABOUT: &str = "\
@@ -76,12 +75,6 @@ const SETUP_WITHIN: Duration = Duration::from_secs(120);
 
 /// Time that a busy machine may take beyond twice the time of the rounds.
 const SLACK: Duration = Duration::from_secs(60);
-
-/// Calls of the open loop that may be outstanding: more than that are no latency but a standstill.
-const OUTSTANDING_MAX: usize = 10_000;
-
-/// Time that the last calls of a load are waited for.
-const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
     let title = "What a call costs at our gateway and at its peers, with the same upstreams and callers. CPU time is that of the \
@@ -193,26 +186,20 @@ async fn sample(
     time: Duration,
     seed: u64,
 ) -> anyhow::Result<Sample> {
-    let (address, call, pids) = (line.gateway.address, line.workload.call(), line.gateway.pids());
     let connections = usize::from(args.connections) * cores;
-    match line.pressure {
+    let mut target = Target::single(line.gateway.address, connections, &line.workload.call());
+    target.pids = line.gateway.pids();
+    let level = match line.pressure {
         Pressure::Closed => {
-            let in_flight = usize::from(args.in_flight) * cores;
-            let shape = Closed { in_flight, connections, threads: cores };
-            measured(&pids, closed_loop(address, &call, shape, time)).await
+            let callers = usize::from(args.in_flight) * cores;
+            Level { threads: cores, ..Level::closed(callers, time) }
         }
         Pressure::Open => {
-            let load = Open {
-                arrivals: Arrivals::Poisson,
-                rate: f64::from(args.rate) * cores as f64,
-                connections,
-                outstanding_max: OUTSTANDING_MAX,
-                grace: GRACE,
-                seed,
-            };
-            measured(&pids, open_loop(address, &call, load, time)).await
+            let per_second = f64::from(args.rate) * cores as f64;
+            Level { seed, ..Level::open(per_second, time) }
         }
-    }
+    };
+    round::sample(&target, &level).await
 }
 
 fn tables(

@@ -13,7 +13,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::echo;
 use crate::load::call::Call;
-use crate::load::closed::Closed;
 use crate::process::{Server, cpu};
 use crate::results::{Column, Table};
 use crate::round::{Scenario, closed_loops, warm_up};
@@ -103,7 +102,7 @@ pub(crate) async fn run(args: &MeshArgs) -> anyhow::Result<()> {
                 peer: (name != ECHO).then(|| format!("{ECHO}, {way}")),
                 address,
                 call: call.clone(),
-                shape: Closed::of(args.in_flight),
+                in_flight: args.in_flight,
                 processes,
             });
         }

@@ -1,17 +1,21 @@
 //! Interleaved rounds: every scenario once, then every scenario again, so that a noisy minute hits all alike.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
-use crate::load::Done;
 use crate::load::call::Call;
-use crate::load::closed::{Closed, closed_loop};
-use crate::process::cpu;
+use crate::load::level::{Demand, Level};
+use crate::load::live::Live;
+use crate::load::measure;
+use crate::load::measured::{Measured, code_name};
+use crate::load::target::Target;
 use crate::report;
 use crate::results::{Column, Table};
+
+/// Calls in flight that share a connection of a closed loop.
+const CALLS_PER_CONNECTION: usize = 64;
 
 /// Closed loop that is a row of a table.
 pub(crate) struct Scenario {
@@ -20,7 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) peer: Option<String>,
     pub(crate) address: SocketAddr,
     pub(crate) call: Call,
-    pub(crate) shape: Closed,
+    /// Callers of a closed loop.
+    pub(crate) in_flight: usize,
     /// Processes whose CPU is said per call, with the name of their column.
     pub(crate) processes: Vec<(&'static str, u32)>,
 }
@@ -93,8 +98,10 @@ pub(crate) async fn closed_loops(
         |scenario| scenario.name.clone(),
         rounds,
         async |scenario, time, _| {
-            let pids: Vec<u32> = scenario.processes.iter().map(|(_, pid)| *pid).collect();
-            measured(&pids, closed_loop(scenario.address, &scenario.call, scenario.shape, time)).await
+            let connections = scenario.in_flight.div_ceil(CALLS_PER_CONNECTION);
+            let mut target = Target::single(scenario.address, connections, &scenario.call);
+            target.pids = scenario.processes.iter().map(|(_, pid)| *pid).collect();
+            sample(&target, &Level::closed(scenario.in_flight, time)).await
         },
     )
     .await?;
@@ -143,30 +150,29 @@ pub(crate) fn load_figures(samples: &[Sample]) -> Vec<Vec<f64>> {
     vec![figure(|s| s.per_second), figure(|s| s.p50_us), figure(|s| s.p99_us)]
 }
 
-/// Runs a load and says what it showed, with the CPU of the processes `pids` meanwhile.
+/// Runs a load and returns its figures. In a closed loop every call must be OK.
 ///
 /// # Errors
 /// When the load fails, or a process is gone.
-pub(crate) async fn measured(
-    pids: &[u32],
-    load: impl Future<Output = anyhow::Result<Done>>,
-) -> anyhow::Result<Sample> {
-    let used = || -> anyhow::Result<Vec<Duration>> { pids.iter().map(|pid| cpu::used(*pid)).collect() };
-    let before = used()?;
-    let done = load.await?;
-    let after = used()?;
-    let calls = done.calls.max(1) as f64;
-    Ok(Sample {
-        per_second: calls / done.elapsed.as_secs_f64(),
-        p50_us: done.latency.value_at_quantile(0.5) as f64,
-        p99_us: done.latency.value_at_quantile(0.99) as f64,
-        lost: done.failed + done.missed,
-        cpu_us: before
-            .iter()
-            .zip(&after)
-            .map(|(before, after)| after.saturating_sub(*before).as_secs_f64() * 1e6 / calls)
-            .collect(),
-    })
+pub(crate) async fn sample(target: &Target, level: &Level) -> anyhow::Result<Sample> {
+    let measured = measure(target, level, &Live::default()).await?;
+    if let (Demand::Closed { .. }, Some((code, errors))) = (level.demand, measured.errors.first_key_value()) {
+        bail!("{} calls failed with {}: {}", errors.calls, code_name(*code), errors.first);
+    }
+    Ok(Sample::of(&measured))
+}
+
+impl Sample {
+    fn of(measured: &Measured) -> Sample {
+        let calls = measured.ok_within.max(1) as f64;
+        Sample {
+            per_second: measured.achieved_per_second(),
+            p50_us: measured.response_time.value_at_quantile(0.5) as f64,
+            p99_us: measured.response_time.value_at_quantile(0.99) as f64,
+            lost: measured.failed() + measured.not_made(),
+            cpu_us: measured.cpu.iter().map(|used| used.as_secs_f64() * 1e6 / calls).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -197,7 +203,7 @@ mod tests {
             peer: peer.map(str::to_owned),
             address: ([127, 0, 0, 1], 1).into(),
             call: call.clone(),
-            shape: Closed::of(1),
+            in_flight: 1,
             processes: processes.to_vec(),
         };
         let scenarios = [

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::load::call::Call;
-use crate::load::closed::Closed;
 use crate::process::{Server, free_address};
 use crate::round::{Scenario, closed_loops, warm_up};
 use crate::run::{Found, Run, RunArgs, seconds};
@@ -66,7 +65,7 @@ pub(crate) async fn run(args: &SessionArgs) -> anyhow::Result<()> {
                 name,
                 address: server.address,
                 call: call.clone(),
-                shape: Closed::of(in_flight),
+                in_flight,
                 processes: processes.to_vec(),
             });
         };

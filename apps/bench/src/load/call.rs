@@ -1,15 +1,20 @@
 //! A gRPC call over a plain h2 connection, unary or with a stream of answers. Every load consists of these.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::Uri;
+use http::{HeaderMap, Uri};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Windows wide enough that the generator is never what holds a server back.
 const WINDOW: u32 = 8 << 20;
+
+/// Time that a server may take to accept a connection and to say its settings.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Method and request of the calls of a load.
 #[derive(Debug, Clone)]
@@ -32,11 +37,12 @@ impl Call {
 
 /// A message behind its gRPC prefix.
 pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
-    let bytes = message.encode_to_vec();
-    let mut framed = BytesMut::with_capacity(bytes.len() + 5);
+    let length = message.encoded_len();
+    let mut framed = BytesMut::with_capacity(length + 5);
     framed.put_u8(0);
-    framed.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-    framed.put_slice(&bytes);
+    framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // There is room for it.
+    let _ = message.encode(&mut framed);
     framed.freeze()
 }
 
@@ -45,20 +51,41 @@ pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
 pub(crate) struct Answer {
     /// `grpc-status`, of the trailers or of a trailers-only answer; `None` if the server sent none.
     pub(crate) status: Option<u16>,
+    /// `grpc-message`, as it is on the wire, if the status is not OK.
+    pub(crate) message: String,
     pub(crate) body_bytes: usize,
 }
 
-/// A connection with its driver on the current runtime.
+/// A connection with its driver on the current runtime. The server has said its settings.
+///
+/// # Errors
+/// When nothing listens there, or what listens does not speak HTTP/2 without TLS.
 pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Bytes>> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+    timeout(CONNECT_WITHIN, connected(address))
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {CONNECT_WITHIN:?}")))
+        .with_context(|| format!("connecting to {address} by HTTP/2 without TLS"))
+}
+
+async fn connected(address: SocketAddr) -> anyhow::Result<SendRequest<Bytes>> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let (sender, connection) = h2::client::Builder::new()
+    let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .enable_push(false)
         .handshake(stream)
         .await?;
-    tokio::spawn(connection);
+    let ping = connection.ping_pong();
+    let driver = tokio::spawn(connection);
+    if let Some(mut ping) = ping {
+        // Frames keep their order: the server's settings, with the streams it allows, come before the answer to this.
+        if let Err(error) = ping.ping(h2::Ping::opaque()).await {
+            // The driver knows better why.
+            driver.await??;
+            return Err(error.into());
+        }
+    }
     Ok(sender)
 }
 
@@ -70,18 +97,36 @@ pub(crate) async fn once(
     sender: &mut SendRequest<Bytes>,
     uri: &Uri,
     request: Bytes,
+    body: Option<&mut BytesMut>,
+) -> anyhow::Result<Answer> {
+    with_metadata(sender, uri, &HeaderMap::new(), request, body).await
+}
+
+/// Makes one call with metadata and reads its answer to the end; `body`, if any, gets what was answered.
+///
+/// # Errors
+/// When the connection or the stream breaks.
+pub(crate) async fn with_metadata(
+    sender: &mut SendRequest<Bytes>,
+    uri: &Uri,
+    metadata: &HeaderMap,
+    request: Bytes,
     mut body: Option<&mut BytesMut>,
 ) -> anyhow::Result<Answer> {
-    let head = http::Request::post(uri.clone())
+    let mut head = http::Request::post(uri.clone())
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())?;
+    if !metadata.is_empty() {
+        head.headers_mut().extend(metadata.clone());
+    }
     std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
     let (response, mut stream) = sender.send_request(head, false)?;
     stream.send_data(request, true)?;
     let response = response.await?;
     ensure!(response.status() == http::StatusCode::OK, "HTTP {}", response.status());
     let mut status = status_of(response.headers());
+    let mut message = message_of(response.headers());
     let mut from = response.into_body();
     let mut body_bytes = 0;
     while let Some(chunk) = from.data().await {
@@ -94,10 +139,16 @@ pub(crate) async fn once(
     }
     if let Some(trailers) = from.trailers().await? {
         status = status_of(&trailers);
+        message = message_of(&trailers);
     }
-    Ok(Answer { status, body_bytes })
+    Ok(Answer { status, message, body_bytes })
 }
 
-fn status_of(headers: &http::HeaderMap) -> Option<u16> {
+fn status_of(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+fn message_of(headers: &HeaderMap) -> String {
+    let message = headers.get("grpc-message").map(|message| message.as_bytes());
+    message.map(|message| String::from_utf8_lossy(message).into_owned()).unwrap_or_default()
 }
