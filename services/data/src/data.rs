@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::store::WriteStore;
+use crate::tags::Tags;
 
 /// Rows or tables of a page when the caller gives no size.
 pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
@@ -18,12 +19,20 @@ pub(crate) struct Data<S> {
     pub(crate) store: S,
     /// The clock that gives timestamps to writes without a token.
     pub(crate) clock: Arc<Clock>,
+    /// The reporter of what writes touch.
+    pub(crate) tags: Tags,
 }
 
 impl<S: WriteStore> Data<S> {
     /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
         let clock = store.clock();
-        Self { store, clock }
+        Self { store, clock, tags: Tags::default() }
+    }
+
+    /// Reports what writes touch.
+    #[cfg(test)]
+    pub(crate) fn reporting(self, tags: Tags) -> Self {
+        Self { tags, ..self }
     }
 }

@@ -19,6 +19,7 @@ mod service;
 mod store;
 mod table;
 mod tables;
+mod tags;
 mod value;
 mod write;
 mod write_token;

@@ -26,7 +26,8 @@ impl<S: Store> Data<S> {
         let table = self.table(table, "table").await?;
         let write = Write::parse(table, partition, token, mutations)?;
         if !write.changes.is_empty() {
-            self.store.mutate(write).await?;
+            let touched = self.tags.touched(&write);
+            self.tags.around(touched, self.store.mutate(write)).await?;
         }
         Ok(stamp)
     }

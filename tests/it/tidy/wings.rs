@@ -116,6 +116,7 @@ const ORDER: [(&str, &[&str]); 13] = [
             "read",
             "write",
             "data",
+            "tags",
             "page_token",
             "store",
             "coalesce",
