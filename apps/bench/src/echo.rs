@@ -6,6 +6,7 @@ mod sink;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use clap::Args;
@@ -61,12 +62,33 @@ pub(crate) struct EchoArgs {
     redis: Option<String>,
 }
 
+/// Makes the answer of a unary call.
+pub(crate) type Answer = Arc<dyn Fn(Text) -> BoxFuture<Text, Status> + Send + Sync>;
+
 /// Serves until killed.
 pub(crate) async fn run(args: EchoArgs) -> anyhow::Result<()> {
-    let redis = match &args.redis {
-        None => None,
-        Some(url) => Some(redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?),
+    let answer: Answer = match &args.redis {
+        None => Arc::new(|text| Box::pin(std::future::ready(Ok(text)))),
+        Some(url) => {
+            let connection = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+            Arc::new(move |text| Box::pin(value_of(text, connection.clone())))
+        }
     };
+    serve(args.listen, answer).await
+}
+
+async fn value_of(mut text: Text, mut redis: MultiplexedConnection) -> Result<Text, Status> {
+    let value: Option<Vec<u8>> = redis::cmd("GET")
+        .arg(&text.text)
+        .query_async(&mut redis)
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    text.value = value.unwrap_or_default();
+    Ok(text)
+}
+
+/// Serves the echo with another answer to its unary method.
+pub(crate) async fn serve(listen: SocketAddr, answer: Answer) -> anyhow::Result<()> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_file_descriptor_set(descriptors::set())
         .build_v1()?;
@@ -74,17 +96,17 @@ pub(crate) async fn run(args: EchoArgs) -> anyhow::Result<()> {
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_service(Echo { redis })
+        .add_service(Echo { answer })
         .add_service(sink::Sink)
         .add_service(reflection)
-        .serve(args.listen)
+        .serve(listen)
         .await?;
     Ok(())
 }
 
 #[derive(Clone)]
 struct Echo {
-    redis: Option<MultiplexedConnection>,
+    answer: Answer,
 }
 
 impl NamedService for Echo {
@@ -117,19 +139,8 @@ impl UnaryService<Text> for Echo {
     type Future = BoxFuture<Response<Text>, Status>;
 
     fn call(&mut self, request: Request<Text>) -> Self::Future {
-        let redis = self.redis.clone();
-        Box::pin(async move {
-            let mut text = request.into_inner();
-            if let Some(mut connection) = redis {
-                let value: Option<Vec<u8>> = redis::cmd("GET")
-                    .arg(&text.text)
-                    .query_async(&mut connection)
-                    .await
-                    .map_err(|error| Status::unavailable(error.to_string()))?;
-                text.value = value.unwrap_or_default();
-            }
-            Ok(Response::new(text))
-        })
+        let answer = (self.answer)(request.into_inner());
+        Box::pin(async move { answer.await.map(Response::new) })
     }
 }
 

@@ -6,9 +6,12 @@
 mod echo;
 mod engine;
 mod gateway;
+mod known;
 mod load;
 mod machine;
 mod mesh;
+mod pace;
+mod pacing;
 mod page;
 mod peer;
 mod process;
@@ -51,6 +54,12 @@ enum Bench {
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
     Page(page::PageArgs),
+    /// A server whose scalability is known beforehand (used by tests)
+    #[command(hide = true)]
+    Known(known::KnownArgs),
+    /// A machine of bounded capacity in front of a clone (used by the scale report)
+    #[command(hide = true)]
+    Pace(pace::PaceArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -71,6 +80,8 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
         Bench::Page(args) => page::run(&args),
+        Bench::Known(args) => known::run(args).await,
+        Bench::Pace(args) => pace::run(args).await,
         Bench::Echo(args) => echo::run(args).await,
     }
 }

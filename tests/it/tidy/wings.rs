@@ -173,8 +173,8 @@ const ORDER: [(&str, &[&str]); 13] = [
     (
         "apps/bench",
         &[
-            "page", "engine", "gateway", "peer", "session", "mesh", "echo", "scale", "round", "run",
-            "results", "machine", "load", "process", "report",
+            "page", "engine", "gateway", "peer", "session", "mesh", "known", "pace", "pacing", "echo",
+            "scale", "round", "run", "results", "machine", "load", "process", "report",
         ],
     ),
     (
