@@ -37,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "shoal-bench",
             "shoal-cache",
             "shoal-data",
+            "shoal-embedded",
             "shoal-gateway",
             "shoal-jobs",
             "shoal-kit",

@@ -3,6 +3,7 @@
 mod config;
 mod engines;
 mod health;
+mod repair;
 mod report;
 mod serve;
 mod up;
@@ -51,6 +52,8 @@ enum Command {
     /// Show the settings: those that hold, or all there are
     #[command(subcommand)]
     Config(config::Config),
+    /// Say what can be kept of a damaged embedded database; keep that and give the rest up
+    Repair(repair::RepairArgs),
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -85,6 +88,7 @@ fn main() -> std::process::ExitCode {
             Command::Health(args) => health::run(args).await,
             Command::Top(args) => report::done(shoal_top::run(args).await),
             Command::Config(config) => report::done(config::run(config)),
+            Command::Repair(args) => repair::run(args).await,
             Command::Completions { shell } => report::done(completions(shell)),
             Command::Bench(args) => report::done(shoal_bench::run(args).await),
         }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::journal::Tail;
 
 /// The directory that keeps what was cut off.
-const DIRECTORY: &str = "cut";
+pub(crate) const DIRECTORY: &str = "cut";
 
 /// The maximum number of kept files; the oldest one makes room. A file is at most as large as a group.
 const FILES_MAX: usize = 16;

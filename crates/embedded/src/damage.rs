@@ -13,7 +13,9 @@ use crate::journal::{self, Journal};
 use crate::ledger::{self, KEYSPACES_DIRECTORY, Ledger};
 use crate::trouble::Trouble;
 
-const VERSION_FILE: &str = "version";
+pub(crate) const VERSION_FILE: &str = "version";
+/// The content of that file: the engine's format.
+pub(crate) const VERSION: &[u8] = b"FJL\x03";
 
 /// The engine's own keyspace, which lists the others.
 const META_KEYSPACE: &str = "0";
@@ -33,7 +35,8 @@ pub(crate) fn ledger(dir: &Path) -> Result<Ledger, Trouble> {
     }
 }
 
-fn holds_a_database(dir: &Path) -> io::Result<bool> {
+/// Returns whether the directory has files of the engine.
+pub(crate) fn holds_a_database(dir: &Path) -> io::Result<bool> {
     Ok(dir.join(VERSION_FILE).try_exists()?
         || dir.join(KEYSPACES_DIRECTORY).try_exists()?
         || !journal::files(dir)?.is_empty())

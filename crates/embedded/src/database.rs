@@ -19,7 +19,7 @@ use crate::tx::Tx;
 use crate::writer::{Durability, Stats, Writer};
 
 /// Names the process that has the directory open, for the message to the next one.
-const HOLDER_FILE: &str = "holder";
+pub(crate) const HOLDER_FILE: &str = "holder";
 
 /// The time that a start waits for a process that is about to end.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(300);
@@ -162,7 +162,7 @@ fn open_engine(dir: &Path, ledger: Option<&Ledger>) -> Result<Engine, OpenError>
 }
 
 /// Locks the directory until the returned file is closed, and writes the id of this process into the file.
-fn hold(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn hold(dir: &Path) -> Result<File, OpenError> {
     let directory = |reason| OpenError::Directory { dir: dir.to_owned(), reason };
     let path = dir.join(HOLDER_FILE);
     let mut file = File::options().write(true).create(true).truncate(false).open(path).map_err(directory)?;

@@ -29,8 +29,8 @@ pub enum OpenError {
     },
     /// Something that was written is missing or damaged. The database is not opened, so that no service runs on partial data.
     #[error(
-        "the database in {} is damaged: {what}; restore a copy of the whole directory, or move it away to begin with an \
-         empty database", dir.display()
+        "the database in {0} is damaged: {what}; restore a copy of the whole directory, or move it away to begin with an \
+         empty database, or let `shoal repair {0}` say what can be kept of it", dir.display()
     )]
     Damaged {
         /// The directory.
@@ -40,7 +40,8 @@ pub enum OpenError {
     },
     /// The files in the directory are damaged or have the format of another version.
     #[error(
-        "the database in {} cannot be opened: {}; restore it or start with another --data DIR", dir.display(), words(reason)
+        "the database in {0} cannot be opened: {1}; restore it, or start with another --data DIR, or let `shoal repair {0}` \
+         say what can be kept of it", dir.display(), words(reason)
     )]
     Engine {
         /// The directory.

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::commit::{self, Commit};
 use crate::trouble::Trouble;
 
-const EXTENSION: &str = "jnl";
+pub(crate) const EXTENSION: &str = "jnl";
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
@@ -32,6 +32,17 @@ pub(crate) struct Group {
     pub(crate) commit: Commit,
     /// The engine's sequence number of the group.
     pub(crate) seqno: u64,
+}
+
+impl Group {
+    /// Returns whether no group is missing between `last` and this one. Of the first one in the journal nothing is known.
+    fn follows(self, last: Option<Group>) -> bool {
+        let Commit { number, previous_seqno } = self.commit;
+        let follows =
+            last.is_none_or(|last| last.commit.number + 1 == number && last.seqno == previous_seqno);
+        // Nothing is before the first.
+        follows && (self.seqno > previous_seqno || number == 1)
+    }
 }
 
 /// The contents of all journal files together.
@@ -95,13 +106,7 @@ impl Journal {
             };
             let Some(commit) = batch.commit else { continue };
             let group = Group { commit, seqno: batch.seqno };
-            let follows = match self.last {
-                Some(last) => last.commit.number + 1 == commit.number && last.seqno == commit.previous_seqno,
-                None => true,
-            };
-            // Nothing is before the first.
-            let in_order = group.seqno > commit.previous_seqno || commit.number == 1;
-            if !(follows && in_order) {
+            if !group.follows(self.last) {
                 return Err(Trouble::damaged(format!(
                     "its journal file {name} has at byte {at} a group that does not follow the one before"
                 )));
@@ -110,6 +115,39 @@ impl Journal {
             self.last = Some(group);
         }
     }
+}
+
+/// Cuts the journal in `dir` before the first write that is damaged or missing, and removes the files behind it. `commits` is the
+/// number of the keyspace that counts the groups, if it is known.
+pub(crate) fn cut_to_whole(dir: &Path, commits: Option<u64>) -> io::Result<()> {
+    let counted = commits.is_some();
+    // No keyspace has this number.
+    let commits = commits.unwrap_or(u64::MAX);
+    let mut last = None;
+    let mut whole = true;
+    for (_, path) in files(dir)? {
+        if !whole {
+            fs::remove_file(&path)?;
+            continue;
+        }
+        let mut reader = Reader::open(&path)?;
+        let end = loop {
+            let at = reader.position;
+            let Some(batch) = reader.batch(commits)? else {
+                // With a count the next file tells whether something is missing.
+                whole = counted || reader.written_until(at)? == at;
+                break at;
+            };
+            let group = batch.commit.map(|commit| Group { commit, seqno: batch.seqno });
+            if group.is_some_and(|group| !group.follows(last)) {
+                whole = false;
+                break at;
+            }
+            last = group.or(last);
+        };
+        File::options().write(true).open(&path)?.set_len(end)?;
+    }
+    Ok(())
 }
 
 /// Returns the journal's files in the order of their numbers. The engine writes to the last one.

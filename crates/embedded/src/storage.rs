@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use fjall::KeyspaceCreateOptions;
+use fjall::{KeyspaceCreateOptions, Readable};
 
 use crate::commits::Commits;
 use crate::damage;
@@ -117,6 +117,18 @@ impl Engine {
     /// Returns the keyspace at a place; `None` if it is younger than this view of the engine.
     pub(crate) fn space(&self, index: usize) -> Option<&fjall::Keyspace> {
         self.spaces.get(index).map(|(_, space)| space)
+    }
+
+    /// Reads every pair, which fails at the first damaged table.
+    pub(crate) fn read_all(&self) -> Result<(), Trouble> {
+        for name in self.database.list_keyspace_names() {
+            let space = self.database.keyspace(&name, KeyspaceCreateOptions::default)?;
+            let damaged = |error| Trouble::damaged(format!("keyspace {name}: {}", words(&error)));
+            for pair in self.snapshot().iter(&space) {
+                pair.into_inner().map_err(damaged)?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the failure of background work, after which the engine refuses every write.

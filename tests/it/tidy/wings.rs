@@ -85,7 +85,7 @@ const ORDER: [(&str, &[&str]); 13] = [
     (
         "crates/embedded",
         &[
-            "database", "writer", "tx", "keyspace", "range", "storage", "meter", "error", "damage",
+            "repair", "database", "writer", "tx", "keyspace", "range", "storage", "meter", "error", "damage",
             "commits", "cut", "journal", "ledger", "commit", "trouble",
         ],
     ),
@@ -181,7 +181,7 @@ const ORDER: [(&str, &[&str]); 13] = [
         "apps/top",
         &["once", "screen", "args", "view", "fit", "help", "keys", "row", "queues", "watch", "dial"],
     ),
-    ("apps/shoal", &["config", "health", "serve", "up", "engines", "report"]),
+    ("apps/shoal", &["config", "health", "repair", "serve", "up", "engines", "report"]),
 ];
 
 /// Returns the folder of the sources of each crate.

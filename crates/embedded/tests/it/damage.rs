@@ -9,10 +9,10 @@ use shoal_embedded::{Database, OpenError};
 use tempfile::TempDir;
 
 const GROUPS: u32 = 12;
-const JOURNAL: &str = "0.jnl";
-const LEDGER: &str = "ledger";
+pub(crate) const JOURNAL: &str = "0.jnl";
+pub(crate) const LEDGER: &str = "ledger";
 
-async fn put(database: &Database, keyspace: &str, key: u32, value: Vec<u8>) {
+pub(crate) async fn put(database: &Database, keyspace: &str, key: u32, value: Vec<u8>) {
     let keyspace = database.keyspace(keyspace).unwrap();
     database.write(move |tx| tx.put(&keyspace, key.to_be_bytes(), value)).await.unwrap();
 }
@@ -45,7 +45,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Every file but the one that names its holder.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -95,19 +95,19 @@ fn refused(dir: &Path, damage: impl FnOnce(&Path)) -> String {
     std::mem::take(&mut texts[0])
 }
 
-fn flip(path: &Path, at: u64) {
+pub(crate) fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
 }
 
-fn cut(path: &Path, length: u64) {
+pub(crate) fn cut(path: &Path, length: u64) {
     File::options().write(true).open(path).unwrap().set_len(length).unwrap();
 }
 
 /// Bytes of the journal that were written.
-fn used(dir: &Path) -> u64 {
+pub(crate) fn used(dir: &Path) -> u64 {
     let bytes = fs::read(dir.join(JOURNAL)).unwrap();
     bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1
 }
@@ -269,7 +269,7 @@ fn noise(seed: u32, bytes: usize) -> Vec<u8> {
     random.take(bytes / 8).flatten().collect()
 }
 
-fn journals(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn journals(dir: &Path) -> Vec<PathBuf> {
     let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut journals: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect();
@@ -278,7 +278,7 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Writes until `done` says so of the directory, once more to what is the newest journal then, and closes. Returns how many keys.
-async fn fill(dir: &Path, done: impl Fn(&Path) -> bool) -> u32 {
+pub(crate) async fn fill(dir: &Path, done: impl Fn(&Path) -> bool) -> u32 {
     let database = Database::open(dir).unwrap();
     let mut keys = 0;
     let mut is_done = false;

@@ -10,6 +10,7 @@ mod durability;
 mod failing_disk;
 mod group_commit;
 mod read;
+mod repair;
 mod transaction;
 
 use shoal_embedded::{Keyspace, Range};
