@@ -11,10 +11,10 @@ use shoal_embedded::Database;
 
 use crate::Random;
 
-const DIR: &str = "SHOAL_EMBEDDED_CRASH_DIR";
+pub(crate) const DIR: &str = "SHOAL_EMBEDDED_CRASH_DIR";
 
 /// A group's other writes, which must be there whenever its number is.
-const PARTS: u8 = 5;
+pub(crate) const PARTS: u8 = 5;
 
 /// Kills of a run in CI; `SHOAL_TEST_KILLS=200` for more.
 const KILLS: usize = 24;
@@ -77,11 +77,7 @@ fn sigkill_loses_and_tears_nothing() {
         }
 
         let database = Database::open(dir.path()).unwrap();
-        let (numbers, parts) = (database.keyspace("numbers").unwrap(), database.keyspace("parts").unwrap());
-        let stored: Vec<u64> = numbers
-            .prefix("")
-            .map(|pair| u64::from_be_bytes(pair.unwrap().0[..].try_into().unwrap()))
-            .collect();
+        let (stored, parts) = (numbers(&database), database.keyspace("parts").unwrap());
         let last = stored.last().copied().unwrap_or(0);
         assert!(last >= acknowledged, "kill {kill}: acknowledged {acknowledged}, found {last}");
         assert_eq!(stored, (1..=last).collect::<Vec<_>>(), "none is missing before one that is there");
@@ -90,6 +86,12 @@ fn sigkill_loses_and_tears_nothing() {
         acknowledged = last;
     }
     eprintln!("{kills} kills, {total} writes, none lost");
+}
+
+/// Returns the numbers of the writes that are there.
+pub(crate) fn numbers(database: &Database) -> Vec<u64> {
+    let number = |key: shoal_embedded::Slice| u64::from_be_bytes(key[..].try_into().unwrap());
+    database.keyspace("numbers").unwrap().prefix("").map(|pair| number(pair.unwrap().0)).collect()
 }
 
 /// Adds the beginning of a write to the newest journal, as a power cut would.

@@ -4,6 +4,7 @@
     reason = "the lint's exception for tests does not reach their helper functions"
 )]
 
+mod backup;
 mod crash;
 mod damage;
 mod durability;

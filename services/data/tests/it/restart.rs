@@ -1,9 +1,11 @@
 //! Rows and tokens that outlive a clone.
 
+use std::path::Path;
+
 use shoal_data::Engine;
 use shoal_proto::data::v1::{QueryRequest, SortKeyType};
 
-use crate::mesh::{Client, TestClone, create, get, mutate, put, settings};
+use crate::mesh::{Client, TestClone, create, get, mutate, put, settings, text};
 
 async fn page(client: &Client, page_token: &str) -> (Vec<String>, String) {
     let query = QueryRequest {
@@ -40,4 +42,38 @@ async fn clones_share_one_durable_store() {
     assert_eq!((rows.len(), next.as_str()), (1, ""));
     assert!(rows[0].contains("\"c\""), "{rows:?}");
     clone.stop().await;
+}
+
+#[tokio::test]
+async fn restored_copy_serves_the_same_rows() {
+    let (source, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let toml = |dir: &Path| format!("data_dir = '{}'\n", dir.display());
+    let clone = TestClone::start(&toml(source.path())).await;
+    create(&clone.client, "t", SortKeyType::String).await;
+    mutate(&clone.client, "t", vec![put("a", "1"), put("b", "2"), put("c", "3")]).await.unwrap();
+    let (_, token) = page(&clone.client, "").await;
+    clone.stop().await;
+    copy(source.path(), copied.path());
+    let clone = TestClone::start(&toml(copied.path())).await;
+    let row = get(&clone.client, "t", "a").await.unwrap();
+    assert_eq!(row.attributes["v"], text("1"));
+    let (rows, next) = page(&clone.client, &token).await;
+    assert_eq!((rows.len(), next.as_str()), (1, ""), "tokens of the source hold");
+    mutate(&clone.client, "t", vec![put("d", "4")]).await.unwrap();
+    clone.stop().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(path, target).unwrap();
+        }
+    }
 }
