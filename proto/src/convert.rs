@@ -25,6 +25,16 @@ fn timestamp(units: i64, in_a_second: i64) -> Timestamp {
     Timestamp { seconds: units.div_euclid(in_a_second), nanos: nanos as i32 }
 }
 
+/// Returns the microseconds since 1970 of a timestamp. `None` stands for one between two microseconds, and one out of range.
+#[must_use]
+pub fn micros_of_timestamp(at: &Timestamp) -> Option<i64> {
+    let nanos = i64::from(at.nanos);
+    if !(0..1_000_000_000).contains(&nanos) || nanos % 1_000 != 0 {
+        return None;
+    }
+    at.seconds.checked_mul(MICROS)?.checked_add(nanos / 1_000)
+}
+
 /// Reads a duration that may be absent. `None` stands for one that is negative, which no field of ours may be.
 #[must_use]
 pub fn duration(value: Option<prost_types::Duration>) -> Option<Option<Duration>> {
@@ -41,6 +51,16 @@ mod tests {
         assert_eq!(timestamp_of_millis(1_234), at(1, 234_000_000));
         assert_eq!(timestamp_of_millis(-1), at(-1, 999_000_000));
         assert_eq!(timestamp_of_micros(-1_000_001), at(-2, 999_999_000));
+    }
+
+    #[test]
+    fn microseconds_come_back_as_given() {
+        for micros in [0, 1, -1, -1_000_001, 1_800_000_000_000_007] {
+            assert_eq!(micros_of_timestamp(&timestamp_of_micros(micros)), Some(micros));
+        }
+        for (seconds, nanos) in [(1, 1), (i64::MAX, 0), (1, -1_000), (1, 1_000_000_000)] {
+            assert_eq!(micros_of_timestamp(&Timestamp { seconds, nanos }), None);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use shoal_kit::backing::{Backing, new_store_name};
 use shoal_kit::role::Role;
 
 use crate::config::Config;
-use crate::store::cassandra::CassandraStore;
+use crate::store::cassandra::{CassandraStore, check_texts};
 use crate::store::embedded::EmbeddedStore;
 
 /// The store behind the service.
@@ -29,6 +29,7 @@ impl Engine {
     pub async fn open(settings: &Settings) -> anyhow::Result<Engine> {
         let config = settings.valid_section("data", Config::check)?;
         if !settings.cassandra.is_empty() {
+            check_texts()?;
             return Ok(Engine(Kind::Cassandra { config, contact_points: settings.cassandra.clone() }));
         }
         let dir = settings.data_dir.as_ref().map(|dir| dir.join(Role::Data.name()));

@@ -71,6 +71,30 @@ pub(crate) enum Error {
         /// The difference to the service's own table.
         detail: String,
     },
+    /// The call does not fit how the table is written.
+    #[error("{call} does not fit table `{table}`, which is {mode}")]
+    WrongWriteMode {
+        /// The name of the table.
+        table: String,
+        /// The write mode of the table.
+        mode: &'static str,
+        /// The calls that fit it.
+        advice: &'static str,
+        /// The name of the call.
+        call: &'static str,
+    },
+    /// The attribute cannot be incremented.
+    #[error("not incremented: {why}")]
+    NotIncremented {
+        /// The reason why.
+        why: &'static str,
+    },
+    /// Other writes of the partition came first each time. Nothing was done.
+    #[error("{attempts} attempts met other writes of the partition")]
+    Contended {
+        /// The number of attempts.
+        attempts: u32,
+    },
     /// A defect of the service, or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
@@ -146,6 +170,27 @@ impl From<Error> for ApiError {
             )
             .meta("table", table)
             .meta("detail", detail),
+            Error::WrongWriteMode { table, mode, advice, call } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::WRONG_WRITE_MODE,
+                format!("{call} is not for table `{table}`, whose write_mode is {mode}; {advice}"),
+            )
+            .meta("table", table)
+            .meta("write_mode", mode)
+            .meta("call", call),
+            Error::NotIncremented { why } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::NOT_INCREMENTED,
+                format!("{why}; read the row and write it with CheckAndMutate"),
+            )
+            .meta("why", why),
+            Error::Contended { attempts } => ApiError::new(
+                Code::Aborted,
+                reason::WRITE_CONTENTION,
+                format!("other writes of the partition came first in {attempts} attempts, and nothing was done; try again"),
+            )
+            .meta("attempts", attempts.to_string())
+            .retry_after(RETRY_AFTER),
             Error::Internal(detail) => ApiError::internal(detail),
         }
     }

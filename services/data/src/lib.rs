@@ -5,6 +5,7 @@
 
 mod clock;
 mod coalesce;
+mod conditional;
 mod config;
 mod data;
 mod engine;

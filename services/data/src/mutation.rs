@@ -102,13 +102,7 @@ impl Write {
         token: WriteToken,
         mutations: Vec<Mutation>,
     ) -> Result<Self, Invalid> {
-        if mutations.is_empty() || mutations.len() > MUTATIONS_MAX {
-            return Err(Invalid::new(
-                reason::INVALID_MUTATIONS,
-                "mutations",
-                format!("must have 1 to {MUTATIONS_MAX} entries, has {}", mutations.len()),
-            ));
-        }
+        check_count(mutations.len())?;
         let of = table.definition.sort_key_type;
         let stamp = token.stamp();
         let mut changes = Vec::with_capacity(mutations.len());
@@ -140,13 +134,7 @@ impl Write {
                 }
             }
         }
-        if bytes > MUTATE_BYTES_MAX {
-            return Err(Invalid::new(
-                reason::MUTATE_TOO_LARGE,
-                "mutations",
-                format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
-            ));
-        }
+        check_bytes(bytes)?;
         refuse_repeated_rows(&changes)?;
         // A range without a key in it deletes nothing, so the engine does not see it.
         changes.retain(|change| !matches!(change, Change::DeleteRange { range } if range.is_empty()));
@@ -217,8 +205,41 @@ fn write_id(token: &WriteToken, changes: &[Change], drafts: &[Draft]) -> WriteId
     id
 }
 
+/// Checks the number of mutations of one write.
+///
+/// # Errors
+/// INVALID_ARGUMENT when there are none or too many.
+pub(crate) fn check_count(mutations: usize) -> Result<(), Invalid> {
+    if (1..=MUTATIONS_MAX).contains(&mutations) {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        reason::INVALID_MUTATIONS,
+        "mutations",
+        format!("must have 1 to {MUTATIONS_MAX} entries, has {mutations}"),
+    ))
+}
+
+/// Checks the encoded size of all rows of one write.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is too large.
+pub(crate) fn check_bytes(bytes: usize) -> Result<(), Invalid> {
+    if bytes <= MUTATE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        reason::MUTATE_TOO_LARGE,
+        "mutations",
+        format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
+    ))
+}
+
 /// Checks the attributes of a row. Returns their encoded size.
-fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Invalid> {
+///
+/// # Errors
+/// INVALID_ARGUMENT when there are too many, or one has a bad name, or all together are too large.
+pub(crate) fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Invalid> {
     if attributes.len() > ATTRIBUTES_MAX {
         return Err(Invalid::new(
             reason::TOO_MANY_ATTRIBUTES,
@@ -227,13 +248,7 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Inval
         ));
     }
     for (name, _) in attributes.iter() {
-        if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX {
-            return Err(Invalid::new(
-                reason::INVALID_ATTRIBUTE_NAME,
-                field.to_owned(),
-                format!("names have 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, one has {}", name.len()),
-            ));
-        }
+        check_attribute_name(name, field)?;
     }
     let bytes = attributes.encoded_len();
     if bytes > ROW_BYTES_MAX {
@@ -246,6 +261,30 @@ fn check_attributes(attributes: &Attributes, field: &str) -> Result<usize, Inval
     Ok(bytes)
 }
 
+/// Checks the length of an attribute's name.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is empty or too long.
+pub(crate) fn check_attribute_name(name: &str, field: &str) -> Result<(), Invalid> {
+    if (1..=ATTRIBUTE_NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        reason::INVALID_ATTRIBUTE_NAME,
+        field.to_owned(),
+        format!("names have 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, one has {}", name.len()),
+    ))
+}
+
+/// Makes the refusal of a second change of one row.
+pub(crate) fn row_twice(index: usize) -> Invalid {
+    Invalid::new(
+        reason::ROW_TWICE,
+        format!("mutations[{index}]"),
+        "changes a row that another entry changes too; one Mutate changes a row once",
+    )
+}
+
 /// Refuses two changes of one row, because changes of one write have no order.
 fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
@@ -255,11 +294,7 @@ fn refuse_repeated_rows(changes: &[Change]) -> Result<(), Invalid> {
             Change::DeleteRange { .. } => continue,
         };
         if !seen.insert(key) {
-            return Err(Invalid::new(
-                reason::ROW_TWICE,
-                format!("mutations[{i}]"),
-                "changes a row that another entry changes too; one Mutate changes a row once",
-            ));
+            return Err(row_twice(i));
         }
     }
     Ok(())

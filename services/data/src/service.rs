@@ -9,6 +9,7 @@ use crate::data::Data;
 use crate::store::Store;
 
 mod codec;
+mod conditional;
 mod read;
 mod tables;
 mod write;
@@ -68,5 +69,19 @@ impl<S: Store> DataService for Service<S> {
         request: Request<pb::MutateRequest>,
     ) -> Result<Response<pb::MutateResponse>, Status> {
         write::mutate(&self.data, request.into_inner()).await
+    }
+
+    async fn check_and_mutate(
+        &self,
+        request: Request<pb::CheckAndMutateRequest>,
+    ) -> Result<Response<pb::CheckAndMutateResponse>, Status> {
+        conditional::check_and_mutate(&self.data, request.into_inner()).await
+    }
+
+    async fn increment(
+        &self,
+        request: Request<pb::IncrementRequest>,
+    ) -> Result<Response<pb::IncrementResponse>, Status> {
+        conditional::increment(&self.data, request.into_inner()).await
     }
 }

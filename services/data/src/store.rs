@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::clock::{Clock, WriteTimestamp};
+use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
@@ -26,7 +27,7 @@ pub(crate) enum Consistency {
     Eventual,
     /// A majority of the replicas.
     Quorum,
-    /// A majority of the replicas. A last-write-wins table has no stronger read.
+    /// A majority of the replicas; of a conditional table in one order with all of its writes.
     Strong,
 }
 
@@ -117,4 +118,15 @@ pub(crate) trait WriteStore {
     ///
     /// After `Ok` the write is on the disk of the embedded engine; on Cassandra a local quorum of replicas has it.
     fn mutate(&self, write: Write) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads the rows of a conditional write, decides, and writes them, in one step among all other writes of the partition.
+    ///
+    /// After [`Outcome::Applied`] the write is as durable as one of [`WriteStore::mutate`], and STRONG reads show it. The same
+    /// token again, within the time that [`ConditionalWrite::check_age`] allows, gets the same answer and changes nothing.
+    /// [`Outcome::Refused`] and [`Error::Contended`] mean that nothing was done, and that no attempt of this call can be applied
+    /// any more. After [`Error::OutcomeUnknown`] the write may be applied, or may yet be; repeat it with its token.
+    fn write_conditionally(
+        &self,
+        write: ConditionalWrite,
+    ) -> impl Future<Output = Result<Outcome, Error>> + Send;
 }

@@ -37,6 +37,8 @@ pub(crate) enum SortKeyType {
 pub(crate) enum WriteMode {
     /// The write with the highest timestamp stays.
     LastWriteWins,
+    /// Writes of a partition come one after the other, and each may depend on what the rows hold.
+    Conditional,
 }
 
 /// A time to live in whole seconds, at least one.
@@ -132,12 +134,13 @@ impl WriteMode {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LastWriteWins => "LAST_WRITE_WINS",
+            Self::Conditional => "CONDITIONAL",
         }
     }
 
     /// Returns the mode of a name.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
-        (name == Self::LastWriteWins.name()).then_some(Self::LastWriteWins)
+        [Self::LastWriteWins, Self::Conditional].into_iter().find(|mode| mode.name() == name)
     }
 }
 
@@ -187,6 +190,27 @@ impl Definition {
 }
 
 impl Table {
+    /// Refuses a call that is for tables of another write mode.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION when the table has not this mode.
+    pub(crate) fn require(&self, mode: WriteMode, call: &'static str) -> Result<(), Error> {
+        let found = self.definition.write_mode;
+        if found == mode {
+            return Ok(());
+        }
+        let advice = match found {
+            WriteMode::Conditional => {
+                "write it with CheckAndMutate (without conditions it always writes) or Increment"
+            }
+            WriteMode::LastWriteWins => {
+                "write it with Mutate, and keep rows that need conditions in a table with write_mode CONDITIONAL"
+            }
+        };
+        let table = self.definition.name.to_string();
+        Err(Error::WrongWriteMode { table, mode: found.name(), advice, call })
+    }
+
     /// Returns the table for a repeated creation.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use crate::conditional::ConditionalWrite;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
@@ -66,6 +67,14 @@ impl Tags {
         self.0.as_ref().map(|_| Touched::of(write))
     }
 
+    /// Returns what a conditional write touches if it is applied, if there is a reporter to tell it to.
+    pub(crate) fn touched_conditionally(&self, write: &ConditionalWrite) -> Option<Touched> {
+        self.0.as_ref().map(|_| {
+            let ranges = write.written().map(row).collect();
+            Touched { table: write.table.clone(), partition: write.partition.clone(), ranges }
+        })
+    }
+
     /// Runs a write between the two calls to the reporter.
     ///
     /// # Errors
@@ -88,9 +97,12 @@ impl Tags {
     }
 }
 
+fn row(key: &SortKey) -> SortRange {
+    SortRange { start: Some(key.clone()), end: key.successor() }
+}
+
 impl Touched {
     fn of(write: &Write) -> Self {
-        let row = |key: &SortKey| SortRange { start: Some(key.clone()), end: key.successor() };
         let range = |change: &Change| match change {
             Change::Put { sort_key, .. } | Change::Delete { sort_key } => row(sort_key),
             Change::DeleteRange { range } => range.clone(),

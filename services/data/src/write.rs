@@ -6,7 +6,10 @@ use crate::error::Error;
 use crate::key::PartitionKey;
 use crate::mutation::{Mutation, Write};
 use crate::store::Store;
+use crate::table::WriteMode;
 use crate::write_token::WriteToken;
+
+mod conditional;
 
 impl<S: Store> Data<S> {
     /// Changes one partition. Returns the timestamp of the write.
@@ -24,6 +27,7 @@ impl<S: Store> Data<S> {
         let token = self.token(token)?;
         let stamp = token.stamp();
         let table = self.table(table, "table").await?;
+        table.require(WriteMode::LastWriteWins, "Mutate")?;
         let write = Write::parse(table, partition, token, mutations)?;
         if !write.changes.is_empty() {
             let touched = self.tags.touched(&write);

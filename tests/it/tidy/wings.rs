@@ -121,6 +121,7 @@ const ORDER: [(&str, &[&str]); 13] = [
             "store",
             "coalesce",
             "config",
+            "conditional",
             "mutation",
             "row",
             "key",

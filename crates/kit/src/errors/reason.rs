@@ -82,7 +82,9 @@ reasons! {
     INVALID_ATTRIBUTE_NAME INVALID_ARGUMENT "The name of an attribute is empty, too long or has characters that are not allowed."
     INVALID_BACKOFF INVALID_ARGUMENT "The back-off between attempts is out of range."
     INVALID_BATCH INVALID_ARGUMENT "The batch is empty, too long, or its requests name different queues."
+    INVALID_CONDITIONS INVALID_ARGUMENT "A CheckAndMutate has too many conditions, or one without a kind."
     INVALID_DELAY INVALID_ARGUMENT "The delay is out of range."
+    INVALID_DELTA INVALID_ARGUMENT "The delta of an Increment is neither an int_value nor a double_value."
     INVALID_DURATION INVALID_ARGUMENT "A duration is negative or out of range."
     INVALID_FENCING_TOKEN INVALID_ARGUMENT "The fencing token is not one that a lease gave."
     INVALID_ID INVALID_ARGUMENT "The id is not one that Enqueue gave."
@@ -137,6 +139,7 @@ reasons! {
     MUTATION_WITHOUT_KIND INVALID_ARGUMENT "A mutation sets none of put, delete and delete_range."
     NAME_TOO_LONG INVALID_ARGUMENT "The name of the service in a health check is too long."
     NOT_FOUND NOT_FOUND "What the call names is not there."
+    NOT_INCREMENTED FAILED_PRECONDITION "The attribute holds a value of another kind than the delta, or the sum is too large. Read the row and write it with CheckAndMutate."
     NO_DATA_PEER FAILED_PRECONDITION "The kind is read from the data service, and the clone does not know where that is. Start it with `--peer data=HOST:PORT`."
     NO_ENDPOINT UNAVAILABLE "No endpoint of the upstream could take the call in time. Try again shortly."
     OBJECT_NOT_FOUND NOT_FOUND "The loader knows no object with this id."
@@ -144,6 +147,7 @@ reasons! {
     PREFIX_WITH_BOUNDS INVALID_ARGUMENT "`prefix` is given with `start` or `end`. Give one of them."
     PROTOCOL_ERROR INTERNAL "The call broke the gRPC protocol."
     QUEUE_NOT_FOUND NOT_FOUND "There is no such queue: nothing was enqueued to it, or it has been empty for a day."
+    RANGE_IN_CONDITIONAL_TABLE INVALID_ARGUMENT "A conditional table deletes single rows only. List them as deletes."
     READ_FAILED UNAVAILABLE "The engine did not answer the read. Try again."
     REQUEST_ID_REUSED INVALID_ARGUMENT "The request id was used for a call with other fields; nothing was done. Use a new one for each request."
     REQUEST_ID_SPENT FAILED_PRECONDITION "The session that the request id created has ended or was rotated. Use a new request id."
@@ -191,6 +195,8 @@ reasons! {
     VALUE_WITHOUT_KIND INVALID_ARGUMENT "A value sets none of its kinds."
     VERSION_MISMATCH ABORTED "The session has another version than the one expected; nothing was changed. Read it and decide again."
     WATCHERS_LIMIT_EXCEEDED RESOURCE_EXHAUSTED "The clone serves as many watchers as `watchers_max` allows. Try another clone."
+    WRITE_CONTENTION ABORTED "Other conditional writes of the partition came first each time, and nothing was done. Try again."
+    WRONG_WRITE_MODE FAILED_PRECONDITION "The call is for tables of the other write_mode: Mutate and BulkMutate for LAST_WRITE_WINS, CheckAndMutate and Increment for CONDITIONAL."
 }
 
 /// Returns `docs/errors.md`.

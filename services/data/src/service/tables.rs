@@ -54,6 +54,7 @@ fn sort_key_type(number: i32) -> Result<SortKeyType, Invalid> {
 fn write_mode(number: i32) -> Result<WriteMode, Invalid> {
     match pb::WriteMode::try_from(number) {
         Ok(pb::WriteMode::Unspecified | pb::WriteMode::LastWriteWins) => Ok(WriteMode::LastWriteWins),
+        Ok(pb::WriteMode::Conditional) => Ok(WriteMode::Conditional),
         Err(_) => Err(unknown_enum("table.write_mode", number)),
     }
 }
@@ -68,6 +69,7 @@ fn table_out(table: &Table) -> pb::Table {
     };
     let write_mode = match definition.write_mode {
         WriteMode::LastWriteWins => pb::WriteMode::LastWriteWins,
+        WriteMode::Conditional => pb::WriteMode::Conditional,
     };
     pb::Table {
         name: definition.name.to_string(),

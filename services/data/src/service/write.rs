@@ -27,7 +27,7 @@ pub(super) async fn mutate<S: Store>(
     Ok(Response::new(pb::MutateResponse { write_time: Some(timestamp(write_time)) }))
 }
 
-fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Invalid> {
+pub(super) fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Invalid> {
     use pb::mutation::{Delete, DeleteRange, Kind, Put};
     let at = |field: &str| format!("mutations[{index}].{field}");
     match mutation.kind {

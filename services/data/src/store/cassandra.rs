@@ -1,7 +1,8 @@
 //! The store on Cassandra (or a database that speaks its protocol).
 //!
 //! A Shoal table is one CQL table, a row is one `cell`, and a Mutate is one unlogged batch in one partition, which Cassandra
-//! applies whole and readers see whole. EVENTUAL reads at ONE; QUORUM, STRONG and all writes are LOCAL_QUORUM.
+//! applies whole and readers see whole. EVENTUAL reads at ONE; QUORUM, STRONG and all writes are LOCAL_QUORUM. Of a conditional
+//! table STRONG reads and writes are LOCAL_SERIAL.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use crate::row::Row;
 use crate::store::{Consistency, TableStore};
 use crate::table::{Definition, Table, TableName};
 
+mod conditional;
 mod failure;
 mod link;
 mod meter;
@@ -30,8 +32,10 @@ mod statements;
 mod tests;
 mod write;
 
+use conditional::PartitionLocks;
 use link::Link;
 use statements::Statements;
+pub(crate) use statements::check_texts;
 
 /// Time for which a definition is remembered without looking again.
 const DEFINITION_FRESH: Duration = Duration::from_secs(5);
@@ -52,6 +56,7 @@ struct Inner {
     known: Mutex<HashMap<TableName, Known>>,
     lookups: Coalescer<TableName, Result<Arc<Table>, Error>>,
     reads: Coalescer<ReadKey, Result<Option<Row>, Error>>,
+    partition_locks: PartitionLocks,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl CassandraStore {
             known: Mutex::default(),
             lookups: Coalescer::new(),
             reads: Coalescer::new(),
+            partition_locks: PartitionLocks::default(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -1,6 +1,7 @@
 //! The suite that every store must pass, checked through the service's logic as callers see it. Each check works in tables of
 //! its own, so all of them may share an engine.
 
+mod conditional;
 mod delete_range;
 mod query;
 mod row;
@@ -66,6 +67,14 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     row::several_rows_are_read_at_once(clones).await;
     visibility::a_write_is_seen_whole(clones).await;
     visibility::reads_show_every_answered_write(clones).await;
+    conditional::conditions_decide_about_the_write(clones).await;
+    conditional::every_sort_key_takes_conditions(clones).await;
+    conditional::a_repeat_gets_the_first_answer(clones).await;
+    conditional::write_modes_never_mix(clones).await;
+    conditional::one_of_racing_creators_wins(clones).await;
+    conditional::an_ended_row_is_absent(clones).await;
+    conditional::increments_are_exact(clones).await;
+    conditional::increments_keep_the_row(clones).await;
 }
 
 /// Makes a name or nonce that no other check uses.

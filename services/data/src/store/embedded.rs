@@ -6,7 +6,8 @@
 //! | `tables` | name | the definition |
 //! | `rows` | partition, sort key | the last put or tombstone, with its timestamp |
 //! | `ranges` | partition, first sort key | a deleted range |
-//! | `due` | time, then a key of `rows` or `ranges` | what the sweeper looks at then |
+//! | `applied` | partition, hash of a token | a conditional write that was applied |
+//! | `due` | time, then a key of `rows`, `ranges` or `applied` | what the sweeper looks at then |
 //!
 //! Reads take a snapshot, so a page shows each write whole.
 
@@ -22,6 +23,7 @@ use crate::error::Error;
 use crate::store::TableStore;
 use crate::table::{Definition, Table, TableName};
 
+mod conditional;
 mod entry;
 mod layout;
 mod range_tombstone;
@@ -53,6 +55,7 @@ struct Keyspaces {
     tables: Keyspace,
     rows: Keyspace,
     ranges: Keyspace,
+    applied: Keyspace,
     due: Keyspace,
 }
 
@@ -62,6 +65,7 @@ impl EmbeddedStore {
             tables: database.keyspace("tables")?,
             rows: database.keyspace("rows")?,
             ranges: database.keyspace("ranges")?,
+            applied: database.keyspace("applied")?,
             due: database.keyspace("due")?,
         };
         Ok(Self {

@@ -1,12 +1,13 @@
 //! The plainest store, to compare the real ones with: it forgets nothing, and every read goes through all writes of a
 //! partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
+use crate::conditional::{ConditionalWrite, Found, Outcome, Replacement, WriteHash};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
@@ -18,6 +19,14 @@ use crate::table::{Definition, Table, TableName};
 pub(crate) struct Model {
     tables: Arc<Mutex<BTreeMap<TableName, Arc<Table>>>>,
     writes: Arc<Mutex<Vec<Write>>>,
+    conditional: Arc<Mutex<HashMap<(Uuid, PartitionKey), Conditional>>>,
+}
+
+/// A partition of a conditional table.
+#[derive(Debug, Default)]
+struct Conditional {
+    rows: BTreeMap<SortKey, (WriteTimestamp, Option<bytes::Bytes>)>,
+    applied: HashMap<WriteHash, Outcome>,
 }
 
 /// Returns what decides between two puts of a row: time, end, cell.
@@ -25,6 +34,12 @@ type Rank = (WriteTimestamp, Option<WriteTimestamp>, bytes::Bytes);
 
 impl Model {
     fn rows(&self, table: Uuid, partition: &PartitionKey, range: &SortRange) -> Vec<(SortKey, Rank)> {
+        if let Some(partition) = self.conditional.lock().unwrap().get(&(table, partition.clone())) {
+            let rows = partition.rows.iter().filter(|(key, _)| holds(range, key));
+            let rows =
+                rows.filter_map(|(key, (stamp, cell))| Some((key.clone(), (*stamp, None, cell.clone()?))));
+            return rows.collect();
+        }
         let writes = self.writes.lock().unwrap();
         let ours = || writes.iter().filter(|write| write.table.id == table && write.partition == *partition);
         let mut puts: BTreeMap<SortKey, Rank> = BTreeMap::new();
@@ -101,5 +116,33 @@ impl WriteStore for Model {
     async fn mutate(&self, write: Write) -> Result<(), Error> {
         self.writes.lock().unwrap().push(write);
         Ok(())
+    }
+
+    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
+        let mut partitions = self.conditional.lock().unwrap();
+        let partition = partitions.entry((write.table.id, write.partition.clone())).or_default();
+        if let Some(outcome) = partition.applied.get(&write.hash()) {
+            return Ok(outcome.clone());
+        }
+        let now = WriteTimestamp::now();
+        let found = write.rows.iter().map(|key| match partition.rows.get(key) {
+            None => Ok(Found::default()),
+            Some((stamp, cell)) => {
+                let row = cell.as_ref().map(|cell| Row::of_cell(key.clone(), cell, *stamp, now));
+                Ok(Found { row: row.transpose()?.flatten(), last_write: Some(*stamp) })
+            }
+        });
+        let found: Vec<Found> = found.collect::<Result<_, Error>>()?;
+        let Some(decision) = write.decide(&found)? else { return Ok(ConditionalWrite::refused(found)) };
+        for (place, replacement) in decision.changes {
+            let cell = match replacement {
+                Replacement::Put { cell, .. } => Some(cell),
+                Replacement::Delete => None,
+            };
+            partition.rows.insert(write.rows[place].clone(), (decision.write_time, cell));
+        }
+        let outcome = Outcome::remembered(decision.write_time, &decision.applied)?;
+        partition.applied.insert(write.hash(), outcome.clone());
+        Ok(outcome)
     }
 }

@@ -35,6 +35,7 @@ impl CassandraStore {
         let mut statement = statements.get(kind, link, &connected.session).await?;
         statement.set_consistency(match consistency {
             Consistency::Eventual => CqlConsistency::One,
+            Consistency::Strong if statements.conditional() => CqlConsistency::LocalSerial,
             Consistency::Quorum | Consistency::Strong => CqlConsistency::LocalQuorum,
         });
         let read = async move { answer(connected.session.execute_unpaged(&statement, values).await?) };

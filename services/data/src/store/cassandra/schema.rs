@@ -58,15 +58,24 @@ pub(super) fn cql_table(name: &TableName) -> String {
     format!("t_{name}")
 }
 
+/// Column of a conditional table's key: empty in rows, and not in what stands beside them.
+const CONDITIONAL_KEY: &str = "aux blob, ";
+/// Columns of a conditional table that others do not have. Writes condition on `version`; `guard` is never set.
+const CONDITIONAL_COLUMNS: &str = "write_time bigint, version blob, guard boolean, ";
+
 /// Returns the statement that makes a table's CQL table.
 pub(super) fn create_table(keyspace: &str, table: &Table) -> String {
     let name = cql_table(&table.definition.name);
-    let (column, key) = match column_type(table.definition.sort_key_type) {
-        Some(sk) => (format!("sk {sk}, "), "pk, sk"),
-        None => (String::new(), "pk"),
+    let sk = column_type(table.definition.sort_key_type);
+    let (aux, more, key) = match (table.definition.write_mode, sk) {
+        (WriteMode::LastWriteWins, Some(_)) => ("", "", "pk, sk"),
+        (WriteMode::LastWriteWins, None) => ("", "", "pk"),
+        (WriteMode::Conditional, Some(_)) => (CONDITIONAL_KEY, CONDITIONAL_COLUMNS, "pk, aux, sk"),
+        (WriteMode::Conditional, None) => (CONDITIONAL_KEY, CONDITIONAL_COLUMNS, "pk, aux"),
     };
+    let sk = sk.map(|sk| format!("sk {sk}, ")).unwrap_or_default();
     format!(
-        "CREATE TABLE IF NOT EXISTS {keyspace}.{name} (pk text, {column}cell blob, PRIMARY KEY ({key})) \
+        "CREATE TABLE IF NOT EXISTS {keyspace}.{name} (pk text, {aux}{sk}cell blob, {more}PRIMARY KEY ({key})) \
          WITH ID = '{}'",
         table.id
     )
@@ -123,6 +132,10 @@ mod tests {
             create_table("ks", &table("u", SortKeyType::None))
                 .contains("(pk text, cell blob, PRIMARY KEY (pk))")
         );
+        let mut conditional = table("c", SortKeyType::String);
+        conditional.definition.write_mode = WriteMode::Conditional;
+        assert!(create_table("ks", &conditional).contains("sk text, cell blob, write_time bigint"));
+        assert!(create_table("ks", &conditional).contains("PRIMARY KEY (pk, aux, sk)"));
         assert_eq!(create_registry("ks"), create_registry("ks"));
         assert_ne!(create_registry("ks"), create_registry("ks2"));
         assert!(create_keyspace(&Config::default(), 1).ends_with("'replication_factor': 1}"));

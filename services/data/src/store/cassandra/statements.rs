@@ -18,7 +18,7 @@ use crate::key::SortKey;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::Link;
 use crate::store::cassandra::schema::cql_table;
-use crate::table::{SortKeyType, Table};
+use crate::table::{SortKeyType, Table, WriteMode};
 
 /// Assumed size of a table's rows before any was read.
 const ROW_BYTES_GUESS: usize = 1024;
@@ -37,15 +37,49 @@ pub(super) enum Kind {
     DeletePartition,
     DeleteFrom,
     DeleteFromTo,
+    /// Reads the rows of a conditional write, and whether it was applied before.
+    ReadForWrite,
+    /// Remembers a conditional write that is applied.
+    Remember,
+    /// Replaces a row that has a version.
+    Replace,
+    /// Changes nothing, if a row has a version.
+    Guard,
 }
 
-const KINDS: usize = Kind::DeleteFromTo as usize + 1;
+impl Kind {
+    /// All kinds.
+    const ALL: [Kind; KINDS] = [
+        Kind::Get,
+        Kind::AscendingFrom,
+        Kind::AscendingFromTo,
+        Kind::DescendingFrom,
+        Kind::DescendingFromTo,
+        Kind::Put,
+        Kind::Delete,
+        Kind::DeletePartition,
+        Kind::DeleteFrom,
+        Kind::DeleteFromTo,
+        Kind::ReadForWrite,
+        Kind::Remember,
+        Kind::Replace,
+        Kind::Guard,
+    ];
+
+    /// Returns whether the statement has a condition.
+    fn conditional(self) -> bool {
+        matches!(self, Kind::Remember | Kind::Replace | Kind::Guard)
+    }
+}
+
+const KINDS: usize = Kind::Guard as usize + 1;
 
 /// The statements of one table.
 pub(super) struct Statements {
     keyspace: String,
     table: String,
     has_sort_key: bool,
+    conditional: bool,
     prepared: [OnceCell<PreparedStatement>; KINDS],
     row_bytes: AtomicUsize,
 }
@@ -56,6 +90,7 @@ impl Statements {
             keyspace: keyspace.to_owned(),
             table: cql_table(&table.definition.name),
             has_sort_key: table.definition.sort_key_type != SortKeyType::None,
+            conditional: table.definition.write_mode == WriteMode::Conditional,
             prepared: [const { OnceCell::const_new() }; KINDS],
             row_bytes: AtomicUsize::new(ROW_BYTES_GUESS),
         }
@@ -64,6 +99,11 @@ impl Statements {
     /// Returns the name of the CQL table.
     pub(super) fn table(&self) -> &str {
         &self.table
+    }
+
+    /// Returns whether the table's writes are conditional.
+    pub(super) fn conditional(&self) -> bool {
+        self.conditional
     }
 
     /// Returns a prepared statement, which the caller gives its consistency.
@@ -75,10 +115,11 @@ impl Statements {
     ) -> Result<PreparedStatement, Error> {
         let prepare = || async {
             let (session, text) = (session.clone(), self.text(kind));
+            let conditional = kind.conditional();
             let prepared = async move {
                 let mut statement = session.prepare(text).await?;
-                // The clone gives the timestamps, so every statement may be repeated.
-                statement.set_is_idempotent(true);
+                // The clone gives the timestamps, so every statement without a condition may be repeated.
+                statement.set_is_idempotent(!conditional);
                 Ok((statement, None))
             };
             link.run(Intent::Read, "PREPARE", &self.table, prepared).await
@@ -88,14 +129,23 @@ impl Statements {
 
     fn text(&self, kind: Kind) -> String {
         let table = format!("{}.{}", self.keyspace, self.table);
-        let row = if self.has_sort_key { "pk = ? AND sk = ?" } else { "pk = ?" };
+        // In a conditional table rows stand beside other things, and their time is a column.
+        let (partition, time) = if self.conditional {
+            ("pk = ? AND aux = 0x", "write_time")
+        } else {
+            ("pk = ?", "WRITETIME(cell)")
+        };
+        let sk = if self.has_sort_key { ", sk" } else { "" };
+        let row = if self.has_sort_key { format!("{partition} AND sk = ?") } else { partition.to_owned() };
         let select = |bounds: &str, order: &str| {
+            let order =
+                if self.conditional { format!("aux {order}, sk {order}") } else { format!("sk {order}") };
             format!(
-                "SELECT sk, cell, WRITETIME(cell) FROM {table} WHERE pk = ? AND {bounds} ORDER BY sk {order} LIMIT ?"
+                "SELECT sk, cell, {time} FROM {table} WHERE {partition} AND {bounds} ORDER BY {order} LIMIT ?"
             )
         };
         match kind {
-            Kind::Get => format!("SELECT cell, WRITETIME(cell) FROM {table} WHERE {row}"),
+            Kind::Get => format!("SELECT cell, {time} FROM {table} WHERE {row}"),
             Kind::AscendingFrom => select("sk >= ?", "ASC"),
             Kind::AscendingFromTo => select("sk >= ? AND sk < ?", "ASC"),
             Kind::DescendingFrom => select("sk >= ?", "DESC"),
@@ -110,6 +160,20 @@ impl Statements {
             Kind::DeleteFromTo => {
                 format!("DELETE FROM {table} USING TIMESTAMP ? WHERE pk = ? AND sk >= ? AND sk < ?")
             }
+            Kind::ReadForWrite => {
+                let keys = if self.has_sort_key { "(aux, sk)" } else { "aux" };
+                format!("SELECT aux, cell, write_time, version{sk} FROM {table} WHERE pk = ? AND {keys} IN ?")
+            }
+            Kind::Remember => {
+                let places = if self.has_sort_key { "?, ?, ?, ?, ?" } else { "?, ?, ?, ?" };
+                format!(
+                    "INSERT INTO {table} (pk, aux{sk}, cell, write_time) VALUES ({places}) IF NOT EXISTS USING TTL ?"
+                )
+            }
+            Kind::Replace => format!(
+                "UPDATE {table} USING TTL ? SET cell = ?, write_time = ?, version = ? WHERE {row} IF version = ?"
+            ),
+            Kind::Guard => format!("UPDATE {table} SET guard = null WHERE {row} IF version = ?"),
         }
     }
 
@@ -134,6 +198,32 @@ impl fmt::Debug for Statements {
     }
 }
 
+/// Refuses to start with a statement that has both a condition and a timestamp of ours. Cassandra orders conditional writes by
+/// timestamps that it gives itself; a write with another one beside them would be lost, or hide them, without a word.
+///
+/// # Errors
+/// When there is such a statement, which is a defect.
+pub(crate) fn check_texts() -> anyhow::Result<()> {
+    for conditional in [false, true] {
+        for has_sort_key in [false, true] {
+            let (keyspace, table) = ("k".to_owned(), "t".to_owned());
+            let prepared = [const { OnceCell::const_new() }; KINDS];
+            let row_bytes = AtomicUsize::default();
+            let statements = Statements { keyspace, table, has_sort_key, conditional, prepared, row_bytes };
+            for kind in Kind::ALL {
+                let text = statements.text(kind);
+                let (condition, timestamp) = (text.contains(" IF "), text.contains("TIMESTAMP"));
+                anyhow::ensure!(
+                    !(condition && timestamp),
+                    "{kind:?} has a condition and a timestamp: {text}"
+                );
+                anyhow::ensure!(condition == kind.conditional(), "{kind:?} says otherwise: {text}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Returns the smallest sort key of a type.
 pub(super) fn lowest(of: SortKeyType) -> SortKey {
     match of {
@@ -151,6 +241,11 @@ pub(super) enum Bind {
     BigInt(i64),
     Int(i32),
     Blob(Bytes),
+    Null,
+    /// Places in a conditional table: of rows, and of what stands beside them.
+    Keys(Vec<(Bytes, Bind)>),
+    /// The same in a table without sort keys.
+    Blobs(Vec<Bytes>),
 }
 
 impl Bind {
@@ -176,6 +271,21 @@ impl SerializeValue for Bind {
             Bind::BigInt(int) => int.serialize(typ, writer),
             Bind::Int(int) => int.serialize(typ, writer),
             Bind::Blob(bytes) => bytes.serialize(typ, writer),
+            Bind::Null => Ok(writer.set_null()),
+            Bind::Keys(keys) => keys.serialize(typ, writer),
+            Bind::Blobs(blobs) => blobs.serialize(typ, writer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_stand_without_timestamps() {
+        check_texts().unwrap();
+        let every: std::collections::BTreeSet<usize> = Kind::ALL.iter().map(|kind| *kind as usize).collect();
+        assert_eq!(every.len(), KINDS, "each kind is looked at");
     }
 }

@@ -4,6 +4,7 @@ use scylla::statement::Consistency as CqlConsistency;
 use scylla::statement::batch::{Batch, BatchType};
 
 use crate::clock::WriteTimestamp;
+use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::SortRange;
 use crate::mutation::{Change, Write};
@@ -36,6 +37,10 @@ impl WriteStore for CassandraStore {
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
         let outcome = link.run(Intent::Write, "BATCH", statements.table(), run).await;
         outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))
+    }
+
+    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
+        self.write_conditional(&write).await
     }
 }
 
@@ -72,7 +77,7 @@ fn bind(write: &Write, change: &Change, now: WriteTimestamp) -> (Kind, Vec<Bind>
 
 /// Returns the seconds for `USING TTL`; 0 stands for ever. A put that has ended is written all the same, because it hides older
 /// puts.
-fn engine_ttl(expire_time: Option<WriteTimestamp>, now: WriteTimestamp) -> i32 {
+pub(super) fn engine_ttl(expire_time: Option<WriteTimestamp>, now: WriteTimestamp) -> i32 {
     match expire_time {
         None => 0,
         Some(end) if end.0 / 1_000_000 > TTL_END_MAX => 0,

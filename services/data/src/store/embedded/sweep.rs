@@ -33,6 +33,8 @@ pub(super) enum Due {
     Forget = 2,
     /// The rows in a deleted range can be cleared away, and the range itself once its grace is over.
     Range = 3,
+    /// A conditional write need not be remembered any longer.
+    Applied = 4,
 }
 
 impl Due {
@@ -111,7 +113,7 @@ impl EmbeddedStore {
             let (due_key, of) = pair?;
             let (due, key) = due_key.get(8..).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
             let queued = Queued { due_key: due_key.to_vec(), due: *due, key: key.to_vec(), of: of.to_vec() };
-            if *due == Due::Range as u8 { ranges.push(queued) } else { rows.push(queued) }
+            if queued.due == Due::Range as u8 { ranges.push(queued) } else { rows.push(queued) }
         }
         let more = rows.len() + ranges.len() == BATCH;
         if !rows.is_empty() {
@@ -131,6 +133,10 @@ impl EmbeddedStore {
         let swept = self.database.write(move |tx| {
             for Queued { due_key, due, key, of } in queue {
                 tx.delete(&keyspaces.due, due_key);
+                if due == Due::Applied as u8 {
+                    tx.delete(&keyspaces.applied, key);
+                    continue;
+                }
                 let Some(stored) = tx.get(&keyspaces.rows, &key)? else { continue };
                 let entry = match Entry::decode(&stored).and_then(|entry| Ok((identity(&entry)?, entry))) {
                     Ok((identity, entry)) if identity == of => entry,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shoal_embedded::Tx;
 
 use crate::clock::{Clock, WriteTimestamp};
+use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::SortKey;
 use crate::mutation::{Change, Write};
@@ -30,6 +31,10 @@ impl WriteStore for EmbeddedStore {
             applied
         });
         written.await.map_err(|error| write_failed(error).of_write(&token))?
+    }
+
+    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
+        self.write_conditional(write).await
     }
 }
 
@@ -61,7 +66,7 @@ fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimest
 }
 
 /// Writes an entry, unless what is stored supersedes it.
-fn write_row(
+pub(super) fn write_row(
     tx: &mut Tx<'_>,
     keyspaces: &Keyspaces,
     prefix: &[u8],

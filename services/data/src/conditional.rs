@@ -1,0 +1,336 @@
+//! Conditional writes: what a caller asks for, checked, and what it does to the rows that a store finds. Nothing here knows how
+//! a store makes the read and the write one step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_kit::{Invalid, reason};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::clock::WriteTimestamp;
+use crate::error::Error;
+use crate::key::{PartitionKey, SortKey};
+use crate::mutation::{self, Mutation};
+use crate::row::Row;
+use crate::row_codec::{self, Draft};
+use crate::table::{Table, Ttl, WriteMode};
+use crate::value::{Attributes, Value};
+use crate::write_token::WriteToken;
+
+mod condition;
+
+pub(crate) use condition::{Comparison, Condition};
+
+/// Most conditions of one CheckAndMutate.
+const CONDITIONS_MAX: usize = 100;
+/// Time for which an applied write is remembered by its token. It covers [`TOKEN_BEHIND_MAX`], tokens that were five minutes
+/// ahead when the write was applied, and clocks that differ.
+pub(crate) const APPLIED_SECONDS: u32 = 70 * 60;
+/// Longest time that the token of a conditional write may be behind: a repeat must find the first one remembered.
+const TOKEN_BEHIND_MAX: i64 = 60 * 60 * 1_000_000;
+/// Name of the attribute under which the value of an Increment is remembered.
+const VALUE: &str = "value";
+
+/// Hash of a token, which names the write among all that a partition remembers.
+pub(crate) type WriteHash = [u8; 16];
+
+/// A checked write of one partition of a conditional table.
+#[derive(Debug, Clone)]
+pub(crate) struct ConditionalWrite {
+    /// The table of the partition.
+    pub(crate) table: Arc<Table>,
+    /// The partition to check and change.
+    pub(crate) partition: PartitionKey,
+    /// The token of the write.
+    pub(crate) token: WriteToken,
+    /// The rows that are read, at least one, each once.
+    pub(crate) rows: Vec<SortKey>,
+    plan: Plan,
+}
+
+/// What is to become of the rows, which are named by their place in [`ConditionalWrite::rows`].
+#[derive(Debug, Clone)]
+enum Plan {
+    CheckAndMutate { conditions: Vec<(usize, Condition)>, changes: Vec<(usize, RowChange)> },
+    Increment { attribute: String, delta: Value },
+}
+
+#[derive(Debug, Clone)]
+enum RowChange {
+    Put { attributes: Attributes, ttl: Option<Ttl> },
+    Delete,
+}
+
+/// Changes that the rows of a store allow.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Decision {
+    /// The timestamp of the write: its token's, or later where a row was written later already.
+    pub(crate) write_time: WriteTimestamp,
+    /// The rows to change, by their place in [`ConditionalWrite::rows`].
+    pub(crate) changes: Vec<(usize, Replacement)>,
+    /// What is remembered of the write: an encoded row with the value of an Increment.
+    pub(crate) applied: Bytes,
+}
+
+/// The new state of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Replacement {
+    /// The row is put.
+    Put {
+        /// The encoded row.
+        cell: Bytes,
+        /// The time when the row ends, as in the cell.
+        expire_time: Option<WriteTimestamp>,
+    },
+    /// The row is deleted.
+    Delete,
+}
+
+/// A row as a store found it, and when it was written, which deleted rows know as well.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// The row, if it is there now.
+    pub(crate) row: Option<Row>,
+    /// The timestamp of the last write that the store knows of.
+    pub(crate) last_write: Option<WriteTimestamp>,
+}
+
+/// Answer to a conditional write.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    /// The write was applied, now or by an earlier call with the same token.
+    Applied {
+        /// The timestamp of the write.
+        write_time: WriteTimestamp,
+        /// The value that an Increment made.
+        value: Option<Value>,
+    },
+    /// A condition did not hold, and nothing was done. These are the rows that are there.
+    Refused {
+        /// The rows that conditions and mutations name, without those that do not exist.
+        rows: Vec<Row>,
+    },
+}
+
+impl Outcome {
+    /// Reads what a store remembered of an applied write.
+    ///
+    /// # Errors
+    /// DATA_LOSS when it cannot be decoded.
+    pub(crate) fn remembered(write_time: WriteTimestamp, applied: &[u8]) -> Result<Self, Error> {
+        let value = row_codec::decode(applied)?.into_iter().find(|(name, _)| name == VALUE);
+        Ok(Outcome::Applied { write_time, value: value.map(|(_, value)| value) })
+    }
+}
+
+impl ConditionalWrite {
+    /// Checks a CheckAndMutate against the table and the limits.
+    ///
+    /// # Errors
+    /// Invalid fields, and [`Error::WrongWriteMode`] when the table is last-write-wins.
+    pub(crate) fn check_and_mutate(
+        table: Arc<Table>,
+        partition: PartitionKey,
+        token: WriteToken,
+        conditions: Vec<(Option<Value>, Condition)>,
+        mutations: Vec<Mutation>,
+    ) -> Result<Self, Error> {
+        table.require(WriteMode::Conditional, "CheckAndMutate")?;
+        if conditions.len() > CONDITIONS_MAX {
+            return Err(Invalid::new(
+                reason::INVALID_CONDITIONS,
+                "conditions",
+                format!("must have at most {CONDITIONS_MAX} entries, has {}", conditions.len()),
+            )
+            .into());
+        }
+        mutation::check_count(mutations.len())?;
+        let of = table.definition.sort_key_type;
+        let mut rows = Rows::default();
+        let mut checked = Vec::with_capacity(conditions.len());
+        for (i, (sort_key, condition)) in conditions.into_iter().enumerate() {
+            let sort_key = SortKey::parse(of, sort_key, &format!("conditions[{i}].sort_key"))?;
+            checked.push((rows.place(sort_key), condition));
+        }
+        let mut changes: Vec<(usize, RowChange)> = Vec::with_capacity(mutations.len());
+        let mut bytes = 0;
+        for (i, mutation) in mutations.into_iter().enumerate() {
+            let at = format!("mutations[{i}]");
+            let (sort_key, change) = match mutation {
+                Mutation::Put { sort_key, attributes, ttl } => {
+                    let sort_key = SortKey::parse(of, sort_key, &format!("{at}.put.sort_key"))?;
+                    bytes += mutation::check_attributes(&attributes, &format!("{at}.put.attributes"))?;
+                    let ttl = match ttl {
+                        Some(ttl) => Some(Ttl::parse(ttl, &format!("{at}.put.ttl"))?),
+                        None => table.definition.default_ttl,
+                    };
+                    (sort_key, RowChange::Put { attributes, ttl })
+                }
+                Mutation::Delete { sort_key } => {
+                    (SortKey::parse(of, sort_key, &format!("{at}.delete.sort_key"))?, RowChange::Delete)
+                }
+                Mutation::DeleteRange { .. } => {
+                    return Err(Invalid::new(
+                        reason::RANGE_IN_CONDITIONAL_TABLE,
+                        format!("{at}.delete_range"),
+                        "a conditional table deletes single rows only; list them as deletes",
+                    )
+                    .into());
+                }
+            };
+            let place = rows.place(sort_key);
+            if changes.iter().any(|(other, _)| *other == place) {
+                return Err(mutation::row_twice(i).into());
+            }
+            changes.push((place, change));
+        }
+        mutation::check_bytes(bytes)?;
+        let plan = Plan::CheckAndMutate { conditions: checked, changes };
+        Ok(Self { table, partition, token, rows: rows.keys, plan })
+    }
+
+    /// Checks an Increment against the table.
+    ///
+    /// # Errors
+    /// Invalid fields, and [`Error::WrongWriteMode`] when the table is last-write-wins.
+    pub(crate) fn increment(
+        table: Arc<Table>,
+        partition: PartitionKey,
+        token: WriteToken,
+        sort_key: Option<Value>,
+        attribute: String,
+        delta: Value,
+    ) -> Result<Self, Error> {
+        table.require(WriteMode::Conditional, "Increment")?;
+        let sort_key = SortKey::parse(table.definition.sort_key_type, sort_key, "sort_key")?;
+        mutation::check_attribute_name(&attribute, "attribute")?;
+        if !matches!(delta, Value::Int(_) | Value::Double(_)) {
+            let text = "must be an int_value or a double_value";
+            return Err(Invalid::new(reason::INVALID_DELTA, "delta", text).into());
+        }
+        let plan = Plan::Increment { attribute, delta };
+        Ok(Self { table, partition, token, rows: vec![sort_key], plan })
+    }
+
+    /// Refuses a token that is so old that a first write under it may be forgotten.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the token is more than an hour behind `now`.
+    pub(crate) fn check_age(token: &WriteToken, now: WriteTimestamp) -> Result<(), Invalid> {
+        if token.stamp().0 >= now.0.saturating_sub(TOKEN_BEHIND_MAX) {
+            return Ok(());
+        }
+        Err(Invalid::new(
+            reason::TOKEN_IN_THE_PAST,
+            "idempotency_token",
+            "its time is more than an hour ago, and conditional writes are remembered for an hour; read the row to see \
+             whether the write was applied",
+        ))
+    }
+
+    /// Returns the name of this write among all that a partition remembers.
+    pub(crate) fn hash(&self) -> WriteHash {
+        xxh3_128(self.token.as_str().as_bytes()).to_be_bytes()
+    }
+
+    /// Returns the rows that the write changes if it is applied.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &SortKey> {
+        let places: Vec<usize> = match &self.plan {
+            Plan::CheckAndMutate { changes, .. } => changes.iter().map(|(place, _)| *place).collect(),
+            Plan::Increment { .. } => vec![0],
+        };
+        places.into_iter().filter_map(|place| self.rows.get(place))
+    }
+
+    /// Decides what becomes of the rows: `found` has one for each of [`ConditionalWrite::rows`]. Returns `None` when a condition
+    /// does not hold.
+    ///
+    /// # Errors
+    /// When the row cannot be incremented.
+    pub(crate) fn decide(&self, found: &[Found]) -> Result<Option<Decision>, Error> {
+        let last = found.iter().filter_map(|found| found.last_write).max();
+        let stamp = self.token.stamp();
+        // Later than all that these rows were written at, so that times of a row go up whatever the clocks of the clones do.
+        let write_time = last.map_or(stamp, |last| stamp.max(WriteTimestamp(last.0.saturating_add(1))));
+        let row = |place: usize| found.get(place).and_then(|found| found.row.as_ref());
+        let mut applied = Attributes::default();
+        let changes = match &self.plan {
+            Plan::CheckAndMutate { conditions, changes } => {
+                if !conditions.iter().all(|(place, condition)| condition.holds(row(*place))) {
+                    return Ok(None);
+                }
+                let replace = |change: &RowChange| match change {
+                    RowChange::Delete => Replacement::Delete,
+                    RowChange::Put { attributes, ttl } => {
+                        // Counted from the token's own time, so that a repeat ends at the same time.
+                        put(attributes, ttl.map(|ttl| stamp.plus_seconds(ttl.seconds())))
+                    }
+                };
+                changes.iter().map(|(place, change)| (*place, replace(change))).collect()
+            }
+            Plan::Increment { attribute, delta } => {
+                let (attributes, expire_time, value) = self.incremented(row(0), attribute, delta)?;
+                applied.insert(VALUE.to_owned(), value);
+                vec![(0, put(&attributes, expire_time))]
+            }
+        };
+        let applied = Draft::new(&applied, None).seal(Default::default()).into();
+        Ok(Some(Decision { write_time, changes, applied }))
+    }
+
+    fn incremented(
+        &self,
+        row: Option<&Row>,
+        attribute: &str,
+        delta: &Value,
+    ) -> Result<(Attributes, Option<WriteTimestamp>, Value), Error> {
+        let (mut attributes, expire_time) = match row {
+            Some(row) => (row.attributes.clone(), row.expire_time),
+            None => {
+                let ttl = self.table.definition.default_ttl;
+                (Attributes::default(), ttl.map(|ttl| self.token.stamp().plus_seconds(ttl.seconds())))
+            }
+        };
+        let current = attributes.iter().find_map(|(name, value)| (name == attribute).then_some(value));
+        let refused = |why: &'static str| Error::NotIncremented { why };
+        let value = match (current, delta) {
+            (None, delta) => delta.clone(),
+            (Some(Value::Int(current)), Value::Int(delta)) => {
+                let sum = current.checked_add(*delta);
+                Value::Int(sum.ok_or_else(|| refused("the sum does not fit into 64 bits"))?)
+            }
+            (Some(Value::Double(current)), Value::Double(delta)) => Value::Double(current + delta),
+            (Some(_), _) => return Err(refused("the attribute holds a value of another kind than delta")),
+        };
+        attributes.insert(attribute.to_owned(), value.clone());
+        mutation::check_attributes(&attributes, "attribute")?;
+        Ok((attributes, expire_time, value))
+    }
+
+    /// Makes the answer to a write whose conditions did not hold.
+    pub(crate) fn refused(found: Vec<Found>) -> Outcome {
+        Outcome::Refused { rows: found.into_iter().filter_map(|found| found.row).collect() }
+    }
+}
+
+fn put(attributes: &Attributes, expire_time: Option<WriteTimestamp>) -> Replacement {
+    let cell = Draft::new(attributes, expire_time).seal(Default::default()).into();
+    Replacement::Put { cell, expire_time }
+}
+
+/// Distinct rows in the order in which they are named first.
+#[derive(Default)]
+struct Rows {
+    keys: Vec<SortKey>,
+    places: HashMap<SortKey, usize>,
+}
+
+impl Rows {
+    fn place(&mut self, key: SortKey) -> usize {
+        *self.places.entry(key.clone()).or_insert_with(|| {
+            self.keys.push(key);
+            self.keys.len() - 1
+        })
+    }
+}
