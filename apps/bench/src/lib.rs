@@ -10,6 +10,8 @@ mod known;
 mod load;
 mod machine;
 mod mesh;
+#[allow(dead_code, reason = "the command that calls them comes next")]
+mod method;
 mod pace;
 mod pacing;
 mod page;

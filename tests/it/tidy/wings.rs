@@ -175,7 +175,7 @@ const ORDER: [(&str, &[&str]); 13] = [
         "apps/bench",
         &[
             "page", "engine", "gateway", "peer", "session", "mesh", "known", "pace", "pacing", "echo",
-            "scale", "round", "run", "results", "machine", "load", "process", "report",
+            "scale", "round", "run", "results", "machine", "method", "load", "process", "report",
         ],
     ),
     (

@@ -13,7 +13,7 @@ pub(crate) struct Measured {
     pub(crate) due: u64,
     /// Calls that were made.
     pub(crate) issued: u64,
-    /// Calls answered OK, whenever the answer came.
+    /// Calls answered OK, or with a status that the target accepts as such, whenever the answer came.
     pub(crate) ok: u64,
     /// OK answers that arrived within the counted time, whenever their call was due: the throughput achieved.
     pub(crate) ok_within: u64,
@@ -177,25 +177,33 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Names of gRPC's status codes, each at its number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 /// Returns the name of a gRPC status code.
 pub(crate) fn code_name(code: u16) -> &'static str {
-    match code {
-        0 => "OK",
-        1 => "CANCELLED",
-        3 => "INVALID_ARGUMENT",
-        4 => "DEADLINE_EXCEEDED",
-        5 => "NOT_FOUND",
-        6 => "ALREADY_EXISTS",
-        7 => "PERMISSION_DENIED",
-        8 => "RESOURCE_EXHAUSTED",
-        9 => "FAILED_PRECONDITION",
-        10 => "ABORTED",
-        11 => "OUT_OF_RANGE",
-        12 => "UNIMPLEMENTED",
-        13 => "INTERNAL",
-        14 => "UNAVAILABLE",
-        15 => "DATA_LOSS",
-        16 => "UNAUTHENTICATED",
-        _ => "UNKNOWN",
-    }
+    CODES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
+}
+
+/// Returns the gRPC status code with a name.
+pub(crate) fn code_named(name: &str) -> Option<u16> {
+    CODES.iter().position(|code| code.eq_ignore_ascii_case(name)).and_then(|code| u16::try_from(code).ok())
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -19,6 +20,8 @@ pub(crate) struct Target {
     pub(crate) workload: Arc<Workload>,
     /// Processes whose CPU time is measured, each with its children.
     pub(crate) pids: Vec<u32>,
+    /// Status codes other than OK that are as good as OK.
+    pub(crate) accepted: Vec<u16>,
 }
 
 /// Methods to be called, in proportion to their weights.
@@ -26,6 +29,8 @@ pub(crate) struct Target {
 pub(crate) struct Workload {
     methods: Vec<Method>,
     weights: u32,
+    /// Calls made of it so far, over all runs: a request with its number in it is never made again.
+    made: AtomicU64,
 }
 
 /// A method with its share of the calls.
@@ -51,9 +56,17 @@ pub(crate) enum Content {
 /// Randomness and number of a call, from which its request is made.
 #[derive(Debug)]
 pub(crate) struct Draw {
+    pub(crate) seed: u64,
     pub(crate) rng: Rng,
-    /// Number of the call in its run, from 0.
+    /// Number of the call, from 0, over all runs of the workload.
     pub(crate) number: u64,
+}
+
+impl Draw {
+    pub(crate) fn new(seed: u64, number: u64) -> Draw {
+        // Not the generator of the arrivals, whose seed is the same: content and gaps would go together.
+        Draw { seed, rng: Rng::with_seed(seed ^ 0x5eed_0f5e_ed0f_5eed), number }
+    }
 }
 
 /// A call to be made.
@@ -79,7 +92,13 @@ impl Target {
             connections,
             workload: Arc::new(Workload::new(vec![method])),
             pids: Vec::new(),
+            accepted: Vec::new(),
         }
+    }
+
+    /// Returns whether an answer with a status is a good one.
+    pub(crate) fn accepts(&self, status: Option<u16>) -> bool {
+        status.is_some_and(|status| status == 0 || self.accepted.contains(&status))
     }
 
     /// Returns the address of each connection.
@@ -92,11 +111,25 @@ impl Target {
 impl Workload {
     pub(crate) fn new(methods: Vec<Method>) -> Workload {
         let weights = methods.iter().map(|method| method.weight).sum();
-        Workload { methods, weights }
+        Workload { methods, weights, made: AtomicU64::new(0) }
     }
 
     pub(crate) fn methods(&self) -> &[Method] {
         &self.methods
+    }
+
+    /// Returns a request of one method, outside any run.
+    pub(crate) fn request_of(&self, method: usize, seed: u64) -> Bytes {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        self.made_for(method, &mut Draw::new(seed, number))
+    }
+
+    fn made_for(&self, method: usize, draw: &mut Draw) -> Bytes {
+        match self.methods.get(method).map(|method| &method.content) {
+            Some(Content::Fixed(framed)) => framed.clone(),
+            Some(Content::Made(make)) => make(draw),
+            None => Bytes::new(),
+        }
     }
 
     /// Returns the URI of each method at an address.
@@ -106,9 +139,7 @@ impl Workload {
 
     /// Returns the calls of a run, without end. The same seed makes the same calls.
     pub(crate) fn requests(self: &Arc<Self>, seed: u64) -> Requests {
-        // Not the generator of the arrivals, whose seed is the same: content and gaps would go together.
-        let rng = Rng::with_seed(seed ^ 0x5eed_0f5e_ed0f_5eed);
-        Requests { workload: self.clone(), draw: Draw { rng, number: 0 } }
+        Requests { workload: self.clone(), draw: Draw::new(seed, 0) }
     }
 }
 
@@ -122,12 +153,8 @@ pub(crate) struct Requests {
 impl Requests {
     pub(crate) fn next(&mut self) -> Request {
         let method = self.pick();
-        let framed = match self.workload.methods.get(method).map(|method| &method.content) {
-            Some(Content::Fixed(framed)) => framed.clone(),
-            Some(Content::Made(make)) => make(&mut self.draw),
-            None => Bytes::new(),
-        };
-        self.draw.number += 1;
+        self.draw.number = self.workload.made.fetch_add(1, Ordering::Relaxed);
+        let framed = self.workload.made_for(method, &mut self.draw);
         Request { method, framed }
     }
 

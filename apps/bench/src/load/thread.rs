@@ -73,7 +73,7 @@ impl Thread {
         let answered = Instant::now();
         std::mem::forget(unanswered);
         match answer {
-            Ok(answer) if answer.status == Some(0) => {
+            Ok(answer) if self.run.target.accepts(answer.status) => {
                 self.ok(due.at, sent, answered);
                 return true;
             }
