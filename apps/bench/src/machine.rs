@@ -143,6 +143,21 @@ fn load() -> f64 {
     read("/proc/loadavg").split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
 }
 
+/// Meter of this machine's CPUs.
+#[derive(Debug)]
+pub(crate) struct CpuMeter(Ticks);
+
+impl CpuMeter {
+    pub(crate) fn begin() -> CpuMeter {
+        CpuMeter(Ticks::now())
+    }
+
+    /// Returns the share of the CPUs that were busy since it began, from 0 to 1.
+    pub(crate) fn busy(&self) -> f64 {
+        Ticks::now().since(self.0).busy()
+    }
+}
+
 /// CPU time of the machine in clock ticks since it started, of all CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Ticks {
