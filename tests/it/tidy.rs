@@ -24,7 +24,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-redis-link", &["shoal-coalesce", TESTING]),
     (TESTING, &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
-    ("shoal-bench", &["shoal-proto"]),
+    ("shoal-bench", &["shoal-proto", TESTING]),
     ("shoal-top", &["shoal-proto"]),
     ("shoal-gateway", &["shoal-balance", "shoal-http2", "shoal-kit", "shoal-proto"]),
     ("shoal-session", STATEFUL),

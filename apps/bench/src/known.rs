@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use redis::aio::MultiplexedConnection;
 use tonic::Status;
 
 use crate::echo::{self, Answer, Text};
@@ -55,39 +56,62 @@ fn milliseconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Law with its parts.
+#[derive(Debug, Clone)]
+struct Law {
+    kind: Kind,
+    parallel: Duration,
+    serial: Duration,
+    redis: Option<String>,
+}
+
 /// Serves until killed.
 pub(crate) async fn run(args: KnownArgs) -> anyhow::Result<()> {
-    let clock = Clock::start()?;
-    let parallel = Duration::from_secs_f64(args.parallel_ms / 1e3);
-    let serial = Duration::from_secs_f64(args.serial_ms / 1e3);
-    let answer: Answer = match args.kind {
-        Kind::Parallel => Arc::new(move |text| {
-            let (clock, due) = (clock.clone(), Instant::now() + parallel);
-            Box::pin(async move {
-                clock.until(due).await;
-                Ok(text)
-            })
-        }),
-        Kind::Contention => in_lockstep(clock, parallel, move |_| serial),
-        Kind::Crosstalk => in_lockstep(clock, parallel, move |others| serial * others),
-        Kind::Redis => {
-            let client = redis::Client::open(args.redis.unwrap_or_default())?;
-            let connection = client.get_multiplexed_async_connection().await?;
-            Arc::new(move |text| {
-                let (clock, due, mut connection) =
-                    (clock.clone(), Instant::now() + parallel, connection.clone());
+    let part = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+    let (parallel, serial) = (part(args.parallel_ms), part(args.serial_ms));
+    let law = Law { kind: args.kind, parallel, serial, redis: args.redis };
+    echo::serve(args.listen, law.answer().await?).await
+}
+
+impl Law {
+    /// Returns an answer that takes as long as the law says.
+    ///
+    /// # Errors
+    /// When there is no thread for the clock, or no Redis.
+    async fn answer(self) -> anyhow::Result<Answer> {
+        let (clock, parallel, serial) = (Clock::start()?, self.parallel, self.serial);
+        Ok(match self.kind {
+            Kind::Parallel => Arc::new(move |text| {
+                let (clock, due) = (clock.clone(), Instant::now() + parallel);
                 Box::pin(async move {
                     clock.until(due).await;
-                    let mut sleep = redis::cmd("DEBUG");
-                    sleep.arg("SLEEP").arg(serial.as_secs_f64());
-                    let slept = sleep.query_async::<()>(&mut connection).await;
-                    slept.map_err(|error| Status::unavailable(error.to_string()))?;
                     Ok(text)
                 })
-            })
-        }
-    };
-    echo::serve(args.listen, answer).await
+            }),
+            Kind::Contention => in_lockstep(clock, parallel, move |_| serial),
+            Kind::Crosstalk => in_lockstep(clock, parallel, move |others| serial * others),
+            Kind::Redis => {
+                let client = redis::Client::open(self.redis.unwrap_or_default())?;
+                let connection = client.get_multiplexed_async_connection().await?;
+                Arc::new(move |text| {
+                    let (clock, due, redis) = (clock.clone(), Instant::now() + parallel, connection.clone());
+                    Box::pin(async move {
+                        clock.until(due).await;
+                        held(redis, serial).await?;
+                        Ok(text)
+                    })
+                })
+            }
+        })
+    }
+}
+
+/// Holds the one thread of a Redis for a time.
+async fn held(mut redis: MultiplexedConnection, time: Duration) -> Result<(), Status> {
+    let mut sleep = redis::cmd("DEBUG");
+    sleep.arg("SLEEP").arg(time.as_secs_f64());
+    let slept = sleep.query_async::<redis::Value>(&mut redis).await;
+    slept.map(drop).map_err(|error| Status::unavailable(error.to_string()))
 }
 
 fn in_lockstep(
@@ -104,3 +128,6 @@ fn in_lockstep(
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

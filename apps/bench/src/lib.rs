@@ -3,6 +3,7 @@
 //! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
 //! stays on loopback, is bounded, and ends.
 
+#[allow(dead_code, reason = "the scale report, which uses it, follows")]
 mod clones;
 mod echo;
 mod engine;

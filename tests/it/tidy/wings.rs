@@ -174,8 +174,8 @@ const ORDER: [(&str, &[&str]); 13] = [
     (
         "apps/bench",
         &[
-            "page", "engine", "gateway", "peer", "session", "mesh", "known", "pace", "pacing", "echo",
-            "scale", "round", "run", "results", "machine", "method", "load", "process", "report",
+            "page", "engine", "gateway", "peer", "session", "mesh", "clones", "known", "pace", "pacing",
+            "echo", "scale", "round", "run", "results", "machine", "method", "load", "process", "report",
         ],
     ),
     (

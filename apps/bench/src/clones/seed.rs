@@ -1,4 +1,4 @@
-//! What the load on a service's clones reads, stored beforehand, and the calls of which the load consists.
+//! Objects that the load on a service's clones reads, stored beforehand, and the calls of which the load consists.
 
 use std::sync::Arc;
 
