@@ -1,5 +1,6 @@
 //! The `[data]` section of the configuration.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -10,12 +11,17 @@ use shoal_kit::settings::DurationText;
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Cassandra keyspace. It is made if it is not there.
+    /// Cassandra keyspace. One that is there is used as it is; what is wrong with its replication is said at the start.
     pub keyspace: String,
-    /// Number of replicas of a keyspace that is made here (SimpleStrategy). Unset: one for each contact point, at most three.
-    /// For replication by data centre, make the keyspace beforehand.
+    /// Makes a keyspace that is not there. When false, a clone is not ready until somebody makes it.
+    pub create_keyspace: bool,
+    /// Number of replicas in each data centre of a keyspace that is made here (NetworkTopologyStrategy): `{dc1 = 3, dc2 = 3}`.
+    /// Empty: `replication_factor` in each data centre that is known.
+    pub replication: BTreeMap<String, u8>,
+    /// Number of replicas in each data centre, where `replication` names none. Unset: one for each node that is known, at most
+    /// three.
     pub replication_factor: Option<u8>,
-    /// Data centre whose nodes coordinate this clone's statements. Unset: any.
+    /// Data centre whose nodes coordinate this clone's statements. Unset: the one of the first contact point.
     pub datacenter: Option<String>,
     /// Cassandra user.
     pub username: Option<String>,
@@ -30,6 +36,12 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub silence_max: Duration,
+    /// Time after which a statement that may be repeated and has no answer is sent to another node as well. Zero: never.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub speculative_delay: Duration,
+    /// Cassandra's `speculative_retry` of tables that are made here: when a coordinator asks another replica.
+    pub speculative_retry: String,
     /// Most statements in flight from one clone. Calls past it are answered RESOURCE_EXHAUSTED.
     pub statements_max: usize,
 }
@@ -38,12 +50,16 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             keyspace: "shoal".to_owned(),
+            create_keyspace: true,
+            replication: BTreeMap::new(),
             replication_factor: None,
             datacenter: None,
             username: None,
             password: None,
             statement_timeout: Duration::from_secs(2),
             silence_max: Duration::from_millis(900),
+            speculative_delay: Duration::from_millis(100),
+            speculative_retry: "50ms".to_owned(),
             statements_max: 4096,
         }
     }
@@ -62,6 +78,22 @@ impl Config {
             "data.keyspace must be 1 to 48 characters of [a-z][a-z0-9_]*, not `{name}`"
         );
         anyhow::ensure!(self.replication_factor != Some(0), "data.replication_factor must be at least 1");
+        for (datacenter, factor) in &self.replication {
+            let plain = !datacenter.is_empty() && !datacenter.contains(['\'', '\\']) && datacenter != "class";
+            anyhow::ensure!(
+                plain && *factor > 0,
+                "data.replication must be names of data centres with at least 1 replica each, not `{datacenter} = {factor}`"
+            );
+        }
+        let retry = &self.speculative_retry;
+        anyhow::ensure!(
+            !retry.is_empty() && retry.bytes().all(|b| b.is_ascii_alphanumeric() || b"(),. ".contains(&b)),
+            "data.speculative_retry must be what Cassandra takes, like `50ms`, `99p` or `NEVER`, not `{retry}`"
+        );
+        anyhow::ensure!(
+            self.speculative_delay <= Duration::from_secs(20),
+            "data.speculative_delay must be up to 20s"
+        );
         anyhow::ensure!(self.statements_max > 0, "data.statements_max must be at least 1");
         let bounded = |duration: Duration| !duration.is_zero() && duration <= Duration::from_secs(20);
         anyhow::ensure!(bounded(self.statement_timeout), "data.statement_timeout must be up to 20s");
@@ -78,12 +110,16 @@ impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
             .field("keyspace", &self.keyspace)
+            .field("create_keyspace", &self.create_keyspace)
+            .field("replication", &self.replication)
             .field("replication_factor", &self.replication_factor)
             .field("datacenter", &self.datacenter)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("statement_timeout", &self.statement_timeout)
             .field("silence_max", &self.silence_max)
+            .field("speculative_delay", &self.speculative_delay)
+            .field("speculative_retry", &self.speculative_retry)
             .field("statements_max", &self.statements_max)
             .finish()
     }

@@ -95,6 +95,20 @@ pub(crate) enum Error {
         /// The number of attempts.
         attempts: u32,
     },
+    /// The registry has the table and the engine has lost it. Nothing was done.
+    #[error("the engine has no `{table}`, and the registry has it")]
+    TableMissing {
+        /// The name of the engine's table.
+        table: String,
+    },
+    /// A later release made the table, and this one does not know how to use it. Nothing was done.
+    #[error("table `{table}` is of a later release: {detail}")]
+    NewerLayout {
+        /// The name of the table.
+        table: String,
+        /// The part that this release does not know.
+        detail: String,
+    },
     /// A defect of the service, or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
@@ -191,6 +205,22 @@ impl From<Error> for ApiError {
             )
             .meta("attempts", attempts.to_string())
             .retry_after(RETRY_AFTER),
+            Error::TableMissing { table } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::TABLE_MISSING,
+                format!(
+                    "the registry has the table, and the engine has no `{table}`: restore it from a backup, or make it again \
+                     empty with CreateTable"
+                ),
+            )
+            .meta("table", table),
+            Error::NewerLayout { table, detail } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::TABLE_LAYOUT_NEWER,
+                format!("a later release made table `{table}` ({detail}); update this clone"),
+            )
+            .meta("table", table)
+            .meta("detail", detail),
             Error::Internal(detail) => ApiError::internal(detail),
         }
     }

@@ -35,7 +35,7 @@ impl<S: Store> Data<S> {
         consistency: Consistency,
     ) -> Result<Row, Error> {
         let partition = PartitionKey::parse(partition_key)?;
-        let table = self.table(table, "table").await?;
+        let table = self.table_for(table, consistency).await?;
         let sort_key = SortKey::parse(table.definition.sort_key_type, sort_key, "sort_key")?;
         let lookup = Lookup { table, partition, sort_key, consistency };
         self.store.get(lookup).await?.ok_or(Error::RowNotFound)
@@ -60,7 +60,7 @@ impl<S: Store> Data<S> {
             )
             .into());
         }
-        let table = self.table(table, "table").await?;
+        let table = self.table_for(table, consistency).await?;
         let mut lookups = Vec::with_capacity(keys.len());
         for (i, (partition, sort_key)) in keys.into_iter().enumerate() {
             let partition =

@@ -85,6 +85,17 @@ pub(crate) trait TableStore {
     /// found as soon as its creation was answered.
     fn table(&self, name: &TableName) -> impl Future<Output = Result<Arc<Table>, Error>> + Send;
 
+    /// Returns the table for a read at this level. A read at [`Consistency::Eventual`] gets the definition that is remembered,
+    /// however old it is: it needs no more of the engine than the read itself.
+    fn table_for(
+        &self,
+        name: &TableName,
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<Arc<Table>, Error>> + Send {
+        let _ = consistency;
+        self.table(name)
+    }
+
     /// Returns at most `limit` tables with names greater than `after`, by name.
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;
 }

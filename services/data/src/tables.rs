@@ -9,7 +9,7 @@ use crate::clock::WriteTimestamp;
 use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use crate::error::Error;
 use crate::page_token::Binding;
-use crate::store::Store;
+use crate::store::{Consistency, Store};
 use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
 
 impl<S: Store> Data<S> {
@@ -36,6 +36,14 @@ impl<S: Store> Data<S> {
     /// Invalid names, [`Error::TableNotFound`], and errors of the store.
     pub(crate) async fn table(&self, name: &str, field: &str) -> Result<Arc<Table>, Error> {
         self.store.table(&TableName::parse(name, field)?).await
+    }
+
+    /// Returns the table that a read at this level names.
+    ///
+    /// # Errors
+    /// Invalid names, [`Error::TableNotFound`], and errors of the store.
+    pub(crate) async fn table_for(&self, name: &str, consistency: Consistency) -> Result<Arc<Table>, Error> {
+        self.store.table_for(&TableName::parse(name, "table")?, consistency).await
     }
 
     /// Lists tables by name. Returns the token of the next page with them.

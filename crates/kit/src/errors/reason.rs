@@ -164,6 +164,8 @@ reasons! {
     SORT_KEY_UNEXPECTED INVALID_ARGUMENT "The table has no sort key and the request gives one."
     SUCCESSOR_LOST FAILED_PRECONDITION "The token's successor was derived with a key that is no longer configured. Sign in again."
     TABLE_EXISTS ALREADY_EXISTS "There is a table of this name with another definition."
+    TABLE_LAYOUT_NEWER FAILED_PRECONDITION "A later release of the data service made the table, and this clone does not know its layout. Update the clone; the other tables go on."
+    TABLE_MISSING FAILED_PRECONDITION "The registry has the table and the engine has lost it. Restore it from a backup, or make it again empty with CreateTable."
     TABLE_NOT_FOUND NOT_FOUND "There is no table of this name. Create it first."
     TABLE_REQUIRED INVALID_ARGUMENT "The request names no table."
     TOKEN_IN_THE_FUTURE INVALID_ARGUMENT "The idempotency token's time is in the future. Are its units microseconds?"

@@ -99,6 +99,13 @@ families! {
         "Time of a call to the engine, with its wait for a connection; for an embedded engine of a write, with its wait in the queue."
         "the 99th percentile of your objective"
 
+    Counter shoal_data_hedged_statements_total of Data {}
+        "Statements to Cassandra without an answer within `data.speculative_delay`, which were sent to another node as well."
+        "a rate that stays: a node is slow"
+    Counter shoal_data_registry_retries_total of Data {}
+        "Changes of the registry of tables that were repeated, because other clones contended for it or no answer came."
+        ""
+
     Counter shoal_redis_connects_total {role, outcome: "ok" | "failed"}
         "Connections to Redis that were tried." "failed while `shoal_engine_up` is 1"
     Gauge shoal_redis_nodes_down {role}
@@ -280,6 +287,7 @@ const PARTS: &[(&str, &str)] = &[
     ("Every clone", "shoal_rpc_server_"),
     ("Engines", "shoal_engine_"),
     ("Redis", "shoal_redis_"),
+    ("Data", "shoal_data_"),
     ("Embedded engines", "shoal_embedded_"),
     ("Gateway", "shoal_gateway_"),
     ("Session", "shoal_session_"),

@@ -46,7 +46,7 @@ impl<S: Store> Data<S> {
             request;
         let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
         let partition = PartitionKey::parse(partition_key)?;
-        let table = self.table(&table, "table").await?;
+        let table = self.table_for(&table, consistency).await?;
         let of = table.definition.sort_key_type;
         let range = SortRange::parse(of, start, end, prefix)?;
         let binding = binding(&table, &partition, &range, descending);

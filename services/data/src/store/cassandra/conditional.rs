@@ -138,7 +138,7 @@ impl CassandraStore {
         let mut statement = statements.get(Kind::ReadForWrite, link, &connected.session).await?;
         statement.set_consistency(CqlConsistency::LocalSerial);
         let values = vec![Bind::Text(write.partition.as_str().to_owned()), keys];
-        let read = async move { answer(connected.session.execute_unpaged(&statement, values).await?) };
+        let read = async move { answer(statement.execute(&connected.session, values).await?) };
         let result = link.run(Intent::Read, "SELECT", statements.table(), read).await?;
         rows_of(write, &remembered, result)
     }

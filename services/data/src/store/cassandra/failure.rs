@@ -52,6 +52,9 @@ impl Intent {
     }
 
     fn attempt_failed(self, error: &RequestAttemptError) -> Error {
+        if let Some(missing) = missing(error) {
+            return missing.into_error();
+        }
         match error {
             RequestAttemptError::BrokenConnectionError(_) | RequestAttemptError::UnableToAllocStreamId => {
                 self.unreachable(error.to_string())
@@ -70,6 +73,49 @@ impl Intent {
             ) => self.unanswered(error.to_string()),
             other => Error::Internal(format!("cassandra: {other}")),
         }
+    }
+}
+
+/// Part of the schema that a statement names and Cassandra does not have. Nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The whole keyspace.
+    Keyspace,
+    /// A table of it.
+    Table(String),
+}
+
+impl Missing {
+    fn into_error(self) -> Error {
+        match self {
+            Missing::Keyspace => {
+                Error::Unavailable { engine: ENGINE, detail: "the keyspace is not there".to_owned() }
+            }
+            Missing::Table(table) => Error::TableMissing { table },
+        }
+    }
+}
+
+/// Returns what a node says that it does not have, as releases of Cassandra word it.
+pub(super) fn missing(error: &RequestAttemptError) -> Option<Missing> {
+    let RequestAttemptError::DbError(DbError::Invalid, detail) = error else { return None };
+    let detail = detail.to_ascii_lowercase();
+    let absent = detail.strip_suffix(" does not exist");
+    let old = detail.strip_prefix("unconfigured table ");
+    if let Some(table) = old.or_else(|| absent?.strip_prefix("table ")) {
+        return Some(Missing::Table(table.trim().to_owned()));
+    }
+    absent?.starts_with("keyspace ").then_some(Missing::Keyspace)
+}
+
+/// Returns the same of an error of a whole statement.
+pub(super) fn missing_of(error: &ExecutionError) -> Option<Missing> {
+    match error {
+        ExecutionError::LastAttemptError(attempt)
+        | ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt: attempt }) => {
+            missing(attempt)
+        }
+        _ => None,
     }
 }
 
@@ -92,4 +138,23 @@ pub(super) fn is_answer(error: &ExecutionError) -> bool {
         _ => return false,
     };
     matches!(attempt, RequestAttemptError::DbError(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_schema_is_no_defect() {
+        let invalid = |detail: &str| RequestAttemptError::DbError(DbError::Invalid, detail.to_owned());
+        assert_eq!(missing(&invalid("unconfigured table t_a")), Some(Missing::Table("t_a".to_owned())));
+        assert_eq!(missing(&invalid("table t_a does not exist")), Some(Missing::Table("t_a".to_owned())));
+        assert_eq!(missing(&invalid("Keyspace shoal does not exist")), Some(Missing::Keyspace));
+        assert_eq!(missing(&invalid("keyspace shoal does not exist")), Some(Missing::Keyspace));
+        assert_eq!(missing(&invalid("Expected 4 or 0 byte int (8)")), None);
+        let failed = |detail| Intent::Read.failed(&ExecutionError::LastAttemptError(invalid(detail)));
+        assert!(matches!(failed("unconfigured table t_a"), Error::TableMissing { table } if table == "t_a"));
+        assert!(matches!(failed("keyspace k does not exist"), Error::Unavailable { .. }));
+        assert!(matches!(failed("Expected 4 or 0 byte int (8)"), Error::Internal(_)));
+    }
 }

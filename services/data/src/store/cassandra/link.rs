@@ -10,26 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use scylla::client::execution_profile::ExecutionProfile;
-use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::ExecutionError;
 use scylla::statement::{Consistency, Statement};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::store::cassandra::failure::{ENGINE, Intent, is_answer};
+use crate::store::cassandra::agreement::table_ids;
+use crate::store::cassandra::connect::{Connected, connect};
+use crate::store::cassandra::failure::{ENGINE, Intent, Missing, is_answer, missing_of};
+use crate::store::cassandra::hedging::Hedging;
+use crate::store::cassandra::keyspace::Made;
 use crate::store::cassandra::meter::Meter;
-use crate::store::cassandra::registry_statements::RegistryStatements;
+use crate::store::cassandra::schema::REGISTRY;
 
 /// Time that a call waits while the first connection is being made.
 const FIRST_CONNECTION_WAIT: Duration = Duration::from_millis(800);
-/// Longest time of one attempt to connect to a node.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after the first failed attempt. It doubles each time, and is spread by half.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
@@ -39,8 +38,6 @@ const PROBE_EVERY: Duration = Duration::from_millis(300);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time out of reach after which a session is made anew from the contact points, whose addresses may have changed.
 const RENEW_AFTER: Duration = Duration::from_secs(20);
-/// Time after which the driver gives up a statement, long after its caller was answered.
-const DRIVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time of a statement that changes the schema: it waits until all nodes agree.
 pub(super) const SCHEMA_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -53,13 +50,6 @@ enum Reach {
     Up(Arc<Connected>),
     /// Cassandra does not answer, and why.
     Down(Arc<str>),
-}
-
-/// A session with the statements that are prepared once for it.
-#[derive(Debug)]
-pub(super) struct Connected {
-    pub(super) session: Arc<Session>,
-    pub(super) registry: RegistryStatements,
 }
 
 /// The connection. Dropping it ends its tasks.
@@ -80,6 +70,9 @@ struct Shared {
     began: Instant,
     /// The milliseconds from `began` to the last answer.
     answered: AtomicU64,
+    /// Woken when a node says that it has no keyspace or no registry.
+    lost: Notify,
+    hedging: Arc<Hedging>,
     meter: Meter,
 }
 
@@ -88,6 +81,8 @@ impl Link {
     pub(super) fn start(config: Config, contact_points: Vec<String>) -> Self {
         let shared = Arc::new(Shared {
             statements: Arc::new(Semaphore::new(config.statements_max)),
+            lost: Notify::new(),
+            hedging: Arc::new(Hedging::new(config.speculative_delay)),
             config,
             contact_points,
             reach: watch::Sender::new(Reach::Connecting),
@@ -158,6 +153,11 @@ impl Link {
         Err(Error::Unavailable { engine: ENGINE, detail })
     }
 
+    /// Counts a change of the registry that is repeated.
+    pub(super) fn note_registry_retry(&self) {
+        self.shared.meter.registry_retry();
+    }
+
     /// Spawns a task of this link, for work that outlives its caller.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.shared.tasks.spawn(task);
@@ -182,11 +182,18 @@ impl Link {
         let span = span(operation, table, &self.shared.config.keyspace);
         let shared = self.shared.clone();
         let task = async move {
+            let sent = Instant::now();
             let outcome = statement.await;
             drop(permit);
             let answered = outcome.as_ref().map_or_else(is_answer, |_| true);
             if answered {
                 shared.note_answer();
+            }
+            if !matches!(intent, Intent::Schema) {
+                shared.hedging.note(sent.elapsed());
+            }
+            if let Some(missing) = outcome.as_ref().err().and_then(missing_of) {
+                shared.note_missing(&missing);
             }
             let span = tracing::Span::current();
             match &outcome {
@@ -239,14 +246,30 @@ impl Shared {
         self.began.elapsed().saturating_sub(answered)
     }
 
+    fn note_missing(&self, missing: &Missing) {
+        if matches!(missing, Missing::Keyspace) || *missing == Missing::Table(REGISTRY.to_owned()) {
+            self.lost.notify_one();
+        }
+    }
+
     /// Connects, watches the session, and connects again, for ever.
     async fn maintain(self: Arc<Self>) {
-        let mut pause = BACKOFF_MIN;
+        let (mut pause, mut had_keyspace) = (BACKOFF_MIN, false);
         loop {
-            match connect(&self.config, &self.contact_points).await {
+            match connect(&self.config, &self.contact_points, &self.hedging).await {
                 Ok(connected) => {
                     pause = BACKOFF_MIN;
                     self.note_answer();
+                    if had_keyspace && connected.made != Made::Nothing {
+                        let keyspace = &self.config.keyspace;
+                        tracing::error!(
+                            keyspace,
+                            made = ?connected.made,
+                            "cassandra had lost the keyspace or its registry: it was made again, empty. Tables have to be created \
+                             again, or restored from a backup"
+                        );
+                    }
+                    had_keyspace = true;
                     self.up(&Arc::new(connected)).await;
                 }
                 Err(error) => self.down(&error),
@@ -263,7 +286,11 @@ impl Shared {
         self.meter.up(true);
         let mut down_since: Option<Instant> = None;
         loop {
-            tokio::time::sleep(PROBE_EVERY).await;
+            let told = tokio::time::timeout(PROBE_EVERY, self.lost.notified()).await.is_ok();
+            if told && let Some(detail) = self.lost_registry(connected).await {
+                self.down(&detail);
+                return;
+            }
             let silence = self.silence();
             let failure = match down_since {
                 None if silence < PROBE_EVERY => None,
@@ -294,10 +321,15 @@ impl Shared {
 
     /// Sends a probe and waits this long for its answer. An answer to any other statement counts too.
     async fn probe(self: &Arc<Self>, connected: &Arc<Connected>, patience: Duration) -> Result<(), String> {
-        let mut statement = Statement::new("SELECT key FROM system.local WHERE key = 'local'");
+        // One that does not answer is no sign: others are asked soon after. The answer also says whether the keyspace is there.
+        let mut statement = Statement::new(format!(
+            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{}' AND table_name = '{REGISTRY}'",
+            self.config.keyspace
+        ));
         statement.set_consistency(Consistency::One);
         statement.set_is_idempotent(true);
         statement.set_request_timeout(Some(PROBE_TIMEOUT));
+        statement.set_execution_profile_handle(Some(connected.probe.clone()));
         let (session, shared) = (connected.session.clone(), self.clone());
         let began = Instant::now();
         let probe = self.tasks.spawn(async move {
@@ -305,6 +337,10 @@ impl Shared {
             // Noted also after the probe's time is over: a late answer is a sign of life for the next probe.
             if outcome.as_ref().map_or_else(is_answer, |_| true) {
                 shared.note_answer();
+                let rows = outcome.ok().and_then(|result| result.into_rows_result().ok());
+                if rows.is_some_and(|rows| rows.rows_num() == 0) {
+                    shared.lost.notify_one();
+                }
                 return Ok(());
             }
             outcome.map(|_| ()).map_err(|error| error.to_string())
@@ -317,46 +353,20 @@ impl Shared {
         }
     }
 
+    /// Returns what is missing, if no node that answers has the registry of tables.
+    async fn lost_registry(&self, connected: &Connected) -> Option<String> {
+        let keyspace = &self.config.keyspace;
+        let ids = table_ids(&connected.session, keyspace, REGISTRY).await;
+        let lost = !ids.is_empty() && ids.iter().all(Option::is_none);
+        lost.then(|| format!("the keyspace `{keyspace}` or its registry of tables is not there"))
+    }
+
     fn down(&self, detail: &str) {
         self.meter.up(false);
         let before = self.reach.send_replace(Reach::Down(detail.into()));
         if !matches!(before, Reach::Down(_)) {
             tracing::warn!(detail, contact_points = ?self.contact_points, "cassandra is not reachable; trying on");
         }
-    }
-}
-
-async fn connect(config: &Config, contact_points: &[String]) -> Result<Connected, String> {
-    let profile = ExecutionProfile::builder()
-        .consistency(Consistency::LocalQuorum)
-        .request_timeout(Some(DRIVER_TIMEOUT))
-        .build();
-    let mut builder = SessionBuilder::new()
-        .known_nodes(contact_points)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .hostname_resolution_timeout(Some(CONNECT_TIMEOUT))
-        .keepalive_interval(Duration::from_secs(2))
-        .keepalive_timeout(Duration::from_secs(3))
-        .tcp_nodelay(true)
-        .keyspaces_to_fetch([config.keyspace.as_str()])
-        .fetch_full_schema_metadata(false)
-        .schema_agreement_timeout(SCHEMA_TIMEOUT / 2)
-        .default_execution_profile_handle(profile.into_handle());
-    if let Some(datacenter) = &config.datacenter {
-        builder = builder.prefer_datacenter(datacenter.clone());
-    }
-    if let (Some(username), Some(password)) = (&config.username, &config.password) {
-        builder = builder.user(username, password);
-    }
-    let connecting = async {
-        let session = Arc::new(builder.build().await.map_err(|error| error.to_string())?);
-        let registry = RegistryStatements::prepare(&session, config, contact_points.len()).await?;
-        Ok(Connected { session, registry })
-    };
-    // The driver has a time-out for each step; this one bounds them all.
-    match tokio::time::timeout(DRIVER_TIMEOUT, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(format!("no session within {DRIVER_TIMEOUT:?}")),
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) struct Meter {
     calls: [metrics::Counter; OUTCOMES.len()],
     duration: metrics::Histogram,
     up: metrics::Gauge,
+    registry_retries: metrics::Counter,
 }
 
 impl Meter {
@@ -23,7 +24,13 @@ impl Meter {
             calls,
             duration: metrics::histogram!("shoal_engine_call_duration_seconds", "role" => "data", "engine" => "cassandra"),
             up: metrics::gauge!("shoal_engine_up", "role" => "data", "engine" => "cassandra"),
+            registry_retries: metrics::counter!("shoal_data_registry_retries_total"),
         }
+    }
+
+    /// Counts a change of the registry that is repeated.
+    pub(super) fn registry_retry(&self) {
+        self.registry_retries.increment(1);
     }
 
     /// Counts a statement that was sent and answered, or given up, after `elapsed`.

@@ -38,7 +38,7 @@ impl CassandraStore {
             Consistency::Strong if statements.conditional() => CqlConsistency::LocalSerial,
             Consistency::Quorum | Consistency::Strong => CqlConsistency::LocalQuorum,
         });
-        let read = async move { answer(connected.session.execute_unpaged(&statement, values).await?) };
+        let read = async move { answer(statement.execute(&connected.session, values).await?) };
         link.run(Intent::Read, "SELECT", statements.table(), read).await
     }
 
@@ -47,7 +47,10 @@ impl CassandraStore {
         let statements = self.statements(&table);
         let values = [Some(Bind::Text(partition.as_str().to_owned())), Bind::sort_key(&sort_key)];
         let values = values.into_iter().flatten().collect();
-        let result = self.select(&statements, Kind::Get, consistency, values).await?;
+        let result = match self.select(&statements, Kind::Get, consistency, values).await {
+            Err(error) => return Err(self.explained(&table, error).await),
+            Ok(result) => result,
+        };
         let result = result.into_rows_result().map_err(undecodable)?;
         let row: Option<(Option<&[u8]>, Option<i64>)> = result.maybe_first_row().map_err(undecodable)?;
         match row {
@@ -120,7 +123,11 @@ impl ReadStore for CassandraStore {
 
     async fn query(&self, query: Query) -> Result<Page, Error> {
         if query.table.definition.sort_key_type != SortKeyType::None {
-            return self.page(query).await;
+            let table = query.table.clone();
+            return match self.page(query).await {
+                Err(error) => Err(self.explained(&table, error).await),
+                page => page,
+            };
         }
         let Query { table, partition, consistency, .. } = query;
         let row = self.get(Lookup { table, partition, sort_key: SortKey::Unit, consistency }).await?;

@@ -1,20 +1,39 @@
 //! The registry of tables: creates, finds and lists tables.
+//!
+//! A lightweight transaction that loses its race against others is repeated. A table is `ready` only after every node that
+//! answers has it, so that a clone may use it at once at any node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use scylla::response::query_result::QueryResult;
-use scylla::statement::Consistency;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, Statement};
+use scylla::value::Row;
 use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
+use crate::store::cassandra::agreement::{Disagreement, table_everywhere, table_ids};
+use crate::store::cassandra::connect::Connected;
 use crate::store::cassandra::failure::Intent;
-use crate::store::cassandra::link::{Connected, Link};
+use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::schema::{
-    CREATING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_table, table_of,
+    CREATING, LAYOUT, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_table,
+    table_of,
 };
 use crate::table::{Definition, Table, Ttl};
+
+/// Most attempts at a lightweight transaction that other clones contend for.
+const CAS_ATTEMPTS: usize = 6;
+/// Pause after the first attempt, spread by half. It doubles each time.
+const CAS_PAUSE: Duration = Duration::from_millis(50);
+/// Detail of an error: somebody else's creation was refused while this one went on.
+const TAKEN_BACK: &str = "another creation of the table was taken back";
+/// Time that the nodes have to agree on a new table. It leaves the statements around it their time.
+const AGREEMENT: Duration = SCHEMA_TIMEOUT.saturating_sub(Duration::from_secs(1));
 
 /// Returns the table of a name, if the registry has it. Completes a creation that was cut short.
 pub(super) async fn find(
@@ -50,9 +69,12 @@ pub(super) async fn list(
         let last = records.len() < usize::try_from(limit).unwrap_or(usize::MAX);
         for record in records {
             record.0.clone_into(&mut after);
-            let (table, ready) = table_of(record)?;
-            if ready {
-                tables.push(table);
+            match table_of(record) {
+                Ok((table, true)) => tables.push(table),
+                Ok((_, false)) => {}
+                // A later release made it: the others are listed.
+                Err(error @ Error::NewerLayout { .. }) => tracing::debug!(%error, "a table is not listed"),
+                Err(error) => return Err(error),
             }
         }
         if last || tables.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
@@ -69,14 +91,17 @@ pub(super) async fn store_name(link: &Link, connected: &Arc<Connected>) -> Resul
         return Ok(name);
     }
     let none: Option<i64> = None;
-    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64);
-    let session = connected.clone();
-    let insert = async move {
-        let insert = &session.registry.insert;
-        answer(session.session.execute_unpaged(insert, values).await?)
+    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64, LAYOUT);
+    let mut attempts = Attempts::new();
+    let name = loop {
+        let named = async {
+            transact(link, connected, "INSERT", |session| &session.registry.insert, values).await?;
+            stored_name(link, connected, Consistency::Serial).await
+        };
+        if let Some(outcome) = attempts.settled(link, named.await).await {
+            break outcome?;
+        }
     };
-    link.run(Intent::Schema, "INSERT", REGISTRY, insert).await?;
-    let name = stored_name(link, connected, Consistency::Serial).await?;
     name.ok_or_else(|| Error::Internal("the store was given a name and has none".to_owned()))
 }
 
@@ -95,7 +120,7 @@ async fn stored_name(
     Ok(records(result)?.into_iter().next().map(|record| record.1))
 }
 
-/// Creates a table, or returns the table that is there.
+/// Creates a table, or returns the table that is there. A CQL table that was lost is made again.
 pub(super) async fn create(
     link: &Link,
     connected: &Arc<Connected>,
@@ -103,9 +128,25 @@ pub(super) async fn create(
     now: WriteTimestamp,
 ) -> Result<Table, Error> {
     let name = definition.name.to_string();
-    if let Some(table) = find(link, connected, &name).await? {
-        return table.if_same(&definition);
+    let (table, ready) = match look(link, connected, &name, Consistency::LocalQuorum).await? {
+        Some(found) => found,
+        None => register(link, connected, &definition, now).await?,
+    };
+    let table = table.if_same(&definition)?;
+    if ready && is_made(link, connected, &table).await? {
+        return Ok(table);
     }
+    complete(link, connected, table).await
+}
+
+/// Puts a table into the registry, unless another clone has. Returns what the registry has then.
+async fn register(
+    link: &Link,
+    connected: &Arc<Connected>,
+    definition: &Definition,
+    now: WriteTimestamp,
+) -> Result<(Table, bool), Error> {
+    let name = definition.name.to_string();
     let values = (
         SPACE,
         name.clone(),
@@ -115,49 +156,121 @@ pub(super) async fn create(
         definition.write_mode.name(),
         definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
         now.0,
+        LAYOUT,
     );
-    let session = connected.clone();
-    let insert = async move {
-        let insert = &session.registry.insert;
-        answer(session.session.execute_unpaged(insert, values).await?)
-    };
-    // Applied or not, the registry has the row now. SERIAL shows it even if its commit is under way.
-    link.run(Intent::Schema, "INSERT", REGISTRY, insert).await?;
-    let found = look(link, connected, &name, Consistency::Serial).await?;
-    let Some((table, ready)) = found else {
-        return Err(Error::Internal(format!("table `{name}` was registered and is not in the registry")));
-    };
-    let table = table.if_same(&definition)?;
-    if ready { Ok(table) } else { complete(link, connected, table).await }
+    let mut attempts = Attempts::new();
+    loop {
+        let values = values.clone();
+        let registered = async {
+            // Applied or not, the registry has the row now. SERIAL shows it even if its commit is under way.
+            transact(link, connected, "INSERT", |session| &session.registry.insert, values).await?;
+            let found = look(link, connected, &name, Consistency::Serial).await?;
+            // Another clone registered it and was refused meanwhile: the next attempt inserts.
+            found.ok_or_else(|| Intent::Schema.unanswered(TAKEN_BACK.to_owned()))
+        };
+        if let Some(outcome) = attempts.settled(link, registered.await).await {
+            return outcome;
+        }
+    }
 }
 
-/// Makes the CQL table and marks it ready in the registry. Several clones may do it at once.
-async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Result<Table, Error> {
-    let keyspace = link.config().keyspace.clone();
+/// Returns whether some node has the CQL table of a table.
+async fn is_made(link: &Link, connected: &Arc<Connected>, table: &Table) -> Result<bool, Error> {
+    let (session, keyspace) = (connected.session.clone(), link.config().keyspace.clone());
     let cql_name = cql_table(&table.definition.name);
-    let (session, text) = (connected.clone(), create_table(&keyspace, &table));
+    let name = cql_name.clone();
+    let ask = async move { Ok((table_ids(&session, &keyspace, &name).await, None)) };
+    let ids = link.run(Intent::Read, "SELECT", &cql_name, ask).await?;
+    Ok(ids.contains(&Some(table.id)))
+}
+
+/// Makes the CQL table, waits until the nodes have it, and marks it ready in the registry. Several clones may do it at once.
+async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Result<Table, Error> {
+    let cql_name = cql_table(&table.definition.name);
+    let mut text = Statement::new(create_table(link.config(), &table));
+    // Under one id it is the same table, whichever nodes make it.
+    text.set_is_idempotent(true);
+    text.set_execution_profile_handle(Some(connected.schema.clone()));
+    let session = connected.clone();
     let create = async move { answer(session.session.query_unpaged(text, ()).await?) };
     link.run(Intent::Schema, "CREATE TABLE", &cql_name, create).await?;
 
-    let (session, values) = (connected.clone(), (keyspace, cql_name.clone()));
-    let check =
-        async move { answer(session.session.execute_unpaged(&session.registry.cql_id, values).await?) };
-    let found = link.run(Intent::Read, "SELECT", "system_schema.tables", check).await?;
-    let found = found.into_rows_result().map_err(undecodable)?;
-    let found: Option<(Uuid,)> = found.maybe_first_row().map_err(undecodable)?;
-    if found != Some((table.id,)) {
-        let detail = format!("its id is {:?}, the registry has {}", found.map(|(id,)| id), table.id);
-        return Err(Error::ForeignTable { table: cql_name, detail });
+    let (session, keyspace, id) = (connected.session.clone(), link.config().keyspace.clone(), table.id);
+    let name = cql_name.clone();
+    let agree = async move { Ok((table_everywhere(&session, &keyspace, &name, id, AGREEMENT).await, None)) };
+    match link.run(Intent::Schema, "AWAIT SCHEMA", &cql_name, agree).await? {
+        Ok(()) => {}
+        Err(Disagreement::NotYet(detail)) => return Err(Intent::Schema.unanswered(detail)),
+        Err(Disagreement::OtherTable(other)) => {
+            let values = (SPACE, table.definition.name.to_string(), table.id);
+            // Nobody got the table, so its name is free for another definition.
+            transact(link, connected, "DELETE", |session| &session.registry.unregister, values).await?;
+            let detail = format!("its id is {other}, the registry had {}", table.id);
+            return Err(Error::ForeignTable { table: cql_name, detail });
+        }
     }
 
-    let (session, values) = (connected.clone(), (SPACE, table.definition.name.to_string(), table.id));
-    let ready =
-        async move { answer(session.session.execute_unpaged(&session.registry.ready, values).await?) };
-    link.run(Intent::Schema, "UPDATE", REGISTRY, ready).await?;
-    Ok(table)
+    let mut attempts = Attempts::new();
+    loop {
+        let values = (SPACE, table.definition.name.to_string(), table.id);
+        let ready = transact(link, connected, "UPDATE", |session| &session.registry.ready, values).await;
+        let ready = match ready {
+            Ok(false) => Err(Intent::Schema.unanswered(TAKEN_BACK.to_owned())),
+            ready => ready,
+        };
+        if let Some(outcome) = attempts.settled(link, ready).await {
+            return outcome.map(|_| table);
+        }
+    }
 }
 
-async fn look(
+/// Sends a lightweight transaction. Returns whether it was applied.
+async fn transact(
+    link: &Link,
+    connected: &Arc<Connected>,
+    operation: &'static str,
+    statement: fn(&Connected) -> &PreparedStatement,
+    values: impl SerializeRow + Send + Sync + 'static,
+) -> Result<bool, Error> {
+    let session = connected.clone();
+    let sent = async move { answer(session.session.execute_unpaged(statement(&session), values).await?) };
+    let result = link.run(Intent::Schema, operation, REGISTRY, sent).await?;
+    // The columns after `[applied]` depend on the answer, so the row is read without a type.
+    let rows = result.into_rows_result().map_err(undecodable)?;
+    let first = rows.maybe_first_row::<Row>().map_err(undecodable)?;
+    let applied = first.and_then(|row| row.columns.into_iter().next().flatten());
+    Ok(applied.and_then(|applied| applied.as_boolean()).unwrap_or(false))
+}
+
+/// The attempts at a lightweight transaction that may be repeated: others contend for the row, or an answer is lost.
+struct Attempts {
+    left: usize,
+    pause: Duration,
+    until: Instant,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Self { left: CAS_ATTEMPTS - 1, pause: CAS_PAUSE, until: Instant::now() + SCHEMA_TIMEOUT }
+    }
+
+    /// Returns the outcome if it is the last, else waits before the next attempt.
+    async fn settled<T>(&mut self, link: &Link, outcome: Result<T, Error>) -> Option<Result<T, Error>> {
+        let open = matches!(outcome, Err(Error::OutcomeUnknown { .. } | Error::ReadFailed { .. }));
+        let time_left = Instant::now() + self.pause < self.until;
+        if !open || self.left == 0 || !time_left || link.healthy().is_err() {
+            return Some(outcome);
+        }
+        link.note_registry_retry();
+        tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64())).await;
+        self.left -= 1;
+        self.pause *= 2;
+        None
+    }
+}
+
+/// Returns the table of a name as the registry has it at this level, and whether its CQL table is there.
+pub(super) async fn look(
     link: &Link,
     connected: &Arc<Connected>,
     name: &str,

@@ -1,13 +1,13 @@
-//! The statements on the registry of tables, and how the registry itself comes to be.
+//! The statements on the registry of tables.
 
 use std::sync::Arc;
 
+use scylla::client::execution_profile::ExecutionProfileHandle;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
 
-use crate::config::Config;
-use crate::store::cassandra::schema::{COLUMNS, READY, REGISTRY, create_keyspace, create_registry};
+use crate::store::cassandra::schema::{COLUMNS, CREATING, READY, REGISTRY};
 
 /// The statements on the registry of tables, prepared once for a session.
 #[derive(Debug)]
@@ -16,60 +16,55 @@ pub(super) struct RegistryStatements {
     pub(super) page: PreparedStatement,
     pub(super) insert: PreparedStatement,
     pub(super) ready: PreparedStatement,
-    pub(super) cql_id: PreparedStatement,
+    /// Removes a table that was never made.
+    pub(super) unregister: PreparedStatement,
 }
 
 impl RegistryStatements {
-    /// Makes keyspace and registry if they are not there, and prepares the statements.
+    /// Prepares the statements. Those that take a lightweight transaction get the slower `schema` profile.
     pub(super) async fn prepare(
         session: &Arc<Session>,
-        config: &Config,
-        contact_points: usize,
+        keyspace: &str,
+        schema: &ExecutionProfileHandle,
     ) -> Result<Self, String> {
-        let keyspace = &config.keyspace;
-        let exists = format!(
-            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{keyspace}' AND table_name = '{REGISTRY}'"
-        );
-        let exists = session.query_unpaged(exists, ()).await.map_err(|error| error.to_string())?;
-        // Looked up first: where an operator has made them, this user need not be allowed to.
-        if exists.into_rows_result().map_err(|error| error.to_string())?.rows_num() == 0 {
-            for statement in [create_keyspace(config, contact_points), create_registry(keyspace)] {
-                session.query_unpaged(statement, ()).await.map_err(|error| error.to_string())?;
-            }
-        }
         let registry = format!("{keyspace}.{REGISTRY}");
-        let prepare = |text: String, idempotent: bool| {
+        // All of them may be sent twice: an insert again under the same id is the same row, and each update names the id.
+        let prepare = |text: String, transaction: bool| {
             let session = session.clone();
             async move {
                 let mut statement = session.prepare(text).await.map_err(|error| error.to_string())?;
                 statement.set_consistency(Consistency::LocalQuorum);
+                // A table is one in all data centres.
                 statement.set_serial_consistency(Some(SerialConsistency::Serial));
-                statement.set_is_idempotent(idempotent);
+                statement.set_is_idempotent(true);
+                if transaction {
+                    statement.set_execution_profile_handle(Some(schema.clone()));
+                }
                 Ok::<_, String>(statement)
             }
         };
         Ok(Self {
-            one: prepare(format!("SELECT {COLUMNS} FROM {registry} WHERE space = ? AND name = ?"), true)
+            one: prepare(format!("SELECT {COLUMNS} FROM {registry} WHERE space = ? AND name = ?"), false)
                 .await?,
             page: prepare(
                 format!("SELECT {COLUMNS} FROM {registry} WHERE space = ? AND name > ? LIMIT ?"),
-                true,
+                false,
             )
             .await?,
             insert: prepare(
                 format!(
-                    "INSERT INTO {registry} (space, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
+                    "INSERT INTO {registry} (space, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
                 ),
-                false,
+                true,
             )
             .await?,
             ready: prepare(
                 format!("UPDATE {registry} SET state = '{READY}' WHERE space = ? AND name = ? IF id = ?"),
-                false,
+                true,
             )
             .await?,
-            cql_id: prepare(
-                "SELECT id FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?".to_owned(),
+            unregister: prepare(
+                format!("DELETE FROM {registry} WHERE space = ? AND name = ? IF id = ? AND state = '{CREATING}'"),
                 true,
             )
             .await?,

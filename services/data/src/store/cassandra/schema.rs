@@ -3,6 +3,8 @@
 //! Two clones may create the same table at once, on different nodes. Both then use the same id: one of them inserts the
 //! registry's row (a lightweight transaction), and the CQL table is created under the id in this row.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -24,32 +26,43 @@ pub(super) const CREATING: &str = "creating";
 /// State of a table whose CQL table is there, on every node.
 pub(super) const READY: &str = "ready";
 
+/// Layout of tables that this release makes: what a clone must know to read and write one. A row of the registry without a
+/// layout is of layout 1.
+pub(super) const LAYOUT: i32 = 1;
+/// The column with the layout, which registries of earlier releases do not have.
+pub(super) const LAYOUT_COLUMN: &str = "layout int";
+
 /// Columns of the registry in the order of [`Record`].
 pub(super) const COLUMNS: &str =
-    "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros";
+    "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros, layout";
 
 /// A row of the registry.
-pub(super) type Record = (String, Uuid, String, String, String, Option<i64>, i64);
+pub(super) type Record = (String, Uuid, String, String, String, Option<i64>, i64, Option<i32>);
 
-/// Returns the statement that makes the keyspace.
-pub(super) fn create_keyspace(config: &Config, contact_points: usize) -> String {
-    let factor = config.replication_factor.map_or(contact_points.clamp(1, 3), usize::from);
+/// Returns the statement that makes the keyspace, with this many replicas in each data centre.
+pub(super) fn create_keyspace(keyspace: &str, factors: &BTreeMap<String, u8>) -> String {
+    let factors: String =
+        factors.iter().map(|(datacenter, factor)| format!(", '{datacenter}': {factor}")).collect();
     format!(
-        "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = \
-         {{'class': 'SimpleStrategy', 'replication_factor': {factor}}}",
-        config.keyspace
+        "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy'{factors}}}"
     )
 }
 
-/// Returns the statement that makes the registry, under an id that every clone derives alike.
-pub(super) fn create_registry(keyspace: &str) -> String {
-    let id =
-        uuid::Builder::from_custom_bytes(xxh3_128(format!("{keyspace}.{REGISTRY}").as_bytes()).to_be_bytes());
+/// Returns the id of the registry, which every clone derives alike.
+pub(super) fn registry_id(keyspace: &str) -> Uuid {
+    let hash = xxh3_128(format!("{keyspace}.{REGISTRY}").as_bytes());
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+/// Returns the statement that makes the registry.
+pub(super) fn create_registry(config: &Config) -> String {
+    let keyspace = &config.keyspace;
     format!(
         "CREATE TABLE IF NOT EXISTS {keyspace}.{REGISTRY} (space text, name text, id uuid, state text, \
-         sort_key_type text, write_mode text, default_ttl_seconds bigint, create_time_micros bigint, \
-         PRIMARY KEY (space, name)) WITH ID = '{}'",
-        id.into_uuid()
+         sort_key_type text, write_mode text, default_ttl_seconds bigint, create_time_micros bigint, {LAYOUT_COLUMN}, \
+         PRIMARY KEY (space, name)) WITH ID = '{}' AND speculative_retry = '{}'",
+        registry_id(keyspace),
+        config.speculative_retry
     )
 }
 
@@ -64,7 +77,7 @@ const CONDITIONAL_KEY: &str = "aux blob, ";
 const CONDITIONAL_COLUMNS: &str = "write_time bigint, version blob, guard boolean, ";
 
 /// Returns the statement that makes a table's CQL table.
-pub(super) fn create_table(keyspace: &str, table: &Table) -> String {
+pub(super) fn create_table(config: &Config, table: &Table) -> String {
     let name = cql_table(&table.definition.name);
     let sk = column_type(table.definition.sort_key_type);
     let (aux, more, key) = match (table.definition.write_mode, sk) {
@@ -75,9 +88,9 @@ pub(super) fn create_table(keyspace: &str, table: &Table) -> String {
     };
     let sk = sk.map(|sk| format!("sk {sk}, ")).unwrap_or_default();
     format!(
-        "CREATE TABLE IF NOT EXISTS {keyspace}.{name} (pk text, {aux}{sk}cell blob, {more}PRIMARY KEY ({key})) \
-         WITH ID = '{}'",
-        table.id
+        "CREATE TABLE IF NOT EXISTS {}.{name} (pk text, {aux}{sk}cell blob, {more}PRIMARY KEY ({key})) \
+         WITH ID = '{}' AND speculative_retry = '{}'",
+        config.keyspace, table.id, config.speculative_retry
     )
 }
 
@@ -92,8 +105,16 @@ fn column_type(of: SortKeyType) -> Option<&'static str> {
 }
 
 /// Reads the table of a registry row, and whether its CQL table is there.
+///
+/// # Errors
+/// [`Error::NewerLayout`] when a later release wrote the row.
 pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
-    let (name, id, state, sort_key_type, write_mode, ttl, create_time) = record;
+    let (name, id, state, sort_key_type, write_mode, ttl, create_time, layout) = record;
+    let layout = layout.unwrap_or(1);
+    if layout > LAYOUT {
+        let detail = format!("it has layout {layout}, and this clone knows layouts up to {LAYOUT}");
+        return Err(Error::NewerLayout { table: name, detail });
+    }
     let definition = || {
         Some(Definition {
             name: TableName::parse(&name, "name").ok()?,
@@ -106,9 +127,8 @@ pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
         })
     };
     let Some(definition) = definition() else {
-        return Err(Error::Internal(format!(
-            "the registry's row of table `{name}` holds what this release does not know; update this clone"
-        )));
+        let detail = format!("sort_key_type `{sort_key_type}`, write_mode `{write_mode}`");
+        return Err(Error::NewerLayout { table: name, detail });
     };
     Ok((Table { definition, id, create_time: WriteTimestamp(create_time) }, state == READY))
 }
@@ -118,27 +138,49 @@ mod tests {
     use super::*;
     use crate::store::conformance::table;
 
+    fn config(keyspace: &str) -> Config {
+        Config { keyspace: keyspace.to_owned(), ..Config::default() }
+    }
+
     #[test]
     fn every_clone_says_the_same() {
         let one = table("users", SortKeyType::Int64);
         assert_eq!(
-            create_table("ks", &one),
+            create_table(&config("ks"), &one),
             format!(
-                "CREATE TABLE IF NOT EXISTS ks.t_users (pk text, sk bigint, cell blob, PRIMARY KEY (pk, sk)) WITH ID = '{}'",
+                "CREATE TABLE IF NOT EXISTS ks.t_users (pk text, sk bigint, cell blob, PRIMARY KEY (pk, sk)) WITH ID = '{}' \
+                 AND speculative_retry = '50ms'",
                 one.id
             )
         );
         assert!(
-            create_table("ks", &table("u", SortKeyType::None))
+            create_table(&config("ks"), &table("u", SortKeyType::None))
                 .contains("(pk text, cell blob, PRIMARY KEY (pk))")
         );
+        assert_eq!(create_registry(&config("ks")), create_registry(&config("ks")));
+        assert_ne!(registry_id("ks"), registry_id("ks2"));
         let mut conditional = table("c", SortKeyType::String);
         conditional.definition.write_mode = WriteMode::Conditional;
-        assert!(create_table("ks", &conditional).contains("sk text, cell blob, write_time bigint"));
-        assert!(create_table("ks", &conditional).contains("PRIMARY KEY (pk, aux, sk)"));
-        assert_eq!(create_registry("ks"), create_registry("ks"));
-        assert_ne!(create_registry("ks"), create_registry("ks2"));
-        assert!(create_keyspace(&Config::default(), 1).ends_with("'replication_factor': 1}"));
-        assert!(create_keyspace(&Config::default(), 5).ends_with("'replication_factor': 3}"));
+        let conditional = create_table(&config("ks"), &conditional);
+        assert!(conditional.contains("sk text, cell blob, write_time bigint"), "{conditional}");
+        assert!(conditional.contains("PRIMARY KEY (pk, aux, sk)"), "{conditional}");
+        let factors = [("dc1".to_owned(), 3), ("dc2".to_owned(), 2)].into();
+        assert!(
+            create_keyspace("ks", &factors)
+                .ends_with("{'class': 'NetworkTopologyStrategy', 'dc1': 3, 'dc2': 2}")
+        );
+    }
+
+    #[test]
+    fn newer_layout_is_refused() {
+        let row = |mode: &str, layout| {
+            let (sort_key_type, mode) = ("STRING".to_owned(), mode.to_owned());
+            table_of(("t".to_owned(), Uuid::nil(), READY.to_owned(), sort_key_type, mode, None, 5, layout))
+        };
+        let known = WriteMode::LastWriteWins.name();
+        assert!(row(known, None).is_ok() && row(known, Some(LAYOUT)).is_ok());
+        for newer in [row(known, Some(LAYOUT + 1)), row("LATER", None)] {
+            assert!(matches!(&newer, Err(Error::NewerLayout { table, .. }) if table == "t"), "{newer:?}");
+        }
     }
 }

@@ -2,16 +2,21 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use scylla::client::session::Session;
 use scylla::cluster::metadata::ColumnType;
+use scylla::errors::ExecutionError;
+use scylla::response::query_result::QueryResult;
 use scylla::serialize::SerializationError;
 use scylla::serialize::value::SerializeValue;
 use scylla::serialize::writers::{CellWriter, WrittenCellProof};
+use scylla::statement::batch::BatchStatement;
 use scylla::statement::prepared::PreparedStatement;
-use tokio::sync::OnceCell;
+use scylla::statement::{Consistency, Statement};
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::key::SortKey;
@@ -66,7 +71,7 @@ impl Kind {
         Kind::Guard,
     ];
 
-    /// Returns whether the statement has a condition.
+    /// Returns whether the statement has a condition. The clone gives the timestamps, so every other one may be repeated.
     fn conditional(self) -> bool {
         matches!(self, Kind::Remember | Kind::Replace | Kind::Guard)
     }
@@ -74,13 +79,70 @@ impl Kind {
 
 const KINDS: usize = Kind::Guard as usize + 1;
 
+/// Time that a call waits for its statement to be prepared at every node.
+const PREPARE_WAIT: Duration = Duration::from_millis(300);
+
+/// A statement that can be sent.
+#[derive(Clone)]
+pub(super) enum Sendable {
+    /// Every node that answered has prepared it.
+    Prepared(PreparedStatement),
+    /// The node that takes it prepares it first.
+    Text(Statement),
+}
+
+impl Sendable {
+    /// Sets the number of replicas to wait for.
+    pub(super) fn set_consistency(&mut self, consistency: Consistency) {
+        match self {
+            Sendable::Prepared(statement) => statement.set_consistency(consistency),
+            Sendable::Text(statement) => statement.set_consistency(consistency),
+        }
+    }
+
+    /// Sends the statement with values.
+    pub(super) async fn execute(
+        self,
+        session: &Session,
+        values: Vec<Bind>,
+    ) -> Result<QueryResult, ExecutionError> {
+        match self {
+            Sendable::Prepared(statement) => session.execute_unpaged(&statement, values).await,
+            Sendable::Text(statement) => session.query_unpaged(statement, values).await,
+        }
+    }
+}
+
+impl From<Sendable> for BatchStatement {
+    fn from(statement: Sendable) -> Self {
+        match statement {
+            Sendable::Prepared(statement) => statement.into(),
+            Sendable::Text(statement) => statement.into(),
+        }
+    }
+}
+
+/// A prepared statement, once it is.
+#[derive(Debug)]
+struct Slot {
+    prepared: watch::Sender<Option<PreparedStatement>>,
+    /// Set while a call prepares it.
+    preparing: AtomicBool,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { prepared: watch::Sender::new(None), preparing: AtomicBool::new(false) }
+    }
+}
+
 /// The statements of one table.
 pub(super) struct Statements {
     keyspace: String,
     table: String,
     has_sort_key: bool,
     conditional: bool,
-    prepared: [OnceCell<PreparedStatement>; KINDS],
+    slots: [Slot; KINDS],
     row_bytes: AtomicUsize,
 }
 
@@ -91,7 +153,7 @@ impl Statements {
             table: cql_table(&table.definition.name),
             has_sort_key: table.definition.sort_key_type != SortKeyType::None,
             conditional: table.definition.write_mode == WriteMode::Conditional,
-            prepared: [const { OnceCell::const_new() }; KINDS],
+            slots: std::array::from_fn(|_| Slot::new()),
             row_bytes: AtomicUsize::new(ROW_BYTES_GUESS),
         }
     }
@@ -106,25 +168,49 @@ impl Statements {
         self.conditional
     }
 
-    /// Returns a prepared statement, which the caller gives its consistency.
+    /// Returns a statement, which the caller gives its consistency. The driver prepares it at every node, and waits for each: while
+    /// one is frozen, the statement is sent as text, which the node that takes it prepares.
     pub(super) async fn get(
-        &self,
+        self: &Arc<Self>,
         kind: Kind,
         link: &Link,
         session: &Arc<Session>,
-    ) -> Result<PreparedStatement, Error> {
-        let prepare = || async {
-            let (session, text) = (session.clone(), self.text(kind));
-            let conditional = kind.conditional();
-            let prepared = async move {
-                let mut statement = session.prepare(text).await?;
-                // The clone gives the timestamps, so every statement without a condition may be repeated.
-                statement.set_is_idempotent(!conditional);
-                Ok((statement, None))
-            };
-            link.run(Intent::Read, "PREPARE", &self.table, prepared).await
+    ) -> Result<Sendable, Error> {
+        let slot = &self.slots[kind as usize];
+        if let Some(prepared) = &*slot.prepared.borrow() {
+            return Ok(Sendable::Prepared(prepared.clone()));
+        }
+        if slot.preparing.swap(true, Ordering::AcqRel) {
+            let mut prepared = slot.prepared.subscribe();
+            let ready = prepared.wait_for(Option::is_some);
+            if let Ok(Ok(prepared)) = tokio::time::timeout(PREPARE_WAIT, ready).await
+                && let Some(prepared) = &*prepared
+            {
+                return Ok(Sendable::Prepared(prepared.clone()));
+            }
+            return Ok(self.as_text(kind));
+        }
+        let (statements, session) = (self.clone(), session.clone());
+        let prepare = async move {
+            let slot = &statements.slots[kind as usize];
+            let prepared = session.prepare(statements.text(kind)).await;
+            slot.preparing.store(false, Ordering::Release);
+            let mut statement = prepared?;
+            statement.set_is_idempotent(!kind.conditional());
+            slot.prepared.send_replace(Some(statement.clone()));
+            Ok((statement, None))
         };
-        self.prepared[kind as usize].get_or_try_init(prepare).await.cloned()
+        let prepared = link.run(Intent::Read, "PREPARE", &self.table, prepare);
+        match tokio::time::timeout(PREPARE_WAIT, prepared).await {
+            Ok(prepared) => prepared.map(Sendable::Prepared),
+            Err(_) => Ok(self.as_text(kind)),
+        }
+    }
+
+    fn as_text(&self, kind: Kind) -> Sendable {
+        let mut statement = Statement::new(self.text(kind));
+        statement.set_is_idempotent(!kind.conditional());
+        Sendable::Text(statement)
     }
 
     fn text(&self, kind: Kind) -> String {
@@ -207,9 +293,9 @@ pub(crate) fn check_texts() -> anyhow::Result<()> {
     for conditional in [false, true] {
         for has_sort_key in [false, true] {
             let (keyspace, table) = ("k".to_owned(), "t".to_owned());
-            let prepared = [const { OnceCell::const_new() }; KINDS];
+            let slots = std::array::from_fn(|_| Slot::new());
             let row_bytes = AtomicUsize::default();
-            let statements = Statements { keyspace, table, has_sort_key, conditional, prepared, row_bytes };
+            let statements = Statements { keyspace, table, has_sort_key, conditional, slots, row_bytes };
             for kind in Kind::ALL {
                 let text = statements.text(kind);
                 let (condition, timestamp) = (text.contains(" IF "), text.contains("TIMESTAMP"));

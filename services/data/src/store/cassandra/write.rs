@@ -21,6 +21,22 @@ const TTL_END_MAX: i64 = (i32::MAX as i64) - 24 * 3600;
 
 impl WriteStore for CassandraStore {
     async fn mutate(&self, write: Write) -> Result<(), Error> {
+        match self.send(&write).await {
+            Err(error) => Err(self.explained(&write.table, error).await),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
+        match self.write_conditional(&write).await {
+            Err(error) => Err(self.explained(&write.table, error).await),
+            outcome => outcome,
+        }
+    }
+}
+
+impl CassandraStore {
+    async fn send(&self, write: &Write) -> Result<(), Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
         let statements = self.statements(&write.table);
@@ -30,17 +46,13 @@ impl WriteStore for CassandraStore {
         let mut values = Vec::with_capacity(write.changes.len());
         let now = WriteTimestamp::now();
         for change in &write.changes {
-            let (kind, bound) = bind(&write, change, now);
+            let (kind, bound) = bind(write, change, now);
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
         let outcome = link.run(Intent::Write, "BATCH", statements.table(), run).await;
         outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))
-    }
-
-    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
-        self.write_conditional(&write).await
     }
 }
 
