@@ -78,7 +78,7 @@ impl Bed {
         let mut pids: Vec<u32> = self.clones.iter().map(Server::pid).collect();
         pids.push(self.gateway.pid());
         let workload = self.seeded.workload();
-        Target { addresses: vec![self.gateway.address], connections, workload, pids }
+        Target { addresses: vec![self.gateway.address], connections, workload, pids, accepted: Vec::new() }
     }
 }
 
