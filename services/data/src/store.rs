@@ -2,13 +2,14 @@
 //! them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::{Clock, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
-use crate::row::{Page, Row};
+use crate::row::{Page, Row, Seen};
 use crate::table::{Definition, Table, TableName};
 
 pub(crate) mod cassandra;
@@ -59,6 +60,28 @@ pub(crate) struct Query {
     pub(crate) limit: usize,
     /// The number of replicas to ask.
     pub(crate) consistency: Consistency,
+    /// The sizes of the rows on the page before this one.
+    pub(crate) seen: Option<Seen>,
+    /// The time past which the page ends with what it has.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Query {
+    /// Returns whether the page must end with what it has.
+    pub(crate) fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+/// Names several rows of one table to read.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookups {
+    /// The table of the rows.
+    pub(crate) table: Arc<Table>,
+    /// The partition and sort key of each row, at least one.
+    pub(crate) keys: Vec<(PartitionKey, SortKey)>,
+    /// The number of replicas to ask.
+    pub(crate) consistency: Consistency,
 }
 
 /// A store of tables. It is cheap to clone, and clones are the same store.
@@ -106,7 +129,12 @@ pub(crate) trait ReadStore {
     /// [`Consistency::Eventual`], only those that have reached the replica that is asked).
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 
-    /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show.
+    /// Returns the rows of the first of some keys, in their order, as `get` would: of one key at least, and of fewer than all where
+    /// rows are large.
+    fn get_many(&self, lookups: Lookups) -> impl Future<Output = Result<Vec<Option<Row>>, Error>> + Send;
+
+    /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show, and of each
+    /// write all or nothing.
     fn query(&self, query: Query) -> impl Future<Output = Result<Page, Error>> + Send;
 }
 

@@ -1,5 +1,7 @@
 //! Query: the rows of a partition, a page at a time.
 
+use std::time::Instant;
+
 use shoal_kit::page;
 
 use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
@@ -30,6 +32,8 @@ pub(crate) struct QueryRequest {
     pub(crate) page_size: i32,
     /// Token of the page; empty for the first.
     pub(crate) page_token: String,
+    /// Time past which the page ends with what it has.
+    pub(crate) until: Option<Instant>,
 }
 
 impl<S: Store> Data<S> {
@@ -42,8 +46,17 @@ impl<S: Store> Data<S> {
         request: QueryRequest,
         consistency: Consistency,
     ) -> Result<(Vec<Row>, String), Error> {
-        let QueryRequest { table, partition_key, start, end, prefix, descending, page_size, page_token } =
-            request;
+        let QueryRequest {
+            table,
+            partition_key,
+            start,
+            end,
+            prefix,
+            descending,
+            page_size,
+            page_token,
+            until,
+        } = request;
         let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
         let partition = PartitionKey::parse(partition_key)?;
         let table = self.table_for(&table, consistency).await?;
@@ -59,8 +72,8 @@ impl<S: Store> Data<S> {
             range.behind(&last, descending)
         };
         let Some(range) = range else { return Ok((Vec::new(), String::new())) };
-        let page =
-            self.store.query(Query { table, partition, range, descending, limit, consistency }).await?;
+        let query = Query { table, partition, range, descending, limit, consistency, seen: None, until };
+        let page = self.store.query(query).await?;
         let next = page.next.map(|last| binding.token(&last.ordered_bytes())).unwrap_or_default();
         Ok((page.rows, next))
     }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{Lookup, Query, ReadStore, TableStore, WriteStore};
+use crate::store::{Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
 use crate::table::{Definition, Table, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -95,6 +95,15 @@ impl ReadStore for Model {
             Some((key, (stamp, _, cell))) => Row::of_cell(key, &cell, stamp, WriteTimestamp::now()),
             None => Ok(None),
         }
+    }
+
+    async fn get_many(&self, lookups: Lookups) -> Result<Vec<Option<Row>>, Error> {
+        let Lookups { table, keys, consistency } = lookups;
+        let mut rows = Vec::new();
+        for (partition, sort_key) in keys {
+            rows.push(self.get(Lookup { table: table.clone(), partition, sort_key, consistency }).await?);
+        }
+        Ok(rows)
     }
 
     async fn query(&self, query: Query) -> Result<Page, Error> {

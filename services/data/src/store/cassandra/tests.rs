@@ -2,6 +2,7 @@
 
 mod cluster3;
 mod proxy;
+mod reads;
 mod schema;
 
 use std::collections::HashMap;
