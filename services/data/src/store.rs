@@ -9,6 +9,7 @@ use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
+use crate::page_key::PageKey;
 use crate::row::{Page, Row, Seen};
 use crate::table::{Definition, Table, TableName};
 
@@ -88,9 +89,12 @@ pub(crate) struct Lookups {
 ///
 /// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
 /// what was sent is finished in a task of its own.
-pub(crate) trait Store: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static {}
+pub(crate) trait Store:
+    TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static
+{
+}
 
-impl<S: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static> Store for S {}
+impl<S: TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static> Store for S {}
 
 /// The tables of a store.
 pub(crate) trait TableStore {
@@ -121,6 +125,15 @@ pub(crate) trait TableStore {
 
     /// Returns at most `limit` tables with names greater than `after`, by name.
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;
+}
+
+/// The keys that sign page tokens, kept in the store so that every clone has the same.
+pub(crate) trait KeyStore {
+    /// Returns every key that was ever made.
+    fn page_keys(&self) -> impl Future<Output = Result<Vec<PageKey>, Error>> + Send;
+
+    /// Adds a key, unless there is one of its id. Returns the key of that id, which every clone has from then on.
+    fn add_page_key(&self, key: PageKey) -> impl Future<Output = Result<PageKey, Error>> + Send;
 }
 
 /// The reads of a store.

@@ -24,6 +24,7 @@ mod definitions;
 mod failure;
 mod fetch_plan;
 mod hedging;
+mod keys;
 mod keyspace;
 mod link;
 mod meter;

@@ -3,6 +3,7 @@
 
 mod conditional;
 mod delete_range;
+mod page_token;
 mod query;
 mod row;
 mod table;
@@ -60,6 +61,8 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     delete_range::deleted_ranges_hide_older_puts(clones).await;
     delete_range::put_survives_range_delete_beside_it(clones).await;
     ttl::a_row_ends_with_its_ttl(clones).await;
+    page_token::clones_agree_on_a_key(clones).await;
+    page_token::token_outlives_new_keys(clones).await;
     query::rows_are_ordered_by_sort_key(clones).await;
     query::range_includes_start_excludes_end(clones).await;
     query::pages_continue_on_another_clone(clones).await;

@@ -11,8 +11,9 @@ use crate::conditional::{ConditionalWrite, Found, Outcome, Replacement, WriteHas
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
+use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
+use crate::store::{KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
 use crate::table::{Definition, Table, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,7 @@ pub(crate) struct Model {
     tables: Arc<Mutex<BTreeMap<TableName, Arc<Table>>>>,
     writes: Arc<Mutex<Vec<Write>>>,
     conditional: Arc<Mutex<HashMap<(Uuid, PartitionKey), Conditional>>>,
+    keys: Arc<Mutex<Vec<PageKey>>>,
 }
 
 /// A partition of a conditional table.
@@ -85,6 +87,21 @@ impl TableStore for Model {
         let tables = self.tables.lock().unwrap();
         let names = tables.values().filter(|table| table.definition.name.as_str() > after);
         Ok(names.take(limit).map(|table| Table::clone(table)).collect())
+    }
+}
+
+impl KeyStore for Model {
+    async fn page_keys(&self) -> Result<Vec<PageKey>, Error> {
+        Ok(self.keys.lock().unwrap().clone())
+    }
+
+    async fn add_page_key(&self, key: PageKey) -> Result<PageKey, Error> {
+        let mut keys = self.keys.lock().unwrap();
+        if let Some(stands) = keys.iter().find(|stands| stands.id == key.id) {
+            return Ok(stands.clone());
+        }
+        keys.push(key.clone());
+        Ok(key)
     }
 }
 

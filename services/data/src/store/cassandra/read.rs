@@ -145,7 +145,7 @@ impl CassandraStore {
     ) -> Result<HashMap<SortKey, Row>, Error> {
         let keys: Vec<Bind> = keys.filter_map(Bind::sort_key).collect();
         let asked = keys.len();
-        let values = vec![Bind::Text(partition.as_str().to_owned()), Bind::Keys(keys)];
+        let values = vec![Bind::Text(partition.as_str().to_owned()), Bind::List(keys)];
         let result = self.select(statements, Kind::GetMany, consistency, values).await?;
         let (now, mut rows) = (WriteTimestamp::now(), HashMap::new());
         let (mut bytes, mut largest) = (0, 0);
