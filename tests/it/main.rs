@@ -12,6 +12,7 @@ mod benchmarks;
 mod clones;
 mod configuration;
 mod contract;
+mod data_command;
 mod faults;
 mod fidelity;
 mod frozen;

@@ -12,7 +12,7 @@ use std::path::Path;
 use tree::Tree;
 
 /// Crates of ours that each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("shoal-proto", &[]),
     ("shoal-coalesce", &[]),
     ("shoal-kit", &["shoal-coalesce", "shoal-http2"]),
@@ -26,6 +26,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
     ("shoal-bench", &["shoal-proto", TESTING]),
     ("shoal-top", &["shoal-proto"]),
+    ("shoal-data-tool", &["shoal-kit", "shoal-proto", "shoal-top"]),
     ("shoal-gateway", &["shoal-balance", "shoal-http2", "shoal-kit", "shoal-proto"]),
     ("shoal-session", STATEFUL),
     ("shoal-cache", STATEFUL),
@@ -37,6 +38,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "shoal-bench",
             "shoal-cache",
             "shoal-data",
+            "shoal-data-tool",
             "shoal-embedded",
             "shoal-gateway",
             "shoal-jobs",

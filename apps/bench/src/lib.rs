@@ -9,10 +9,10 @@ mod echo;
 mod engine;
 mod gateway;
 mod known;
-mod live_view;
 mod load;
 mod machine;
 mod mesh;
+#[allow(dead_code, reason = "the command that calls them comes next")]
 mod method;
 mod pace;
 mod pacing;
@@ -26,7 +26,6 @@ mod run;
 #[allow(dead_code, reason = "the commands that measure for it come next")]
 mod scale;
 mod session;
-mod single_load;
 
 use clap::{Args, Subcommand};
 
@@ -56,8 +55,6 @@ enum Bench {
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
-    /// One load on any gRPC service, at a rate or from a number of callers
-    Load(single_load::LoadArgs),
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
     Page(page::PageArgs),
@@ -86,7 +83,6 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Session(args) => session::run(&args).await,
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
-        Bench::Load(args) => single_load::run(&args).await,
         Bench::Page(args) => page::run(&args),
         Bench::Known(args) => known::run(args).await,
         Bench::Pace(args) => pace::run(args).await,
@@ -117,7 +113,7 @@ mod tests {
     #[test]
     fn all_benchmarks_are_listed() {
         let list = list();
-        for name in ["mesh", "session", "engine", "gateway", "load"] {
+        for name in ["mesh", "session", "engine", "gateway"] {
             assert!(list.contains(&format!("\n  {name} ")), "{name}:\n{list}");
         }
         assert!(!list.contains("\n  echo "), "{list}");

@@ -24,6 +24,7 @@ Examples:
   shoal serve session --redis redis://127.0.0.1:6379 --listen 127.0.0.1:7101 --admin 127.0.0.1:7201
   shoal health --addr 127.0.0.1:7000
   shoal top                                    every clone behind the gateway, live
+  shoal data query orders customer-7           rows of a table
   shoal config print                           the settings that hold, and where each was given";
 
 const COMPLETIONS_EXAMPLES: &str = "Examples:
@@ -49,6 +50,9 @@ enum Command {
     Health(health::HealthArgs),
     /// Show every clone behind a gateway: state, rates, latencies
     Top(shoal_top::TopArgs),
+    /// Read and write the tables of a data service
+    #[command(subcommand)]
+    Data(shoal_data_tool::DataCommand),
     /// Show the settings: those that hold, or all there are
     #[command(subcommand)]
     Config(config::Config),
@@ -87,6 +91,7 @@ fn main() -> std::process::ExitCode {
             Command::Serve(args) => report::done(serve::run(args).await),
             Command::Health(args) => health::run(args).await,
             Command::Top(args) => report::done(shoal_top::run(args).await),
+            Command::Data(command) => report::done(shoal_data_tool::run(command).await),
             Command::Config(config) => report::done(config::run(config)),
             Command::Repair(args) => repair::run(args).await,
             Command::Completions { shell } => report::done(completions(shell)),

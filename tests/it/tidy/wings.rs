@@ -7,7 +7,7 @@ use super::imports::Imports;
 use super::tree::{Tree, part_of};
 
 /// The files and folders directly in the sources of a crate, from the top to the bottom: each imports only those after it.
-const ORDER: [(&str, &[&str]); 13] = [
+const ORDER: [(&str, &[&str]); 14] = [
     (
         "services/gateway",
         &[
@@ -119,7 +119,6 @@ const ORDER: [(&str, &[&str]); 13] = [
             "tags",
             "page_token",
             "store",
-            "page_key",
             "coalesce",
             "config",
             "conditional",
@@ -175,34 +174,15 @@ const ORDER: [(&str, &[&str]); 13] = [
     (
         "apps/bench",
         &[
-            "page",
-            "engine",
-            "gateway",
-            "peer",
-            "session",
-            "mesh",
-            "single_load",
-            "clones",
-            "known",
-            "pace",
-            "pacing",
-            "echo",
-            "scale",
-            "round",
-            "run",
-            "results",
-            "machine",
-            "live_view",
-            "method",
-            "load",
-            "process",
-            "report",
+            "page", "engine", "gateway", "peer", "session", "mesh", "clones", "known", "pace", "pacing",
+            "echo", "scale", "round", "run", "results", "machine", "method", "load", "process", "report",
         ],
     ),
     (
         "apps/top",
         &["once", "screen", "args", "view", "fit", "help", "keys", "row", "queues", "watch", "dial"],
     ),
+    ("apps/data", &["put", "read", "connection", "output", "args", "json", "typed"]),
     ("apps/shoal", &["config", "health", "repair", "serve", "up", "engines", "report"]),
 ];
 

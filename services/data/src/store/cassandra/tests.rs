@@ -2,7 +2,6 @@
 
 mod cluster3;
 mod proxy;
-mod reads;
 mod schema;
 
 use std::collections::HashMap;

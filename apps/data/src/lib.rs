@@ -1,0 +1,43 @@
+//! `shoal data`: the tables and rows of a data service from the command line.
+//!
+//! Everything goes through the service's own calls, to a gateway or to a clone; nothing reads an engine.
+
+mod args;
+mod connection;
+mod json;
+mod output;
+mod put;
+mod read;
+mod typed;
+
+use clap::Subcommand;
+
+/// Read and write the tables of a data service.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// List the tables, or show one
+    #[command(after_help = args::TABLES_EXAMPLES)]
+    Tables(args::TablesArgs),
+    /// Show one row
+    #[command(after_help = args::GET_EXAMPLES)]
+    Get(args::GetArgs),
+    /// Show the rows of a partition
+    #[command(after_help = args::QUERY_EXAMPLES)]
+    Query(args::QueryArgs),
+    /// Write one row, replacing the row that was there
+    #[command(after_help = args::PUT_EXAMPLES)]
+    Put(args::PutArgs),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// When the server cannot be reached or refuses; the error says what to do.
+pub async fn run(command: DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Tables(args) => read::tables(args).await,
+        DataCommand::Get(args) => read::get(args).await,
+        DataCommand::Query(args) => read::query(args).await,
+        DataCommand::Put(args) => put::run(args).await,
+    }
+}

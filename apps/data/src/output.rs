@@ -1,0 +1,135 @@
+//! Printing: columns for people, one JSON object a line for programs.
+
+use std::io::Write as _;
+
+use serde_json::{Value as Json, json};
+use shoal_proto::data::v1::{Row, SortKeyType, Table, WriteMode};
+
+use crate::args::Output;
+use crate::{json, typed};
+
+/// The width beyond which a cell of a table is cut.
+const CELL_CHARS_MAX: usize = 60;
+
+/// Prints a line; a closed pipe is not an error.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints definitions of tables.
+pub(crate) fn tables(tables: &[Table], output: Output) {
+    if output == Output::Json {
+        for table in tables {
+            line(table_json(table));
+        }
+        return;
+    }
+    let rows = tables.iter().map(|table| {
+        let ttl = table.default_ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
+        let created = table.create_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        vec![table.name.clone(), sort_key_name(table).to_owned(), mode_name(table).to_owned(), ttl, created]
+    });
+    line(columns(&["TABLE", "SORT KEYS", "WRITES", "TTL", "CREATED"], rows));
+}
+
+fn table_json(table: &Table) -> Json {
+    json!({
+        "name": table.name,
+        "sort_key_type": sort_key_name(table),
+        "write_mode": mode_name(table),
+        "default_ttl": table.default_ttl.map(|ttl| ttl.to_string()),
+        "create_time": table.create_time.map(|time| time.to_string()),
+    })
+}
+
+fn sort_key_name(table: &Table) -> &'static str {
+    match typed::sort_key_type(table) {
+        SortKeyType::String | SortKeyType::Unspecified => "string",
+        SortKeyType::Int64 => "int64",
+        SortKeyType::Bytes => "bytes",
+        SortKeyType::None => "none",
+    }
+}
+
+fn mode_name(table: &Table) -> &'static str {
+    match table.write_mode() {
+        WriteMode::Unspecified | WriteMode::LastWriteWins => "last-write-wins",
+        WriteMode::Conditional => "conditional",
+    }
+}
+
+/// Prints rows: as a table, a line for each attribute.
+pub(crate) fn rows(rows: &[Row], output: Output) {
+    if output == Output::Json {
+        for row in rows {
+            line(json::row(row));
+        }
+        return;
+    }
+    let lines = rows.iter().flat_map(|row| {
+        let key = row.sort_key.as_ref().map_or_else(|| "-".to_owned(), |key| text(&json::value(key)));
+        let mut names: Vec<_> = row.attributes.iter().collect();
+        names.sort_unstable_by_key(|(name, _)| *name);
+        let written = row.write_time.map_or_else(String::new, |time| time.to_string());
+        let ends = row.expire_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+        let mut lines: Vec<Vec<String>> = names
+            .into_iter()
+            .map(|(name, value)| {
+                vec![String::new(), name.clone(), text(&json::value(value)), String::new(), String::new()]
+            })
+            .collect();
+        if lines.is_empty() {
+            lines.push(vec![String::new(), "-".to_owned(), "-".to_owned(), String::new(), String::new()]);
+        }
+        lines[0][0] = key;
+        lines[0][3] = written;
+        lines[0][4] = ends;
+        lines
+    });
+    line(columns(&["SORT KEY", "ATTRIBUTE", "VALUE", "WRITTEN", "ENDS"], lines));
+}
+
+/// Returns JSON as people read it: text without quotes.
+fn text(json: &Json) -> String {
+    match json {
+        Json::String(text) => text.escape_debug().to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Formats rows under a header, with columns as wide as their content.
+fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(ToString::to_string).collect();
+    let lines: Vec<Vec<String>> =
+        std::iter::once(header).chain(rows.map(|row| row.into_iter().map(cut).collect())).collect();
+    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let format = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(format).collect::<Vec<_>>().join("\n")
+}
+
+fn cut(cell: String) -> String {
+    if cell.chars().count() <= CELL_CHARS_MAX {
+        return cell;
+    }
+    let kept: String = cell.chars().take(CELL_CHARS_MAX - 1).collect();
+    format!("{kept}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_content() {
+        let rows = [vec!["a".to_owned(), "ä".repeat(100)], vec!["long".to_owned(), "x".to_owned()]];
+        let text = columns(&["K", "V"], rows.into_iter());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "K     V");
+        assert_eq!(lines[1], format!("a     {}…", "ä".repeat(CELL_CHARS_MAX - 1)));
+        assert_eq!(lines[2], "long  x");
+    }
+}
