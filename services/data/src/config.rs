@@ -44,6 +44,10 @@ pub struct Config {
     pub speculative_retry: String,
     /// Most statements in flight from one clone. Calls past it are answered RESOURCE_EXHAUSTED.
     pub statements_max: usize,
+    /// Largest difference of this host's clock to Cassandra's. Past it writes are refused: UNAVAILABLE (CLOCK_DRIFT).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub clock_drift_max: Duration,
 }
 
 impl Default for Config {
@@ -61,6 +65,7 @@ impl Default for Config {
             speculative_delay: Duration::from_millis(100),
             speculative_retry: "50ms".to_owned(),
             statements_max: 4096,
+            clock_drift_max: Duration::from_secs(5),
         }
     }
 }
@@ -99,6 +104,10 @@ impl Config {
         anyhow::ensure!(bounded(self.statement_timeout), "data.statement_timeout must be up to 20s");
         anyhow::ensure!(bounded(self.silence_max), "data.silence_max must be up to 20s");
         anyhow::ensure!(
+            (Duration::from_millis(200)..=Duration::from_secs(300)).contains(&self.clock_drift_max),
+            "data.clock_drift_max must be 200ms to 5m"
+        );
+        anyhow::ensure!(
             self.username.is_some() == self.password.is_some(),
             "data.username and data.password belong together"
         );
@@ -121,6 +130,7 @@ impl std::fmt::Debug for Config {
             .field("speculative_delay", &self.speculative_delay)
             .field("speculative_retry", &self.speculative_retry)
             .field("statements_max", &self.statements_max)
+            .field("clock_drift_max", &self.clock_drift_max)
             .finish()
     }
 }

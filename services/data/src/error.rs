@@ -54,6 +54,16 @@ pub(crate) enum Error {
         /// The token of the write. A repeat under the same token changes nothing more.
         token: Option<WriteToken>,
     },
+    /// The clone's clock is too far from the engine's to date writes. Nothing was done.
+    #[error("this clone's clock differs from {engine}'s by {drift_micros} µs")]
+    ClockDrift {
+        /// The name of the engine.
+        engine: &'static str,
+        /// The difference in microseconds; positive if this clone is ahead.
+        drift_micros: i64,
+        /// The largest difference that is allowed.
+        limit: std::time::Duration,
+    },
     /// The clone has as many statements in flight as it may have.
     #[error("{limit} statements are in flight")]
     Overloaded {
@@ -159,6 +169,21 @@ impl From<Error> for ApiError {
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
             Error::OutcomeUnknown { detail, token } => outcome_unknown(&detail, token.as_ref()),
+            Error::ClockDrift { engine, drift_micros, limit } => {
+                let seconds = format!("{:+.3}", drift_micros as f64 / 1e6);
+                ApiError::new(
+                    Code::Unavailable,
+                    reason::CLOCK_DRIFT,
+                    format!(
+                        "this clone's clock differs from {engine}'s by {seconds} s, more than data.clock_drift_max \
+                         ({limit:?}), so it writes nothing; try another clone, and run NTP on its host"
+                    ),
+                )
+                .meta("engine", engine)
+                .meta("drift_seconds", seconds)
+                .meta("limit", format!("{limit:?}"))
+                .retry_after(RETRY_AFTER)
+            }
             Error::Overloaded { limit } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::TOO_MANY_STATEMENTS,

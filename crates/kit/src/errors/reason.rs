@@ -61,6 +61,7 @@ reasons! {
     CALLER_RATE RESOURCE_EXHAUSTED "The caller has used up the rate that its quota allows. Wait as long as `RetryInfo` says."
     CALLS_IN_FLIGHT RESOURCE_EXHAUSTED "The gateway has nearly as many calls in flight as `gateway.limits.calls` allows, and this connection more than its part. End calls that are not needed and try again."
     CANCELLED CANCELLED "The call was cancelled by its caller."
+    CLOCK_DRIFT UNAVAILABLE "The clone's clock differs from Cassandra's by more than `data.clock_drift_max`, so it refuses writes. Nothing was done. Try another clone, and run NTP on its host."
     CONNECTION_AGED UNAVAILABLE "The connection was to end (`gateway.connection`) and the call outlived the grace time. Call again on a new connection."
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED "The deadline passed before the answer was complete. The call may have taken effect."
     DELAY_AND_RUN_TIME INVALID_ARGUMENT "Both `delay` and `run_time` are set. Give one of them."

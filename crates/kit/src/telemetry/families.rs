@@ -99,6 +99,9 @@ families! {
         "Time of a call to the engine, with its wait for a connection; for an embedded engine of a write, with its wait in the queue."
         "the 99th percentile of your objective"
 
+    Gauge shoal_data_clock_drift_seconds of Data {}
+        "Difference of the host's clock to Cassandra's, positive if the host is ahead, without what the round trip leaves in doubt."
+        "beyond 0.2 either way"
     Counter shoal_data_hedged_statements_total of Data {}
         "Statements to Cassandra without an answer within `data.speculative_delay`, which were sent to another node as well."
         "a rate that stays: a node is slow"

@@ -21,6 +21,7 @@ mod agreement;
 mod conditional;
 mod connect;
 mod definitions;
+mod drift;
 mod failure;
 mod hedging;
 mod keyspace;
@@ -39,6 +40,7 @@ mod write;
 
 use conditional::PartitionLocks;
 use definitions::Definitions;
+use drift::ClockDrift;
 use link::Link;
 pub(crate) use statements::check_texts;
 
@@ -56,18 +58,22 @@ struct Inner {
     definitions: Definitions,
     reads: Coalescer<ReadKey, Result<Option<Row>, Error>>,
     partition_locks: PartitionLocks,
+    drift: ClockDrift,
 }
 
 impl CassandraStore {
     /// Starts to connect in the background.
     pub(crate) fn start(config: Config, contact_points: Vec<String>) -> Self {
         let inner = Inner {
+            drift: ClockDrift::new(config.clock_drift_max),
             link: Link::start(config, contact_points),
             definitions: Definitions::new(),
             reads: Coalescer::new(),
             partition_locks: PartitionLocks::default(),
         };
-        Self { inner: Arc::new(inner) }
+        let store = Self { inner: Arc::new(inner) };
+        store.watch_clock();
+        store
     }
 
     /// Returns `Ok` if Cassandra answers, else the reason why not.

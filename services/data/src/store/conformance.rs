@@ -3,6 +3,7 @@
 
 mod conditional;
 mod delete_range;
+pub(crate) mod history;
 mod query;
 mod row;
 mod table;

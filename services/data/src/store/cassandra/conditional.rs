@@ -67,6 +67,7 @@ struct Read {
 
 impl CassandraStore {
     pub(super) async fn write_conditional(&self, write: &ConditionalWrite) -> Result<Outcome, Error> {
+        self.inner.drift.check()?;
         let timeout = self.inner.link.config().statement_timeout;
         let until = Instant::now() + timeout * ATTEMPTS_TIMEOUTS;
         let lock = self.inner.partition_locks.of(&write.table, &write.partition);

@@ -163,6 +163,17 @@ impl Link {
         self.shared.tasks.spawn(task);
     }
 
+    /// Spawns a task that goes on until the link is closed or dropped.
+    pub(super) fn spawn_until_closed(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.end.clone();
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Runs a statement in a task of its own and waits for it within [`Config::statement_timeout`] (schema changes:
     /// [`SCHEMA_TIMEOUT`]). The span names the operation and the table, never the values.
     pub(super) async fn run<T: Send + 'static>(

@@ -1,6 +1,7 @@
 //! The store on a real Cassandra, named by `SHOAL_TEST_CASSANDRA`, and behind a proxy that fails as networks do.
 
 mod cluster3;
+mod history;
 mod proxy;
 mod schema;
 
@@ -435,5 +436,36 @@ async fn statements_past_the_limit_are_refused() {
     for call in waiting {
         call.await.unwrap().unwrap();
     }
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_clock_refuses_writes() {
+    let Some(points) = contact_points() else { return };
+    let config = config("drift");
+    let store = started(&config, &points).await;
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    data.create_table("c", SortKeyType::String, WriteMode::Conditional, None).await.unwrap();
+    let check = async || {
+        let put = Mutation::Put { sort_key: text("a"), attributes: holding("x"), ttl: None };
+        data.check_and_mutate("c", "p".to_owned(), vec![], vec![put], "").await
+    };
+    for _ in 0..3 {
+        store.measure_drift().await.unwrap();
+    }
+    put(&data, "rows", 10, "a").await.unwrap();
+    check().await.unwrap();
+    super::drift::tests::pretend(&store, config.clock_drift_max + Duration::from_secs(1));
+    let refused = put(&data, "rows", 20, "a").await.unwrap_err();
+    assert!(matches!(check().await, Err(Error::ClockDrift { .. })));
+    let fault = shoal_kit::ApiError::from(refused);
+    assert_eq!((fault.code(), fault.reason().as_str()), (tonic::Code::Unavailable, "CLOCK_DRIFT"));
+    assert!(fault.message().contains(" s, more than data.clock_drift_max (5s)"), "{}", fault.message());
+    assert!(get(&data, "rows", "a").await.is_ok(), "reads go on");
+    for _ in 0..2 {
+        store.measure_drift().await.unwrap();
+    }
+    put(&data, "rows", 30, "a").await.unwrap();
     drop_keyspace(&points, &config.keyspace).await;
 }

@@ -37,6 +37,7 @@ impl WriteStore for CassandraStore {
 
 impl CassandraStore {
     async fn send(&self, write: &Write) -> Result<(), Error> {
+        self.inner.drift.check()?;
         let link = &self.inner.link;
         let connected = link.connected().await?;
         let statements = self.statements(&write.table);
