@@ -1,4 +1,5 @@
-//! docs/benchmarks.md is what `shoal bench page` makes of the results in docs/benchmarks.
+//! docs/benchmarks.md and docs/scale.md are what `shoal bench page` and `shoal bench plan` make of the results in
+//! docs/benchmarks.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,6 +35,11 @@ async fn check(page: &str, arguments: &[&str]) {
 #[tokio::test]
 async fn results_page_follows_its_files() {
     check("benchmarks.md", &["page"]).await;
+}
+
+#[tokio::test]
+async fn paper_plan_follows_the_figures() {
+    check("scale.md", &["plan"]).await;
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod pace;
 mod pacing;
 mod page;
 mod peer;
+mod plan;
 mod process;
 mod report;
 mod results;
@@ -58,6 +59,9 @@ enum Bench {
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
     Page(page::PageArgs),
+    /// Prints the paper plan, docs/scale.md, computed from files that `--json` wrote
+    #[command(hide = true)]
+    Plan(plan::PlanArgs),
     /// A server whose scalability is known beforehand (used by tests)
     #[command(hide = true)]
     Known(known::KnownArgs),
@@ -84,6 +88,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
         Bench::Page(args) => page::run(&args),
+        Bench::Plan(args) => plan::run(&args),
         Bench::Known(args) => known::run(args).await,
         Bench::Pace(args) => pace::run(args).await,
         Bench::Echo(args) => echo::run(args).await,

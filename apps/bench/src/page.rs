@@ -64,8 +64,7 @@ fn page(from: &Path) -> anyhow::Result<String> {
     let mut text = ABOUT.to_owned();
     let runs = runs(from)?;
     for (file, run) in &runs {
-        let name = run.command.replacen("shoal", "target/dist/shoal", 1);
-        text.push_str(&format!("{name} --json docs/benchmarks/{file}\n"));
+        text.push_str(&format!("{} --json docs/benchmarks/{file}\n", repeated(&run.command)));
     }
     text.push_str(AFTER);
     for (_, run) in &runs {
@@ -73,6 +72,20 @@ fn page(from: &Path) -> anyhow::Result<String> {
         text.push_str(&run.markdown(2));
     }
     Ok(text)
+}
+
+/// Returns the command that repeats a run in a checkout. Engines of the tests, whose ports change, have their variables.
+fn repeated(command: &str) -> String {
+    let mut words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+    words[0] = "target/dist/shoal".to_owned();
+    for n in 1..words.len() {
+        match words[n - 1].as_str() {
+            "--redis" => words[n] = "\"$SHOAL_TEST_REDIS\"".to_owned(),
+            "--cassandra" => words[n] = "\"$SHOAL_TEST_CASSANDRA\"".to_owned(),
+            _ => {}
+        }
+    }
+    words.join(" ")
 }
 
 /// Reads all results of a folder, with the names of their files.
@@ -116,6 +129,14 @@ mod tests {
         let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}:\n{page}"));
         assert!(at("## shoal bench a") < at("## shoal bench b"));
         assert!(page.contains("target/dist/shoal bench example --json docs/benchmarks/a.json"), "{page}");
+    }
+
+    #[test]
+    fn engines_are_named_by_variables() {
+        let command =
+            repeated("shoal bench mesh --redis redis://127.0.0.1:1 --cassandra 127.0.0.1:2 --rounds 3");
+        let expected = "target/dist/shoal bench mesh --redis \"$SHOAL_TEST_REDIS\" --cassandra \"$SHOAL_TEST_CASSANDRA\" --rounds 3";
+        assert_eq!(command, expected);
     }
 
     #[test]

@@ -161,7 +161,6 @@ impl Table {
     }
 
     /// Returns the figure of the row `name` in the column `key`.
-    #[cfg(test)]
     pub(crate) fn cell(&self, name: &str, key: &str) -> Option<&Cell> {
         let column = self.columns.iter().position(|column| column.key == key)?;
         self.rows.iter().find(|row| row.name == name)?.cells.get(column)?.as_ref()
