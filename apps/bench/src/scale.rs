@@ -2,8 +2,10 @@
 
 pub(crate) mod axis;
 pub(crate) mod capacity;
+pub(crate) mod html;
 pub(crate) mod judgement;
 pub(crate) mod objective;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod stationarity;
 pub(crate) mod statistics;

@@ -103,7 +103,10 @@ impl TryFrom<String> for Times {
 
     fn try_from(text: String) -> anyhow::Result<Times> {
         let bytes = STANDARD.decode(text)?;
-        Ok(Times(Deserializer::new().deserialize(&mut bytes.as_slice())?))
+        let mut histogram: Histogram<u64> = Deserializer::new().deserialize(&mut bytes.as_slice())?;
+        // Unlike those of this program it would not grow when another is added.
+        histogram.auto(true);
+        Ok(Times(histogram))
     }
 }
 
@@ -214,7 +217,7 @@ impl Run {
             (&mut self.response_time, &other.response_time),
             (&mut self.lateness, &other.lateness),
         ] {
-            // Histograms of this program grow as they need to; one of a file that does not is left as it is.
+            // Both grow as they need to.
             let _ = ours.0.add(&theirs.0);
         }
         self.generator_busiest = self.generator_busiest.max(other.generator_busiest);
@@ -275,6 +278,17 @@ pub(crate) mod tests {
         let after: Times = serde_json::from_str(&text).expect("read");
         assert_eq!(after, before);
         assert!(serde_json::from_str::<Times>("\"HISTF\"").is_err());
+    }
+
+    #[test]
+    fn histograms_that_were_read_merge() {
+        let load = Load::Closed { callers: 1 };
+        let read = |micros| {
+            let text = serde_json::to_string(&run(load, 1.0, [micros])).expect("written");
+            serde_json::from_str::<Run>(&text).expect("read")
+        };
+        let both = Run::merged([&read(1), &read(60_000_000)]).expect("two runs");
+        assert_eq!((both.response_time.count(), both.response_time.0.max() > 59_000_000), (2, true));
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn judge_single(measured: &Measurements<'_>) -> Finding {
             problem: Problem::Performance,
             confidence: if sure { Confidence::High } else { Confidence::Medium },
             sentence: format!(
-                "Performance problem: a single user already misses the objective {objective}. More clones do not help: \
+                "A single user already misses the objective {objective}. More clones do not help: \
                  the call itself has to become faster."
             ),
             evidence,
@@ -237,7 +237,7 @@ fn judge_axis(axis: &Axis, measured: &Measurements<'_>, single: Problem) -> Axis
         .find(|level| level.mostly(|run| !Judgement::of(run, &measured.objective).objective_met));
     if let (Some(level), Problem::None) = (missed, single) {
         let sentence = format!(
-            "Scalability problem: a single user is served fast, and the objective {} is missed from {} {counts} on, although \
+            "A single user is served fast, and the objective {} is missed from {} {counts} on, although \
              throughput grows. What holds it back is not named.",
             measured.objective, level.n
         );
@@ -284,8 +284,7 @@ fn cause(kind: AxisKind, analysis: &Analysis) -> String {
     let counts = kind.counts();
     let kept = analysis.efficiencies.last().map_or(0.0, |last| 100.0 * last.value);
     format!(
-        "Scalability problem with the number of {counts}: a single user is served fast, but at {} {counts} throughput is {kept:.0} % \
-         of linear. It is held back by {what}.",
+        "A single user is served fast, but at {} {counts} throughput is {kept:.0} % of linear. It is held back by {what}.",
         analysis.n_max
     )
 }
