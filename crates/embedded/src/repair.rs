@@ -256,11 +256,9 @@ fn swap(dir: &Path, new: &Path) -> io::Result<PathBuf> {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(format!(".damaged-{seconds}"));
     let aside = dir.with_file_name(name);
-    fs::rename(dir, &aside)?;
-    if let Err(error) = fs::rename(new, dir) {
-        fs::rename(&aside, dir)?;
-        return Err(error);
-    }
+    // At once, so that no crash leaves the directory's place empty, where a start would begin with nothing.
+    rustix::fs::renameat_with(rustix::fs::CWD, dir, rustix::fs::CWD, new, rustix::fs::RenameFlags::EXCHANGE)?;
+    fs::rename(new, &aside)?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(parent)?.sync_all()?;
     Ok(aside)
