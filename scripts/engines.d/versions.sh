@@ -13,6 +13,8 @@ jaeger_version=1.76.0
 prometheus_version=2.42.0
 cargo_deny_version=0.20.2
 cargo_fuzz_version=0.13.2
+# The load generator that `shoal bench generator` runs beside ours.
+ghz_version=0.93.0
 
 # Gateways that `shoal bench gateway` runs beside ours. Debian's revisions of a version replace each other, so
 # only the version is pinned.

@@ -9,10 +9,10 @@ mod echo;
 mod engine;
 mod gateway;
 mod known;
+mod live_view;
 mod load;
 mod machine;
 mod mesh;
-#[allow(dead_code, reason = "the command that calls them comes next")]
 mod method;
 mod pace;
 mod pacing;
@@ -27,6 +27,7 @@ mod run;
 #[allow(dead_code, reason = "the commands that measure for it come next")]
 mod scale;
 mod session;
+mod single_load;
 
 use clap::{Args, Subcommand};
 
@@ -56,6 +57,8 @@ enum Bench {
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
+    /// One load on any gRPC service, at a rate or from a number of callers
+    Load(single_load::LoadArgs),
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
     Page(page::PageArgs),
@@ -87,6 +90,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Session(args) => session::run(&args).await,
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
+        Bench::Load(args) => single_load::run(&args).await,
         Bench::Page(args) => page::run(&args),
         Bench::Plan(args) => plan::run(&args),
         Bench::Known(args) => known::run(args).await,
@@ -118,7 +122,7 @@ mod tests {
     #[test]
     fn all_benchmarks_are_listed() {
         let list = list();
-        for name in ["mesh", "session", "engine", "gateway"] {
+        for name in ["mesh", "session", "engine", "gateway", "load"] {
             assert!(list.contains(&format!("\n  {name} ")), "{name}:\n{list}");
         }
         assert!(!list.contains("\n  echo "), "{list}");

@@ -1,8 +1,6 @@
 //! Loads: what is offered to a target, and what came out. The calls are made by threads of their own, apart from the
 //! benchmark's other work.
 
-#![allow(dead_code, reason = "the scale benchmark uses what the others do not")]
-
 pub(crate) mod arrivals;
 pub(crate) mod call;
 mod closed;

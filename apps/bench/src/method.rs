@@ -4,9 +4,11 @@ mod descriptors;
 mod flags;
 mod placeholder;
 mod similar;
+mod target_args;
 mod template;
 
 pub(crate) use flags::CallArgs;
+pub(crate) use target_args::TargetArgs;
 
 use std::net::SocketAddr;
 

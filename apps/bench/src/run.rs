@@ -120,11 +120,30 @@ pub(crate) fn command(arguments: impl Iterator<Item = String>) -> String {
     while let Some(argument) = arguments.next() {
         if argument == "--json" {
             arguments.next();
+        } else if argument == "--metadata" {
+            words.push(argument);
+            words.extend(arguments.next().map(|metadata| quoted(&without_value(&metadata))));
+        } else if let Some(metadata) = argument.strip_prefix("--metadata=") {
+            words.push(quoted(&format!("--metadata={}", without_value(metadata))));
         } else if !argument.starts_with("--json=") {
-            words.push(without_secret(&argument));
+            words.push(quoted(&without_secret(&argument)));
         }
     }
     words.join(" ")
+}
+
+/// Returns the name of a metadata entry: its value may be a token.
+fn without_value(metadata: &str) -> String {
+    format!("{}: …", metadata.split_once(':').map_or("", |(name, _)| name))
+}
+
+/// Returns a word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:,=@+%…".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn without_secret(argument: &str) -> String {
@@ -143,6 +162,16 @@ mod tests {
         let arguments = ["bench", "mesh", "--json", "a.json", "--redis", "redis://:pw@h:1/0", "--json=b"];
         let command = command(arguments.map(str::to_owned).into_iter());
         assert_eq!(command, "shoal bench mesh --redis redis://…@h:1/0");
+        let arguments = ["--metadata", "authorization: Bearer x", "--metadata=k: v"];
+        let command = super::command(arguments.map(str::to_owned).into_iter());
+        assert_eq!(command, "shoal --metadata 'authorization: …' '--metadata=k: …'");
+    }
+
+    #[test]
+    fn commands_can_be_pasted_into_shells() {
+        let arguments = ["--data", r#"{"a": "it's"}"#, "--method", "a.B/C=3", ""];
+        let command = super::command(arguments.map(str::to_owned).into_iter());
+        assert_eq!(command, r#"shoal --data '{"a": "it'\''s"}' --method a.B/C=3 ''"#);
     }
 
     #[test]

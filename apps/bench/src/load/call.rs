@@ -51,7 +51,7 @@ pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
 pub(crate) struct Answer {
     /// `grpc-status`, of the trailers or of a trailers-only answer; `None` if the server sent none.
     pub(crate) status: Option<u16>,
-    /// `grpc-message`, as it is on the wire, if the status is not OK.
+    /// `grpc-message`: mostly empty if the status is OK.
     pub(crate) message: String,
     pub(crate) body_bytes: usize,
 }
@@ -148,7 +148,39 @@ fn status_of(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
+/// Returns `grpc-message`, whose bytes may be percent-encoded.
 fn message_of(headers: &HeaderMap) -> String {
-    let message = headers.get("grpc-message").map(|message| message.as_bytes());
-    message.map(|message| String::from_utf8_lossy(message).into_owned()).unwrap_or_default()
+    let message = headers.get("grpc-message").map(|message| decoded(message.as_bytes()));
+    message.map(|message| String::from_utf8_lossy(&message).into_owned()).unwrap_or_default()
+}
+
+fn decoded(message: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| char::from(*message.get(at)?).to_digit(16);
+    let mut decoded = Vec::with_capacity(message.len());
+    let mut at = 0;
+    while let Some(byte) = message.get(at).copied() {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.extend(u8::try_from(high * 16 + low));
+                at += 3;
+            }
+            _ => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_percent_decoded() {
+        let decoded = |text: &str| String::from_utf8(decoded(text.as_bytes())).expect("UTF-8");
+        assert_eq!(decoded("key:%20%C3%A9%25"), "key: é%");
+        assert_eq!(decoded("100% of 5%2"), "100% of 5%2");
+    }
 }
