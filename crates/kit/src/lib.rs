@@ -21,6 +21,7 @@ pub use serving::backing::{Backing, Probe};
 pub use serving::budget::Memory;
 pub use serving::preface::{Preface, read_preface, refuse};
 pub use serving::rewound::Rewound;
+pub use serving::rpc::call_timeout;
 pub use serving::service::Service;
 pub use serving::{backing, message, serve, service};
 pub use settings::Settings;

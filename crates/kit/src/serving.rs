@@ -14,6 +14,6 @@ mod methods;
 pub(crate) mod preface;
 pub(crate) mod rewound;
 mod routes;
-mod rpc;
+pub(crate) mod rpc;
 pub mod serve;
 pub mod service;

@@ -1,8 +1,8 @@
 //! Coalesces concurrent identical reads into one.
 //!
 //! A caller may only be given a read that was sent after the caller came: an earlier read could miss a write that the caller
-//! knows to be done. So at most one read runs for each key. Callers that come meanwhile wait together for the *next* read,
-//! which is sent when the running one has ended.
+//! knows to be done. So at most one read runs for each key. Callers that come before it is sent share it; callers that come
+//! later wait together for the *next* read, which is sent when the running one has ended.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,7 +17,7 @@ pub(crate) struct Coalescer<K, V> {
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
-/// A read in flight, with the callers that wait for the next one.
+/// The callers that wait for the next read of a key. One that is running has its own.
 #[derive(Debug)]
 struct Flight<V> {
     next: Vec<Waiter<V>>,
@@ -44,7 +44,9 @@ pub(crate) enum Ticket<K: Eq + Hash, V> {
 pub(crate) struct Leader<K: Eq + Hash, V> {
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
     key: K,
+    /// The callers of the read that was sent.
     waiters: Vec<Waiter<V>>,
+    ended: bool,
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Coalescer<K, V> {
@@ -62,42 +64,63 @@ impl<K: Eq + Hash + Clone, V: Clone> Coalescer<K, V> {
             flight.next.push(waiter);
             return Ticket::Follow(receiver);
         }
-        flights.insert(key.clone(), Flight { next: Vec::new() });
-        let leader = Leader { flights: self.flights.clone(), key, waiters: vec![waiter] };
+        flights.insert(key.clone(), Flight { next: vec![waiter] });
+        let leader = Leader { flights: self.flights.clone(), key, waiters: Vec::new(), ended: false };
         Ticket::Lead(leader, receiver)
     }
 }
 
 impl<K: Eq + Hash, V: Clone> Leader<K, V> {
-    /// Runs `read` for the callers that came before it, then again for those that came while it ran, until none did.
+    /// Runs `read` for the callers that came before it is sent, then again for those that came while it ran, until none did.
     pub(crate) async fn run<F: Future<Output = V>>(mut self, read: impl Fn() -> F) {
+        // Callers that are ready to run come before the read is sent, and share it.
+        tokio::task::yield_now().await;
         loop {
-            let span = self.waiters.first().map_or_else(Span::none, |waiter| waiter.span.clone());
+            let span = self.send();
             let value = read().instrument(span).await;
-            // The caller may have left.
-            if let Some(last) = self.waiters.pop() {
-                for waiter in self.waiters.drain(..) {
-                    let _ = waiter.answer.send(value.clone());
-                }
-                let _ = last.answer.send(value);
-            }
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = flights.get_mut(&self.key).map(|flight| std::mem::take(&mut flight.next));
-            self.waiters = next.unwrap_or_default();
-            if self.waiters.iter().all(|waiter| waiter.answer.is_closed()) {
-                // Removed under the same lock as the look, so that the next caller leads.
-                flights.remove(&self.key);
-                self.waiters.clear();
-                return;
+            match self.answer(value) {
+                Some(leader) => self = leader,
+                None => return,
             }
         }
+    }
+
+    /// Takes the callers of the read that is sent now: those that come later wait for the next one. Returns the span of the
+    /// first.
+    pub(crate) fn send(&mut self) -> Span {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = flights.get_mut(&self.key).map(|flight| std::mem::take(&mut flight.next));
+        self.waiters = next.unwrap_or_default();
+        self.waiters.first().map_or_else(Span::none, |waiter| waiter.span.clone())
+    }
+
+    /// Gives the callers of the read that was sent its value. Returns the leader again if callers wait for another read.
+    pub(crate) fn answer(mut self, value: V) -> Option<Self> {
+        // The caller may have left.
+        if let Some(last) = self.waiters.pop() {
+            for waiter in self.waiters.drain(..) {
+                let _ = waiter.answer.send(value.clone());
+            }
+            let _ = last.answer.send(value);
+        }
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = flights
+            .get(&self.key)
+            .is_some_and(|flight| flight.next.iter().any(|waiter| !waiter.answer.is_closed()));
+        if !waited {
+            // Removed under the same lock as the look, so that the next caller leads.
+            flights.remove(&self.key);
+            self.ended = true;
+        }
+        drop(flights);
+        waited.then_some(self)
     }
 }
 
 /// Tells the waiters that the task was lost, and frees the key.
 impl<K: Eq + Hash, V> Drop for Leader<K, V> {
     fn drop(&mut self) {
-        if !self.waiters.is_empty() {
+        if !self.ended {
             self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
         }
     }
@@ -154,6 +177,17 @@ mod tests {
         while !coalescer.flights.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn callers_before_the_send_share_it() {
+        let (coalescer, reads) =
+            (Coalescer::new(), Arc::new(Reads { gate: Some(Semaphore::new(1)), ..Reads::default() }));
+        let receivers: Vec<_> = (0..1000).map(|_| read(&coalescer, &reads)).collect();
+        for receiver in receivers {
+            assert_eq!(receiver.await, Ok(1));
+        }
+        assert_eq!(reads.sent.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

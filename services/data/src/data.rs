@@ -3,14 +3,20 @@
 
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::store::WriteStore;
+use crate::clock::{Clock, WriteTimestamp};
+use crate::error::Error;
+use crate::page_key::{PageKey, PageKeys};
+use crate::page_token::Binding;
+use crate::store::{KeyStore, WriteStore};
 use crate::tags::Tags;
 
 /// Rows or tables of a page when the caller gives no size.
 pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
 /// Most rows or tables of a page.
 pub(crate) const PAGE_SIZE_MAX: usize = 1000;
+
+/// Longest page token that is looked at. Ours are shorter, because keys have at most 1 KiB.
+pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 
 /// The data of a store, as one clone offers it.
 #[derive(Debug, Clone)]
@@ -21,18 +27,73 @@ pub(crate) struct Data<S> {
     pub(crate) clock: Arc<Clock>,
     /// The reporter of what writes touch.
     pub(crate) tags: Tags,
+    keys: Arc<PageKeys>,
 }
 
 impl<S: WriteStore> Data<S> {
     /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
         let clock = store.clock();
-        Self { store, clock, tags: Tags::default() }
+        Self { store, clock, tags: Tags::default(), keys: Arc::default() }
     }
 
     /// Reports what writes touch.
     #[cfg(test)]
     pub(crate) fn reporting(self, tags: Tags) -> Self {
         Self { tags, ..self }
+    }
+}
+
+impl<S: KeyStore> Data<S> {
+    /// Makes the token of a place in a list.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub(crate) async fn seal(&self, binding: &Binding, place: &[u8]) -> Result<String, Error> {
+        let now = WriteTimestamp::now();
+        let key = match self.keys.signing(now) {
+            Some(key) => key,
+            None => self.signing_key(now).await?,
+        };
+        Ok(binding.seal(&key, place))
+    }
+
+    /// Returns the place in a token.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the token is none of ours or belongs to another request, and errors of the store.
+    pub(crate) async fn open(&self, binding: &Binding, token: &str) -> Result<Vec<u8>, Error> {
+        let token = binding.parse(token)?;
+        let mut key = self.keys.get(token.key);
+        if key.is_none() {
+            // Another clone may have made it since.
+            self.keys.learn(self.store.page_keys().await?);
+            key = self.keys.get(token.key);
+        }
+        Ok(binding.open(&token, key.as_ref())?)
+    }
+
+    /// Looks up the newest key, and makes one if there is none or it has signed for long.
+    async fn signing_key(&self, now: WriteTimestamp) -> Result<PageKey, Error> {
+        let mut keys = self.store.page_keys().await?;
+        let newest = keys.iter().max_by_key(|key| key.id).cloned();
+        let key = match (PageKey::due(newest.as_ref(), now), newest) {
+            (None, Some(newest)) => newest,
+            (Some(due), newest) => match (self.store.add_page_key(due).await, newest) {
+                (Ok(key), _) => {
+                    keys.push(key.clone());
+                    key
+                }
+                // A store that takes no writes now keeps the old key going.
+                (Err(error), Some(newest)) => {
+                    tracing::warn!(%error, "no new key for page tokens could be made");
+                    newest
+                }
+                (Err(error), None) => return Err(error),
+            },
+            (None, None) => return Err(Error::Internal("no key for page tokens is due".to_owned())),
+        };
+        self.keys.learn(keys);
+        Ok(key)
     }
 }

@@ -46,6 +46,12 @@ pub(crate) enum Error {
         /// The detail that was observed.
         detail: String,
     },
+    /// The rows to read stand behind more deleted rows than the engine passes over in one read.
+    #[error("{engine} met too many deleted rows")]
+    TooManyTombstones {
+        /// The name of the engine.
+        engine: &'static str,
+    },
     /// A write was sent and its answer did not come: it may have happened.
     #[error("the outcome of the write {token:?} is unknown: {detail}")]
     OutcomeUnknown {
@@ -168,6 +174,16 @@ impl From<Error> for ApiError {
             )
             .meta("engine", engine)
             .retry_after(RETRY_AFTER),
+            Error::TooManyTombstones { engine } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::TOO_MANY_TOMBSTONES,
+                format!(
+                    "{engine} keeps deleted and ended rows for some days (gc_grace_seconds), and has more of them here than it \
+                     reads through at once; set start behind them (descending: end before them), or ask for smaller ranges. \
+                     The same call fails until {engine} has removed them"
+                ),
+            )
+            .meta("engine", engine),
             Error::OutcomeUnknown { detail, token } => outcome_unknown(&detail, token.as_ref()),
             Error::ClockDrift { engine, drift_micros, limit } => {
                 let seconds = format!("{:+.3}", drift_micros as f64 / 1e6);

@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod key;
 mod mutation;
+mod page_key;
 mod page_token;
 mod read;
 mod row;

@@ -1,6 +1,5 @@
 //! The calls that read rows.
 
-use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
 use shoal_kit::{Invalid, reason};
 
@@ -8,7 +7,7 @@ use crate::data::Data;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey};
 use crate::row::Row;
-use crate::store::{Consistency, Lookup, Store};
+use crate::store::{Consistency, Lookup, Lookups, Store};
 use crate::value::Value;
 
 mod query;
@@ -17,8 +16,6 @@ pub(crate) use query::QueryRequest;
 
 /// Most keys of a BatchGet.
 const BATCH_KEYS_MAX: usize = 100;
-/// Most keys of a BatchGet that are read at the same time.
-const BATCH_READS_MAX: usize = 32;
 /// Most bytes of a BatchGet's rows. Its results end before the row that would pass it: clients take messages of 4 MiB.
 const BATCH_BYTES_MAX: usize = 2 << 20;
 
@@ -61,23 +58,24 @@ impl<S: Store> Data<S> {
             .into());
         }
         let table = self.table_for(table, consistency).await?;
-        let mut lookups = Vec::with_capacity(keys.len());
+        let mut parsed = Vec::with_capacity(keys.len());
         for (i, (partition, sort_key)) in keys.into_iter().enumerate() {
             let partition =
                 PartitionKey::parse(partition).map_err(|invalid| invalid.within(&format!("keys[{i}]")))?;
             let sort_key =
                 SortKey::parse(table.definition.sort_key_type, sort_key, &format!("keys[{i}].sort_key"))?;
-            lookups.push(Lookup { table: table.clone(), partition, sort_key, consistency });
+            parsed.push((partition, sort_key));
         }
-        let mut reads = stream::iter(lookups).map(|lookup| self.store.get(lookup)).buffered(BATCH_READS_MAX);
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = reads.next().await {
-            let row = row?;
-            bytes += row.as_ref().map_or(0, |row| row.attributes.encoded_len());
-            if bytes > BATCH_BYTES_MAX && !rows.is_empty() {
-                break;
+        let (mut rows, mut bytes) = (Vec::with_capacity(parsed.len()), 0);
+        while rows.len() < parsed.len() {
+            let keys = parsed[rows.len()..].to_vec();
+            for row in self.store.get_many(Lookups { table: table.clone(), keys, consistency }).await? {
+                bytes += row.as_ref().map_or(0, |row| row.attributes.encoded_len());
+                if bytes > BATCH_BYTES_MAX && !rows.is_empty() {
+                    return Ok(rows);
+                }
+                rows.push(row);
             }
-            rows.push(row);
         }
         Ok(rows)
     }

@@ -7,10 +7,19 @@ use crate::row_codec;
 use crate::value::Attributes;
 
 /// Most bytes of a page, which ends before the row that would pass it.
-const PAGE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Most rows looked at for a page, returned or passed over because they had ended, so that every call comes to an end.
 const LOOKED_MAX: usize = 10_000;
+
+/// Sizes of rows that a page has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The number of rows read at once.
+    pub(crate) rows: usize,
+    /// The bytes of the largest row.
+    pub(crate) largest: usize,
+}
 
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +41,8 @@ pub(crate) struct Page {
     pub(crate) rows: Vec<Row>,
     /// The last sort key looked at, when there may be more behind it.
     pub(crate) next: Option<SortKey>,
+    /// The sizes of the rows that were read, for the page behind this one.
+    pub(crate) seen: Option<Seen>,
 }
 
 impl Row {
@@ -107,9 +118,15 @@ impl PageBuilder {
         true
     }
 
-    /// Returns how many more rows the page could take, and within how many bytes.
-    pub(crate) fn room(&self) -> (usize, usize) {
-        (self.limit.saturating_sub(self.page.rows.len()), PAGE_BYTES_MAX.saturating_sub(self.bytes))
+    /// Returns the number of rows that were taken.
+    pub(crate) fn rows(&self) -> usize {
+        self.page.rows.len()
+    }
+
+    /// Forgets the rows that were taken, which are read again. They still count as looked at.
+    pub(crate) fn restart(&mut self) {
+        self.page.rows.clear();
+        (self.bytes, self.last) = (0, None);
     }
 
     /// Returns the page; `more` says that a row was refused.

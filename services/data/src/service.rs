@@ -61,7 +61,7 @@ impl<S: Store> DataService for Service<S> {
     }
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
-        read::query(&self.data, request.into_inner()).await
+        read::query(&self.data, request).await
     }
 
     async fn mutate(

@@ -2,13 +2,15 @@
 //! them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::{Clock, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
-use crate::row::{Page, Row};
+use crate::page_key::PageKey;
+use crate::row::{Page, Row, Seen};
 use crate::table::{Definition, Table, TableName};
 
 pub(crate) mod cassandra;
@@ -59,15 +61,40 @@ pub(crate) struct Query {
     pub(crate) limit: usize,
     /// The number of replicas to ask.
     pub(crate) consistency: Consistency,
+    /// The sizes of the rows on the page before this one.
+    pub(crate) seen: Option<Seen>,
+    /// The time past which the page ends with what it has.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Query {
+    /// Returns whether the page must end with what it has.
+    pub(crate) fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+/// Names several rows of one table to read.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookups {
+    /// The table of the rows.
+    pub(crate) table: Arc<Table>,
+    /// The partition and sort key of each row, at least one.
+    pub(crate) keys: Vec<(PartitionKey, SortKey)>,
+    /// The number of replicas to ask.
+    pub(crate) consistency: Consistency,
 }
 
 /// A store of tables. It is cheap to clone, and clones are the same store.
 ///
 /// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
 /// what was sent is finished in a task of its own.
-pub(crate) trait Store: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static {}
+pub(crate) trait Store:
+    TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static
+{
+}
 
-impl<S: TableStore + ReadStore + WriteStore + Clone + Send + Sync + 'static> Store for S {}
+impl<S: TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static> Store for S {}
 
 /// The tables of a store.
 pub(crate) trait TableStore {
@@ -100,13 +127,27 @@ pub(crate) trait TableStore {
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;
 }
 
+/// The keys that sign page tokens, kept in the store so that every clone has the same.
+pub(crate) trait KeyStore {
+    /// Returns every key that was ever made.
+    fn page_keys(&self) -> impl Future<Output = Result<Vec<PageKey>, Error>> + Send;
+
+    /// Adds a key, unless there is one of its id. Returns the key of that id, which every clone has from then on.
+    fn add_page_key(&self, key: PageKey) -> impl Future<Output = Result<PageKey, Error>> + Send;
+}
+
 /// The reads of a store.
 pub(crate) trait ReadStore {
     /// Returns the row, if it is there now. It shows every write that was answered before this call began (with
     /// [`Consistency::Eventual`], only those that have reached the replica that is asked).
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Row>, Error>> + Send;
 
-    /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show.
+    /// Returns the rows of the first of some keys, in their order, as `get` would: of one key at least, and of fewer than all where
+    /// rows are large.
+    fn get_many(&self, lookups: Lookups) -> impl Future<Output = Result<Vec<Option<Row>>, Error>> + Send;
+
+    /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show, and of each
+    /// write all or nothing.
     fn query(&self, query: Query) -> impl Future<Output = Result<Page, Error>> + Send;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_kit::page;
 
 use crate::clock::WriteTimestamp;
-use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, TOKEN_BYTES_MAX};
 use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
@@ -56,14 +56,14 @@ impl<S: Store> Data<S> {
         page_token: &str,
     ) -> Result<(Vec<Table>, String), Error> {
         let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
-        let binding = Binding::default().field(b"tables");
-        let after = if page_token.is_empty() { Vec::new() } else { binding.open(page_token)? };
+        let binding = Binding::new("tables", "page_token", TOKEN_BYTES_MAX);
+        let after = if page_token.is_empty() { Vec::new() } else { self.open(&binding, page_token).await? };
         let after = String::from_utf8(after).map_err(|_| Error::Internal("a token's table name".into()))?;
         let mut tables = self.store.tables(&after, limit + 1).await?;
         let more = tables.len() > limit;
         tables.truncate(limit);
         let next = match tables.last() {
-            Some(last) if more => binding.token(last.definition.name.as_str().as_bytes()),
+            Some(last) if more => self.seal(&binding, last.definition.name.as_str().as_bytes()).await?,
             _ => String::new(),
         };
         Ok((tables, next))

@@ -119,6 +119,7 @@ const ORDER: [(&str, &[&str]); 14] = [
             "tags",
             "page_token",
             "store",
+            "page_key",
             "coalesce",
             "config",
             "conditional",

@@ -179,6 +179,7 @@ reasons! {
     TOO_MANY_QUEUES RESOURCE_EXHAUSTED "There are as many queues as `queues_max` allows. Use one of them, or raise the limit."
     TOO_MANY_STATEMENTS RESOURCE_EXHAUSTED "The clone has as many statements in flight as it may. Try again shortly."
     TOO_MANY_TAGS INVALID_ARGUMENT "An entry has too many tags."
+    TOO_MANY_TOMBSTONES FAILED_PRECONDITION "The rows to read stand behind more deleted or ended rows than the engine passes over in one read (Cassandra: `tombstone_failure_threshold`). Set `start` behind them, or ask for smaller ranges; the same call fails until the engine has removed them."
     TOO_MANY_WAITING RESOURCE_EXHAUSTED "The clone has as many waiting calls as it takes. Try another clone, or later."
     TOO_MANY_WATCHES RESOURCE_EXHAUSTED "As many calls watch the upstreams as may. End one, or use ListUpstreams."
     UNFINISHED_MESSAGES RESOURCE_EXHAUSTED "Messages that have not fully arrived hold all the memory they may, and this one came slowest. Send it again."

@@ -179,6 +179,12 @@ fn split(path: &str) -> (&str, &str) {
 /// Looked up for every call: written out, it would be parsed each time.
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// Returns the time that a call was given by its caller, from the metadata it came with.
+#[must_use]
+pub fn call_timeout(metadata: &tonic::metadata::MetadataMap) -> Option<Duration> {
+    metadata.get(GRPC_TIMEOUT.as_str())?.to_str().ok().and_then(parse_timeout)
+}
+
 /// The caller's `grpc-timeout`, if any.
 fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };

@@ -1,14 +1,18 @@
 //! The built-in kind `data.TABLE`, against a small DataService.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use prost::Message as _;
 use shoal_kit::ApiError;
 use shoal_proto::data::v1 as data;
-use shoal_proto::data::v1::data_service_server::{DataService, DataServiceServer};
 use shoal_proto::r#type::v1::{Value, value};
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 
@@ -53,67 +57,70 @@ fn missing(reason: shoal_kit::reason::Reason) -> Status {
     ApiError::new(Code::NotFound, reason, "not there").into()
 }
 
-#[tonic::async_trait]
-impl DataService for Rows {
-    async fn get_table(
-        &self,
-        request: Request<data::GetTableRequest>,
-    ) -> Result<Response<data::GetTableResponse>, Status> {
+impl Rows {
+    fn get_table(&self, request: data::GetTableRequest) -> Result<data::GetTableResponse, Status> {
         self.table_gets.fetch_add(1, Ordering::SeqCst);
-        let name = request.into_inner().name;
+        let name = request.name;
         let sort_key_type =
             *self.tables.get(name.as_str()).ok_or_else(|| missing(shoal_kit::reason::TABLE_NOT_FOUND))?;
         let table = data::Table { name, sort_key_type: sort_key_type.into(), ..Default::default() };
-        Ok(Response::new(data::GetTableResponse { table: Some(table) }))
+        Ok(data::GetTableResponse { table: Some(table) })
     }
 
-    async fn get(&self, request: Request<data::GetRequest>) -> Result<Response<data::GetResponse>, Status> {
+    fn get(&self, get: &data::GetRequest) -> Result<data::GetResponse, Status> {
         self.gets.fetch_add(1, Ordering::SeqCst);
-        let get = request.into_inner();
         assert_ne!(get.consistency(), data::Consistency::Eventual, "a stale row would be cached as new");
         let rows = self.rows.lock().expect("no panic");
         let row = rows.iter().find(|(table, row)| {
             (table, &row.partition_key, &row.sort_key) == (&get.table, &get.partition_key, &get.sort_key)
         });
         let (_, row) = row.ok_or_else(|| missing(shoal_kit::reason::ROW_NOT_FOUND))?;
-        Ok(Response::new(data::GetResponse { row: Some(row.clone()) }))
-    }
-
-    async fn batch_get(
-        &self,
-        _: Request<data::BatchGetRequest>,
-    ) -> Result<Response<data::BatchGetResponse>, Status> {
-        Err(Status::unimplemented("the cache does not call it"))
-    }
-
-    async fn create_table(
-        &self,
-        _: Request<data::CreateTableRequest>,
-    ) -> Result<Response<data::CreateTableResponse>, Status> {
-        Err(Status::unimplemented("the cache does not call it"))
-    }
-
-    async fn list_tables(
-        &self,
-        _: Request<data::ListTablesRequest>,
-    ) -> Result<Response<data::ListTablesResponse>, Status> {
-        Err(Status::unimplemented("the cache does not call it"))
-    }
-
-    async fn query(&self, _: Request<data::QueryRequest>) -> Result<Response<data::QueryResponse>, Status> {
-        Err(Status::unimplemented("the cache does not call it"))
-    }
-
-    async fn mutate(
-        &self,
-        _: Request<data::MutateRequest>,
-    ) -> Result<Response<data::MutateResponse>, Status> {
-        Err(Status::unimplemented("the cache does not call it"))
+        Ok(data::GetResponse { row: Some(row.clone()) })
     }
 }
 
+/// Serves the two methods that the cache calls; any other path is UNIMPLEMENTED.
+impl tower::Service<http::Request<Body>> for Rows {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let rows = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/shoal.data.v1.DataService/Get" => unary(request, move |get| rows.get(&get)).await,
+                "/shoal.data.v1.DataService/GetTable" => unary(request, move |get| rows.get_table(get)).await,
+                path => Status::unimplemented(format!("the cache does not call {path}")).into_http(),
+            })
+        })
+    }
+}
+
+impl NamedService for Rows {
+    const NAME: &'static str = "shoal.data.v1.DataService";
+}
+
+async fn unary<I, O>(
+    request: http::Request<Body>,
+    answer: impl Fn(I) -> Result<O, Status> + Send + Sync + 'static,
+) -> http::Response<Body>
+where
+    I: prost::Message + Default + 'static,
+    O: prost::Message + Default + 'static,
+{
+    let service = tower::service_fn(move |request: Request<I>| {
+        std::future::ready(answer(request.into_inner()).map(Response::new))
+    });
+    tonic::server::Grpc::new(tonic_prost::ProstCodec::<O, I>::default()).unary(service, request).await
+}
+
 async fn start(rows: &Rows) -> (Peer, Clone) {
-    let peer = Peer::start(Routes::new(DataServiceServer::new(rows.clone()))).await;
+    let peer = Peer::start(Routes::new(rows.clone())).await;
     let clone = Clone::start(&format!("[peer]\ndata = '{}'\n", peer.address)).await;
     (peer, clone)
 }

@@ -1,14 +1,17 @@
 //! Query: the rows of a partition, a page at a time.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use shoal_kit::page;
 
-use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, TOKEN_BYTES_MAX};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::page_token::Binding;
-use crate::row::Row;
+use crate::row::{Row, Seen};
 use crate::store::{Consistency, Query, Store};
-use crate::table::Table;
+use crate::table::{SortKeyType, Table};
 use crate::value::Value;
 
 /// A query as the caller gives it.
@@ -30,6 +33,8 @@ pub(crate) struct QueryRequest {
     pub(crate) page_size: i32,
     /// Token of the page; empty for the first.
     pub(crate) page_token: String,
+    /// Time past which the page ends with what it has.
+    pub(crate) until: Option<Instant>,
 }
 
 impl<S: Store> Data<S> {
@@ -42,34 +47,80 @@ impl<S: Store> Data<S> {
         request: QueryRequest,
         consistency: Consistency,
     ) -> Result<(Vec<Row>, String), Error> {
-        let QueryRequest { table, partition_key, start, end, prefix, descending, page_size, page_token } =
-            request;
-        let limit = page::size(page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
+        let limit = page::size(request.page_size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
+        let (descending, until) = (request.descending, request.until);
+        let Slice { table, partition, range, seen, binding } =
+            self.slice("query", request, consistency).await?;
+        let Some(range) = range else { return Ok((Vec::new(), String::new())) };
+        let query = Query { table, partition, range, descending, limit, consistency, seen, until };
+        let page = self.store.query(query).await?;
+        let next = match page.next {
+            Some(last) => self.seal(&binding, &place(&last, page.seen)).await?,
+            None => String::new(),
+        };
+        Ok((page.rows, next))
+    }
+
+    /// Finds the rows that a request is about, from where its token says.
+    pub(super) async fn slice(
+        &self,
+        call: &'static str,
+        request: QueryRequest,
+        consistency: Consistency,
+    ) -> Result<Slice, Error> {
+        let QueryRequest { table, partition_key, start, end, prefix, descending, page_token, .. } = request;
         let partition = PartitionKey::parse(partition_key)?;
         let table = self.table_for(&table, consistency).await?;
         let of = table.definition.sort_key_type;
         let range = SortRange::parse(of, start, end, prefix)?;
-        let binding = binding(&table, &partition, &range, descending);
-        let range = if page_token.is_empty() {
-            (!range.is_empty()).then_some(range)
+        let binding = binding(call, &table, &partition, &range, descending);
+        let (range, seen) = if page_token.is_empty() {
+            ((!range.is_empty()).then_some(range), None)
         } else {
-            let last = binding.open(&page_token)?;
-            let last = SortKey::of_ordered_bytes(of, &last)
+            let place = self.open(&binding, &page_token).await?;
+            let (last, seen) = read_place(of, &place)
                 .ok_or_else(|| Error::Internal("a page token's sort key is of another type".into()))?;
-            range.behind(&last, descending)
+            (range.behind(&last, descending), seen)
         };
-        let Some(range) = range else { return Ok((Vec::new(), String::new())) };
-        let page =
-            self.store.query(Query { table, partition, range, descending, limit, consistency }).await?;
-        let next = page.next.map(|last| binding.token(&last.ordered_bytes())).unwrap_or_default();
-        Ok((page.rows, next))
+        Ok(Slice { table, partition, range, seen, binding })
     }
 }
 
-fn binding(table: &Table, partition: &PartitionKey, range: &SortRange, descending: bool) -> Binding {
+/// The rows of a partition that a call is about.
+pub(super) struct Slice {
+    pub(super) table: Arc<Table>,
+    pub(super) partition: PartitionKey,
+    /// The range of sort keys; none if no row can be in it.
+    pub(super) range: Option<SortRange>,
+    /// The sizes of the rows on the page before.
+    pub(super) seen: Option<Seen>,
+    pub(super) binding: Binding,
+}
+
+/// Writes down where a page ended, and how large its rows were.
+pub(super) fn place(last: &SortKey, seen: Option<Seen>) -> Vec<u8> {
+    let rows = seen.map_or(0, |seen| u16::try_from(seen.rows).unwrap_or(u16::MAX));
+    let largest = seen.map_or(0, |seen| u32::try_from(seen.largest).unwrap_or(u32::MAX));
+    [&rows.to_be_bytes()[..], &largest.to_be_bytes(), &last.ordered_bytes()].concat()
+}
+
+fn read_place(of: SortKeyType, place: &[u8]) -> Option<(SortKey, Option<Seen>)> {
+    let (rows, rest) = place.split_first_chunk()?;
+    let (largest, last) = rest.split_first_chunk()?;
+    let (rows, largest) = (u16::from_be_bytes(*rows), u32::from_be_bytes(*largest));
+    let seen = Seen { rows: rows.into(), largest: usize::try_from(largest).ok()? };
+    Some((SortKey::of_ordered_bytes(of, last)?, (rows > 0).then_some(seen)))
+}
+
+fn binding(
+    call: &'static str,
+    table: &Table,
+    partition: &PartitionKey,
+    range: &SortRange,
+    descending: bool,
+) -> Binding {
     let bound = |bound: &Option<SortKey>| bound.as_ref().map(SortKey::ordered_bytes).unwrap_or_default();
-    Binding::default()
-        .field(b"query")
+    Binding::new(call, "page_token", TOKEN_BYTES_MAX)
         .field(table.id.as_bytes())
         .field(partition.as_str().as_bytes())
         .field(&[u8::from(range.start.is_some()), u8::from(range.end.is_some()), u8::from(descending)])

@@ -1,11 +1,12 @@
 //! Values, times and levels between the bindings and the domain.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_kit::{Invalid, reason};
 use shoal_proto::convert;
 use shoal_proto::data::v1 as pb;
 use shoal_proto::r#type::v1 as types;
+use tonic::metadata::MetadataMap;
 
 use crate::clock::WriteTimestamp;
 use crate::row::Row;
@@ -22,6 +23,11 @@ pub(super) fn consistency_in(number: i32) -> Result<Consistency, Invalid> {
         Ok(pb::Consistency::Strong) => Ok(Consistency::Strong),
         Err(_) => Err(unknown_enum("consistency", number)),
     }
+}
+
+/// Returns when a page must end with what it has: when a fifth of the caller's time is left. None for callers that wait for ever.
+pub(super) fn page_end(metadata: &MetadataMap) -> Option<Instant> {
+    shoal_kit::call_timeout(metadata).and_then(|timeout| Instant::now().checked_add(timeout / 5 * 4))
 }
 
 pub(super) fn unknown_enum(field: &str, number: i32) -> Invalid {

@@ -2,11 +2,11 @@
 
 use shoal_kit::Invalid;
 use shoal_proto::data::v1 as pb;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::data::Data;
 use crate::read::QueryRequest;
-use crate::service::codec::{consistency_in, optional, row_out};
+use crate::service::codec::{consistency_in, optional, page_end, row_out};
 use crate::store::Store;
 
 pub(super) async fn get<S: Store>(
@@ -42,9 +42,10 @@ pub(super) async fn batch_get<S: Store>(
 
 pub(super) async fn query<S: Store>(
     data: &Data<S>,
-    request: pb::QueryRequest,
+    request: Request<pb::QueryRequest>,
 ) -> Result<Response<pb::QueryResponse>, Status> {
-    let request = request;
+    let until = page_end(request.metadata());
+    let request = request.into_inner();
     let consistency = consistency_in(request.consistency)?;
     let partition_key = request.partition_key.clone();
     let query = QueryRequest {
@@ -56,6 +57,7 @@ pub(super) async fn query<S: Store>(
         descending: request.descending,
         page_size: request.page_size,
         page_token: request.page_token,
+        until,
     };
     let (rows, next_page_token) = data.query(query, consistency).await?;
     let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();

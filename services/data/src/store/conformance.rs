@@ -4,6 +4,7 @@
 mod conditional;
 mod delete_range;
 pub(crate) mod history;
+mod page_token;
 mod query;
 mod row;
 mod table;
@@ -61,12 +62,16 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     delete_range::deleted_ranges_hide_older_puts(clones).await;
     delete_range::put_survives_range_delete_beside_it(clones).await;
     ttl::a_row_ends_with_its_ttl(clones).await;
+    page_token::clones_agree_on_a_key(clones).await;
+    page_token::token_outlives_new_keys(clones).await;
     query::rows_are_ordered_by_sort_key(clones).await;
     query::range_includes_start_excludes_end(clones).await;
     query::pages_continue_on_another_clone(clones).await;
+    query::late_pages_end_early(clones).await;
     query::a_page_ends_at_a_mebibyte(clones).await;
     row::several_rows_are_read_at_once(clones).await;
     visibility::a_write_is_seen_whole(clones).await;
+    visibility::a_page_shows_one_write(clones).await;
     visibility::reads_show_every_answered_write(clones).await;
     conditional::conditions_decide_about_the_write(clones).await;
     conditional::every_sort_key_takes_conditions(clones).await;
@@ -157,6 +162,24 @@ fn value_of(row: &Row) -> String {
 
 fn request(table: &str) -> QueryRequest {
     QueryRequest { table: table.to_owned(), partition_key: "p".to_owned(), ..QueryRequest::default() }
+}
+
+/// Makes a query of all rows of a partition.
+pub(crate) fn query_of(table: &str, partition: &str) -> QueryRequest {
+    QueryRequest { table: table.to_owned(), partition_key: partition.to_owned(), ..QueryRequest::default() }
+}
+
+/// Returns all rows of a query of one clone.
+pub(crate) async fn all_rows<S: Store>(data: &Data<S>, mut request: QueryRequest) -> Vec<Row> {
+    let mut rows = Vec::new();
+    loop {
+        let (page, next) = data.query(request.clone(), Consistency::Quorum).await.unwrap();
+        rows.extend(page);
+        if next.is_empty() {
+            return rows;
+        }
+        request.page_token = next;
+    }
 }
 
 /// Returns all rows of a query, page by page, each page from the other clone.

@@ -8,6 +8,7 @@
 //! | `ranges` | partition, first sort key | a deleted range |
 //! | `applied` | partition, hash of a token | a conditional write that was applied |
 //! | `due` | time, then a key of `rows`, `ranges` or `applied` | what the sweeper looks at then |
+//! | `page_keys` | id | a key that signs page tokens |
 //!
 //! Reads take a snapshot, so a page shows each write whole.
 
@@ -25,6 +26,7 @@ use crate::table::{Definition, Table, TableName};
 
 mod conditional;
 mod entry;
+mod keys;
 mod layout;
 mod range_tombstone;
 mod read;
@@ -57,6 +59,7 @@ struct Keyspaces {
     ranges: Keyspace,
     applied: Keyspace,
     due: Keyspace,
+    page_keys: Keyspace,
 }
 
 impl EmbeddedStore {
@@ -67,6 +70,7 @@ impl EmbeddedStore {
             ranges: database.keyspace("ranges")?,
             applied: database.keyspace("applied")?,
             due: database.keyspace("due")?,
+            page_keys: database.keyspace("page_keys")?,
         };
         Ok(Self {
             database,

@@ -11,8 +11,9 @@ use crate::conditional::{ConditionalWrite, Found, Outcome, Replacement, WriteHas
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
+use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{Lookup, Query, ReadStore, TableStore, WriteStore};
+use crate::store::{KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
 use crate::table::{Definition, Table, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,7 @@ pub(crate) struct Model {
     tables: Arc<Mutex<BTreeMap<TableName, Arc<Table>>>>,
     writes: Arc<Mutex<Vec<Write>>>,
     conditional: Arc<Mutex<HashMap<(Uuid, PartitionKey), Conditional>>>,
+    keys: Arc<Mutex<Vec<PageKey>>>,
 }
 
 /// A partition of a conditional table.
@@ -88,6 +90,21 @@ impl TableStore for Model {
     }
 }
 
+impl KeyStore for Model {
+    async fn page_keys(&self) -> Result<Vec<PageKey>, Error> {
+        Ok(self.keys.lock().unwrap().clone())
+    }
+
+    async fn add_page_key(&self, key: PageKey) -> Result<PageKey, Error> {
+        let mut keys = self.keys.lock().unwrap();
+        if let Some(stands) = keys.iter().find(|stands| stands.id == key.id) {
+            return Ok(stands.clone());
+        }
+        keys.push(key.clone());
+        Ok(key)
+    }
+}
+
 impl ReadStore for Model {
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let rows = self.rows(lookup.table.id, &lookup.partition, &SortRange::default());
@@ -95,6 +112,15 @@ impl ReadStore for Model {
             Some((key, (stamp, _, cell))) => Row::of_cell(key, &cell, stamp, WriteTimestamp::now()),
             None => Ok(None),
         }
+    }
+
+    async fn get_many(&self, lookups: Lookups) -> Result<Vec<Option<Row>>, Error> {
+        let Lookups { table, keys, consistency } = lookups;
+        let mut rows = Vec::new();
+        for (partition, sort_key) in keys {
+            rows.push(self.get(Lookup { table: table.clone(), partition, sort_key, consistency }).await?);
+        }
+        Ok(rows)
     }
 
     async fn query(&self, query: Query) -> Result<Page, Error> {

@@ -100,7 +100,7 @@ impl<S: Store> Subject<S> {
             prefix,
             descending: rng.bool(),
             page_size: rng.i32(0..5),
-            page_token: String::new(),
+            ..QueryRequest::default()
         };
         let call = format!("{request:?}");
         let mut pages: Vec<Vec<Row>> = Vec::new();

@@ -7,6 +7,9 @@ use crate::error::Error;
 /// Name of the engine in errors.
 pub(super) const ENGINE: &str = "cassandra";
 
+/// Words by which Cassandra tells that a read met more tombstones than its `tombstone_failure_threshold`.
+const TOO_MANY_TOMBSTONES: &str = "READ_TOO_MANY_TOMBSTONES";
+
 /// Purpose of a statement, which decides what its failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
@@ -56,6 +59,11 @@ impl Intent {
             return missing.into_error();
         }
         match error {
+            RequestAttemptError::DbError(DbError::ReadFailure { .. }, text)
+                if text.contains(TOO_MANY_TOMBSTONES) =>
+            {
+                Error::TooManyTombstones { engine: ENGINE }
+            }
             RequestAttemptError::BrokenConnectionError(_) | RequestAttemptError::UnableToAllocStreamId => {
                 self.unreachable(error.to_string())
             }

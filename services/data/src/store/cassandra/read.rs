@@ -1,29 +1,38 @@
-//! Reads of rows: one row, and the pages of a partition.
+//! Reads of rows: one row, or several of one partition with one statement. Concurrent reads of a row are one.
 
-use scylla::response::query_result::QueryResult;
-use scylla::statement::Consistency as CqlConsistency;
-
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::clock::WriteTimestamp;
-use crate::coalesce::Ticket;
-use crate::error::Error;
-use crate::key::SortKey;
-use crate::row::{Page, PageBuilder, Row};
-use crate::store::cassandra::CassandraStore;
-use crate::store::cassandra::failure::{ENGINE, Intent};
-use crate::store::cassandra::registry::{answer, undecodable};
-use crate::store::cassandra::statements::{Bind, Kind, Statements, lowest};
-use crate::store::{Consistency, Lookup, Query, ReadStore};
-use crate::table::SortKeyType;
+use futures::future::join_all;
+use scylla::response::query_result::QueryResult;
+use scylla::statement::Consistency as CqlConsistency;
+use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
-/// Bytes that a fetch of rows reads, by the size of the rows read lately.
-const FETCH_BYTES: usize = 1 << 20;
-/// Fewest rows of a fetch.
-const FETCH_ROWS_MIN: usize = 16;
+use crate::clock::WriteTimestamp;
+use crate::coalesce::{Leader, Ticket};
+use crate::error::Error;
+use crate::key::{PartitionKey, SortKey};
+use crate::row::{Page, Row};
+use crate::store::cassandra::failure::{ENGINE, Intent};
+use crate::store::cassandra::fetch_plan::FetchPlan;
+use crate::store::cassandra::page::each_row;
+use crate::store::cassandra::registry::{answer, undecodable};
+use crate::store::cassandra::statements::{Bind, Kind, Statements};
+use crate::store::cassandra::{CassandraStore, ReadKey};
+use crate::store::{Consistency, Lookup, Lookups, Query, ReadStore};
+use crate::table::{SortKeyType, Table};
+
+/// Bytes of the rows that are read at once for several keys, if all are as large as the largest that was seen in the table.
+const MANY_BYTES: usize = 4 << 20;
+/// Keys that are read at once from a table of which no row was seen.
+const MANY_ROWS_UNKNOWN: usize = 16;
+
+type ReadLeader = Leader<ReadKey, Result<Option<Row>, Error>>;
+type ReadAnswer = oneshot::Receiver<Result<Option<Row>, Error>>;
 
 impl CassandraStore {
-    async fn select(
+    pub(super) async fn select(
         &self,
         statements: &Arc<Statements>,
         kind: Kind,
@@ -55,62 +64,29 @@ impl CassandraStore {
         let row: Option<(Option<&[u8]>, Option<i64>)> = result.maybe_first_row().map_err(undecodable)?;
         match row {
             Some((Some(cell), Some(write_time))) => {
+                statements.sizes().note(cell.len());
                 Row::of_cell(sort_key, cell, WriteTimestamp(write_time), WriteTimestamp::now())
             }
             _ => Ok(None),
         }
     }
 
-    /// Reads rows from `range` until the page is full, a fetch at a time, so that neither side holds much more than a page in
-    /// memory.
-    async fn page(&self, query: Query) -> Result<Page, Error> {
-        let Query { table, partition, mut range, descending, limit, consistency } = query;
-        let of = table.definition.sort_key_type;
-        let statements = self.statements(&table);
-        let mut page = PageBuilder::new(limit, WriteTimestamp::now());
-        loop {
-            let (rows_left, bytes_left) = page.room();
-            let by_bytes = bytes_left.min(FETCH_BYTES) / statements.row_bytes();
-            // One row more than fits tells whether there is more.
-            let fetch = (rows_left + 1).min(by_bytes.max(FETCH_ROWS_MIN));
-            let kind = match (descending, range.end.is_some()) {
-                (false, false) => Kind::AscendingFrom,
-                (false, true) => Kind::AscendingFromTo,
-                (true, false) => Kind::DescendingFrom,
-                (true, true) => Kind::DescendingFromTo,
-            };
-            let start = range.start.clone().unwrap_or_else(|| lowest(of));
-            let values = [
-                Some(Bind::Text(partition.as_str().to_owned())),
-                Bind::sort_key(&start),
-                range.end.as_ref().and_then(Bind::sort_key),
-                Some(Bind::Int(i32::try_from(fetch).unwrap_or(i32::MAX))),
-            ];
-            let values = values.into_iter().flatten().collect();
-            let result = self.select(&statements, kind, consistency, values).await?;
-            let Fetched { rows, bytes, last, full } = fill(&mut page, of, result)?;
-            statements.learn(rows, bytes);
-            if full {
-                return Ok(page.finish(true));
-            }
-            let Some(last) = last.filter(|_| rows == fetch) else { return Ok(page.finish(false)) };
-            let Some(rest) = range.behind(&last, descending) else { return Ok(page.finish(false)) };
-            range = rest;
+    /// Joins the reads of a row. The caller that comes first gets the right to run them.
+    fn join(&self, lookup: &Lookup) -> (Option<ReadLeader>, ReadAnswer) {
+        let Lookup { table, partition, sort_key, consistency } = lookup;
+        match self.inner.reads.join((table.id, partition.clone(), sort_key.clone(), *consistency)) {
+            Ticket::Follow(receiver) => (None, receiver),
+            Ticket::Lead(leader, receiver) => (Some(leader), receiver),
         }
     }
-}
 
-impl ReadStore for CassandraStore {
-    async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
-        let key = (lookup.table.id, lookup.partition.clone(), lookup.sort_key.clone(), lookup.consistency);
-        let receiver = match self.inner.reads.join(key) {
-            Ticket::Follow(receiver) => receiver,
-            Ticket::Lead(leader, receiver) => {
-                let store = self.clone();
-                self.inner.link.spawn(leader.run(move || store.clone().read(lookup.clone())));
-                receiver
-            }
-        };
+    /// Runs the reads of a row in a task of its own.
+    fn lead(&self, leader: ReadLeader, lookup: Lookup) {
+        let store = self.clone();
+        self.inner.link.spawn(leader.run(move || store.clone().read(lookup.clone())));
+    }
+
+    async fn answered(&self, receiver: ReadAnswer) -> Result<Option<Row>, Error> {
         let timeout = self.inner.link.config().statement_timeout;
         match tokio::time::timeout(timeout, receiver).await {
             Ok(Ok(outcome)) => outcome,
@@ -119,6 +95,112 @@ impl ReadStore for CassandraStore {
                 Err(Error::ReadFailed { engine: ENGINE, detail: format!("no answer within {timeout:?}") })
             }
         }
+    }
+
+    /// Reads rows of one partition with few statements, for all who wait for them: the first reads few rows, and the next ones
+    /// as many as the sizes of those allow.
+    async fn read_group(
+        self,
+        table: Arc<Table>,
+        partition: PartitionKey,
+        consistency: Consistency,
+        mut group: Vec<(SortKey, ReadLeader)>,
+    ) {
+        tokio::task::yield_now().await;
+        let statements = self.statements(&table);
+        let mut plan = FetchPlan::new(
+            group.len(),
+            statements.sizes().of_partition(partition.as_str()),
+            statements.sizes().largest(),
+        );
+        while !group.is_empty() {
+            let mut chunk: Vec<_> = group.drain(..plan.rows().min(group.len())).collect();
+            let spans: Vec<_> = chunk.iter_mut().map(|(_, leader)| leader.send()).collect();
+            let keys = chunk.iter().map(|(key, _)| key);
+            let read = self.read_keys(&statements, &table, &partition, consistency, keys, &mut plan);
+            let span = spans.into_iter().next().unwrap_or_else(tracing::Span::none);
+            let mut rows = read.instrument(span).await;
+            for (sort_key, leader) in chunk {
+                let value = match &mut rows {
+                    Ok(rows) => Ok(rows.remove(&sort_key)),
+                    Err(error) => Err(error.clone()),
+                };
+                if let Some(leader) = leader.answer(value) {
+                    let (table, partition) = (table.clone(), partition.clone());
+                    self.lead(leader, Lookup { table, partition, sort_key, consistency });
+                }
+            }
+        }
+    }
+
+    /// Reads rows of one partition with one statement.
+    async fn read_keys(
+        &self,
+        statements: &Arc<Statements>,
+        table: &Table,
+        partition: &PartitionKey,
+        consistency: Consistency,
+        keys: impl Iterator<Item = &SortKey>,
+        plan: &mut FetchPlan,
+    ) -> Result<HashMap<SortKey, Row>, Error> {
+        let keys: Vec<Bind> = keys.filter_map(Bind::sort_key).collect();
+        let asked = keys.len();
+        let values = vec![Bind::Text(partition.as_str().to_owned()), Bind::List(keys)];
+        let result = self.select(statements, Kind::GetMany, consistency, values).await?;
+        let (now, mut rows) = (WriteTimestamp::now(), HashMap::new());
+        let (mut bytes, mut largest) = (0, 0);
+        each_row(table.definition.sort_key_type, result, |sort_key, cell| {
+            if let Some((cell, write_time)) = cell {
+                bytes += cell.len();
+                largest = largest.max(cell.len());
+                if let Some(row) = Row::of_cell(sort_key.clone(), cell, write_time, now)? {
+                    rows.insert(sort_key, row);
+                }
+            }
+            Ok(())
+        })?;
+        plan.fetched(asked, bytes, largest);
+        statements.sizes().note(largest);
+        Ok(rows)
+    }
+}
+
+impl ReadStore for CassandraStore {
+    async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
+        let (leader, receiver) = self.join(&lookup);
+        if let Some(leader) = leader {
+            self.lead(leader, lookup);
+        }
+        self.answered(receiver).await
+    }
+
+    async fn get_many(&self, lookups: Lookups) -> Result<Vec<Option<Row>>, Error> {
+        let Lookups { table, mut keys, consistency } = lookups;
+        let window = match self.statements(&table).sizes().largest() {
+            0 => MANY_ROWS_UNKNOWN,
+            largest => (MANY_BYTES / largest).max(2),
+        };
+        keys.truncate(window);
+        let mut groups: HashMap<PartitionKey, Vec<(SortKey, ReadLeader)>> = HashMap::new();
+        let mut receivers = Vec::with_capacity(keys.len());
+        for (partition, sort_key) in keys {
+            let lookup = Lookup { table: table.clone(), partition, sort_key, consistency };
+            let (leader, receiver) = self.join(&lookup);
+            receivers.push(receiver);
+            if let Some(leader) = leader {
+                groups.entry(lookup.partition).or_default().push((lookup.sort_key, leader));
+            }
+        }
+        for (partition, mut group) in groups {
+            if group.len() > 1 {
+                let group = self.clone().read_group(table.clone(), partition, consistency, group);
+                self.inner.link.spawn(group);
+            } else if let Some((sort_key, leader)) = group.pop() {
+                self.lead(leader, Lookup { table: table.clone(), partition, sort_key, consistency });
+            }
+        }
+        let answers = join_all(receivers.into_iter().map(|receiver| self.answered(receiver))).await;
+        answers.into_iter().collect()
     }
 
     async fn query(&self, query: Query) -> Result<Page, Error> {
@@ -131,50 +213,6 @@ impl ReadStore for CassandraStore {
         }
         let Query { table, partition, consistency, .. } = query;
         let row = self.get(Lookup { table, partition, sort_key: SortKey::Unit, consistency }).await?;
-        Ok(Page { rows: row.into_iter().collect(), next: None })
+        Ok(Page { rows: row.into_iter().collect(), ..Page::default() })
     }
-}
-
-/// Result of one fetch of rows.
-struct Fetched {
-    rows: usize,
-    bytes: usize,
-    last: Option<SortKey>,
-    full: bool,
-}
-
-/// Puts fetched rows into a page.
-fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<Fetched, Error> {
-    type Cell<'a> = (Option<&'a [u8]>, Option<i64>);
-    let result = result.into_rows_result().map_err(undecodable)?;
-    let mut fetched = Fetched { rows: result.rows_num(), bytes: 0, last: None, full: false };
-    let mut take = |sort_key: SortKey, (cell, write_time): Cell<'_>| {
-        let taken = match (cell, write_time) {
-            (Some(cell), Some(write_time)) => {
-                fetched.bytes += cell.len();
-                page.offer(sort_key.clone(), cell, WriteTimestamp(write_time))?
-            }
-            _ => page.pass_over(sort_key.clone()),
-        };
-        fetched.last = Some(sort_key);
-        fetched.full = !taken;
-        Ok::<bool, Error>(taken)
-    };
-    macro_rules! each {
-        ($type:ty, $key:expr) => {
-            for row in result.rows::<($type, Option<&[u8]>, Option<i64>)>().map_err(undecodable)? {
-                let (key, cell, write_time) = row.map_err(undecodable)?;
-                if !take($key(key), (cell, write_time))? {
-                    break;
-                }
-            }
-        };
-    }
-    match of {
-        SortKeyType::String => each!(&str, |text: &str| SortKey::Text(text.to_owned())),
-        SortKeyType::Int64 => each!(i64, SortKey::Int),
-        SortKeyType::Bytes => each!(&[u8], |bytes: &[u8]| SortKey::Bytes(bytes.to_vec().into())),
-        SortKeyType::None => {}
-    }
-    Ok(fetched)
 }

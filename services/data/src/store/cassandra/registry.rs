@@ -225,7 +225,7 @@ async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Resu
 }
 
 /// Sends a lightweight transaction. Returns whether it was applied.
-async fn transact(
+pub(super) async fn transact(
     link: &Link,
     connected: &Arc<Connected>,
     operation: &'static str,
@@ -243,19 +243,23 @@ async fn transact(
 }
 
 /// The attempts at a lightweight transaction that may be repeated: others contend for the row, or an answer is lost.
-struct Attempts {
+pub(super) struct Attempts {
     left: usize,
     pause: Duration,
     until: Instant,
 }
 
 impl Attempts {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { left: CAS_ATTEMPTS - 1, pause: CAS_PAUSE, until: Instant::now() + SCHEMA_TIMEOUT }
     }
 
     /// Returns the outcome if it is the last, else waits before the next attempt.
-    async fn settled<T>(&mut self, link: &Link, outcome: Result<T, Error>) -> Option<Result<T, Error>> {
+    pub(super) async fn settled<T>(
+        &mut self,
+        link: &Link,
+        outcome: Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
         let open = matches!(outcome, Err(Error::OutcomeUnknown { .. } | Error::ReadFailed { .. }));
         let time_left = Instant::now() + self.pause < self.until;
         if !open || self.left == 0 || !time_left || link.healthy().is_err() {
@@ -286,7 +290,8 @@ pub(super) async fn look(
     records(result)?.into_iter().next().map(table_of).transpose()
 }
 
-fn records(result: QueryResult) -> Result<Vec<Record>, Error> {
+/// Reads the rows of the registry in a result.
+pub(super) fn records(result: QueryResult) -> Result<Vec<Record>, Error> {
     let result = result.into_rows_result().map_err(undecodable)?;
     let rows = result.rows::<Record>().map_err(undecodable)?;
     rows.map(|row| row.map_err(undecodable)).collect()

@@ -21,6 +21,8 @@ pub(super) const SPACE: &str = "shoal";
 pub(super) const STORE_SPACE: &str = "store";
 /// Name of the row with the store's own name.
 pub(super) const STORE_NAME: &str = "id";
+/// Partition of the rows with the keys of page tokens, by number. The id of such a row is the key's secret.
+pub(super) const KEY_SPACE: &str = "page_keys";
 /// State of a table whose CQL table may not be there yet.
 pub(super) const CREATING: &str = "creating";
 /// State of a table whose CQL table is there, on every node.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,18 +21,17 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::key::SortKey;
 use crate::store::cassandra::failure::Intent;
+use crate::store::cassandra::fetch_plan::RowSizes;
 use crate::store::cassandra::link::Link;
 use crate::store::cassandra::schema::cql_table;
 use crate::table::{SortKeyType, Table, WriteMode};
-
-/// Assumed size of a table's rows before any was read.
-const ROW_BYTES_GUESS: usize = 1024;
 
 /// Kind of statement. `From` and `To` are its bounds. A scan always has a lower bound, the smallest key of all if need be, so
 /// that few statements are enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Get,
+    GetMany,
     AscendingFrom,
     AscendingFromTo,
     DescendingFrom,
@@ -56,6 +55,7 @@ impl Kind {
     /// All kinds.
     const ALL: [Kind; KINDS] = [
         Kind::Get,
+        Kind::GetMany,
         Kind::AscendingFrom,
         Kind::AscendingFromTo,
         Kind::DescendingFrom,
@@ -143,7 +143,7 @@ pub(super) struct Statements {
     has_sort_key: bool,
     conditional: bool,
     slots: [Slot; KINDS],
-    row_bytes: AtomicUsize,
+    sizes: RowSizes,
 }
 
 impl Statements {
@@ -154,7 +154,7 @@ impl Statements {
             has_sort_key: table.definition.sort_key_type != SortKeyType::None,
             conditional: table.definition.write_mode == WriteMode::Conditional,
             slots: std::array::from_fn(|_| Slot::new()),
-            row_bytes: AtomicUsize::new(ROW_BYTES_GUESS),
+            sizes: RowSizes::new(),
         }
     }
 
@@ -232,6 +232,9 @@ impl Statements {
         };
         match kind {
             Kind::Get => format!("SELECT cell, {time} FROM {table} WHERE {row}"),
+            Kind::GetMany => {
+                format!("SELECT sk, cell, {time} FROM {table} WHERE {partition} AND sk IN ?")
+            }
             Kind::AscendingFrom => select("sk >= ?", "ASC"),
             Kind::AscendingFromTo => select("sk >= ? AND sk < ?", "ASC"),
             Kind::DescendingFrom => select("sk >= ?", "DESC"),
@@ -263,18 +266,9 @@ impl Statements {
         }
     }
 
-    /// Returns the average size of the rows read lately.
-    pub(super) fn row_bytes(&self) -> usize {
-        self.row_bytes.load(Ordering::Relaxed).max(1)
-    }
-
-    /// Adds a fetch of rows to the average.
-    pub(super) fn learn(&self, rows: usize, bytes: usize) {
-        if let Some(seen) = bytes.checked_div(rows) {
-            // The new size counts a quarter; a lost update costs nothing.
-            let average = self.row_bytes() / 4 * 3 + seen / 4 + 1;
-            self.row_bytes.store(average, Ordering::Relaxed);
-        }
+    /// Returns the sizes of the rows read lately.
+    pub(super) fn sizes(&self) -> &RowSizes {
+        &self.sizes
     }
 }
 
@@ -294,8 +288,8 @@ pub(crate) fn check_texts() -> anyhow::Result<()> {
         for has_sort_key in [false, true] {
             let (keyspace, table) = ("k".to_owned(), "t".to_owned());
             let slots = std::array::from_fn(|_| Slot::new());
-            let row_bytes = AtomicUsize::default();
-            let statements = Statements { keyspace, table, has_sort_key, conditional, slots, row_bytes };
+            let sizes = RowSizes::new();
+            let statements = Statements { keyspace, table, has_sort_key, conditional, slots, sizes };
             for kind in Kind::ALL {
                 let text = statements.text(kind);
                 let (condition, timestamp) = (text.contains(" IF "), text.contains("TIMESTAMP"));
@@ -332,6 +326,8 @@ pub(super) enum Bind {
     Keys(Vec<(Bytes, Bind)>),
     /// The same in a table without sort keys.
     Blobs(Vec<Bytes>),
+    /// Several values of one type.
+    List(Vec<Bind>),
 }
 
 impl Bind {
@@ -360,6 +356,7 @@ impl SerializeValue for Bind {
             Bind::Null => Ok(writer.set_null()),
             Bind::Keys(keys) => keys.serialize(typ, writer),
             Bind::Blobs(blobs) => blobs.serialize(typ, writer),
+            Bind::List(values) => values.serialize(typ, writer),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod cluster3;
 mod history;
 mod proxy;
+mod reads;
 mod schema;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! Queries: order, bounds and pages.
 
+use std::time::Instant;
+
 use super::{Clones, create, holding, keys, mutate, put, request, text};
 use crate::error::Error;
 use crate::mutation::Mutation;
@@ -113,6 +115,22 @@ pub(super) async fn pages_continue_on_another_clone<S: Store>(clones: &Clones<S>
     assert_eq!(reason(QueryRequest { end: Some(Value::Int(7)), ..on() }).await, "INVALID_PAGE_TOKEN");
     assert_eq!(reason(QueryRequest { page_token: "nonsense".into(), ..on() }).await, "INVALID_PAGE_TOKEN");
     assert_eq!(reason(QueryRequest { page_size: -1, ..request(&table) }).await, "INVALID_PAGE_SIZE");
+}
+
+pub(super) async fn late_pages_end_early<S: Store>(clones: &Clones<S>) {
+    let table = create(&clones.here, "late", SortKeyType::Int64).await;
+    for chunk in 0..6 {
+        let puts = (0..100).map(|i| Mutation::Put {
+            sort_key: Some(Value::Int(chunk * 100 + i)),
+            attributes: holding("x"),
+            ttl: None,
+        });
+        mutate(&clones.here, &table, 1000, puts.collect()).await;
+    }
+    let late = QueryRequest { page_size: 600, until: Some(Instant::now()), ..request(&table) };
+    let (page, next) = clones.there.query(late.clone(), Consistency::Quorum).await.unwrap();
+    assert!(!page.is_empty() && page.len() < 600 && !next.is_empty(), "{} rows", page.len());
+    assert_eq!(keys(clones, late).await, (0..600).map(Value::Int).collect::<Vec<_>>());
 }
 
 pub(super) async fn a_page_ends_at_a_mebibyte<S: Store>(clones: &Clones<S>) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Clones, create, delete_range, mutate, put, request, value, value_of};
+use crate::read::QueryRequest;
 use crate::store::{Consistency, Store};
 use crate::table::SortKeyType;
 
@@ -30,6 +31,31 @@ pub(super) async fn a_write_is_seen_whole<S: Store>(clones: &Clones<S>) {
     }
     writing.await.unwrap();
     assert!(seen.len() > 1, "the reader saw only {seen:?}");
+}
+
+/// More rows than a first fetch of unknown rows has, all of one write.
+pub(super) async fn a_page_shows_one_write<S: Store>(clones: &Clones<S>) {
+    let table = Arc::new(create(&clones.here, "torn", SortKeyType::String).await);
+    let puts = |turn: usize| (0..100).map(|i| put(&format!("{i:03}"), &turn.to_string())).collect::<Vec<_>>();
+    mutate(&clones.here, &table, 1, puts(0)).await;
+    let writing = {
+        let (data, table) = (clones.here.clone(), table.clone());
+        tokio::spawn(async move {
+            for turn in 1..60 {
+                data.mutate(&table, "p".to_owned(), puts(turn), "").await.unwrap();
+            }
+        })
+    };
+    while !writing.is_finished() {
+        for page_size in [0, 40] {
+            let request = QueryRequest { page_size, ..request(&table) };
+            let (rows, _) = clones.there.query(request, Consistency::Quorum).await.unwrap();
+            let values: BTreeSet<String> = rows.iter().map(value_of).collect();
+            assert_eq!(values.len(), 1, "{} rows of the writes {values:?}", rows.len());
+            assert_eq!(rows.len(), if page_size == 0 { 100 } else { 40 });
+        }
+    }
+    writing.await.unwrap();
 }
 
 pub(super) async fn reads_show_every_answered_write<S: Store>(clones: &Clones<S>) {

@@ -1,5 +1,6 @@
 //! Reads of rows, each from one snapshot.
 
+use prost::Message as _;
 use shoal_embedded::Snapshot;
 
 use crate::clock::WriteTimestamp;
@@ -9,7 +10,12 @@ use crate::row::{Page, PageBuilder, Row};
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::range_tombstone::RangeTombstone;
 use crate::store::embedded::{EmbeddedStore, Keyspaces, last_tombstone, layout};
-use crate::store::{Lookup, Query, ReadStore};
+use crate::store::{Lookup, Lookups, Query, ReadStore};
+
+/// Bytes after which several rows are answered, without those that are left.
+const MANY_BYTES: usize = 4 << 20;
+/// Rows looked at for a page between two looks at the time.
+const ROWS_BETWEEN_LOOKS: usize = 256;
 
 impl ReadStore for EmbeddedStore {
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
@@ -27,6 +33,20 @@ impl ReadStore for EmbeddedStore {
             return Ok(None);
         }
         Row::of_cell(sort_key, cell, stamp, WriteTimestamp::now())
+    }
+
+    async fn get_many(&self, lookups: Lookups) -> Result<Vec<Option<Row>>, Error> {
+        let Lookups { table, keys, consistency } = lookups;
+        let (mut rows, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        for (partition, sort_key) in keys {
+            let row = self.get(Lookup { table: table.clone(), partition, sort_key, consistency }).await?;
+            bytes += row.as_ref().map_or(0, |row| row.attributes.encoded_len());
+            rows.push(row);
+            if bytes >= MANY_BYTES {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     async fn query(&self, query: Query) -> Result<Page, Error> {
@@ -48,7 +68,8 @@ fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Pag
     let mut deleted = DeletedRanges::new(snapshot, keyspaces, &prefix);
     let mut page = PageBuilder::new(query.limit, WriteTimestamp::now());
     let mut rows = snapshot.range(&keyspaces.rows, keys);
-    while let Some(pair) = if query.descending { rows.next_back() } else { rows.next() } {
+    for turn in 1.. {
+        let Some(pair) = (if query.descending { rows.next_back() } else { rows.next() }) else { break };
         let (key, stored) = pair?;
         let at = &key[prefix.len()..];
         let sort_key = SortKey::of_ordered_bytes(of, at)
@@ -59,7 +80,7 @@ fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Pag
             }
             Entry::Put { .. } | Entry::Tombstone { .. } => page.pass_over(sort_key),
         };
-        if !taken {
+        if !taken || turn % ROWS_BETWEEN_LOOKS == 0 && query.is_late() {
             return Ok(page.finish(true));
         }
     }

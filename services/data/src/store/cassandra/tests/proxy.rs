@@ -24,11 +24,54 @@ pub(super) enum Network {
 /// Delay that a proxy adds to each way, so that no test rests on a peer that answers at once.
 const LATENCY: Duration = Duration::from_millis(5);
 
+/// What has passed a proxy.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Passed {
+    /// Executed statements, batches apart.
+    pub(super) executed: Arc<AtomicUsize>,
+    /// Bytes of answers.
+    pub(super) answered: Arc<AtomicUsize>,
+}
+
+/// Counts the frames of a connection's requests that execute a prepared statement.
+#[derive(Default)]
+struct Frames {
+    header: Vec<u8>,
+    body_left: usize,
+}
+
+impl Frames {
+    const HEADER_BYTES: usize = 9;
+    const EXECUTE: u8 = 0x0a;
+
+    fn executed(&mut self, mut bytes: &[u8]) -> usize {
+        let mut executed = 0;
+        while !bytes.is_empty() {
+            if self.body_left > 0 {
+                let skipped = self.body_left.min(bytes.len());
+                self.body_left -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.header.push(bytes[0]);
+            bytes = &bytes[1..];
+            if self.header.len() == Self::HEADER_BYTES {
+                executed += usize::from(self.header[4] == Self::EXECUTE);
+                let length: [u8; 4] = self.header[5..].try_into().unwrap();
+                self.body_left = u32::from_be_bytes(length) as usize;
+                self.header.clear();
+            }
+        }
+        executed
+    }
+}
+
 /// A proxy before Cassandra, on a port of its own.
 pub(super) struct Proxy {
     pub(super) address: String,
     network: watch::Sender<Network>,
     pub(super) connections: Arc<AtomicUsize>,
+    pub(super) passed: Passed,
 }
 
 impl Proxy {
@@ -37,28 +80,42 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let network = watch::Sender::new(network);
         let connections = Arc::new(AtomicUsize::new(0));
+        let passed = Passed::default();
+        let counts = passed.clone();
         let (state, count, upstream) = (network.subscribe(), connections.clone(), upstream.to_owned());
         tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else { return };
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(Self::carry(client, upstream.clone(), state.clone()));
+                tokio::spawn(Self::carry(client, upstream.clone(), state.clone(), counts.clone()));
             }
         });
-        Self { address, network, connections }
+        Self { address, network, connections, passed }
     }
 
-    async fn carry(client: TcpStream, upstream: String, mut network: watch::Receiver<Network>) {
+    async fn carry(
+        client: TcpStream,
+        upstream: String,
+        mut network: watch::Receiver<Network>,
+        passed: Passed,
+    ) {
         if *network.borrow() == Network::Dead {
             return;
         }
         let Ok(server) = TcpStream::connect(upstream).await else { return };
         let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
         let (requests, answers) = (network.clone(), network.clone());
+        let mut frames = Frames::default();
+        let request = |bytes: &[u8]| {
+            passed.executed.fetch_add(frames.executed(bytes), Ordering::SeqCst);
+        };
+        let answer = |bytes: &[u8]| {
+            passed.answered.fetch_add(bytes.len(), Ordering::SeqCst);
+        };
         tokio::select! {
             _ = network.wait_for(|network| *network == Network::Dead) => {}
-            () = Self::pass(client_in, server_out, requests, &[Network::Fine, Network::NoAnswers]) => {}
-            () = Self::pass(server_in, client_out, answers, &[Network::Fine]) => {}
+            () = Self::pass(client_in, server_out, requests, &[Network::Fine, Network::NoAnswers], request) => {}
+            () = Self::pass(server_in, client_out, answers, &[Network::Fine], answer) => {}
         }
     }
 
@@ -67,6 +124,7 @@ impl Proxy {
         to: tokio::net::tcp::OwnedWriteHalf,
         mut network: watch::Receiver<Network>,
         when: &[Network],
+        mut count: impl FnMut(&[u8]),
     ) {
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -83,6 +141,7 @@ impl Proxy {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
                 Err(_) => return,
             };
+            count(&buffer[..read]);
             let mut sent = 0;
             while sent < read {
                 if to.writable().await.is_err() {
