@@ -48,3 +48,72 @@ async fn gateway_bench_reports_all_figures() {
         assert_eq!(row["cells"][lost.expect("a column")]["max"], 0.0, "{row}");
     }
 }
+
+/// Starts an echo, and returns it with its address.
+async fn echo() -> (Process, String) {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("bound");
+    let mut command = Command::new(shoal_binary());
+    command.args(["bench", "echo", "--listen", &address.to_string()]);
+    let echo = Process::spawn(command);
+    let begun = std::time::Instant::now();
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the echo does not listen: {}", echo.output());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (echo, address.to_string())
+}
+
+/// Returns a command that calls the echo.
+fn of_echo(bench: &str, address: &str) -> Command {
+    let mut command = Command::new(shoal_binary());
+    command.args(["bench", bench, "--target", address, "--method", "shoal.bench.Echo/Echo"]);
+    command
+}
+
+#[tokio::test]
+async fn scale_bench_writes_the_report() {
+    let (_echo, address) = echo().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (html, json) = (folder.path().join("scale.html"), folder.path().join("scale.json"));
+    let mut command = of_echo("scale", &address);
+    command.args(["--data", r#"{"text": "{{seq}} {{uuid}}"}"#, "--seconds", "0.05", "--seconds-max", "0.1"]);
+    command.args(["--warm-up", "0", "--rate-max", "200"]).arg("--html").arg(&html).arg("--json").arg(&json);
+    let mut bench = Process::spawn(command);
+    let status = bench.ended(PATIENCE).await;
+    let output = bench.output();
+    assert!(status.success(), "{output}");
+    for part in ["## A single user", "## More callers", "| 32 ", "## The highest load that meets p99=50ms"] {
+        assert!(output.contains(part), "`{part}` is missing:\n{output}");
+    }
+    let page = std::fs::read_to_string(html).expect("the page");
+    assert!(page.contains("shoal.bench.Echo/Echo"), "{page}");
+    let data: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(json).expect("the data")).expect("JSON");
+    assert_eq!(data["experiment"]["axes"][0]["levels"].as_array().map(Vec::len), Some(6), "{output}");
+}
+
+#[tokio::test]
+async fn interrupted_load_reports_what_was_measured() {
+    let (_echo, address) = echo().await;
+    let mut command = of_echo("load", &address);
+    command.args(["--rate", "100", "--seconds", "600", "--warm-up", "0"]);
+    let mut bench = Process::spawn(command);
+    bench.printed("round 1 of 5", PATIENCE).await;
+    bench.signal("INT");
+    let status = bench.ended(PATIENCE).await;
+    let output = bench.output();
+    assert!(status.success(), "{output}");
+    assert!(output.contains("Ended early") && output.contains("| 100 calls a second |"), "{output}");
+}
+
+#[tokio::test]
+async fn wrong_calls_are_refused_before_any_load() {
+    let (_echo, address) = echo().await;
+    let mut command = of_echo("load", &address);
+    command.args(["--data", r#"{"texts": "a"}"#, "--rate", "1"]);
+    let mut bench = Process::spawn(command);
+    let status = bench.ended(PATIENCE).await;
+    let output = bench.output();
+    assert!(!status.success(), "{output}");
+    assert!(output.contains("no field `texts` (at `texts`): did you mean `text`?"), "{output}");
+}

@@ -4,6 +4,8 @@
 mod descriptors;
 mod sink;
 
+pub(crate) use descriptors::set as descriptors;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use self::bed::{Bed, Gateway};
 use self::workload::Workload;
 use crate::load::level::Level;
 use crate::load::target::Target;
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
 use crate::process::affinity::{Cpus, Placing};
 use crate::report;
 use crate::results::{Attachment, Column, Table};
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
         };
         let bed = tokio::time::timeout(
             SETUP_WITHIN,
-            Bed::start(&placing, args.peers(), &args.peers_dir(), &args.also),
+            Bed::start(&placing, args.peers(), &peer::folder(args.peers_dir.as_ref()), &args.also),
         )
         .await
         .context("the gateways did not start in time")??;
@@ -117,14 +117,6 @@ pub(crate) async fn run(args: &GatewayArgs) -> anyhow::Result<()> {
 impl GatewayArgs {
     fn peers(&self) -> &[Peer] {
         if self.alone { &[] } else { &self.peers }
-    }
-
-    fn peers_dir(&self) -> PathBuf {
-        let in_cache = || match (std::env::var_os("SHOAL_CACHE"), std::env::var_os("HOME")) {
-            (Some(cache), _) => PathBuf::from(cache).join("peers"),
-            (None, home) => PathBuf::from(home.unwrap_or_default()).join(".cache/shoal/peers"),
-        };
-        self.peers_dir.clone().unwrap_or_else(in_cache)
     }
 }
 

@@ -8,6 +8,7 @@ mod clones;
 mod echo;
 mod engine;
 mod gateway;
+mod generator;
 mod known;
 mod live_view;
 mod load;
@@ -26,6 +27,7 @@ mod round;
 mod run;
 #[allow(dead_code, reason = "the commands that measure for it come next")]
 mod scale;
+mod scale_command;
 mod session;
 mod single_load;
 
@@ -57,6 +59,10 @@ enum Bench {
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
     Gateway(gateway::GatewayArgs),
+    /// The load generator beside ghz: the same service times, and what a call costs it
+    Generator(generator::GeneratorArgs),
+    /// Scalability of any gRPC service: which problem it has, and the highest load that meets an objective
+    Scale(scale_command::ScaleArgs),
     /// One load on any gRPC service, at a rate or from a number of callers
     Load(single_load::LoadArgs),
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
@@ -90,6 +96,8 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Session(args) => session::run(&args).await,
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
+        Bench::Generator(args) => generator::run(&args).await,
+        Bench::Scale(args) => scale_command::run(&args).await,
         Bench::Load(args) => single_load::run(&args).await,
         Bench::Page(args) => page::run(&args),
         Bench::Plan(args) => plan::run(&args),
@@ -105,7 +113,7 @@ fn list() -> String {
     let shown = command.get_subcommands().filter(|benchmark| !benchmark.is_hide_set());
     let lines = shown.map(|benchmark| {
         let about = benchmark.get_about().map(ToString::to_string).unwrap_or_default();
-        format!("  {:<8}  {about}\n", benchmark.get_name())
+        format!("  {:<9}  {about}\n", benchmark.get_name())
     });
     format!(
         "Benchmarks:\n{}\nEach warms up, repeats what it measures in interleaved rounds (--rounds), and prints medians with their \
@@ -122,7 +130,7 @@ mod tests {
     #[test]
     fn all_benchmarks_are_listed() {
         let list = list();
-        for name in ["mesh", "session", "engine", "gateway", "load"] {
+        for name in ["mesh", "session", "engine", "gateway", "generator", "scale", "load"] {
             assert!(list.contains(&format!("\n  {name} ")), "{name}:\n{list}");
         }
         assert!(!list.contains("\n  echo "), "{list}");

@@ -22,6 +22,26 @@ pub(crate) const STREAMS_MAX: u32 = 1_000;
 /// Timeout of a call, in seconds.
 pub(crate) const CALL_SECONDS_MAX: u32 = 30;
 
+/// Returns the folder of the peers' programs: the one given, or that of `scripts/engines`.
+pub(crate) fn folder(given: Option<&PathBuf>) -> PathBuf {
+    let in_cache = || match (std::env::var_os("SHOAL_CACHE"), std::env::var_os("HOME")) {
+        (Some(cache), _) => PathBuf::from(cache).join("peers"),
+        (None, home) => PathBuf::from(home.unwrap_or_default()).join(".cache/shoal/peers"),
+    };
+    given.cloned().unwrap_or_else(in_cache)
+}
+
+/// Finds a program in a folder, or else on PATH.
+pub(crate) fn program(name: &str, folder: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(folder.to_path_buf())
+        .chain(std::env::split_paths(&path))
+        // Not on every PATH, and where Debian has them.
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
 /// A gateway of somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Peer {
@@ -53,13 +73,7 @@ impl Peer {
 
     /// Its program: in the folder where `scripts/engines install peers` puts it, or else on PATH.
     pub(crate) fn find(self, dir: &Path) -> Option<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::iter::once(dir.to_path_buf())
-            .chain(std::env::split_paths(&path))
-            // Not on every PATH, and where Debian has them.
-            .chain([PathBuf::from("/usr/sbin")])
-            .map(|dir| dir.join(self.name()))
-            .find(|program| program.is_file())
+        program(self.name(), dir)
     }
 
     /// Its configuration file.

@@ -8,7 +8,7 @@ use prost_types::{
 };
 
 /// The descriptors of `shoal.bench.Echo`.
-pub(super) fn set() -> FileDescriptorSet {
+pub(crate) fn set() -> FileDescriptorSet {
     let file = FileDescriptorProto {
         name: Some("shoal/bench/echo.proto".to_owned()),
         package: Some("shoal.bench".to_owned()),

@@ -20,6 +20,20 @@ pub(crate) fn used(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
+/// Returns the CPU time of this process' children that have ended and been waited for, in whole ticks of the kernel.
+///
+/// # Errors
+/// When the kernel does not say.
+pub(crate) fn of_ended_children() -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The command, in parentheses, may contain anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // cutime and cstime, the 16th and 17th field; the first here is the 3rd.
+    let ticks: u64 = fields.iter().skip(13).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
 /// Resident memory of a process and its children in bytes. What they share counts for each.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     let mut kib = 0;
@@ -52,6 +66,14 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ended_children_have_used_time() {
+        let before = of_ended_children().expect("a time");
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        std::process::Command::new("sh").args(["-c", busy]).status().expect("ran");
+        assert!(of_ended_children().expect("a time") > before);
+    }
 
     #[test]
     fn children_count_as_their_process() {
