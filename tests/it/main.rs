@@ -16,6 +16,7 @@ mod data_command;
 mod faults;
 mod fidelity;
 mod frozen;
+mod full_disk;
 mod h2spec;
 mod idle;
 mod memory;
