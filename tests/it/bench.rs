@@ -93,6 +93,43 @@ async fn scale_bench_writes_the_report() {
 }
 
 #[tokio::test]
+async fn scale_bench_counts_clones() {
+    let figures = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = Command::new(shoal_binary());
+    command.args(["bench", "scale", "--service", "session", "--clones", "1,2", "--rounds", "1"]);
+    command.args([
+        "--workers",
+        "2",
+        "--service-ms",
+        "20",
+        "--seconds",
+        "0.4",
+        "--seconds-max",
+        "0.4",
+        "--warm-up",
+        "0",
+    ]);
+    command.arg("--figures").arg(figures.path());
+    let mut bench = Process::spawn(command);
+    let status = bench.ended(PATIENCE).await;
+    let output = bench.output();
+    assert!(status.success(), "{output}");
+    for part in ["session on embedded", "## More clones", "needs 6"] {
+        assert!(output.contains(part), "`{part}` is missing:\n{output}");
+    }
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(figures.path()).expect("written")).expect("JSON");
+    let rows = results["tables"][0]["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 2, "{results}");
+    for (row, clones) in rows.iter().zip([1.0, 2.0]) {
+        let per_second = row["cells"][0]["median"].as_f64().expect("a figure");
+        // Two workers of 20 ms: no clone can do more, and a busy machine does less.
+        assert!(per_second > 0.0 && per_second <= 100.0 * clones * 1.1, "{row}");
+    }
+    assert!(results["notes"].to_string().contains("one `shoal up` process"), "{results}");
+}
+
+#[tokio::test]
 async fn interrupted_load_reports_what_was_measured() {
     let (_echo, address) = echo().await;
     let mut command = of_echo("load", &address);

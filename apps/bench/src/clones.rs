@@ -8,6 +8,7 @@
 //! loopback. A clone's own CPU, NIC and kernel are not what bounds it here.
 
 mod bed;
+pub(crate) mod contended;
 mod redis_cpu;
 mod seed;
 
@@ -16,12 +17,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::live_view::LiveView;
 use crate::load::level::Level;
-use crate::load::live::Live;
 use crate::load::measure;
 use crate::load::measured::Measured;
 use crate::machine::CpuMeter;
-use crate::report;
 use bed::Bed;
 use redis_cpu::RedisCpu;
 
@@ -47,6 +47,22 @@ impl Service {
             Service::Data => "data",
             Service::Jobs => "jobs",
         }
+    }
+}
+
+impl Service {
+    /// Returns the calls of its load, each with its share.
+    pub(crate) fn calls(self) -> Vec<String> {
+        let calls = match self {
+            Service::Session => [
+                ("session.v1.SessionService/GetSession", 90),
+                ("session.v1.SessionService/CreateSession", 10),
+            ],
+            Service::Cache => [("cache.v1.CacheService/Get", 90), ("cache.v1.CacheService/Set", 10)],
+            Service::Data => [("data.v1.DataService/Get", 90), ("data.v1.DataService/Mutate", 10)],
+            Service::Jobs => [("jobs.v1.JobsService/GetJob", 50), ("jobs.v1.JobsService/Enqueue", 50)],
+        };
+        calls.map(|(method, percent)| format!("shoal.{method} ({percent} %)")).to_vec()
     }
 }
 
@@ -120,6 +136,7 @@ impl CloneArgs {
 #[derive(Debug)]
 pub(crate) struct CloneLevel {
     pub(crate) clones: u16,
+    pub(crate) level: Level,
     pub(crate) measured: Measured,
     /// Share of this machine's CPUs that were busy.
     pub(crate) machine_busy: f64,
@@ -141,6 +158,8 @@ const CALLS_PER_CONNECTION: usize = 16;
 pub(crate) struct Times {
     pub(crate) warm_up: Duration,
     pub(crate) counted: Duration,
+    /// Counted time of a run of a single user.
+    pub(crate) single: Duration,
 }
 
 /// Measures every number of clones, `rounds` times, interleaved. Each has processes of its own, which no other number shares:
@@ -153,8 +172,9 @@ pub(crate) async fn levels(
     args: &CloneArgs,
     rounds: u32,
     times: Times,
-    live: &Live,
+    view: &LiveView,
 ) -> anyhow::Result<Vec<CloneLevel>> {
+    ensure!(!args.clones.is_empty(), "say how many: --clones 1,2,3,4,6,8");
     ensure!(
         service != Service::Data || args.redis.is_none() || args.cassandra.is_some(),
         "the data service keeps nothing in Redis: give --cassandra HOSTS, or neither for the embedded engine"
@@ -166,17 +186,17 @@ pub(crate) async fn levels(
     let mut levels = Vec::new();
     let begun = Instant::now();
     for round in 1..=rounds {
-        report::progress(&format!(
+        view.note(&format!(
             "round {round} of {rounds}: {} clones of {}, {:.0} s so far",
             args.clones.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             service.role(),
             begun.elapsed().as_secs_f64()
         ));
         for clones in args.clones.iter().copied() {
-            if live.ended() {
+            if view.live().ended() {
                 return Ok(levels);
             }
-            let level = level(service, args, clones, times, live, redis.as_mut());
+            let level = level(service, args, clones, times, view, redis.as_mut());
             levels.push(level.await.with_context(|| format!("{clones} clones"))?);
         }
     }
@@ -188,7 +208,7 @@ async fn level(
     args: &CloneArgs,
     clones: u16,
     times: Times,
-    live: &Live,
+    view: &LiveView,
     mut redis: Option<&mut RedisCpu>,
 ) -> anyhow::Result<CloneLevel> {
     let bed = Bed::start(service, args, clones).await?;
@@ -200,7 +220,7 @@ async fn level(
         Some(redis) => Some(redis.used().await?),
         None => None,
     };
-    let measured = measure(&target, &level, live).await?;
+    let measured = measure(&target, &level, view.live()).await?;
     let redis_busy = match (&mut redis, redis_before) {
         (Some(redis), Some(before)) => {
             Some((redis.used().await? - before).as_secs_f64() / begun.elapsed().as_secs_f64())
@@ -209,22 +229,43 @@ async fn level(
     };
     let machine_busy = meter.busy();
     if let Some((code, errors)) = measured.errors.first_key_value() {
-        report::progress(&format!(
-            "{clones} clones: {} calls failed with {code}: {}",
-            errors.calls, errors.first
-        ));
+        view.note(&format!("{clones} clones: {} calls failed with {code}: {}", errors.calls, errors.first));
     }
     let calls = measured.ok_within.max(1) as f64;
     let (gateway, of_clones) = measured.cpu.split_last().map_or((Duration::ZERO, &[][..]), |(g, c)| (*g, c));
     let per_call = |cpu: Duration| cpu.as_secs_f64() * 1e6 / calls;
     Ok(CloneLevel {
         clones,
+        level,
         machine_busy,
         redis_busy,
         clones_cpu_us: per_call(of_clones.iter().sum()),
         gateway_cpu_us: per_call(gateway),
         measured,
     })
+}
+
+/// Measures a single user of a single clone: one caller, who makes the next call when the last one is answered.
+///
+/// # Errors
+/// When something does not start.
+pub(crate) async fn single(
+    service: Service,
+    args: &CloneArgs,
+    rounds: u32,
+    times: Times,
+    view: &LiveView,
+) -> anyhow::Result<Vec<(Level, Measured)>> {
+    let bed = Bed::start(service, args, 1).await?;
+    let level = Level { warm_up: times.warm_up, ..Level::closed(1, times.single) };
+    let mut runs = Vec::new();
+    for _ in 0..rounds {
+        if view.live().ended() {
+            break;
+        }
+        runs.push((level, measure(&bed.target(1), &level, view.live()).await?));
+    }
+    Ok(runs)
 }
 
 #[cfg(test)]
@@ -253,9 +294,10 @@ mod tests {
 
     #[tokio::test]
     async fn data_without_cassandra_is_refused() {
-        let times = Times { warm_up: Duration::ZERO, counted: Duration::from_millis(50) };
+        let times =
+            Times { warm_up: Duration::ZERO, counted: Duration::from_millis(50), single: Duration::ZERO };
         let args = args(Some("redis://127.0.0.1:1"), None);
-        let error = levels(Service::Data, &args, 1, times, &Live::default()).await.expect_err("refused");
+        let error = levels(Service::Data, &args, 1, times, &LiveView::begin()).await.expect_err("refused");
         assert!(error.to_string().contains("--cassandra HOSTS"), "{error}");
     }
 }

@@ -3,7 +3,6 @@
 //! CPU time per request is the figure to trust on a small machine; throughput and latency are said beside it. All load
 //! stays on loopback, is bounded, and ends.
 
-#[allow(dead_code, reason = "the scale report, which uses it, follows")]
 mod clones;
 mod echo;
 mod engine;
@@ -28,6 +27,7 @@ mod run;
 #[allow(dead_code, reason = "the commands that measure for it come next")]
 mod scale;
 mod scale_command;
+mod scale_service;
 mod session;
 mod single_load;
 

@@ -38,7 +38,7 @@ The last command writes this page. `shoal bench gateway` measures peers beside o
 
 ## The shape of a file
 
-All benchmarks write the same JSON, `shoal-bench/1`:
+All benchmarks write the same JSON, `shoal-bench/1`, by `--json`; the scale report, whose `--json` is all of its data, by `--figures`:
 
 | field | meaning |
 |---|---|
@@ -64,7 +64,8 @@ fn page(from: &Path) -> anyhow::Result<String> {
     let mut text = ABOUT.to_owned();
     let runs = runs(from)?;
     for (file, run) in &runs {
-        text.push_str(&format!("{} --json docs/benchmarks/{file}\n", repeated(&run.command)));
+        let flag = if run.benchmark == "scale" { "--figures" } else { "--json" };
+        text.push_str(&format!("{} {flag} docs/benchmarks/{file}\n", repeated(&run.command)));
     }
     text.push_str(AFTER);
     for (_, run) in &runs {

@@ -113,19 +113,22 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
     prost_types::Timestamp { nanos: 0, ..time.into() }.to_string()
 }
 
-/// Returns the command that repeats a run. The secrets of URLs, and the file of its results, are left out.
+/// Flags with files that a run writes.
+const WRITTEN: [&str; 3] = ["--json", "--figures", "--html"];
+
+/// Returns the command that repeats a run. The secrets of URLs, and the files of its results, are left out.
 pub(crate) fn command(arguments: impl Iterator<Item = String>) -> String {
     let mut words = vec!["shoal".to_owned()];
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
-        if argument == "--json" {
+        if WRITTEN.contains(&argument.as_str()) {
             arguments.next();
         } else if argument == "--metadata" {
             words.push(argument);
             words.extend(arguments.next().map(|metadata| quoted(&without_value(&metadata))));
         } else if let Some(metadata) = argument.strip_prefix("--metadata=") {
             words.push(quoted(&format!("--metadata={}", without_value(metadata))));
-        } else if !argument.starts_with("--json=") {
+        } else if !argument.split_once('=').is_some_and(|(flag, _)| WRITTEN.contains(&flag)) {
             words.push(quoted(&without_secret(&argument)));
         }
     }
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn commands_show_no_secrets() {
-        let arguments = ["bench", "mesh", "--json", "a.json", "--redis", "redis://:pw@h:1/0", "--json=b"];
+        let arguments = ["bench", "mesh", "--json", "a.json", "--redis", "redis://:pw@h:1/0", "--figures=b"];
         let command = command(arguments.map(str::to_owned).into_iter());
         assert_eq!(command, "shoal bench mesh --redis redis://…@h:1/0");
         let arguments = ["--metadata", "authorization: Bearer x", "--metadata=k: v"];

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::clones::{CloneArgs, Service, Times};
 use crate::live_view::LiveView;
 use crate::load::level::Level;
 use crate::load::measure;
@@ -25,6 +26,7 @@ use crate::scale::judgement::Judgement;
 use crate::scale::objective::Objective;
 use crate::scale::report::{Experiment, Report};
 use crate::scale::run::Run;
+use crate::scale_service::{self, ServiceMeasured};
 use crate::single_load::{PER_SECOND_MAX, duration, rate};
 
 const ABOUT: &str = "\
@@ -37,12 +39,17 @@ are due, at random moments) at rates that double until the objective is missed, 
 confirmations, and 1.2 and 2 times the rate found. With the defaults this takes two to five minutes. All of it is load: \
 do not aim it at what others use. Ctrl-C ends it and keeps what was measured.
 
+With --service it measures clones of one of Shoal's own services instead, on embedded engines, or on --redis or --cassandra: 1, 2, 3 … \
+clones, each a process behind another one that holds it to the capacity of a machine of its own, with a load that grows alike. \
+The report says what that simulates and what it does not.
+
 The target should be one clone, alone: what is found about callers is then about what happens within it. For whole figures \
 let the load run on a machine of its own; the report says where the generator was the limit.";
 
 const EXAMPLES: &str = "Examples:
   shoal bench scale --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k{{zipf:1000:1.1}}\"}' --html scale.html
   shoal bench scale --target 127.0.0.1:50051 --method a.B/Get=9 --data '{\"id\":\"{{seq}}\"}' --method a.B/Put=1 --data-file put.json --objective p99=20ms
+  shoal bench scale --service session --redis redis://127.0.0.1:6379 --html session.html
   shoal bench scale --target HOST:50051 --protoset api.binpb --metadata 'authorization: Bearer T' --method a.B/Get --json scale.json";
 
 /// Settings of the experiment.
@@ -51,9 +58,16 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct ScaleArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Response time that a share of all calls must meet, as in p99=50ms or p99.9=1s
-    #[arg(long, default_value = "p99=50ms")]
-    objective: Objective,
+    /// One of Shoal's own services instead of a target: measures numbers of clones of it, each held to the capacity of a
+    /// machine of its own
+    #[arg(long, value_enum, conflicts_with = "target")]
+    service: Option<Service>,
+    #[command(flatten)]
+    clones: CloneArgs,
+    /// Response time that a share of all calls must meet, as in p99=50ms or p99.9=1s. Default: p99=50ms, and with --service
+    /// five times --service-ms
+    #[arg(long)]
+    objective: Option<Objective>,
     /// Numbers of callers of the closed loops. It takes six to fit the law
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], value_parser = clap::value_parser!(u32).range(1..=10_000))]
     callers: Vec<u32>,
@@ -78,6 +92,37 @@ pub(crate) struct ScaleArgs {
     /// File for the report with all data as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// File for the figures in the shape of the other benchmarks, for docs/benchmarks.md
+    #[arg(long, value_name = "FILE", requires = "service")]
+    figures: Option<PathBuf>,
+}
+
+/// Objective of a target.
+const OBJECTIVE: Objective = Objective { quantile: 0.99, limit: Duration::from_millis(50) };
+/// Multiple of a worker's time that is the objective of our own clones: two callers wait for each worker, and the load is not
+/// spread evenly at every moment.
+const OBJECTIVE_TIMES: u32 = 5;
+
+impl ScaleArgs {
+    fn objective(&self) -> Objective {
+        let of_service = || Objective {
+            quantile: OBJECTIVE.quantile,
+            limit: Duration::from_millis(self.clones.service_ms) * OBJECTIVE_TIMES,
+        };
+        self.objective.unwrap_or_else(|| if self.service.is_some() { of_service() } else { OBJECTIVE })
+    }
+}
+
+/// Measurements of an experiment.
+struct Measured {
+    subject: String,
+    methods: Vec<String>,
+    single: Vec<Run>,
+    capacity: Option<Capacity>,
+    axes: Vec<Axis>,
+    notes: Vec<String>,
+    ended_early: bool,
+    service: Option<ServiceMeasured>,
 }
 
 /// Time that a target may take to work off what an overload left, and of each look at it.
@@ -100,10 +145,13 @@ struct Measuring<'a> {
 pub(crate) async fn run(args: &ScaleArgs) -> anyhow::Result<()> {
     let (begun, clock) = (SystemTime::now(), Instant::now());
     // Sooner than after minutes of load.
-    for file in args.html.iter().chain(&args.json) {
+    for file in args.html.iter().chain(&args.json).chain(&args.figures) {
         writable(file)?;
     }
-    let target = args.target.target().await?;
+    let target = match args.service {
+        Some(_) => None,
+        None => Some(args.target.target().await?),
+    };
     if cfg!(debug_assertions) {
         report::progress("This is a debug build: its figures say nothing. Build with --profile dist.");
     }
@@ -112,6 +160,46 @@ pub(crate) async fn run(args: &ScaleArgs) -> anyhow::Result<()> {
         let busy = 100.0 * watch.busy_before();
         report::progress(&format!("Others use {busy:.0} % of the CPUs: this machine is not quiet."));
     }
+    let measured = match (args.service, target) {
+        (Some(service), _) => of_service(args, service).await?,
+        (None, Some(target)) => of_target(args, target).await?,
+        (None, None) => bail!("say what to measure: --target or --service"),
+    };
+    let machine = watch.end().await?;
+    let report = Report::new(Experiment {
+        subject: measured.subject,
+        methods: measured.methods,
+        command: command(std::env::args().skip(1)),
+        begun: timestamp(begun),
+        seconds: clock.elapsed().as_secs_f64(),
+        machine: machine.clone(),
+        objective: args.objective(),
+        single: measured.single,
+        capacity: measured.capacity,
+        axes: measured.axes,
+        notes: measured.notes,
+        ended_early: measured.ended_early,
+    });
+    report::line(&summary::text(&report));
+    if let (Some(service), Some(file)) = (&measured.service, &args.figures) {
+        service.results(&report, &machine).write(file)?;
+        report::progress(&format!("written to {}", file.display()));
+    }
+    let files = [(&args.html, html::render(&report)), (&args.json, report.json()?)];
+    for (file, content) in files {
+        if let Some(file) = file {
+            std::fs::write(file, content).with_context(|| file.display().to_string())?;
+            report::progress(&format!("written to {}", file.display()));
+        }
+    }
+    if args.html.is_none() {
+        report::progress("--html FILE writes the whole report, with charts; --json FILE its data.");
+    }
+    Ok(())
+}
+
+/// Measures any gRPC service: callers at one target, and the highest load that meets the objective.
+async fn of_target(args: &ScaleArgs, target: Target) -> anyhow::Result<Measured> {
     let measuring = Measuring {
         args,
         target,
@@ -131,39 +219,50 @@ pub(crate) async fn run(args: &ScaleArgs) -> anyhow::Result<()> {
                 .to_owned(),
         );
     }
-    drop(measuring.view);
     let simulates = vec![
         "Closed loops: each caller makes the next call when the last is answered. The callers are tasks of one process on this \
          machine, whose CPUs they share with the target if it runs here too."
             .to_owned(),
     ];
-    let axes = vec![Axis::new(AxisKind::Concurrency, simulates, levels, args.target.seed)];
-    let report = Report::new(Experiment {
+    Ok(Measured {
         subject: args.target.target.join(", "),
         methods: args.target.named(),
-        command: command(std::env::args().skip(1)),
-        begun: timestamp(begun),
-        seconds: clock.elapsed().as_secs_f64(),
-        machine: watch.end().await?,
-        objective: args.objective,
         single,
         capacity,
-        axes,
+        axes: vec![Axis::new(AxisKind::Concurrency, simulates, levels, args.target.seed)],
         notes,
         ended_early,
-    });
-    report::line(&summary::text(&report));
-    let files = [(&args.html, html::render(&report)), (&args.json, report.json()?)];
-    for (file, content) in files {
-        if let Some(file) = file {
-            std::fs::write(file, content).with_context(|| file.display().to_string())?;
-            report::progress(&format!("written to {}", file.display()));
-        }
-    }
-    if args.html.is_none() {
-        report::progress("--html FILE writes the whole report, with charts; --json FILE its data.");
-    }
-    Ok(())
+        service: None,
+    })
+}
+
+/// Measures clones of one of our own services. Their capacity is the workers' and is not searched.
+async fn of_service(args: &ScaleArgs, service: Service) -> anyhow::Result<Measured> {
+    let view = LiveView::begin();
+    let needed =
+        args.objective().samples_min() as f64 / f64::from(args.rounds) * args.clones.service_ms as f64 / 1e3;
+    let times = Times {
+        warm_up: Duration::from_secs_f64(args.warm_up),
+        counted: Duration::from_secs_f64(args.seconds),
+        single: Duration::from_secs_f64(needed.clamp(args.seconds, args.seconds_max.max(args.seconds))),
+    };
+    let found =
+        scale_service::measure(service, &args.clones, args.rounds, times, args.target.seed, &view).await?;
+    let mut notes = found.notes.clone();
+    notes.push(
+        "The highest load that meets the objective was not searched: it is what the workers are held to."
+            .to_owned(),
+    );
+    Ok(Measured {
+        subject: found.subject.clone(),
+        methods: service.calls(),
+        single: found.single.clone(),
+        capacity: None,
+        axes: vec![found.axis.clone()],
+        notes,
+        ended_early: view.live().ended(),
+        service: Some(found),
+    })
 }
 
 /// Fails if a file cannot be written.
@@ -195,7 +294,8 @@ impl Measuring<'_> {
         self.view.note("warm-up: a single caller");
         let pilot = self.level(Level::closed(1, shortest)).await?;
         self.alone_us.set(pilot.response_time.quantile_us(0.99).unwrap_or(f64::INFINITY));
-        let needed = args.objective.samples_min() as f64 / f64::from(args.rounds) / pilot.achieved().max(0.1);
+        let needed =
+            args.objective().samples_min() as f64 / f64::from(args.rounds) / pilot.achieved().max(0.1);
         let single = Duration::from_secs_f64(needed.clamp(args.seconds, args.seconds_max.max(args.seconds)));
         let mut levels: Vec<AxisLevel> =
             callers.iter().map(|n| AxisLevel { n: *n, repetitions: Vec::new() }).collect();
@@ -212,8 +312,8 @@ impl Measuring<'_> {
                     level.n,
                     if level.n == 1 { "" } else { "s" },
                     run.achieved(),
-                    args.objective.percentile(),
-                    summary::milliseconds(run.response_time.quantile_us(args.objective.quantile)),
+                    args.objective().percentile(),
+                    summary::milliseconds(run.response_time.quantile_us(args.objective().quantile)),
                     match run.failed() {
                         0 => String::new(),
                         failed => format!(", {failed} calls failed"),
@@ -232,11 +332,11 @@ impl Measuring<'_> {
     async fn capacity(&self, single: &[Run]) -> anyhow::Result<Option<Capacity>> {
         let args = self.args;
         let Some(alone) = Run::merged(single) else { return Ok(None) };
-        if self.view.live().ended() || !Judgement::of(&alone, &args.objective).objective_met {
+        if self.view.live().ended() || !Judgement::of(&alone, &args.objective()).objective_met {
             return Ok(None);
         }
         let bounds = Search {
-            objective: args.objective,
+            objective: args.objective(),
             per_second_first: alone.achieved().max(1.0).min(args.rate_max),
             per_second_max: args.rate_max,
             seconds_min: args.seconds,
@@ -271,7 +371,7 @@ impl Measuring<'_> {
         if run.ended_early {
             bail!("ended");
         }
-        let judgement = Judgement::of(&run, &self.args.objective);
+        let judgement = Judgement::of(&run, &self.args.objective());
         if !judgement.sustainable {
             self.settle().await?;
         }
@@ -284,7 +384,7 @@ impl Measuring<'_> {
         self.view.note(&format!(
             "{purpose}, {:.0} calls/s: {} {}, {}",
             trial.per_second,
-            self.args.objective.percentile(),
+            self.args.objective().percentile(),
             summary::milliseconds(judgement.percentile_us),
             match judgement.sustainable {
                 true => "sustained".to_owned(),

@@ -184,6 +184,7 @@ const ORDER: [(&str, &[&str]); 14] = [
             "session",
             "mesh",
             "scale_command",
+            "scale_service",
             "single_load",
             "clones",
             "known",

@@ -14,7 +14,7 @@ use crate::load::target::Target;
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
     /// Server to call, host:port, by HTTP/2 without TLS. Several, separated by commas, are called alike
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub(crate) target: Vec<String>,
     #[command(flatten)]
     pub(crate) calls: CallArgs,
@@ -58,6 +58,7 @@ impl TargetArgs {
     /// # Errors
     /// When a server is not there, a flag names what does not exist, or a first call fails.
     pub(crate) async fn target(&self) -> anyhow::Result<Target> {
+        anyhow::ensure!(!self.target.is_empty(), "say whom to call: --target HOST:PORT");
         anyhow::ensure!(
             !self.calls.methods.is_empty(),
             "say what to call: --method package.Service/Method (grpcurl -plaintext {} list shows what there is)",

@@ -68,6 +68,9 @@ pub(crate) struct Run {
     pub(crate) generator_cpu_seconds: f64,
     /// CPU time of the processes under load.
     pub(crate) cpu_seconds: Vec<f64>,
+    /// Share of this machine's CPUs that were busy, whoever used them: where it was watched.
+    #[serde(default)]
+    pub(crate) machine_busy: Option<f64>,
     /// True if somebody ended the run before its time.
     pub(crate) ended_early: bool,
 }
@@ -158,6 +161,7 @@ impl Run {
             generator_busiest: measured.generator.busiest,
             generator_cpu_seconds: measured.generator.used.as_secs_f64(),
             cpu_seconds: measured.cpu.iter().map(std::time::Duration::as_secs_f64).collect(),
+            machine_busy: None,
             ended_early: measured.ended_early,
         }
     }
@@ -265,6 +269,7 @@ pub(crate) mod tests {
             generator_busiest: 0.2,
             generator_cpu_seconds: 0.2 * seconds,
             cpu_seconds: vec![0.5 * seconds],
+            machine_busy: None,
             ended_early: false,
         }
     }

@@ -368,6 +368,11 @@ fn cpus_used(level: &AxisLevel) -> Option<f64> {
 }
 
 fn machine_is_full(level: Option<&AxisLevel>, cores: usize) -> bool {
+    let busy =
+        |level: &AxisLevel| level.mostly(|run| run.machine_busy.is_some_and(|busy| busy >= MACHINE_FULL));
+    if level.is_some_and(busy) {
+        return true;
+    }
     let used = level.and_then(|level| {
         let run = level.merged()?;
         Some(cpus_used(level)? + run.generator_cpu_seconds / run.seconds)

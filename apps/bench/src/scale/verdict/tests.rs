@@ -116,6 +116,16 @@ fn full_machine_cannot_tell_about_clones() {
 }
 
 #[test]
+fn others_may_fill_the_machine() {
+    let mut axis = axis(AxisKind::Clones, |n| 200.0 * n.min(4.0));
+    for run in &mut axis.levels[5].repetitions {
+        run.machine_busy = Some(0.99);
+    }
+    let verdict = verdict("p99=50ms", &fast(), &[axis]);
+    assert!(verdict.sentence.contains("machine was full"), "{}", verdict.sentence);
+}
+
+#[test]
 fn too_little_cannot_tell() {
     assert_eq!(verdict("p99=50ms", &fast(), &[]).problem, Problem::CannotTell);
     assert_eq!(verdict("p99=50ms", &[], &[]).problem, Problem::CannotTell);
