@@ -87,6 +87,12 @@ pub(crate) enum Error {
         /// The difference to the service's own table.
         detail: String,
     },
+    /// The table is being dropped.
+    #[error("table `{0}` is being dropped")]
+    TableDropping(String),
+    /// The table was dropped and created anew since the caller looked at it.
+    #[error("table `{0}` is another one now")]
+    TableChanged(String),
     /// The call does not fit how the table is written.
     #[error("{call} does not fit table `{table}`, which is {mode}")]
     WrongWriteMode {
@@ -225,6 +231,18 @@ impl From<Error> for ApiError {
             )
             .meta("table", table)
             .meta("detail", detail),
+            Error::TableDropping(name) => ApiError::new(
+                Code::FailedPrecondition,
+                reason::TABLE_DROPPING,
+                format!("table `{name}` is being dropped; repeat DropTable until it is gone, then create it"),
+            )
+            .meta("table", name),
+            Error::TableChanged(name) => ApiError::new(
+                Code::Aborted,
+                reason::TABLE_CHANGED,
+                format!("table `{name}` was not created at this create_time; see GetTable"),
+            )
+            .meta("table", name),
             Error::WrongWriteMode { table, mode, advice, call } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::WRONG_WRITE_MODE,

@@ -3,11 +3,12 @@
 
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::data::Data;
 use crate::store::Store;
 
+mod bulk;
 mod codec;
 mod conditional;
 mod read;
@@ -42,6 +43,20 @@ impl<S: Store> DataService for Service<S> {
         tables::get_table(&self.data, request.into_inner()).await
     }
 
+    async fn update_table(
+        &self,
+        request: Request<pb::UpdateTableRequest>,
+    ) -> Result<Response<pb::UpdateTableResponse>, Status> {
+        tables::update_table(&self.data, request.into_inner()).await
+    }
+
+    async fn drop_table(
+        &self,
+        request: Request<pb::DropTableRequest>,
+    ) -> Result<Response<pb::DropTableResponse>, Status> {
+        tables::drop_table(&self.data, request.into_inner()).await
+    }
+
     async fn list_tables(
         &self,
         request: Request<pb::ListTablesRequest>,
@@ -69,6 +84,15 @@ impl<S: Store> DataService for Service<S> {
         request: Request<pb::MutateRequest>,
     ) -> Result<Response<pb::MutateResponse>, Status> {
         write::mutate(&self.data, request.into_inner()).await
+    }
+
+    type BulkMutateStream = bulk::Results;
+
+    async fn bulk_mutate(
+        &self,
+        request: Request<Streaming<pb::BulkMutateRequest>>,
+    ) -> Result<Response<Self::BulkMutateStream>, Status> {
+        Ok(bulk::bulk_mutate(&self.data, request.into_inner()))
     }
 
     async fn check_and_mutate(

@@ -11,7 +11,7 @@ use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
 use crate::page_key::PageKey;
 use crate::row::{Page, Row, Seen};
-use crate::table::{Definition, Table, TableName};
+use crate::table::{Definition, Table, TableChange, TableName};
 
 pub(crate) mod cassandra;
 #[cfg(test)]
@@ -122,6 +122,24 @@ pub(crate) trait TableStore {
         let _ = consistency;
         self.table(name)
     }
+
+    /// Changes a table's definition. After `Ok` this clone uses the change, and others do within a few seconds. Rows that are
+    /// there keep their ends.
+    fn update_table(
+        &self,
+        name: &TableName,
+        change: TableChange,
+    ) -> impl Future<Output = Result<Table, Error>> + Send;
+
+    /// Drops a table with all of its rows, if it was created at `create_time` or that is none.
+    ///
+    /// After `Ok` no clone has the table, and its name is free for another. After any error but [`Error::TableNotFound`] and
+    /// [`Error::TableChanged`] repeat the call, which completes what was begun.
+    fn drop_table(
+        &self,
+        name: &TableName,
+        create_time: Option<WriteTimestamp>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Returns at most `limit` tables with names greater than `after`, by name.
     fn tables(&self, after: &str, limit: usize) -> impl Future<Output = Result<Vec<Table>, Error>> + Send;

@@ -12,6 +12,9 @@ use crate::error::Error;
 /// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
 
+/// Longest description of a table.
+const DESCRIPTION_BYTES_MAX: usize = 1024;
+
 /// Longest time to live: Cassandra 5 in its default storage mode keeps none that ends after 2038.
 const TTL_SECONDS_MAX: u32 = 10 * 366 * 24 * 3600;
 
@@ -56,6 +59,17 @@ pub(crate) struct Definition {
     pub(crate) write_mode: WriteMode,
     /// The time to live of rows whose put names none.
     pub(crate) default_ttl: Option<Ttl>,
+    /// The description for people. It does not tell definitions apart.
+    pub(crate) description: String,
+}
+
+/// A change of a table's definition: of what is given here, and of nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TableChange {
+    /// The new default time to live; `Some(None)` stands for none.
+    pub(crate) default_ttl: Option<Option<Ttl>>,
+    /// The new description.
+    pub(crate) description: Option<String>,
 }
 
 /// A table that exists.
@@ -168,6 +182,35 @@ impl Ttl {
     /// Returns the number of seconds.
     pub(crate) fn seconds(self) -> u32 {
         self.0
+    }
+}
+
+/// Checks the length of a description.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is too long.
+pub(crate) fn check_description(description: &str) -> Result<(), Invalid> {
+    if description.len() <= DESCRIPTION_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        reason::INVALID_DESCRIPTION,
+        "table.description",
+        format!("has at most {DESCRIPTION_BYTES_MAX} bytes, not {}", description.len()),
+    ))
+}
+
+impl TableChange {
+    /// Returns the definition after the change.
+    pub(crate) fn applied_to(&self, definition: &Definition) -> Definition {
+        let mut changed = definition.clone();
+        if let Some(default_ttl) = self.default_ttl {
+            changed.default_ttl = default_ttl;
+        }
+        if let Some(description) = &self.description {
+            changed.description.clone_from(description);
+        }
+        changed
     }
 }
 

@@ -10,13 +10,13 @@ use crate::data::{Data, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, TOKEN_BYTES_MAX};
 use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
-use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
+use crate::table::{
+    Definition, SortKeyType, Table, TableChange, TableName, Ttl, WriteMode, check_description,
+};
 
 impl<S: Store> Data<S> {
-    /// Creates a table, or returns the table that has the same definition.
-    ///
-    /// # Errors
-    /// Invalid fields, [`Error::TableExists`], and errors of the store.
+    /// Creates a table without a description.
+    #[cfg(test)]
     pub(crate) async fn create_table(
         &self,
         name: &str,
@@ -24,10 +24,50 @@ impl<S: Store> Data<S> {
         write_mode: WriteMode,
         default_ttl: Option<Duration>,
     ) -> Result<Table, Error> {
+        self.create_described_table(name, sort_key_type, write_mode, default_ttl, String::new()).await
+    }
+
+    /// Creates a table, or returns the table that has the same definition.
+    ///
+    /// # Errors
+    /// Invalid fields, [`Error::TableExists`], and errors of the store.
+    pub(crate) async fn create_described_table(
+        &self,
+        name: &str,
+        sort_key_type: SortKeyType,
+        write_mode: WriteMode,
+        default_ttl: Option<Duration>,
+        description: String,
+    ) -> Result<Table, Error> {
         let name = TableName::parse(name, "table.name")?;
         let default_ttl = default_ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
-        let definition = Definition { name, sort_key_type, write_mode, default_ttl };
+        check_description(&description)?;
+        let definition = Definition { name, sort_key_type, write_mode, default_ttl, description };
         self.store.create_table(definition, WriteTimestamp::now()).await
+    }
+
+    /// Changes a table's definition.
+    ///
+    /// # Errors
+    /// Invalid fields, [`Error::TableNotFound`], and errors of the store.
+    pub(crate) async fn update_table(&self, name: &str, change: TableChange) -> Result<Table, Error> {
+        let name = TableName::parse(name, "table.name")?;
+        if let Some(description) = &change.description {
+            check_description(description)?;
+        }
+        self.store.update_table(&name, change).await
+    }
+
+    /// Drops a table with all of its rows, if it was created at this time or no time is given.
+    ///
+    /// # Errors
+    /// Invalid fields, [`Error::TableNotFound`], [`Error::TableChanged`], and errors of the store.
+    pub(crate) async fn drop_table(
+        &self,
+        name: &str,
+        create_time: Option<WriteTimestamp>,
+    ) -> Result<(), Error> {
+        self.store.drop_table(&TableName::parse(name, "name")?, create_time).await
     }
 
     /// Returns a table; `field` is the field of the request that names it.

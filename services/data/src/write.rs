@@ -23,8 +23,22 @@ impl<S: Store> Data<S> {
         mutations: Vec<Mutation>,
         token: &str,
     ) -> Result<WriteTimestamp, Error> {
-        let partition = PartitionKey::parse(partition_key)?;
         let token = self.token(token)?;
+        self.mutate_under(table, partition_key, mutations, token).await
+    }
+
+    /// Changes one partition under a token. Returns the timestamp of the write.
+    ///
+    /// # Errors
+    /// Invalid fields, and errors of the store.
+    pub(crate) async fn mutate_under(
+        &self,
+        table: &str,
+        partition_key: String,
+        mutations: Vec<Mutation>,
+        token: WriteToken,
+    ) -> Result<WriteTimestamp, Error> {
+        let partition = PartitionKey::parse(partition_key)?;
         let stamp = token.stamp();
         let table = self.table(table, "table").await?;
         table.require(WriteMode::LastWriteWins, "Mutate")?;
@@ -37,7 +51,10 @@ impl<S: Store> Data<S> {
     }
 
     /// Reads the token of a write, or makes one from the clone's clock.
-    fn token(&self, token: &str) -> Result<WriteToken, Error> {
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the token is not acceptable.
+    pub(crate) fn token(&self, token: &str) -> Result<WriteToken, Error> {
         Ok(match token {
             "" => WriteToken::generate(self.clock.next()),
             token => WriteToken::parse(token, WriteTimestamp::now())?,

@@ -110,6 +110,11 @@ impl ApiError {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+
+    /// Returns the variables of the message, as the `ErrorInfo` has them.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.0.metadata
+    }
 }
 
 impl From<ApiError> for Status {

@@ -101,6 +101,14 @@ pub(super) fn row_out(partition_key: String, row: Row) -> pb::Row {
     }
 }
 
+/// Reads a time that an answer had.
+pub(super) fn micros(at: &prost_types::Timestamp, field: &str) -> Result<WriteTimestamp, Invalid> {
+    convert::micros_of_timestamp(at).map(WriteTimestamp).ok_or_else(|| {
+        let text = "must be a time that an answer had, in whole microseconds";
+        Invalid::new(reason::INVALID_TIMESTAMP, field.to_owned(), text)
+    })
+}
+
 pub(super) fn timestamp(at: WriteTimestamp) -> prost_types::Timestamp {
     convert::timestamp_of_micros(at.0)
 }

@@ -1,14 +1,12 @@
 //! The calls that write rows of conditional tables.
 
 use shoal_kit::{Invalid, reason};
-use shoal_proto::convert;
 use shoal_proto::data::v1 as pb;
 use tonic::{Response, Status};
 
-use crate::clock::WriteTimestamp;
 use crate::conditional::{Comparison, Condition, Outcome};
 use crate::data::Data;
-use crate::service::codec::{optional, row_out, timestamp, unknown_enum, value_in, value_out};
+use crate::service::codec::{micros, optional, row_out, timestamp, unknown_enum, value_in, value_out};
 use crate::service::write::mutation_in;
 use crate::store::Store;
 use crate::value::Value;
@@ -89,16 +87,7 @@ fn condition_in(index: usize, condition: pb::Condition) -> Result<(Option<Value>
         Some(Kind::Size(Size { name, comparison, bytes })) => {
             Condition::Size { name, comparison: comparison_in(comparison, &at("size.comparison"))?, bytes }
         }
-        Some(Kind::WriteTime(time)) => {
-            let micros = convert::micros_of_timestamp(&time).ok_or_else(|| {
-                Invalid::new(
-                    reason::INVALID_TIMESTAMP,
-                    at("write_time"),
-                    "must be a write_time that a row or an answer had, in whole microseconds",
-                )
-            })?;
-            Condition::WrittenAt(WriteTimestamp(micros))
-        }
+        Some(Kind::WriteTime(time)) => Condition::WrittenAt(micros(&time, &at("write_time"))?),
     };
     Ok((sort_key, condition))
 }

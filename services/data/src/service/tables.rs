@@ -5,9 +5,9 @@ use shoal_proto::data::v1 as pb;
 use tonic::{Response, Status};
 
 use crate::data::Data;
-use crate::service::codec::{duration, timestamp, unknown_enum};
+use crate::service::codec::{duration, micros, timestamp, unknown_enum};
 use crate::store::Store;
-use crate::table::{SortKeyType, Table, WriteMode};
+use crate::table::{SortKeyType, Table, TableChange, Ttl, WriteMode};
 
 pub(super) async fn create_table<S: Store>(
     data: &Data<S>,
@@ -19,8 +19,51 @@ pub(super) async fn create_table<S: Store>(
     let sort_key_type = sort_key_type(table.sort_key_type)?;
     let write_mode = write_mode(table.write_mode)?;
     let default_ttl = duration(table.default_ttl, "table.default_ttl")?;
-    let table = data.create_table(&table.name, sort_key_type, write_mode, default_ttl).await?;
+    let table = data
+        .create_described_table(&table.name, sort_key_type, write_mode, default_ttl, table.description)
+        .await?;
     Ok(Response::new(pb::CreateTableResponse { table: Some(table_out(&table)) }))
+}
+
+pub(super) async fn update_table<S: Store>(
+    data: &Data<S>,
+    request: pb::UpdateTableRequest,
+) -> Result<Response<pb::UpdateTableResponse>, Status> {
+    let Some(table) = request.table else {
+        return Err(Invalid::new(reason::TABLE_REQUIRED, "table", "is required").into());
+    };
+    let paths = request.update_mask.unwrap_or_default().paths;
+    let mut change = TableChange::default();
+    for path in &paths {
+        match path.as_str() {
+            "default_ttl" => {
+                let ttl = duration(table.default_ttl, "table.default_ttl")?;
+                let ttl = ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
+                change.default_ttl = Some(ttl);
+            }
+            "description" => change.description = Some(table.description.clone()),
+            other => return Err(bad_mask(&format!("`{other}` cannot be changed")).into()),
+        }
+    }
+    if paths.is_empty() {
+        return Err(bad_mask("is required").into());
+    }
+    let table = data.update_table(&table.name, change).await?;
+    Ok(Response::new(pb::UpdateTableResponse { table: Some(table_out(&table)) }))
+}
+
+fn bad_mask(problem: &str) -> Invalid {
+    let text = format!("{problem}; name default_ttl, description or both");
+    Invalid::new(reason::INVALID_UPDATE_MASK, "update_mask", text)
+}
+
+pub(super) async fn drop_table<S: Store>(
+    data: &Data<S>,
+    request: pb::DropTableRequest,
+) -> Result<Response<pb::DropTableResponse>, Status> {
+    let create_time = request.create_time.map(|at| micros(&at, "create_time")).transpose()?;
+    data.drop_table(&request.name, create_time).await?;
+    Ok(Response::new(pb::DropTableResponse {}))
 }
 
 pub(super) async fn get_table<S: Store>(
@@ -79,5 +122,6 @@ fn table_out(table: &Table) -> pb::Table {
             .default_ttl
             .map(|ttl| prost_types::Duration { seconds: ttl.seconds().into(), nanos: 0 }),
         create_time: Some(timestamp(table.create_time)),
+        description: definition.description.clone(),
     }
 }

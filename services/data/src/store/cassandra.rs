@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::key::{PartitionKey, SortKey};
 use crate::row::Row;
 use crate::store::{Consistency, TableStore};
-use crate::table::{Definition, Table, TableName};
+use crate::table::{Definition, Table, TableChange, TableName};
 
 mod agreement;
 mod conditional;
@@ -32,6 +32,7 @@ mod meter;
 mod page;
 mod read;
 mod registry;
+mod registry_changes;
 mod registry_statements;
 mod retry;
 mod schema;
@@ -123,6 +124,21 @@ impl TableStore for CassandraStore {
 
     async fn table_for(&self, name: &TableName, consistency: Consistency) -> Result<Arc<Table>, Error> {
         self.definition(name, consistency).await
+    }
+
+    async fn update_table(&self, name: &TableName, change: TableChange) -> Result<Table, Error> {
+        let link = &self.inner.link;
+        let connected = link.connected().await?;
+        let table = registry_changes::update(link, &connected, name, &change).await?;
+        self.remember(table.clone());
+        Ok(table)
+    }
+
+    async fn drop_table(&self, name: &TableName, create_time: Option<WriteTimestamp>) -> Result<(), Error> {
+        let link = &self.inner.link;
+        let connected = link.connected().await?;
+        self.forget(name);
+        registry_changes::drop_table(link, &connected, name, create_time).await
     }
 
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {

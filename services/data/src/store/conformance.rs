@@ -35,6 +35,7 @@ pub(crate) fn table(name: &str, sort_key_type: SortKeyType) -> Table {
         sort_key_type,
         write_mode: WriteMode::LastWriteWins,
         default_ttl: None,
+        description: String::new(),
     };
     Table { definition, id: Uuid::from_u128(7), create_time: WriteTimestamp(1) }
 }
@@ -51,6 +52,8 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     table::racing_creations_agree(clones).await;
     table::new_table_works_on_other_clones(clones).await;
     table::tables_are_listed_by_name(clones).await;
+    table::updates_reach_every_clone(clones).await;
+    table::a_dropped_table_leaves_nothing(clones).await;
     row::rows_come_back_as_they_were_put(clones).await;
     row::no_sort_key_means_one_row(clones).await;
     timestamp::latest_timestamp_wins_in_any_order(clones).await;

@@ -15,14 +15,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
-use shoal_embedded::{Database, Keyspace, Range};
+use shoal_embedded::{Database, Keyspace, Range, Tx};
 use shoal_kit::EngineError;
 use uuid::Uuid;
 
 use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
 use crate::store::TableStore;
-use crate::table::{Definition, Table, TableName};
+use crate::table::{Definition, Table, TableChange, TableName};
 
 mod conditional;
 mod entry;
@@ -37,6 +37,7 @@ mod tests;
 mod write;
 
 use range_tombstone::RangeTombstone;
+use sweep::Due;
 pub(crate) use sweep::sweep_forever;
 
 /// Seconds for which a tombstone hides older puts that come later, the same as Cassandra's default.
@@ -109,6 +110,38 @@ impl TableStore for EmbeddedStore {
         }
     }
 
+    async fn update_table(&self, name: &TableName, change: TableChange) -> Result<Table, Error> {
+        let (keyspaces, name) = (self.keyspaces.clone(), name.to_string());
+        let updated = self.database.write(move |tx| {
+            let Some(record) = tx.get(&keyspaces.tables, &name)? else {
+                return Err(Error::TableNotFound(name));
+            };
+            let mut table = registry::decode(&name, &record)?;
+            table.definition = change.applied_to(&table.definition);
+            tx.put(&keyspaces.tables, name, registry::encode(&table));
+            Ok(table)
+        });
+        updated.await.map_err(write_failed)?
+    }
+
+    async fn drop_table(&self, name: &TableName, create_time: Option<WriteTimestamp>) -> Result<(), Error> {
+        let (keyspaces, name) = (self.keyspaces.clone(), name.to_string());
+        let dropped = self.database.write(move |tx| {
+            let Some(record) = tx.get(&keyspaces.tables, &name)? else {
+                return Err(Error::TableNotFound(name));
+            };
+            let table = registry::decode(&name, &record)?;
+            if create_time.is_some_and(|at| at != table.create_time) {
+                return Err(Error::TableChanged(name));
+            }
+            tx.delete(&keyspaces.tables, name);
+            // The id is never used again, so its rows are cleared away whenever the sweeper comes to it.
+            Due::Table.queue_key(tx, &keyspaces, WriteTimestamp::now(), table.id.as_bytes(), Vec::new());
+            Ok(())
+        });
+        dropped.await.map_err(write_failed)?
+    }
+
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {
         // The first name that could follow, because no name has a zero byte.
         let from = [after.as_bytes(), &[0]].concat();
@@ -119,6 +152,15 @@ impl TableStore for EmbeddedStore {
                 registry::decode(&String::from_utf8_lossy(&name), &record)
             })
             .collect()
+    }
+}
+
+/// Refuses to write rows of a table that was dropped meanwhile, which nothing would clear away.
+fn require_table(tx: &Tx<'_>, keyspaces: &Keyspaces, table: &Table) -> Result<(), Error> {
+    let name = table.definition.name.as_str();
+    match tx.get(&keyspaces.tables, name)? {
+        Some(record) if registry::decode(name, &record)?.id == table.id => Ok(()),
+        _ => Err(Error::TableNotFound(name.to_owned())),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::mutation::{Change, Write};
 use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
 use crate::store::{KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
-use crate::table::{Definition, Table, TableName};
+use crate::table::{Definition, Table, TableChange, TableName};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
@@ -81,6 +81,20 @@ impl TableStore for Model {
     async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
         let tables = self.tables.lock().unwrap();
         tables.get(name).cloned().ok_or_else(|| Error::TableNotFound(name.to_string()))
+    }
+
+    async fn update_table(&self, name: &TableName, change: TableChange) -> Result<Table, Error> {
+        let mut tables = self.tables.lock().unwrap();
+        let table = tables.get_mut(name).ok_or_else(|| Error::TableNotFound(name.to_string()))?;
+        let mut changed = Table::clone(table);
+        changed.definition = change.applied_to(&changed.definition);
+        *table = Arc::new(changed.clone());
+        Ok(changed)
+    }
+
+    async fn drop_table(&self, name: &TableName, _create_time: Option<WriteTimestamp>) -> Result<(), Error> {
+        let dropped = self.tables.lock().unwrap().remove(name);
+        dropped.map(drop).ok_or_else(|| Error::TableNotFound(name.to_string()))
     }
 
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {

@@ -19,7 +19,7 @@ use crate::store::cassandra::{CassandraStore, registry};
 use crate::table::{Table, TableName};
 
 /// Time for which a definition is remembered without looking again.
-const FRESH: Duration = Duration::from_secs(5);
+pub(super) const FRESH: Duration = Duration::from_secs(5);
 /// Most definitions remembered, each with its prepared statements. The one that was looked up longest ago goes first.
 const DEFINITIONS_MAX: usize = 1024;
 /// Part of a statement's time that a look-up may take when there is a remembered definition to go on with: one of so many.

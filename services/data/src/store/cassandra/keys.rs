@@ -34,7 +34,7 @@ impl KeyStore for CassandraStore {
         let mut attempts = Attempts::new();
         let stands = loop {
             let values =
-                (KEY_SPACE, name.clone(), key.secret, READY, "", "", none, key.create_time.0, LAYOUT);
+                (KEY_SPACE, name.clone(), key.secret, READY, "", "", none, key.create_time.0, LAYOUT, "");
             let added = async {
                 transact(link, &connected, "INSERT", |session| &session.registry.insert, values).await?;
                 // Applied or not, the registry has the row now. SERIAL shows it even if its commit is under way.
@@ -56,7 +56,7 @@ impl KeyStore for CassandraStore {
 }
 
 fn key_of(record: Record) -> Result<PageKey, Error> {
-    let (name, secret, _, _, _, _, create_time, _) = record;
+    let (name, secret, _, _, _, _, create_time, ..) = record;
     let id = name.parse().map_err(|_| Error::DataLoss(format!("a key of page tokens is called `{name}`")))?;
     Ok(PageKey { id, secret, create_time: WriteTimestamp(create_time) })
 }

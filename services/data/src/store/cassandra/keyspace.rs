@@ -9,7 +9,7 @@ use scylla::client::session::Session;
 use crate::config::Config;
 use crate::store::cassandra::agreement::{schema_agreed, table_everywhere, table_ids};
 use crate::store::cassandra::schema::{
-    LAYOUT_COLUMN, REGISTRY, create_keyspace, create_registry, registry_id,
+    DESCRIPTION_COLUMN, LAYOUT_COLUMN, REGISTRY, create_keyspace, create_registry, registry_id,
 };
 use crate::store::cassandra::topology::Topology;
 
@@ -60,9 +60,11 @@ pub(super) async fn prepare(
             .await
             .map_err(|disagreement| format!("the registry of tables: {disagreement:?}"))?;
         made = if made == Made::Keyspace { made } else { Made::Registry };
-    } else if !session_has(session, keyspace, REGISTRY, "layout").await? {
+    } else if !session_has(session, keyspace, REGISTRY, "description").await? {
         // A registry of an earlier release.
-        run(session, format!("ALTER TABLE {keyspace}.{REGISTRY} ADD IF NOT EXISTS {LAYOUT_COLUMN}")).await?;
+        for column in [LAYOUT_COLUMN, DESCRIPTION_COLUMN] {
+            run(session, format!("ALTER TABLE {keyspace}.{REGISTRY} ADD IF NOT EXISTS {column}")).await?;
+        }
         if !schema_agreed(session, AGREEMENT).await {
             return Err("the nodes do not agree on the schema yet".to_owned());
         }

@@ -21,8 +21,8 @@ use crate::store::cassandra::connect::Connected;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::schema::{
-    CREATING, LAYOUT, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table, create_table,
-    table_of,
+    CREATING, DROPPING, LAYOUT, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table,
+    create_table, table_of,
 };
 use crate::table::{Definition, Table, Ttl};
 
@@ -41,10 +41,18 @@ pub(super) async fn find(
     connected: &Arc<Connected>,
     name: &str,
 ) -> Result<Option<Table>, Error> {
-    match look(link, connected, name, Consistency::LocalQuorum).await? {
+    match found(look(link, connected, name, Consistency::LocalQuorum).await)? {
         None => Ok(None),
         Some((table, true)) => Ok(Some(table)),
         Some((table, false)) => complete(link, connected, table).await.map(Some),
+    }
+}
+
+/// Takes a table that is being dropped for one that is not there.
+fn found(looked: Result<Option<(Table, bool)>, Error>) -> Result<Option<(Table, bool)>, Error> {
+    match looked {
+        Err(Error::TableDropping(_)) => Ok(None),
+        looked => looked,
     }
 }
 
@@ -91,7 +99,7 @@ pub(super) async fn store_name(link: &Link, connected: &Arc<Connected>) -> Resul
         return Ok(name);
     }
     let none: Option<i64> = None;
-    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64, LAYOUT);
+    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64, LAYOUT, "");
     let mut attempts = Attempts::new();
     let name = loop {
         let named = async {
@@ -157,6 +165,7 @@ async fn register(
         definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
         now.0,
         LAYOUT,
+        definition.description.clone(),
     );
     let mut attempts = Attempts::new();
     loop {
@@ -273,6 +282,22 @@ impl Attempts {
     }
 }
 
+/// Returns the registry's row of a name in one order with all of its changes.
+pub(super) async fn read_record(
+    link: &Link,
+    connected: &Arc<Connected>,
+    name: &str,
+) -> Result<Option<Record>, Error> {
+    let (session, values) = (connected.clone(), (SPACE, name.to_owned()));
+    let read = async move {
+        let mut one = session.registry.one.clone();
+        one.set_consistency(Consistency::Serial);
+        answer(session.session.execute_unpaged(&one, values).await?)
+    };
+    let result = link.run(Intent::Read, "SELECT", REGISTRY, read).await?;
+    Ok(records(result)?.into_iter().next())
+}
+
 /// Returns the table of a name as the registry has it at this level, and whether its CQL table is there.
 pub(super) async fn look(
     link: &Link,
@@ -287,7 +312,11 @@ pub(super) async fn look(
         answer(session.session.execute_unpaged(&one, values).await?)
     };
     let result = link.run(Intent::Read, "SELECT", REGISTRY, read).await?;
-    records(result)?.into_iter().next().map(table_of).transpose()
+    let record = records(result)?.into_iter().next();
+    if record.as_ref().is_some_and(|record| record.2 == DROPPING) {
+        return Err(Error::TableDropping(name.to_owned()));
+    }
+    record.map(table_of).transpose()
 }
 
 /// Reads the rows of the registry in a result.

@@ -7,7 +7,7 @@ use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
 
-use crate::store::cassandra::schema::{COLUMNS, CREATING, READY, REGISTRY};
+use crate::store::cassandra::schema::{COLUMNS, CREATING, DROPPING, READY, REGISTRY};
 
 /// The statements on the registry of tables, prepared once for a session.
 #[derive(Debug)]
@@ -18,6 +18,12 @@ pub(super) struct RegistryStatements {
     pub(super) ready: PreparedStatement,
     /// Removes a table that was never made.
     pub(super) unregister: PreparedStatement,
+    /// Changes a definition that is still as it was read.
+    pub(super) update: PreparedStatement,
+    /// Marks a table that is being dropped.
+    pub(super) dropping: PreparedStatement,
+    /// Removes a table that was dropped.
+    pub(super) dropped: PreparedStatement,
 }
 
 impl RegistryStatements {
@@ -53,7 +59,7 @@ impl RegistryStatements {
             .await?,
             insert: prepare(
                 format!(
-                    "INSERT INTO {registry} (space, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
+                    "INSERT INTO {registry} (space, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
                 ),
                 true,
             )
@@ -65,6 +71,24 @@ impl RegistryStatements {
             .await?,
             unregister: prepare(
                 format!("DELETE FROM {registry} WHERE space = ? AND name = ? IF id = ? AND state = '{CREATING}'"),
+                true,
+            )
+            .await?,
+            update: prepare(
+                format!(
+                    "UPDATE {registry} SET default_ttl_seconds = ?, description = ? WHERE space = ? AND name = ? \
+                     IF id = ? AND state = '{READY}' AND default_ttl_seconds = ? AND description = ?"
+                ),
+                true,
+            )
+            .await?,
+            dropping: prepare(
+                format!("UPDATE {registry} SET state = '{DROPPING}' WHERE space = ? AND name = ? IF id = ?"),
+                true,
+            )
+            .await?,
+            dropped: prepare(
+                format!("DELETE FROM {registry} WHERE space = ? AND name = ? IF id = ? AND state = '{DROPPING}'"),
                 true,
             )
             .await?,

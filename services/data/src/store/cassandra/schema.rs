@@ -28,18 +28,23 @@ pub(super) const CREATING: &str = "creating";
 /// State of a table whose CQL table is there, on every node.
 pub(super) const READY: &str = "ready";
 
+/// State of a table that is being dropped: no clone finds it any more, and its CQL table may be gone.
+pub(super) const DROPPING: &str = "dropping";
+
 /// Layout of tables that this release makes: what a clone must know to read and write one. A row of the registry without a
 /// layout is of layout 1.
 pub(super) const LAYOUT: i32 = 1;
 /// The column with the layout, which registries of earlier releases do not have.
 pub(super) const LAYOUT_COLUMN: &str = "layout int";
+/// The column with the description, which registries of earlier releases do not have.
+pub(super) const DESCRIPTION_COLUMN: &str = "description text";
 
 /// Columns of the registry in the order of [`Record`].
-pub(super) const COLUMNS: &str =
-    "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros, layout";
+pub(super) const COLUMNS: &str = "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros, layout, description";
 
 /// A row of the registry.
-pub(super) type Record = (String, Uuid, String, String, String, Option<i64>, i64, Option<i32>);
+pub(super) type Record =
+    (String, Uuid, String, String, String, Option<i64>, i64, Option<i32>, Option<String>);
 
 /// Returns the statement that makes the keyspace, with this many replicas in each data centre.
 pub(super) fn create_keyspace(keyspace: &str, factors: &BTreeMap<String, u8>) -> String {
@@ -62,6 +67,7 @@ pub(super) fn create_registry(config: &Config) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {keyspace}.{REGISTRY} (space text, name text, id uuid, state text, \
          sort_key_type text, write_mode text, default_ttl_seconds bigint, create_time_micros bigint, {LAYOUT_COLUMN}, \
+         {DESCRIPTION_COLUMN}, \
          PRIMARY KEY (space, name)) WITH ID = '{}' AND speculative_retry = '{}'",
         registry_id(keyspace),
         config.speculative_retry
@@ -111,7 +117,7 @@ fn column_type(of: SortKeyType) -> Option<&'static str> {
 /// # Errors
 /// [`Error::NewerLayout`] when a later release wrote the row.
 pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
-    let (name, id, state, sort_key_type, write_mode, ttl, create_time, layout) = record;
+    let (name, id, state, sort_key_type, write_mode, ttl, create_time, layout, description) = record;
     let layout = layout.unwrap_or(1);
     if layout > LAYOUT {
         let detail = format!("it has layout {layout}, and this clone knows layouts up to {LAYOUT}");
@@ -126,6 +132,7 @@ pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
                 None => None,
                 Some(seconds) => Some(Ttl::of_seconds(seconds.try_into().ok()?)?),
             },
+            description: description.clone().unwrap_or_default(),
         })
     };
     let Some(definition) = definition() else {
@@ -177,7 +184,17 @@ mod tests {
     fn newer_layout_is_refused() {
         let row = |mode: &str, layout| {
             let (sort_key_type, mode) = ("STRING".to_owned(), mode.to_owned());
-            table_of(("t".to_owned(), Uuid::nil(), READY.to_owned(), sort_key_type, mode, None, 5, layout))
+            table_of((
+                "t".to_owned(),
+                Uuid::nil(),
+                READY.to_owned(),
+                sort_key_type,
+                mode,
+                None,
+                5,
+                layout,
+                None,
+            ))
         };
         let known = WriteMode::LastWriteWins.name();
         assert!(row(known, None).is_ok() && row(known, Some(LAYOUT)).is_ok());

@@ -1,13 +1,14 @@
 //! Tables: created once, found by every clone, listed by name.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Clones, create, mutate, put, unique, value};
+use super::{Clones, create, mutate, mutate_at, put, text, unique, value};
+use crate::clock::WriteTimestamp;
 use crate::data::Data;
 use crate::error::Error;
-use crate::store::Store;
-use crate::table::{SortKeyType, WriteMode};
+use crate::store::{Consistency, Store};
+use crate::table::{SortKeyType, TableChange, Ttl, WriteMode};
 
 pub(super) async fn a_table_is_created_once<S: Store>(Clones { here, there }: &Clones<S>) {
     let name = unique("once");
@@ -76,4 +77,60 @@ pub(super) async fn tables_are_listed_by_name<S: Store>(Clones { here, there }: 
     assert!(pages >= 3 && found.is_sorted(), "{pages} pages: {found:?}");
     found.retain(|name| expected.contains(name));
     assert_eq!(found, expected);
+}
+
+pub(super) async fn updates_reach_every_clone<S: Store>(Clones { here, there }: &Clones<S>) {
+    let name = create(here, "update", SortKeyType::String).await;
+    let table = there.table(&name, "name").await.unwrap();
+    let ttl = |seconds| Ttl::of_seconds(seconds).unwrap();
+    let change = TableChange { default_ttl: Some(Some(ttl(5_000))), description: None };
+    here.update_table(&name, change).await.unwrap();
+    let described = TableChange { default_ttl: None, description: Some("of people".to_owned()) };
+    let changed = there.update_table(&name, described).await.unwrap();
+    assert_eq!((changed.id, changed.create_time), (table.id, table.create_time));
+    assert_eq!(changed.definition.default_ttl, Some(ttl(5_000)), "one change does not undo another");
+    assert_eq!(changed.definition.description, "of people");
+    let until = Instant::now() + Duration::from_secs(20);
+    while *here.table(&name, "name").await.unwrap() != changed {
+        assert!(Instant::now() < until, "the other clone does not learn of it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let at = WriteTimestamp::now().0;
+    mutate_at(here, &name, at, vec![put("a", "1")]).await;
+    let row = there.get(&name, "p".to_owned(), text("a"), Consistency::Quorum).await.unwrap();
+    assert_eq!(row.expire_time, Some(WriteTimestamp(at + 5_000_000_000)));
+    let cleared = TableChange { default_ttl: Some(None), description: Some(String::new()) };
+    let changed = here.update_table(&name, cleared).await.unwrap();
+    assert_eq!((changed.definition.default_ttl, changed.definition.description.as_str()), (None, ""));
+    let missing = here.update_table("no_such_table", TableChange::default()).await;
+    assert!(matches!(missing, Err(Error::TableNotFound(_))), "{missing:?}");
+    let long = TableChange { default_ttl: None, description: Some("x".repeat(1025)) };
+    assert!(matches!(here.update_table(&name, long).await, Err(Error::Invalid(_))));
+}
+
+pub(super) async fn a_dropped_table_leaves_nothing<S: Store>(Clones { here, there }: &Clones<S>) {
+    let name = create(here, "drop", SortKeyType::String).await;
+    mutate(there, &name, 5, vec![put("a", "1")]).await;
+    let table = there.table(&name, "name").await.unwrap();
+    let other = WriteTimestamp(table.create_time.0 - 1);
+    let refused = here.drop_table(&name, Some(other)).await;
+    assert!(matches!(refused, Err(Error::TableChanged(_))), "{refused:?}");
+    assert_eq!(value(here, &name, "a").await.as_deref(), Some("1"));
+
+    here.drop_table(&name, Some(table.create_time)).await.unwrap();
+    for clone in [here, there] {
+        let found = clone.table(&name, "name").await;
+        assert!(matches!(found, Err(Error::TableNotFound(_))), "{found:?}");
+        let write = clone.mutate(&name, "p".to_owned(), vec![put("a", "2")], "").await;
+        assert!(matches!(write, Err(Error::TableNotFound(_))), "{write:?}");
+        let again = clone.drop_table(&name, None).await;
+        assert!(matches!(again, Err(Error::TableNotFound(_))), "{again:?}");
+    }
+    // The name is free for a table of another shape, without the old rows.
+    let created = there.create_table(&name, SortKeyType::String, WriteMode::Conditional, None).await.unwrap();
+    assert_ne!(created.id, table.id);
+    assert!(value(here, &name, "a").await.is_none());
+    let put = vec![put("a", "3")];
+    here.check_and_mutate(&name, "p".to_owned(), vec![], put, "").await.unwrap();
+    assert_eq!(value(there, &name, "a").await.as_deref(), Some("3"));
 }

@@ -10,7 +10,7 @@ use crate::row::Row;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::write::write_row;
-use crate::store::embedded::{EmbeddedStore, Keyspaces, layout, write_failed};
+use crate::store::embedded::{EmbeddedStore, Keyspaces, layout, require_table, write_failed};
 
 impl EmbeddedStore {
     pub(super) async fn write_conditional(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
@@ -33,6 +33,7 @@ fn apply(
     write: &ConditionalWrite,
     now: WriteTimestamp,
 ) -> Result<Outcome, Error> {
+    require_table(tx, keyspaces, &write.table)?;
     let prefix = layout::prefix(&write.table, &write.partition);
     let remembered = layout::key(&prefix, &write.hash());
     if let Some(stored) = tx.get(&keyspaces.applied, &remembered)? {

@@ -19,6 +19,8 @@ struct Record {
     default_ttl_seconds: u32,
     #[prost(int64, tag = "5")]
     create_time_micros: i64,
+    #[prost(string, tag = "6")]
+    description: String,
 }
 
 pub(super) fn encode(table: &Table) -> Vec<u8> {
@@ -29,6 +31,7 @@ pub(super) fn encode(table: &Table) -> Vec<u8> {
         write_mode: definition.write_mode.name().to_owned(),
         default_ttl_seconds: definition.default_ttl.map_or(0, Ttl::seconds),
         create_time_micros: table.create_time.0,
+        description: definition.description.clone(),
     };
     record.encode_to_vec()
 }
@@ -42,6 +45,7 @@ pub(super) fn decode(name: &str, stored: &[u8]) -> Result<Table, Error> {
                 sort_key_type: SortKeyType::of_name(&record.sort_key_type)?,
                 write_mode: WriteMode::of_name(&record.write_mode)?,
                 default_ttl: Ttl::of_seconds(record.default_ttl_seconds),
+                description: record.description,
             },
             id: Uuid::from_slice(&record.id).ok()?,
             create_time: WriteTimestamp(record.create_time_micros),

@@ -35,6 +35,8 @@ pub(super) enum Due {
     Range = 3,
     /// A conditional write need not be remembered any longer.
     Applied = 4,
+    /// A table was dropped, and its rows can be cleared away.
+    Table = 5,
 }
 
 impl Due {
@@ -106,21 +108,28 @@ struct Queued {
 impl EmbeddedStore {
     /// Handles a batch of what is due at `now`. Returns whether there is more.
     pub(super) async fn sweep(&self, now: WriteTimestamp) -> Result<bool, Error> {
-        let (mut rows, mut ranges) = (Vec::new(), Vec::new());
+        let (mut rows, mut ranges, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         let from = WriteTimestamp(self.swept_until.load(Ordering::Relaxed));
         let keys = due_until(from).to_vec()..due_until(now).to_vec();
         for pair in self.keyspaces.due.range(keys).take(BATCH) {
             let (due_key, of) = pair?;
             let (due, key) = due_key.get(8..).and_then(<[u8]>::split_first).unwrap_or((&0, &[]));
             let queued = Queued { due_key: due_key.to_vec(), due: *due, key: key.to_vec(), of: of.to_vec() };
-            if queued.due == Due::Range as u8 { ranges.push(queued) } else { rows.push(queued) }
+            match queued.due {
+                due if due == Due::Range as u8 => ranges.push(queued),
+                due if due == Due::Table as u8 => tables.push(queued),
+                _ => rows.push(queued),
+            }
         }
-        let more = rows.len() + ranges.len() == BATCH;
+        let more = rows.len() + ranges.len() + tables.len() == BATCH;
         if !rows.is_empty() {
             self.sweep_rows(rows, now).await?;
         }
         for queued in ranges {
             self.sweep_range(queued, now).await?;
+        }
+        for queued in tables {
+            self.sweep_table(queued).await?;
         }
         if !more {
             self.swept_until.store(now.0.saturating_sub(LATE_MAX), Ordering::Relaxed);
@@ -189,6 +198,37 @@ impl EmbeddedStore {
             } else {
                 Due::Range.queue_key(tx, &keyspaces, over, &queued.key, Vec::new());
             }
+            Ok::<_, Error>(())
+        });
+        swept.await.map_err(write_failed)?
+    }
+
+    /// Clears away all that a dropped table had, a part at a time.
+    async fn sweep_table(&self, queued: Queued) -> Result<(), Error> {
+        let keys = layout::keys(&queued.key, &[], None);
+        for keyspace in [&self.keyspaces.rows, &self.keyspaces.ranges, &self.keyspaces.applied] {
+            loop {
+                let (source, keys) = (keyspace.clone(), keys.clone());
+                let looked = tokio::task::spawn_blocking(move || {
+                    let found = source.range(keys).take(LOOKED_MAX).map(|pair| Ok(pair?.0.to_vec()));
+                    found.collect::<Result<Vec<_>, Error>>()
+                });
+                let found =
+                    looked.await.map_err(|error| Error::Internal(format!("a sweep's task: {error}")))??;
+                if found.is_empty() {
+                    break;
+                }
+                let keyspace = keyspace.clone();
+                let cleared = self.database.write(move |tx| {
+                    found.into_iter().for_each(|key| tx.delete(&keyspace, key));
+                    Ok::<_, Error>(())
+                });
+                cleared.await.map_err(write_failed)??;
+            }
+        }
+        let keyspaces = self.keyspaces.clone();
+        let swept = self.database.write(move |tx| {
+            tx.delete(&keyspaces.due, queued.due_key);
             Ok::<_, Error>(())
         });
         swept.await.map_err(write_failed)?

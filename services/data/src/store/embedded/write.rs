@@ -13,7 +13,9 @@ use crate::store::WriteStore;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::range_tombstone::{RangeTombstone, overlay};
 use crate::store::embedded::sweep::Due;
-use crate::store::embedded::{EmbeddedStore, GRACE_SECONDS, Keyspaces, last_tombstone, layout, write_failed};
+use crate::store::embedded::{
+    EmbeddedStore, GRACE_SECONDS, Keyspaces, last_tombstone, layout, require_table, write_failed,
+};
 
 impl WriteStore for EmbeddedStore {
     fn clock(&self) -> Arc<Clock> {
@@ -40,6 +42,7 @@ impl WriteStore for EmbeddedStore {
 
 /// Applies a write. The order of its changes does not matter, because timestamps decide.
 fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimestamp) -> Result<(), Error> {
+    require_table(tx, keyspaces, &write.table)?;
     let prefix = layout::prefix(&write.table, &write.partition);
     for change in &write.changes {
         match change {
