@@ -112,7 +112,8 @@ start_cassandra3() {
         await "cassandra3-$n" 240 cql_answers "cassandra3-$n" "127.0.0.$n" "$native"
     done
     publish SHOAL_TEST_CASSANDRA3 "127.0.0.1:$native,127.0.0.2:$native,127.0.0.3:$native"
-    publish SHOAL_TEST_CASSANDRA3_NODE "env SHOAL_RUN=$run $here/engines node"
+    # Without the mark by which leftovers of tests are known: a node that is revived outlives the test.
+    publish SHOAL_TEST_CASSANDRA3_NODE "env -u SHOAL_TEST_MARK SHOAL_RUN=$run $here/engines node"
 }
 
 # node freeze|thaw|kill|revive NUMBER: what a test does to one of the three.

@@ -20,6 +20,15 @@ const BATCH_KEYS_MAX: usize = 100;
 const BATCH_BYTES_MAX: usize = 2 << 20;
 
 impl<S: Store> Data<S> {
+    /// Returns the consistency that a read of a table had which asked for this one.
+    pub(crate) async fn achieved(&self, table: &str, asked: Consistency) -> Consistency {
+        // Its definition is remembered, since the table was just read.
+        match self.table_for(table, Consistency::Eventual).await {
+            Ok(table) => self.store.achieved(&table, asked),
+            Err(_) => asked.min(Consistency::Quorum),
+        }
+    }
+
     /// Returns one row.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub(crate) mod model;
 pub(crate) mod random;
 
 /// Number of replicas that a read waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Consistency {
     /// A single replica.
     Eventual,
@@ -156,6 +156,9 @@ pub(crate) trait KeyStore {
 
 /// The reads of a store.
 pub(crate) trait ReadStore {
+    /// Returns the level that reads of a table have which ask for this one.
+    fn achieved(&self, table: &Table, asked: Consistency) -> Consistency;
+
     /// Returns the row, if it is there now. It shows every write that was answered before this call began (with
     /// [`Consistency::Eventual`], only those that have reached the replica that is asked).
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Row>, Error>> + Send;

@@ -75,7 +75,7 @@ impl Rows {
             (table, &row.partition_key, &row.sort_key) == (&get.table, &get.partition_key, &get.sort_key)
         });
         let (_, row) = row.ok_or_else(|| missing(shoal_kit::reason::ROW_NOT_FOUND))?;
-        Ok(data::GetResponse { row: Some(row.clone()) })
+        Ok(data::GetResponse { row: Some(row.clone()), ..Default::default() })
     }
 }
 

@@ -30,6 +30,14 @@ pub(super) fn page_end(metadata: &MetadataMap) -> Option<Instant> {
     shoal_kit::call_timeout(metadata).and_then(|timeout| Instant::now().checked_add(timeout / 5 * 4))
 }
 
+pub(super) fn consistency_out(consistency: Consistency) -> pb::Consistency {
+    match consistency {
+        Consistency::Eventual => pb::Consistency::Eventual,
+        Consistency::Quorum => pb::Consistency::Quorum,
+        Consistency::Strong => pb::Consistency::Strong,
+    }
+}
+
 pub(super) fn unknown_enum(field: &str, number: i32) -> Invalid {
     Invalid::new(
         reason::UNKNOWN_ENUM_VALUE,

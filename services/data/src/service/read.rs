@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use crate::data::Data;
 use crate::read::QueryRequest;
-use crate::service::codec::{consistency_in, optional, page_end, row_out};
+use crate::service::codec::{consistency_in, consistency_out, optional, page_end, row_out};
 use crate::store::Store;
 
 pub(super) async fn get<S: Store>(
@@ -17,7 +17,8 @@ pub(super) async fn get<S: Store>(
     let sort_key = optional(sort_key, "sort_key")?;
     let consistency = consistency_in(consistency)?;
     let row = data.get(&table, partition_key.clone(), sort_key, consistency).await?;
-    Ok(shoal_kit::answer(pb::GetResponse { row: Some(row_out(partition_key, row)) }))
+    let consistency_achieved = consistency_out(data.achieved(&table, consistency).await).into();
+    Ok(shoal_kit::answer(pb::GetResponse { row: Some(row_out(partition_key, row)), consistency_achieved }))
 }
 
 pub(super) async fn batch_get<S: Store>(
@@ -37,7 +38,8 @@ pub(super) async fn batch_get<S: Store>(
     let results = results
         .map(|(partition, row)| pb::BatchGetResult { row: row.map(|row| row_out(partition, row)) })
         .collect();
-    Ok(shoal_kit::answer(pb::BatchGetResponse { results }))
+    let consistency_achieved = consistency_out(data.achieved(&table, consistency).await).into();
+    Ok(shoal_kit::answer(pb::BatchGetResponse { results, consistency_achieved }))
 }
 
 pub(super) async fn query<S: Store>(
@@ -48,6 +50,7 @@ pub(super) async fn query<S: Store>(
     let request = request.into_inner();
     let consistency = consistency_in(request.consistency)?;
     let partition_key = request.partition_key.clone();
+    let table = request.table.clone();
     let query = QueryRequest {
         table: request.table,
         partition_key: request.partition_key,
@@ -61,5 +64,6 @@ pub(super) async fn query<S: Store>(
     };
     let (rows, next_page_token) = data.query(query, consistency).await?;
     let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();
-    Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token }))
+    let consistency_achieved = consistency_out(data.achieved(&table, consistency).await).into();
+    Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token, consistency_achieved }))
 }

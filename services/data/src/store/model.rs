@@ -13,7 +13,7 @@ use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
 use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
+use crate::store::{Consistency, KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
 use crate::table::{Definition, Table, TableChange, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -120,6 +120,10 @@ impl KeyStore for Model {
 }
 
 impl ReadStore for Model {
+    fn achieved(&self, _: &Table, _: Consistency) -> Consistency {
+        Consistency::Strong
+    }
+
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let rows = self.rows(lookup.table.id, &lookup.partition, &SortRange::default());
         match rows.into_iter().find(|(key, _)| *key == lookup.sort_key) {

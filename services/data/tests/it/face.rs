@@ -1,8 +1,8 @@
 //! The gRPC face: values come back as they were sent, and errors say what was wrong with which field.
 
 use shoal_proto::data::v1::{
-    BatchGetRequest, CreateTableRequest, GetRequest, GetTableRequest, ListTablesRequest, MutateRequest,
-    Mutation, QueryRequest, RowKey, SortKeyType, Table, mutation,
+    BatchGetRequest, Consistency, CreateTableRequest, GetRequest, GetTableRequest, ListTablesRequest,
+    MutateRequest, Mutation, QueryRequest, RowKey, SortKeyType, Table, mutation,
 };
 use shoal_proto::r#type::v1::{Value, value};
 use tonic::Code;
@@ -43,7 +43,9 @@ async fn every_kind_of_value_comes_back() {
 
     let keys = ["k", "x"].map(|key| RowKey { partition_key: "p".to_owned(), sort_key: Some(text(key)) });
     let request = BatchGetRequest { table: "t".to_owned(), keys: keys.into(), consistency: 0 };
-    let results = clone.client.clone().batch_get(request).await.unwrap().into_inner().results;
+    let answer = clone.client.clone().batch_get(request).await.unwrap().into_inner();
+    assert_eq!(answer.consistency_achieved(), Consistency::Strong, "there is one copy");
+    let results = answer.results;
     assert_eq!(results.iter().map(|result| result.row.is_some()).collect::<Vec<_>>(), [true, false]);
     assert_eq!(results[0].row.as_ref().unwrap().partition_key, "p");
     clone.stop().await;

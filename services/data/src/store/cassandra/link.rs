@@ -128,6 +128,12 @@ impl Link {
         self.shared.statements.available_permits()
     }
 
+    /// Returns how many tasks run: those of the link itself, and those of calls.
+    #[cfg(test)]
+    pub(super) fn tasks(&self) -> usize {
+        self.shared.tasks.len()
+    }
+
     /// Returns `Ok` if Cassandra answers, else the reason why not.
     pub(super) fn healthy(&self) -> Result<(), String> {
         match &*self.shared.reach.borrow() {

@@ -21,7 +21,7 @@ use crate::store::cassandra::registry::{answer, undecodable};
 use crate::store::cassandra::statements::{Bind, Kind, Statements};
 use crate::store::cassandra::{CassandraStore, ReadKey};
 use crate::store::{Consistency, Lookup, Lookups, Query, ReadStore};
-use crate::table::{SortKeyType, Table};
+use crate::table::{SortKeyType, Table, WriteMode};
 
 /// Bytes of the rows that are read at once for several keys, if all are as large as the largest that was seen in the table.
 const MANY_BYTES: usize = 4 << 20;
@@ -166,6 +166,13 @@ impl CassandraStore {
 }
 
 impl ReadStore for CassandraStore {
+    fn achieved(&self, table: &Table, asked: Consistency) -> Consistency {
+        match (asked, table.definition.write_mode) {
+            (Consistency::Strong, WriteMode::LastWriteWins) => Consistency::Quorum,
+            (asked, _) => asked,
+        }
+    }
+
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let (leader, receiver) = self.join(&lookup);
         if let Some(leader) = leader {

@@ -1,5 +1,6 @@
 //! The store on a real Cassandra, named by `SHOAL_TEST_CASSANDRA`, and behind a proxy that fails as networks do.
 
+mod cancelled;
 mod cluster3;
 mod history;
 mod proxy;

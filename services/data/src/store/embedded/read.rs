@@ -10,7 +10,8 @@ use crate::row::{Page, PageBuilder, Row};
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::range_tombstone::RangeTombstone;
 use crate::store::embedded::{EmbeddedStore, Keyspaces, last_tombstone, layout};
-use crate::store::{Lookup, Lookups, Query, ReadStore};
+use crate::store::{Consistency, Lookup, Lookups, Query, ReadStore};
+use crate::table::Table;
 
 /// Bytes after which several rows are answered, without those that are left.
 const MANY_BYTES: usize = 4 << 20;
@@ -18,6 +19,11 @@ const MANY_BYTES: usize = 4 << 20;
 const ROWS_BETWEEN_LOOKS: usize = 256;
 
 impl ReadStore for EmbeddedStore {
+    /// Returns the strongest: there is one copy, and each read is a snapshot of it.
+    fn achieved(&self, _: &Table, _: Consistency) -> Consistency {
+        Consistency::Strong
+    }
+
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         // Nothing here waits, but a caller in a loop must let others have the thread all the same.
         tokio::task::coop::consume_budget().await;

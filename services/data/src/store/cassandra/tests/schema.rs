@@ -260,3 +260,19 @@ async fn look_ups_end_with_the_statement_timeout() {
     proxy.set(Network::Fine);
     drop_keyspace(&points, &config.keyspace).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_say_their_consistency() {
+    let Some(points) = contact_points() else { return };
+    let config = config("achieved");
+    let data = Data::new(started(&config, &points).await);
+    create(&data, "last").await;
+    data.create_table("checked", SortKeyType::String, WriteMode::Conditional, None).await.unwrap();
+    for (table, strongest) in [("last", Consistency::Quorum), ("checked", Consistency::Strong)] {
+        for asked in [Consistency::Eventual, Consistency::Quorum] {
+            assert_eq!(data.achieved(table, asked).await, asked, "{table}");
+        }
+        assert_eq!(data.achieved(table, Consistency::Strong).await, strongest, "{table}");
+    }
+    drop_keyspace(&points, &config.keyspace).await;
+}
