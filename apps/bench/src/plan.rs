@@ -11,6 +11,7 @@ use clap::Args;
 use crate::page;
 use crate::report;
 use crate::results::Results;
+use crate::scale_service::CLONES;
 use costs::{Costs, MIX};
 use stages::{Bound, Stage};
 
@@ -64,12 +65,36 @@ fn plan(runs: &[Results]) -> anyhow::Result<String> {
         ));
     }
     text.push_str(&costs.markdown());
+    text.push_str(&scaling(runs));
     text.push_str("\n## Stages\n");
     for (n, stage) in stages::all(&costs).iter().enumerate() {
         text.push_str(&section(n + 1, stage));
     }
     text.push_str(&stages::beyond(&costs));
     Ok(text)
+}
+
+/// Returns what the scale report measured of our own services: nothing where there are no such results.
+fn scaling(runs: &[Results]) -> String {
+    let lines = runs.iter().filter(|run| run.benchmark == "scale").filter_map(|run| {
+        let table = run.tables.iter().find(|table| table.title == CLONES)?;
+        let most = table.rows.last()?;
+        let (percent, per_second) =
+            (table.cell(&most.name, "of_linear_percent")?, table.cell(&most.name, "calls_per_second")?);
+        Some(format!(
+            "- {title} {clones} of them: {per_second} calls a second, {percent:.0} % of linear; this machine was {busy} % busy.\n",
+            title = run.title,
+            clones = most.name,
+            per_second = number(per_second.median),
+            percent = percent.median,
+            busy = table.cell(&most.name, "machine_busy_percent").map_or(0.0, |cell| cell.median.round()),
+        ))
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("\n## What was measured of scaling\n\n{lines}\nDetails are in [benchmarks.md](benchmarks.md).\n")
 }
 
 fn about(costs: &Costs) -> String {
@@ -150,6 +175,7 @@ pub(crate) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::{Column, Table};
 
     #[test]
     fn numbers_have_two_digits() {
@@ -175,6 +201,22 @@ mod tests {
         assert!(text.contains("**Redis**. More of Redis."), "{text}");
         assert!(text.contains("| gateways |                300 |"), "{text}");
         assert!(text.contains("30 %") && text.contains("60 %"), "{text}");
+    }
+
+    #[test]
+    fn measured_scaling_is_listed() {
+        assert_eq!(scaling(&[crate::results::tests::example()]), "");
+        let columns = ["calls_per_second", "of_linear_percent"].map(|key| Column::new(key, key, 0));
+        let mut table = Table::new(CLONES, columns.to_vec());
+        table.row("1", None, vec![vec![80.0], vec![100.0]]);
+        table.row("8", Some("1"), vec![vec![634.0], vec![99.0]]);
+        let (benchmark, title) = ("scale".to_owned(), "Clones of jobs on Redis.".to_owned());
+        let run = Results { benchmark, title, tables: vec![table], ..crate::results::tests::example() };
+        let text = scaling(&[run]);
+        assert!(
+            text.contains("Clones of jobs on Redis. 8 of them: 630 calls a second, 99 % of linear"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -277,9 +277,7 @@ fn cause(kind: AxisKind, analysis: &Analysis) -> String {
             "coherence: the clones have to agree with each other, each with each, so that more of them make it slower"
         }
         (_, Term::Both) => "contention and coherence: one waits for another, and all have to agree",
-        (_, Term::Undecided | Term::None) => {
-            "throughput is lost, and the points do not tell whether to contention or to coherence"
-        }
+        (_, Term::Undecided | Term::None) => "contention or coherence: the points do not tell which",
     };
     let counts = kind.counts();
     let kept = analysis.efficiencies.last().map_or(0.0, |last| 100.0 * last.value);
