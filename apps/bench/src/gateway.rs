@@ -20,7 +20,7 @@ use crate::results::{Attachment, Column, Table};
 use crate::round::{self, Sample, interleaved, load_columns, load_figures, warm_up};
 use crate::run::{Found, Run, RunArgs, seconds};
 
-const ABOUT: &str = "\
+pub(crate) const ABOUT: &str = "\
 Each gateway forwards to the same two tonic servers on this machine, with the same windows, stream limits, cores and rule \
 of balancing; their configuration files are part of the report. First it is checked that each really forwards. Then rounds \
 are interleaved, and medians are reported: CPU time per call of the gateway's processes, which is the figure to trust on a \
@@ -37,7 +37,7 @@ const EXAMPLES: &str = "Examples:
 
 /// Settings of a measurement.
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct GatewayArgs {
     /// Gateways to measure beside ours
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Haproxy, Peer::Envoy, Peer::Nginx])]

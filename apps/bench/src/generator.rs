@@ -20,7 +20,7 @@ use crate::results::{Column, Table};
 use crate::run::{Found, Run, RunArgs, seconds};
 use crate::{echo, peer, report};
 
-const ABOUT: &str = "\
+pub(crate) const ABOUT: &str = "\
 Measures the generator that the other benchmarks use beside ghz (`ghz --async --rps`), with the same servers, rate, connections \
 and even arrivals, in interleaved rounds. Two servers: an echo that answers at once, at half of the load that a closed loop of \
 64 callers gets through, and one that takes 5 ms for each call. Times are service times (sent → answer), the only ones that ghz \
@@ -33,7 +33,7 @@ const EXAMPLES: &str = "Examples:
 
 /// Settings of the comparison.
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct GeneratorArgs {
     /// Where ghz is, beside PATH; default: where `scripts/engines install ghz` puts it
     #[arg(long, env = "SHOAL_BENCH_PEERS")]

@@ -37,7 +37,9 @@ const EXAMPLES: &str = "Examples:
   shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal bench session --rounds 5 --seconds 2
   shoal bench engine --calls 20000
-  shoal bench gateway --peers haproxy,envoy";
+  shoal bench gateway --peers haproxy,envoy
+  shoal bench load --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --rate 500
+  shoal bench scale --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --html scale.html";
 
 /// A benchmark, or the list of them.
 #[derive(Debug, Args)]
@@ -58,12 +60,16 @@ enum Bench {
     /// Redis commands and CPU time of each operation, and the memory of each stored object
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
+    #[command(long_about = gateway::ABOUT)]
     Gateway(gateway::GatewayArgs),
     /// The load generator beside ghz: the same service times, and what a call costs it
+    #[command(long_about = generator::ABOUT)]
     Generator(generator::GeneratorArgs),
     /// Scalability of any gRPC service: which problem it has, and the highest load that meets an objective
+    #[command(long_about = scale_command::ABOUT)]
     Scale(scale_command::ScaleArgs),
     /// One load on any gRPC service, at a rate or from a number of callers
+    #[command(long_about = single_load::ABOUT)]
     Load(single_load::LoadArgs),
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
@@ -118,7 +124,7 @@ fn list() -> String {
     format!(
         "Benchmarks:\n{}\nEach warms up, repeats what it measures in interleaved rounds (--rounds), and prints medians with their \
          range\nand the ratio to its peer, beside facts about the machine. --json FILE keeps it all. `shoal bench NAME --help` has\n\
-         the flags; docs/benchmarks.md has results.",
+         the flags; docs/benchmarks.md has results, docs/load.md says how to measure other services.",
         lines.collect::<String>()
     )
 }
@@ -126,6 +132,16 @@ fn list() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_help_says_what_is_measured() {
+        let command = Bench::augment_subcommands(clap::Command::new("bench"));
+        for name in ["gateway", "generator", "scale", "load"] {
+            let benchmark = command.find_subcommand(name).expect("a benchmark");
+            let long = benchmark.get_long_about().map(ToString::to_string).unwrap_or_default();
+            assert!(long.len() > 200, "{name}: {long}");
+        }
+    }
 
     #[test]
     fn all_benchmarks_are_listed() {

@@ -29,7 +29,7 @@ use crate::scale::run::Run;
 use crate::scale_service::{self, ServiceMeasured};
 use crate::single_load::{PER_SECOND_MAX, duration, rate};
 
-const ABOUT: &str = "\
+pub(crate) const ABOUT: &str = "\
 Finds out which problem a gRPC service has: slow for a single user (performance), or fast alone and slow under load (scalability), \
 and then whether callers wait for each other (contention) or cost each other work (coherence), by the Universal Scalability Law. \
 Finds the highest load that meets an objective, too, and what becomes of calls beyond it.
@@ -54,7 +54,7 @@ const EXAMPLES: &str = "Examples:
 
 /// Settings of the experiment.
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ScaleArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -307,11 +307,11 @@ impl Measuring<'_> {
                 let time = if level.n == 1 { single } else { shortest };
                 let run = self.level(Level::closed(level.n as usize, time)).await?;
                 self.view.note(&format!(
-                    "round {round} of {}, {} caller{}: {:.1} OK/s, {} {}{}",
+                    "round {round} of {}, {} caller{}: {} OK/s, {} {}{}",
                     args.rounds,
                     level.n,
                     if level.n == 1 { "" } else { "s" },
-                    run.achieved(),
+                    summary::number(run.achieved()),
                     args.objective().percentile(),
                     summary::milliseconds(run.response_time.quantile_us(args.objective().quantile)),
                     match run.failed() {

@@ -14,7 +14,7 @@ use crate::method::TargetArgs;
 use crate::results::{Column, Table};
 use crate::run::{Found, Run, RunArgs};
 
-const ABOUT: &str = "\
+pub(crate) const ABOUT: &str = "\
 Offers one load to any gRPC service and prints what came of it. With --rate calls are made when they are due, whatever became of \
 those before (an open loop); response time counts from the moment a call was due, service time from when it was sent. With \
 --callers each caller makes the next call when the last is answered (a closed loop). The types of the methods come from the \
@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
 
 /// Settings of a load.
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct LoadArgs {
     #[command(flatten)]
     target: TargetArgs,

@@ -1,10 +1,10 @@
 //! Connections of a thread of the generator. Each carries as many calls at once as its server allows, and is made anew when
-//! it breaks: a server that restarts costs the calls that were on it, not the rest of the run.
+//! it breaks or its server closes it: a server that restarts costs the calls that were on it, not the rest of the run.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -36,7 +36,8 @@ struct Connection {
     streams_max: usize,
     streams: AtomicUsize,
     sender: Mutex<SendRequest<Bytes>>,
-    reconnecting: AtomicBool,
+    /// Held while it is made anew; the time of the last attempt that failed.
+    renewal: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Place for one call on a connection.
@@ -61,7 +62,7 @@ impl Connections {
                 streams_max: sender.current_max_send_streams().min(STREAMS_MAX),
                 streams: AtomicUsize::new(0),
                 sender: Mutex::new(sender),
-                reconnecting: AtomicBool::new(false),
+                renewal: tokio::sync::Mutex::new(None),
             }));
         }
         let streams = all.iter().map(|connection| connection.streams_max).sum::<usize>();
@@ -96,29 +97,27 @@ impl Stream<'_> {
         &self.connection.uris[method]
     }
 
-    /// Says that a call broke. If that was the whole connection, it is made anew.
-    pub(super) async fn broke(&self) {
+    /// Makes the connection anew if it takes no more calls. Returns false if that failed, now or a moment ago.
+    pub(super) async fn renew(&self) -> bool {
+        let mut failed = self.connection.renewal.lock().await;
         let mut sender = self.sender();
         if std::future::poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
-            return;
+            return true;
         }
-        if self.connection.reconnecting.swap(true, Ordering::Relaxed) {
-            return;
+        if failed.is_some_and(|at| at.elapsed() < RECONNECT_PAUSE) {
+            return false;
         }
-        let connection = self.connection.clone();
-        tokio::spawn(async move {
-            loop {
-                match connect(connection.address).await {
-                    Ok(sender) => {
-                        *connection.sender.lock().unwrap_or_else(PoisonError::into_inner) = sender;
-                        connection.reconnecting.store(false, Ordering::Relaxed);
-                        return;
-                    }
-                    // The thread's runtime ends with the run, and this with it.
-                    Err(_) => tokio::time::sleep(RECONNECT_PAUSE).await,
-                }
+        match connect(self.connection.address).await {
+            Ok(sender) => {
+                *self.connection.sender.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+                *failed = None;
+                true
             }
-        });
+            Err(_) => {
+                *failed = Some(Instant::now());
+                false
+            }
+        }
     }
 }
 

@@ -109,6 +109,8 @@ mod tests {
         Silent,
         /// Stops for a second as soon as it has answered so many calls, and answers the rest at once.
         Stalls { after: usize },
+        /// Closes each connection in good order after so many calls.
+        Leaves { after: usize },
     }
 
     const STALL: Duration = Duration::from_secs(1);
@@ -133,6 +135,7 @@ mod tests {
     ) {
         let mut held = Vec::new();
         let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let mut served = 0;
         while let Some(Ok((_, mut respond))) = connection.accept().await {
             let status = match behaviour {
                 Server::Silent => {
@@ -140,6 +143,13 @@ mod tests {
                     continue;
                 }
                 Server::Answers(status) => status,
+                Server::Leaves { after } => {
+                    served += 1;
+                    if served == after {
+                        connection.graceful_shutdown();
+                    }
+                    "0"
+                }
                 Server::Stalls { after } => {
                     let until = {
                         let mut state = state.lock().expect("not poisoned");
@@ -230,6 +240,13 @@ mod tests {
         assert_eq!((measured.ok, measured.due), (0, 100));
         assert_eq!(measured.failed(), measured.issued);
         assert_eq!(measured.errors.keys().copied().collect::<Vec<_>>(), [14]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn closed_connections_cost_no_calls() {
+        let measured = check(Server::Leaves { after: 20 }, level(Duration::from_millis(300))).await;
+        assert_eq!((measured.ok, measured.failed()), (measured.issued, 0), "{:?}", measured.errors);
+        assert!(measured.issued >= 100, "{measured:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

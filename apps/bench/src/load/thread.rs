@@ -65,11 +65,18 @@ impl Thread {
         }
         let unanswered = Unanswered { thread: self, due: due.at };
         let Some(stream) = self.connections.stream().await else { return false };
-        let mut sender = stream.sender();
         let method = &self.run.target.workload.methods()[due.request.method];
         let uri = stream.uri(due.request.method);
-        let sent = Instant::now();
-        let answer = with_metadata(&mut sender, uri, &method.metadata, due.request.framed, None).await;
+        let mut retried = false;
+        let (sent, answer) = loop {
+            let sent = Instant::now();
+            let framed = due.request.framed.clone();
+            let answer = with_metadata(&mut stream.sender(), uri, &method.metadata, framed, None).await;
+            match &answer {
+                Err(error) if !retried && never_processed(error) && stream.renew().await => retried = true,
+                _ => break (sent, answer),
+            }
+        };
         let answered = Instant::now();
         std::mem::forget(unanswered);
         match answer {
@@ -87,7 +94,7 @@ impl Thread {
             }
             Err(error) => {
                 self.failed(due.at, UNAVAILABLE, || format!("{error:#}"));
-                stream.broke().await;
+                stream.renew().await;
             }
         }
         false
@@ -118,6 +125,16 @@ impl Thread {
         counted.generator.spent(self.run.begun.elapsed());
         Ok(counted)
     }
+}
+
+/// Returns true if the server said that it did not process a call: it closes the connection, or has no room on it. As in
+/// gRPC's clients, such a call is made once more.
+fn never_processed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|error| match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => true,
+        Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+        _ => false,
+    })
 }
 
 /// A call without an answer; dropped, it has failed.

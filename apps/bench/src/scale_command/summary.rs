@@ -143,7 +143,7 @@ pub(super) fn milliseconds(micros: Option<f64>) -> String {
 }
 
 /// Returns a number with about three digits.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let digits = match value.abs() {
         value if value >= 100.0 => 0,
         value if value >= 10.0 => 1,
