@@ -106,7 +106,15 @@ pub(super) fn row_out(partition_key: String, row: Row) -> pb::Row {
         attributes: row.attributes.into_iter().map(|(name, value)| (name, value_out(value))).collect(),
         write_time: Some(timestamp(row.write_time)),
         expire_time: row.expire_time.map(timestamp),
+        remaining_ttl: row.expire_time.map(|end| remaining(end, WriteTimestamp::now())),
     }
+}
+
+/// Returns the time from `now` to an end; none is left of a row that ended since it was read.
+fn remaining(end: WriteTimestamp, now: WriteTimestamp) -> prost_types::Duration {
+    let micros = u64::try_from(end.0.saturating_sub(now.0)).unwrap_or(0);
+    // At most ten years of seconds, which a protobuf Duration holds.
+    prost_types::Duration::try_from(Duration::from_micros(micros)).unwrap_or_default()
 }
 
 /// Reads a time that an answer had.

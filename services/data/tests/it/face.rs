@@ -40,6 +40,8 @@ async fn every_kind_of_value_comes_back() {
     assert_eq!((row.attributes, row.sort_key), (attributes.into(), Some(text("k"))));
     let (put, end) = (row.write_time.unwrap(), row.expire_time.unwrap());
     assert_eq!((end.seconds - put.seconds, end.nanos), (61, put.nanos), "rounded up to a second");
+    let left = row.remaining_ttl.unwrap();
+    assert!((1..=61).contains(&left.seconds), "{left:?}");
 
     let keys = ["k", "x"].map(|key| RowKey { partition_key: "p".to_owned(), sort_key: Some(text(key)) });
     let request = BatchGetRequest { table: "t".to_owned(), keys: keys.into(), consistency: 0 };
