@@ -154,3 +154,37 @@ async fn wrong_calls_are_refused_before_any_load() {
     assert!(!status.success(), "{output}");
     assert!(output.contains("no field `texts` (at `texts`): did you mean `text`?"), "{output}");
 }
+
+#[tokio::test]
+async fn diff_fails_by_its_exit_status() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let golden = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../apps/bench/src/scale/report/golden.json"
+    ))
+    .expect("the golden report");
+    let (before, after) = (folder.path().join("before.json"), folder.path().join("after.json"));
+    std::fs::write(&before, &golden).expect("written");
+    // The search found a tenth less.
+    let mut report: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
+    let capacity = &mut report["experiment"]["capacity"]["per_second"];
+    *capacity = (0.9 * capacity.as_f64().expect("a number")).into();
+    std::fs::write(&after, report.to_string()).expect("written");
+    let diff = |more: &'static [&'static str]| {
+        let mut command = Command::new(shoal_binary());
+        command.args(["bench", "diff"]).arg(&before).arg(&after).args(more);
+        async move { command.output().await.expect("it runs") }
+    };
+
+    let output = diff(&[]).await;
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("no difference") && table.contains("-10 %") | table.contains("−10 %"), "{table}");
+
+    assert!(diff(&["--fail-if", "capacity<-20%"]).await.status.success());
+    let output = diff(&["--fail-if", "capacity<-5%"]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("capacity<-5%"), "{output:?}");
+    // What cannot fail must not pass.
+    assert_eq!(diff(&["--fail-if", "p99.99>+1%"]).await.status.code(), Some(1));
+}

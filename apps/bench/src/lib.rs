@@ -4,6 +4,7 @@
 //! stays on loopback, is bounded, and ends.
 
 mod clones;
+mod diff;
 mod echo;
 mod engine;
 mod gateway;
@@ -24,7 +25,6 @@ mod report;
 mod results;
 mod round;
 mod run;
-#[allow(dead_code, reason = "the commands that measure for it come next")]
 mod scale;
 mod scale_command;
 mod scale_service;
@@ -39,7 +39,8 @@ const EXAMPLES: &str = "Examples:
   shoal bench engine --calls 20000
   shoal bench gateway --peers haproxy,envoy
   shoal bench load --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --rate 500
-  shoal bench scale --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --html scale.html";
+  shoal bench scale --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --html scale.html
+  shoal bench diff before.json after.json --fail-if 'p99>+10%'";
 
 /// A benchmark, or the list of them.
 #[derive(Debug, Args)]
@@ -71,6 +72,11 @@ enum Bench {
     /// One load on any gRPC service, at a rate or from a number of callers
     #[command(long_about = single_load::ABOUT)]
     Load(single_load::LoadArgs),
+    /// Ratios of two scale reports with intervals, and thresholds on them
+    Diff(diff::DiffArgs),
+    /// Draws the page of a scale report from its JSON file again
+    #[command(hide = true)]
+    Render(diff::RenderArgs),
     /// Prints the page of results, docs/benchmarks.md, from files that `--json` wrote
     #[command(hide = true)]
     Page(page::PageArgs),
@@ -105,6 +111,8 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Generator(args) => generator::run(&args).await,
         Bench::Scale(args) => scale_command::run(&args).await,
         Bench::Load(args) => single_load::run(&args).await,
+        Bench::Diff(args) => diff::diff(&args),
+        Bench::Render(args) => diff::render(&args),
         Bench::Page(args) => page::run(&args),
         Bench::Plan(args) => plan::run(&args),
         Bench::Known(args) => known::run(args).await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod axis;
 pub(crate) mod capacity;
+pub(crate) mod diff;
 pub(crate) mod html;
 pub(crate) mod judgement;
 pub(crate) mod objective;

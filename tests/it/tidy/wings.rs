@@ -177,6 +177,7 @@ const ORDER: [(&str, &[&str]); 14] = [
         &[
             "plan",
             "page",
+            "diff",
             "engine",
             "gateway",
             "generator",

@@ -36,11 +36,10 @@ pub(crate) fn render(report: &Report) -> String {
             .collect::<Vec<_>>()
             .join(", "),
         objective = escape(&experiment.objective.to_string()),
-        begun = escape(&experiment.begun),
+        begun = escape(&minute(&experiment.begun)),
     );
     verdict(&mut page, report);
     facts(&mut page, report);
-    findings(&mut page, &report.verdict);
     section(&mut page, "Latency and capacity");
     page.push_str(
         &charts::latency(report)
@@ -67,6 +66,7 @@ pub(crate) fn render(report: &Report) -> String {
     page.push_str(&charts::errors(report));
     section(&mut page, "CPU time");
     page.push_str(&charts::cpu(report));
+    findings(&mut page, &report.verdict);
     notes(&mut page, report);
     how(&mut page, report);
     let _ = writeln!(
@@ -77,6 +77,14 @@ pub(crate) fn render(report: &Report) -> String {
         escape(&report.format)
     );
     page
+}
+
+/// Returns an RFC 3339 time to the minute, as people read it.
+fn minute(time: &str) -> String {
+    match (time.get(..16), time.ends_with('Z')) {
+        (Some(minute), true) => format!("{} UTC", minute.replace('T', " ")),
+        _ => time.to_owned(),
+    }
 }
 
 fn section(page: &mut String, title: &str) {
@@ -131,7 +139,7 @@ fn verdict(page: &mut String, report: &Report) {
     let _ = writeln!(
         page,
         "<section class=\"verdict {class}\" aria-labelledby=\"verdict\">\n<h2 id=\"verdict\">{}{term}</h2>\n<p>{}</p>\n\
-         <p class=\"muted\">Confidence: {}. The rules are at the end.</p>\n</section>",
+         <p class=\"muted\">Confidence: {}. Evidence and rules are at the end.</p>\n</section>",
         problem_name(verdict.problem),
         escape(&verdict.sentence),
         confidence_name(verdict.confidence),
@@ -178,11 +186,7 @@ fn facts(page: &mut String, report: &Report) {
     for axis in &experiment.axes {
         if let Some(last) = axis.analysis.as_ref().and_then(|analysis| analysis.efficiencies.last()) {
             let label = format!("At {} {}", last.n, axis.kind.counts());
-            facts.push((
-                label,
-                format!("{} of linear", percent(last.value)),
-                "measured throughput".to_owned(),
-            ));
+            facts.push((label, percent(last.value), "of linear throughput".to_owned()));
         }
     }
     if facts.is_empty() {
@@ -219,7 +223,7 @@ fn kept(capacity: &Capacity) -> String {
 }
 
 fn findings(page: &mut String, verdict: &Verdict) {
-    section(page, "Findings");
+    section(page, "Findings and evidence");
     let mut write = |title: &str, finding: &Finding, term: Option<&str>| {
         let term = term.map(|term| format!(", {term}")).unwrap_or_default();
         let _ = writeln!(
@@ -255,12 +259,19 @@ fn beyond(page: &mut String, capacity: &Capacity) {
                 limited.to_owned().into(),
             ]
         });
-        let header =
-            ["load", "offered/s", "answered/s", "within the objective/s", "of the goodput at capacity", ""];
+        let header = [
+            "load",
+            "offered/s",
+            "answered/s",
+            "within the objective/s",
+            "of the goodput at capacity",
+            "remark",
+        ];
         let table = Table {
             caption: "Beyond capacity".to_owned(),
             header: header.map(str::to_owned).to_vec(),
             rows: rows.collect(),
+            prose: true,
         };
         let verb = match capacity.overload {
             Some(Overload::Sheds) => "It sheds what is too much: its goodput stays.",
@@ -299,6 +310,7 @@ fn beyond(page: &mut String, capacity: &Capacity) {
             .map(str::to_owned)
             .to_vec(),
         rows: rows.collect(),
+        prose: true,
     };
     let _ =
         writeln!(page, "<details><summary>How the capacity was found</summary>{}</details>", table.html());
@@ -329,6 +341,7 @@ fn how(page: &mut String, report: &Report) {
     let table = Table {
         caption: "The machine during the measurement".to_owned(),
         header: vec!["fact".to_owned(), "value".to_owned()],
+        prose: true,
         rows: vec![
             line("CPU", machine.cpu.clone()),
             line("CPUs (used)", format!("{} ({})", machine.cores, machine.allowed_cpus)),

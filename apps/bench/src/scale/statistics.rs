@@ -1,4 +1,4 @@
-//! Small statistics that the analyses share: means, medians and percentile intervals.
+//! Small statistics that the analyses share: means, variances and percentile intervals.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,13 +33,6 @@ pub(crate) fn variance(values: &[f64]) -> f64 {
     values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)
 }
 
-/// Returns the median: not a number without values.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    quantile(&values, 0.5)
-}
-
 /// Returns the 95 % percentile interval of the estimates of a bootstrap.
 pub(crate) fn percentile_interval(mut estimates: Vec<f64>) -> Interval {
     estimates.sort_by(f64::total_cmp);
@@ -65,11 +58,5 @@ mod tests {
         let estimates = (0..=1000).rev().map(f64::from).collect();
         let interval = percentile_interval(estimates);
         assert!((interval.low - 25.0).abs() < 1e-9 && (interval.high - 975.0).abs() < 1e-9, "{interval:?}");
-    }
-
-    #[test]
-    fn median_lies_between_middle_values() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 }

@@ -312,13 +312,14 @@ fn evidence(axis: &Axis, analysis: &Analysis) -> Vec<String> {
         100.0 * analysis.fit.r_squared
     ));
     if analysis.saturates() {
+        let share = analysis.contention();
         evidence.push(format!(
             "One shared resource that is full explains the points better than the law (AICc {:.0} lower): it is held for {:.1} % of \
              a call ({:.1} to {:.1} %), so that throughput stays below {:.0} a second.",
             -analysis.aicc_difference,
-            100.0 * analysis.serial_share.value,
-            100.0 * analysis.serial_share.interval.low,
-            100.0 * analysis.serial_share.interval.high,
+            100.0 * share.value,
+            100.0 * share.interval.low,
+            100.0 * share.interval.high,
             analysis.saturation.gamma / analysis.saturation.share
         ));
     }

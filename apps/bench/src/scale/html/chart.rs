@@ -8,7 +8,7 @@ use crate::scale::html::text::escape;
 /// Size of a chart in its own units, and of the margins for its labels. Labels grow on telephones: the margins have room.
 pub(crate) const WIDTH: f64 = 640.0;
 pub(crate) const HEIGHT: f64 = 360.0;
-pub(crate) const LEFT: f64 = 84.0;
+pub(crate) const LEFT: f64 = 96.0;
 pub(crate) const RIGHT: f64 = 616.0;
 pub(crate) const TOP: f64 = 44.0;
 pub(crate) const BOTTOM: f64 = 292.0;
@@ -65,6 +65,8 @@ pub(crate) struct Table {
     pub(crate) caption: String,
     pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<Cell>>,
+    /// True if the last column is of sentences, rather than of numbers.
+    pub(crate) prose: bool,
 }
 
 /// Cell of a table.
@@ -256,6 +258,7 @@ impl Table {
     /// Returns the table in a frame that scrolls where it is too wide.
     pub(crate) fn html(&self) -> String {
         let caption = escape(&self.caption);
+        let class = if self.prose { " class=\"prose\"" } else { "" };
         let head: String =
             self.header.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escape(cell))).collect();
         let mut body = String::new();
@@ -275,7 +278,7 @@ impl Table {
             body.push_str("</tr>");
         }
         format!(
-            "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{caption}\"><table><caption>{caption}</caption>\
+            "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{caption}\"><table{class}><caption>{caption}</caption>\
              <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     }

@@ -144,6 +144,7 @@ pub(crate) fn latency(report: &Report) -> Option<String> {
             "generator's busiest thread".to_owned(),
         ],
         rows: rows.collect(),
+        prose: false,
     };
     Some(chart.figure(&table))
 }
@@ -265,7 +266,12 @@ fn growth_table(axis: &Axis, title: &str) -> Table {
         "response p50",
         "response p99",
     ];
-    Table { caption: title.to_owned(), header: header.map(str::to_owned).to_vec(), rows: rows.collect() }
+    Table {
+        caption: title.to_owned(),
+        header: header.map(str::to_owned).to_vec(),
+        rows: rows.collect(),
+        prose: false,
+    }
 }
 
 /// Percentiles of the response time under the loads that matter.
@@ -332,7 +338,7 @@ pub(crate) fn percentiles(report: &Report) -> Option<String> {
         row
     });
     let caption = "Percentiles of the response time".to_owned();
-    Some(chart.figure(&Table { caption, header, rows: rows.collect() }))
+    Some(chart.figure(&Table { caption, header, rows: rows.collect(), prose: false }))
 }
 
 /// Calls that were not answered OK, by status code; a sentence if there are none.
@@ -430,7 +436,12 @@ fn error_table(conditions: &[Condition], codes: &[String], count: &dyn Fn(&Run, 
         row.extend(codes.iter().map(|code| Cell::from(number(count(run, code) as f64))));
         row
     });
-    Table { caption: "Calls that were not answered OK".to_owned(), header, rows: rows.collect() }
+    Table {
+        caption: "Calls that were not answered OK".to_owned(),
+        header,
+        rows: rows.collect(),
+        prose: false,
+    }
 }
 
 /// CPU time for each answered call; a sentence if none was measured.
@@ -494,6 +505,7 @@ pub(crate) fn cpu(report: &Report) -> String {
         caption: "CPU time for each answered call".to_owned(),
         header: header.map(str::to_owned).to_vec(),
         rows: rows.collect(),
+        prose: false,
     };
     chart.figure(&table)
 }

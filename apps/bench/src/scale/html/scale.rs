@@ -48,10 +48,6 @@ impl Scale {
         self.from + share * (self.to - self.from)
     }
 
-    pub(crate) fn low(&self) -> f64 {
-        self.low
-    }
-
     pub(crate) fn high(&self) -> f64 {
         self.high
     }
@@ -109,7 +105,7 @@ mod tests {
     #[test]
     fn logarithmic_ticks_are_round() {
         let scale = Scale::logarithmic([1_300.0, 48_000.0], 100.0, 0.0);
-        assert_eq!((scale.low(), scale.high()), (1_000.0, 50_000.0));
+        assert_eq!((scale.low, scale.high), (1_000.0, 50_000.0));
         let near = |a: f64, b: f64| (a - b).abs() < 1e-6 * b;
         assert!(scale.ticks().iter().zip([1e3, 2e3, 5e3, 1e4, 2e4, 5e4]).all(|(a, b)| near(*a, b)));
         assert!(Scale::logarithmic([1.0, 1e9], 0.0, 1.0).ticks().len() <= TICKS_MAX);
