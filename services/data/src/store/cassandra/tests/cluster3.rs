@@ -255,3 +255,35 @@ async fn one_contact_point_makes_three_replicas() {
     assert_eq!(replication["datacenter1"], "3", "{replication:?}");
     drop_keyspace(&cluster.points, &config.keyspace).await;
 }
+
+/// Measures what `docs/data.md` says: whether a read through another clone shows a write that was just answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quorum_reads_see_answered_writes() {
+    let Some(cluster) = Cluster::take().await else { return };
+    let config = strict("three_levels");
+    let writer = Data::new(started(&config, &cluster.points).await);
+    let reader = Data::new(started(&config, &cluster.points).await);
+    create(&writer, "last").await;
+    for (level, name) in [
+        (Consistency::Eventual, "EVENTUAL"),
+        (Consistency::Quorum, "QUORUM"),
+        (Consistency::Strong, "STRONG"),
+    ] {
+        let (mut missed, mut times) = (0, Vec::new());
+        for n in 0..500 {
+            let key = format!("{name}{n}");
+            put(&writer, "last", 10, &key).await.unwrap();
+            let began = Instant::now();
+            match reader.get("last", "p".to_owned(), text(&key), level).await {
+                Ok(_) => {}
+                Err(Error::RowNotFound) => missed += 1,
+                Err(error) => panic!("{name}: {error}"),
+            }
+            times.push(began.elapsed());
+        }
+        times.sort_unstable();
+        eprintln!("{name}: {missed} of 500 missed the write before, median {:?}", times[250]);
+        assert!(level == Consistency::Eventual || missed == 0, "{name}: {missed} missed");
+    }
+    drop_keyspace(&cluster.points, &config.keyspace).await;
+}
