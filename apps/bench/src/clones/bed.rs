@@ -40,7 +40,7 @@ impl Bed {
             "embedded" => embedded(role, count).await?,
             _ => on_engine(service, args, count).await?,
         };
-        let seeded = seed::seed(service, connect(addresses[0]).await?).await?;
+        let seeded = seeded(service, addresses[0]).await?;
         let machines = all(addresses.iter().map(|address| {
             let mut arguments: Vec<String> = ["bench", "pace"].map(str::to_owned).to_vec();
             arguments.extend(["--target".to_owned(), address.to_string()]);
@@ -80,6 +80,23 @@ impl Bed {
         let workload = self.seeded.workload();
         Target { addresses: vec![self.gateway.address], connections, workload, pids, accepted: Vec::new() }
     }
+}
+
+/// Stores what will be read, once the clone has reached its engine.
+async fn seeded(service: Service, clone: SocketAddr) -> anyhow::Result<Seeded> {
+    let begun = Instant::now();
+    loop {
+        match seed::seed(service, connect(clone).await?).await {
+            Err(error) if is_unavailable(&error) && begun.elapsed() < READY_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            seeded => return seeded,
+        }
+    }
+}
+
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<tonic::Status>().is_some_and(|status| status.code() == tonic::Code::Unavailable)
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<Channel> {
@@ -153,5 +170,17 @@ async fn endpoints(channel: &Channel, role: &str, count: usize) -> anyhow::Resul
             );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_engines_are_waited_for() {
+        let error = |status| anyhow::Error::new(status).context("preparing data");
+        assert!(is_unavailable(&error(tonic::Status::unavailable("not yet"))));
+        assert!(!is_unavailable(&error(tonic::Status::not_found("never"))));
     }
 }
