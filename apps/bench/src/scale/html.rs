@@ -173,6 +173,10 @@ fn facts(page: &mut String, report: &Report) {
         let value =
             capacity.per_second.map_or_else(|| "none".to_owned(), |rate| format!("{}/s", number(rate)));
         let note = match (capacity.per_second, capacity.limit) {
+            (None, Limit::Generator) => "the generator was the limit",
+            (None, _) if capacity.tried.iter().any(|tried| tried.judgement.sustainable) => {
+                "no load was sustained three times"
+            }
             (None, _) => "no load met the objective",
             (_, Limit::Target) => "highest load within the objective",
             (_, Limit::Generator) => "at least: the generator was the limit",

@@ -394,14 +394,13 @@ pub(crate) fn errors(report: &Report) -> String {
     let worst = drawn.iter().max_by(|a, b| lost(&a.run).total_cmp(&lost(&b.run)));
     chart.describe(worst.map_or_else(String::new, |worst| {
         format!(
-            "Most are lost at {}: {} of the calls that were due. The first error says: {}",
+            "Most are lost at {}: {} of the calls that were due. {}",
             worst.name,
             percent(lost(&worst.run)),
-            worst
-                .run
-                .errors
-                .first()
-                .map_or("nothing, the calls were not made.", |errors| errors.first.as_str())
+            worst.run.errors.first().map_or_else(
+                || "They were not made.".to_owned(),
+                |errors| format!("The first error says: {}", errors.first)
+            )
         )
     }));
     chart.figure(&table)
