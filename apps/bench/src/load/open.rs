@@ -208,7 +208,7 @@ mod tests {
         let halfway = at_least(times, STALL / 2);
         let lost = measured.not_made();
         assert!(lost <= 200, "{lost} calls were made too late: a loop that waits, or a busy machine");
-        assert!((500 - lost.min(500)..=600).contains(&halfway), "{halfway} of {made} calls");
+        assert!(halfway + lost >= 495, "{halfway} of {made} calls");
         // A tenth of them waited for nine tenths of it, and not one call alone.
         let nearly_all = at_least(times, STALL * 9 / 10);
         assert!(nearly_all + lost >= 95, "{nearly_all} of {made} calls");

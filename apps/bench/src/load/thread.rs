@@ -9,6 +9,9 @@ use crate::load::measured::{Measured, NotIssued, micros};
 use crate::load::run::Run;
 use crate::load::target::Request;
 
+/// Times that a call is made again which servers did not process.
+const RETRIES_MAX: u32 = 5;
+
 /// Status codes of calls that have no answer to take one from, as gRPC's clients give them.
 const UNKNOWN: u16 = 2;
 const DEADLINE_EXCEEDED: u16 = 4;
@@ -67,13 +70,15 @@ impl Thread {
         let Some(stream) = self.connections.stream().await else { return false };
         let method = &self.run.target.workload.methods()[due.request.method];
         let uri = stream.uri(due.request.method);
-        let mut retried = false;
+        let mut retries = 0;
         let (sent, answer) = loop {
             let sent = Instant::now();
             let framed = due.request.framed.clone();
             let answer = with_metadata(&mut stream.sender(), uri, &method.metadata, framed, None).await;
             match &answer {
-                Err(error) if !retried && never_processed(error) && stream.renew().await => retried = true,
+                Err(error) if retries < RETRIES_MAX && never_processed(error) && stream.renew().await => {
+                    retries += 1;
+                }
                 _ => break (sent, answer),
             }
         };
@@ -128,7 +133,7 @@ impl Thread {
 }
 
 /// Returns true if the server said that it did not process a call: it closes the connection, or has no room on it. As in
-/// gRPC's clients, such a call is made once more.
+/// gRPC's clients, such a call is made again.
 fn never_processed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<h2::Error>().is_some_and(|error| match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => true,
