@@ -25,6 +25,7 @@ mod read_path;
 mod readme;
 mod rolling;
 mod rolling_restart;
+mod scan;
 mod serve;
 mod sessions;
 mod settings;

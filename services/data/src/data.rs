@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
 use crate::page_key::{PageKey, PageKeys};
@@ -18,6 +20,9 @@ pub(crate) const PAGE_SIZE_MAX: usize = 1000;
 /// Longest page token that is looked at. Ours are shorter, because keys have at most 1 KiB.
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 
+/// Most scans at one clone at the same time. Each holds a step of each of its parts in memory.
+pub(crate) const SCANS_MAX: usize = 16;
+
 /// The data of a store, as one clone offers it.
 #[derive(Debug, Clone)]
 pub(crate) struct Data<S> {
@@ -28,13 +33,21 @@ pub(crate) struct Data<S> {
     /// The reporter of what writes touch.
     pub(crate) tags: Tags,
     keys: Arc<PageKeys>,
+    /// Places of the scans that may run at this clone.
+    pub(crate) scans: Arc<Semaphore>,
 }
 
 impl<S: WriteStore> Data<S> {
     /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
         let clock = store.clock();
-        Self { store, clock, tags: Tags::default(), keys: Arc::default() }
+        Self {
+            store,
+            clock,
+            tags: Tags::default(),
+            keys: Arc::default(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+        }
     }
 
     /// Reports what writes touch.

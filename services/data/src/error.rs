@@ -76,6 +76,12 @@ pub(crate) enum Error {
         /// The most statements in flight.
         limit: usize,
     },
+    /// The clone runs as many scans as it may.
+    #[error("{limit} scans run")]
+    TooManyScans {
+        /// The most scans.
+        limit: usize,
+    },
     /// Stored data cannot be decoded.
     #[error("stored data is damaged: {0}")]
     DataLoss(String),
@@ -210,6 +216,13 @@ impl From<Error> for ApiError {
                 Code::ResourceExhausted,
                 reason::TOO_MANY_STATEMENTS,
                 format!("this clone has {limit} statements in flight, which is its limit; try again shortly"),
+            )
+            .meta("limit", limit.to_string())
+            .retry_after(RETRY_AFTER),
+            Error::TooManyScans { limit } => ApiError::new(
+                Code::ResourceExhausted,
+                reason::TOO_MANY_SCANS,
+                format!("this clone runs {limit} scans, which is its limit; try again when one has ended, or at another clone"),
             )
             .meta("limit", limit.to_string())
             .retry_after(RETRY_AFTER),

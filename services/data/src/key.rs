@@ -58,6 +58,21 @@ impl PartitionKey {
     }
 }
 
+/// Checks the beginning of partition keys, which may be empty.
+///
+/// # Errors
+/// INVALID_ARGUMENT when no key is that long.
+pub(crate) fn check_partition_prefix(prefix: &str) -> Result<(), Invalid> {
+    if prefix.len() > KEY_BYTES_MAX {
+        return Err(Invalid::new(
+            reason::INVALID_PARTITION_KEY,
+            "prefix",
+            format!("must have at most {KEY_BYTES_MAX} bytes, has {}", prefix.len()),
+        ));
+    }
+    Ok(())
+}
+
 impl SortKey {
     /// Reads the sort key of one row.
     ///

@@ -71,7 +71,7 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
 }
 
 fn of_store(store: impl Store, clone: String, background: Background) -> Service {
-    let server = DataServiceServer::new(service::Service::new(Data::new(store)))
+    let server = DataServiceServer::new(service::Service::new(Data::new(store), background.draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);

@@ -10,9 +10,13 @@ use crate::row::Row;
 use crate::store::{Consistency, Lookup, Lookups, Store};
 use crate::value::Value;
 
+mod count;
+mod partitions;
 mod query;
+mod scan;
 
 pub(crate) use query::QueryRequest;
+pub(crate) use scan::{ScanMessage, ScanRequest};
 
 /// Most keys of a BatchGet.
 const BATCH_KEYS_MAX: usize = 100;

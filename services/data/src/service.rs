@@ -3,6 +3,7 @@
 
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::data::Data;
@@ -19,11 +20,13 @@ mod write;
 #[derive(Debug, Clone)]
 pub(crate) struct Service<S> {
     data: Data<S>,
+    draining: CancellationToken,
 }
 
 impl<S: Store> Service<S> {
-    pub(crate) fn new(data: Data<S>) -> Self {
-        Self { data }
+    /// Answers with the data of a store, and ends its streams when the clone drains.
+    pub(crate) fn new(data: Data<S>, draining: CancellationToken) -> Self {
+        Self { data, draining }
     }
 }
 
@@ -77,6 +80,23 @@ impl<S: Store> DataService for Service<S> {
 
     async fn query(&self, request: Request<pb::QueryRequest>) -> Result<Response<pb::QueryResponse>, Status> {
         read::query(&self.data, request).await
+    }
+
+    async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
+        read::count(&self.data, request).await
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<pb::ListPartitionsRequest>,
+    ) -> Result<Response<pb::ListPartitionsResponse>, Status> {
+        read::list_partitions(&self.data, request).await
+    }
+
+    type ScanStream = read::ScanStream;
+
+    async fn scan(&self, request: Request<pb::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        read::scan(&self.data, request, self.draining.clone()).await
     }
 
     async fn mutate(

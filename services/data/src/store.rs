@@ -74,6 +74,68 @@ impl Query {
     }
 }
 
+/// Bytes of the rows that a step of a scan returns.
+pub(crate) const SCAN_BYTES: usize = 256 << 10;
+
+/// Names a place from which on rows of a table are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Scan {
+    /// The table of the rows.
+    pub(crate) table: Arc<Table>,
+    /// The beginning of the partition keys that are wanted; empty for all.
+    pub(crate) prefix: String,
+    /// The place in a part of the table.
+    pub(crate) place: Vec<u8>,
+    /// The number of replicas to ask.
+    pub(crate) consistency: Consistency,
+    /// The sizes of the rows that were read before.
+    pub(crate) seen: Option<Seen>,
+}
+
+/// Rows of a scan.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ScanPage {
+    /// The rows with the keys of their partitions.
+    pub(crate) rows: Vec<(PartitionKey, Row)>,
+    /// The place behind the rows, when there may be more.
+    pub(crate) next: Option<Vec<u8>>,
+    /// The sizes of the rows that were read.
+    pub(crate) seen: Option<Seen>,
+}
+
+/// Names a place from which on partitions are listed.
+#[derive(Debug, Clone)]
+pub(crate) struct Partitions {
+    /// The table of the partitions.
+    pub(crate) table: Arc<Table>,
+    /// The beginning of the partition keys that are wanted; empty for all.
+    pub(crate) prefix: String,
+    /// The place in a part of the table.
+    pub(crate) place: Vec<u8>,
+    /// The most keys to return, at least one.
+    pub(crate) limit: usize,
+    /// The number of replicas to ask.
+    pub(crate) consistency: Consistency,
+    /// The time past which the page ends with what it has.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Partitions {
+    /// Returns whether the page must end with what it has.
+    pub(crate) fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
+/// Keys of partitions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PartitionPage {
+    /// The keys.
+    pub(crate) keys: Vec<PartitionKey>,
+    /// The place behind the keys, when there may be more.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
 /// Names several rows of one table to read.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookups {
@@ -90,11 +152,14 @@ pub(crate) struct Lookups {
 /// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
 /// what was sent is finished in a task of its own.
 pub(crate) trait Store:
-    TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static
+    TableStore + ReadStore + ScanStore + WriteStore + KeyStore + Clone + Send + Sync + 'static
 {
 }
 
-impl<S: TableStore + ReadStore + WriteStore + KeyStore + Clone + Send + Sync + 'static> Store for S {}
+impl<S: TableStore + ReadStore + ScanStore + WriteStore + KeyStore + Clone + Send + Sync + 'static> Store
+    for S
+{
+}
 
 /// The tables of a store.
 pub(crate) trait TableStore {
@@ -170,6 +235,24 @@ pub(crate) trait ReadStore {
     /// Returns a page of rows in order, as they are now. It shows of each row what `get` would show, and of each
     /// write all or nothing.
     fn query(&self, query: Query) -> impl Future<Output = Result<Page, Error>> + Send;
+}
+
+/// The scans of a store's tables. A place is bytes that only the store reads; its callers have signed it.
+pub(crate) trait ScanStore {
+    /// Divides a table into about so many parts, and returns the place where each begins.
+    fn parts(
+        &self,
+        table: &Table,
+        prefix: &str,
+        parts: usize,
+    ) -> impl Future<Output = Result<Vec<Vec<u8>>, Error>> + Send;
+
+    /// Returns rows from a place on, each as `get` would: about [`SCAN_BYTES`] of them, or none, and the place behind them. A row
+    /// that is there all the time is returned once, whatever is written beside it.
+    fn scan(&self, scan: Scan) -> impl Future<Output = Result<ScanPage, Error>> + Send;
+
+    /// Returns the keys of partitions from a place on, each once. They are in no order, but always in the same.
+    fn partitions(&self, list: Partitions) -> impl Future<Output = Result<PartitionPage, Error>> + Send;
 }
 
 /// The writes of a store.

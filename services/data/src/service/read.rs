@@ -1,11 +1,13 @@
 //! The calls that read rows.
 
+use futures::stream::{BoxStream, StreamExt as _};
 use shoal_kit::Invalid;
 use shoal_proto::data::v1 as pb;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::data::Data;
-use crate::read::QueryRequest;
+use crate::read::{QueryRequest, ScanMessage, ScanRequest};
 use crate::service::codec::{consistency_in, consistency_out, optional, page_end, row_out};
 use crate::store::Store;
 
@@ -66,4 +68,58 @@ pub(super) async fn query<S: Store>(
     let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();
     let consistency_achieved = consistency_out(data.achieved(&table, consistency).await).into();
     Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token, consistency_achieved }))
+}
+
+pub(super) async fn count<S: Store>(
+    data: &Data<S>,
+    request: Request<pb::CountRequest>,
+) -> Result<Response<pb::CountResponse>, Status> {
+    let until = page_end(request.metadata());
+    let request = request.into_inner();
+    let consistency = consistency_in(request.consistency)?;
+    let query = QueryRequest {
+        table: request.table,
+        partition_key: request.partition_key,
+        start: optional(request.start, "start")?,
+        end: optional(request.end, "end")?,
+        prefix: optional(request.prefix, "prefix")?,
+        page_token: request.page_token,
+        until,
+        ..QueryRequest::default()
+    };
+    let (count, next_page_token) = data.count(query, consistency).await?;
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Ok(Response::new(pb::CountResponse { count, next_page_token }))
+}
+
+pub(super) async fn list_partitions<S: Store>(
+    data: &Data<S>,
+    request: Request<pb::ListPartitionsRequest>,
+) -> Result<Response<pb::ListPartitionsResponse>, Status> {
+    let until = page_end(request.metadata());
+    let pb::ListPartitionsRequest { table, prefix, page_size, page_token } = request.into_inner();
+    let (keys, next_page_token) = data.partitions(&table, prefix, page_size, &page_token, until).await?;
+    let partition_keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
+    Ok(shoal_kit::answer(pb::ListPartitionsResponse { partition_keys, next_page_token }))
+}
+
+/// The messages of a scan.
+pub(super) type ScanStream = BoxStream<'static, Result<pb::ScanResponse, Status>>;
+
+pub(super) async fn scan<S: Store>(
+    data: &Data<S>,
+    request: Request<pb::ScanRequest>,
+    draining: CancellationToken,
+) -> Result<Response<ScanStream>, Status> {
+    let until = page_end(request.metadata());
+    let pb::ScanRequest { table, prefix, parallelism, resume_token, consistency } = request.into_inner();
+    let consistency = consistency_in(consistency)?;
+    let request = ScanRequest { table, prefix, parallelism, resume_token, until };
+    let messages = data.scan(request, consistency, draining).await?;
+    let messages = messages.map(|message| {
+        let ScanMessage { rows, resume_token } = message?;
+        let rows = rows.into_iter().map(|(partition, row)| row_out(partition.as_str().to_owned(), row));
+        Ok(pb::ScanResponse { rows: rows.collect(), resume_token })
+    });
+    Ok(Response::new(messages.boxed()))
 }

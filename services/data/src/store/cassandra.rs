@@ -35,6 +35,7 @@ mod registry;
 mod registry_changes;
 mod registry_statements;
 mod retry;
+mod scan;
 mod schema;
 mod statements;
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod conditional;
 mod delete_range;
 pub(crate) mod history;
 mod page_token;
+mod paging;
 mod query;
 mod row;
 mod table;
@@ -67,6 +68,10 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     ttl::a_row_ends_with_its_ttl(clones).await;
     page_token::clones_agree_on_a_key(clones).await;
     page_token::token_outlives_new_keys(clones).await;
+    paging::pages_are_the_whole(clones).await;
+    paging::scan_reads_tables_of_each_kind(clones).await;
+    paging::scan_ends_when_told(clones).await;
+    paging::count_is_as_query_would_be(clones).await;
     query::rows_are_ordered_by_sort_key(clones).await;
     query::range_includes_start_excludes_end(clones).await;
     query::pages_continue_on_another_clone(clones).await;

@@ -31,6 +31,7 @@ mod layout;
 mod range_tombstone;
 mod read;
 mod registry;
+mod scan;
 mod sweep;
 #[cfg(test)]
 mod tests;

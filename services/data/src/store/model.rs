@@ -13,7 +13,10 @@ use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
 use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
-use crate::store::{Consistency, KeyStore, Lookup, Lookups, Query, ReadStore, TableStore, WriteStore};
+use crate::store::{
+    Consistency, KeyStore, Lookup, Lookups, PartitionPage, Partitions, Query, ReadStore, Scan, ScanPage,
+    ScanStore, TableStore, WriteStore,
+};
 use crate::table::{Definition, Table, TableChange, TableName};
 
 #[derive(Debug, Clone, Default)]
@@ -64,6 +67,18 @@ impl Model {
             !deleted && holds(range, key) && expire_time.is_none_or(|at| at > WriteTimestamp::now())
         });
         puts.into_iter().collect()
+    }
+}
+
+impl Model {
+    fn partitions_of(&self, table: Uuid, prefix: &str) -> Vec<PartitionKey> {
+        let writes = self.writes.lock().unwrap();
+        let ours = writes.iter().filter(|write| write.table.id == table);
+        let mut keys: Vec<_> = ours.map(|write| write.partition.clone()).collect();
+        keys.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        keys.dedup();
+        keys.retain(|key| key.as_str().starts_with(prefix));
+        keys
     }
 }
 
@@ -188,5 +203,33 @@ impl WriteStore for Model {
         let outcome = Outcome::remembered(decision.write_time, &decision.applied)?;
         partition.applied.insert(write.hash(), outcome.clone());
         Ok(outcome)
+    }
+}
+
+/// Places of the model are the last key that was seen, after a byte that says that there is one.
+impl ScanStore for Model {
+    async fn parts(&self, _table: &Table, _prefix: &str, _parts: usize) -> Result<Vec<Vec<u8>>, Error> {
+        Ok(vec![Vec::new()])
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<ScanPage, Error> {
+        let mut page = ScanPage::default();
+        for partition in self.partitions_of(scan.table.id, &scan.prefix) {
+            for (key, (stamp, _, cell)) in self.rows(scan.table.id, &partition, &SortRange::default()) {
+                let row = Row::of_cell(key, &cell, stamp, WriteTimestamp::now())?;
+                page.rows.extend(row.map(|row| (partition.clone(), row)));
+            }
+        }
+        Ok(page)
+    }
+
+    async fn partitions(&self, list: Partitions) -> Result<PartitionPage, Error> {
+        let keys = self.partitions_of(list.table.id, &list.prefix).into_iter();
+        let keys = keys.filter(|key| !self.rows(list.table.id, key, &SortRange::default()).is_empty());
+        let mut keys: Vec<_> = keys.filter(|key| key.as_str().as_bytes() > &list.place[..]).collect();
+        let more = keys.len() > list.limit;
+        keys.truncate(list.limit);
+        let last = keys.last().map(|key| key.as_str().as_bytes().to_vec());
+        Ok(PartitionPage { keys, next: last.filter(|_| more) })
     }
 }

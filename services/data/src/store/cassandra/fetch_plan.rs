@@ -29,13 +29,19 @@ pub(super) struct FetchPlan {
     ended: usize,
     seen: Option<Seen>,
     largest_of_table: usize,
+    bytes_max: usize,
     fetched_bytes: usize,
 }
 
 impl FetchPlan {
     /// Plans a page of at most `limit` rows. `seen` is what is known of rows nearby.
     pub(super) fn new(limit: usize, seen: Option<Seen>, largest_of_table: usize) -> Self {
-        Self { limit, ended: 0, seen, largest_of_table, fetched_bytes: 0 }
+        Self { limit, ended: 0, seen, largest_of_table, bytes_max: PAGE_BYTES_MAX, fetched_bytes: 0 }
+    }
+
+    /// Plans fetches of so many bytes.
+    pub(super) fn of_bytes(self, bytes_max: usize) -> Self {
+        Self { bytes_max, ..self }
     }
 
     /// Returns the number of rows to ask for next.
@@ -48,7 +54,7 @@ impl FetchPlan {
             None if self.largest_of_table == 0 => FIRST_ROWS_UNKNOWN,
             None => (FIRST_BYTES / self.largest_of_table).clamp(2, FIRST_ROWS),
             Some(seen) => {
-                let by_bytes = PAGE_BYTES_MAX / seen.largest.max(1) + 1;
+                let by_bytes = self.bytes_max / seen.largest.max(1) + 1;
                 by_bytes.max(2).min(seen.rows.max(1).saturating_mul(GROWTH))
             }
         };
@@ -68,7 +74,7 @@ impl FetchPlan {
 
     /// Returns whether the page's bytes are used up, counting everything that was fetched for it.
     pub(super) fn is_spent(&self) -> bool {
-        self.fetched_bytes >= PAGE_BYTES_MAX
+        self.fetched_bytes >= self.bytes_max
     }
 
     /// Returns whether a fetch of `rows` rows that did not fill the page is worth making again, larger. `ended` of them are not

@@ -119,7 +119,10 @@ impl CassandraStore {
             let keys = chunk.iter().map(|(key, _)| key);
             let read = self.read_keys(&statements, &table, &partition, consistency, keys, &mut plan);
             let span = spans.into_iter().next().unwrap_or_else(tracing::Span::none);
-            let mut rows = read.instrument(span).await;
+            let mut rows = match read.instrument(span).await {
+                Err(error) => Err(self.explained(&table, error).await),
+                rows => rows,
+            };
             for (sort_key, leader) in chunk {
                 let value = match &mut rows {
                     Ok(rows) => Ok(rows.remove(&sort_key)),

@@ -32,6 +32,10 @@ use crate::table::{SortKeyType, Table, WriteMode};
 pub(super) enum Kind {
     Get,
     GetMany,
+    /// Reads rows of a range of tokens.
+    ScanTokens,
+    /// Reads the keys of the partitions of a range of tokens.
+    ListPartitions,
     AscendingFrom,
     AscendingFromTo,
     DescendingFrom,
@@ -56,6 +60,8 @@ impl Kind {
     const ALL: [Kind; KINDS] = [
         Kind::Get,
         Kind::GetMany,
+        Kind::ScanTokens,
+        Kind::ListPartitions,
         Kind::AscendingFrom,
         Kind::AscendingFromTo,
         Kind::DescendingFrom,
@@ -221,6 +227,13 @@ impl Statements {
         } else {
             ("pk = ?", "WRITETIME(cell)")
         };
+        let tokens = "token(pk) > ? AND token(pk) <= ?";
+        // Each partition is read from where its rows begin.
+        let (tokens, filtering) = if self.conditional {
+            (format!("{tokens} AND aux = 0x"), " ALLOW FILTERING")
+        } else {
+            (tokens.to_owned(), "")
+        };
         let sk = if self.has_sort_key { ", sk" } else { "" };
         let row = if self.has_sort_key { format!("{partition} AND sk = ?") } else { partition.to_owned() };
         let select = |bounds: &str, order: &str| {
@@ -234,6 +247,16 @@ impl Statements {
             Kind::Get => format!("SELECT cell, {time} FROM {table} WHERE {row}"),
             Kind::GetMany => {
                 format!("SELECT sk, cell, {time} FROM {table} WHERE {partition} AND sk IN ?")
+            }
+            Kind::ScanTokens => {
+                format!(
+                    "SELECT token(pk), pk{sk}, cell, {time} FROM {table} WHERE {tokens} LIMIT ?{filtering}"
+                )
+            }
+            Kind::ListPartitions => {
+                format!(
+                    "SELECT token(pk), pk FROM {table} WHERE {tokens} PER PARTITION LIMIT 1 LIMIT ?{filtering}"
+                )
             }
             Kind::AscendingFrom => select("sk >= ?", "ASC"),
             Kind::AscendingFromTo => select("sk >= ? AND sk < ?", "ASC"),

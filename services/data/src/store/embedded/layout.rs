@@ -33,8 +33,29 @@ pub(super) fn keys(prefix: &[u8], start: &[u8], end: Option<&[u8]>) -> Range<Vec
     key(prefix, start)..end.map_or_else(|| behind(prefix), |end| key(prefix, end))
 }
 
+/// Returns the bytes of a partition's key in the prefix of its keys.
+pub(super) fn partition(prefix: &[u8]) -> &[u8] {
+    prefix.get(TABLE_BYTES + LENGTH_BYTES..).unwrap_or_default()
+}
+
+/// Returns the first key at which partitions with a beginning can stand that come behind the partition of `prefix`, which has
+/// another one: keys are ordered by their length first. None if there are no more in the table.
+pub(super) fn next_with(prefix: &[u8], beginning: &[u8]) -> Option<Vec<u8>> {
+    let (table, length) = (prefix.get(..TABLE_BYTES)?, prefix.get(TABLE_BYTES..TABLE_BYTES + LENGTH_BYTES)?);
+    let length = u16::from_be_bytes(length.try_into().ok()?);
+    let least = u16::try_from(beginning.len()).ok()?;
+    let length = if length < least {
+        least
+    } else if partition(prefix) < beginning {
+        length
+    } else {
+        length.checked_add(1)?
+    };
+    Some([table, &length.to_be_bytes()[..], beginning].concat())
+}
+
 /// Returns the smallest key that is greater than all keys with this prefix. There is one, because no table's id is all ones.
-fn behind(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn behind(prefix: &[u8]) -> Vec<u8> {
     let kept = prefix.iter().rposition(|byte| *byte != u8::MAX).unwrap_or(0);
     let mut end = prefix[..=kept].to_vec();
     end[kept] = end[kept].saturating_add(1);

@@ -94,7 +94,7 @@ fn page(snapshot: &Snapshot, keyspaces: &Keyspaces, query: &Query) -> Result<Pag
 }
 
 /// The deleted ranges of a partition, looked up along a scan.
-struct DeletedRanges<'a> {
+pub(super) struct DeletedRanges<'a> {
     snapshot: &'a Snapshot,
     keyspaces: &'a Keyspaces,
     prefix: &'a [u8],
@@ -102,12 +102,12 @@ struct DeletedRanges<'a> {
 }
 
 impl<'a> DeletedRanges<'a> {
-    fn new(snapshot: &'a Snapshot, keyspaces: &'a Keyspaces, prefix: &'a [u8]) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, keyspaces: &'a Keyspaces, prefix: &'a [u8]) -> Self {
         Self { snapshot, keyspaces, prefix, last: None }
     }
 
     /// Returns the timestamp of the deleted range at a place.
-    fn at(&mut self, place: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
+    pub(super) fn at(&mut self, place: &[u8]) -> Result<Option<WriteTimestamp>, Error> {
         if !self.last.as_ref().is_some_and(|last| last.contains(place)) {
             let upto = self.prefix.to_vec()..=layout::key(self.prefix, place);
             let last = last_tombstone(self.snapshot.range(&self.keyspaces.ranges, upto), self.prefix)?;
