@@ -27,7 +27,8 @@ To measure again, on a quiet machine, in a checkout:
 
 ```
 cargo build --profile dist -p shoal
-eval \"$(scripts/engines start redis && scripts/engines env)\"
+scripts/engines start redis cassandra
+eval \"$(scripts/engines env)\"
 ";
 
 const AFTER: &str = "\
