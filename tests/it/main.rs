@@ -13,6 +13,7 @@ mod clones;
 mod configuration;
 mod contract;
 mod data_command;
+mod data_export;
 mod faults;
 mod fidelity;
 mod frozen;

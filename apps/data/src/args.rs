@@ -1,5 +1,6 @@
 //! Arguments of `shoal data`, with their examples.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -26,6 +27,30 @@ Examples:
   shoal data put orders customer-7 2026-03-02 paid:bool=true at:time=2026-03-02T10:00:00Z --ttl 30d
   shoal data put settings global theme=dark          a table without sort keys
   shoal data put orders c 1 --json '{\"total\": 4200, \"rate\": 0.5, \"raw\": {\"bytes\": \"3q2+7w==\"}}'";
+
+pub(crate) const EXPORT_EXAMPLES: &str = "A line of the file is a row in the form of --output json; the first one is the table's definition, and the last one the number of rows. The rows
+are not a snapshot: one that is written meanwhile may or may not be there. What is written goes into FILE.export-checkpoint each
+second: the same command goes on there after any end, and the file is complete once that is gone.
+
+Examples:
+  shoal data export orders orders.jsonl
+  shoal data export orders customers.jsonl --prefix customer- --rate 5000 --verify";
+
+pub(crate) const IMPORT_EXAMPLES: &str = "Rows keep their write times, so rows that were written since stay, and a second import changes nothing; --now writes them as of
+now, over what is there. Rows that have ended are left out. What is done goes into FILE.import-checkpoint each second: the same
+command goes on there after any end.
+
+Examples:
+  shoal data import orders.jsonl --create --verify
+  shoal data import orders.jsonl --table orders_copy --rate 2000";
+
+pub(crate) const LINT_EXAMPLES: &str = "Reads the whole table with EVENTUAL. Names partitions that are large (bytes), long (rows), wide (a large row) or hot (a tenth of what was written
+lately). Deleted rows cannot be seen through the service: `nodetool tablestats` of Cassandra counts tombstones; here stands how many rows
+are about to become some.
+
+Examples:
+  shoal data lint orders
+  shoal data lint orders --rate 5000 --partition-bytes 50000000 --output json";
 
 /// Where to ask.
 #[derive(Debug, Clone, Args)]
@@ -154,6 +179,87 @@ pub struct PutArgs {
     /// Idempotency token of a write that is repeated, <microseconds since 1970>-<nonce>  [default: a new one]
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Form of the output
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+}
+
+/// Writes the rows of a table to a file.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Name of the table
+    #[arg(value_name = "TABLE")]
+    pub(crate) table: String,
+    /// File to write
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only partitions whose keys begin so
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// Most rows a second; 0 is no limit
+    #[arg(long, value_name = "ROWS", default_value = "0")]
+    pub(crate) rate: u32,
+    /// Parts of the table that are read at the same time; 0 leaves it to the service
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) parallelism: i32,
+    /// Number of replicas to wait for
+    #[arg(long, value_enum, default_value = "quorum")]
+    pub(crate) consistency: Consistency,
+    /// Read each row once more and compare it with the file
+    #[arg(long)]
+    pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// Writes the rows of an export.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// File of an export
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Table to write to  [default: the exported one]
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Option<String>,
+    /// Make the table as it was exported
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Write rows as of now, over what is there; always so in tables of conditional writes
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// Most rows a second; 0 is no limit
+    #[arg(long, value_name = "ROWS", default_value = "0")]
+    pub(crate) rate: u32,
+    /// Read each row afterwards and compare it with the file
+    #[arg(long)]
+    pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+/// Says which partitions and rows of a table will cause trouble.
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// Name of the table
+    #[arg(value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Bytes from which on a partition is large
+    #[arg(long, value_name = "BYTES", default_value = "67108864")]
+    pub(crate) partition_bytes: u64,
+    /// Rows from which on a partition is long
+    #[arg(long, value_name = "ROWS", default_value = "100000")]
+    pub(crate) partition_rows: u64,
+    /// Bytes from which on a row is large
+    #[arg(long, value_name = "BYTES", default_value = "262144")]
+    pub(crate) row_bytes: u64,
+    /// Time within which a write is recent
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) recent: Duration,
+    /// Most rows a second; 0 is no limit
+    #[arg(long, value_name = "ROWS", default_value = "0")]
+    pub(crate) rate: u32,
     #[command(flatten)]
     pub(crate) server: Server,
     /// Form of the output

@@ -3,12 +3,21 @@
 //! Everything goes through the service's own calls, to a gateway or to a clone; nothing reads an engine.
 
 mod args;
+mod checkpoint;
 mod connection;
+mod export;
+mod file;
+mod import;
 mod json;
+mod lint;
 mod output;
+mod progress;
 mod put;
 mod read;
+mod retry;
+mod scan;
 mod typed;
+mod verify;
 
 use clap::Subcommand;
 
@@ -27,6 +36,15 @@ pub enum DataCommand {
     /// Write one row, replacing the row that was there
     #[command(after_help = args::PUT_EXAMPLES)]
     Put(args::PutArgs),
+    /// Write the rows of a table to a file
+    #[command(after_help = args::EXPORT_EXAMPLES)]
+    Export(args::ExportArgs),
+    /// Write the rows of an exported file to a table
+    #[command(after_help = args::IMPORT_EXAMPLES)]
+    Import(args::ImportArgs),
+    /// Say which partitions and rows of a table will cause trouble
+    #[command(after_help = args::LINT_EXAMPLES)]
+    Lint(args::LintArgs),
 }
 
 /// Runs one command.
@@ -39,5 +57,8 @@ pub async fn run(command: DataCommand) -> anyhow::Result<()> {
         DataCommand::Get(args) => read::get(args).await,
         DataCommand::Query(args) => read::query(args).await,
         DataCommand::Put(args) => put::run(args).await,
+        DataCommand::Export(args) => export::run(args).await,
+        DataCommand::Import(args) => import::run(args).await,
+        DataCommand::Lint(args) => lint::run(args).await,
     }
 }

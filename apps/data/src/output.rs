@@ -32,7 +32,8 @@ pub(crate) fn tables(tables: &[Table], output: Output) {
     line(columns(&["TABLE", "SORT KEYS", "WRITES", "TTL", "CREATED"], rows));
 }
 
-fn table_json(table: &Table) -> Json {
+/// Returns a definition as an object.
+pub(crate) fn table_json(table: &Table) -> Json {
     json!({
         "name": table.name,
         "sort_key_type": sort_key_name(table),

@@ -208,7 +208,27 @@ const ORDER: [(&str, &[&str]); 14] = [
         "apps/top",
         &["once", "screen", "args", "view", "fit", "help", "keys", "row", "queues", "watch", "dial"],
     ),
-    ("apps/data", &["put", "read", "connection", "output", "args", "json", "typed"]),
+    (
+        "apps/data",
+        &[
+            "export",
+            "import",
+            "lint",
+            "put",
+            "read",
+            "verify",
+            "scan",
+            "file",
+            "connection",
+            "output",
+            "args",
+            "json",
+            "typed",
+            "checkpoint",
+            "progress",
+            "retry",
+        ],
+    ),
     ("apps/shoal", &["config", "health", "repair", "serve", "up", "engines", "report"]),
 ];
 

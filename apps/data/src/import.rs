@@ -1,0 +1,267 @@
+//! `shoal data import`: writes the rows of an export.
+//!
+//! Rows keep their write times, so a row that was written later stays, and an import that is repeated changes nothing. In a table of
+//! conditional writes, and with `--now`, they are written as of now.
+
+use std::fs::File;
+use std::io::{BufReader, Seek as _, SeekFrom};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+use shoal_proto::data::v1::{
+    CheckAndMutateRequest, CreateTableRequest, MutateRequest, Mutation, Row, Table, WriteMode, mutation,
+};
+
+use crate::args::ImportArgs;
+use crate::checkpoint::Checkpoint;
+use crate::connection::Connection;
+use crate::file::{self, Line, micros};
+use crate::progress::Progress;
+use crate::put::new_token;
+use crate::verify::{self, Compare};
+use crate::{output, retry, typed};
+
+/// Writes in flight.
+const WRITES_MAX: usize = 32;
+/// Rows and bytes of one write, below the limits of a Mutate.
+const ROWS_MAX: usize = 100;
+const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Rows between two looks at the checkpoint. All of them are acknowledged before it is written.
+const WINDOW_ROWS: usize = 2000;
+const WINDOW_BYTES: usize = 8 << 20;
+
+pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
+    let connection = Connection::open(&args.server).await?;
+    let said = || format!("{} line 1", args.file.display());
+    let mut from = BufReader::new(File::open(&args.file).with_context(|| args.file.display().to_string())?);
+    let mut line = String::new();
+    ensure!(file::read_line(&mut from, &mut line)?, "{} is empty", args.file.display());
+    let mut exported = file::parse_header(&line).with_context(said)?;
+    if let Some(name) = &args.table {
+        exported.name.clone_from(name);
+    }
+    let table = target(&connection, &exported, args.create).await?;
+    let mut checkpoint = Checkpoint::of(&args.file, "import");
+    let mut import = Import {
+        connection: connection.clone(),
+        conditional: table.write_mode() == WriteMode::Conditional,
+        now: args.now || table.write_mode() == WriteMode::Conditional,
+        table: table.clone(),
+        progress: Progress::new("import", args.rate),
+        ended: 0,
+        all: args.file.metadata().map_or(0, |file| file.len()),
+    };
+    let mut place = Place { offset: line.len() as u64, line: 1, rows: 0 };
+    if let Some(state) = checkpoint.read()? {
+        place = Place::resumed(&state, &table.name)
+            .with_context(|| format!("{}; remove it to begin again", checkpoint.path().display()))?;
+        from.seek(SeekFrom::Start(place.offset))?;
+        import.progress.resumed(place.rows);
+        eprintln!("goes on behind {} rows", place.rows);
+    }
+    loop {
+        let (window, complete) = read_window(&mut from, &mut line, &mut place)
+            .with_context(|| format!("{} line {}", args.file.display(), place.line))?;
+        import.write(window, place.offset).await.with_context(|| {
+            format!(
+                "rows up to line {} of {}; start the same command to go on",
+                place.line,
+                args.file.display()
+            )
+        })?;
+        if complete {
+            break;
+        }
+        if checkpoint.is_due() {
+            checkpoint.write(&place.state(&table.name))?;
+        }
+    }
+    import.progress.done();
+    checkpoint.remove()?;
+    output::line(format!(
+        "{} rows are in {}{}",
+        import.progress.rows() - import.ended,
+        table.name,
+        if import.ended > 0 { format!("; {} had ended", import.ended) } else { String::new() }
+    ));
+    if args.verify {
+        let compare = if import.now { Compare::Attributes } else { Compare::Rows };
+        verify::run(&connection, &table, &args.file, compare, args.rate).await?;
+    }
+    Ok(())
+}
+
+/// Returns the table to write to, made from the exported definition if that was asked for.
+async fn target(connection: &Connection, exported: &Table, create: bool) -> anyhow::Result<Table> {
+    if create {
+        let request = CreateTableRequest { table: Some(exported.clone()) };
+        let answer = connection.client.clone().create_table(connection.request(request)).await;
+        connection.answer(answer).await?;
+    }
+    let table = connection.table(&exported.name).await;
+    let table = table.context("--create makes the table as it was exported, --table names another")?;
+    ensure!(
+        typed::sort_key_type(&table) == typed::sort_key_type(exported),
+        "{} has sort keys of another type than the exported table",
+        table.name
+    );
+    Ok(table)
+}
+
+/// A place in the file: everything before it is written.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    line: u64,
+    rows: u64,
+}
+
+impl Place {
+    fn state(self, table: &str) -> serde_json::Value {
+        json!({ "table": table, "offset": self.offset, "line": self.line, "rows": self.rows })
+    }
+
+    fn resumed(state: &serde_json::Value, table: &str) -> anyhow::Result<Place> {
+        ensure!(state["table"] == table, "it is of an import into {}", state["table"]);
+        let number = |of: &str| state[of].as_u64().ok_or_else(|| anyhow!("it has no {of}"));
+        Ok(Place { offset: number("offset")?, line: number("line")?, rows: number("rows")? })
+    }
+}
+
+/// Reads rows for the next writes. Returns whether the file ends behind them.
+fn read_window(
+    from: &mut BufReader<File>,
+    line: &mut String,
+    place: &mut Place,
+) -> anyhow::Result<(Vec<Row>, bool)> {
+    let mut rows = Vec::new();
+    let begin = place.offset;
+    while rows.len() < WINDOW_ROWS && (place.offset - begin) < WINDOW_BYTES as u64 {
+        ensure!(file::read_line(from, line)?, "the file has no end: the export is not complete, or was cut");
+        place.line += 1;
+        place.offset += line.len() as u64;
+        match file::parse_line(line)? {
+            Line::Row(row) => rows.push(*row),
+            Line::End(count) => {
+                place.rows += rows.len() as u64;
+                ensure!(count == place.rows, "the file has {} rows, and its end says {count}", place.rows);
+                return Ok((rows, true));
+            }
+        }
+    }
+    place.rows += rows.len() as u64;
+    Ok((rows, false))
+}
+
+struct Import {
+    connection: Connection,
+    table: Table,
+    conditional: bool,
+    /// True if rows are written as of now and not with the times that they had.
+    now: bool,
+    progress: Progress,
+    /// Number of rows that had ended before they could be written.
+    ended: u64,
+    all: u64,
+}
+
+impl Import {
+    /// Writes rows, and returns once all of them are acknowledged.
+    async fn write(&mut self, rows: Vec<Row>, offset: u64) -> anyhow::Result<()> {
+        let count = rows.len() as u64;
+        let (connection, conditional) = (self.connection.clone(), self.conditional);
+        stream::iter(self.writes(rows)?)
+            .map(|write| send(&connection, write, conditional))
+            .buffer_unordered(WRITES_MAX)
+            .try_collect::<()>()
+            .await?;
+        self.progress.did(count, offset, Some(self.all)).await;
+        Ok(())
+    }
+
+    /// Gathers rows of one partition that were written together.
+    fn writes(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<MutateRequest>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
+        let mut writes: Vec<MutateRequest> = Vec::new();
+        let mut last: (Option<i64>, usize) = (None, 0);
+        for row in rows {
+            let written = row.write_time.as_ref().map(micros);
+            let base = match written {
+                Some(written) if !self.now => written,
+                _ if self.now => now,
+                _ => bail!(
+                    "a row of partition {} has no write_time; --now writes such rows as of now",
+                    row.partition_key
+                ),
+            };
+            let ttl = match row.expire_time.as_ref().map(micros) {
+                Some(end) if end <= now => {
+                    self.ended += 1;
+                    continue;
+                }
+                Some(end) => {
+                    Some(prost_types::Duration { seconds: (end - base + 999_999) / 1_000_000, nanos: 0 })
+                }
+                None => None,
+            };
+            let bytes = prost_len(&row);
+            let put = mutation::Put { sort_key: row.sort_key, attributes: row.attributes, ttl };
+            let change = Mutation { kind: Some(mutation::Kind::Put(put)) };
+            let together = writes.last_mut().filter(|write| {
+                write.partition_key == row.partition_key
+                    && (self.now || last.0 == Some(base))
+                    && write.mutations.len() < ROWS_MAX
+                    && last.1 + bytes <= WRITE_BYTES_MAX
+            });
+            match together {
+                Some(write) => {
+                    write.mutations.push(change);
+                    last.1 += bytes;
+                }
+                None => {
+                    let idempotency_token = if self.now { new_token() } else { format!("{base}-import") };
+                    writes.push(MutateRequest {
+                        table: self.table.name.clone(),
+                        partition_key: row.partition_key,
+                        mutations: vec![change],
+                        idempotency_token,
+                    });
+                    last = (Some(base), bytes);
+                }
+            }
+        }
+        Ok(writes)
+    }
+}
+
+fn prost_len(row: &Row) -> usize {
+    prost::Message::encoded_len(row)
+}
+
+/// Sends one write until it is acknowledged. A repeat with the same token changes nothing more.
+async fn send(connection: &Connection, write: MutateRequest, conditional: bool) -> anyhow::Result<()> {
+    let sent = retry::repeat(async || {
+        let mut client = connection.client.clone();
+        if conditional {
+            let MutateRequest { table, partition_key, mutations, idempotency_token } = write.clone();
+            let request = CheckAndMutateRequest {
+                table,
+                partition_key,
+                mutations,
+                idempotency_token,
+                ..Default::default()
+            };
+            client.check_and_mutate(connection.request(request)).await.map(drop)
+        } else {
+            client.mutate(connection.request(write.clone())).await.map(drop)
+        }
+    });
+    match sent.await {
+        Ok(()) => Ok(()),
+        Err(status) => {
+            Err(connection.explain(&status).await.context(format!("partition {}", write.partition_key)))
+        }
+    }
+}
