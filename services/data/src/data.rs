@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, WriteTimestamp};
 use crate::error::Error;
@@ -16,6 +17,8 @@ use crate::tags::Tags;
 pub(crate) const PAGE_SIZE_DEFAULT: usize = 100;
 /// Most rows or tables of a page.
 pub(crate) const PAGE_SIZE_MAX: usize = 1000;
+/// Most watches of tables open at one clone.
+pub(crate) const WATCHES_MAX: usize = 256;
 
 /// Longest page token that is looked at. Ours are shorter, because keys have at most 1 KiB.
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
@@ -35,19 +38,25 @@ pub(crate) struct Data<S> {
     keys: Arc<PageKeys>,
     /// Places of the scans that may run at this clone.
     pub(crate) scans: Arc<Semaphore>,
+    /// Cancelled when the clone begins to shut down.
+    pub(crate) draining: CancellationToken,
+    /// The watches that may still be opened.
+    pub(crate) watches: Arc<Semaphore>,
 }
 
 impl<S: WriteStore> Data<S> {
     /// Offers the data of a store.
     pub(crate) fn new(store: S) -> Self {
         let clock = store.clock();
-        Self {
-            store,
-            clock,
-            tags: Tags::default(),
-            keys: Arc::default(),
-            scans: Arc::new(Semaphore::new(SCANS_MAX)),
-        }
+        let scans = Arc::new(Semaphore::new(SCANS_MAX));
+        let watches = Arc::new(Semaphore::new(WATCHES_MAX));
+        let (tags, draining, keys) = (Tags::default(), CancellationToken::new(), Arc::default());
+        Self { store, clock, tags, keys, scans, draining, watches }
+    }
+
+    /// Ends watches when the clone begins to shut down.
+    pub(crate) fn until(self, draining: CancellationToken) -> Self {
+        Self { draining, ..self }
     }
 
     /// Reports what writes touch.

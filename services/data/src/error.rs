@@ -5,6 +5,7 @@ use shoal_kit::reason;
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
+use crate::clock::WriteTimestamp;
 use crate::write_token::WriteToken;
 
 /// Reason why a call failed. `Clone`, because several callers may have waited for one read.
@@ -137,6 +138,30 @@ pub(crate) enum Error {
         /// The part that this release does not know.
         detail: String,
     },
+    /// The table has no change feed.
+    #[error("table `{0}` has no change feed")]
+    ChangeFeedOff(String),
+    /// The changes from a place on are no longer kept.
+    #[error("changes before {oldest:?} are gone")]
+    ChangesGone {
+        /// The oldest place from which on changes are kept.
+        oldest: WriteTimestamp,
+    },
+    /// A deleted range holds more rows than are read before they are deleted.
+    #[error("the range holds more than {max} rows")]
+    RangeTooLarge {
+        /// The most rows of a range.
+        max: usize,
+    },
+    /// The clone has as many watches open as it takes.
+    #[error("{max} watches are open")]
+    TooManyWatches {
+        /// The most watches.
+        max: usize,
+    },
+    /// The clone shuts down.
+    #[error("this clone is shutting down")]
+    Draining,
     /// A defect of the service, or a refusal of the engine that no caller can do anything about.
     #[error("{0}")]
     Internal(String),
@@ -293,6 +318,39 @@ impl From<Error> for ApiError {
             )
             .meta("table", table)
             .meta("detail", detail),
+            Error::ChangeFeedOff(name) => ApiError::new(
+                Code::FailedPrecondition,
+                reason::CHANGE_FEED_OFF,
+                format!("table `{name}` has no change feed; create it with `change_feed` set"),
+            )
+            .meta("table", name),
+            Error::ChangesGone { oldest } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::CHANGES_GONE,
+                "changes from the place of the resume token on are no longer kept; watch without a token, keep the one of the \
+                 first response, read the table, and go on from there",
+            )
+            .meta("oldest_micros", oldest.0.to_string()),
+            Error::RangeTooLarge { max } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::RANGE_TOO_LARGE,
+                format!("the table reads rows before it deletes them, at most {max} of a range; delete smaller ranges"),
+            )
+            .meta("max", max.to_string()),
+            Error::TooManyWatches { max } => ApiError::new(
+                Code::ResourceExhausted,
+                reason::TOO_MANY_WAITING,
+                format!("this clone has {max} watches open, which is its limit; try again at another clone"),
+            )
+            .meta("max", max.to_string())
+            .meta("what", "watches")
+            .retry_after(RETRY_AFTER),
+            Error::Draining => ApiError::new(
+                Code::Unavailable,
+                reason::DRAINING,
+                "this clone is shutting down; go on at another one with the last resume_token",
+            )
+            .retry_after(RETRY_AFTER),
             Error::Internal(detail) => ApiError::internal(detail),
         }
     }

@@ -3,6 +3,7 @@
 //! `service` answers gRPC; `tables`, `read` and `write` are the logic of [`data::Data`] over a store; `store` says what a store
 //! promises and holds the backends.
 
+mod change_record;
 mod clock;
 mod coalesce;
 mod conditional;
@@ -10,6 +11,7 @@ mod config;
 mod data;
 mod engine;
 mod error;
+mod feed;
 mod key;
 mod mutation;
 mod page_key;
@@ -71,7 +73,8 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
 }
 
 fn of_store(store: impl Store, clone: String, background: Background) -> Service {
-    let server = DataServiceServer::new(service::Service::new(Data::new(store), background.draining.clone()))
+    let data = Data::new(store).until(background.draining.clone());
+    let server = DataServiceServer::new(service::Service::new(data, background.draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);

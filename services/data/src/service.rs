@@ -12,6 +12,7 @@ use crate::store::Store;
 mod bulk;
 mod codec;
 mod conditional;
+mod feed;
 mod read;
 mod tables;
 mod write;
@@ -127,5 +128,14 @@ impl<S: Store> DataService for Service<S> {
         request: Request<pb::IncrementRequest>,
     ) -> Result<Response<pb::IncrementResponse>, Status> {
         conditional::increment(&self.data, request.into_inner()).await
+    }
+
+    type WatchTableStream = feed::WatchStream;
+
+    async fn watch_table(
+        &self,
+        request: Request<pb::WatchTableRequest>,
+    ) -> Result<Response<Self::WatchTableStream>, Status> {
+        feed::watch_table(&self.data, request.into_inner()).await
     }
 }

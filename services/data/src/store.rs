@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::change_record::ChangeRecord;
 use crate::clock::{Clock, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
@@ -11,7 +12,7 @@ use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
 use crate::page_key::PageKey;
 use crate::row::{Page, Row, Seen};
-use crate::table::{Definition, Table, TableChange, TableName};
+use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName};
 
 pub(crate) mod cassandra;
 #[cfg(test)]
@@ -152,12 +153,13 @@ pub(crate) struct Lookups {
 /// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
 /// what was sent is finished in a task of its own.
 pub(crate) trait Store:
-    TableStore + ReadStore + ScanStore + WriteStore + KeyStore + Clone + Send + Sync + 'static
+    TableStore + ReadStore + ScanStore + WriteStore + KeyStore + FeedStore + Clone + Send + Sync + 'static
 {
 }
 
-impl<S: TableStore + ReadStore + ScanStore + WriteStore + KeyStore + Clone + Send + Sync + 'static> Store
-    for S
+impl<
+    S: TableStore + ReadStore + ScanStore + WriteStore + KeyStore + FeedStore + Clone + Send + Sync + 'static,
+> Store for S
 {
 }
 
@@ -285,4 +287,62 @@ pub(crate) trait WriteStore {
         &self,
         write: ConditionalWrite,
     ) -> impl Future<Output = Result<Outcome, Error>> + Send;
+}
+
+/// Names the changes of a shard to read.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedRead {
+    /// The table of the feed.
+    pub(crate) table: Arc<Table>,
+    /// The shard, one of [`FeedStore::feed_shards`].
+    pub(crate) shard: u16,
+    /// The place to read from: of the page before, or of a resume token.
+    pub(crate) cursor: FeedCursor,
+    /// The only partition whose changes are wanted.
+    pub(crate) partition: Option<PartitionKey>,
+}
+
+/// Place in a shard of a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FeedCursor {
+    /// The place, in microseconds since 1970, from which on another clone has to read.
+    pub(crate) position: i64,
+    /// The place in what this clone keeps of the shard's end: which memory, and the number of the last record.
+    pub(crate) live: Option<(u64, u64)>,
+}
+
+/// Changes of a shard.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedPage {
+    /// The records in order.
+    pub(crate) records: Vec<Arc<ChangeRecord>>,
+    /// The place of the next page.
+    pub(crate) cursor: FeedCursor,
+    /// Set if the page ended at a limit, so that there may be more.
+    pub(crate) more: bool,
+}
+
+impl FeedCursor {
+    /// Makes the cursor of a place.
+    pub(crate) fn at(position: i64) -> Self {
+        Self { position, live: None }
+    }
+}
+
+/// The change feeds of a store.
+pub(crate) trait FeedStore {
+    /// Returns the shards that hold the changes of a partition, or of the whole table.
+    fn feed_shards(&self, feed: &ChangeFeed, partition: Option<&PartitionKey>) -> Vec<u16>;
+
+    /// Returns the place from which on every write is shown that is answered after this call. Writes of the seconds before may
+    /// be shown too.
+    fn feed_start(&self, table: &Table) -> Result<i64, Error>;
+
+    /// Returns the next changes of a shard; none when there is nothing new. The table has a change feed.
+    ///
+    /// From a place on, every write that was done comes at least once, also when the pages are read at different clones. Of two
+    /// writes of a partition, of which one was answered before the other was sent, the first comes first, unless its timestamp
+    /// is the later one. A write that was never done does not come. One whose outcome was unknown comes if the store finds that
+    /// it was done within a minute.
+    fn changes(&self, read: FeedRead) -> impl Future<Output = Result<FeedPage, Error>> + Send;
 }

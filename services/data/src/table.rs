@@ -9,6 +9,10 @@ use uuid::Uuid;
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
 
+mod options;
+
+pub(crate) use options::{ChangeFeed, Options};
+
 /// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
 
@@ -61,6 +65,8 @@ pub(crate) struct Definition {
     pub(crate) default_ttl: Option<Ttl>,
     /// The description for people. It does not tell definitions apart.
     pub(crate) description: String,
+    /// What writes of the table do besides.
+    pub(crate) options: Options,
 }
 
 /// A change of a table's definition: of what is given here, and of nothing else.
@@ -228,6 +234,7 @@ impl Definition {
         if self.default_ttl != existing.default_ttl {
             differences.push(format!("default_ttl {}", ttl(existing.default_ttl)));
         }
+        differences.extend(self.options.difference(&existing.options));
         (!differences.is_empty()).then(|| differences.join(", "))
     }
 }
@@ -252,6 +259,11 @@ impl Table {
         };
         let table = self.definition.name.to_string();
         Err(Error::WrongWriteMode { table, mode: found.name(), advice, call })
+    }
+
+    /// Returns the change feed, if the table has one.
+    pub(crate) fn change_feed(&self) -> Option<&ChangeFeed> {
+        self.definition.options.change_feed.as_ref()
     }
 
     /// Returns the table for a repeated creation.

@@ -11,39 +11,44 @@ use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
 use crate::table::{
-    Definition, SortKeyType, Table, TableChange, TableName, Ttl, WriteMode, check_description,
+    ChangeFeed, Definition, Options, SortKeyType, Table, TableChange, TableName, Ttl, WriteMode,
+    check_description,
 };
 
-impl<S: Store> Data<S> {
-    /// Creates a table without a description.
-    #[cfg(test)]
-    pub(crate) async fn create_table(
-        &self,
-        name: &str,
-        sort_key_type: SortKeyType,
-        write_mode: WriteMode,
-        default_ttl: Option<Duration>,
-    ) -> Result<Table, Error> {
-        self.create_described_table(name, sort_key_type, write_mode, default_ttl, String::new()).await
-    }
+/// A table as the caller defines it.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTable {
+    /// The name of the table.
+    pub(crate) name: String,
+    /// The type of its sort keys.
+    pub(crate) sort_key_type: SortKeyType,
+    /// The rule that decides between several writes of a row.
+    pub(crate) write_mode: WriteMode,
+    /// The time to live of rows whose put names none.
+    pub(crate) default_ttl: Option<Duration>,
+    /// The description for people.
+    pub(crate) description: String,
+    /// The change feed: whether it has old rows, and its retention if that is not the default.
+    pub(crate) change_feed: Option<(bool, Option<Duration>)>,
+}
 
+impl<S: Store> Data<S> {
     /// Creates a table, or returns the table that has the same definition.
     ///
     /// # Errors
     /// Invalid fields, [`Error::TableExists`], and errors of the store.
-    pub(crate) async fn create_described_table(
-        &self,
-        name: &str,
-        sort_key_type: SortKeyType,
-        write_mode: WriteMode,
-        default_ttl: Option<Duration>,
-        description: String,
-    ) -> Result<Table, Error> {
-        let name = TableName::parse(name, "table.name")?;
+    pub(crate) async fn create(&self, table: NewTable) -> Result<Table, Error> {
+        let NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed } = table;
+        let now = WriteTimestamp::now();
+        let name = TableName::parse(&name, "table.name")?;
         let default_ttl = default_ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
+        let change_feed = change_feed
+            .map(|(old_rows, retention)| ChangeFeed::parse(old_rows, retention, now))
+            .transpose()?;
         check_description(&description)?;
-        let definition = Definition { name, sort_key_type, write_mode, default_ttl, description };
-        self.store.create_table(definition, WriteTimestamp::now()).await
+        let options = Options { change_feed };
+        let definition = Definition { name, sort_key_type, write_mode, default_ttl, description, options };
+        self.store.create_table(definition, now).await
     }
 
     /// Changes a table's definition.
@@ -107,5 +112,32 @@ impl<S: Store> Data<S> {
             _ => String::new(),
         };
         Ok((tables, next))
+    }
+}
+
+#[cfg(test)]
+impl<S: Store> Data<S> {
+    /// Creates a table without a description.
+    pub(crate) async fn create_table(
+        &self,
+        name: &str,
+        sort_key_type: SortKeyType,
+        write_mode: WriteMode,
+        default_ttl: Option<Duration>,
+    ) -> Result<Table, Error> {
+        self.create_described_table(name, sort_key_type, write_mode, default_ttl, String::new()).await
+    }
+
+    /// Creates a table without options.
+    pub(crate) async fn create_described_table(
+        &self,
+        name: &str,
+        sort_key_type: SortKeyType,
+        write_mode: WriteMode,
+        default_ttl: Option<Duration>,
+        description: String,
+    ) -> Result<Table, Error> {
+        let (name, change_feed) = (name.to_owned(), None);
+        self.create(NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed }).await
     }
 }

@@ -161,6 +161,10 @@ families! {
     Counter shoal_cache_bypass_loads_total {namespace, clone}
         "Loads while the store was not reachable, whose result was not stored." "any rate that stays"
 
+    Histogram shoal_data_feed_lag_seconds {}
+        "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."
+        "the 99th percentile above 10 while no watch catches up"
+
     Gauge shoal_jobs_queue_jobs {queue, state}
         "Jobs of a queue by state: scheduled, ready, running, retrying, dead. Read when metrics are asked for, of at most 100 queues; all clones show the same, so take the max."
         "ready that grows; dead above 0"

@@ -8,6 +8,7 @@ use crate::data::Data;
 use crate::service::codec::{duration, micros, timestamp, unknown_enum};
 use crate::store::Store;
 use crate::table::{SortKeyType, Table, TableChange, Ttl, WriteMode};
+use crate::tables::NewTable;
 
 pub(super) async fn create_table<S: Store>(
     data: &Data<S>,
@@ -19,9 +20,13 @@ pub(super) async fn create_table<S: Store>(
     let sort_key_type = sort_key_type(table.sort_key_type)?;
     let write_mode = write_mode(table.write_mode)?;
     let default_ttl = duration(table.default_ttl, "table.default_ttl")?;
-    let table = data
-        .create_described_table(&table.name, sort_key_type, write_mode, default_ttl, table.description)
-        .await?;
+    let change_feed = match table.change_feed {
+        None => None,
+        Some(feed) => Some((feed.old_rows, duration(feed.retention, "table.change_feed.retention")?)),
+    };
+    let (name, description) = (table.name, table.description);
+    let new = NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed };
+    let table = data.create(new).await?;
     Ok(Response::new(pb::CreateTableResponse { table: Some(table_out(&table)) }))
 }
 
@@ -118,10 +123,16 @@ fn table_out(table: &Table) -> pb::Table {
         name: definition.name.to_string(),
         sort_key_type: sort_key_type.into(),
         write_mode: write_mode.into(),
-        default_ttl: definition
-            .default_ttl
-            .map(|ttl| prost_types::Duration { seconds: ttl.seconds().into(), nanos: 0 }),
+        default_ttl: definition.default_ttl.map(|ttl| seconds(ttl.seconds())),
         create_time: Some(timestamp(table.create_time)),
         description: definition.description.clone(),
+        change_feed: table.change_feed().map(|feed| pb::ChangeFeed {
+            old_rows: feed.old_rows,
+            retention: Some(seconds(feed.retention_seconds)),
+        }),
     }
+}
+
+fn seconds(seconds: u32) -> prost_types::Duration {
+    prost_types::Duration { seconds: seconds.into(), nanos: 0 }
 }

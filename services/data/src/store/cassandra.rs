@@ -23,6 +23,7 @@ mod connect;
 mod definitions;
 mod drift;
 mod failure;
+mod feed;
 mod fetch_plan;
 mod hedging;
 mod keys;
@@ -64,6 +65,7 @@ struct Inner {
     reads: Coalescer<ReadKey, Result<Option<Row>, Error>>,
     partition_locks: PartitionLocks,
     drift: ClockDrift,
+    feeds: feed::Feeds,
 }
 
 impl CassandraStore {
@@ -75,6 +77,7 @@ impl CassandraStore {
             definitions: Definitions::new(),
             reads: Coalescer::new(),
             partition_locks: PartitionLocks::default(),
+            feeds: feed::Feeds::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         store.watch_clock();

@@ -3,6 +3,7 @@
 
 mod conditional;
 mod delete_range;
+mod feed;
 pub(crate) mod history;
 mod page_token;
 mod paging;
@@ -26,7 +27,7 @@ use crate::mutation::Mutation;
 use crate::read::QueryRequest;
 use crate::row::Row;
 use crate::store::{Consistency, Store};
-use crate::table::{Definition, SortKeyType, Table, TableName, WriteMode};
+use crate::table::{Definition, Options, SortKeyType, Table, TableName, WriteMode};
 use crate::value::{Attributes, Value};
 
 /// Makes a table that needs no store.
@@ -37,6 +38,7 @@ pub(crate) fn table(name: &str, sort_key_type: SortKeyType) -> Table {
         write_mode: WriteMode::LastWriteWins,
         default_ttl: None,
         description: String::new(),
+        options: Options::default(),
     };
     Table { definition, id: Uuid::from_u128(7), create_time: WriteTimestamp(1) }
 }
@@ -78,6 +80,11 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     query::late_pages_end_early(clones).await;
     query::a_page_ends_at_a_mebibyte(clones).await;
     row::several_rows_are_read_at_once(clones).await;
+    feed::a_watch_shows_new_and_old_rows(clones).await;
+    feed::applied_conditional_writes_are_shown(clones).await;
+    feed::a_partition_is_watched_alone(clones).await;
+    feed::refused_range_leaves_nothing(clones).await;
+    feed::moving_watch_misses_nothing(clones).await;
     visibility::a_write_is_seen_whole(clones).await;
     visibility::a_page_shows_one_write(clones).await;
     visibility::reads_show_every_answered_write(clones).await;

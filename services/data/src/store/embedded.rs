@@ -7,6 +7,8 @@
 //! | `rows` | partition, sort key | the last put or tombstone, with its timestamp |
 //! | `ranges` | partition, first sort key | a deleted range |
 //! | `applied` | partition, hash of a token | a conditional write that was applied |
+//! | `changes` | table, place in the change feed | the record of a write |
+//! | `feeds` | table | the last place in its change feed |
 //! | `due` | time, then a key of `rows`, `ranges` or `applied` | what the sweeper looks at then |
 //! | `page_keys` | id | a key that signs page tokens |
 //!
@@ -26,6 +28,7 @@ use crate::table::{Definition, Table, TableChange, TableName};
 
 mod conditional;
 mod entry;
+mod feed;
 mod keys;
 mod layout;
 mod range_tombstone;
@@ -62,6 +65,8 @@ struct Keyspaces {
     applied: Keyspace,
     due: Keyspace,
     page_keys: Keyspace,
+    changes: Keyspace,
+    feeds: Keyspace,
 }
 
 impl EmbeddedStore {
@@ -73,6 +78,8 @@ impl EmbeddedStore {
             applied: database.keyspace("applied")?,
             due: database.keyspace("due")?,
             page_keys: database.keyspace("page_keys")?,
+            changes: database.keyspace("changes")?,
+            feeds: database.keyspace("feeds")?,
         };
         Ok(Self {
             database,

@@ -14,10 +14,10 @@ use crate::mutation::{Change, Write};
 use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
 use crate::store::{
-    Consistency, KeyStore, Lookup, Lookups, PartitionPage, Partitions, Query, ReadStore, Scan, ScanPage,
-    ScanStore, TableStore, WriteStore,
+    Consistency, FeedPage, FeedRead, FeedStore, KeyStore, Lookup, Lookups, PartitionPage, Partitions, Query,
+    ReadStore, Scan, ScanPage, ScanStore, TableStore, WriteStore,
 };
-use crate::table::{Definition, Table, TableChange, TableName};
+use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
@@ -231,5 +231,20 @@ impl ScanStore for Model {
         keys.truncate(list.limit);
         let last = keys.last().map(|key| key.as_str().as_bytes().to_vec());
         Ok(PartitionPage { keys, next: last.filter(|_| more) })
+    }
+}
+
+/// The model keeps no feed: nothing is compared with it.
+impl FeedStore for Model {
+    fn feed_shards(&self, _: &ChangeFeed, _: Option<&PartitionKey>) -> Vec<u16> {
+        vec![0]
+    }
+
+    fn feed_start(&self, table: &Table) -> Result<i64, Error> {
+        Ok(table.create_time.0)
+    }
+
+    async fn changes(&self, _: FeedRead) -> Result<FeedPage, Error> {
+        Err(Error::Internal("the model keeps no feed".to_owned()))
     }
 }

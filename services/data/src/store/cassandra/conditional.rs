@@ -77,6 +77,7 @@ impl CassandraStore {
         // The versions that an attempt without an answer was sent with.
         let mut unsettled: Option<(Vec<Option<Vec<u8>>>, Error)> = None;
         let mut attempts = 0;
+        let mut place = None;
         loop {
             let read = match (self.read_for_write(write).await, &unsettled) {
                 (Ok(read), _) => read,
@@ -110,7 +111,11 @@ impl CassandraStore {
                 return Err(Error::Contended { attempts });
             }
             attempts += 1;
-            match self.swap(write, &read.versions, &decision).await {
+            let record = match self.record_conditional(write, &decision, &read.found, &mut place).await {
+                Ok(record) => record,
+                Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),
+            };
+            match self.swap(write, &read.versions, &decision, record).await {
                 Ok(true) => return Outcome::remembered(decision.write_time, &decision.applied),
                 Ok(false) => unsettled = None,
                 Err(error @ Error::OutcomeUnknown { .. }) => {
@@ -150,6 +155,7 @@ impl CassandraStore {
         write: &ConditionalWrite,
         versions: &[Option<Vec<u8>>],
         decision: &Decision,
+        record: Option<(Kind, Vec<Bind>)>,
     ) -> Result<bool, Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
@@ -160,7 +166,8 @@ impl CassandraStore {
         batch.set_consistency(CqlConsistency::LocalQuorum);
         batch.set_serial_consistency(Some(SerialConsistency::LocalSerial));
         let mut values = Vec::with_capacity(write.rows.len() + 1);
-        for (kind, bound) in bind(write, versions, decision, WriteTimestamp::now()) {
+        for (kind, bound) in bind(write, versions, decision, WriteTimestamp::now()).into_iter().chain(record)
+        {
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }

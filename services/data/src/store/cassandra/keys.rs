@@ -9,7 +9,7 @@ use crate::store::KeyStore;
 use crate::store::cassandra::CassandraStore;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::registry::{Attempts, answer, records, transact};
-use crate::store::cassandra::schema::{KEY_SPACE, LAYOUT, READY, REGISTRY, Record};
+use crate::store::cassandra::schema::{KEY_SPACE, READY, REGISTRY, Record};
 
 /// Most keys that are read: there is a new one each month.
 const KEYS_MAX: i32 = 10_000;
@@ -33,8 +33,19 @@ impl KeyStore for CassandraStore {
         let none: Option<i64> = None;
         let mut attempts = Attempts::new();
         let stands = loop {
-            let values =
-                (KEY_SPACE, name.clone(), key.secret, READY, "", "", none, key.create_time.0, LAYOUT, "");
+            let values = (
+                KEY_SPACE,
+                name.clone(),
+                key.secret,
+                READY,
+                "",
+                "",
+                none,
+                key.create_time.0,
+                1,
+                "",
+                Vec::<u8>::new(),
+            );
             let added = async {
                 transact(link, &connected, "INSERT", |session| &session.registry.insert, values).await?;
                 // Applied or not, the registry has the row now. SERIAL shows it even if its commit is under way.

@@ -9,7 +9,8 @@ use scylla::client::session::Session;
 use crate::config::Config;
 use crate::store::cassandra::agreement::{schema_agreed, table_everywhere, table_ids};
 use crate::store::cassandra::schema::{
-    DESCRIPTION_COLUMN, LAYOUT_COLUMN, REGISTRY, create_keyspace, create_registry, registry_id,
+    DESCRIPTION_COLUMN, LAYOUT_COLUMN, OPTIONS_COLUMN, REGISTRY, create_keyspace, create_registry,
+    registry_id,
 };
 use crate::store::cassandra::topology::Topology;
 
@@ -60,9 +61,9 @@ pub(super) async fn prepare(
             .await
             .map_err(|disagreement| format!("the registry of tables: {disagreement:?}"))?;
         made = if made == Made::Keyspace { made } else { Made::Registry };
-    } else if !session_has(session, keyspace, REGISTRY, "description").await? {
+    } else if !session_has(session, keyspace, REGISTRY, "options").await? {
         // A registry of an earlier release.
-        for column in [LAYOUT_COLUMN, DESCRIPTION_COLUMN] {
+        for column in [LAYOUT_COLUMN, DESCRIPTION_COLUMN, OPTIONS_COLUMN] {
             run(session, format!("ALTER TABLE {keyspace}.{REGISTRY} ADD IF NOT EXISTS {column}")).await?;
         }
         if !schema_agreed(session, AGREEMENT).await {

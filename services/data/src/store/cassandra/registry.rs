@@ -21,8 +21,8 @@ use crate::store::cassandra::connect::Connected;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::schema::{
-    CREATING, DROPPING, LAYOUT, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table,
-    create_table, table_of,
+    CREATING, CqlTable, DROPPING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table,
+    create_feed, create_table, layout_of, table_of,
 };
 use crate::table::{Definition, Table, Ttl};
 
@@ -99,11 +99,12 @@ pub(super) async fn store_name(link: &Link, connected: &Arc<Connected>) -> Resul
         return Ok(name);
     }
     let none: Option<i64> = None;
-    let values = (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64, LAYOUT, "");
+    let values =
+        (STORE_SPACE, STORE_NAME, Uuid::new_v4(), READY, "", "", none, 0_i64, 1, "", Vec::<u8>::new());
     let mut attempts = Attempts::new();
     let name = loop {
         let named = async {
-            transact(link, connected, "INSERT", |session| &session.registry.insert, values).await?;
+            transact(link, connected, "INSERT", |session| &session.registry.insert, values.clone()).await?;
             stored_name(link, connected, Consistency::Serial).await
         };
         if let Some(outcome) = attempts.settled(link, named.await).await {
@@ -164,8 +165,9 @@ async fn register(
         definition.write_mode.name(),
         definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
         now.0,
-        LAYOUT,
+        layout_of(&definition.options),
         definition.description.clone(),
+        definition.options.encode(),
     );
     let mut attempts = Attempts::new();
     loop {
@@ -193,29 +195,22 @@ async fn is_made(link: &Link, connected: &Arc<Connected>, table: &Table) -> Resu
     Ok(ids.contains(&Some(table.id)))
 }
 
-/// Makes the CQL table, waits until the nodes have it, and marks it ready in the registry. Several clones may do it at once.
+/// Makes the CQL tables of a table, waits until the nodes have them, and marks it ready in the registry. Several clones may do it
+/// at once.
 async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Result<Table, Error> {
-    let cql_name = cql_table(&table.definition.name);
-    let mut text = Statement::new(create_table(link.config(), &table));
-    // Under one id it is the same table, whichever nodes make it.
-    text.set_is_idempotent(true);
-    text.set_execution_profile_handle(Some(connected.schema.clone()));
-    let session = connected.clone();
-    let create = async move { answer(session.session.query_unpaged(text, ()).await?) };
-    link.run(Intent::Schema, "CREATE TABLE", &cql_name, create).await?;
-
-    let (session, keyspace, id) = (connected.session.clone(), link.config().keyspace.clone(), table.id);
-    let name = cql_name.clone();
-    let agree = async move { Ok((table_everywhere(&session, &keyspace, &name, id, AGREEMENT).await, None)) };
-    match link.run(Intent::Schema, "AWAIT SCHEMA", &cql_name, agree).await? {
-        Ok(()) => {}
-        Err(Disagreement::NotYet(detail)) => return Err(Intent::Schema.unanswered(detail)),
-        Err(Disagreement::OtherTable(other)) => {
+    let name = cql_table(&table.definition.name);
+    let text = create_table(link.config(), &table);
+    let mut tables = vec![CqlTable { name, id: table.id, text }];
+    if table.change_feed().is_some() {
+        tables.extend(create_feed(link.config(), &table));
+    }
+    for cql in tables {
+        if let Some(other) = make(link, connected, &cql).await? {
             let values = (SPACE, table.definition.name.to_string(), table.id);
             // Nobody got the table, so its name is free for another definition.
             transact(link, connected, "DELETE", |session| &session.registry.unregister, values).await?;
-            let detail = format!("its id is {other}, the registry had {}", table.id);
-            return Err(Error::ForeignTable { table: cql_name, detail });
+            let detail = format!("its id is {other}, the registry had {}", cql.id);
+            return Err(Error::ForeignTable { table: cql.name, detail });
         }
     }
 
@@ -230,6 +225,26 @@ async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Resu
         if let Some(outcome) = attempts.settled(link, ready).await {
             return outcome.map(|_| table);
         }
+    }
+}
+
+/// Makes a CQL table, and waits until the nodes have it. Returns the id of another one that has its name.
+async fn make(link: &Link, connected: &Arc<Connected>, table: &CqlTable) -> Result<Option<Uuid>, Error> {
+    let mut text = Statement::new(&*table.text);
+    // Under one id it is the same table, whichever nodes make it.
+    text.set_is_idempotent(true);
+    text.set_execution_profile_handle(Some(connected.schema.clone()));
+    let session = connected.clone();
+    let create = async move { answer(session.session.query_unpaged(text, ()).await?) };
+    link.run(Intent::Schema, "CREATE TABLE", &table.name, create).await?;
+
+    let (session, keyspace, id) = (connected.session.clone(), link.config().keyspace.clone(), table.id);
+    let name = table.name.clone();
+    let agree = async move { Ok((table_everywhere(&session, &keyspace, &name, id, AGREEMENT).await, None)) };
+    match link.run(Intent::Schema, "AWAIT SCHEMA", &table.name, agree).await? {
+        Ok(()) => Ok(None),
+        Err(Disagreement::NotYet(detail)) => Err(Intent::Schema.unanswered(detail)),
+        Err(Disagreement::OtherTable(other)) => Ok(Some(other)),
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use scylla::statement::{Consistency, Statement};
 
+use uuid::Uuid;
+
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
 use crate::store::cassandra::agreement::{schema_agreed, table_ids};
@@ -16,7 +18,7 @@ use crate::store::cassandra::definitions::FRESH;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::registry::{Attempts, answer, look, read_record, transact};
-use crate::store::cassandra::schema::{Record, SPACE, cql_table, table_of};
+use crate::store::cassandra::schema::{Record, SPACE, cql_outbox, cql_table, create_feed, table_of};
 use crate::table::{Table, TableChange, TableName, Ttl};
 
 /// Time from the mark on a table to the end of its CQL table: clones remember a definition for [`FRESH`], and a statement takes
@@ -99,13 +101,24 @@ pub(super) async fn drop_table(
     }
 }
 
-/// Drops the CQL table of a table, unless another one is in its place.
+/// Drops the CQL table of a table, and the one with the records of its change feed. Its pointers in the log end by themselves.
 async fn drop_cql_table(link: &Link, connected: &Arc<Connected>, table: &Table) -> Result<(), Error> {
-    let (keyspace, name) = (link.config().keyspace.clone(), cql_table(&table.definition.name));
+    if table.change_feed().is_some() {
+        let records = cql_outbox(&table.definition.name);
+        for cql in create_feed(link.config(), table).into_iter().filter(|cql| cql.name == records) {
+            drop_cql(link, connected, cql.name, cql.id).await?;
+        }
+    }
+    drop_cql(link, connected, cql_table(&table.definition.name), table.id).await
+}
+
+/// Drops a CQL table, unless another one is in its place.
+async fn drop_cql(link: &Link, connected: &Arc<Connected>, name: String, id: Uuid) -> Result<(), Error> {
+    let keyspace = link.config().keyspace.clone();
     let (session, space, cql_name) = (connected.session.clone(), keyspace.clone(), name.clone());
     let ask = async move { Ok((table_ids(&session, &space, &cql_name).await, None)) };
     let ids = link.run(Intent::Read, "SELECT", &name, ask).await?;
-    if !ids.contains(&Some(table.id)) {
+    if !ids.contains(&Some(id)) {
         return Ok(());
     }
     let mut text = Statement::new(format!("DROP TABLE IF EXISTS {keyspace}.{name}"));

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::clock::WriteTimestamp;
 use crate::config::Config;
 use crate::error::Error;
-use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
+use crate::table::{Definition, Options, SortKeyType, Table, TableName, Ttl, WriteMode};
 
 /// Name of the registry's table.
 pub(super) const REGISTRY: &str = "tables";
@@ -31,20 +31,25 @@ pub(super) const READY: &str = "ready";
 /// State of a table that is being dropped: no clone finds it any more, and its CQL table may be gone.
 pub(super) const DROPPING: &str = "dropping";
 
-/// Layout of tables that this release makes: what a clone must know to read and write one. A row of the registry without a
-/// layout is of layout 1.
-pub(super) const LAYOUT: i32 = 1;
+/// Latest layout of tables that this release knows: what a clone must know to read and write one. A row of the registry without
+/// a layout is of layout 1; a table with options is of layout 2, because a clone that does not know them would leave them out.
+pub(super) const LAYOUT: i32 = 2;
 /// The column with the layout, which registries of earlier releases do not have.
 pub(super) const LAYOUT_COLUMN: &str = "layout int";
 /// The column with the description, which registries of earlier releases do not have.
 pub(super) const DESCRIPTION_COLUMN: &str = "description text";
 
+/// The column with a table's options, which registries of earlier releases do not have.
+pub(super) const OPTIONS_COLUMN: &str = "options blob";
+/// Name of the log of all change feeds.
+pub(super) const CHANGES: &str = "changes";
+
 /// Columns of the registry in the order of [`Record`].
-pub(super) const COLUMNS: &str = "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros, layout, description";
+pub(super) const COLUMNS: &str = "name, id, state, sort_key_type, write_mode, default_ttl_seconds, create_time_micros, layout, description, options";
 
 /// A row of the registry.
 pub(super) type Record =
-    (String, Uuid, String, String, String, Option<i64>, i64, Option<i32>, Option<String>);
+    (String, Uuid, String, String, String, Option<i64>, i64, Option<i32>, Option<String>, Option<Vec<u8>>);
 
 /// Returns the statement that makes the keyspace, with this many replicas in each data centre.
 pub(super) fn create_keyspace(keyspace: &str, factors: &BTreeMap<String, u8>) -> String {
@@ -67,11 +72,58 @@ pub(super) fn create_registry(config: &Config) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {keyspace}.{REGISTRY} (space text, name text, id uuid, state text, \
          sort_key_type text, write_mode text, default_ttl_seconds bigint, create_time_micros bigint, {LAYOUT_COLUMN}, \
-         {DESCRIPTION_COLUMN}, \
+         {DESCRIPTION_COLUMN}, {OPTIONS_COLUMN}, \
          PRIMARY KEY (space, name)) WITH ID = '{}' AND speculative_retry = '{}'",
         registry_id(keyspace),
         config.speculative_retry
     )
+}
+
+/// Returns the layout of a table with these options.
+pub(super) fn layout_of(options: &Options) -> i32 {
+    if *options == Options::default() { 1 } else { LAYOUT }
+}
+
+/// A CQL table to make.
+#[derive(Debug)]
+pub(super) struct CqlTable {
+    /// The name of the table.
+    pub(super) name: String,
+    /// The id under which it is made, which every clone derives alike.
+    pub(super) id: Uuid,
+    /// The statement that makes it.
+    pub(super) text: String,
+}
+
+/// Returns the log of change feeds, and the table with the records of a table's feed.
+pub(super) fn create_feed(config: &Config, table: &Table) -> Vec<CqlTable> {
+    let keyspace = &config.keyspace;
+    let new = |name: String, id_of: &[u8], columns: &str| {
+        let id = uuid::Builder::from_custom_bytes(xxh3_128(id_of).to_be_bytes()).into_uuid();
+        // Whole files end together, so that nothing has to be compacted away.
+        let text = format!(
+            "CREATE TABLE IF NOT EXISTS {keyspace}.{name} ({columns}) WITH ID = '{id}' AND speculative_retry = '{}' \
+             AND compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS', \
+             'compaction_window_size': '2'}}",
+            config.speculative_retry
+        );
+        CqlTable { name, id, text }
+    };
+    let log = "feed uuid, shard int, bucket bigint, at bigint, id bigint, pk text, size int, \
+               PRIMARY KEY ((feed, shard, bucket), at, id)";
+    let mut tables = vec![new(CHANGES.to_owned(), format!("{keyspace}.{CHANGES}").as_bytes(), log)];
+    // The records of a conditional table stand beside its rows.
+    if table.definition.write_mode == WriteMode::LastWriteWins {
+        let columns = "pk text, at bigint, id bigint, record blob, PRIMARY KEY (pk, at, id)";
+        let id_of = [table.id.as_bytes(), &b".records"[..]].concat();
+        tables.push(new(cql_outbox(&table.definition.name), &id_of, columns));
+    }
+    tables
+}
+
+/// Returns the name of the CQL table with the records of a table's change feed.
+pub(super) fn cql_outbox(name: &TableName) -> String {
+    format!("o_{name}")
 }
 
 /// Returns the name of a table's CQL table.
@@ -117,7 +169,7 @@ fn column_type(of: SortKeyType) -> Option<&'static str> {
 /// # Errors
 /// [`Error::NewerLayout`] when a later release wrote the row.
 pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
-    let (name, id, state, sort_key_type, write_mode, ttl, create_time, layout, description) = record;
+    let (name, id, state, sort_key_type, write_mode, ttl, create_time, layout, description, options) = record;
     let layout = layout.unwrap_or(1);
     if layout > LAYOUT {
         let detail = format!("it has layout {layout}, and this clone knows layouts up to {LAYOUT}");
@@ -133,6 +185,7 @@ pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
                 Some(seconds) => Some(Ttl::of_seconds(seconds.try_into().ok()?)?),
             },
             description: description.clone().unwrap_or_default(),
+            options: Options::decode(options.as_deref().unwrap_or_default())?,
         })
     };
     let Some(definition) = definition() else {
@@ -193,6 +246,7 @@ mod tests {
                 None,
                 5,
                 layout,
+                None,
                 None,
             ))
         };

@@ -23,7 +23,7 @@ use crate::key::SortKey;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::fetch_plan::RowSizes;
 use crate::store::cassandra::link::Link;
-use crate::store::cassandra::schema::cql_table;
+use crate::store::cassandra::schema::{cql_outbox, cql_table};
 use crate::table::{SortKeyType, Table, WriteMode};
 
 /// Kind of statement. `From` and `To` are its bounds. A scan always has a lower bound, the smallest key of all if need be, so
@@ -53,6 +53,10 @@ pub(super) enum Kind {
     Replace,
     /// Changes nothing, if a row has a version.
     Guard,
+    /// Adds the record of a write to the change feed.
+    PutRecord,
+    /// Reads records of a change feed.
+    GetRecords,
 }
 
 impl Kind {
@@ -75,6 +79,8 @@ impl Kind {
         Kind::Remember,
         Kind::Replace,
         Kind::Guard,
+        Kind::PutRecord,
+        Kind::GetRecords,
     ];
 
     /// Returns whether the statement has a condition. The clone gives the timestamps, so every other one may be repeated.
@@ -83,7 +89,7 @@ impl Kind {
     }
 }
 
-const KINDS: usize = Kind::Guard as usize + 1;
+const KINDS: usize = Kind::GetRecords as usize + 1;
 
 /// Time that a call waits for its statement to be prepared at every node.
 const PREPARE_WAIT: Duration = Duration::from_millis(300);
@@ -146,6 +152,7 @@ impl Slot {
 pub(super) struct Statements {
     keyspace: String,
     table: String,
+    outbox: String,
     has_sort_key: bool,
     conditional: bool,
     slots: [Slot; KINDS],
@@ -157,6 +164,7 @@ impl Statements {
         Self {
             keyspace: keyspace.to_owned(),
             table: cql_table(&table.definition.name),
+            outbox: format!("{keyspace}.{}", cql_outbox(&table.definition.name)),
             has_sort_key: table.definition.sort_key_type != SortKeyType::None,
             conditional: table.definition.write_mode == WriteMode::Conditional,
             slots: std::array::from_fn(|_| Slot::new()),
@@ -286,6 +294,19 @@ impl Statements {
                 "UPDATE {table} USING TTL ? SET cell = ?, write_time = ?, version = ? WHERE {row} IF version = ?"
             ),
             Kind::Guard => format!("UPDATE {table} SET guard = null WHERE {row} IF version = ?"),
+            Kind::PutRecord if self.conditional => {
+                let places = if self.has_sort_key { "?, ?, ?, ?" } else { "?, ?, ?" };
+                format!("INSERT INTO {table} (pk, aux{sk}, cell) VALUES ({places}) USING TTL ?")
+            }
+            Kind::PutRecord => {
+                format!("INSERT INTO {} (pk, at, id, record) VALUES (?, ?, ?, ?) USING TTL ?", self.outbox)
+            }
+            Kind::GetRecords if self.conditional => {
+                format!("SELECT aux, cell FROM {table} WHERE pk = ? AND aux IN ?")
+            }
+            Kind::GetRecords => {
+                format!("SELECT at, id, record FROM {} WHERE pk = ? AND (at, id) IN ?", self.outbox)
+            }
         }
     }
 
@@ -309,10 +330,10 @@ impl fmt::Debug for Statements {
 pub(crate) fn check_texts() -> anyhow::Result<()> {
     for conditional in [false, true] {
         for has_sort_key in [false, true] {
-            let (keyspace, table) = ("k".to_owned(), "t".to_owned());
+            let (keyspace, table, outbox) = ("k".to_owned(), "t".to_owned(), "k.o".to_owned());
             let slots = std::array::from_fn(|_| Slot::new());
             let sizes = RowSizes::new();
-            let statements = Statements { keyspace, table, has_sort_key, conditional, slots, sizes };
+            let statements = Statements { keyspace, table, outbox, has_sort_key, conditional, slots, sizes };
             for kind in Kind::ALL {
                 let text = statements.text(kind);
                 let (condition, timestamp) = (text.contains(" IF "), text.contains("TIMESTAMP"));
@@ -351,6 +372,7 @@ pub(super) enum Bind {
     Blobs(Vec<Bytes>),
     /// Several values of one type.
     List(Vec<Bind>),
+    Places(Vec<(i64, i64)>),
 }
 
 impl Bind {
@@ -380,6 +402,7 @@ impl SerializeValue for Bind {
             Bind::Keys(keys) => keys.serialize(typ, writer),
             Bind::Blobs(blobs) => blobs.serialize(typ, writer),
             Bind::List(values) => values.serialize(typ, writer),
+            Bind::Places(places) => places.serialize(typ, writer),
         }
     }
 }

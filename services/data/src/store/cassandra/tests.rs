@@ -25,6 +25,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::model::Model;
 use crate::store::random;
 use crate::table::{SortKeyType, WriteMode};
+use crate::tables::NewTable;
 
 /// Returns the contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
 fn contact_points() -> Option<Vec<String>> {
@@ -95,11 +96,37 @@ async fn cassandra_and_embedded_answer_alike() {
     drop_keyspace(&points, &config.keyspace).await;
 }
 
-/// Spans of one keyspace's statements: number and fields, with the name of the span around.
-#[derive(Debug, Clone)]
+/// Spans of the statements in some keyspaces: number and fields, with the name of the span around.
+#[derive(Debug, Clone, Default)]
 struct Recorded {
-    keyspace: String,
+    keyspaces: Arc<Mutex<Vec<String>>>,
     spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Recorded {
+    /// Records the statements in a keyspace. For the whole process: with a subscriber of one thread only, what other tests do on
+    /// other threads decides whether spans are made here.
+    fn of(keyspace: &str) -> Self {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        static RECORDED: std::sync::OnceLock<Recorded> = std::sync::OnceLock::new();
+        let recorded = RECORDED.get_or_init(|| {
+            let recorded = Recorded::default();
+            let subscriber = tracing_subscriber::registry().with(recorded.clone());
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+            recorded
+        });
+        recorded.keyspaces.lock().unwrap().push(keyspace.to_owned());
+        recorded.clone()
+    }
+
+    /// Returns the fields of the statements in a keyspace since the last call.
+    fn take(&self, keyspace: &str) -> Vec<HashMap<String, String>> {
+        let mut spans = self.spans.lock().unwrap();
+        let ours = |of: &HashMap<String, String>| of.get("db.namespace").is_some_and(|of| of == keyspace);
+        let taken = spans.iter().filter(|(_, of)| ours(of)).map(|(_, of)| of.clone()).collect();
+        spans.retain(|(_, of)| !ours(of));
+        taken
+    }
 }
 
 type Span = (u64, HashMap<String, String>);
@@ -118,7 +145,8 @@ where
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         fields.0.insert("around".to_owned(), around.unwrap_or("nothing").to_owned());
-        if fields.0.get("db.namespace") == Some(&self.keyspace) {
+        let keyspace = fields.0.get("db.namespace");
+        if keyspace.is_some_and(|keyspace| self.keyspaces.lock().unwrap().contains(keyspace)) {
             self.spans.lock().unwrap().push((id.into_u64(), fields.0));
         }
     }
@@ -152,17 +180,12 @@ impl tracing::field::Visit for Fields {
 #[tokio::test]
 async fn spans_hold_no_keys_or_values() {
     use tracing::Instrument as _;
-    use tracing_subscriber::layer::SubscriberExt as _;
     let Some(points) = contact_points() else { return };
     let config = config("spans");
-    let recorded = Recorded { keyspace: config.keyspace.clone(), spans: Arc::default() };
-    // For the whole process: with a subscriber of one thread only, what other tests do on other threads decides whether
-    // spans are made here.
-    let subscriber = tracing_subscriber::registry().with(recorded.clone());
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let recorded = Recorded::of(&config.keyspace);
     let data = Data::new(started(&config, &points).await);
     create(&data, "rows").await;
-    recorded.spans.lock().unwrap().clear();
+    recorded.take(&config.keyspace);
     let call = async {
         let put = Mutation::Put { sort_key: text("secret"), attributes: holding("secret"), ttl: None };
         data.mutate("rows", "secret".to_owned(), vec![put], "1700000000000000-secret").await.unwrap();
@@ -176,7 +199,7 @@ async fn spans_hold_no_keys_or_values() {
         data.query(request, Consistency::Quorum).await.unwrap();
     };
     call.instrument(tracing::info_span!("call")).await;
-    let cql: Vec<_> = recorded.spans.lock().unwrap().iter().map(|(_, of)| of.clone()).collect();
+    let cql = recorded.take(&config.keyspace);
     let (host, port) = points[0].split_once(':').unwrap();
     assert_eq!(cql.iter().filter(|of| of["otel.name"] == "SELECT t_rows").count(), 2, "{cql:?}");
     for (operation, table) in [("BATCH", "t_rows"), ("SELECT", "t_rows")] {
@@ -198,6 +221,79 @@ async fn spans_hold_no_keys_or_values() {
     }
     assert!(!format!("{cql:?}").contains("secret"), "{cql:?}");
     drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feeds_cost_other_tables_nothing() {
+    let Some(points) = contact_points() else { return };
+    let config = config("cost");
+    let recorded = Recorded::of(&config.keyspace);
+    let data = Data::new(started(&config, &points).await);
+    create(&data, "plain").await;
+    let new = NewTable {
+        name: "watched".to_owned(),
+        sort_key_type: SortKeyType::String,
+        write_mode: WriteMode::LastWriteWins,
+        default_ttl: None,
+        description: String::new(),
+        change_feed: Some((false, None)),
+    };
+    data.create(new).await.unwrap();
+    for (table, expected) in
+        [("plain", &["BATCH t_plain"][..]), ("watched", &["INSERT changes", "BATCH t_watched"])]
+    {
+        put(&data, table, 10, "a").await.unwrap();
+        recorded.take(&config.keyspace);
+        put(&data, table, 20, "b").await.unwrap();
+        let statements: Vec<_> =
+            recorded.take(&config.keyspace).into_iter().map(|of| of["otel.name"].clone()).collect();
+        assert_eq!(statements, expected, "{table}");
+    }
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+/// A write whose clone stalls between the pointer and the batch, for longer than the end of the log is read again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_records_are_still_delivered() {
+    let Some(points) = contact_points() else { return };
+    let here = started(&config("late"), &points).await;
+    // A clone that waits less for pointers, so that the stall can be short.
+    let (statement_timeout, clock_drift_max) = (Duration::from_secs(1), Duration::from_secs(1));
+    let hasty = Config { statement_timeout, clock_drift_max, ..config("late") };
+    let (here, hasty) = (Data::new(here), Data::new(started(&hasty, &points).await));
+    let new = NewTable {
+        name: "late".to_owned(),
+        sort_key_type: SortKeyType::String,
+        write_mode: WriteMode::LastWriteWins,
+        default_ttl: None,
+        description: String::new(),
+        change_feed: Some((false, None)),
+    };
+    let table = Arc::new(here.create(new).await.unwrap());
+    let mut watch = hasty.watch("late", String::new(), "").await.unwrap();
+    let puts = vec![Mutation::Put { sort_key: text("a"), attributes: holding("1"), ttl: None }];
+    let partition = PartitionKey::parse("p".to_owned()).unwrap();
+    let token = crate::write_token::WriteToken::generate(here.clock.next());
+    let stamp = token.stamp();
+    let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
+    let (kind, values) = here.store.record(&write).await.unwrap().unwrap();
+    let stalled = Instant::now() + Duration::from_micros(hasty.store.settle_micros().cast_unsigned()) * 3 / 2;
+    while let Ok(delivery) = tokio::time::timeout_at(stalled.into(), watch.next()).await {
+        assert!(delivery.unwrap().unwrap().parts.is_empty(), "it is not done yet");
+    }
+    let link = &here.store.inner.link;
+    let session = link.connected().await.unwrap().session.clone();
+    let statement = here.store.statements(&table).get(kind, link, &session).await.unwrap();
+    statement.execute(&session, values).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let seen = loop {
+        let delivery = tokio::time::timeout_at(until.into(), watch.next()).await.expect("the record in time");
+        if let Some(part) = delivery.unwrap().unwrap().parts.first() {
+            break part.record.write_time;
+        }
+    };
+    assert_eq!(seen, stamp);
+    drop_keyspace(&points, &config("late").keyspace).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

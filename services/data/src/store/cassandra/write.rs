@@ -41,13 +41,20 @@ impl CassandraStore {
         let link = &self.inner.link;
         let connected = link.connected().await?;
         let statements = self.statements(&write.table);
-        let mut batch = Batch::new(BatchType::Unlogged);
+        let record = self.record(write).await?;
+        // Of one partition in either case, so that Cassandra needs no batch log; other engines may need one for two tables.
+        let kind = if record.is_some() { BatchType::Logged } else { BatchType::Unlogged };
+        let mut batch = Batch::new(kind);
         batch.set_is_idempotent(true);
         batch.set_consistency(CqlConsistency::LocalQuorum);
         let mut values = Vec::with_capacity(write.changes.len());
         let now = WriteTimestamp::now();
         for change in &write.changes {
             let (kind, bound) = bind(write, change, now);
+            batch.append_statement(statements.get(kind, link, &connected.session).await?);
+            values.push(bound);
+        }
+        if let Some((kind, bound)) = record {
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::key::SortKey;
 use crate::row::Row;
 use crate::store::embedded::entry::Entry;
+use crate::store::embedded::feed;
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::write::write_row;
 use crate::store::embedded::{EmbeddedStore, Keyspaces, layout, require_table, write_failed};
@@ -44,6 +45,7 @@ fn apply(
     let found: Vec<Found> =
         write.rows.iter().map(|key| find(tx, keyspaces, &prefix, key, now)).collect::<Result<_, _>>()?;
     let Some(decision) = write.decide(&found)? else { return Ok(ConditionalWrite::refused(found)) };
+    feed::record_conditional(tx, keyspaces, write, &decision, &found, now)?;
     let Decision { write_time: stamp, changes, applied } = decision;
     for (place, replacement) in changes {
         let at = write.rows[place].ordered_bytes();

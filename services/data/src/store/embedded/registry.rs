@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
-use crate::table::{Definition, SortKeyType, Table, TableName, Ttl, WriteMode};
+use crate::table::{Definition, Options, SortKeyType, Table, TableName, Ttl, WriteMode};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Record {
@@ -21,6 +21,8 @@ struct Record {
     create_time_micros: i64,
     #[prost(string, tag = "6")]
     description: String,
+    #[prost(bytes = "vec", tag = "7")]
+    options: Vec<u8>,
 }
 
 pub(super) fn encode(table: &Table) -> Vec<u8> {
@@ -32,6 +34,7 @@ pub(super) fn encode(table: &Table) -> Vec<u8> {
         default_ttl_seconds: definition.default_ttl.map_or(0, Ttl::seconds),
         create_time_micros: table.create_time.0,
         description: definition.description.clone(),
+        options: definition.options.encode(),
     };
     record.encode_to_vec()
 }
@@ -46,6 +49,7 @@ pub(super) fn decode(name: &str, stored: &[u8]) -> Result<Table, Error> {
                 write_mode: WriteMode::of_name(&record.write_mode)?,
                 default_ttl: Ttl::of_seconds(record.default_ttl_seconds),
                 description: record.description,
+                options: Options::decode(&record.options)?,
             },
             id: Uuid::from_slice(&record.id).ok()?,
             create_time: WriteTimestamp(record.create_time_micros),

@@ -86,7 +86,10 @@ pub(crate) async fn sweep_forever(store: EmbeddedStore) {
         // Clones share the database; one of them sweeps at a time.
         let Ok(_sweeping) = store.sweeping.try_lock() else { continue };
         loop {
-            match store.sweep(WriteTimestamp::now()).await {
+            let now = WriteTimestamp::now();
+            let swept = store.sweep(now).await;
+            let trimmed = store.trim_feeds(now).await;
+            match swept.and_then(|more| Ok(trimmed? || more)) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {

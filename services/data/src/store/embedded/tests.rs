@@ -12,6 +12,7 @@ use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::model::Model;
 use crate::store::random::{self, Subject};
 use crate::table::{SortKeyType, WriteMode};
+use crate::tables::NewTable;
 
 fn ephemeral() -> EmbeddedStore {
     EmbeddedStore::new(Database::ephemeral().unwrap()).unwrap()
@@ -192,4 +193,33 @@ async fn unreadable_cells_are_data_loss() {
     assert!(matches!(damaged, Err(Error::DataLoss(_))), "{damaged:?}");
     let fault = shoal_kit::ApiError::from(damaged.unwrap_err());
     assert_eq!(fault.code(), tonic::Code::DataLoss);
+}
+
+#[tokio::test]
+async fn changes_are_kept_for_their_retention() {
+    let store = ephemeral();
+    let data = Data::new(store.clone());
+    let new = NewTable {
+        name: "t".to_owned(),
+        sort_key_type: SortKeyType::String,
+        write_mode: WriteMode::LastWriteWins,
+        default_ttl: None,
+        description: String::new(),
+        change_feed: Some((false, None)),
+    };
+    data.create(new).await.unwrap();
+    for chunk in 0..300 {
+        mutate(&data, moment(10 + chunk), vec![put("a", None)]).await;
+    }
+    let changes = || store.keyspaces.changes.range(..).count();
+    let trim_at = async |at: WriteTimestamp| while store.trim_feeds(at).await.unwrap() {};
+    trim_at(WriteTimestamp::now().plus_seconds(24 * 3600 - 60)).await;
+    assert_eq!((changes(), store.keyspaces.feeds.range(..).count()), (300, 1));
+    trim_at(WriteTimestamp::now().plus_seconds(24 * 3600 + 60)).await;
+    assert_eq!((changes(), store.keyspaces.feeds.range(..).count()), (0, 1));
+    // The next place is behind those that were removed.
+    let last = |store: &EmbeddedStore| store.keyspaces.feeds.range(..).next().unwrap().unwrap().1.to_vec();
+    let before = last(&store);
+    mutate(&data, moment(1000), vec![put("b", None)]).await;
+    assert!(last(&store) > before);
 }

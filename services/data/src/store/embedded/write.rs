@@ -11,6 +11,7 @@ use crate::key::SortKey;
 use crate::mutation::{Change, Write};
 use crate::store::WriteStore;
 use crate::store::embedded::entry::Entry;
+use crate::store::embedded::feed;
 use crate::store::embedded::range_tombstone::{RangeTombstone, overlay};
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::{
@@ -44,6 +45,7 @@ impl WriteStore for EmbeddedStore {
 fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimestamp) -> Result<(), Error> {
     require_table(tx, keyspaces, &write.table)?;
     let prefix = layout::prefix(&write.table, &write.partition);
+    feed::record(tx, keyspaces, write, now)?;
     for change in &write.changes {
         match change {
             Change::Put { sort_key, cell, .. } => {
