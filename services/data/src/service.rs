@@ -139,3 +139,71 @@ impl<S: Store> DataService for Service<S> {
         feed::watch_table(&self.data, request.into_inner()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::{StreamExt as _, stream};
+    use shoal_proto::r#type::v1::{Value, value};
+
+    use super::*;
+    use crate::store::model::Model;
+    use crate::tags::Tags;
+    use crate::tags::tests::Told;
+
+    fn key(text: &str) -> Option<Value> {
+        Some(Value { kind: Some(value::Kind::StringValue(text.to_owned())) })
+    }
+
+    fn put(text: &str) -> Vec<pb::Mutation> {
+        let put = pb::mutation::Put { sort_key: key(text), ..Default::default() };
+        vec![pb::Mutation { kind: Some(pb::mutation::Kind::Put(put)) }]
+    }
+
+    #[tokio::test]
+    async fn each_write_call_reports_once() {
+        let told = Arc::new(Told::default());
+        let data = Data::new(Model::default()).reporting(Tags::to(told.clone()));
+        for (name, write_mode) in [("w", pb::WriteMode::LastWriteWins), ("c", pb::WriteMode::Conditional)] {
+            let table =
+                pb::Table { name: name.to_owned(), write_mode: write_mode.into(), ..Default::default() };
+            tables::create_table(&data, pb::CreateTableRequest { table: Some(table) }).await.unwrap();
+        }
+        let mutate = |row: &str| pb::MutateRequest {
+            table: "w".to_owned(),
+            partition_key: "p".to_owned(),
+            mutations: put(row),
+            ..Default::default()
+        };
+        write::mutate(&data, mutate("a")).await.unwrap();
+        assert_eq!(told.take(), ["w/p/a", "Done"], "Mutate");
+
+        let requests = ["b", "c"].map(|row| Ok(pb::BulkMutateRequest { mutate: Some(mutate(row)) }));
+        let results = bulk::bulk_mutate(&data, stream::iter(requests)).into_inner();
+        assert!(results.all(async |result| result.is_ok()).await);
+        let mut bulk = told.take();
+        bulk.sort();
+        assert_eq!(bulk, ["Done", "Done", "w/p/b", "w/p/c"], "BulkMutate");
+
+        let check = pb::CheckAndMutateRequest {
+            table: "c".to_owned(),
+            partition_key: "p".to_owned(),
+            mutations: put("abc"),
+            ..Default::default()
+        };
+        conditional::check_and_mutate(&data, check).await.unwrap();
+        assert_eq!(told.take(), ["c/p/ab", "Done"], "CheckAndMutate");
+
+        let add = pb::IncrementRequest {
+            table: "c".to_owned(),
+            partition_key: "p".to_owned(),
+            sort_key: key("b"),
+            attribute: "n".to_owned(),
+            delta: Some(Value { kind: Some(value::Kind::IntValue(1)) }),
+            ..Default::default()
+        };
+        conditional::increment(&data, add).await.unwrap();
+        assert_eq!(told.take(), ["c/p/b", "Done"], "Increment");
+    }
+}

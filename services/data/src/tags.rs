@@ -7,8 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use shoal_kit::EngineError;
 
-use crate::conditional::ConditionalWrite;
+use crate::conditional::{self, ConditionalWrite};
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
@@ -62,38 +63,83 @@ impl Tags {
         Self(Some(reporter))
     }
 
-    /// Returns what a write touches, if there is a reporter to tell it to.
-    pub(crate) fn touched(&self, write: &Write) -> Option<Touched> {
-        self.0.as_ref().map(|_| Touched::of(write))
-    }
-
-    /// Returns what a conditional write touches if it is applied, if there is a reporter to tell it to.
-    pub(crate) fn touched_conditionally(&self, write: &ConditionalWrite) -> Option<Touched> {
-        self.0.as_ref().map(|_| {
-            let ranges = write.written().map(row).collect();
-            Touched { table: write.table.clone(), partition: write.partition.clone(), ranges }
-        })
-    }
-
-    /// Runs a write between the two calls to the reporter.
+    /// Sends a write between the two calls to the reporter. Every write of rows goes through here.
     ///
     /// # Errors
     /// Those of the write.
-    pub(crate) async fn around<T>(
+    pub(crate) async fn around<W: Reported, F>(
         &self,
-        touched: Option<Touched>,
-        write: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let (Some(reporter), Some(touched)) = (&self.0, touched) else { return write.await };
+        write: W,
+        send: impl FnOnce(W) -> F,
+    ) -> Result<W::Answer, Error>
+    where
+        F: Future<Output = Result<W::Answer, Error>>,
+    {
+        let Some(reporter) = &self.0 else { return send(write).await };
+        let touched = write.touched();
         reporter.writing(&touched).await;
-        let outcome = write.await;
-        let said = match &outcome {
-            Ok(_) => Outcome::Done,
-            Err(Error::OutcomeUnknown { .. } | Error::Internal(_)) => Outcome::Unknown,
+        let answer = send(write).await;
+        let outcome = match &answer {
+            Ok(answer) if W::done(answer) => Outcome::Done,
+            Ok(_) => Outcome::Refused,
+            Err(error) if may_be_done(error) => Outcome::Unknown,
             Err(_) => Outcome::Refused,
         };
-        reporter.written(&touched, said).await;
-        outcome
+        reporter.written(&touched, outcome).await;
+        answer
+    }
+}
+
+/// Returns whether a write that ended with this error may be done, or may be done later.
+fn may_be_done(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::OutcomeUnknown { .. }
+            | Error::Engine(EngineError::Unknown { .. })
+            | Error::DataLoss(_)
+            | Error::Internal(_)
+    )
+}
+
+/// A write that a reporter is told of.
+pub(crate) trait Reported {
+    /// What a store answers to it.
+    type Answer;
+
+    /// Returns the rows that the write may change.
+    fn touched(&self) -> Touched;
+
+    /// Returns whether the answer says that the write is done.
+    fn done(answer: &Self::Answer) -> bool;
+}
+
+impl Reported for Write {
+    type Answer = ();
+
+    fn touched(&self) -> Touched {
+        let range = |change: &Change| match change {
+            Change::Put { sort_key, .. } | Change::Delete { sort_key } => row(sort_key),
+            Change::DeleteRange { range } => range.clone(),
+        };
+        let ranges = self.changes.iter().map(range).collect();
+        Touched { table: self.table.clone(), partition: self.partition.clone(), ranges }
+    }
+
+    fn done((): &()) -> bool {
+        true
+    }
+}
+
+impl Reported for ConditionalWrite {
+    type Answer = conditional::Outcome;
+
+    fn touched(&self) -> Touched {
+        let ranges = self.written().map(row).collect();
+        Touched { table: self.table.clone(), partition: self.partition.clone(), ranges }
+    }
+
+    fn done(answer: &conditional::Outcome) -> bool {
+        matches!(answer, conditional::Outcome::Applied { .. })
     }
 }
 
@@ -102,15 +148,6 @@ fn row(key: &SortKey) -> SortRange {
 }
 
 impl Touched {
-    fn of(write: &Write) -> Self {
-        let range = |change: &Change| match change {
-            Change::Put { sort_key, .. } | Change::Delete { sort_key } => row(sort_key),
-            Change::DeleteRange { range } => range.clone(),
-        };
-        let ranges = write.changes.iter().map(range).collect();
-        Self { table: write.table.clone(), partition: write.partition.clone(), ranges }
-    }
-
     /// Returns which of the declared prefixes of sort keys the write touches, each once and in their order: of a row the longest
     /// that its key begins with, of a deleted range all that keys in the range may begin with.
     #[cfg_attr(not(test), expect(dead_code, reason = "the reporter of the cache asks for it"))]
@@ -138,18 +175,28 @@ impl Touched {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::conditional::Condition;
     use crate::data::Data;
     use crate::mutation::Mutation;
     use crate::store::conformance::{holding, text};
     use crate::store::model::Model;
     use crate::table::{SortKeyType, WriteMode};
+    use crate::value::Value;
 
+    /// A reporter that notes the prefixes `a`, `ab`, `b` and `c` that a write touches, and its outcome.
     #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<String>>);
+    pub(crate) struct Told(Mutex<Vec<String>>);
+
+    impl Told {
+        /// Returns what was noted since the last time.
+        pub(crate) fn take(&self) -> Vec<String> {
+            std::mem::take(&mut *self.0.lock().unwrap())
+        }
+    }
 
     impl TagReporter for Told {
         fn writing<'a>(&'a self, touched: &'a Touched) -> BoxFuture<'a, ()> {
@@ -172,8 +219,7 @@ mod tests {
         let data = Data::new(Model::default()).reporting(Tags::to(reporter.clone()));
         data.create_table("t", SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
         data.mutate("t", "p".to_owned(), mutations, "").await.unwrap();
-        let mut told = reporter.0.lock().unwrap();
-        std::mem::take(&mut *told)
+        reporter.take()
     }
 
     #[tokio::test]
@@ -185,5 +231,50 @@ mod tests {
         assert_eq!(told(vec![range(text("aa"), text("b"))]).await, ["t/p/a,ab", "Done"]);
         assert_eq!(told(vec![range(text("ac"), text("b0"))]).await, ["t/p/a,b", "Done"]);
         assert_eq!(told(vec![range(None, None)]).await, ["t/p/a,ab,b,c", "Done"]);
+    }
+
+    #[tokio::test]
+    async fn refused_writes_are_told_apart() {
+        let reporter = Arc::new(Told::default());
+        let data = Data::new(Model::default()).reporting(Tags::to(reporter.clone()));
+        data.create_table("t", SortKeyType::String, WriteMode::Conditional, None).await.unwrap();
+        let put = vec![Mutation::Put { sort_key: text("abc"), attributes: holding("1"), ttl: None }];
+        let absent = vec![(text("b"), Condition::Absent)];
+        let exists = vec![(text("b"), Condition::Exists)];
+        data.check_and_mutate("t", "p".to_owned(), absent, put.clone(), "").await.unwrap();
+        assert_eq!(reporter.take(), ["t/p/ab", "Done"]);
+        data.check_and_mutate("t", "p".to_owned(), exists, put, "").await.unwrap();
+        assert_eq!(reporter.take(), ["t/p/ab", "Refused"]);
+        let add = |attribute: &str| {
+            data.increment("t", "p".to_owned(), text("abc"), attribute.to_owned(), Value::Int(1), "")
+        };
+        add("n").await.unwrap();
+        assert_eq!(reporter.take(), ["t/p/ab", "Done"]);
+        add("v").await.unwrap_err();
+        assert_eq!(reporter.take(), ["t/p/ab", "Refused"]);
+    }
+
+    #[tokio::test]
+    async fn unanswered_writes_have_unknown_outcome() {
+        let reporter = Arc::new(Told::default());
+        let data = Data::new(Model::default()).reporting(Tags::to(reporter.clone()));
+        let table =
+            data.create_table("t", SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
+        let detail = || "no answer".to_owned();
+        for (error, outcome) in [
+            (Error::OutcomeUnknown { detail: detail(), token: None }, "Unknown"),
+            (Error::Engine(EngineError::Unknown { engine: "it", detail: detail() }), "Unknown"),
+            (Error::DataLoss(detail()), "Unknown"),
+            (Error::Internal(detail()), "Unknown"),
+            (Error::Engine(EngineError::Unavailable { engine: "it", detail: detail() }), "Refused"),
+            (Error::Contended { attempts: 3 }, "Refused"),
+        ] {
+            let partition = PartitionKey::parse("p".to_owned()).unwrap();
+            let delete = vec![Mutation::Delete { sort_key: text("c") }];
+            let write =
+                Write::parse(Arc::new(table.clone()), partition, data.token("").unwrap(), delete).unwrap();
+            data.tags.around(write, async |_| Err(error)).await.unwrap_err();
+            assert_eq!(reporter.take(), ["t/p/c", outcome]);
+        }
     }
 }

@@ -44,8 +44,7 @@ impl<S: Store> Data<S> {
         table.require(WriteMode::LastWriteWins, "Mutate")?;
         let write = Write::parse(table, partition, token, mutations)?;
         if !write.changes.is_empty() {
-            let touched = self.tags.touched(&write);
-            self.tags.around(touched, self.store.mutate(write)).await?;
+            self.tags.around(write, |write| self.store.mutate(write)).await?;
         }
         Ok(stamp)
     }

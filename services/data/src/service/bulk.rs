@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
 use prost::Message as _;
 use shoal_kit::{ApiError, Invalid, reason};
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::bulk_mutate_response::Result as Outcome;
 use tokio::sync::Semaphore;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status};
 
 use crate::clock::WriteTimestamp;
 use crate::data::Data;
@@ -27,7 +27,7 @@ pub(super) type Results = BoxStream<'static, Result<pb::BulkMutateResponse, Stat
 
 pub(super) fn bulk_mutate<S: Store>(
     data: &Data<S>,
-    requests: Streaming<pb::BulkMutateRequest>,
+    requests: impl Stream<Item = Result<pb::BulkMutateRequest, Status>> + Send + 'static,
 ) -> Response<Results> {
     let data = data.clone();
     let room = Arc::new(Semaphore::new(IN_FLIGHT_KIB_MAX));

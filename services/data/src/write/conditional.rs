@@ -64,7 +64,6 @@ impl<S: Store> Data<S> {
     }
 
     async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
-        let touched = self.tags.touched_conditionally(&write);
-        self.tags.around(touched, self.store.write_conditionally(write)).await
+        self.tags.around(write, |write| self.store.write_conditionally(write)).await
     }
 }
