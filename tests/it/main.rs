@@ -36,3 +36,4 @@ mod tidy;
 mod top;
 mod trace;
 mod up;
+mod watch;
