@@ -7,6 +7,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
+/// Most bytes of a blob when the configuration names none.
+pub(crate) const BLOB_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+/// Highest limit of a blob's bytes.
+const BLOB_BYTES_MAX_LIMIT: u64 = 64 << 30;
+
 /// Settings of the data role.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -48,6 +53,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub clock_drift_max: Duration,
+    /// Most bytes of a blob. PutBlob refuses a larger one: INVALID_ARGUMENT (BLOB_TOO_LARGE).
+    pub blob_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -66,6 +73,7 @@ impl Default for Config {
             speculative_retry: "50ms".to_owned(),
             statements_max: 4096,
             clock_drift_max: Duration::from_secs(5),
+            blob_bytes_max: BLOB_BYTES_MAX_DEFAULT,
         }
     }
 }
@@ -100,6 +108,10 @@ impl Config {
             "data.speculative_delay must be up to 20s"
         );
         anyhow::ensure!(self.statements_max > 0, "data.statements_max must be at least 1");
+        anyhow::ensure!(
+            (1..=BLOB_BYTES_MAX_LIMIT).contains(&self.blob_bytes_max),
+            "data.blob_bytes_max must be 1 to {BLOB_BYTES_MAX_LIMIT}"
+        );
         let bounded = |duration: Duration| !duration.is_zero() && duration <= Duration::from_secs(20);
         anyhow::ensure!(bounded(self.statement_timeout), "data.statement_timeout must be up to 20s");
         anyhow::ensure!(bounded(self.silence_max), "data.silence_max must be up to 20s");
@@ -131,6 +143,7 @@ impl std::fmt::Debug for Config {
             .field("speculative_retry", &self.speculative_retry)
             .field("statements_max", &self.statements_max)
             .field("clock_drift_max", &self.clock_drift_max)
+            .field("blob_bytes_max", &self.blob_bytes_max)
             .finish()
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, WriteTimestamp};
+use crate::config::BLOB_BYTES_MAX_DEFAULT;
 use crate::error::Error;
 use crate::page_key::{PageKey, PageKeys};
 use crate::page_token::Binding;
@@ -26,6 +27,9 @@ pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 /// Most scans at one clone at the same time. Each holds a step of each of its parts in memory.
 pub(crate) const SCANS_MAX: usize = 16;
 
+/// Most blobs that a clone takes or returns at the same time. Each holds about a message and a chunk in memory.
+pub(crate) const BLOBS_MAX: usize = 64;
+
 /// The data of a store, as one clone offers it.
 #[derive(Debug, Clone)]
 pub(crate) struct Data<S> {
@@ -42,6 +46,10 @@ pub(crate) struct Data<S> {
     pub(crate) draining: CancellationToken,
     /// The watches that may still be opened.
     pub(crate) watches: Arc<Semaphore>,
+    /// Places of the blobs that may be under way at this clone.
+    pub(crate) blobs: Arc<Semaphore>,
+    /// The most bytes of a blob.
+    pub(crate) blob_bytes_max: u64,
 }
 
 impl<S: WriteStore> Data<S> {
@@ -51,12 +59,18 @@ impl<S: WriteStore> Data<S> {
         let scans = Arc::new(Semaphore::new(SCANS_MAX));
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         let (tags, draining, keys) = (Tags::default(), CancellationToken::new(), Arc::default());
-        Self { store, clock, tags, keys, scans, draining, watches }
+        let (blobs, blob_bytes_max) = (Arc::new(Semaphore::new(BLOBS_MAX)), BLOB_BYTES_MAX_DEFAULT);
+        Self { store, clock, tags, keys, scans, draining, watches, blobs, blob_bytes_max }
     }
 
     /// Ends watches when the clone begins to shut down.
     pub(crate) fn until(self, draining: CancellationToken) -> Self {
         Self { draining, ..self }
+    }
+
+    /// Takes blobs of at most this many bytes.
+    pub(crate) fn with_blobs_of(self, blob_bytes_max: u64) -> Self {
+        Self { blob_bytes_max, ..self }
     }
 
     /// Reports what writes touch.

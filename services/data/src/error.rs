@@ -83,6 +83,27 @@ pub(crate) enum Error {
         /// The most scans.
         limit: usize,
     },
+    /// The clone carries as many blobs as it may.
+    #[error("{limit} blobs are under way")]
+    TooManyBlobs {
+        /// The most blobs.
+        limit: usize,
+    },
+    /// There is no blob in the row. Nothing was done.
+    #[error("no such blob")]
+    BlobNotFound,
+    /// The blob was replaced or deleted while it was read.
+    #[error("the blob was replaced or deleted while it was read")]
+    BlobChanged,
+    /// The blob's chunks are not what they were.
+    #[error("a stored blob is damaged: {0}")]
+    BlobDamaged(String),
+    /// The caller did not send the blob in time. Nothing is visible of it.
+    #[error("the blob did not come within {limit:?}")]
+    BlobTooSlow {
+        /// The longest time.
+        limit: std::time::Duration,
+    },
     /// Stored data cannot be decoded.
     #[error("stored data is damaged: {0}")]
     DataLoss(String),
@@ -251,6 +272,38 @@ impl From<Error> for ApiError {
             )
             .meta("limit", limit.to_string())
             .retry_after(RETRY_AFTER),
+            Error::TooManyBlobs { limit } => ApiError::new(
+                Code::ResourceExhausted,
+                reason::TOO_MANY_BLOBS,
+                format!("this clone carries {limit} blobs, which is its limit; try again when one is done, or at another clone"),
+            )
+            .meta("limit", limit.to_string())
+            .retry_after(RETRY_AFTER),
+            Error::BlobNotFound => ApiError::new(
+                Code::NotFound,
+                reason::BLOB_NOT_FOUND,
+                "the table has no row with these keys that a PutBlob has put",
+            ),
+            Error::BlobChanged => ApiError::new(
+                Code::Aborted,
+                reason::BLOB_CHANGED,
+                "the blob was replaced or deleted while it was read; drop what came of it and read it again",
+            ),
+            Error::BlobDamaged(detail) => {
+                tracing::error!(%detail, "a stored blob is damaged");
+                ApiError::new(
+                    Code::DataLoss,
+                    reason::BLOB_DAMAGED,
+                    format!("the stored blob is damaged ({detail}); drop what came of it, and put it again or restore it from a backup"),
+                )
+                .meta("detail", detail)
+            }
+            Error::BlobTooSlow { limit } => ApiError::new(
+                Code::DeadlineExceeded,
+                reason::BLOB_TOO_SLOW,
+                format!("the blob did not come within {limit:?}, and nothing was put; send it again without pauses"),
+            )
+            .meta("limit", format!("{limit:?}")),
             Error::DataLoss(detail) => {
                 tracing::error!(%detail, "stored data is damaged");
                 ApiError::new(

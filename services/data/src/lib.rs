@@ -1,8 +1,9 @@
 //! The data service: tables of partitions of rows, on Cassandra or embedded in the process.
 //!
-//! `service` answers gRPC; `tables`, `read` and `write` are the logic of [`data::Data`] over a store; `store` says what a store
+//! `service` answers gRPC; `tables`, `read`, `write` and `blob` are the logic of [`data::Data`] over a store; `store` says what a store
 //! promises and holds the backends.
 
+mod blob;
 mod change_record;
 mod clock;
 mod coalesce;
@@ -37,6 +38,7 @@ use tonic::codec::CompressionEncoding;
 pub use config::Config;
 pub use engine::Engine;
 
+use blob::sweep_blobs_forever;
 use data::Data;
 use engine::Kind;
 use store::Store;
@@ -49,14 +51,15 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Starts one clone of the service.
 ///
 /// # Errors
-/// None today: what can fail has failed in [`Engine::open`].
-pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
+/// When the configuration is not valid, as [`Engine::open`] has found already.
+pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
     let background = Background::default();
+    let blob_bytes_max = settings.valid_section("data", Config::check)?.blob_bytes_max;
     match &engine.0 {
         Kind::Embedded { store, name, .. } => {
             background.spawn(sweep_forever(store.clone()));
             let watched = store.clone();
-            Ok(of_store(store.clone(), clone, background)
+            Ok(of_store(store.clone(), clone, background, blob_bytes_max)
                 .on(engine.own_backing(name), move || watched.ready()))
         }
         Kind::Cassandra { config, contact_points } => {
@@ -67,13 +70,14 @@ pub async fn service(_settings: &Settings, engine: Engine, clone: String) -> any
                 stop.cancelled().await;
                 closed.close().await;
             });
-            Ok(of_store(store, clone, background).on(backing, move || watched.healthy()))
+            Ok(of_store(store, clone, background, blob_bytes_max).on(backing, move || watched.healthy()))
         }
     }
 }
 
-fn of_store(store: impl Store, clone: String, background: Background) -> Service {
-    let data = Data::new(store).until(background.draining.clone());
+fn of_store(store: impl Store, clone: String, background: Background, blob_bytes_max: u64) -> Service {
+    let data = Data::new(store).until(background.draining.clone()).with_blobs_of(blob_bytes_max);
+    background.spawn(sweep_blobs_forever(data.clone()));
     let server = DataServiceServer::new(service::Service::new(data, background.draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::data::Data;
 use crate::store::Store;
 
+mod blob;
 mod bulk;
 mod codec;
 mod conditional;
@@ -137,6 +138,22 @@ impl<S: Store> DataService for Service<S> {
         request: Request<pb::WatchTableRequest>,
     ) -> Result<Response<Self::WatchTableStream>, Status> {
         feed::watch_table(&self.data, request.into_inner()).await
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<pb::PutBlobRequest>>,
+    ) -> Result<Response<pb::PutBlobResponse>, Status> {
+        blob::put_blob(&self.data, request.into_inner()).await
+    }
+
+    type GetBlobStream = blob::BlobStream;
+
+    async fn get_blob(
+        &self,
+        request: Request<pb::GetBlobRequest>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        blob::get_blob(&self.data, request.into_inner()).await
     }
 }
 

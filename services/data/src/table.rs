@@ -16,6 +16,11 @@ pub(crate) use options::{ChangeFeed, Options};
 /// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
 
+/// Beginning of the names of hidden tables.
+const HIDDEN: char = '0';
+/// Name behind those of hidden tables and before all others.
+pub(crate) const BEHIND_HIDDEN: &str = "1";
+
 /// Longest description of a table.
 const DESCRIPTION_BYTES_MAX: usize = 1024;
 
@@ -105,6 +110,23 @@ impl TableName {
             ));
         }
         Ok(Self(name.to_owned()))
+    }
+
+    /// Makes the name of the hidden table with the chunks of a table's blobs. Callers can name no such table, and it stands before
+    /// all of theirs.
+    pub(crate) fn of_chunks(table: Uuid) -> Self {
+        Self(format!("{HIDDEN}{}", table.simple()))
+    }
+
+    /// Returns whether the table is hidden.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.0.starts_with(HIDDEN)
+    }
+
+    /// Reads a name that was stored.
+    pub(crate) fn of_stored(name: &str) -> Option<Self> {
+        let hidden = name.strip_prefix(HIDDEN).and_then(|id| Uuid::try_parse(id).ok());
+        hidden.map(Self::of_chunks).filter(|of| of.0 == name).or_else(|| Self::parse(name, "name").ok())
     }
 
     /// Returns the name as text.

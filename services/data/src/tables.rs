@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
 use crate::table::{
-    ChangeFeed, Definition, Options, SortKeyType, Table, TableChange, TableName, Ttl, WriteMode,
-    check_description,
+    BEHIND_HIDDEN, ChangeFeed, Definition, Options, SortKeyType, Table, TableChange, TableName, Ttl,
+    WriteMode, check_description,
 };
 
 /// A table as the caller defines it.
@@ -104,7 +104,8 @@ impl<S: Store> Data<S> {
         let binding = Binding::new("tables", "page_token", TOKEN_BYTES_MAX);
         let after = if page_token.is_empty() { Vec::new() } else { self.open(&binding, page_token).await? };
         let after = String::from_utf8(after).map_err(|_| Error::Internal("a token's table name".into()))?;
-        let mut tables = self.store.tables(&after, limit + 1).await?;
+        let after = if after.is_empty() { BEHIND_HIDDEN } else { &after };
+        let mut tables = self.store.tables(after, limit + 1).await?;
         let more = tables.len() > limit;
         tables.truncate(limit);
         let next = match tables.last() {

@@ -115,6 +115,7 @@ const ORDER: [(&str, &[&str]); 14] = [
             "tables",
             "read",
             "write",
+            "blob",
             "feed",
             "data",
             "tags",

@@ -1,6 +1,7 @@
 //! The suite that every store must pass, checked through the service's logic as callers see it. Each check works in tables of
 //! its own, so all of them may share an engine.
 
+mod blob;
 mod conditional;
 mod delete_range;
 mod feed;
@@ -96,6 +97,12 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     conditional::an_ended_row_is_absent(clones).await;
     conditional::increments_are_exact(clones).await;
     conditional::increments_keep_the_row(clones).await;
+    blob::blobs_come_back_whole(clones).await;
+    blob::a_cut_upload_shows_nothing(clones).await;
+    blob::replaced_blobs_never_mix(clones).await;
+    blob::unnamed_chunks_are_cleared(clones).await;
+    blob::damaged_chunks_are_data_loss(clones).await;
+    blob::blobs_keep_their_bounds(clones).await;
 }
 
 /// Makes a name or nonce that no other check uses.

@@ -177,7 +177,7 @@ pub(super) fn table_of(record: Record) -> Result<(Table, bool), Error> {
     }
     let definition = || {
         Some(Definition {
-            name: TableName::parse(&name, "name").ok()?,
+            name: TableName::of_stored(&name)?,
             sort_key_type: SortKeyType::of_name(&sort_key_type)?,
             write_mode: WriteMode::of_name(&write_mode)?,
             default_ttl: match ttl {

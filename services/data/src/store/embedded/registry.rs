@@ -44,7 +44,7 @@ pub(super) fn decode(name: &str, stored: &[u8]) -> Result<Table, Error> {
     let table = record.and_then(|record| {
         Some(Table {
             definition: Definition {
-                name: TableName::parse(name, "name").ok()?,
+                name: TableName::of_stored(name)?,
                 sort_key_type: SortKeyType::of_name(&record.sort_key_type)?,
                 write_mode: WriteMode::of_name(&record.write_mode)?,
                 default_ttl: Ttl::of_seconds(record.default_ttl_seconds),
