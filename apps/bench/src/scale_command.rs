@@ -15,7 +15,7 @@ use crate::live_view::LiveView;
 use crate::load::level::Level;
 use crate::load::measure;
 use crate::load::target::Target;
-use crate::machine::{BUSY_MAX, Watch};
+use crate::machine::{BUSY_MAX, CpuMeter, Watch};
 use crate::method::TargetArgs;
 use crate::report;
 use crate::run::{command, timestamp};
@@ -276,8 +276,9 @@ impl Measuring<'_> {
         let nth = self.runs.replace(self.runs.get() + 1);
         let level = Level { warm_up: Duration::from_secs_f64(self.args.warm_up), ..level };
         let level = self.args.target.shaped(level, nth);
+        let meter = CpuMeter::begin();
         let measured = measure(&self.target, &level, self.view.live()).await?;
-        Ok(Run::new(&level, &measured))
+        Ok(Run { machine_busy: Some(meter.busy()), ..Run::new(&level, &measured) })
     }
 
     /// Measures closed loops of all numbers of callers, in interleaved rounds. That of a single one is long enough for the

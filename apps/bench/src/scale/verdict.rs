@@ -13,7 +13,7 @@ use crate::scale::usl::{Analysis, Term};
 
 /// Efficiency at the largest N below which throughput is lost.
 pub(crate) const EFFICIENCY_MIN: f64 = 0.95;
-/// Share of the machine's CPUs from which a loss along the clones may be the machine's.
+/// Share of the machine's CPUs from which a loss may be the machine's.
 pub(crate) const MACHINE_FULL: f64 = 0.9;
 
 /// Kinds of problem a service may have.
@@ -216,14 +216,20 @@ fn judge_axis(axis: &Axis, measured: &Measurements<'_>, single: Problem) -> Axis
     let lost =
         last.interval.high < EFFICIENCY_MIN || (last.value < EFFICIENCY_MIN && analysis.term != Term::None);
     if lost {
-        if axis.kind == AxisKind::Clones && machine_is_full(axis.levels.last(), measured.cores) {
+        if machine_is_full(axis.levels.last(), measured.cores) {
             evidence.push(format!(
-                "At {} clones the CPUs of this machine were used up: the loss may be the machine's.",
+                "At {} {counts} the CPUs of this machine were used up: the loss may be the machine's.",
                 analysis.n_max
             ));
-            let sentence =
-                "Cannot tell how throughput grows with clones: this machine was full before they were.";
-            return done(Term::None, Problem::CannotTell, Confidence::High, sentence.to_owned(), evidence);
+            let sentence = format!(
+                "Cannot tell how throughput grows with {counts}: this machine was full before {}.",
+                match axis.kind {
+                    AxisKind::Clones => "they were",
+                    AxisKind::Concurrency =>
+                        "anything of the target was seen to be; run the target elsewhere",
+                }
+            );
+            return done(Term::None, Problem::CannotTell, Confidence::High, sentence, evidence);
         }
         let sure = last.interval.high < EFFICIENCY_MIN
             && analysis.term != Term::Undecided

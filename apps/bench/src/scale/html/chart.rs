@@ -9,7 +9,7 @@ use crate::scale::html::text::escape;
 pub(crate) const WIDTH: f64 = 640.0;
 pub(crate) const HEIGHT: f64 = 360.0;
 pub(crate) const LEFT: f64 = 96.0;
-pub(crate) const RIGHT: f64 = 616.0;
+pub(crate) const RIGHT: f64 = 600.0;
 pub(crate) const TOP: f64 = 44.0;
 pub(crate) const BOTTOM: f64 = 292.0;
 

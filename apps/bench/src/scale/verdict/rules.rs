@@ -40,8 +40,8 @@ pub(crate) fn rules() -> Vec<(&'static str, String)> {
             format!(
                 "An axis has fewer than {LEVELS_MIN} levels of {REPETITIONS_MIN} repetitions; or a level is more efficient than the \
                  smallest one beyond chance; or calls in flight and throughput × response time differ by more than {} (Little's law); or \
-                 throughput is below {} of linear and no term is named; or clones lose throughput while {} of this machine's CPUs \
-                 are in use.",
+                 throughput is below {} of linear and no term is named; or throughput is lost while {} of this machine's CPUs are in \
+                 use.",
                 percent(LITTLE_MAX),
                 percent(EFFICIENCY_MIN),
                 percent(MACHINE_FULL)

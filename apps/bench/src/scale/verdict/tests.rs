@@ -126,6 +126,19 @@ fn others_may_fill_the_machine() {
 }
 
 #[test]
+fn full_machine_cannot_tell_about_callers() {
+    let mut axis = axis(AxisKind::Concurrency, |n| 200.0 * n.min(4.0));
+    let lock = verdict("p99=50ms", &fast(), std::slice::from_ref(&axis));
+    assert_eq!(lock.problem, Problem::Scalability);
+    for run in &mut axis.levels[5].repetitions {
+        run.machine_busy = Some(0.99);
+    }
+    let verdict = verdict("p99=50ms", &fast(), &[axis]);
+    assert_eq!(verdict.problem, Problem::CannotTell);
+    assert!(verdict.sentence.contains("run the target elsewhere"), "{}", verdict.sentence);
+}
+
+#[test]
 fn too_little_cannot_tell() {
     assert_eq!(verdict("p99=50ms", &fast(), &[]).problem, Problem::CannotTell);
     assert_eq!(verdict("p99=50ms", &[], &[]).problem, Problem::CannotTell);
