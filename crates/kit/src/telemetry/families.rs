@@ -161,7 +161,7 @@ families! {
     Counter shoal_cache_bypass_loads_total {namespace, clone}
         "Loads while the store was not reachable, whose result was not stored." "any rate that stays"
 
-    Histogram shoal_data_feed_lag_seconds {}
+    Histogram shoal_data_feed_lag_seconds of Data {}
         "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."
         "the 99th percentile above 10 while no watch catches up"
 
