@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::harness::process::shoal_binary;
 use crate::harness::up::Up;
 
-/// What a command printed, and whether it succeeded.
+/// Output of a command, and whether it succeeded.
 struct Said {
     ok: bool,
     out: String,

@@ -32,7 +32,7 @@ pub(crate) struct Results {
     pub(crate) seconds: f64,
     /// Repetitions of each row, interleaved with those of the others.
     pub(crate) repetitions: u32,
-    /// What was run before the first repetition, and not counted.
+    /// Runs before the first repetition, and not counted.
     pub(crate) warm_up: String,
     /// Facts about the machine.
     pub(crate) machine: Machine,
@@ -47,7 +47,7 @@ pub(crate) struct Results {
 /// Text that the figures depend on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Attachment {
-    /// What it belongs to.
+    /// Subject that it belongs to.
     pub(crate) name: String,
     /// The text.
     pub(crate) text: String,
@@ -80,7 +80,7 @@ pub(crate) struct Column {
 /// Row of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// What was measured.
+    /// Figures that were measured.
     pub(crate) name: String,
     /// Name of the row that it is compared with; a peer has none.
     pub(crate) peer: Option<String>,

@@ -1,4 +1,4 @@
-//! One run of a benchmark, from its first look at the machine to its report. All benchmarks begin and end here.
+//! A run of a benchmark, from its first look at the machine to its report. All benchmarks begin and end here.
 
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -43,10 +43,10 @@ pub(crate) struct Run {
     watch: Watch,
 }
 
-/// What a run found.
+/// Findings of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// What was run before the first repetition, and not counted.
+    /// Runs before the first repetition, and not counted.
     pub(crate) warm_up: String,
     pub(crate) tables: Vec<Table>,
     pub(crate) notes: Vec<String>,

@@ -1,4 +1,4 @@
-//! How far an export or an import has come: a small file beside the exported one, replaced as a whole.
+//! Progress of an export or an import: a small file beside the exported one, replaced as a whole.
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: LintArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was found so far.
+/// Findings so far.
 struct Found<'a> {
     args: &'a LintArgs,
     now: i64,

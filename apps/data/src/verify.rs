@@ -17,7 +17,7 @@ const KEYS_MAX: usize = 100;
 /// Differences that are printed.
 const SHOWN_MAX: u64 = 10;
 
-/// What must be equal.
+/// Parts of a row that must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compare {
     /// Attributes, and write times: a row with a later one was written since.

@@ -29,10 +29,10 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// The directories of a keyspace whose files never change, so that the copy can share them.
 const IMMUTABLE: [&str; 2] = ["tables", "blobs"];
 
-/// What can be read of a damaged database.
+/// Readable part of a damaged database.
 #[derive(Debug)]
 pub struct Repair {
-    /// What is wrong: the reason why the database does not open, or the first damage that a read of all of it meets.
+    /// Damage: the reason why the database does not open, or the first damage that a read of all of it meets.
     pub problem: String,
     /// Number of groups of writes that were acknowledged; `None` if the record of it is damaged too.
     pub acknowledged: Option<u64>,
@@ -44,7 +44,7 @@ pub struct Repair {
     pub aside: Option<PathBuf>,
 }
 
-/// What can be read of one keyspace.
+/// Readable part of one keyspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// The keyspace's name.

@@ -70,7 +70,7 @@ pub(crate) struct Definition {
     pub(crate) default_ttl: Option<Ttl>,
     /// The description for people. It does not tell definitions apart.
     pub(crate) description: String,
-    /// What writes of the table do besides.
+    /// Options of the table: work that its writes do besides.
     pub(crate) options: Options,
 }
 

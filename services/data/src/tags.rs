@@ -103,7 +103,7 @@ fn may_be_done(error: &Error) -> bool {
 
 /// A write that a reporter is told of.
 pub(crate) trait Reported {
-    /// What a store answers to it.
+    /// Answer of a store to it.
     type Answer;
 
     /// Returns the rows that the write may change.

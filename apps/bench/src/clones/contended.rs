@@ -1,4 +1,4 @@
-//! What held the clones back, as far as the processes of the experiment show it.
+//! Names what held the clones back, as far as the processes of the experiment show it.
 
 use super::{CloneArgs, CloneLevel, Service};
 use crate::results::Cell;

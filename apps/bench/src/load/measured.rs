@@ -54,7 +54,7 @@ pub(crate) struct Errors {
 /// Reason for which a call that was due was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NotIssued {
-    /// As many calls as may be were outstanding: the target is too slow for the load.
+    /// The bound of outstanding calls was reached: the target is too slow for the load.
     OutstandingMax,
     /// The generator turned to it too late for its answer to say anything about the target.
     GeneratorBehind,

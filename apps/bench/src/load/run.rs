@@ -1,4 +1,4 @@
-//! One run of a level: its moments, and the sampler that ends it.
+//! A run of a level: its moments, and the sampler that ends it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a load calls: addresses, methods with their weights, and the requests they are called with.
+//! Target of a load: addresses, methods with their weights, and the requests they are called with.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

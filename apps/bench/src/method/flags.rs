@@ -12,7 +12,7 @@ const TEMPLATE_BYTES_MAX: u64 = 4 << 20;
 
 const WEIGHT_MAX: u32 = 1_000_000;
 
-/// What is called.
+/// Methods to call.
 #[derive(Debug, Clone)]
 pub(crate) struct CallArgs {
     pub(crate) methods: Vec<MethodFlag>,

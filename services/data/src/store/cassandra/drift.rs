@@ -22,7 +22,7 @@ const SAID: Duration = Duration::from_millis(200);
 /// Half of the unit in which Cassandra says its time.
 const HALF_MILLISECOND: i64 = 500;
 
-/// What is known of the drift.
+/// Knowledge of the drift.
 #[derive(Debug)]
 pub(super) struct ClockDrift {
     limit: Duration,

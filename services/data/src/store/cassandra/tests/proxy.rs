@@ -24,7 +24,7 @@ pub(super) enum Network {
 /// Delay that a proxy adds to each way, so that no test rests on a peer that answers at once.
 const LATENCY: Duration = Duration::from_millis(5);
 
-/// What has passed a proxy.
+/// Traffic that has passed a proxy.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Passed {
     /// Executed statements, batches apart.
