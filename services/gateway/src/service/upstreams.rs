@@ -218,18 +218,27 @@ fn endpoint(address: SocketAddr, seen: &Seen) -> pb::Endpoint {
     }
 }
 
-/// Why the cores are not all ready: the reason of the worst, and how many say so if not all do.
+/// Reasons why the cores are not all ready: that of the state shown unless it is ready, then that of the worst core, and how many
+/// are in that state if not all are.
 fn reason(cores: &[EndpointSnapshot]) -> String {
-    let Some(worst) = cores.iter().min_by_key(|core| rank(core.state)) else { return String::new() };
-    let why = match &worst.ejection {
-        Some(ejection) => &ejection.reason,
-        None => &worst.reason,
+    let by_rank = |core: &&EndpointSnapshot| rank(core.state);
+    let (Some(worst), Some(best)) = (cores.iter().min_by_key(by_rank), cores.iter().max_by_key(by_rank))
+    else {
+        return String::new();
     };
-    let alike = cores.iter().filter(|core| core.state == worst.state).count();
-    if alike == cores.len() {
-        return why.clone();
+    if worst.state == best.state {
+        return why(worst).to_owned();
     }
-    format!("{} on {alike} of {} cores: {why}", worst.state, cores.len())
+    let alike = cores.iter().filter(|core| core.state == worst.state).count();
+    let rest = format!("{} on {alike} of {} cores: {}", worst.state, cores.len(), why(worst));
+    match best.state {
+        EndpointState::Ready => rest,
+        _ => format!("{}; {rest}", why(best)),
+    }
+}
+
+fn why(core: &EndpointSnapshot) -> &str {
+    core.ejection.as_ref().map_or(&core.reason, |ejection| &ejection.reason)
 }
 
 fn state(state: EndpointState) -> pb::EndpointState {
@@ -312,6 +321,17 @@ mod tests {
         let endpoint = merged(vec![cores(), cores()]);
         assert_eq!(endpoint.state(), pb::EndpointState::Connecting);
         assert_eq!((endpoint.reason.as_str(), endpoint.next_probe_time), ("refused", None));
+    }
+
+    #[test]
+    fn shown_state_keeps_its_reason() {
+        let cores = vec![
+            seen(EndpointState::OtherStore, "not the store of 127.0.0.1:2", 1),
+            seen(EndpointState::Connecting, "refused", 1),
+        ];
+        let endpoint = merged(cores);
+        assert_eq!(endpoint.state(), pb::EndpointState::OtherStore);
+        assert_eq!(endpoint.reason, "not the store of 127.0.0.1:2; connecting on 1 of 2 cores: refused");
     }
 
     #[test]
