@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -260,21 +260,32 @@ async fn answers_read_in_time_stay_whole() {
     const UNREAD: usize = 2 << 20;
     // Together they leave more than that before the first is read.
     const CALLS: usize = 40;
+    // Kept so long while nothing of them is taken. A round that takes longer, on a busy machine, may lose some.
+    const KEPT: Duration = Duration::from_secs(1);
     let (upstream, sent) = long().await;
     let mesh = mesh(&format!("gateway.limits.unread_bytes = {UNREAD}"), &upstream).await;
-    let caller =
-        Caller::connect_with(mesh.address, h2::client::Builder::new().initial_window_size(16 << 10)).await;
-    let mut calls = Vec::new();
-    for _ in 0..CALLS {
-        calls.push(caller.begin(request(SAFE, &[]), true).await);
+    for _ in 0..10 {
+        let before = sent.load(Ordering::SeqCst);
+        let caller =
+            Caller::connect_with(mesh.address, h2::client::Builder::new().initial_window_size(16 << 10))
+                .await;
+        let begun = Instant::now();
+        let mut calls = Vec::new();
+        for _ in 0..CALLS {
+            calls.push(caller.begin(request(SAFE, &[]), true).await);
+        }
+        let full = || (sent.load(Ordering::SeqCst) - before > UNREAD + UNREAD / 8).then_some(());
+        eventually("more than may be left", full).await;
+        let read = calls.into_iter().map(|(response, _stream)| async {
+            let answer = answer(response.await.expect("a head")).await.ok()?;
+            Some((answer.code(), answer.data.len()))
+        });
+        let answers = within("every answer", futures::future::join_all(read)).await;
+        let lost: Vec<_> = answers.iter().filter(|answer| **answer != Some((0, LONG))).collect();
+        if lost.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() > KEPT, "{} of {CALLS} were given up: {:?}", lost.len(), lost[0]);
     }
-    let full = || (sent.load(Ordering::SeqCst) > UNREAD + UNREAD / 8).then_some(());
-    eventually("more than may be left", full).await;
-    let read = calls.into_iter().map(|(response, _stream)| async {
-        let answer = answer(response.await.expect("a head")).await.expect("whole");
-        (answer.code(), answer.data.len())
-    });
-    let answers = within("every answer", futures::future::join_all(read)).await;
-    let lost: Vec<_> = answers.iter().filter(|answer| **answer != (0, LONG)).collect();
-    assert!(lost.is_empty(), "{} of {CALLS} were given up: {:?}", lost.len(), lost[0]);
+    panic!("no round was in time");
 }
