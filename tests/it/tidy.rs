@@ -12,7 +12,7 @@ use std::path::Path;
 use tree::Tree;
 
 /// Crates of ours that each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("shoal-proto", &[]),
     ("shoal-coalesce", &[]),
     ("shoal-kit", &["shoal-coalesce", "shoal-http2"]),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("shoal-balance", &["shoal-http2"]),
     ("shoal-embedded", &[]),
     ("shoal-redis-link", &["shoal-coalesce", TESTING]),
+    ("shoal-tag-clock", &["shoal-redis-link", TESTING]),
     (TESTING, &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
     ("shoal-bench", &["shoal-proto", TESTING]),
@@ -50,8 +51,15 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ),
     ("shoal-tests", &["shoal-balance", "shoal-client", "shoal-kit", "shoal-proto", TESTING]),
 ];
-const STATEFUL: &[&str] =
-    &["shoal-client", "shoal-embedded", "shoal-kit", "shoal-proto", "shoal-redis-link", TESTING];
+const STATEFUL: &[&str] = &[
+    "shoal-client",
+    "shoal-embedded",
+    "shoal-kit",
+    "shoal-proto",
+    "shoal-redis-link",
+    "shoal-tag-clock",
+    TESTING,
+];
 /// Crates that tests share: nothing else depends on it.
 const TESTING: &str = "shoal-testing";
 

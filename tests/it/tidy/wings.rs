@@ -7,7 +7,7 @@ use super::imports::Imports;
 use super::tree::{Tree, part_of};
 
 /// The files and folders directly in the sources of a crate, from the top to the bottom: each imports only those after it.
-const ORDER: [(&str, &[&str]); 14] = [
+const ORDER: [(&str, &[&str]); 15] = [
     (
         "services/gateway",
         &[
@@ -82,6 +82,7 @@ const ORDER: [(&str, &[&str]); 14] = [
             "backoff",
         ],
     ),
+    ("crates/tag-clock", &["clock", "redis", "memory", "intent", "process", "shard", "stamp"]),
     (
         "crates/embedded",
         &[
