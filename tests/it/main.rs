@@ -19,6 +19,7 @@ mod fidelity;
 mod frozen;
 mod full_disk;
 mod h2spec;
+mod histories;
 mod idle;
 mod memory;
 mod metrics;

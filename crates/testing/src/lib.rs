@@ -1,7 +1,8 @@
-//! Shared parts of tests: engines of a test's own. Only tests depend on it.
+//! Shared parts of tests: engines of a test's own, and the judgement of histories. Only tests depend on it.
 
 mod cluster;
 mod engine;
+pub mod history;
 mod port;
 mod redis_server;
 

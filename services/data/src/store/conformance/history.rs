@@ -1,10 +1,8 @@
-//! Histories: what callers asked of one row and what they were told, and whether any order of these calls explains it.
-//!
-//! The search is that of Wing and Gong with the memory of Lowe: it takes one call after the other that may come next, and tries
-//! no set of calls twice that left the same value.
+//! Callers of one row whose calls may fail, and the history of what they asked and were told.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
+
+use shoal_testing::history::{Answer, Call, Event, State};
 
 use super::{holding, text, value_of};
 use crate::clock::WriteTimestamp;
@@ -14,76 +12,6 @@ use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::store::{Consistency, Store};
 use crate::value::Value;
-
-/// Most calls of one history.
-const CALLS_MAX: usize = 128;
-
-type State = Option<String>;
-
-/// A call and its answer.
-#[derive(Debug, Clone)]
-pub(crate) enum Call {
-    /// A STRONG read.
-    Read { found: State },
-    /// A CheckAndMutate that puts a value in the place of another.
-    Swap { expected: State, new: String, answer: Answer },
-}
-
-/// Answer to a swap.
-#[derive(Debug, Clone)]
-pub(crate) enum Answer {
-    Applied,
-    Refused {
-        found: State,
-    },
-    /// It may have happened, or may yet happen.
-    Unknown,
-}
-
-/// A call with its times; none at the end of a call whose answer nobody has.
-#[derive(Debug, Clone)]
-pub(crate) struct Event {
-    pub(crate) call: Call,
-    pub(crate) start: u64,
-    pub(crate) end: Option<u64>,
-}
-
-impl Call {
-    /// Returns the value after the call, if the call can be answered so when the value is `state`.
-    fn step(&self, state: &State) -> Option<State> {
-        match self {
-            Call::Read { found } => (found == state).then(|| state.clone()),
-            Call::Swap { expected, new, answer } => {
-                let applies = expected == state;
-                let after = || if applies { Some(new.clone()) } else { state.clone() };
-                match answer {
-                    Answer::Applied => applies.then(after),
-                    Answer::Refused { found } => (!applies && found == state).then(after),
-                    Answer::Unknown => Some(after()),
-                }
-            }
-        }
-    }
-}
-
-/// Returns whether there is an order of the calls, each between its start and its end, that explains every answer.
-pub(crate) fn linearizable(events: &[Event]) -> bool {
-    assert!(events.len() <= CALLS_MAX, "a longer history takes too long");
-    let mut tried = HashSet::new();
-    let mut open = vec![(0_u128, State::None)];
-    while let Some((done, state)) = open.pop() {
-        let left = || events.iter().enumerate().filter(|(i, _)| done & (1 << i) == 0);
-        let Some(first_end) = left().filter_map(|(_, event)| event.end).min() else { return true };
-        for (i, event) in left().filter(|(_, event)| event.start <= first_end) {
-            if let Some(state) = event.call.step(&state)
-                && tried.insert((done | 1 << i, state.clone()))
-            {
-                open.push((done | 1 << i, state));
-            }
-        }
-    }
-    false
-}
 
 /// Runs swaps and reads of one row of a conditional table from several callers over several clones, whose calls may fail.
 /// Returns what they were told.
@@ -217,45 +145,5 @@ impl<S: Store> Caller<S> {
             Answer::Unknown => return None,
         };
         Some(Event { call: Call::Swap { expected, new, answer }, start, end })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn value(value: &str) -> State {
-        Some(value.to_owned())
-    }
-
-    fn event(call: Call, start: u64, end: u64) -> Event {
-        Event { call, start, end: Some(end) }
-    }
-
-    fn swap(expected: State, new: &str, answer: Answer) -> Call {
-        Call::Swap { expected, new: new.to_owned(), answer }
-    }
-
-    #[test]
-    fn ordered_answers_are_linearizable() {
-        let create = event(swap(None, "1", Answer::Applied), 0, 10);
-        let late = event(swap(None, "2", Answer::Refused { found: value("1") }), 5, 20);
-        let read = |found, start, end| event(Call::Read { found }, start, end);
-        assert!(linearizable(&[create.clone(), late.clone(), read(value("1"), 20, 30)]));
-        assert!(linearizable(&[create.clone(), read(None, 1, 9)]));
-        assert!(!linearizable(&[create.clone(), read(None, 11, 12)]), "an old value");
-        let twice = event(swap(None, "2", Answer::Applied), 5, 20);
-        assert!(!linearizable(&[create.clone(), twice]), "two creators");
-        let back = [create, late, read(value("2"), 21, 22)];
-        assert!(!linearizable(&back), "refused and yet there");
-    }
-
-    #[test]
-    fn unknown_calls_may_come_late_or_never() {
-        let unknown = Event { call: swap(None, "1", Answer::Unknown), start: 0, end: None };
-        let read = |found, start, end| event(Call::Read { found }, start, end);
-        assert!(linearizable(&[unknown.clone(), read(None, 5, 6), read(value("1"), 7, 8)]));
-        assert!(linearizable(&[unknown.clone(), read(None, 5, 6)]));
-        assert!(!linearizable(&[unknown, read(value("1"), 5, 6), read(None, 7, 8)]), "gone again");
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_testing::history::{Event, linearizable};
 use tokio::task::JoinSet;
 
 use super::proxy::{Network, Proxy};
@@ -12,7 +13,7 @@ use crate::data::Data;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::store::Consistency;
-use crate::store::conformance::history::{self, linearizable};
+use crate::store::conformance::history;
 use crate::store::conformance::{holding, text};
 use crate::table::{SortKeyType, WriteMode};
 use crate::value::Value;
@@ -100,7 +101,7 @@ async fn conditional_writes_are_linearizable_when_cut() {
             history::record(std::slice::from_ref(&mesh.direct), "rows", &format!("p{seed}"), seed, 3).await;
         // The last calls were made after the others.
         let after = events.iter().filter_map(|event| event.end.max(Some(event.start))).max().unwrap_or(0);
-        events.extend(last.into_iter().map(|event| history::Event {
+        events.extend(last.into_iter().map(|event| Event {
             start: event.start + after,
             end: event.end.map(|end| end + after),
             ..event
