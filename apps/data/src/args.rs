@@ -19,8 +19,12 @@ pub(crate) const QUERY_EXAMPLES: &str = "Examples:
   shoal data query orders customer-7 --prefix 2026-03 --limit 20
   shoal data query readings sensor-1 --start 100 --end 200 --descending --output json";
 
-pub(crate) const PUT_EXAMPLES: &str = "An attribute is NAME=TEXT or NAME:TYPE=VALUE. The types are string, int, double, bool, bytes (base64) and time (RFC 3339).
+pub(crate) const PUT_EXAMPLES: &str = "\
+An attribute is NAME=TEXT or NAME:TYPE=VALUE. The types are string, int, double, bool, bytes (base64) and time (RFC 3339).
 Attributes of other names come with --json, in the form that --output json prints.
+
+In a table with sort keys the first argument behind the partition is always the sort key. The row is replaced as a whole: \
+attributes that are not given are gone.
 
 Examples:
   shoal data put orders customer-7 2026-03-01 state=paid total:int=4200
@@ -28,25 +32,35 @@ Examples:
   shoal data put settings global theme=dark          a table without sort keys
   shoal data put orders c 1 --json '{\"total\": 4200, \"rate\": 0.5, \"raw\": {\"bytes\": \"3q2+7w==\"}}'";
 
-pub(crate) const EXPORT_EXAMPLES: &str = "A line of the file is a row in the form of --output json; the first one is the table's definition, and the last one the number of rows. The rows
-are not a snapshot: one that is written meanwhile may or may not be there. What is written goes into FILE.export-checkpoint each
-second: the same command goes on there after any end, and the file is complete once that is gone.
+pub(crate) const EXPORT_EXAMPLES: &str = "\
+A line of the file is a row in the form of --output json; the first one is the table's definition (without change feed and \
+description), and the last one the number of rows. The rows are not a snapshot: one that is written meanwhile may or may not \
+be there. The bytes of blobs are not in the file, only the rows that they stand behind.
+
+What is written goes into FILE.export-checkpoint each second: the same command goes on there after any end, and the file is \
+complete once that is gone.
 
 Examples:
   shoal data export orders orders.jsonl
   shoal data export orders customers.jsonl --prefix customer- --rate 5000 --verify";
 
-pub(crate) const IMPORT_EXAMPLES: &str = "Rows keep their write times, so rows that were written since stay, and a second import changes nothing; --now writes them as of
-now, over what is there. Rows that have ended are left out. What is done goes into FILE.import-checkpoint each second: the same
-command goes on there after any end.
+pub(crate) const IMPORT_EXAMPLES: &str = "\
+Rows keep their write times, so rows that were written since stay, and a second import changes nothing; --now writes them as \
+of now, over what is there. Rows that have ended are left out. Rows of blobs come without the bytes of the blobs.
+
+What is done goes into FILE.import-checkpoint each second: the same command goes on there after any end.
 
 Examples:
   shoal data import orders.jsonl --create --verify
+  shoal data import orders.jsonl --table orders_copy --create
   shoal data import orders.jsonl --table orders_copy --rate 2000";
 
-pub(crate) const LINT_EXAMPLES: &str = "Reads the whole table with EVENTUAL. Names partitions that are large (bytes), long (rows), wide (a large row) or hot (a tenth of what was written
-lately). Deleted rows cannot be seen through the service: `nodetool tablestats` of Cassandra counts tombstones; here stands how many rows
-are about to become some.
+pub(crate) const LINT_EXAMPLES: &str = "\
+Reads the whole table with EVENTUAL. Names the ten largest partitions of each kind: large (bytes), long (rows), wide (a large \
+row) and hot (a tenth of what was written lately, if that are 1000 rows and more). Bytes of blobs do not count.
+
+Deleted rows cannot be seen through the service: `nodetool tablestats` of Cassandra counts tombstones; here stands how many \
+rows are about to become some.
 
 Examples:
   shoal data lint orders
@@ -58,7 +72,7 @@ pub(crate) struct Server {
     /// Address of a gateway or of a clone of the data service
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000", env = "SHOAL_ADDR")]
     pub(crate) addr: String,
-    /// Longest time of one call
+    /// Longest time of one call; export, import and lint make many
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -223,7 +237,7 @@ pub struct ImportArgs {
     /// Table to write to  [default: the exported one]
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
-    /// Make the table as it was exported
+    /// Make the table that is written to, with the exported sort keys, write mode and default time to live
     #[arg(long)]
     pub(crate) create: bool,
     /// Write rows as of now, over what is there; always so in tables of conditional writes
