@@ -21,7 +21,7 @@ reflecting_bin() {
 python_dir() {
     local python
     python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    echo "$cache/python$python-grpc$python_grpc_version-buf$buf_version"
+    echo "$cache/python$python-grpc$python_grpc_version-buf$buf_version-cassandra$python_cassandra_version"
 }
 
 # once FOLDER COMMAND...: runs `COMMAND... SCRATCH` and renames SCRATCH to FOLDER, unless it is there.
@@ -118,6 +118,7 @@ install_python() {
     "$folder/bin/pip" install -q --disable-pip-version-check \
         "grpcio==$python_grpc_version" "grpcio-tools==$python_grpc_version" \
         "grpcio-reflection==$python_grpc_version" "grpcio-health-checking==$python_grpc_version" \
+        "cassandra-driver==$python_cassandra_version" "xxhash==$python_xxhash_version" \
         "buf-bin==$buf_version" >&2
     touch "$folder/complete"
     say "$(basename "$folder"): installed in $((SECONDS - started)) s"

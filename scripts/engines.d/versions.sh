@@ -8,6 +8,9 @@ go_interop_version=1.85.0
 h2spec_version=2.2.1
 python_grpc_version=1.85.1
 buf_version=1.75.0
+# Cassandra's own driver, and the checksum of rows, for a foreign reader of the stored layout.
+python_cassandra_version=3.30.1
+python_xxhash_version=4.1.0
 jaeger_version=1.76.0
 # As with the gateways below, Debian's revisions replace each other.
 prometheus_version=2.42.0

@@ -16,6 +16,7 @@ mod data_command;
 mod data_export;
 mod faults;
 mod fidelity;
+mod foreign_rows;
 mod frozen;
 mod full_disk;
 mod h2spec;
