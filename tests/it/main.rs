@@ -26,6 +26,7 @@ mod memory;
 mod metrics;
 mod read_path;
 mod readme;
+mod repeated_writes;
 mod rolling;
 mod rolling_restart;
 mod scan;
