@@ -3,7 +3,7 @@
 
 use std::str::FromStr as _;
 
-use shoal_balance::{Balancer, ChannelOptions, Options, Source, discover};
+use shoal_balance::{Balancer, Options, Source, discover};
 use shoal_proto::cache::v1::cache_service_client::CacheServiceClient;
 use shoal_proto::cache::v1::object_loader_service_client::ObjectLoaderServiceClient;
 use shoal_proto::data::v1::data_service_client::DataServiceClient;
@@ -12,7 +12,7 @@ use shoal_proto::jobs::v1::worker_service_client::WorkerServiceClient;
 use shoal_proto::session::v1::session_service_client::SessionServiceClient;
 use tokio_util::sync::CancellationToken;
 
-pub use shoal_balance::Channel;
+pub use shoal_balance::{Channel, ChannelOptions};
 
 /// The largest message that a client accepts; the services' own limits are lower.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -28,9 +28,23 @@ pub fn connect(
     role: &'static str,
     cancel: &CancellationToken,
 ) -> Result<Channel, shoal_balance::ParseError> {
+    connect_with(source, name, role, ChannelOptions::default(), cancel)
+}
+
+/// Makes a channel like [`connect`], with options of its own.
+///
+/// # Errors
+/// Returns an error if `source` is none of the four.
+pub fn connect_with(
+    source: &str,
+    name: &str,
+    role: &'static str,
+    options: ChannelOptions,
+    cancel: &CancellationToken,
+) -> Result<Channel, shoal_balance::ParseError> {
     let targets = discover(Source::from_str(source)?, cancel.clone());
     let balancer = Balancer::start(Options::new(name, role), targets, cancel.clone());
-    Ok(Channel::new(balancer, ChannelOptions::default()))
+    Ok(Channel::new(balancer, options))
 }
 
 macro_rules! client {

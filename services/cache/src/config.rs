@@ -9,7 +9,7 @@ use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
 use crate::key::NamespaceName;
-use crate::limit::{DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
+use crate::limit::{BATCH_IDS_MAX, DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
 
 /// The prefix of the built-in kinds: rows of a table.
 pub(crate) const TABLE_PREFIX: &str = "data.";
@@ -73,12 +73,24 @@ pub struct ObjectConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub negative_ttl: Duration,
-    /// Longest time of a load. Default 2 s. A loader that died costs the callers of an object this and a second.
+    /// Longest time of a load, and the longest time that a caller waits for one. Default 2 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// Loads of this kind that one clone has going on. Default 64.
+    pub load_timeout: Duration,
+    /// Loads of this kind that one clone has going on: calls of its loader. Default 64. A caller waits for a turn for half of
+    /// `load_timeout` at most.
     pub loads_max: usize,
+    /// Objects that one call of the loader asks for, 1 to 100. Default 100.
+    pub batch_max: usize,
+    /// Failures in a row after which a clone leaves the loader alone for a while; 0: it never does. Default 5. A failure is a
+    /// time-out, a loader that cannot be reached or breaks its contract, and an answer of UNKNOWN, INTERNAL, DATA_LOSS or
+    /// RESOURCE_EXHAUSTED.
+    pub breaker_failures: u32,
+    /// The time for which it is left alone at first, up to a quarter longer or shorter. It doubles with each failed attempt
+    /// to come back, up to 32 times. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub breaker_pause: Duration,
     /// Jitter, as in a namespace. Default 0.1.
     pub jitter: Option<f64>,
     /// Largest value to cache, as in a namespace. A larger object is returned and not cached.
@@ -109,8 +121,11 @@ impl Default for ObjectConfig {
             table: None,
             ttl: None,
             negative_ttl: Duration::from_secs(5),
-            timeout: Duration::from_secs(2),
+            load_timeout: Duration::from_secs(2),
             loads_max: 64,
+            batch_max: BATCH_IDS_MAX,
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(1),
             jitter: None,
             max_value: None,
             compress_above: None,
@@ -173,8 +188,19 @@ pub(crate) struct KindPolicy {
     pub(crate) source: Source,
     pub(crate) policy: Policy,
     pub(crate) negative_ttl: Duration,
-    pub(crate) timeout: Duration,
+    pub(crate) load_timeout: Duration,
     pub(crate) loads_max: usize,
+    pub(crate) batch_max: usize,
+    pub(crate) breaker: BreakerPolicy,
+}
+
+/// The settings of the breaker of a kind's loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BreakerPolicy {
+    /// Failures in a row that open it; 0: it never opens.
+    pub(crate) failures: u32,
+    /// The first pause.
+    pub(crate) pause: Duration,
 }
 
 impl Config {
@@ -233,8 +259,10 @@ impl Config {
             source,
             policy: base.with(&NamespaceConfig { ttl, jitter, max_value, compress_above }),
             negative_ttl: config.negative_ttl,
-            timeout: config.timeout,
+            load_timeout: config.load_timeout,
             loads_max: config.loads_max,
+            batch_max: config.batch_max,
+            breaker: BreakerPolicy { failures: config.breaker_failures, pause: config.breaker_pause },
         }
     }
 
@@ -275,9 +303,19 @@ impl Config {
             check_policy(&section, &policy.policy)?;
             check_ttl(&section, "negative_ttl", policy.negative_ttl)?;
             ensure!(
-                (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&policy.timeout),
-                "{section} timeout must be 1 ms to 60 s, not {:?}",
-                policy.timeout
+                (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&policy.load_timeout),
+                "{section} load_timeout must be 1 ms to 60 s, not {:?}",
+                policy.load_timeout
+            );
+            ensure!(
+                (1..=BATCH_IDS_MAX).contains(&policy.batch_max),
+                "{section} batch_max must be 1 to {BATCH_IDS_MAX}, not {}",
+                policy.batch_max
+            );
+            let pause = policy.breaker.pause;
+            ensure!(
+                (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&pause),
+                "{section} breaker_pause must be 1 ms to 60 s, not {pause:?}"
             );
             ensure!((1..=10_000).contains(&policy.loads_max), "{section} loads_max must be 1 to 10000");
         }
@@ -372,7 +410,9 @@ mod tests {
             ("[object.a]\nloader = 'data'", "table"),
             ("[object.a]\nloader = 'https://h:1'", "TLS"),
             ("[object.'data.a']\nloader = 'http://h:1'", "data service"),
-            ("[object.a]\nloader = 'http://h:1'\ntimeout = '2m'", "timeout"),
+            ("[object.a]\nloader = 'http://h:1'\nload_timeout = '2m'", "load_timeout"),
+            ("[object.a]\nloader = 'http://h:1'\nbatch_max = 101", "batch_max"),
+            ("[object.a]\nloader = 'http://h:1'\nbreaker_pause = '0s'", "breaker_pause"),
         ] {
             let error = format!("{:#}", parse(toml).expect_err(toml));
             assert!(error.contains(part), "{toml}: {error}");

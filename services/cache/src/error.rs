@@ -67,6 +67,18 @@ pub(crate) enum Error {
         /// The loader's failure.
         error: Box<LoadError>,
     },
+    /// The loader is left alone, because it failed again and again.
+    #[error("loader of `{kind}` is left alone for {retry_after:?}")]
+    Paused {
+        /// The kind.
+        kind: String,
+        /// The loader, as the configuration names it.
+        loader: String,
+        /// The time after which it is worth to call again.
+        retry_after: Duration,
+        /// The last failure of the loader.
+        last: Option<Box<LoadError>>,
+    },
 }
 
 impl From<Error> for ApiError {
@@ -127,6 +139,22 @@ impl From<Error> for ApiError {
             // Every clone asks the same loader: none is to be shunned or asked instead for what that answered.
             Error::Load { kind, loader, error } => {
                 load(&error, &loader).meta("kind", kind).meta("loader", loader).of_backend()
+            }
+            Error::Paused { kind, loader, retry_after, last } => {
+                let last = last.map_or_else(|| "no answer".to_owned(), |last| last.to_string());
+                ApiError::new(
+                    Code::Unavailable,
+                    reason::LOADER_PAUSED,
+                    format!(
+                        "loader {loader} failed again and again ({last}), and this clone leaves it alone; \
+                         call again in {retry_after:.0?}"
+                    ),
+                )
+                .meta("kind", kind)
+                .meta("loader", loader)
+                .meta("last", last)
+                .retry_after(retry_after)
+                .of_backend()
             }
         }
     }

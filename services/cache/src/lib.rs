@@ -17,8 +17,10 @@ mod service;
 mod store;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use shoal_client::ChannelOptions;
 use shoal_kit::Settings;
 use shoal_kit::role::Role;
 use shoal_kit::service::Background;
@@ -52,7 +54,7 @@ pub async fn service(
     let objects = Objects::new(
         engine.store(),
         namespaces.clone(),
-        kinds(settings, &config, &background)?,
+        kinds(&clone, settings, &config, &background)?,
         config.flights_max,
         background.tasks.clone(),
         background.stop.clone(),
@@ -69,24 +71,34 @@ pub async fn service(
 }
 
 /// Connects to every loader, in the background.
-fn kinds(settings: &Settings, config: &Config, background: &Background) -> anyhow::Result<Kinds> {
-    let connect =
-        |source: &str, name: &str| shoal_client::connect(source, name, Role::Cache.name(), &background.stop);
+fn kinds(
+    clone: &str,
+    settings: &Settings,
+    config: &Config,
+    background: &Background,
+) -> anyhow::Result<Kinds> {
+    let connect = |source: &str, name: &str, options| {
+        shoal_client::connect_with(source, name, Role::Cache.name(), options, &background.stop)
+    };
     let tables = match settings.peers.get(&Role::Data) {
         None => None,
         Some(source) => {
-            let channel =
-                connect(source, Role::Data.name()).with_context(|| settings.peer_given(Role::Data))?;
+            let channel = connect(source, Role::Data.name(), ChannelOptions::default())
+                .with_context(|| settings.peer_given(Role::Data))?;
             let tables = Tables::new(channel);
             let rows: TableLoader =
                 Box::new(move |table, timeout| Arc::new(tables.rows(table, timeout)) as Arc<dyn Loader>);
             Some(rows)
         }
     };
-    let remote = |kind: &str, source: &str, timeout| -> anyhow::Result<Arc<dyn Loader>> {
-        let channel = connect(source, &format!("loader of {kind}"))
+    let remote = |kind: &str, source: &str, timeout: Duration| -> anyhow::Result<Arc<dyn Loader>> {
+        // A loader that cannot be reached is said to be that, before the time is over.
+        let defaults = ChannelOptions::default();
+        let unavailable_after = defaults.unavailable_after.min(timeout / 2);
+        let options = ChannelOptions { unavailable_after, ..defaults };
+        let channel = connect(source, &format!("loader of {kind}"), options)
             .with_context(|| format!("[cache.object.\"{kind}\"] loader"))?;
         Ok(Arc::new(RemoteLoader::new(channel, timeout)))
     };
-    Kinds::new(config, remote, tables)
+    Kinds::new(clone, config, remote, tables)
 }

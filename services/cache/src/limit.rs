@@ -26,3 +26,10 @@ pub(crate) const DECLARED_MAX: usize = 1000;
 /// Undeclared namespaces that are counted by their own name; the others are counted together as `other`, because a
 /// caller chooses these names and a metric label must be bounded.
 pub(crate) const COUNTED_NAMESPACES_MAX: usize = 256;
+/// Bytes of a loader's version of an object.
+pub(crate) const VERSION_BYTES_MAX: usize = 64;
+/// Ids of one BatchGetObjects.
+pub(crate) const BATCH_IDS_MAX: usize = 100;
+/// Bytes of objects at which the results of BatchGetObjects end, as the rows of a BatchGet of the data service do: under
+/// the 4 MiB that gRPC clients take by default.
+pub(crate) const BATCH_BYTES_MAX: usize = 2 << 20;

@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 use crate::cache::{Cache, Set, Value};
 use crate::error::Error;
 use crate::key::{Key, NamespaceName, Tags};
-use crate::object::Objects;
+use crate::limit::BATCH_BYTES_MAX;
+use crate::object::{Object, Objects};
 
 /// The gRPC service of one clone.
 pub(crate) struct Service {
@@ -56,11 +57,52 @@ impl CacheService for Service {
     ) -> Result<Response<pb::GetObjectResponse>, Status> {
         let pb::GetObjectRequest { kind, id } = request.into_inner();
         let object = self.objects.get(&kind, &id).await.map_err(refusal)?;
-        Ok(shoal_kit::answer(pb::GetObjectResponse {
-            value: object.value,
-            age: Some(duration(object.age)),
-            from_cache: object.from_cache,
-        }))
+        Ok(shoal_kit::answer(found_object(object)))
+    }
+
+    async fn batch_get_objects(
+        &self,
+        request: Request<pb::BatchGetObjectsRequest>,
+    ) -> Result<Response<pb::BatchGetObjectsResponse>, Status> {
+        let pb::BatchGetObjectsRequest { kind, ids } = request.into_inner();
+        let objects = self.objects.get_many(&kind, &ids).await.map_err(refusal)?;
+        Ok(shoal_kit::answer(pb::BatchGetObjectsResponse { results: results_of(objects) }))
+    }
+}
+
+fn found_object(object: Object) -> pb::GetObjectResponse {
+    pb::GetObjectResponse {
+        value: object.value,
+        age: Some(duration(object.age)),
+        from_cache: object.from_cache,
+        version: String::from_utf8_lossy(&object.version).into_owned(),
+    }
+}
+
+/// Encodes as many results as the answer may hold, at least one.
+fn results_of(objects: Vec<Result<Object, Error>>) -> Vec<pb::BatchGetObjectsResult> {
+    let mut bytes = 0;
+    let fits = |object: &Result<Object, Error>| {
+        let size = object.as_ref().map_or(0, |object| object.value.len());
+        let first = bytes == 0;
+        bytes += size;
+        first || bytes <= BATCH_BYTES_MAX
+    };
+    let outcome = |object| match object {
+        Ok(object) => pb::batch_get_objects_result::Outcome::Object(found_object(object)),
+        Err(error) => pb::batch_get_objects_result::Outcome::Error(object_error(error)),
+    };
+    let result = |object| pb::BatchGetObjectsResult { outcome: Some(outcome(object)) };
+    objects.into_iter().take_while(fits).map(result).collect()
+}
+
+fn object_error(error: Error) -> pb::ObjectError {
+    let error = ApiError::from(error);
+    pb::ObjectError {
+        code: error.code().into(),
+        reason: error.reason().as_str().to_owned(),
+        message: error.message().to_owned(),
+        metadata: error.metadata().clone(),
     }
 }
 

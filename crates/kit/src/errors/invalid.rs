@@ -29,6 +29,13 @@ impl Invalid {
         Self { reason, field: field.into(), problem: problem.into() }
     }
 
+    /// Names the field by this path instead of its own.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<Cow<'static, str>>) -> Self {
+        self.field = field.into();
+        self
+    }
+
     /// Names the field as one of `outer`: its path becomes `outer.field`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {

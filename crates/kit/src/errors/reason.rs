@@ -138,6 +138,7 @@ reasons! {
     KIND_NOT_DECLARED FAILED_PRECONDITION "The cache has no loader for this kind of object. Declare one in its configuration."
     LEASE_LOST ABORTED "The lease has run out, or the job was finished otherwise. Stop working on it."
     LIMIT_EXCEEDED INVALID_ARGUMENT "A field is over its limit (`limit`, `max`). Send less."
+    LOADER_PAUSED UNAVAILABLE "The loader failed again and again, and the clone leaves it alone for a while. Call again after the time in `RetryInfo`; the owner of the loader looks at `last`."
     LOADER_PROTOCOL INTERNAL "The loader's answer breaks the contract of ObjectLoaderService. Its owner corrects it."
     LOADER_REFUSED ANY "The loader answered with an error; the code is its own, UNIMPLEMENTED becomes FAILED_PRECONDITION."
     LOADER_TIMED_OUT UNAVAILABLE "The loader did not answer in time. Try again, or raise its time-out."

@@ -160,6 +160,14 @@ families! {
         "Loads whose result was too large to be stored." "any rate that stays"
     Counter shoal_cache_bypass_loads_total {namespace, clone}
         "Loads while the store was not reachable, whose result was not stored." "any rate that stays"
+    Counter shoal_cache_loader_calls_total {kind, clone, outcome}
+        "Calls of a kind's loader, each for the objects of one batch, by outcome: ok, unreachable, timed_out, refused, protocol. The kind `data` is all tables that are not declared."
+        "a share other than ok above 0.05"
+    Gauge shoal_cache_breaker_state {kind, clone}
+        "Breaker of a kind's loader: 0 closed, 1 recovering, 2 open, which is that the clone leaves the loader alone." "2"
+    Histogram shoal_cache_load_duration_seconds {kind, clone}
+        "Time of a call of a kind's loader, whatever its outcome."
+        "the 99th percentile above half of the kind's load_timeout"
 
     Histogram shoal_data_feed_lag_seconds of Data {}
         "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."

@@ -9,19 +9,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use prost::Message as _;
 use shoal_client::Channel;
 use shoal_kit::reason;
 use shoal_proto::data::v1::data_service_client::DataServiceClient;
-use shoal_proto::data::v1::{GetRequest, GetTableRequest, Row, SortKeyType};
+use shoal_proto::data::v1::{BatchGetRequest, GetRequest, GetTableRequest, Row, RowKey, SortKeyType};
 use shoal_proto::r#type::v1::{Value, value};
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use super::remote::{failure, reason_of};
-use super::{Lifetime, LoadError, Loaded, Loader};
+use super::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
 use crate::key::Tags;
 
 /// The time for which a table's definition is taken for true. The type of a sort key never changes; a table of that name
@@ -64,7 +65,6 @@ impl Tables {
         request.set_timeout(timeout);
         let answer =
             self.client.clone().get_table(request).await.map_err(|status| failure(&status, timeout))?;
-        let protocol = |detail: &str| LoadError::Protocol { detail: detail.to_owned() };
         let definition = answer.into_inner().table.ok_or_else(|| protocol("GetTable without a table"))?;
         let sort_key_type = match SortKeyType::try_from(definition.sort_key_type) {
             Ok(SortKeyType::Unspecified) => SortKeyType::String,
@@ -81,39 +81,112 @@ impl Tables {
         Ok(sort_key_type)
     }
 
+    /// Reads rows, in the order of their keys. The default consistency is QUORUM: at ONE a stale replica's row would be cached
+    /// as new.
+    async fn rows_of(
+        &self,
+        table: &str,
+        keys: Vec<RowKey>,
+        timeout: Duration,
+    ) -> Result<Vec<Option<Row>>, LoadError> {
+        let ends = Instant::now() + timeout;
+        match <[RowKey; 1]>::try_from(keys) {
+            Ok([key]) => Ok(vec![self.row(table, key, ends, timeout).await?]),
+            Err(mut keys) => {
+                let mut rows = Vec::with_capacity(keys.len());
+                while !keys.is_empty() {
+                    let asked = keys.len();
+                    let mut request = Request::new(BatchGetRequest {
+                        table: table.to_owned(),
+                        keys: keys.clone(),
+                        ..Default::default()
+                    });
+                    request.set_timeout(ends.saturating_duration_since(Instant::now()));
+                    let answer = self.client.clone().batch_get(request).await;
+                    let results = answer.map_err(|status| failure(&status, timeout))?.into_inner().results;
+                    // Large rows come in several answers.
+                    if results.is_empty() || results.len() > asked {
+                        return Err(protocol("BatchGet with no results, or more than keys"));
+                    }
+                    keys.drain(..results.len());
+                    rows.extend(results.into_iter().map(|result| result.row));
+                }
+                Ok(rows)
+            }
+        }
+    }
+
+    async fn row(
+        &self,
+        table: &str,
+        key: RowKey,
+        ends: Instant,
+        timeout: Duration,
+    ) -> Result<Option<Row>, LoadError> {
+        let RowKey { partition_key, sort_key } = key;
+        let mut request = Request::new(GetRequest {
+            table: table.to_owned(),
+            partition_key,
+            sort_key,
+            ..Default::default()
+        });
+        request.set_timeout(ends.saturating_duration_since(Instant::now()));
+        match self.client.clone().get(request).await {
+            Ok(answer) => answer.into_inner().row.map(Some).ok_or_else(|| protocol("Get without a row")),
+            Err(status)
+                if status.code() == Code::NotFound
+                    && reason_of(&status) == reason::ROW_NOT_FOUND.as_str() =>
+            {
+                Ok(None)
+            }
+            Err(status) => Err(failure(&status, timeout)),
+        }
+    }
+
     fn definitions(&self) -> std::sync::MutexGuard<'_, HashMap<String, (SortKeyType, Instant)>> {
         self.definitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Loader for RowLoader {
-    fn load(&self, _kind: &str, id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, _kind: &str, wanted: Vec<Wanted>) -> BoxFuture<'static, Result<Loads, LoadError>> {
         let Self { tables, table, timeout } = self;
-        let (tables, table, timeout, id) = (tables.clone(), table.clone(), *timeout, id.to_owned());
+        let (tables, table, timeout) = (tables.clone(), table.clone(), *timeout);
         async move {
             let sort_key_type = tables.sort_key_type(&table, timeout).await?;
-            let (partition_key, sort_key) =
-                parse(&id, sort_key_type).map_err(|problem| LoadError::InvalidId { problem })?;
-            // The default consistency is QUORUM: at ONE a stale replica's row would be cached as new.
-            let mut request =
-                Request::new(GetRequest { table, partition_key, sort_key, ..Default::default() });
-            request.set_timeout(timeout);
-            match tables.client.clone().get(request).await {
-                Ok(answer) => match answer.into_inner().row {
-                    Some(row) => Ok(loaded(&row)),
-                    None => Err(LoadError::Protocol { detail: "Get without a row".to_owned() }),
-                },
-                Err(status)
-                    if status.code() == Code::NotFound
-                        && reason_of(&status) == reason::ROW_NOT_FOUND.as_str() =>
-                {
-                    Ok(Loaded::Missing)
+            let mut loads = Vec::with_capacity(wanted.len());
+            let mut keys = Vec::with_capacity(wanted.len());
+            for Wanted { id, .. } in &wanted {
+                match parse(id, sort_key_type) {
+                    Ok((partition_key, sort_key)) => {
+                        loads.push(None);
+                        keys.push(RowKey { partition_key, sort_key });
+                    }
+                    Err(problem) => loads.push(Some(Err(LoadError::InvalidId { problem }))),
                 }
-                Err(status) => Err(failure(&status, timeout)),
             }
+            let mut rows = tables.rows_of(&table, keys, timeout).await?.into_iter();
+            let row = || rows.next().map_or_else(|| Err(protocol("fewer rows than keys")), Ok);
+            fill_up(loads, row)
         }
         .boxed()
     }
+}
+
+/// Returns the results in the order of the ids: those that were known before, and a row for each of the others.
+fn fill_up(
+    loads: Vec<Option<Result<Loaded, LoadError>>>,
+    mut row: impl FnMut() -> Result<Option<Row>, LoadError>,
+) -> Result<Loads, LoadError> {
+    let result = |load: Option<_>| match load {
+        Some(load) => Ok(load),
+        None => Ok(Ok(row()?.map_or_else(|| Loaded::Missing { tags: Tags::default() }, |row| loaded(&row)))),
+    };
+    loads.into_iter().map(result).collect()
+}
+
+fn protocol(detail: &str) -> LoadError {
+    LoadError::Protocol { detail: detail.to_owned() }
 }
 
 /// Returns the lifetime of an entry, which must not outlive its row.
@@ -125,7 +198,12 @@ fn loaded(row: &Row) -> Loaded {
             Lifetime::AtMost(end.duration_since(SystemTime::now()).unwrap_or_default())
         }
     };
-    Loaded::Object { value: row.encode_to_vec().into(), tags: Tags::default(), lifetime }
+    Loaded::Object {
+        value: row.encode_to_vec().into(),
+        tags: Tags::default(),
+        lifetime,
+        version: Bytes::new(),
+    }
 }
 
 /// Parses the keys that an id names.

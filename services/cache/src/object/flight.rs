@@ -141,6 +141,11 @@ impl<A: Clone> Flights<A> {
 }
 
 impl<A> Flight<A> {
+    /// Returns the number at which it asked last.
+    pub(crate) fn asked(&self) -> Sequence {
+        Sequence(self.asked.load(Ordering::SeqCst))
+    }
+
     fn takes(&self, since: Sequence, seen: Option<Token>) -> bool {
         if self.asked.load(Ordering::SeqCst) > since.0 {
             return true;

@@ -11,10 +11,12 @@ use tokio::task::yield_now;
 
 use super::tests::{clone_of, counted, memory};
 use super::*;
+use crate::body::Body;
 use crate::key::NamespaceName;
-use crate::loader::Loader;
-use crate::store::Token;
+use crate::key::Tags;
+use crate::loader::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
 use crate::store::conformance::redis_from;
+use crate::store::{Acquired, Draft, Token};
 
 const KIND: &str = "page";
 const WRITES: u64 = 12;
@@ -141,7 +143,7 @@ fn exists(version: u64) -> bool {
 struct Reads(Arc<Origin>);
 
 impl Loader for Reads {
-    fn load(&self, _kind: &str, _id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, _kind: &str, wanted: Vec<Wanted>) -> BoxFuture<'static, Result<Loads, LoadError>> {
         let origin = self.0.clone();
         async move {
             origin.chance.pause().await;
@@ -151,10 +153,11 @@ impl Loader for Reads {
                 return Err(LoadError::Unreachable { detail: "by chance".into() });
             }
             if !exists(version) {
-                return Ok(Loaded::Missing);
+                return Ok(vec![Ok(Loaded::Missing { tags: Tags::default() }); wanted.len()]);
             }
-            let value = Bytes::from(version.to_string());
-            Ok(Loaded::Object { value, tags: Tags::default(), lifetime: Lifetime::OfKind })
+            let (value, tags) = (Bytes::from(version.to_string()), Tags::default());
+            let page = Loaded::Object { value, tags, lifetime: Lifetime::OfKind, version: Bytes::new() };
+            Ok(vec![Ok(page); wanted.len()])
         }
         .boxed()
     }

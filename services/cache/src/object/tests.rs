@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
 use super::*;
+use crate::body::Body;
 use crate::config::Config;
 use crate::key::NamespaceName;
-use crate::loader::Loader;
-use crate::store::{MemoryStore, Token};
+use crate::key::Tags;
+use crate::loader::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
+use crate::store::{Acquired, Draft, MemoryStore, Token};
 
 const KIND: &str = "page";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A loader whose answer and moment of answering a test decides.
 pub(super) struct Desk {
     answer: Mutex<Result<Loaded, LoadError>>,
+    /// The ids of each call.
+    asked: Mutex<Vec<Vec<String>>>,
     /// A permit for each load that may answer.
     gate: Semaphore,
     begun: AtomicUsize,
@@ -33,6 +37,7 @@ impl Desk {
     fn closed(value: &str) -> Arc<Self> {
         Arc::new(Self {
             answer: Mutex::new(Ok(page(value))),
+            asked: Mutex::default(),
             gate: Semaphore::new(0),
             begun: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
@@ -59,16 +64,20 @@ impl Desk {
 struct Behind(Arc<Desk>);
 
 impl Loader for Behind {
-    fn load(&self, _kind: &str, _id: &str) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+    fn load(&self, _kind: &str, wanted: Vec<Wanted>) -> BoxFuture<'static, Result<Loads, LoadError>> {
         let desk = self.0.clone();
         async move {
             let answer = desk.answer.lock().expect("no panic").clone();
+            desk.asked
+                .lock()
+                .expect("no panic")
+                .push(wanted.iter().map(|wanted| wanted.id.clone()).collect());
             desk.begun.fetch_add(1, Ordering::SeqCst);
             let running = desk.running.fetch_add(1, Ordering::SeqCst) + 1;
             desk.running_most.fetch_max(running, Ordering::SeqCst);
             desk.gate.acquire().await.expect("never closed").forget();
             desk.running.fetch_sub(1, Ordering::SeqCst);
-            answer
+            Ok(vec![Ok(answer?); wanted.len()])
         }
         .boxed()
     }
@@ -80,14 +89,14 @@ fn behind(desk: &Arc<Desk>) -> Arc<dyn Loader> {
 
 fn page(value: &str) -> Loaded {
     let value = Bytes::copy_from_slice(value.as_bytes());
-    Loaded::Object { value, tags: Tags::default(), lifetime: Lifetime::OfKind }
+    Loaded::Object { value, tags: Tags::default(), lifetime: Lifetime::OfKind, version: Bytes::new() }
 }
 
 /// Starts a clone with the kind `page`, whose section has `toml` in it.
 pub(super) fn clone_of(store: Arc<dyn Store>, loader: &Arc<dyn Loader>, toml: &str) -> Arc<Objects> {
     let toml = format!("flights_max = 50\n[object.{KIND}]\nloader = 'http://127.0.0.1:1'\n{toml}");
     let config: Config = toml::from_str(&toml).expect("valid");
-    let kinds = Kinds::new(&config, |_, _, _| Ok(loader.clone()), None).expect("valid");
+    let kinds = Kinds::new("test", &config, |_, _, _| Ok(loader.clone()), None).expect("valid");
     let namespaces = Arc::new(Namespaces::new("test", &config).expect("valid"));
     Objects::new(store, namespaces, kinds, config.flights_max, TaskTracker::new(), CancellationToken::new())
 }
@@ -244,7 +253,7 @@ async fn errors_reach_all_uncached() {
 #[tokio::test]
 async fn negative_results_have_own_ttl() {
     let harness = Harness::new(Desk::open("v"), "negative_ttl = '30ms'");
-    harness.desk.answers(Ok(Loaded::Missing));
+    harness.desk.answers(Ok(Loaded::Missing { tags: Tags::default() }));
     for _ in 0..2 {
         let error = harness.get("a").await.expect_err("there is none");
         assert!(matches!(error, Error::ObjectNotFound { .. }), "{error}");
@@ -260,7 +269,7 @@ async fn negative_results_have_own_ttl() {
 
 #[tokio::test]
 async fn kind_timeout_ends_load_for_all() {
-    let harness = Harness::new(Desk::closed("v"), "timeout = '30ms'");
+    let harness = Harness::new(Desk::closed("v"), "load_timeout = '30ms'");
     let (one, two) = (harness.call("a"), harness.call("a"));
     for call in [one, two] {
         let fault = shoal_kit::ApiError::from(call.await.expect("no panic").expect_err("too slow"));
@@ -287,14 +296,14 @@ async fn loads_of_a_kind_take_turns() {
 
 #[tokio::test]
 async fn overdue_waiters_are_told_busy() {
-    let harness = Harness::new(Desk::closed("v"), "loads_max = 1\ntimeout = '100ms'");
-    // The second has its turn when the first has timed out; that is too late for the third.
+    let harness = Harness::new(Desk::closed("v"), "loads_max = 1\nload_timeout = '100ms'");
+    // The first has not ended when the others have waited for half of the time that a load may take.
     let calls: Vec<_> = ["a", "b", "c"].into_iter().map(|id| harness.call(id)).collect();
     let mut reasons = Vec::new();
     for call in calls {
         reasons.push(shoal_kit::ApiError::from(call.await.expect("no panic").expect_err("stuck")).reason());
     }
-    assert_eq!(reasons, ["LOADER_TIMED_OUT", "LOADER_TIMED_OUT", "TOO_MANY_LOADS"]);
+    assert_eq!(reasons, ["LOADER_TIMED_OUT", "TOO_MANY_LOADS", "TOO_MANY_LOADS"]);
 }
 
 #[tokio::test]
@@ -331,7 +340,8 @@ async fn loader_sets_the_ttl() {
         ("at most", Lifetime::AtMost(Duration::from_secs(60))),
         ("never", Lifetime::Own(Duration::ZERO)),
     ] {
-        harness.desk.answers(Ok(Loaded::Object { value: Bytes::new(), tags: Tags::default(), lifetime }));
+        let (tags, version) = (Tags::default(), Bytes::new());
+        harness.desk.answers(Ok(Loaded::Object { value: Bytes::new(), tags, lifetime, version }));
         harness.get(id).await.expect("loaded");
         let record = harness.store.get(&key(id)).await.expect("get");
         ends.push(record.map(|record| {
@@ -366,8 +376,8 @@ async fn two_clones_are_one_load() {
 
 #[tokio::test]
 async fn followers_learn_of_load_timeout() {
-    let harness = Harness::new(Desk::closed("v"), "timeout = '300ms'");
-    let sibling = harness.sibling("timeout = '300ms'");
+    let harness = Harness::new(Desk::closed("v"), "load_timeout = '300ms'");
+    let sibling = harness.sibling("load_timeout = '300ms'");
     let first = harness.call("a");
     harness.loads_begun(1).await;
     let followers: Vec<_> = (0..3)
@@ -388,8 +398,8 @@ async fn followers_learn_of_load_timeout() {
 
 #[tokio::test]
 async fn delete_during_followed_load_reloads() {
-    let harness = Harness::new(Desk::closed("v"), "timeout = '5s'");
-    let sibling = harness.sibling("timeout = '5s'");
+    let harness = Harness::new(Desk::closed("v"), "load_timeout = '5s'");
+    let sibling = harness.sibling("load_timeout = '5s'");
     let first = harness.call("a");
     harness.loads_begun(1).await;
     let follower = sibling.clone();

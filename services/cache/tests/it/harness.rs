@@ -61,6 +61,22 @@ impl Clone {
         Ok(self.client.clone().get_object(request).await?.into_inner())
     }
 
+    /// Returns the results of a batch: the value of each object, or the reason of its error.
+    pub(crate) async fn get_objects(
+        &self,
+        kind: &str,
+        ids: &[&str],
+    ) -> Result<Vec<Result<pb::GetObjectResponse, pb::ObjectError>>, Status> {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        let request = pb::BatchGetObjectsRequest { kind: kind.to_owned(), ids };
+        let results = self.client.clone().batch_get_objects(request).await?.into_inner().results;
+        let outcome = |result: pb::BatchGetObjectsResult| match result.outcome.expect("an outcome") {
+            pb::batch_get_objects_result::Outcome::Object(object) => Ok(object),
+            pb::batch_get_objects_result::Outcome::Error(error) => Err(error),
+        };
+        Ok(results.into_iter().map(outcome).collect())
+    }
+
     pub(crate) async fn set(&self, request: pb::SetRequest) -> Result<pb::SetResponse, Status> {
         Ok(self.client.clone().set(request).await?.into_inner())
     }

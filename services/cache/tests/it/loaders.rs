@@ -10,6 +10,7 @@ use shoal_proto::cache::v1::object_loader_service_server::{ObjectLoaderService, 
 use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
 
 use crate::harness::{Clone, Peer, reason, until};
 
@@ -20,13 +21,15 @@ type Answer = Result<Vec<pb::LoadResult>, Status>;
 pub(crate) struct Profiles {
     answers: Arc<Mutex<HashMap<String, Answer>>>,
     loads: Arc<AtomicUsize>,
+    /// The ids of each call.
+    asked: Arc<Mutex<Vec<Vec<String>>>>,
     gate: Arc<Semaphore>,
 }
 
 impl Profiles {
     fn new() -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { answers: Arc::default(), loads: Arc::default(), gate }
+        Self { answers: Arc::default(), loads: Arc::default(), asked: Arc::default(), gate }
     }
 
     fn routes(&self) -> Routes {
@@ -49,6 +52,11 @@ impl Profiles {
     }
 }
 
+fn failed(code: Code, message: &str) -> pb::LoadResult {
+    let failure = pb::load_result::LoadFailure { code: code.into(), message: message.to_owned() };
+    pb::LoadResult { outcome: Some(pb::load_result::Outcome::Failure(failure)) }
+}
+
 fn found(object: pb::LoadedObject) -> pb::LoadResult {
     pb::LoadResult { outcome: Some(pb::load_result::Outcome::Object(object)) }
 }
@@ -57,12 +65,17 @@ fn found(object: pb::LoadedObject) -> pb::LoadResult {
 impl ObjectLoaderService for Profiles {
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<pb::LoadResponse>, Status> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        let pb::LoadRequest { kind, ids } = request.into_inner();
-        assert_eq!((kind.as_str(), ids.len()), ("profile", 1));
+        let pb::LoadRequest { kind, ids, .. } = request.into_inner();
+        assert_eq!(kind, "profile");
+        self.asked.lock().expect("no panic").push(ids.clone());
         drop(self.gate.acquire().await.expect("never closed"));
-        let answer = self.answers.lock().expect("no panic").get(&ids[0]).cloned();
-        let missing = pb::load_result::Outcome::NotFound(pb::load_result::NotFound {});
-        let results = answer.unwrap_or(Ok(vec![pb::LoadResult { outcome: Some(missing) }]))?;
+        let answers = self.answers.lock().expect("no panic");
+        let missing = pb::load_result::Outcome::NotFound(pb::load_result::NotFound::default());
+        let missing = Ok(vec![pb::LoadResult { outcome: Some(missing) }]);
+        let mut results = Vec::new();
+        for id in &ids {
+            results.extend(answers.get(id).unwrap_or(&missing).clone()?);
+        }
         Ok(Response::new(pb::LoadResponse { results }))
     }
 }
@@ -182,7 +195,7 @@ async fn loader_errors_keep_their_codes() {
         ("methodless", Code::FailedPrecondition, "LOADER_REFUSED", "Unimplemented"),
         ("none", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
         ("two", Code::Internal, "LOADER_PROTOCOL", "one result for each id"),
-        ("empty", Code::Internal, "LOADER_PROTOCOL", "neither"),
+        ("empty", Code::Internal, "LOADER_PROTOCOL", "neither object"),
         ("tags", Code::Internal, "LOADER_PROTOCOL", "16"),
     ] {
         let status = clone.get_object("profile", id).await.expect_err(id);
@@ -197,7 +210,7 @@ async fn hung_loader_is_cut_at_timeout() {
     let profiles = Profiles::new();
     profiles.gate.forget_permits(usize::MAX);
     let peer = Peer::start(profiles.routes()).await;
-    let clone = Clone::start(&config(&peer, "timeout = '100ms'")).await;
+    let clone = Clone::start(&config(&peer, "load_timeout = '100ms'")).await;
     let began = Instant::now();
     let status = clone.get_object("profile", "ada").await.expect_err("hangs");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_TIMED_OUT"));
@@ -206,11 +219,22 @@ async fn hung_loader_is_cut_at_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refusing_loader_is_named_within_timeout() {
+    let profiles = Profiles::new();
+    let address = Peer::start(profiles.routes()).await.kill();
+    let toml = format!("[cache.object.profile]\nloader = 'http://{address}'\nload_timeout = '1s'");
+    let clone = Clone::start(&toml).await;
+    let status = clone.get_object("profile", "ada").await.expect_err("nobody listens");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOADER_UNAVAILABLE"));
+    assert!(status.message().contains("refused"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_load_ejects_no_clone() {
     let profiles = Profiles::new();
     profiles.gate.forget_permits(usize::MAX);
     let peer = Peer::start(profiles.routes()).await;
-    let clone = Clone::start(&config(&peer, "timeout = '100ms'\nloads_max = 1")).await;
+    let clone = Clone::start(&config(&peer, "load_timeout = '100ms'\nloads_max = 1")).await;
     let calls = ["a", "b", "c"].map(|id| clone.get_object("profile", id));
     let mut reasons: Vec<String> = Vec::new();
     for answer in futures::future::join_all(calls).await {
@@ -219,7 +243,7 @@ async fn a_refused_load_ejects_no_clone() {
         reasons.push(reason(&status));
     }
     reasons.sort();
-    assert_eq!(reasons, ["LOADER_TIMED_OUT", "LOADER_TIMED_OUT", "TOO_MANY_LOADS"]);
+    assert_eq!(reasons, ["LOADER_TIMED_OUT", "TOO_MANY_LOADS", "TOO_MANY_LOADS"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,4 +257,130 @@ async fn oversized_object_is_returned_uncached() {
         assert_eq!((object.value.len(), object.from_cache), (2 << 20, false));
         assert_eq!(profiles.loads(), loads);
     }
+}
+
+/// Returns the values of a batch, and the reason where there is none.
+async fn outcomes(clone: &Clone, ids: &[&str]) -> Vec<String> {
+    let results = clone.get_objects("profile", ids).await.expect("valid ids");
+    let outcome = |result: Result<pb::GetObjectResponse, pb::ObjectError>| match result {
+        Ok(object) => String::from_utf8(object.value.to_vec()).expect("text"),
+        Err(error) => error.reason,
+    };
+    results.into_iter().map(outcome).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_loads_misses_in_one_call() {
+    let profiles = Profiles::new();
+    for (id, value) in [("ada", "Ada"), ("grace", "Grace"), ("alan", "Alan")] {
+        profiles.has(id, value);
+    }
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    clone.get_object("profile", "grace").await.expect("loaded");
+    let ids = ["grace", "nobody", "alan", "ada", "alan"];
+    let wanted = ["Grace", "OBJECT_NOT_FOUND", "Alan", "Ada", "Alan"];
+    for _ in 0..2 {
+        assert_eq!(outcomes(&clone, &ids).await, wanted);
+    }
+    let asked = profiles.asked.lock().expect("no panic").clone();
+    assert_eq!(asked, [vec!["grace"], vec!["ada", "alan", "nobody"]], "each once, in one call");
+    let error = clone.get_objects("profile", &["nobody"]).await.expect("valid").remove(0).expect_err("none");
+    assert_eq!((error.code, error.metadata["kind"].as_str()), (Code::NotFound.into(), "profile"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_is_cut_at_batch_max() {
+    let profiles = Profiles::new();
+    let ids: Vec<String> = (0..7).map(|id| id.to_string()).collect();
+    ids.iter().for_each(|id| profiles.has(id, id));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "batch_max = 3")).await;
+    let asked: Vec<&str> = ids.iter().map(String::as_str).collect();
+    assert_eq!(outcomes(&clone, &asked).await, ids);
+    let mut sizes: Vec<usize> = profiles.asked.lock().expect("no panic").iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 3, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_object_spares_its_batch() {
+    let profiles = Profiles::new();
+    profiles.has("ada", "Ada");
+    profiles.answer("bad", Ok(vec![failed(Code::DataLoss, "burnt")]));
+    profiles.answer("fine", Ok(vec![failed(Code::Ok, "")]));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    assert_eq!(outcomes(&clone, &["ada", "bad", "fine"]).await, ["Ada", "LOADER_REFUSED", "LOADER_PROTOCOL"]);
+    let status = clone.get_object("profile", "bad").await.expect_err("burnt");
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::DataLoss, "LOADER_REFUSED"));
+    assert!(clone.get_object("profile", "ada").await.expect("cached").from_cache);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_batches_end_early() {
+    let profiles = Profiles::new();
+    let ids = ["a", "b", "c", "d"];
+    ids.iter().for_each(|id| profiles.has(id, &id.repeat(900 << 10)));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    let first = clone.get_objects("profile", &ids).await.expect("valid");
+    assert_eq!(first.len(), 2, "of 3.5 MiB as many as are below 2 MiB");
+    let rest = clone.get_objects("profile", &ids[first.len()..]).await.expect("valid");
+    assert!(rest.iter().all(|object| object.as_ref().expect("found").from_cache));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_batches_name_their_field() {
+    let profiles = Profiles::new();
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "")).await;
+    for (ids, wanted, part) in [
+        (vec![], "INVALID_KEYS", "ids: "),
+        (vec!["a"; 101], "INVALID_KEYS", "has 101"),
+        (vec!["a", ""], "INVALID_KEY", "ids[1]: "),
+    ] {
+        let status = clone.get_objects("profile", &ids).await.expect_err(part);
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, wanted), "{status:?}");
+        assert!(status.message().contains(part), "{status:?}");
+    }
+    assert_eq!(profiles.loads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_loader_is_left_alone() {
+    let profiles = Profiles::new();
+    profiles.has("kept", "kept");
+    for index in 0..20 {
+        profiles.answer(&index.to_string(), Err(Status::internal("broken")));
+    }
+    profiles.answer("denied", Err(Status::permission_denied("not you")));
+    let peer = Peer::start(profiles.routes()).await;
+    let clone = Clone::start(&config(&peer, "breaker_failures = 3\nbreaker_pause = '400ms'")).await;
+    clone.get_object("profile", "kept").await.expect("loaded");
+    for _ in 0..5 {
+        let status = clone.get_object("profile", "denied").await.expect_err("denied");
+        assert_eq!(reason(&status), "LOADER_REFUSED", "a loader that says no works");
+    }
+    let before = profiles.loads();
+    let mut reasons = Vec::new();
+    for index in 0..6 {
+        let status = clone.get_object("profile", &index.to_string()).await.expect_err("broken");
+        assert!(status.metadata().contains_key(shoal_kit::FAULT_OF), "{status:?}");
+        reasons.push(reason(&status));
+        if reasons.last().expect("one") == "LOADER_PAUSED" {
+            assert_eq!(status.code(), Code::Unavailable);
+            assert!(status.message().contains("broken"), "it says why: {status:?}");
+            let delay = status.get_details_retry_info().expect("RetryInfo").retry_delay.expect("a delay");
+            assert!(delay <= Duration::from_millis(500), "{delay:?}");
+        }
+    }
+    assert_eq!(reasons[..3], ["LOADER_REFUSED"; 3]);
+    assert_eq!(reasons[3..], ["LOADER_PAUSED"; 3]);
+    assert_eq!(profiles.loads() - before, 3, "it is asked no more");
+    assert!(clone.get_object("profile", "kept").await.expect("cached").from_cache);
+
+    profiles.has("0", "mended");
+    let object = until("it is asked again", async || clone.get_object("profile", "0").await.ok()).await;
+    assert_eq!(object.value.as_ref(), b"mended");
 }

@@ -24,6 +24,8 @@ struct Rows {
     tables: Arc<HashMap<&'static str, data::SortKeyType>>,
     rows: Arc<Mutex<Vec<(String, data::Row)>>>,
     gets: Arc<AtomicUsize>,
+    /// The number of keys of each BatchGet.
+    batches: Arc<Mutex<Vec<usize>>>,
     table_gets: Arc<AtomicUsize>,
 }
 
@@ -79,7 +81,23 @@ impl Rows {
     }
 }
 
-/// Serves the two methods that the cache calls; any other path is UNIMPLEMENTED.
+impl Rows {
+    /// Answers two keys at a time, as for large rows.
+    fn batch_get(&self, get: &data::BatchGetRequest) -> data::BatchGetResponse {
+        assert_ne!(get.consistency(), data::Consistency::Eventual, "a stale row would be cached as new");
+        self.batches.lock().expect("no panic").push(get.keys.len());
+        let rows = self.rows.lock().expect("no panic");
+        let find = |key: &data::RowKey| {
+            let of = |(table, row): &&(String, data::Row)| {
+                (table, &row.partition_key, &row.sort_key) == (&get.table, &key.partition_key, &key.sort_key)
+            };
+            data::BatchGetResult { row: rows.iter().find(of).map(|(_, row)| row.clone()) }
+        };
+        data::BatchGetResponse { results: get.keys.iter().take(2).map(find).collect(), ..Default::default() }
+    }
+}
+
+/// Serves the three methods that the cache calls; any other path is UNIMPLEMENTED.
 impl tower::Service<http::Request<Body>> for Rows {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -94,6 +112,9 @@ impl tower::Service<http::Request<Body>> for Rows {
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/shoal.data.v1.DataService/Get" => unary(request, move |get| rows.get(&get)).await,
+                "/shoal.data.v1.DataService/BatchGet" => {
+                    unary(request, move |get| Ok(rows.batch_get(&get))).await
+                }
                 "/shoal.data.v1.DataService/GetTable" => unary(request, move |get| rows.get_table(get)).await,
                 path => Status::unimplemented(format!("the cache does not call {path}")).into_http(),
             })
@@ -184,4 +205,32 @@ async fn malformed_row_ids_are_refused() {
         assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_OBJECT_ID"));
         assert!(status.message().contains(part), "{status:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_batch_are_read_together() {
+    let rows = Rows::new();
+    for id in ["ada", "alan", "grace"] {
+        rows.put("users", id, None, id);
+    }
+    let (_peer, clone) = start(&rows).await;
+    let ids = ["grace", "a/b", "ada", "nobody", "alan"];
+    for from_cache in [false, true] {
+        let names: Vec<String> = clone
+            .get_objects("data.users", &ids)
+            .await
+            .expect("valid")
+            .into_iter()
+            .map(|result| match result {
+                Ok(object) => {
+                    assert_eq!(object.from_cache, from_cache);
+                    data::Row::decode(object.value).expect("a row").partition_key
+                }
+                Err(error) => error.reason,
+            })
+            .collect();
+        assert_eq!(names, ["grace", "INVALID_OBJECT_ID", "ada", "OBJECT_NOT_FOUND", "alan"]);
+    }
+    assert_eq!(*rows.batches.lock().expect("no panic"), [4, 2], "the id that names no row is not asked for");
+    assert_eq!(rows.gets.load(Ordering::SeqCst), 0);
 }
