@@ -46,8 +46,6 @@ const PARTITION_CHUNKS: u64 = 64;
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Longest time of an upload.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Longest time that an upload waits for its caller.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Age of an upload at which it is cleared away if no row names it: twice its longest time, so that no clock that is within
 /// bounds takes one that may still be published.
 const SWEEP_AGE_SECONDS: u32 = 2 * 3600;

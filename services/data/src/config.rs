@@ -9,6 +9,8 @@ use shoal_kit::settings::DurationText;
 
 /// Most bytes of a blob when the configuration names none.
 pub(crate) const BLOB_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+/// Longest wait of a stream for its caller when the configuration names none.
+pub(crate) const STREAM_IDLE_MAX_DEFAULT: Duration = Duration::from_secs(30);
 /// Highest limit of a blob's bytes.
 const BLOB_BYTES_MAX_LIMIT: u64 = 64 << 30;
 
@@ -55,6 +57,11 @@ pub struct Config {
     pub clock_drift_max: Duration,
     /// Most bytes of a blob. PutBlob refuses a larger one: INVALID_ARGUMENT (BLOB_TOO_LARGE).
     pub blob_bytes_max: u64,
+    /// Longest time for which GetBlob, Scan and WatchTable wait for their caller to take a message, and PutBlob for one to send it.
+    /// Past it the call ends and its place is free: RESOURCE_EXHAUSTED (ANSWER_NOT_READ), of PutBlob DEADLINE_EXCEEDED (BLOB_TOO_SLOW).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub stream_idle_max: Duration,
 }
 
 impl Default for Config {
@@ -74,6 +81,7 @@ impl Default for Config {
             statements_max: 4096,
             clock_drift_max: Duration::from_secs(5),
             blob_bytes_max: BLOB_BYTES_MAX_DEFAULT,
+            stream_idle_max: STREAM_IDLE_MAX_DEFAULT,
         }
     }
 }
@@ -112,6 +120,10 @@ impl Config {
             (1..=BLOB_BYTES_MAX_LIMIT).contains(&self.blob_bytes_max),
             "data.blob_bytes_max must be 1 to {BLOB_BYTES_MAX_LIMIT}"
         );
+        anyhow::ensure!(
+            (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.stream_idle_max),
+            "data.stream_idle_max must be 100ms to 1h"
+        );
         let bounded = |duration: Duration| !duration.is_zero() && duration <= Duration::from_secs(20);
         anyhow::ensure!(bounded(self.statement_timeout), "data.statement_timeout must be up to 20s");
         anyhow::ensure!(bounded(self.silence_max), "data.silence_max must be up to 20s");
@@ -144,6 +156,7 @@ impl std::fmt::Debug for Config {
             .field("statements_max", &self.statements_max)
             .field("clock_drift_max", &self.clock_drift_max)
             .field("blob_bytes_max", &self.blob_bytes_max)
+            .field("stream_idle_max", &self.stream_idle_max)
             .finish()
     }
 }

@@ -2,12 +2,13 @@
 //! table, checks the request against it, and asks the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, WriteTimestamp};
-use crate::config::BLOB_BYTES_MAX_DEFAULT;
+use crate::config::{BLOB_BYTES_MAX_DEFAULT, STREAM_IDLE_MAX_DEFAULT};
 use crate::error::Error;
 use crate::page_key::{PageKey, PageKeys};
 use crate::page_token::Binding;
@@ -50,6 +51,8 @@ pub(crate) struct Data<S> {
     pub(crate) blobs: Arc<Semaphore>,
     /// The most bytes of a blob.
     pub(crate) blob_bytes_max: u64,
+    /// The longest time for which a stream waits for its caller.
+    pub(crate) stream_idle_max: Duration,
 }
 
 impl<S: WriteStore> Data<S> {
@@ -60,7 +63,8 @@ impl<S: WriteStore> Data<S> {
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         let (tags, draining, keys) = (Tags::default(), CancellationToken::new(), Arc::default());
         let (blobs, blob_bytes_max) = (Arc::new(Semaphore::new(BLOBS_MAX)), BLOB_BYTES_MAX_DEFAULT);
-        Self { store, clock, tags, keys, scans, draining, watches, blobs, blob_bytes_max }
+        let stream_idle_max = STREAM_IDLE_MAX_DEFAULT;
+        Self { store, clock, tags, keys, scans, draining, watches, blobs, blob_bytes_max, stream_idle_max }
     }
 
     /// Ends watches when the clone begins to shut down.
@@ -68,9 +72,9 @@ impl<S: WriteStore> Data<S> {
         Self { draining, ..self }
     }
 
-    /// Takes blobs of at most this many bytes.
-    pub(crate) fn with_blobs_of(self, blob_bytes_max: u64) -> Self {
-        Self { blob_bytes_max, ..self }
+    /// Takes blobs of at most this many bytes, and ends streams that have waited for their callers for so long.
+    pub(crate) fn within(self, blob_bytes_max: u64, stream_idle_max: Duration) -> Self {
+        Self { blob_bytes_max, stream_idle_max, ..self }
     }
 
     /// Reports what writes touch.

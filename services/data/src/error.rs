@@ -104,6 +104,14 @@ pub(crate) enum Error {
         /// The longest time.
         limit: std::time::Duration,
     },
+    /// The caller took no message of a stream for too long, and the stream has ended.
+    #[error("no message of {call} was taken for {limit:?}")]
+    ReaderStalled {
+        /// The name of the call.
+        call: &'static str,
+        /// The longest time.
+        limit: std::time::Duration,
+    },
     /// Stored data cannot be decoded.
     #[error("stored data is damaged: {0}")]
     DataLoss(String),
@@ -304,6 +312,17 @@ impl From<Error> for ApiError {
                 format!("the blob did not come within {limit:?}, and nothing was put; send it again without pauses"),
             )
             .meta("limit", format!("{limit:?}")),
+            Error::ReaderStalled { call, limit } => ApiError::new(
+                Code::ResourceExhausted,
+                reason::ANSWER_NOT_READ,
+                format!(
+                    "{call} ended because its caller took no message for {limit:?} (data.stream_idle_max); read messages as they \
+                     arrive, and go on behind the last one: its resume_token stands, a blob goes on at an offset"
+                ),
+            )
+            .meta("call", call)
+            .meta("limit", format!("{limit:?}"))
+            .of_caller(),
             Error::DataLoss(detail) => {
                 tracing::error!(%detail, "stored data is damaged");
                 ApiError::new(

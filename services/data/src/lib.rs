@@ -54,12 +54,14 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// When the configuration is not valid, as [`Engine::open`] has found already.
 pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyhow::Result<Service> {
     let background = Background::default();
-    let blob_bytes_max = settings.valid_section("data", Config::check)?.blob_bytes_max;
+    let limits = settings.valid_section("data", Config::check)?;
+    // The series is there from the start.
+    metrics::counter!("shoal_data_stalled_readers_total").increment(0);
     match &engine.0 {
         Kind::Embedded { store, name, .. } => {
             background.spawn(sweep_forever(store.clone()));
             let watched = store.clone();
-            Ok(of_store(store.clone(), clone, background, blob_bytes_max)
+            Ok(of_store(store.clone(), clone, background, &limits)
                 .on(engine.own_backing(name), move || watched.ready()))
         }
         Kind::Cassandra { config, contact_points } => {
@@ -70,13 +72,15 @@ pub async fn service(settings: &Settings, engine: Engine, clone: String) -> anyh
                 stop.cancelled().await;
                 closed.close().await;
             });
-            Ok(of_store(store, clone, background, blob_bytes_max).on(backing, move || watched.healthy()))
+            Ok(of_store(store, clone, background, &limits).on(backing, move || watched.healthy()))
         }
     }
 }
 
-fn of_store(store: impl Store, clone: String, background: Background, blob_bytes_max: u64) -> Service {
-    let data = Data::new(store).until(background.draining.clone()).with_blobs_of(blob_bytes_max);
+fn of_store(store: impl Store, clone: String, background: Background, limits: &Config) -> Service {
+    let data = Data::new(store)
+        .until(background.draining.clone())
+        .within(limits.blob_bytes_max, limits.stream_idle_max);
     background.spawn(sweep_blobs_forever(data.clone()));
     let server = DataServiceServer::new(service::Service::new(data, background.draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -15,6 +15,7 @@ mod codec;
 mod conditional;
 mod feed;
 mod read;
+mod stalled;
 mod tables;
 mod write;
 

@@ -54,7 +54,7 @@ reasons! {
     ANSWERS_NOT_TAKEN RESOURCE_EXHAUSTED "Answers that their callers do not read hold all the memory that answers may hold in this process. Read answers as they arrive, then call again."
     ANSWERS_UNREAD RESOURCE_EXHAUSTED "The connection has too many bytes of unread answers (`gateway.limits.unread_bytes`). Read them, or call on another connection."
     ANSWER_HEADERS_TOO_LONG RESOURCE_EXHAUSTED "The answer's headers or trailers are over a limit. The service behind the gateway must send less metadata."
-    ANSWER_NOT_READ RESOURCE_EXHAUSTED "The answer was not read within `gateway.limits.unread_time` and was dropped. Read answers as they arrive."
+    ANSWER_NOT_READ RESOURCE_EXHAUSTED "The answer was not read within `gateway.limits.unread_time`, or a message of a stream within `data.stream_idle_max`, and was dropped. Read answers as they arrive; go on with the last `resume_token` or offset."
     ATTRIBUTES_LIMIT_EXCEEDED RESOURCE_EXHAUSTED "The session's attributes would pass a limit; nothing was changed. Remove some first."
     BATCH_TOO_LARGE INVALID_ARGUMENT "The batch has more bytes than one call may enqueue. Send several batches."
     BLOB_CHANGED ABORTED "The blob was replaced or deleted while it was read. Drop what came of it and read it again."

@@ -169,6 +169,9 @@ families! {
         "Time of a call of a kind's loader, whatever its outcome."
         "the 99th percentile above half of the kind's load_timeout"
 
+    Counter shoal_data_stalled_readers_total of Data {}
+        "Streams of GetBlob, Scan and WatchTable that ended because their caller took no message for `data.stream_idle_max`."
+        "a rate that stays: a caller stops reading"
     Histogram shoal_data_feed_lag_seconds of Data {}
         "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."
         "the 99th percentile above 10 while no watch catches up"

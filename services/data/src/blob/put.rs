@@ -10,8 +10,8 @@ use shoal_kit::{Invalid, reason};
 use tokio::time::timeout;
 
 use super::{
-    Blob, CHUNK_BYTES, CHUNK_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, IDLE_TIME_MAX, UPLOAD_TIME_MAX, bad_blob,
-    checksum, chunk_partition,
+    Blob, CHUNK_BYTES, CHUNK_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, UPLOAD_TIME_MAX, bad_blob, checksum,
+    chunk_partition,
 };
 use crate::clock::WriteTimestamp;
 use crate::data::{BLOBS_MAX, Data};
@@ -94,8 +94,8 @@ impl<S: Store> Data<S> {
         upload.begin(&partition, &sort_key).await?;
         let mut bytes = std::pin::pin!(bytes);
         loop {
-            let next = timeout(IDLE_TIME_MAX, bytes.next()).await;
-            match next.map_err(|_| Error::BlobTooSlow { limit: IDLE_TIME_MAX })? {
+            let next = timeout(self.stream_idle_max, bytes.next()).await;
+            match next.map_err(|_| Error::BlobTooSlow { limit: self.stream_idle_max })? {
                 Some(chunk) => upload.take(chunk?, &start).await?,
                 None => break,
             }

@@ -11,6 +11,7 @@ use tonic::{Response, Status, Streaming};
 use crate::blob::{Blob, BlobRange, BlobStart};
 use crate::data::Data;
 use crate::service::codec::{duration, optional, timestamp};
+use crate::service::stalled::until_stalled;
 use crate::store::Store;
 
 pub(super) async fn put_blob<S: Store>(
@@ -80,7 +81,8 @@ pub(super) async fn get_blob<S: Store>(
         let chunk = pb::BlobChunk { offset: offset.cast_signed(), data };
         Ok(pb::GetBlobResponse { part: Some(Answer::Chunk(chunk)) })
     });
-    Ok(Response::new(stream::iter([Ok(first)]).chain(chunks).boxed()))
+    let answers = stream::iter([Ok(first)]).chain(chunks);
+    Ok(Response::new(until_stalled(answers, data.stream_idle_max, "GetBlob")))
 }
 
 fn blob_out(blob: Blob) -> pb::Blob {

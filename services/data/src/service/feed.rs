@@ -1,6 +1,6 @@
 //! The call that watches changes.
 
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream};
 use shoal_proto::data::v1 as pb;
 use tonic::{Response, Status};
 
@@ -9,6 +9,7 @@ use crate::data::Data;
 use crate::feed::{Delivery, Part};
 use crate::key::SortKey;
 use crate::service::codec::{row_out, timestamp, value_out};
+use crate::service::stalled::until_stalled;
 use crate::store::Store;
 
 /// Stream of the responses of WatchTable.
@@ -22,9 +23,9 @@ pub(super) async fn watch_table<S: Store>(
     let watch = data.watch(&table, partition_key, &resume_token).await?;
     let responses = stream::unfold(watch, |mut watch| async move {
         let delivery = watch.next().await?;
-        Some((delivery.map(response).map_err(Status::from), watch))
+        Some((delivery.map(response), watch))
     });
-    Ok(Response::new(responses.boxed()))
+    Ok(Response::new(until_stalled(responses, data.stream_idle_max, "WatchTable")))
 }
 
 fn response(delivery: Delivery) -> pb::WatchTableResponse {

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use crate::data::Data;
 use crate::read::{QueryRequest, ScanMessage, ScanRequest};
 use crate::service::codec::{consistency_in, consistency_out, optional, page_end, row_out};
+use crate::service::stalled::until_stalled;
 use crate::store::Store;
 
 pub(super) async fn get<S: Store>(
@@ -121,5 +122,5 @@ pub(super) async fn scan<S: Store>(
         let rows = rows.into_iter().map(|(partition, row)| row_out(partition.as_str().to_owned(), row));
         Ok(pb::ScanResponse { rows: rows.collect(), resume_token })
     });
-    Ok(Response::new(messages.boxed()))
+    Ok(Response::new(until_stalled(messages, data.stream_idle_max, "Scan")))
 }

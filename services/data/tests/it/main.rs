@@ -7,3 +7,4 @@ mod bulk;
 mod face;
 mod mesh;
 mod restart;
+mod stalled;

@@ -26,6 +26,7 @@ pub(crate) type Client = DataServiceClient<Channel>;
 /// A clone under test. It is cut off when dropped, and drained by [`TestClone::stop`].
 pub(crate) struct TestClone {
     pub(crate) client: Client,
+    address: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
 }
@@ -58,7 +59,14 @@ impl TestClone {
         let drain = Drain { notice: Duration::ZERO, grace: Duration::from_secs(5) };
         let served = tokio::spawn(serve(service, listener, drain, stop.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        TestClone { client: DataServiceClient::new(channel), stop, served }
+        TestClone { client: DataServiceClient::new(channel), address, stop, served }
+    }
+
+    /// A client on a connection of its own, whose streams take this many bytes before they are read.
+    pub(crate) fn client_with_window(&self, bytes: u32) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(128 * bytes);
+        DataServiceClient::new(endpoint.connect_lazy())
     }
 
     pub(crate) async fn stop(self) {

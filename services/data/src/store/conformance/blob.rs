@@ -248,7 +248,7 @@ pub(super) async fn damaged_chunks_are_data_loss<S: Store>(Clones { here, there 
 
 pub(super) async fn blobs_keep_their_bounds<S: Store>(Clones { here, .. }: &Clones<S>) {
     let table = create(here, "bounds", SortKeyType::String).await;
-    let small = here.clone().with_blobs_of(100);
+    let small = here.clone().within(100, here.stream_idle_max);
     let bytes = content(6, 101);
     let refused = async |start: BlobStart, bytes: &Bytes| match small.put_blob(start, messages(bytes)).await {
         Err(Error::Invalid(Invalid { reason, field, .. })) => (reason.as_str(), field.to_string()),

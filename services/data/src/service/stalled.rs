@@ -1,0 +1,209 @@
+//! Streams whose caller stops reading: they end, and what they hold is given back. A stream counts only the time for which a message
+//! waits for its caller, never the time that a message takes to be made.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, Stream, StreamExt as _};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use crate::error::Error;
+
+/// A stream of answers that ends when its caller takes none for too long.
+struct Guarded<T> {
+    state: Arc<Mutex<State<T>>>,
+    _timer: AbortOnDropHandle<()>,
+}
+
+struct State<T> {
+    /// The messages with all that they hold; none once they have ended or were given up.
+    messages: Option<BoxStream<'static, Result<T, Error>>>,
+    /// The time since which the caller has taken nothing; none while a message is being made.
+    since: Option<Instant>,
+    /// The error that tells the caller why the stream ended.
+    error: Option<Error>,
+}
+
+impl<T: Send + 'static> State<T> {
+    /// Gives the stream up if its caller has taken nothing for `limit`. Returns when to look again; none if it has ended.
+    fn check(&mut self, limit: Duration, call: &'static str) -> Option<Instant> {
+        self.messages.as_ref()?;
+        let now = Instant::now();
+        match self.since.map(|since| since + limit) {
+            Some(end) if end <= now => {
+                (self.messages, self.error) = (None, Some(Error::ReaderStalled { call, limit }));
+                metrics::counter!("shoal_data_stalled_readers_total").increment(1);
+                None
+            }
+            Some(end) => Some(end),
+            None => Some(now + limit),
+        }
+    }
+}
+
+/// Returns the messages, which end with [`Error::ReaderStalled`] when one of them waits for its caller for `limit`. All that the
+/// stream of messages holds is dropped then, whether or not the caller comes back.
+pub(super) fn until_stalled<T: Send + 'static>(
+    messages: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    limit: Duration,
+    call: &'static str,
+) -> BoxStream<'static, Result<T, Status>> {
+    let state = State { messages: Some(messages.boxed()), since: Some(Instant::now()), error: None };
+    let state = Arc::new(Mutex::new(state));
+    let watched = state.clone();
+    let timer = tokio::spawn(async move {
+        loop {
+            let next = watched.lock().unwrap_or_else(PoisonError::into_inner).check(limit, call);
+            let Some(next) = next else { break };
+            tokio::time::sleep_until(next).await;
+        }
+    });
+    Guarded { state, _timer: AbortOnDropHandle::new(timer) }.boxed()
+}
+
+impl<T> Stream for Guarded<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = state.error.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        let Some(messages) = &mut state.messages else { return Poll::Ready(None) };
+        let next = messages.poll_next_unpin(cx);
+        state.since = next.is_ready().then(Instant::now);
+        if let Poll::Ready(None) = next {
+            state.messages = None;
+        }
+        next.map(|message| message.map(|message| message.map_err(Status::from)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::stream;
+    use shoal_proto::data::v1 as pb;
+    use tonic::Request;
+
+    use super::*;
+    use crate::blob::BlobStart;
+    use crate::data::Data;
+    use crate::service::blob::get_blob;
+    use crate::service::feed::watch_table;
+    use crate::service::read::scan;
+    use crate::store::model::Model;
+    use crate::table::{SortKeyType, WriteMode};
+    use crate::tables::NewTable;
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    /// Messages that hold a place.
+    fn numbers(place: Arc<()>, every: Duration) -> impl Stream<Item = Result<u32, Error>> + Send {
+        stream::unfold(0, move |number| {
+            let place = place.clone();
+            async move {
+                let _held = place;
+                tokio::time::sleep(every).await;
+                Some((Ok(number), number + 1))
+            }
+        })
+    }
+
+    /// Waits until nobody but the test holds the place.
+    async fn given_back(place: &Arc<()>) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while Arc::strong_count(place) > 1 {
+            assert!(Instant::now() < end, "the place is still held");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn stalled_reader_gives_up_its_place() {
+        let place = Arc::new(());
+        let mut messages = until_stalled(numbers(place.clone(), Duration::ZERO), LIMIT, "Scan");
+        assert_eq!(messages.next().await.unwrap().unwrap(), 0);
+        given_back(&place).await;
+        let error = messages.next().await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::ResourceExhausted);
+        assert!(messages.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn unread_answer_gives_up_its_place() {
+        let place = Arc::new(());
+        let unread = until_stalled(numbers(place.clone(), Duration::ZERO), LIMIT, "Scan");
+        given_back(&place).await;
+        drop(unread);
+    }
+
+    async fn data_with_blob() -> Data<Model> {
+        let data = Data::new(Model::default()).within(1 << 20, Duration::from_secs(2));
+        let feed = Some((false, None));
+        let (sort_key_type, write_mode) = (SortKeyType::None, WriteMode::LastWriteWins);
+        let (name, default_ttl, description) = ("t".to_owned(), None, String::new());
+        let table = NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed: feed };
+        data.create(table).await.unwrap();
+        let start =
+            BlobStart { table: "t".to_owned(), partition_key: "p".to_owned(), ..BlobStart::default() };
+        let bytes = stream::iter([Ok::<_, Error>(Bytes::from_static(b"abc"))]);
+        data.put_blob(start, bytes).await.unwrap();
+        data
+    }
+
+    /// Holds every place of a clone with answers that nobody reads, and waits until another caller is served.
+    async fn served_after_all_stalled<T>(open: impl AsyncFn() -> Result<T, Status>) {
+        let mut unread = Vec::new();
+        let refused = loop {
+            match open().await {
+                Ok(answer) => unread.push(answer),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let end = Instant::now() + Duration::from_secs(20);
+        while let Err(refused) = open().await {
+            assert!(Instant::now() < end, "{} answers are unread: {refused}", unread.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn stalled_blobs_leave_room_for_others() {
+        let data = data_with_blob().await;
+        let request = pb::GetBlobRequest {
+            table: "t".to_owned(),
+            partition_key: "p".to_owned(),
+            ..pb::GetBlobRequest::default()
+        };
+        served_after_all_stalled(async || get_blob(&data, request.clone()).await).await;
+    }
+
+    #[tokio::test]
+    async fn stalled_scans_leave_room_for_others() {
+        let data = data_with_blob().await;
+        let request =
+            || Request::new(pb::ScanRequest { table: "t".to_owned(), ..pb::ScanRequest::default() });
+        served_after_all_stalled(async || scan(&data, request(), data.draining.clone()).await).await;
+    }
+
+    #[tokio::test]
+    async fn stalled_watches_leave_room_for_others() {
+        let data = data_with_blob().await;
+        let request = || pb::WatchTableRequest { table: "t".to_owned(), ..pb::WatchTableRequest::default() };
+        served_after_all_stalled(async || watch_table(&data, request()).await).await;
+    }
+
+    #[tokio::test]
+    async fn slow_messages_are_waited_for() {
+        let mut messages = until_stalled(numbers(Arc::default(), LIMIT * 5), LIMIT, "WatchTable");
+        for number in 0..3 {
+            assert_eq!(messages.next().await.unwrap().unwrap(), number);
+        }
+    }
+}
