@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::key::{Key, Tags};
 use crate::limit::{TTL_MAX, TTL_MIN};
 use crate::namespace::{Event, Namespaces};
-use crate::store::{Draft, Store, StoreError};
+use crate::store::{Draft, Found, Store, StoreError};
 
 /// A found entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +48,12 @@ impl Cache {
     /// Returns the value of a key. A negative result of a loader is `None`.
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         let namespace = self.namespaces.of(key.namespace());
-        let record = self.store.get(key).await?;
-        namespace.counters.count(if record.is_some() { Event::Hit } else { Event::Miss });
-        let Some(record) = record else { return Ok(None) };
+        let found = self.store.get(key).await?;
+        let Found::Record(record) = found else {
+            namespace.counters.count(Event::Miss);
+            return Ok(None);
+        };
+        namespace.counters.count(Event::Hit);
         let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
         let entry =
             |value| Value { value, tags: record.tags, age: record.age, expires_at: record.expires_at };
@@ -78,11 +81,12 @@ impl Cache {
             }
         };
         let body = Body::pack(set.value, policy.compress_above).await;
-        Ok(self.store.put(&set.key, Draft { body, tags: set.tags, ttl }, set.only_if_absent).await?)
+        let draft = Draft::new(body, set.tags, ttl);
+        Ok(self.store.put(&set.key, draft, set.only_if_absent).await?)
     }
 
     /// Removes a key, and refuses every load of it that began before.
     pub(crate) async fn delete(&self, key: &Key) -> Result<(), Error> {
-        Ok(self.store.delete(key).await?)
+        Ok(self.store.delete_key(key).await?)
     }
 }

@@ -43,6 +43,8 @@ impl NamespaceName {
 pub(crate) struct Key {
     namespace: NamespaceName,
     name: Arc<str>,
+    /// The text that decides the shard; `None`: the name.
+    route: Option<Arc<str>>,
 }
 
 impl Key {
@@ -70,12 +72,24 @@ impl Key {
                 format!("must be 1 to {KEY_BYTES_MAX} bytes, not {}", name.len()),
             ));
         }
-        Ok(Self { namespace, name: name.into() })
+        Ok(Self { namespace, name: name.into(), route: None })
+    }
+
+    /// Puts the key into the shard of another text than its name: that of the partition that it was read from, so that a write of the
+    /// partition stamps one shard. Every clone must route a key alike.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the objects of tables are to be routed by partition"))]
+    pub(crate) fn routed(self, route: &str) -> Self {
+        Self { route: Some(route.into()), ..self }
     }
 
     /// Returns the namespace.
     pub(crate) fn namespace(&self) -> &NamespaceName {
         &self.namespace
+    }
+
+    /// Returns the text that decides the shard.
+    pub(crate) fn route(&self) -> &str {
+        self.route.as_deref().unwrap_or(&self.name)
     }
 
     /// Returns the key itself.

@@ -177,7 +177,7 @@ impl Objects {
                     looked.push(Looked::Known(object_of(record)));
                     continue;
                 }
-                Ok(Found::Absent { lease }) => (lease, &mut leased),
+                Ok(Found::Absent { lease, .. }) => (lease, &mut leased),
                 Err(error) => {
                     tracing::debug!(%error, "loading without the store");
                     (None, &mut uncoordinated)

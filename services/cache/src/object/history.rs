@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use shoal_kit::EngineError;
+use shoal_tag_clock::TagClock;
 use tokio::task::yield_now;
 
 use super::tests::{clone_of, counted, memory};
@@ -16,7 +17,7 @@ use crate::key::NamespaceName;
 use crate::key::Tags;
 use crate::loader::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
 use crate::store::conformance::redis_from;
-use crate::store::{Acquired, Draft, Token};
+use crate::store::{Acquired, Draft, Filled, Incremented, Token};
 
 const KIND: &str = "page";
 const WRITES: u64 = 12;
@@ -74,49 +75,68 @@ impl Remote {
 
     async fn delete_around_the_lease(&self, key: &Key) -> Result<(), StoreError> {
         let found = self.inner.find(key).await?;
-        self.inner.delete(key).await?;
-        if let Found::Absent { lease: Some(token) } = found {
-            self.inner.acquire(key, token, Duration::from_secs(60)).await?;
+        self.inner.delete_key(key).await?;
+        if let Found::Absent { lease: Some(token), .. } = found {
+            self.inner.acquire(key, token, Duration::from_secs(60), false).await?;
         }
         Ok(())
     }
 
-    async fn fill_anyway(&self, key: &Key, token: Token, draft: Draft) -> Result<bool, StoreError> {
+    async fn fill_anyway(&self, key: &Key, token: Token, draft: Draft) -> Result<Filled, StoreError> {
         let filled = self.inner.fill(key, token, draft.clone()).await?;
-        if filled { Ok(true) } else { self.inner.put(key, draft, false).await }
+        if filled != Filled::Stored {
+            self.inner.put(key, draft, false).await?;
+        }
+        Ok(Filled::Stored)
     }
 }
 
 impl Store for Remote {
-    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
-        self.over(self.inner.get(key)).boxed()
-    }
-    fn find<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Found, StoreError>> {
-        self.over(self.inner.find(key)).boxed()
+    fn look<'a>(&'a self, keys: &'a [Key], leases: bool) -> BoxFuture<'a, Result<Vec<Found>, StoreError>> {
+        self.over(self.inner.look(keys, leases)).boxed()
     }
     fn put<'a>(&'a self, key: &'a Key, draft: Draft, only: bool) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.over(self.inner.put(key, draft, only)).boxed()
     }
-    fn delete<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
-        match self.flaw {
-            Flaw::DeleteKeepsLease => self.over(self.delete_around_the_lease(key)).boxed(),
-            Flaw::None | Flaw::FillsAnyway => self.over(self.inner.delete(key)).boxed(),
+    fn delete<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<(), StoreError>> {
+        match (self.flaw, keys) {
+            (Flaw::DeleteKeepsLease, [key]) => self.over(self.delete_around_the_lease(key)).boxed(),
+            _ => self.over(self.inner.delete(keys)).boxed(),
         }
+    }
+    fn expire<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.over(self.inner.expire(keys)).boxed()
+    }
+    fn clock(&self) -> &TagClock {
+        self.inner.clock()
+    }
+    fn touch<'a>(&'a self, key: &'a Key, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.over(self.inner.touch(key, ttl)).boxed()
+    }
+    fn increment<'a>(
+        &'a self,
+        key: &'a Key,
+        delta: i64,
+        initial: i64,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Incremented, StoreError>> {
+        self.over(self.inner.increment(key, delta, initial, ttl)).boxed()
     }
     fn acquire<'a>(
         &'a self,
         key: &'a Key,
         token: Token,
         limit: Duration,
+        refresh: bool,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        self.over(self.inner.acquire(key, token, limit)).boxed()
+        self.over(self.inner.acquire(key, token, limit, refresh)).boxed()
     }
     fn fill<'a>(
         &'a self,
         key: &'a Key,
         token: Token,
         draft: Draft,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    ) -> BoxFuture<'a, Result<Filled, StoreError>> {
         match self.flaw {
             Flaw::FillsAnyway => self.over(self.fill_anyway(key, token, draft)).boxed(),
             Flaw::None | Flaw::DeleteKeepsLease => self.over(self.inner.fill(key, token, draft)).boxed(),
@@ -195,10 +215,10 @@ impl History {
                 let store = &self.stores[self.chance.below(self.stores.len() as u32) as usize];
                 let done = if replace {
                     let body = Body::Plain(Bytes::from(version.to_string()));
-                    let draft = Draft { body, tags: Tags::default(), ttl: Duration::from_secs(60) };
+                    let draft = Draft::new(body, Tags::default(), Duration::from_secs(60));
                     store.put(&self.key, draft, false).await.map(|_| ())
                 } else {
-                    store.delete(&self.key).await
+                    store.delete_key(&self.key).await
                 };
                 if done.is_ok() {
                     break;

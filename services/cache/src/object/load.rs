@@ -20,7 +20,7 @@ use crate::key::{Key, Tags};
 use crate::limit::{TTL_MAX, TTL_MIN};
 use crate::loader::{Lifetime, LoadError, Loaded, Wanted};
 use crate::namespace::{Event, Namespace};
-use crate::store::{Acquired, Draft, StoreError, Token};
+use crate::store::{Acquired, Draft, Filled, StoreError, Token};
 
 /// The time by which a lease outlives the load: for the fill, and for the clocks of two machines.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
@@ -89,7 +89,7 @@ impl Batch {
         let (mut leading, mut waiting, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for (member, asked) in members.into_iter().zip(asked) {
             match asked.answer {
-                Ok(Acquired::Granted) => leading.push(member),
+                Ok(Acquired::Granted { .. }) => leading.push(member),
                 Ok(Acquired::Record(record)) => member.land(Landing::of(object_of(record))),
                 Ok(Acquired::Held { by, left }) => waiting.push(self.follow(member, by, left, asked.ended)),
                 Err(error) => {
@@ -120,8 +120,8 @@ impl Batch {
         let Objects { store, flights, .. } = &*self.objects;
         let ended = store.ended(&member.key);
         flights.mark_asked(&member.flight);
-        let answer = store.acquire(&member.key, member.flight.token, self.lease_time()).await;
-        if answer == Ok(Acquired::Granted) {
+        let answer = store.acquire(&member.key, member.flight.token, self.lease_time(), false).await;
+        if matches!(answer, Ok(Acquired::Granted { .. })) {
             member.leased.store(true, Ordering::Relaxed);
         }
         Asked { answer, ended }
@@ -150,7 +150,7 @@ impl Batch {
             };
             let asked = self.ask(member).await;
             match asked.answer {
-                Ok(Acquired::Granted) => {
+                Ok(Acquired::Granted { .. }) => {
                     // A holder that died lets its lease expire; one whose load took too long gives it back.
                     if Instant::now() < lease_ends && self.is_late(began) {
                         drop(permit);
@@ -234,7 +234,7 @@ impl Batch {
             }
             Ok(Loaded::Missing { tags }) => {
                 let ttl = self.namespace.policy.jittered(self.kind.policy.negative_ttl);
-                (Some(Draft { body: Body::Absent, tags, ttl }), None)
+                (Some(Draft::new(Body::Absent, tags, ttl)), None)
             }
             Ok(Loaded::Object { value, tags, lifetime, version }) => {
                 let draft = self.draft(value.clone(), tags, lifetime).await;
@@ -246,11 +246,11 @@ impl Batch {
         let stored = match draft {
             None => false,
             Some(draft) => match self.objects.store.fill(&member.key, member.flight.token, draft).await {
-                Ok(true) => {
+                Ok(Filled::Stored) => {
                     member.leased.store(false, Ordering::Relaxed);
                     true
                 }
-                Ok(false) => {
+                Ok(Filled::LeaseEnded | Filled::Invalidated) => {
                     self.namespace.counters.count(Event::RefusedFill);
                     false
                 }
@@ -284,7 +284,7 @@ impl Batch {
         if ttl < TTL_MIN {
             return None;
         }
-        Some(Draft { body: Body::pack(value, policy.compress_above).await, tags, ttl })
+        Some(Draft::new(Body::pack(value, policy.compress_above).await, tags, ttl))
     }
 
     /// Calls the loader once for all members. An error is one of the call as a whole.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use shoal_kit::EngineError;
+use shoal_tag_clock::{MemoryClock, TagClock};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
@@ -15,7 +16,8 @@ use crate::config::Config;
 use crate::key::NamespaceName;
 use crate::key::Tags;
 use crate::loader::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
-use crate::store::{Acquired, Draft, MemoryStore, Token};
+use crate::store::conformance::record;
+use crate::store::{Acquired, Draft, Filled, Incremented, MemoryStore, Token};
 
 const KIND: &str = "page";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -208,7 +210,7 @@ async fn callers_after_delete_load_anew() {
     let harness = Harness::new(Desk::closed("old"), "");
     let before = harness.call("a");
     harness.loads_begun(1).await;
-    harness.store.delete(&key("a")).await.expect("deleted");
+    harness.store.delete_key(&key("a")).await.expect("deleted");
     harness.desk.answers(Ok(page("new")));
     let after = harness.call("a");
     harness.loads_begun(2).await;
@@ -227,7 +229,7 @@ async fn set_during_load_stays() {
     let before = harness.call("a");
     harness.loads_begun(1).await;
     let body = Body::Plain(Bytes::from_static(b"set"));
-    let draft = Draft { body, tags: Tags::default(), ttl: Duration::from_secs(60) };
+    let draft = Draft::new(body, Tags::default(), Duration::from_secs(60));
     assert!(harness.store.put(&key("a"), draft, false).await.expect("put"));
     harness.desk.gate.add_permits(1);
     before.await.expect("no panic").expect("loaded");
@@ -343,8 +345,8 @@ async fn loader_sets_the_ttl() {
         let (tags, version) = (Tags::default(), Bytes::new());
         harness.desk.answers(Ok(Loaded::Object { value: Bytes::new(), tags, lifetime, version }));
         harness.get(id).await.expect("loaded");
-        let record = harness.store.get(&key(id)).await.expect("get");
-        ends.push(record.map(|record| {
+        let found = harness.store.get(&key(id)).await.expect("get");
+        ends.push(record(found).map(|record| {
             let left = record.expires_at.duration_since(std::time::SystemTime::now()).expect("in the future");
             left.as_secs_f64().round() as u64
         }));
@@ -405,7 +407,7 @@ async fn delete_during_followed_load_reloads() {
     let follower = sibling.clone();
     let second = tokio::spawn(async move { follower.get(KIND, "a").await });
     until("the sibling follows", || sibling.flights() == 1).await;
-    harness.store.delete(&key("a")).await.expect("deleted");
+    harness.store.delete_key(&key("a")).await.expect("deleted");
     harness.loads_begun(2).await;
     harness.desk.gate.add_permits(1000);
     for call in [first, second] {
@@ -417,14 +419,20 @@ async fn delete_during_followed_load_reloads() {
 async fn dead_holder_costs_one_lease() {
     let harness = Harness::new(Desk::open("v"), "");
     let limit = Duration::from_millis(60);
-    harness.store.acquire(&key("a"), Token::random(), limit).await.expect("acquired");
+    harness.store.acquire(&key("a"), Token::random(), limit, false).await.expect("acquired");
     let began = Instant::now();
     assert_eq!(text(&harness.get("a").await.expect("loaded")), "v");
     assert!(began.elapsed() >= limit && began.elapsed() < PATIENCE, "{:?}", began.elapsed());
 }
 
 /// A store that cannot be reached.
-struct Down;
+struct Down(TagClock);
+
+impl Down {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(TagClock::Memory(MemoryClock::new(1))))
+    }
+}
 
 fn down<T>() -> BoxFuture<'static, Result<T, StoreError>>
 where
@@ -435,16 +443,31 @@ where
 }
 
 impl Store for Down {
-    fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
-        down()
-    }
-    fn find<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Found, StoreError>> {
+    fn look<'a>(&'a self, _: &'a [Key], _: bool) -> BoxFuture<'a, Result<Vec<Found>, StoreError>> {
         down()
     }
     fn put<'a>(&'a self, _: &'a Key, _: Draft, _: bool) -> BoxFuture<'a, Result<bool, StoreError>> {
         down()
     }
-    fn delete<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn delete<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<(), StoreError>> {
+        down()
+    }
+    fn expire<'a>(&'a self, _: &'a [Key]) -> BoxFuture<'a, Result<(), StoreError>> {
+        down()
+    }
+    fn clock(&self) -> &TagClock {
+        &self.0
+    }
+    fn touch<'a>(&'a self, _: &'a Key, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        down()
+    }
+    fn increment<'a>(
+        &'a self,
+        _: &'a Key,
+        _: i64,
+        _: i64,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Incremented, StoreError>> {
         down()
     }
     fn acquire<'a>(
@@ -452,10 +475,11 @@ impl Store for Down {
         _: &'a Key,
         _: Token,
         _: Duration,
+        _: bool,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
         down()
     }
-    fn fill<'a>(&'a self, _: &'a Key, _: Token, _: Draft) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn fill<'a>(&'a self, _: &'a Key, _: Token, _: Draft) -> BoxFuture<'a, Result<Filled, StoreError>> {
         down()
     }
     fn ended(&self, _: &Key) -> BoxFuture<'static, ()> {
@@ -469,8 +493,8 @@ impl Store for Down {
 #[tokio::test]
 async fn uncoordinated_loads_take_turns() {
     let desk = Desk::closed("old");
-    let objects = clone_of(Arc::new(Down), &behind(&desk), "");
-    let harness = Harness { store: Arc::new(Down), desk, objects };
+    let objects = clone_of(Down::new(), &behind(&desk), "");
+    let harness = Harness { store: Down::new(), desk, objects };
     let before = harness.call("a");
     harness.loads_begun(1).await;
     harness.desk.answers(Ok(page("new")));

@@ -1,14 +1,17 @@
 //! The conformance suite: what every store must do, run on each of them.
 
 mod case;
+mod counters;
 mod entries;
 mod leases;
+mod tags;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::case::PATIENCE;
-pub(crate) use self::case::{Case, LONG, draft};
+pub(crate) use self::case::{Case, LONG, draft, record};
 use super::{Acquired, MemoryStore, RedisStore, Store, StoreError, Token};
 
 /// Runs every check on a store, each in a namespace of its own.
@@ -35,6 +38,23 @@ async fn all(store: Arc<dyn Store>) {
         leases::expired_lease_fills_nothing,
         leases::lease_end_wakes_waiters,
         leases::filled_entry_ages_from_load,
+        leases::refresh_is_granted_beside_an_entry,
+        tags::invalidated_tags_hide_their_entries,
+        tags::invalidation_refuses_fills_of_its_tags,
+        tags::other_tags_stay,
+        tags::changed_tags_are_judged_anew,
+        tags::cleared_namespace_is_empty,
+        tags::announced_writes_hide_what_is_loaded,
+        tags::many_keys_are_found_in_order,
+        windows::expired_entries_are_kept_as_stale,
+        windows::soft_entries_ask_for_a_refresh,
+        windows::soft_stamps_expire_entries,
+        windows::hard_stamps_leave_nothing_stale,
+        windows::expired_keys_keep_their_window,
+        windows::versions_come_back,
+        counters::increments_add_up,
+        counters::increments_refuse_other_values,
+        counters::touch_prolongs_what_is_there,
     );
 }
 
@@ -86,7 +106,7 @@ async fn clones_share_one_redis() {
     one.store.release(&key, token).await.expect("release");
     tokio::time::timeout(PATIENCE, ended).await.expect("the other hears of it");
     let token = one.granted(&key).await;
-    two.store.delete(&key).await.expect("delete");
+    two.delete(&key).await;
     assert!(!one.fill(&key, token, "old").await, "the other's delete refuses the fill");
     two.put(&key, "v").await;
     assert_eq!(one.value(&key).await.as_deref(), Some("v"));

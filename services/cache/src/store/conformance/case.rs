@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::body::Body;
 use crate::key::{Key, NamespaceName, Tags};
-use crate::store::{Acquired, Draft, Record, Store, Token};
+use crate::store::{Acquired, Draft, Filled, Found, MissReason, Record, Store, Token};
 
 /// A time to live longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -36,31 +36,89 @@ impl Case {
 
     /// Returns the value, without the rest of the record.
     pub(crate) async fn value(&self, key: &Key) -> Option<String> {
-        value(self.store.get(key).await.expect("get"))
+        value(self.record(key).await)
     }
 
     pub(crate) async fn body(&self, key: &Key) -> Option<Body> {
-        self.store.get(key).await.expect("get").map(|record| record.body)
+        self.record(key).await.map(|record| record.body)
+    }
+
+    pub(crate) async fn record(&self, key: &Key) -> Option<Record> {
+        record(self.found(key).await)
+    }
+
+    pub(crate) async fn found(&self, key: &Key) -> Found {
+        self.store.get(key).await.expect("get")
+    }
+
+    /// Returns the reason of a miss, and the value that has expired.
+    pub(crate) async fn miss(&self, key: &Key) -> (MissReason, Option<String>) {
+        match self.found(key).await {
+            Found::Absent { why, stale, .. } => (why, value(stale)),
+            found => panic!("{found:?} is no miss"),
+        }
+    }
+
+    /// Returns the value that has expired, unless the key is a hit.
+    pub(crate) async fn miss_or_none(&self, key: &Key) -> Option<Option<String>> {
+        match self.found(key).await {
+            Found::Absent { stale, .. } => Some(value(stale)),
+            Found::Record(_) => None,
+        }
+    }
+
+    pub(crate) async fn delete(&self, key: &Key) {
+        self.store.delete_key(key).await.expect("delete");
+    }
+
+    pub(crate) async fn expire(&self, key: &Key) {
+        self.store.expire(std::slice::from_ref(key)).await.expect("expire");
+    }
+
+    pub(crate) async fn put_draft(&self, key: &Key, draft: Draft) {
+        assert!(self.store.put(key, draft, false).await.expect("put"));
+    }
+
+    pub(crate) async fn invalidate(&self, tag: &str) {
+        let clock = self.store.clock();
+        clock.invalidate(self.namespace.as_str(), &[tag.to_owned()]).await.expect("invalidate");
+    }
+
+    pub(crate) async fn expire_tag(&self, tag: &str) {
+        self.store.clock().expire(self.namespace.as_str(), &[tag.to_owned()]).await.expect("expire");
     }
 
     pub(crate) async fn acquire(&self, key: &Key, token: Token) -> Acquired {
-        self.store.acquire(key, token, LONG).await.expect("acquire")
+        self.store.acquire(key, token, LONG, false).await.expect("acquire")
     }
 
     pub(crate) async fn granted(&self, key: &Key) -> Token {
         let token = Token::random();
-        assert_eq!(self.acquire(key, token).await, Acquired::Granted);
+        let acquired = self.acquire(key, token).await;
+        assert!(matches!(acquired, Acquired::Granted { .. }), "{acquired:?}");
         token
     }
 
     pub(crate) async fn fill(&self, key: &Key, token: Token, value: &str) -> bool {
-        self.store.fill(key, token, draft(value)).await.expect("fill")
+        self.store.fill(key, token, draft(value)).await.expect("fill") == Filled::Stored
     }
 }
 
 pub(crate) fn draft(value: &str) -> Draft {
     let body = Body::Plain(Bytes::copy_from_slice(value.as_bytes()));
-    Draft { body, tags: Tags::default(), ttl: LONG }
+    Draft { body, tags: Tags::default(), ttl: LONG, soft: None, stale: Duration::ZERO, version: Bytes::new() }
+}
+
+pub(crate) fn tagged(value: &str, tags: &[&str]) -> Draft {
+    let tags = Tags::parse(tags.iter().map(|tag| (*tag).to_owned()).collect()).expect("valid");
+    Draft { tags, ..draft(value) }
+}
+
+pub(crate) fn record(found: Found) -> Option<Record> {
+    match found {
+        Found::Record(record) => Some(record),
+        Found::Absent { .. } => None,
+    }
 }
 
 fn value(record: Option<Record>) -> Option<String> {

@@ -56,6 +56,16 @@ impl<K: Hash + Eq + Clone, V> Sieve<K, V> {
         Some(&node.value)
     }
 
+    /// Returns the value of a key, to change it without a change of its weight.
+    pub(super) fn get_mut<Q>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let node = self.nodes.get_mut(*self.index.get(key)?)?.as_mut()?;
+        Some(&mut node.value)
+    }
+
     /// Replaces the value of a key, evicting others until it fits. One that can never fit is not kept.
     pub(super) fn insert(&mut self, key: K, value: V, weight: usize) {
         self.remove(&key);

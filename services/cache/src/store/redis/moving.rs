@@ -15,6 +15,10 @@ async fn store(cluster: &Cluster, finish_moves: bool) -> Arc<RedisStore> {
     Arc::new(store)
 }
 
+fn shard_of(store: &RedisStore, key: &Key) -> Shard {
+    store.clock.shard_now(key.namespace().as_str(), key.route())
+}
+
 /// Asserts that a change was made, or was refused for the slot.
 #[track_caller]
 fn made<T: std::fmt::Debug>(answer: &Result<T, StoreError>) -> bool {
@@ -38,15 +42,15 @@ async fn changed(case: &Case, key: &Key, was: Option<&str>, round: &str) -> Opti
         holds = Some(value);
     }
     hit(&holds).await;
-    if made(&case.store.delete(key).await) {
+    if made(&case.store.delete_key(key).await) {
         holds = None;
     }
     hit(&holds).await;
     let token = Token::random();
-    let acquired = case.store.acquire(key, token, LONG).await;
-    if made(&acquired) && acquired == Ok(Acquired::Granted) {
+    let acquired = case.store.acquire(key, token, LONG, false).await;
+    if made(&acquired) && matches!(acquired, Ok(Acquired::Granted { .. })) {
         let value = format!("fill {round}");
-        if matches!(case.store.fill(key, token, draft(&value)).await, Ok(true)) {
+        if matches!(case.store.fill(key, token, draft(&value)).await, Ok(Filled::Stored)) {
             holds = Some(value);
         }
     }
@@ -61,7 +65,7 @@ async fn moving_shard_never_reads_older() {
     let store = store(&cluster, false).await;
     let case = Case::new(Arc::clone(&store) as Arc<dyn Store>);
     let first = case.key("first");
-    let shard = |key: &Key| String::from_utf8(store.names(key).state).expect("text");
+    let shard = |key: &Key| String::from_utf8(shard_of(&store, key).state()).expect("text");
     let same = |name: &String| shard(&case.key(name)) == shard(&first);
     let second = (0..).map(|n| format!("k{n}")).find(same).expect("two keys of one shard");
     let keys = [first.clone(), case.key(&second)];
@@ -96,7 +100,7 @@ async fn changes_finish_their_half_moved_shard() {
     let key = case.key("first");
     for half in [false, true] {
         case.put(&key, "before").await;
-        let shard = String::from_utf8(store.names(&key).shard().to_vec()).expect("text");
+        let shard = String::from_utf8(shard_of(&store, &key).name().to_vec()).expect("text");
         let slot = cluster.begin_move(&shard).await;
         assert_eq!(slot.left().await, 2, "the shard's state and the entry");
         if half {
@@ -108,7 +112,7 @@ async fn changes_finish_their_half_moved_shard() {
         assert_eq!(slot.left().await, 0, "every key is on the new node");
         assert_eq!(case.value(&key).await.as_deref(), Some("meanwhile"));
         assert_eq!(changed(&case, &key, Some("meanwhile"), "now").await.as_deref(), Some("fill now"));
-        case.store.delete(&key).await.expect("it is deleted");
+        case.delete(&key).await;
         assert_eq!(case.value(&key).await, None);
         slot.finish().await;
         assert_eq!(case.value(&key).await, None, "deleted stays deleted");

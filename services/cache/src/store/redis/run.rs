@@ -3,60 +3,20 @@
 //! tell, says which process it is. A new connection has the link's name, which is not known here.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use redis::Value;
 use shoal_redis_link::process_of;
+use shoal_tag_clock::Process;
 
 /// Names kept. Connections are few; past this all are asked again.
 const NAMES_MAX: usize = 256;
 
-/// A server process as the link numbers it, which a score and Lua hold exactly. Zero is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run(u64);
-
-impl Run {
-    /// The absence of a guess: a script that is given it asks for the process itself.
-    pub(super) const NONE: Run = Run(0);
-
-    pub(super) fn bits(self) -> u64 {
-        self.0
-    }
-
-    pub(super) fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    /// Reads a process as the shard's state holds it.
-    pub(super) fn of_score(score: f64) -> Self {
-        Self(score as u64)
-    }
-
-    /// Reads a process as the scripts answer it.
-    pub(super) fn of_reply(reply: &Value) -> Option<Self> {
-        let Value::BulkString(digits) = reply else { return None };
-        Some(Self(std::str::from_utf8(digits).ok()?.parse().ok()?))
-    }
-
-    /// Reads the process from the text of `INFO server`.
-    fn of_info(info: &str) -> Option<Self> {
-        let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
-        process_of(id).map(Self)
-    }
-}
-
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// The connections that were named.
 pub(super) struct Runs {
     role: &'static str,
-    by_name: RwLock<HashMap<Vec<u8>, Run>>,
+    by_name: RwLock<HashMap<Vec<u8>, Process>>,
     /// A connection was met that had no name. Calls take turns among the connections, so it was another one that got
     /// the name then; the next read names without asking first.
     nameless: AtomicBool,
@@ -68,7 +28,7 @@ impl Runs {
     }
 
     /// The process of a connection, from its reply to `CLIENT GETNAME`.
-    pub(super) fn named(&self, reply: Option<&Value>) -> Option<Run> {
+    pub(super) fn named(&self, reply: Option<&Value>) -> Option<Process> {
         let known = |name: &Vec<u8>| {
             self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name.as_slice()).copied()
         };
@@ -93,13 +53,13 @@ impl Runs {
     }
 
     /// Takes down what a connection answered to `INFO server` right after it was given this name.
-    pub(super) fn learn(&self, name: String, info: Option<&Value>) -> Option<Run> {
+    pub(super) fn learn(&self, name: String, info: Option<&Value>) -> Option<Process> {
         let text = match info? {
             Value::BulkString(text) => std::str::from_utf8(text).ok()?,
             Value::VerbatimString { text, .. } => text,
             _ => return None,
         };
-        let run = Run::of_info(text)?;
+        let run = of_info(text)?;
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if by_name.len() >= NAMES_MAX {
             by_name.clear();
@@ -107,4 +67,10 @@ impl Runs {
         by_name.insert(name.into_bytes(), run);
         Some(run)
     }
+}
+
+/// Reads the process from the text of `INFO server`.
+fn of_info(info: &str) -> Option<Process> {
+    let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+    process_of(id).map(Process::from_bits)
 }
