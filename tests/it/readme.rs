@@ -1,8 +1,8 @@
-//! Runs every `console` block of the README against `shoal up` and compares the output.
+//! Runs every `console` block of the READMEs, of the repository and of its examples, against `shoal up` and compares the output.
 //!
 //! `…` stands for any text in a line; a line of only `…` for any lines. A command continues in lines that begin with `> `.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use shoal_proto::jobs::v1 as jobs;
 use tokio::process::Command;
 
 use crate::harness::engines::need;
-use crate::harness::process::shoal_binary;
+use crate::harness::process::{Process, free_port, shoal_binary};
 use crate::harness::up::Up;
 
 /// A command and its expected output.
@@ -29,9 +29,14 @@ impl Step {
     }
 }
 
-fn steps() -> Vec<Step> {
-    let readme =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README");
+/// Returns the path of a part of the repository.
+fn repository(part: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(part)
+}
+
+/// Returns the commands of a README and what they print.
+fn steps(readme: &str) -> Vec<Step> {
+    let readme = std::fs::read_to_string(repository(readme)).expect("README");
     let mut steps: Vec<Step> = Vec::new();
     let mut inside = false;
     for line in readme.lines() {
@@ -77,24 +82,21 @@ fn fits(expected: &[String], printed: &[&str]) -> bool {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn console_blocks_print_what_they_show() {
+/// Runs the commands of a README in `folder`, with its addresses replaced, and compares what they print.
+async fn runs_as_shown(readme: &str, folder: &Path, addresses: &[(&str, &str)]) {
     const MARK: &str = "=== step";
     const WITHIN: Duration = Duration::from_secs(120);
-    let grpcurl = need!("SHOAL_TEST_GRPCURL");
-    let python = need!("SHOAL_TEST_PYTHON");
-    let up = Up::start(&["--ephemeral"]).await;
-    // Somebody else was here before: the reader's own job is not first in line.
-    let older = jobs::EnqueueRequest { queue: "mail".into(), kind: "welcome".into(), ..Default::default() };
-    shoal_client::jobs(up.channel()).enqueue(older).await.expect("a job");
-    let steps = steps();
-    assert!(steps.len() > 10, "the README has only {} commands", steps.len());
+    let grpcurl = std::env::var("SHOAL_TEST_GRPCURL").expect("needed before");
+    let python = std::env::var("SHOAL_TEST_PYTHON").expect("needed before");
+    let replaced = |text: &str| {
+        let replace = |text: String, (shown, real): &(&str, &str)| text.replace(shown, real);
+        addresses.iter().fold(text.to_owned(), replace)
+    };
+    let steps = steps(readme);
+    assert!(steps.len() > 5, "{readme} has only {} commands", steps.len());
     let mut script = String::new();
     for step in &steps {
-        script.push_str(
-            &step.command.replace("127.0.0.1:7000", &up.gateway).replace("127.0.0.1:7001", &up.admin),
-        );
-        script.push_str(&format!("\necho '{MARK}'\n"));
+        script.push_str(&format!("{}\necho '{MARK}'\n", replaced(&step.command)));
     }
     let dir = |binary: &Path| binary.parent().expect("a folder").display().to_string();
     let path = format!(
@@ -104,18 +106,11 @@ async fn console_blocks_print_what_they_show() {
         dir(&shoal_binary()),
         std::env::var("PATH").expect("PATH")
     );
-    // As in a clone of the repository, without writing into it.
-    let folder = tempfile::tempdir().expect("a folder");
-    std::os::unix::fs::symlink(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto"),
-        folder.path().join("proto"),
-    )
-    .expect("a link");
     let printed = tempfile::NamedTempFile::new().expect("a file");
     let mut bash = Command::new("bash")
         .args(["-c", &format!("exec 2>&1\n{script}")])
         .env("PATH", path)
-        .current_dir(&folder)
+        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(printed.reopen().expect("the file"))
         .kill_on_drop(true)
@@ -127,13 +122,75 @@ async fn console_blocks_print_what_they_show() {
     let printed: Vec<&str> = text.split(&format!("{MARK}\n")).collect();
     for (step, printed) in steps.iter().zip(printed) {
         let lines: Vec<&str> = printed.lines().collect();
+        let expected: Vec<String> = step.expected.iter().map(|line| replaced(line)).collect();
         assert!(
-            fits(&step.expected, &lines),
-            "$ {}\nprinted:\n{printed}\nthe README says:\n{}",
+            fits(&expected, &lines),
+            "$ {}\nprinted:\n{printed}\n{readme} says:\n{}",
             step.command,
-            step.expected.join("\n")
+            expected.join("\n")
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn console_blocks_print_what_they_show() {
+    let _tools = (need!("SHOAL_TEST_GRPCURL"), need!("SHOAL_TEST_PYTHON"));
+    let up = Up::start(&["--ephemeral"]).await;
+    // Somebody else was here before: the reader's own job is not first in line.
+    let older = jobs::EnqueueRequest { queue: "mail".into(), kind: "welcome".into(), ..Default::default() };
+    shoal_client::jobs(up.channel()).enqueue(older).await.expect("a job");
+    // As in a clone of the repository, without writing into it.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(repository("proto"), folder.path().join("proto")).expect("a link");
+    let addresses = [("127.0.0.1:7000", up.gateway.as_str()), ("127.0.0.1:7001", up.admin.as_str())];
+    runs_as_shown("README.md", folder.path(), &addresses).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn example_objects_load_as_shown() {
+    const PROTOS: [&str; 4] = [
+        "shoal/cache/v1/cache.proto",
+        "shoal/data/v1/data.proto",
+        "shoal/session/v1/session.proto",
+        "shoal/type/v1/value.proto",
+    ];
+    let (_grpcurl, python) = (need!("SHOAL_TEST_GRPCURL"), need!("SHOAL_TEST_PYTHON"));
+    let example = repository("examples/objects");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    let compiled = Command::new(&python)
+        .args(["-m", "grpc_tools.protoc", "-I", &repository("proto").display().to_string()])
+        .args([format!("--python_out={path}"), format!("--grpc_python_out={path}")])
+        .args(PROTOS)
+        .status()
+        .await
+        .expect("protoc of grpcio-tools");
+    assert!(compiled.success());
+    // The loader needs the gateway's address and the mesh the loader's: the one that comes later is told a port.
+    let loader_address = format!("127.0.0.1:{}", free_port());
+    let toml = std::fs::read_to_string(example.join("shoal.toml")).expect("shoal.toml");
+    let config = folder.path().join("shoal.toml");
+    std::fs::write(&config, toml.replace("127.0.0.1:9100", &loader_address)).expect("written");
+    let up = Up::start(&["--ephemeral", "--config", config.to_str().expect("utf-8")]).await;
+    let program = |name: &str, port: Option<&str>| {
+        let mut command = Command::new(&python);
+        command.arg(example.join(name)).arg(&up.gateway).args(port);
+        command.env("PYTHONPATH", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        Process::spawn(command)
+    };
+    let mut loader = program("loader.py", loader_address.split(':').next_back());
+    loader.printed("listening", Duration::from_secs(20)).await;
+    let mut fill = program("fill.py", None);
+    let filled = fill.ended(Duration::from_secs(60)).await;
+    assert!(filled.success(), "{}\n{}", fill.output(), up.process.output());
+
+    let addresses = [("127.0.0.1:7000", up.gateway.as_str()), ("127.0.0.1:9100", loader_address.as_str())];
+    runs_as_shown("examples/objects/README.md", folder.path(), &addresses).await;
+    let loads = loader.output();
+    let of = |load: &str| loads.lines().filter(|line| *line == load).count();
+    assert_eq!(of("load article compiler nothing"), 1, "the misses of a batch are one call:\n{loads}");
+    assert_eq!(of("load article engine"), 2, "at first, and after the write:\n{loads}");
+    assert_eq!((of("load session_view ada"), of("load friendship ada~grace")), (1, 1), "{loads}");
 }
 
 #[test]
