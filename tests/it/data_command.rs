@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 use shoal_proto::data::v1::{CreateTableRequest, SortKeyType, Table, WriteMode};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::harness::process::shoal_binary;
@@ -130,10 +131,11 @@ async fn errors_say_what_to_do() {
     for (arguments, parts) in [
         (&["get", "texts", "p", "none"][..], &["NOT_FOUND (ROW_NOT_FOUND)"][..]),
         (&["get", "nothing", "p", "k"], &["TABLE_NOT_FOUND", "create it with CreateTable"]),
-        (&["get", "texts", "p"], &["texts has sort keys"]),
+        (&["get", "texts", "p"], &["rows of texts have sort keys"]),
         (&["get", "numbers", "p", "x"], &["sort keys of numbers are integers, and `x` is none"]),
         (&["get", "single", "p", "x"], &["single has no sort keys"]),
         (&["put", "texts", "p", "k", "v:int=x"], &["v: `x` is not a 64-bit integer"]),
+        (&["put", "texts", "p", "v=1"], &["`v=1` is the sort key", "--json '{}'"]),
         (&["put", "texts", "p", "k", "v=1", "--if-exists"], &["takes no conditional writes"]),
         (&["put", "texts", "p", "k", "v=1", "--token", "5-a"], &["TOKEN_IN_THE_PAST", "microseconds"]),
         (
@@ -147,4 +149,25 @@ async fn errors_say_what_to_do() {
             assert!(said.err.contains(part), "{arguments:?}: {}", said.err);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_server_is_told_from_none() {
+    // It speaks HTTP/2 and answers nothing.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let addr = listener.local_addr().expect("bound").to_string();
+    let silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            let _ = stream.write_all(&settings).await;
+            held.push(stream);
+        }
+    });
+    let mut command = Command::new(shoal_binary());
+    command.args(["data", "tables", "--timeout", "500ms", "--addr", &addr]);
+    let output = command.output().await.expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no answer within 500ms; allow more with --timeout"), "{said}");
+    silent.abort();
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use shoal_proto::data::v1::{
-    CreateTableRequest, MutateRequest, Mutation, SortKeyType, Table, WriteMode, mutation,
+    BlobEnd, BlobStart, ChangeFeed, CreateTableRequest, DropTableRequest, GetBlobRequest, MutateRequest,
+    Mutation, PutBlobRequest, SortKeyType, Table, WriteMode, get_blob_response, mutation, put_blob_request,
 };
 use shoal_proto::r#type::v1::{Value, value::Kind};
 use tokio::process::Command;
@@ -155,6 +156,93 @@ async fn imported_table_equals_the_exported_one() {
     let said = mesh.run(&["lint", "orders", "--partition-rows", "100"]).await;
     assert!(said.contains("orders: 1200 rows in 12 partitions"), "{said}");
     assert_eq!(said.matches("has 100 rows").count(), 10, "{said}");
+}
+
+/// Puts a blob of so many bytes, in messages of 300 kB.
+async fn put_blob(mesh: &Mesh, table: &str, partition: &str, bytes: &[u8]) {
+    let start = BlobStart {
+        table: table.to_owned(),
+        partition_key: partition.to_owned(),
+        sort_key: Some(Value { kind: Some(Kind::IntValue(1)) }),
+        content_type: "image/png".to_owned(),
+        ..BlobStart::default()
+    };
+    let mut parts = vec![put_blob_request::Part::Start(start)];
+    parts.extend(bytes.chunks(300_000).map(|part| put_blob_request::Part::Chunk(part.to_vec().into())));
+    parts.push(put_blob_request::Part::End(BlobEnd {}));
+    let messages = parts.into_iter().map(|part| PutBlobRequest { part: Some(part) });
+    let mut client = shoal_client::data(mesh.up.channel());
+    client.put_blob(futures::stream::iter(messages.collect::<Vec<_>>())).await.expect("a blob");
+}
+
+async fn blob(mesh: &Mesh, table: &str, partition: &str) -> Vec<u8> {
+    let request = GetBlobRequest {
+        table: table.to_owned(),
+        partition_key: partition.to_owned(),
+        sort_key: Some(Value { kind: Some(Kind::IntValue(1)) }),
+        ..GetBlobRequest::default()
+    };
+    let mut client = shoal_client::data(mesh.up.channel());
+    let mut stream = client.get_blob(request).await.expect("a blob").into_inner();
+    let mut bytes = Vec::new();
+    while let Some(message) = stream.message().await.expect("whole") {
+        if let Some(get_blob_response::Part::Chunk(chunk)) = message.part {
+            bytes.extend(chunk.data);
+        }
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_restores_the_whole_table() {
+    let mesh = Mesh::start().await;
+    let table = Table {
+        name: "pictures".to_owned(),
+        sort_key_type: SortKeyType::Int64.into(),
+        description: "of people".to_owned(),
+        change_feed: Some(ChangeFeed { old_rows: true, ..ChangeFeed::default() }),
+        ..Table::default()
+    };
+    let mut client = shoal_client::data(mesh.up.channel());
+    client.create_table(CreateTableRequest { table: Some(table) }).await.expect("a table");
+    let large: Vec<u8> = (0..1_500_000u32).map(|at| at.to_le_bytes()[usize::from(at % 7 == 0)]).collect();
+    put_blob(&mesh, "pictures", "large", &large).await;
+    put_blob(&mesh, "pictures", "small", b"x").await;
+    put_blob(&mesh, "pictures", "empty", b"").await;
+    mesh.run(&["put", "pictures", "row", "1", "d:double=nan"]).await;
+    let file = mesh.file("pictures.jsonl");
+    let path = file.to_str().expect("a path");
+    let said = mesh.run(&["export", "pictures", path, "--verify"]).await;
+    assert!(said.contains("4 rows are as in"), "{said}");
+
+    client
+        .drop_table(DropTableRequest { name: "pictures".to_owned(), ..DropTableRequest::default() })
+        .await
+        .expect("dropped");
+    for (name, times) in [("pictures", 2), ("copy", 1)] {
+        for _ in 0..times {
+            let said = mesh.run(&["import", path, "--table", name, "--create", "--verify"]).await;
+            assert!(said.contains("4 rows are as in"), "{said}");
+        }
+        assert!(blob(&mesh, name, "large").await == large, "{name}");
+        assert_eq!(blob(&mesh, name, "small").await, b"x");
+        assert_eq!(blob(&mesh, name, "empty").await, b"");
+        let said = mesh.run(&["tables", name, "--output", "json"]).await;
+        let table: Json = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(
+            (&table["description"], &table["change_feed"]["old_rows"]),
+            (&"of people".into(), &true.into())
+        );
+    }
+
+    put_blob(&mesh, "copy", "small", b"y").await;
+    let again = mesh.run(&["import", path, "--table", "copy", "--verify"]).await;
+    assert!(again.contains("3 rows are as in") && again.contains("1 were written since"), "{again}");
+    let text = std::fs::read_to_string(&file).expect("the file");
+    let lines: Vec<_> = text.lines().filter(|line| !line.contains("blob_chunk")).collect();
+    std::fs::write(&file, lines.join("\n") + "\n").expect("a file");
+    let said = mesh.refused(&["import", path, "--table", "copy"]).await;
+    assert!(said.contains("fewer chunks"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ An attribute is NAME=TEXT or NAME:TYPE=VALUE. The types are string, int, double,
 Attributes of other names come with --json, in the form that --output json prints.
 
 In a table with sort keys the first argument behind the partition is always the sort key. The row is replaced as a whole: \
-attributes that are not given are gone.
+attributes that are not given are gone. A row without attributes is written with --json '{}'.
 
 Examples:
   shoal data put orders customer-7 2026-03-01 state=paid total:int=4200
@@ -33,9 +33,9 @@ Examples:
   shoal data put orders c 1 --json '{\"total\": 4200, \"rate\": 0.5, \"raw\": {\"bytes\": \"3q2+7w==\"}}'";
 
 pub(crate) const EXPORT_EXAMPLES: &str = "\
-A line of the file is a row in the form of --output json; the first one is the table's definition (without change feed and \
-description), and the last one the number of rows. The rows are not a snapshot: one that is written meanwhile may or may not \
-be there. The bytes of blobs are not in the file, only the rows that they stand behind.
+A line of the file is a row in the form of --output json; the first one is the table's definition, and the last one the \
+number of rows. The bytes of a blob follow its line. The rows are not a snapshot: one that is written meanwhile may or may not \
+be there.
 
 What is written goes into FILE.export-checkpoint each second: the same command goes on there after any end, and the file is \
 complete once that is gone.
@@ -46,7 +46,7 @@ Examples:
 
 pub(crate) const IMPORT_EXAMPLES: &str = "\
 Rows keep their write times, so rows that were written since stay, and a second import changes nothing; --now writes them as \
-of now, over what is there. Rows that have ended are left out. Rows of blobs come without the bytes of the blobs.
+of now, over what is there. Rows that have ended are left out.
 
 What is done goes into FILE.import-checkpoint each second: the same command goes on there after any end.
 
@@ -237,7 +237,7 @@ pub struct ImportArgs {
     /// Table to write to  [default: the exported one]
     #[arg(long, value_name = "TABLE")]
     pub(crate) table: Option<String>,
-    /// Make the table that is written to, with the exported sort keys, write mode and default time to live
+    /// Make the table that is written to, as it was when it was exported
     #[arg(long)]
     pub(crate) create: bool,
     /// Write rows as of now, over what is there; always so in tables of conditional writes

@@ -47,12 +47,16 @@ impl Checkpoint {
 
     /// Replaces the checkpoint, durably.
     pub(crate) fn write(&mut self, state: &Json) -> anyhow::Result<()> {
-        let new = self.path.with_extension("new");
+        let mut new = self.path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
         let written = || -> std::io::Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(state.to_string().as_bytes())?;
             file.sync_all()?;
-            fs::rename(&new, &self.path)
+            fs::rename(&new, &self.path)?;
+            let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         written().with_context(|| format!("cannot write {}", self.path.display()))?;
         self.written_at = Instant::now();

@@ -23,7 +23,8 @@ const TOKEN: &str = "idempotency_token";
 pub(crate) struct Connection {
     pub(crate) client: DataServiceClient<Channel>,
     addr: String,
-    timeout: Duration,
+    /// The longest time of one call.
+    pub(crate) timeout: Duration,
 }
 
 impl Connection {
@@ -61,7 +62,7 @@ impl Connection {
         match words(status) {
             Some(words) => anyhow!(words),
             // Not one of ours: perhaps no data service at all.
-            None if status.code() == Code::DeadlineExceeded => {
+            None if dial::is_late(status) => {
                 anyhow!("no answer within {:?}; allow more with --timeout", self.timeout)
             }
             None => dial::explain(&self.addr, SERVICE, status).await,

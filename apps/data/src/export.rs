@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::json;
-use shoal_proto::data::v1::{self as pb, ScanRequest, Table};
+use shoal_proto::data::v1::{self as pb, Row, ScanRequest, Table};
+use tonic::Status;
 
 use crate::args::ExportArgs;
 use crate::checkpoint::Checkpoint;
@@ -15,7 +16,7 @@ use crate::file;
 use crate::progress::Progress;
 use crate::scan::Scan;
 use crate::verify::{self, Compare};
-use crate::{json, output};
+use crate::{blob, json, output, retry};
 
 pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<()> {
     let connection = Connection::open(&args.server).await?;
@@ -34,10 +35,16 @@ pub(crate) async fn run(args: ExportArgs) -> anyhow::Result<()> {
     checkpoint.write(&target.state(&args, &table, &request.resume_token, progress.rows()))?;
     let mut scan = Scan::new(connection.clone(), request);
     while let Some(part) = scan.next().await.context("start the same command to go on")? {
+        let mut written = 0;
         for row in &part.rows {
-            target.line(&json::row(row).to_string())?;
+            if blob::is_blob(row) {
+                written += u64::from(target.blob(&connection, &table.name, row).await?);
+            } else {
+                target.line(&json::row(row).to_string())?;
+                written += 1;
+            }
         }
-        progress.did(part.rows.len() as u64, target.bytes, None).await;
+        progress.did(written, target.bytes, None).await;
         if checkpoint.is_due() && !part.resume_token.is_empty() {
             target.sync()?;
             checkpoint.write(&target.state(&args, &table, &part.resume_token, progress.rows()))?;
@@ -117,6 +124,57 @@ impl Target {
     fn line(&mut self, line: &str) -> anyhow::Result<()> {
         writeln!(self.file, "{line}").context("writing the export")?;
         self.bytes += line.len() as u64 + 1;
+        Ok(())
+    }
+
+    /// Writes a blob with its bytes. Returns false if it is gone.
+    async fn blob(&mut self, connection: &Connection, table: &str, row: &Row) -> anyhow::Result<bool> {
+        let begin = self.bytes;
+        let mut failed = 0;
+        loop {
+            match self.try_blob(connection, table, row).await? {
+                Ok(written) => return Ok(written),
+                Err(status) => {
+                    failed += 1;
+                    if !retry::is_passing(&status) || failed >= retry::ATTEMPTS_MAX {
+                        let error = connection.explain(&status).await;
+                        return Err(error.context(format!("the blob in partition {:?}", row.partition_key)));
+                    }
+                    self.cut_to(begin)?;
+                    retry::pause(failed).await;
+                }
+            }
+        }
+    }
+
+    /// Does so once. The outer error is one of the file.
+    async fn try_blob(
+        &mut self,
+        connection: &Connection,
+        table: &str,
+        row: &Row,
+    ) -> anyhow::Result<Result<bool, Status>> {
+        let mut reader = match blob::Reader::open(connection, table, row).await {
+            Ok(Some(reader)) => reader,
+            Ok(None) => return Ok(Ok(false)),
+            Err(status) => return Ok(Err(status)),
+        };
+        self.line(&file::blob(row, &reader.blob))?;
+        loop {
+            match reader.chunk().await {
+                Ok(Some(bytes)) => self.line(&file::chunk(&bytes))?,
+                Ok(None) => return Ok(Ok(true)),
+                Err(status) => return Ok(Err(status)),
+            }
+        }
+    }
+
+    /// Takes back what was written behind a place.
+    fn cut_to(&mut self, bytes: u64) -> anyhow::Result<()> {
+        self.file.flush()?;
+        let file = self.file.get_mut();
+        file.set_len(bytes).and_then(|()| file.seek(SeekFrom::Start(bytes))).context("writing the export")?;
+        self.bytes = bytes;
         Ok(())
     }
 

@@ -5,13 +5,15 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek as _, SeekFrom};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 use shoal_proto::data::v1::{
-    CheckAndMutateRequest, CreateTableRequest, MutateRequest, Mutation, Row, Table, WriteMode, mutation,
+    Blob, BlobStart, CheckAndMutateRequest, CreateTableRequest, MutateRequest, Mutation, Row, Table,
+    WriteMode, mutation,
 };
 
 use crate::args::ImportArgs;
@@ -21,7 +23,7 @@ use crate::file::{self, Line, micros};
 use crate::progress::Progress;
 use crate::put::new_token;
 use crate::verify::{self, Compare};
-use crate::{output, retry, typed};
+use crate::{blob, output, retry, typed};
 
 /// Writes in flight.
 const WRITES_MAX: usize = 32;
@@ -62,17 +64,19 @@ pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
         eprintln!("goes on behind {} rows", place.rows);
     }
     loop {
-        let (window, complete) = read_window(&mut from, &mut line, &mut place)
+        let (window, next) = read_window(&mut from, &mut line, &mut place)
             .with_context(|| format!("{} line {}", args.file.display(), place.line))?;
-        import.write(window, place.offset).await.with_context(|| {
-            format!(
-                "rows up to line {} of {}; start the same command to go on",
-                place.line,
-                args.file.display()
-            )
-        })?;
-        if complete {
-            break;
+        let within = || format!("rows up to line {} of {}", place.line, args.file.display());
+        import.write(window, place.offset).await.with_context(within)?;
+        match next {
+            Next::Row => {}
+            Next::Blob(blob) => {
+                import
+                    .blob(*blob, &args.file, &mut from, &mut line, &mut place)
+                    .await
+                    .with_context(|| format!("the blob of line {} of {}", place.line, args.file.display()))?;
+            }
+            Next::End => break,
         }
         if checkpoint.is_due() {
             checkpoint.write(&place.state(&table.name))?;
@@ -130,12 +134,20 @@ impl Place {
     }
 }
 
-/// Reads rows for the next writes. Returns whether the file ends behind them.
+/// What the file has behind a window of rows.
+enum Next {
+    Row,
+    /// A blob whose line was read, and its chunks not.
+    Blob(Box<(Row, Blob)>),
+    End,
+}
+
+/// Reads rows for the next writes.
 fn read_window(
     from: &mut BufReader<File>,
     line: &mut String,
     place: &mut Place,
-) -> anyhow::Result<(Vec<Row>, bool)> {
+) -> anyhow::Result<(Vec<Row>, Next)> {
     let mut rows = Vec::new();
     let begin = place.offset;
     while rows.len() < WINDOW_ROWS && (place.offset - begin) < WINDOW_BYTES as u64 {
@@ -147,12 +159,17 @@ fn read_window(
             Line::End(count) => {
                 place.rows += rows.len() as u64;
                 ensure!(count == place.rows, "the file has {} rows, and its end says {count}", place.rows);
-                return Ok((rows, true));
+                return Ok((rows, Next::End));
             }
+            Line::Blob(blob) => {
+                place.rows += rows.len() as u64;
+                return Ok((rows, Next::Blob(blob)));
+            }
+            Line::Chunk(_) => bail!("a chunk without a blob before it"),
         }
     }
     place.rows += rows.len() as u64;
-    Ok((rows, false))
+    Ok((rows, Next::Row))
 }
 
 struct Import {
@@ -181,30 +198,82 @@ impl Import {
         Ok(())
     }
 
+    /// Writes a blob, and moves the place behind its chunks.
+    async fn blob(
+        &mut self,
+        (row, blob): (Row, Blob),
+        path: &Path,
+        from: &mut BufReader<File>,
+        line: &mut String,
+        place: &mut Place,
+    ) -> anyhow::Result<()> {
+        ensure!(
+            !self.conditional,
+            "{} is a table of conditional writes, which has no blobs",
+            self.table.name
+        );
+        let chunks_at = place.offset;
+        let (lines, bytes) = blob::skip(from, line, blob.size.unsigned_abs())?;
+        match self.timing(&row, now_micros())? {
+            None => self.ended += 1,
+            Some(Timing { base, ttl }) => {
+                let start = BlobStart {
+                    table: self.table.name.clone(),
+                    partition_key: row.partition_key,
+                    sort_key: row.sort_key,
+                    content_type: blob.content_type,
+                    size: Some(blob.size),
+                    sha256: blob.sha256,
+                    ttl,
+                    idempotency_token: self.token(base),
+                };
+                blob::put(&self.connection, start, path, chunks_at).await?;
+            }
+        }
+        *place = Place { offset: chunks_at + bytes, line: place.line + lines, rows: place.rows + 1 };
+        self.progress.did(1, place.offset, Some(self.all)).await;
+        Ok(())
+    }
+
+    /// Returns when a row is written and for how long it stays; `None` if it has ended.
+    fn timing(&self, row: &Row, now: i64) -> anyhow::Result<Option<Timing>> {
+        let base = match row.write_time.as_ref().map(micros) {
+            Some(written) if !self.now => written,
+            _ if self.now => now,
+            _ => bail!(
+                "a row of partition {} has no write_time; --now writes such rows as of now",
+                row.partition_key
+            ),
+        };
+        let ttl = match row.expire_time.as_ref().map(micros) {
+            Some(end) if end <= now => return Ok(None),
+            Some(end) => {
+                Some(prost_types::Duration { seconds: (end - base + 999_999) / 1_000_000, nanos: 0 })
+            }
+            None if !self.now && self.table.default_ttl.is_some() => bail!(
+                "a row of partition {} never ends, and rows of {} do: counted from the time when it was written it might \
+                 have ended; --now counts from now",
+                row.partition_key,
+                self.table.name
+            ),
+            None => None,
+        };
+        Ok(Some(Timing { base, ttl }))
+    }
+
+    fn token(&self, base: i64) -> String {
+        if self.now { new_token() } else { format!("{base}-import") }
+    }
+
     /// Gathers rows of one partition that were written together.
     fn writes(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<MutateRequest>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
+        let now = now_micros();
         let mut writes: Vec<MutateRequest> = Vec::new();
         let mut last: (Option<i64>, usize) = (None, 0);
         for row in rows {
-            let written = row.write_time.as_ref().map(micros);
-            let base = match written {
-                Some(written) if !self.now => written,
-                _ if self.now => now,
-                _ => bail!(
-                    "a row of partition {} has no write_time; --now writes such rows as of now",
-                    row.partition_key
-                ),
-            };
-            let ttl = match row.expire_time.as_ref().map(micros) {
-                Some(end) if end <= now => {
-                    self.ended += 1;
-                    continue;
-                }
-                Some(end) => {
-                    Some(prost_types::Duration { seconds: (end - base + 999_999) / 1_000_000, nanos: 0 })
-                }
-                None => None,
+            let Some(Timing { base, ttl }) = self.timing(&row, now)? else {
+                self.ended += 1;
+                continue;
             };
             let bytes = prost_len(&row);
             let put = mutation::Put { sort_key: row.sort_key, attributes: row.attributes, ttl };
@@ -221,7 +290,7 @@ impl Import {
                     last.1 += bytes;
                 }
                 None => {
-                    let idempotency_token = if self.now { new_token() } else { format!("{base}-import") };
+                    let idempotency_token = self.token(base);
                     writes.push(MutateRequest {
                         table: self.table.name.clone(),
                         partition_key: row.partition_key,
@@ -234,6 +303,16 @@ impl Import {
         }
         Ok(writes)
     }
+}
+
+/// The time of a write in microseconds since 1970, and the time to live of what it writes.
+struct Timing {
+    base: i64,
+    ttl: Option<prost_types::Duration>,
+}
+
+fn now_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64
 }
 
 fn prost_len(row: &Row) -> usize {
@@ -261,7 +340,15 @@ async fn send(connection: &Connection, write: MutateRequest, conditional: bool) 
     match sent.await {
         Ok(()) => Ok(()),
         Err(status) => {
-            Err(connection.explain(&status).await.context(format!("partition {}", write.partition_key)))
+            let advice = match retry::is_passing(&status) {
+                true => "start the same command to go on",
+                false => {
+                    "it is refused each time: mend or remove its rows in the file, or write to a table that takes them"
+                }
+            };
+            let error =
+                connection.explain(&status).await.context(format!("partition {}", write.partition_key));
+            Err(error.context(advice))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything goes through the service's own calls, to a gateway or to a clone; nothing reads an engine.
 
 mod args;
+mod blob;
 mod checkpoint;
 mod connection;
 mod export;

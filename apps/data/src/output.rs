@@ -27,9 +27,12 @@ pub(crate) fn tables(tables: &[Table], output: Output) {
     let rows = tables.iter().map(|table| {
         let ttl = table.default_ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
         let created = table.create_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
-        vec![table.name.clone(), sort_key_name(table).to_owned(), mode_name(table).to_owned(), ttl, created]
+        let feed = if table.change_feed.is_some() { "yes" } else { "-" };
+        let (keys, writes) = (sort_key_name(table), mode_name(table));
+        let described = table.description.escape_debug().to_string();
+        vec![table.name.clone(), keys.into(), writes.into(), ttl, feed.into(), created, described]
     });
-    line(columns(&["TABLE", "SORT KEYS", "WRITES", "TTL", "CREATED"], rows));
+    line(columns(&["TABLE", "SORT KEYS", "WRITES", "TTL", "FEED", "CREATED", "DESCRIPTION"], rows));
 }
 
 /// Returns a definition as an object.
@@ -39,6 +42,11 @@ pub(crate) fn table_json(table: &Table) -> Json {
         "sort_key_type": sort_key_name(table),
         "write_mode": mode_name(table),
         "default_ttl": table.default_ttl.map(|ttl| ttl.to_string()),
+        "change_feed": table.change_feed.as_ref().map(|feed| json!({
+            "old_rows": feed.old_rows,
+            "retention": feed.retention.map(|retention| retention.to_string()),
+        })),
+        "description": table.description,
         "create_time": table.create_time.map(|time| time.to_string()),
     })
 }

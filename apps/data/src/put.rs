@@ -23,6 +23,10 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<()> {
         _ => (None, args.rest.as_slice()),
     };
     let sort_key = read::key(&table, key)?;
+    if given.is_empty() && args.json.is_none() {
+        let taken = key.map_or_else(String::new, |key| format!(" (`{key}` is the sort key)"));
+        bail!("no attributes are given{taken}: --json '{{}}' writes a row without any");
+    }
     let mut attributes = typed::attributes(given)?;
     if let Some(text) = &args.json {
         let parsed = serde_json::from_str(text).context("--json is not JSON")?;

@@ -67,7 +67,7 @@ pub(crate) fn key(table: &Table, typed: Option<&str>) -> anyhow::Result<Option<V
     match (typed, typed::sort_key_type(table)) {
         (Some(typed), _) => typed::sort_key(table, typed).map(Some),
         (None, SortKeyType::None) => Ok(None),
-        (None, _) => bail!("{} has sort keys: give the one of the row behind the partition", table.name),
+        (None, _) => bail!("rows of {} have sort keys: name one behind the partition", table.name),
     }
 }
 

@@ -43,13 +43,21 @@ fn attribute(text: &str) -> anyhow::Result<(String, Value)> {
     let parsed = match of {
         "string" => Kind::StringValue(given.to_owned()),
         "int" => Kind::IntValue(given.parse().with_context(|| wrong(name, given, "a 64-bit integer"))?),
-        "double" => Kind::DoubleValue(given.parse().with_context(|| wrong(name, given, "a number"))?),
+        "double" => Kind::DoubleValue(double(given).with_context(|| wrong(name, given, DOUBLE))?),
         "bool" => Kind::BoolValue(given.parse().with_context(|| wrong(name, given, "true or false"))?),
         "bytes" => Kind::BytesValue(bytes(given).with_context(|| wrong(name, given, "base64"))?),
         "time" => Kind::TimeValue(time(given).with_context(|| wrong(name, given, TIME))?),
         _ => bail!("`{text}`: {of} is no type; the types are {TYPES}"),
     };
     Ok((name.to_owned(), value(parsed)))
+}
+
+const DOUBLE: &str = "a double: a number up to 1.8e308, inf or nan";
+
+/// Parses a double. Infinity has to be spelled.
+fn double(text: &str) -> Option<f64> {
+    let number: f64 = text.parse().ok()?;
+    (number.is_finite() || text.contains(['i', 'I', 'n', 'N'])).then_some(number)
 }
 
 const TIME: &str = "an RFC 3339 time such as 2026-03-01T10:00:00Z";
@@ -142,6 +150,7 @@ mod tests {
             (&["a:bool=yes"], "not true or false"),
             (&["a:bytes=?"], "not base64"),
             (&["a:time=now"], "not an RFC 3339 time"),
+            (&["a:double=1e400"], "is not a double"),
             (&["a:float=1"], "float is no type; the types are string, int"),
             (&["a=1", "a:int=1"], "a is given twice"),
         ] {

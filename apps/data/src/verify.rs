@@ -5,12 +5,13 @@ use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use shoal_proto::data::v1::{BatchGetRequest, Row, RowKey, Table};
+use prost_types::Timestamp;
+use shoal_proto::data::v1::{BatchGetRequest, Blob, Row, RowKey, Table};
 
 use crate::connection::Connection;
 use crate::file::{self, Line, micros};
 use crate::progress::Progress;
-use crate::{json, output, retry};
+use crate::{blob, json, output, retry};
 
 /// Rows that one call reads.
 const KEYS_MAX: usize = 100;
@@ -62,6 +63,14 @@ pub(crate) async fn run(
                 rows.push(*row);
                 false
             }
+            Line::Blob(blob) => {
+                let (_, bytes) = blob::skip(&mut from, &mut line, blob.1.size.unsigned_abs())?;
+                offset += bytes;
+                verdict.blob(connection, table, *blob, compare).await?;
+                progress.did(1, offset, Some(all)).await;
+                false
+            }
+            Line::Chunk(_) => bail!("{} has a chunk without a blob before it", path.display()),
             Line::End(_) => true,
         };
         if rows.len() >= KEYS_MAX || complete {
@@ -117,23 +126,57 @@ impl Verdict {
         Ok(())
     }
 
-    fn count(&mut self, row: &Row, found: Option<&Row>, compare: Compare) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let Some(found) = found else {
-            if row.expire_time.as_ref().is_some_and(|end| micros(end) <= now.as_micros() as i64) {
-                self.newer += 1;
-            } else {
-                self.missing += 1;
-                self.show("missing", row);
+    /// Reads a blob whole, which the service checks on the way, and compares it.
+    async fn blob(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        (row, blob): (Row, Blob),
+        compare: Compare,
+    ) -> anyhow::Result<()> {
+        let read = retry::repeat(async || {
+            let Some(mut reader) = blob::Reader::open(connection, &table.name, &row).await? else {
+                return Ok(None);
+            };
+            while reader.chunk().await?.is_some() {}
+            Ok(Some(reader.blob))
+        });
+        match read.await {
+            Ok(None) => self.absent(&row),
+            Ok(Some(found)) => {
+                let of = |blob: &Blob| (blob.size, blob.sha256.clone(), blob.content_type.clone());
+                self.present(&row, of(&found) == of(&blob), found.write_time.as_ref(), compare);
             }
-            return;
-        };
-        let written = |row: &Row| row.write_time.as_ref().map(micros);
-        if found.attributes == row.attributes
-            && (compare == Compare::Attributes || written(found) == written(row))
-        {
+            Err(status) => {
+                let error = connection.explain(&status).await;
+                return Err(error.context(format!("the blob in partition {:?}", row.partition_key)));
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, row: &Row, found: Option<&Row>, compare: Compare) {
+        match found {
+            None => self.absent(row),
+            Some(found) => self.present(row, is_same(row, found), found.write_time.as_ref(), compare),
+        }
+    }
+
+    fn absent(&mut self, row: &Row) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        if row.expire_time.as_ref().is_some_and(|end| micros(end) <= now.as_micros() as i64) {
+            self.newer += 1;
+        } else {
+            self.missing += 1;
+            self.show("missing", row);
+        }
+    }
+
+    fn present(&mut self, row: &Row, is_same: bool, found: Option<&Timestamp>, compare: Compare) {
+        let (written, found) = (row.write_time.as_ref().map(micros), found.map(micros));
+        if is_same && (compare == Compare::Attributes || found == written) {
             self.same += 1;
-        } else if compare == Compare::Rows && written(found) > written(row) {
+        } else if compare == Compare::Rows && found > written {
             self.newer += 1;
         } else {
             self.different += 1;
@@ -148,6 +191,11 @@ impl Verdict {
             eprintln!("{what}: partition {:?}, sort key {key}", row.partition_key);
         }
     }
+}
+
+/// Returns whether two rows have the same attributes, by their printed form: one NaN is as another.
+fn is_same(row: &Row, found: &Row) -> bool {
+    row.attributes == found.attributes || json::row(row)["attributes"] == json::row(found)["attributes"]
 }
 
 fn key(row: &Row) -> RowKey {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 /// Time within which a server must answer a request that it does not understand.
 const PROBE_WITHIN: Duration = Duration::from_millis(500);
@@ -58,10 +58,25 @@ pub async fn connect(typed: &str, within: Duration) -> anyhow::Result<Channel> {
     })
 }
 
+/// Returns whether a call ended because its time was over, by the server's clock or by the caller's.
+pub fn is_late(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    status.code() == Code::DeadlineExceeded
+}
+
 /// Why a call over such a connection failed, where it was not a gRPC server that said so. `wanted` is the service that was
 /// asked.
 pub async fn explain(typed: &str, wanted: &str, status: &Status) -> anyhow::Error {
     let address = address(typed).unwrap_or(typed);
+    if is_late(status) {
+        return anyhow!("{address} gave no answer in time");
+    }
     match status.code() {
         // The admin port answers HTTP/2 too, and that it has no such page.
         Code::Unimplemented => match kind(&probe(address).await) {
@@ -119,6 +134,8 @@ fn kind(answer: &[u8]) -> Option<Kind> {
     let text = String::from_utf8_lossy(answer);
     match answer.first()? {
         _ if text.contains("<title>Shoal</title>") => Some(Kind::Admin),
+        // What speaks HTTP/2 alone and says so.
+        _ if text.to_ascii_lowercase().contains("\r\nupgrade: h2c") => None,
         _ if text.starts_with("HTTP/1") => Some(Kind::Http1),
         &TLS_ALERT => Some(Kind::Tls),
         _ => Some(Kind::Other),
@@ -165,6 +182,7 @@ mod tests {
         for (answer, known) in [
             (&b"HTTP/1.0 200 OK\r\n\r\n<!doctype html><title>Shoal</title>"[..], Some(Kind::Admin)),
             (b"HTTP/1.1 404 Not Found", Some(Kind::Http1)),
+            (b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: h2c\r\n\r\n", None),
             (b"\x15\x03\x01\x00\x02", Some(Kind::Tls)),
             (b"-ERR unknown command", Some(Kind::Other)),
             (b"", None),
