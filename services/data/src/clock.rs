@@ -4,7 +4,7 @@
 //! timestamp changes nothing more.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A timestamp of a write, or another time in the same unit: microseconds since 1970, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,27 @@ impl WriteTimestamp {
     #[must_use]
     pub(crate) fn plus_seconds(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(i64::from(seconds) * 1_000_000))
+    }
+}
+
+/// The wall clock and the monotonic clock, read at one moment. The wall clock may be set; the other only goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClockReading {
+    /// The time of the wall clock.
+    pub(crate) wall: WriteTimestamp,
+    /// The time of the monotonic clock.
+    pub(crate) monotonic: Instant,
+}
+
+impl ClockReading {
+    /// Reads both clocks.
+    pub(crate) fn now() -> Self {
+        Self { wall: WriteTimestamp::now(), monotonic: Instant::now() }
+    }
+
+    /// Returns the time since an earlier reading by the monotonic clock.
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
+        self.monotonic.saturating_duration_since(earlier.monotonic)
     }
 }
 

@@ -277,7 +277,8 @@ async fn late_records_are_still_delivered() {
     let stamp = token.stamp();
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
     let (kind, values) = here.store.record(&write).await.unwrap().unwrap();
-    let stalled = Instant::now() + Duration::from_micros(hasty.store.settle_micros().cast_unsigned()) * 3 / 2;
+    let stalled =
+        Instant::now() + Duration::from_micros(hasty.store.feed_times().settle.cast_unsigned()) * 3 / 2;
     while let Ok(delivery) = tokio::time::timeout_at(stalled.into(), watch.next()).await {
         assert!(delivery.unwrap().unwrap().parts.is_empty(), "it is not done yet");
     }

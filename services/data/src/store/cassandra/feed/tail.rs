@@ -2,17 +2,16 @@
 //! of a clone.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use crate::change_record::{ChangeRecord, Place, order_within_partitions};
-use crate::clock::WriteTimestamp;
+use crate::clock::ClockReading;
 use crate::error::Error;
-use crate::store::cassandra::CassandraStore;
-use crate::store::cassandra::feed::{POINTERS, Pointer, SHARED, Stretch, WAIT_MICROS, bucket};
+use crate::store::cassandra::feed::log::{Log, POINTERS, Pointer, Stretch, bucket};
+use crate::store::cassandra::feed::{SHARED, Times};
 use crate::store::{FeedCursor, FeedPage, FeedRead};
 
 /// Time after which an end that was not asked for is forgotten.
@@ -30,15 +29,15 @@ const KEEP_MICROS: i64 = 3_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     state: Mutex<State>,
-    /// The milliseconds of the wall clock when it was asked for last.
-    asked: AtomicI64,
+    /// When it was asked for last.
+    asked: std::sync::Mutex<Option<ClockReading>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The number of this memory, which no other one has; 0 before the first look.
     memory: u64,
-    looked: Option<Instant>,
+    looked: Option<ClockReading>,
     /// The place before which all pointers have been read.
     settled: i64,
     /// The place from which on every record that was found is kept.
@@ -58,26 +57,28 @@ struct State {
 #[derive(Debug)]
 struct Missing {
     pointer: Pointer,
-    looked: Option<Instant>,
+    looked: Option<ClockReading>,
 }
 
 impl Tail {
     /// Returns whether no call has asked for it lately.
-    pub(super) fn is_idle(&self) -> bool {
-        let since = WriteTimestamp::now().0 / 1000 - self.asked.load(Ordering::Relaxed);
-        u128::try_from(since).is_ok_and(|since| since > IDLE_MAX.as_millis())
+    pub(super) fn is_idle(&self, now: ClockReading) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_none_or(|asked| now.since(&asked) > IDLE_MAX)
     }
 
     /// Returns what is new for a cursor; or the place up to which the log has to be read before.
-    pub(super) async fn changes(
+    pub(super) async fn changes<L: Log>(
         &self,
-        store: &CassandraStore,
+        log: &L,
         read: &FeedRead,
+        times: Times,
+        now: ClockReading,
     ) -> Result<Result<FeedPage, i64>, Error> {
-        self.asked.store(WriteTimestamp::now().0 / 1000, Ordering::Relaxed);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         let mut state = self.state.lock().await;
-        if state.looked.is_none_or(|looked| looked.elapsed() > IDLE_MAX) {
-            let start = WriteTimestamp::now().0 - store.settle_micros();
+        if state.looked.is_none_or(|looked| now.since(&looked) > IDLE_MAX) {
+            let start = now.wall.0 - times.settle;
             *state = State {
                 memory: fastrand::u64(1..),
                 settled: start,
@@ -86,8 +87,8 @@ impl Tail {
                 ..State::default()
             };
         }
-        if state.looked.is_none_or(|looked| looked.elapsed() >= SHARED) {
-            state.look(store, read).await?;
+        if state.looked.is_none_or(|looked| now.since(&looked) >= SHARED) {
+            state.look(log, times, now).await?;
         }
         let FeedCursor { position, live } = read.cursor;
         let after = match live {
@@ -111,14 +112,14 @@ impl Tail {
     }
 
     /// Waits for records that the log points to and that are not there.
-    pub(super) async fn wait_for(&self, pointers: Vec<Pointer>) {
+    pub(super) async fn wait_for(&self, pointers: Vec<Pointer>, times: Times, now: ClockReading) {
         if pointers.is_empty() {
             return;
         }
         let mut state = self.state.lock().await;
-        let oldest = WriteTimestamp::now().0 - WAIT_MICROS;
+        let oldest = now.wall.0 - times.wait;
         for pointer in pointers.into_iter().filter(|pointer| pointer.place.at >= oldest) {
-            let looked = Some(Instant::now());
+            let looked = Some(now);
             state.missing.entry(pointer.place).or_insert(Missing { pointer, looked });
         }
     }
@@ -132,18 +133,17 @@ impl State {
     }
 
     /// Reads what is new in the log, and the records that are there by now.
-    async fn look(&mut self, store: &CassandraStore, read: &FeedRead) -> Result<(), Error> {
-        let now = WriteTimestamp::now().0;
-        let settled = (now - store.settle_micros()).max(self.settled);
-        self.read_pointers(store, read, now).await?;
+    async fn look<L: Log>(&mut self, log: &L, times: Times, now: ClockReading) -> Result<(), Error> {
+        let settled = (now.wall.0 - times.settle).max(self.settled);
+        self.read_pointers(log, now.wall.0 + times.apart).await?;
 
         let (mut wanted, mut bytes) = (Vec::new(), 0);
         for missing in self.missing.values() {
             let late = missing.pointer.place.at < settled;
-            if late && missing.looked.is_some_and(|looked| looked.elapsed() < LATE_EVERY) {
+            if late && missing.looked.is_some_and(|looked| now.since(&looked) < LATE_EVERY) {
                 continue;
             }
-            let size = usize::try_from(missing.pointer.size).unwrap_or_default();
+            let size = missing.pointer.bytes();
             if !wanted.is_empty() && (bytes + size > LOOK_BYTES || self.bytes + bytes + size > KEPT_BYTES) {
                 break;
             }
@@ -153,11 +153,11 @@ impl State {
         // A look for late records settles what became of their writes.
         let (late, recent): (Vec<_>, Vec<_>) =
             wanted.iter().cloned().partition(|pointer: &Pointer| pointer.place.at < settled);
-        let mut found = store.records(&read.table, &recent, false).await?;
-        found.extend(store.records(&read.table, &late, true).await?);
+        let mut found = log.records(&recent, false).await?;
+        found.extend(log.records(&late, true).await?);
         for pointer in wanted {
             if let Some(missing) = self.missing.get_mut(&pointer.place) {
-                missing.looked = Some(Instant::now());
+                missing.looked = Some(now);
             }
         }
         let mut records: Vec<_> = found.into_values().collect();
@@ -169,35 +169,23 @@ impl State {
             self.bytes += record.bytes();
             self.kept.insert(self.last, record);
         }
-        self.missing.retain(|place, missing| missing.looked.is_none() || place.at >= now - WAIT_MICROS);
+        self.missing.retain(|place, missing| missing.looked.is_none() || place.at >= now.wall.0 - times.wait);
         self.settled = settled;
         self.found.retain(|place| place.at >= settled);
         self.forget(self.resume_from().min(settled - KEEP_MICROS));
-        self.looked = Some(Instant::now());
+        self.looked = Some(now);
         Ok(())
     }
 
     /// Reads the log from the newest pointer back. So of two writes of which one was answered before the other was sent, the first
     /// is found with the second, or before it.
-    async fn read_pointers(
-        &mut self,
-        store: &CassandraStore,
-        read: &FeedRead,
-        now: i64,
-    ) -> Result<(), Error> {
+    async fn read_pointers<L: Log>(&mut self, log: &L, until: i64) -> Result<(), Error> {
         let from = Place { at: self.settled, id: i64::MIN };
-        for bucket in (bucket(from.at)..=bucket(now + store.clocks_apart_micros())).rev() {
+        for bucket in (bucket(from.at)..=bucket(until)).rev() {
             let mut before = Place { at: i64::MAX, id: i64::MAX };
             loop {
-                let stretch = Stretch {
-                    feed: read.table.id,
-                    shard: read.shard,
-                    bucket,
-                    from,
-                    before,
-                    descending: true,
-                };
-                let pointers = store.pointers(stretch).await?;
+                let stretch = Stretch { bucket, from, before, descending: true };
+                let pointers = log.pointers(stretch).await?;
                 let last = pointers.last().map(|pointer| pointer.place);
                 let full = pointers.len() == POINTERS;
                 for pointer in pointers.into_iter().filter(|pointer| !self.found.contains(&pointer.place)) {
