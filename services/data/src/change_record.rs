@@ -26,6 +26,24 @@ pub(crate) struct Place {
     pub(crate) id: i64,
 }
 
+impl Place {
+    /// The place behind all others.
+    pub(crate) const MAX: Place = Place { at: i64::MAX, id: i64::MAX };
+
+    /// Returns the first place of a time.
+    pub(crate) fn first_at(at: i64) -> Self {
+        Self { at, id: i64::MIN }
+    }
+
+    /// Returns the place behind this one.
+    pub(crate) fn next(self) -> Self {
+        match self.id.checked_add(1) {
+            Some(id) => Self { id, ..self },
+            None => Self::first_at(self.at.saturating_add(1)),
+        }
+    }
+}
+
 /// A write as the feed shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChangeRecord {

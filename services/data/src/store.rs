@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::change_record::ChangeRecord;
+use crate::change_record::{ChangeRecord, Place};
 use crate::clock::{Clock, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
@@ -307,8 +307,19 @@ pub(crate) struct FeedRead {
 pub(crate) struct FeedCursor {
     /// The place, in microseconds since 1970, from which on another clone has to read.
     pub(crate) position: i64,
-    /// The place in what this clone keeps of the shard's end: which memory, and the number of the last record.
-    pub(crate) live: Option<(u64, u64)>,
+    /// The place from which on this clone reads; none until it has read.
+    pub(crate) here: Option<FeedHere>,
+}
+
+/// Place in a shard of a feed at one clone, which keeps the shard's end for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FeedHere {
+    /// The place before which every record was delivered that was there when it was read.
+    pub(crate) from: Place,
+    /// The number of the clone's memory of the end.
+    pub(crate) memory: u64,
+    /// The number of the last record in the memory that was delivered, or was read before `from` was.
+    pub(crate) number: u64,
 }
 
 /// Changes of a shard.
@@ -325,7 +336,7 @@ pub(crate) struct FeedPage {
 impl FeedCursor {
     /// Makes the cursor of a place.
     pub(crate) fn at(position: i64) -> Self {
-        Self { position, live: None }
+        Self { position, here: None }
     }
 }
 

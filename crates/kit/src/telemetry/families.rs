@@ -172,6 +172,9 @@ families! {
     Counter shoal_data_stalled_readers_total of Data {}
         "Streams of GetBlob, Scan and WatchTable that ended because their caller took no message for `data.stream_idle_max`."
         "a rate that stays: a caller stops reading"
+    Counter shoal_data_feed_backlogs_total of Data {}
+        "Looks at the end of a change feed on Cassandra that left changes for the next look, because more came than one look reads."
+        "a rate that stays: watches fall behind"
     Histogram shoal_data_feed_lag_seconds of Data {}
         "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."
         "the 99th percentile above 10 while no watch catches up"

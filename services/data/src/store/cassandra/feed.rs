@@ -24,17 +24,19 @@ use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::registry::answer;
 use crate::store::cassandra::schema::CHANGES;
 use crate::store::cassandra::statements::{Bind, Kind, lowest};
-use crate::store::{FeedPage, FeedRead, FeedStore};
+use crate::store::{FeedCursor, FeedHere, FeedPage, FeedRead, FeedStore};
 use crate::table::{ChangeFeed, Table};
 
 mod log;
 mod old_rows;
 mod past;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use log::{Log, ShardLog, bucket};
-use past::past;
-use tail::Tail;
+use past::{PastPage, past};
+use tail::{Next, Tail};
 
 /// Time for which the log of one shard goes into one partition.
 const BUCKET_MICROS: i64 = 60_000_000;
@@ -242,15 +244,15 @@ async fn changes<L: Log>(
     times: Times,
     now: ClockReading,
 ) -> Result<FeedPage, Error> {
-    match tail.changes(log, read, times, now).await? {
-        Ok(page) => Ok(page),
-        Err(until) => {
-            let (page, missing) = past(log, read, until).await?;
-            tail.wait_for(missing, times, now).await;
-            Ok(page)
+    match tail.next(log, read, times, now).await? {
+        Next::Page(page) => Ok(page),
+        Next::Past { here, until } => {
+            let PastPage { records, next, missing } =
+                past(log, read.partition.as_ref(), here.from, until).await?;
+            let here = FeedHere { from: next, ..here };
+            let position = tail.wait_for(missing, times, now, &here).await.max(read.cursor.position);
+            let cursor = FeedCursor { position, here: Some(here) };
+            Ok(FeedPage { records, cursor, more: true })
         }
     }
 }
-
-/// Time for which several watches share what one of them has read.
-const SHARED: Duration = Duration::from_millis(50);

@@ -1,61 +1,68 @@
 //! The part of a shard where the log no longer changes: read page by page, for watches that come back.
 
+use std::sync::Arc;
+
 use futures::stream::{self, StreamExt as _};
 
-use crate::change_record::{Place, order_within_partitions};
+use crate::change_record::{ChangeRecord, Place, order_within_partitions};
 use crate::error::Error;
+use crate::key::PartitionKey;
 use crate::store::cassandra::feed::log::{Log, POINTERS, Pointer, Stretch, bucket};
 use crate::store::cassandra::feed::{BUCKET_MICROS, PAGE_BYTES};
-use crate::store::{FeedCursor, FeedPage, FeedRead};
 
 /// Buckets of the log that a page looks through when they hold little.
 const BUCKETS: i64 = 256;
 /// Buckets read at the same time.
 const BUCKET_READS: usize = 8;
 
-/// Returns a page of records from a place on, before `until`, where the log no longer changes; and the pointers without a record.
+/// A page of the past.
+#[derive(Debug)]
+pub(super) struct PastPage {
+    /// The records.
+    pub(super) records: Vec<Arc<ChangeRecord>>,
+    /// The place of the next page.
+    pub(super) next: Place,
+    /// The pointers before it that have no record.
+    pub(super) missing: Vec<Pointer>,
+}
+
+/// Reads a page of records from a place on, before `until`, where the log no longer changes. It has at least one record, if there
+/// is one, and else no more than [`PAGE_BYTES`].
 pub(super) async fn past<L: Log>(
     log: &L,
-    read: &FeedRead,
+    partition: Option<&PartitionKey>,
+    from: Place,
     until: i64,
-) -> Result<(FeedPage, Vec<Pointer>), Error> {
-    let FeedRead { cursor, partition, .. } = read;
-    let from = cursor.position;
-    let last_bucket = bucket(until - 1).min(bucket(from) + BUCKETS - 1);
-    let stretch = |bucket| Stretch {
-        bucket,
-        from: Place { at: from, id: i64::MIN },
-        before: Place { at: until, id: i64::MIN },
-        descending: false,
-    };
-    let reads: Vec<_> = (bucket(from)..=last_bucket).map(|bucket| log.pointers(stretch(bucket))).collect();
-    let mut buckets = Box::pin(stream::iter(reads).buffered(BUCKET_READS));
-    let (mut wanted, mut bytes, mut position) = (Vec::new(), 0, until);
-    let mut looked = 0;
-    'buckets: while let Some(pointers) = buckets.next().await {
-        let mut pointers = pointers?;
+) -> Result<PastPage, Error> {
+    let last_bucket = bucket(until - 1).min(bucket(from.at) + BUCKETS - 1);
+    let before = Place::first_at(until);
+    let stretch = |bucket| Stretch { bucket, from, before, descending: false };
+    let reads: Vec<_> = (bucket(from.at)..=last_bucket).map(|bucket| log.pointers(stretch(bucket))).collect();
+    let mut reads = Box::pin(stream::iter(reads).buffered(BUCKET_READS));
+    let (mut wanted, mut bytes, mut looked) = (Vec::new(), 0, 0);
+    let (mut next, mut bucket) = (from, bucket(from.at));
+    'log: while let Some(pointers) = reads.next().await {
+        let pointers = pointers?;
         let cut = pointers.len() == POINTERS;
-        if let (true, Some(last)) = (cut, pointers.last().map(|pointer| pointer.place.at)) {
-            // The last time may have more pointers than were read.
-            if pointers.first().is_some_and(|first| first.place.at < last) {
-                pointers.retain(|pointer| pointer.place.at < last);
-            }
-        }
         for pointer in pointers {
+            let ours = partition.is_none_or(|partition| partition.as_str() == pointer.partition);
+            let full = ours && !wanted.is_empty() && bytes + pointer.bytes() > PAGE_BYTES;
+            if full || looked == POINTERS {
+                break 'log;
+            }
             looked += 1;
-            position = pointer.place.at + 1;
-            if partition.as_ref().is_none_or(|partition| partition.as_str() == pointer.partition) {
+            next = pointer.place.next();
+            if ours {
                 bytes += pointer.bytes();
                 wanted.push(pointer);
             }
         }
-        if cut || bytes >= PAGE_BYTES || looked >= POINTERS {
-            break 'buckets;
+        if cut {
+            // The bucket has more behind the last, perhaps of the same microsecond.
+            break;
         }
-        position = until;
-    }
-    if position == until {
-        position = until.min((last_bucket + 1) * BUCKET_MICROS);
+        bucket += 1;
+        next = Place::first_at((bucket * BUCKET_MICROS).min(until));
     }
     let mut found = log.records(&wanted, false).await?;
     let mut records = Vec::with_capacity(found.len());
@@ -67,5 +74,5 @@ pub(super) async fn past<L: Log>(
         }
     }
     order_within_partitions(&mut records);
-    Ok((FeedPage { records, cursor: FeedCursor::at(position), more: true }, missing))
+    Ok(PastPage { records, next, missing })
 }
