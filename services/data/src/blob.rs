@@ -36,6 +36,8 @@ pub(crate) use get::BlobRange;
 pub(crate) use put::BlobStart;
 pub(crate) use sweep::sweep_blobs_forever;
 
+/// Beginning of the names of the attributes that rows of blobs have.
+pub(crate) const RESERVED_PREFIX: &str = "blob.";
 /// Bytes of a stored chunk; the last one of a blob has fewer.
 pub(crate) const CHUNK_BYTES: usize = 512 << 10;
 /// Most bytes of a chunk that a caller sends.

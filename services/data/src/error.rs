@@ -225,7 +225,8 @@ impl From<Error> for ApiError {
             Error::TableExists { name, difference } => ApiError::new(
                 Code::AlreadyExists,
                 reason::TABLE_EXISTS,
-                format!("table `{name}` exists with another definition ({difference}); choose another name"),
+                format!("table `{name}` exists with another definition ({difference}), which no call changes; choose another name, or \
+                     create it as it is: CreateTable then returns it with the default_ttl and description it has"),
             )
             .meta("table", name)
             .meta("difference", difference),

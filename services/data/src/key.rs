@@ -175,7 +175,7 @@ impl SortRange {
     /// Makes the range of `start` and `end`, or of all keys that begin with `prefix`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when a value does not fit the table, or when the prefix comes with a bound.
+    /// INVALID_ARGUMENT when a value does not fit the table, the end comes before the start, or the prefix comes with a bound.
     pub(crate) fn parse(
         of: SortKeyType,
         start: Option<Value>,
@@ -185,6 +185,13 @@ impl SortRange {
         let Some(prefix) = prefix else {
             let start = SortKey::parse_bound(of, start, "start")?;
             let end = SortKey::parse_bound(of, end, "end")?;
+            if matches!((&start, &end), (Some(start), Some(end)) if start > end) {
+                return Err(Invalid::new(
+                    reason::INVERTED_RANGE,
+                    "end",
+                    "comes before start: no key is in such a range; set descending for the other order",
+                ));
+            }
             return Ok(Self { start, end });
         };
         if start.is_some() || end.is_some() {
@@ -324,5 +331,17 @@ mod tests {
         let value = || Some(Value::String("a".into()));
         assert!(SortRange::parse(SortKeyType::String, value(), None, value()).is_err());
         assert!(SortRange::parse(SortKeyType::Int64, None, None, Some(Value::Int(1))).is_err());
+    }
+
+    #[test]
+    fn an_inverted_range_is_refused() {
+        let ints = |start, end| {
+            let range =
+                SortRange::parse(SortKeyType::Int64, Some(Value::Int(start)), Some(Value::Int(end)), None);
+            range.map_err(|invalid| invalid.reason)
+        };
+        assert_eq!(ints(5, 4), Err(reason::INVERTED_RANGE));
+        assert!(ints(5, 5).unwrap().is_empty());
+        assert!(!ints(-5, 5).unwrap().is_empty());
     }
 }

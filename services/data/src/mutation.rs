@@ -255,7 +255,9 @@ pub(crate) fn check_attributes(attributes: &Attributes, field: &str) -> Result<u
         return Err(Invalid::new(
             reason::ROW_TOO_LARGE,
             field.to_owned(),
-            format!("has {bytes} bytes; a row has at most {ROW_BYTES_MAX}"),
+            format!(
+                "has {bytes} bytes; a row has at most {ROW_BYTES_MAX}: put larger values with PutBlob, and their keys here"
+            ),
         ));
     }
     Ok(bytes)

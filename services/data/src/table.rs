@@ -193,13 +193,7 @@ impl Ttl {
     /// INVALID_ARGUMENT when it is zero or longer than ten years.
     pub(crate) fn parse(ttl: Duration, field: &str) -> Result<Self, Invalid> {
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
-        u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| {
-            Invalid::new(
-                reason::INVALID_TTL,
-                field.to_owned(),
-                format!("must be more than 0 and at most {TTL_SECONDS_MAX} seconds"),
-            )
-        })
+        u32::try_from(seconds).ok().and_then(Self::of_seconds).ok_or_else(|| bad_ttl(field))
     }
 
     /// Makes a time to live that was stored.
@@ -211,6 +205,14 @@ impl Ttl {
     pub(crate) fn seconds(self) -> u32 {
         self.0
     }
+}
+
+/// Makes the refusal of a time to live.
+pub(crate) fn bad_ttl(field: &str) -> Invalid {
+    let text = format!(
+        "must be more than 0 and at most {TTL_SECONDS_MAX} seconds (ten years), its seconds and nanos both positive"
+    );
+    Invalid::new(reason::INVALID_TTL, field.to_owned(), text)
 }
 
 /// Checks the length of a description.
@@ -243,18 +245,16 @@ impl TableChange {
 }
 
 impl Definition {
-    /// Returns the differences of `existing` to this definition; none if it is the same.
+    /// Returns the differences of `existing` to this definition that make it another table; none if it is the same one. What
+    /// UpdateTable changes without touching a row, the default time to live and the description, makes no other table: a service
+    /// that creates its tables at each start goes on after an UpdateTable.
     pub(crate) fn difference(&self, existing: &Definition) -> Option<String> {
-        let ttl = |ttl: Option<Ttl>| ttl.map_or("none".to_owned(), |ttl| format!("{} s", ttl.seconds()));
         let mut differences = Vec::new();
         if self.sort_key_type != existing.sort_key_type {
             differences.push(format!("sort_key_type {}", existing.sort_key_type.name()));
         }
         if self.write_mode != existing.write_mode {
             differences.push(format!("write_mode {}", existing.write_mode.name()));
-        }
-        if self.default_ttl != existing.default_ttl {
-            differences.push(format!("default_ttl {}", ttl(existing.default_ttl)));
         }
         differences.extend(self.options.difference(&existing.options));
         (!differences.is_empty()).then(|| differences.join(", "))
@@ -272,6 +272,9 @@ impl Table {
             return Ok(());
         }
         let advice = match found {
+            WriteMode::Conditional if call == "PutBlob" => {
+                "blobs need a table with write_mode LAST_WRITE_WINS: put it into another table, and keep its key here"
+            }
             WriteMode::Conditional => {
                 "write it with CheckAndMutate (without conditions it always writes) or Increment"
             }

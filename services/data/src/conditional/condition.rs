@@ -9,9 +9,9 @@ use crate::value::{Attributes, Value};
 /// Relation between what a row holds and what the caller gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
-    /// Both are of one kind and equal.
+    /// Both are of one kind, or both numbers, and equal.
     Equal,
-    /// They differ, or the row has no such attribute.
+    /// They differ, are of different kinds, or the row has no such attribute.
     NotEqual,
     /// The row's is less.
     Less,
@@ -53,6 +53,18 @@ pub(crate) enum Condition {
 }
 
 impl Comparison {
+    /// Returns the name of the relation, which never changes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Comparison::Equal => "EQUAL",
+            Comparison::NotEqual => "NOT_EQUAL",
+            Comparison::Less => "LESS",
+            Comparison::LessOrEqual => "LESS_OR_EQUAL",
+            Comparison::Greater => "GREATER",
+            Comparison::GreaterOrEqual => "GREATER_OR_EQUAL",
+        }
+    }
+
     /// Returns whether the relation holds; `None` stands for values that have no order.
     fn holds(self, ordering: Option<Ordering>) -> bool {
         match self {
@@ -89,17 +101,36 @@ fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a Value> {
     attributes.iter().find_map(|(of, value)| (of == name).then_some(value))
 }
 
-/// Compares two values; none if their kinds differ, or one is not a number.
+/// Compares two values, an integer with a double by number; none if their kinds differ otherwise, or a double is NaN.
 fn order(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::String(a), Value::String(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
         (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
         (Value::Double(a), Value::Double(b)) => a.partial_cmp(b),
+        (Value::Int(a), Value::Double(b)) => order_numbers(*a, *b),
+        (Value::Double(a), Value::Int(b)) => order_numbers(*b, *a).map(Ordering::reverse),
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
         (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
         (Value::Time(a), Value::Time(b)) => Some((a.seconds, a.nanos).cmp(&(b.seconds, b.nanos))),
         _ => None,
     }
+}
+
+/// Compares an integer with a double exactly: no integer is rounded to a double; none for NaN.
+fn order_numbers(int: i64, double: f64) -> Option<Ordering> {
+    const BEHIND_ALL: f64 = 9_223_372_036_854_775_808.0;
+    if double.is_nan() {
+        return None;
+    }
+    if double >= BEHIND_ALL {
+        return Some(Ordering::Less);
+    }
+    if double < -BEHIND_ALL {
+        return Some(Ordering::Greater);
+    }
+    // Within the range of integers, so nothing but the fraction is cut off.
+    let whole = double.trunc() as i64;
+    Some(int.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
 }
 
 fn size(value: &Value) -> Option<i64> {
@@ -142,12 +173,28 @@ mod tests {
             ("i", Value::Int(5), [true, false, false, true, false, true]),
             ("i", Value::Int(6), [false, true, true, true, false, false]),
             ("i", Value::Int(4), [false, true, false, false, true, true]),
-            ("i", Value::Double(5.0), [false, true, false, false, false, false]),
+            ("i", Value::Double(5.0), [true, false, false, true, false, true]),
+            ("i", Value::Double(5.5), [false, true, true, true, false, false]),
+            ("i", Value::Double(4.5), [false, true, false, false, true, true]),
+            ("i", Value::Double(f64::NAN), [false, true, false, false, false, false]),
+            ("i", Value::Double(f64::INFINITY), [false, true, true, true, false, false]),
+            ("s", Value::Int(5), [false, true, false, false, false, false]),
             ("d", Value::Double(f64::NAN), [false, true, false, false, false, false]),
             ("none", Value::Int(5), [false, true, false, false, false, false]),
         ] {
             assert_eq!(all.map(|comparison| holds(name, comparison, &value)), expected, "{name} {value:?}");
         }
+    }
+
+    #[test]
+    fn integers_are_never_rounded() {
+        // 2^53 + 1 is no double: as doubles the two would be equal.
+        assert_eq!(order_numbers((1 << 53) + 1, 9_007_199_254_740_992.0), Some(Ordering::Greater));
+        assert_eq!(order_numbers(i64::MAX, 9_223_372_036_854_775_808.0), Some(Ordering::Less));
+        assert_eq!(order_numbers(i64::MIN, -9_223_372_036_854_775_808.0), Some(Ordering::Equal));
+        assert_eq!(order_numbers(-5, -5.5), Some(Ordering::Greater));
+        assert_eq!(order_numbers(0, -0.0), Some(Ordering::Equal));
+        assert_eq!(order_numbers(i64::MIN, f64::NEG_INFINITY), Some(Ordering::Greater));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::blob::{Blob, BlobRange, BlobStart};
 use crate::data::Data;
-use crate::service::codec::{duration, optional, timestamp};
+use crate::service::codec::{optional, timestamp, ttl};
 use crate::service::stalled::until_stalled;
 use crate::store::Store;
 
@@ -30,7 +30,7 @@ pub(super) async fn put_blob<S: Store>(
         content_type: start.content_type,
         size: start.size,
         sha256: start.sha256,
-        ttl: duration(start.ttl, "start.ttl")?,
+        ttl: ttl(start.ttl, "start.ttl")?,
         token: start.idempotency_token,
     };
     let sized = start.size.is_some();

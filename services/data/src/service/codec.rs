@@ -11,6 +11,7 @@ use tonic::metadata::MetadataMap;
 use crate::clock::WriteTimestamp;
 use crate::row::Row;
 use crate::store::Consistency;
+use crate::table::bad_ttl;
 use crate::value::{Time, Value};
 
 /// Seconds of the years 1 to 9999, the range of `google.protobuf.Timestamp`.
@@ -95,8 +96,23 @@ pub(super) fn duration(
     duration: Option<prost_types::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, Invalid> {
-    convert::duration(duration)
-        .ok_or_else(|| Invalid::new(reason::INVALID_TTL, field.to_owned(), "must be a positive duration"))
+    let malformed = || {
+        let text = "must be a positive duration: no negative seconds, and 0 to 999 999 999 nanos";
+        Invalid::new(reason::INVALID_TTL, field.to_owned(), text)
+    };
+    // A conversion would add seconds and nanos of different signs up.
+    let form = |duration: &prost_types::Duration| {
+        duration.seconds >= 0 && (0..1_000_000_000).contains(&duration.nanos)
+    };
+    if !duration.as_ref().is_none_or(form) {
+        return Err(malformed());
+    }
+    convert::duration(duration).ok_or_else(malformed)
+}
+
+/// Reads a time to live.
+pub(super) fn ttl(ttl: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Invalid> {
+    duration(ttl, field).map_err(|_| bad_ttl(field))
 }
 
 pub(super) fn row_out(partition_key: String, row: Row) -> pb::Row {

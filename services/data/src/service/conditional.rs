@@ -34,11 +34,13 @@ pub(super) async fn check_and_mutate<S: Store>(
         Outcome::Applied { write_time, .. } => pb::CheckAndMutateResponse {
             applied: true,
             write_time: Some(timestamp(write_time)),
-            rows: Vec::new(),
+            ..Default::default()
         },
-        Outcome::Refused { rows } => pb::CheckAndMutateResponse {
+        Outcome::Refused { condition, rows, left_out } => pb::CheckAndMutateResponse {
             applied: false,
             write_time: None,
+            rows_left_out: left_out,
+            failed_condition: i32::try_from(condition).ok(),
             rows: rows.into_iter().map(|row| row_out(partition.clone(), row)).collect(),
         },
     };
@@ -85,6 +87,10 @@ fn condition_in(index: usize, condition: pb::Condition) -> Result<(Option<Value>
             value: required(value, &at("attribute.value"))?,
         },
         Some(Kind::Size(Size { name, comparison, bytes })) => {
+            if bytes < 0 {
+                let text = format!("must not be negative, is {bytes}: no attribute has such a size");
+                return Err(Invalid::new(reason::INVALID_CONDITIONS, at("size.bytes"), text));
+            }
             Condition::Size { name, comparison: comparison_in(comparison, &at("size.comparison"))?, bytes }
         }
         Some(Kind::WriteTime(time)) => Condition::WrittenAt(micros(&time, &at("write_time"))?),

@@ -5,7 +5,7 @@ use shoal_proto::data::v1 as pb;
 use tonic::{Response, Status};
 
 use crate::data::Data;
-use crate::service::codec::{duration, micros, timestamp, unknown_enum};
+use crate::service::codec::{duration, micros, timestamp, ttl, unknown_enum};
 use crate::store::Store;
 use crate::table::{SortKeyType, Table, TableChange, Ttl, WriteMode};
 use crate::tables::NewTable;
@@ -19,7 +19,7 @@ pub(super) async fn create_table<S: Store>(
     };
     let sort_key_type = sort_key_type(table.sort_key_type)?;
     let write_mode = write_mode(table.write_mode)?;
-    let default_ttl = duration(table.default_ttl, "table.default_ttl")?;
+    let default_ttl = ttl(table.default_ttl, "table.default_ttl")?;
     let change_feed = match table.change_feed {
         None => None,
         Some(feed) => Some((feed.old_rows, duration(feed.retention, "table.change_feed.retention")?)),
@@ -42,7 +42,7 @@ pub(super) async fn update_table<S: Store>(
     for path in &paths {
         match path.as_str() {
             "default_ttl" => {
-                let ttl = duration(table.default_ttl, "table.default_ttl")?;
+                let ttl = ttl(table.default_ttl, "table.default_ttl")?;
                 let ttl = ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
                 change.default_ttl = Some(ttl);
             }

@@ -7,11 +7,15 @@ use shoal_proto::data::v1 as pb;
 use shoal_proto::r#type::v1 as types;
 use tonic::{Response, Status};
 
+use crate::blob::RESERVED_PREFIX;
 use crate::data::Data;
 use crate::mutation::Mutation;
-use crate::service::codec::{duration, optional, timestamp, value_in};
+use crate::service::codec::{optional, timestamp, ttl, value_in};
 use crate::store::Store;
 use crate::value::Attributes;
+
+/// Most characters of an attribute's name in an error.
+const NAME_CHARS_MAX: usize = 64;
 
 pub(super) async fn mutate<S: Store>(
     data: &Data<S>,
@@ -36,10 +40,10 @@ pub(super) fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutati
             format!("mutations[{index}]"),
             "set put, delete or delete_range",
         )),
-        Some(Kind::Put(Put { sort_key, attributes, ttl })) => Ok(Mutation::Put {
+        Some(Kind::Put(Put { sort_key, attributes, ttl: time })) => Ok(Mutation::Put {
             sort_key: optional(sort_key, &at("put.sort_key"))?,
             attributes: attributes_in(attributes, &at("put.attributes"))?,
-            ttl: duration(ttl, &at("put.ttl"))?,
+            ttl: ttl(time, &at("put.ttl"))?,
         }),
         Some(Kind::Delete(Delete { sort_key })) => {
             Ok(Mutation::Delete { sort_key: optional(sort_key, &at("delete.sort_key"))? })
@@ -51,11 +55,22 @@ pub(super) fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutati
     }
 }
 
+/// Names an attribute of a field. A long name is cut.
+fn named(field: &str, name: &str) -> String {
+    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+    format!("{field}[{name:?}]")
+}
+
 fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Result<Attributes, Invalid> {
     attributes
         .into_iter()
         .map(|(name, value)| {
-            let value = value_in(value, field)?;
+            if name.starts_with(RESERVED_PREFIX) {
+                let text =
+                    format!("names that begin with `{RESERVED_PREFIX}` are for PutBlob; choose another name");
+                return Err(Invalid::new(reason::INVALID_ATTRIBUTE_NAME, named(field, &name), text));
+            }
+            let value = value_in(value, &named(field, &name))?;
             Ok((name, value))
         })
         .collect()

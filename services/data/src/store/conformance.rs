@@ -95,6 +95,9 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     conditional::write_modes_never_mix(clones).await;
     conditional::one_of_racing_creators_wins(clones).await;
     conditional::an_ended_row_is_absent(clones).await;
+    conditional::late_locks_hold_their_time(clones).await;
+    conditional::a_token_is_of_one_write(clones).await;
+    conditional::a_refusal_names_its_condition(clones).await;
     conditional::increments_are_exact(clones).await;
     conditional::increments_keep_the_row(clones).await;
     blob::blobs_come_back_whole(clones).await;

@@ -31,7 +31,7 @@ pub(crate) struct Model {
 #[derive(Debug, Default)]
 struct Conditional {
     rows: BTreeMap<SortKey, (WriteTimestamp, Option<bytes::Bytes>)>,
-    applied: HashMap<WriteHash, Outcome>,
+    applied: HashMap<WriteHash, (WriteTimestamp, bytes::Bytes)>,
 }
 
 /// Returns what decides between two puts of a row: time, end, cell.
@@ -180,8 +180,8 @@ impl WriteStore for Model {
     async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
         let mut partitions = self.conditional.lock().unwrap();
         let partition = partitions.entry((write.table.id, write.partition.clone())).or_default();
-        if let Some(outcome) = partition.applied.get(&write.hash()) {
-            return Ok(outcome.clone());
+        if let Some((write_time, applied)) = partition.applied.get(&write.hash()) {
+            return write.remembered(*write_time, applied);
         }
         let now = WriteTimestamp::now();
         let found = write.rows.iter().map(|key| match partition.rows.get(key) {
@@ -192,7 +192,10 @@ impl WriteStore for Model {
             }
         });
         let found: Vec<Found> = found.collect::<Result<_, Error>>()?;
-        let Some(decision) = write.decide(&found)? else { return Ok(ConditionalWrite::refused(found)) };
+        let decision = match write.decide(&found, now)? {
+            Ok(decision) => decision,
+            Err(condition) => return Ok(ConditionalWrite::refused(condition, found)),
+        };
         for (place, replacement) in decision.changes {
             let cell = match replacement {
                 Replacement::Put { cell, .. } => Some(cell),
@@ -200,8 +203,8 @@ impl WriteStore for Model {
             };
             partition.rows.insert(write.rows[place].clone(), (decision.write_time, cell));
         }
-        let outcome = Outcome::remembered(decision.write_time, &decision.applied)?;
-        partition.applied.insert(write.hash(), outcome.clone());
+        let outcome = write.remembered(decision.write_time, &decision.applied)?;
+        partition.applied.insert(write.hash(), (decision.write_time, decision.applied));
         Ok(outcome)
     }
 }

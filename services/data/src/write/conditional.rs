@@ -1,7 +1,5 @@
 //! The calls that write rows of conditional tables.
 
-use shoal_kit::{Invalid, reason};
-
 use crate::clock::WriteTimestamp;
 use crate::conditional::{Condition, ConditionalWrite, Outcome};
 use crate::data::Data;
@@ -53,12 +51,9 @@ impl<S: Store> Data<S> {
         ConditionalWrite::check_age(&token, WriteTimestamp::now())?;
         match self.write_conditionally(write).await? {
             Outcome::Applied { write_time, value: Some(value) } => Ok((write_time, value)),
-            Outcome::Applied { value: None, .. } => Err(Invalid::new(
-                reason::INVALID_IDEMPOTENCY_TOKEN,
-                "idempotency_token",
-                "belongs to a CheckAndMutate of this partition; a token belongs to one write",
-            )
-            .into()),
+            Outcome::Applied { value: None, .. } => {
+                Err(Error::Internal("an Increment has no sum".to_owned()))
+            }
             Outcome::Refused { .. } => Err(Error::Internal("an Increment has no conditions".to_owned())),
         }
     }

@@ -1,8 +1,9 @@
 //! The gRPC face: values come back as they were sent, and errors say what was wrong with which field.
 
 use shoal_proto::data::v1::{
-    BatchGetRequest, Consistency, CreateTableRequest, GetRequest, GetTableRequest, ListTablesRequest,
-    MutateRequest, Mutation, QueryRequest, RowKey, SortKeyType, Table, mutation,
+    BatchGetRequest, CheckAndMutateRequest, Condition, Consistency, CreateTableRequest, GetRequest,
+    GetTableRequest, ListTablesRequest, MutateRequest, Mutation, QueryRequest, RowKey, SortKeyType, Table,
+    condition, mutation,
 };
 use shoal_proto::r#type::v1::{Value, value};
 use tonic::Code;
@@ -103,8 +104,40 @@ async fn errors_name_reason_and_field() {
     };
     assert_eq!(
         refused(write(client, far).await),
-        invalid("INVALID_TIMESTAMP", "mutations[0].put.attributes")
+        invalid("INVALID_TIMESTAMP", "mutations[0].put.attributes[\"t\"]")
     );
+    let with = |name: &str, ttl| mutation::Put {
+        sort_key: Some(text("a")),
+        attributes: [(name.to_owned(), text("1"))].into(),
+        ttl,
+    };
+    let outcome = write(client, with("blob.upload", None)).await;
+    assert_eq!(
+        refused(outcome),
+        invalid("INVALID_ATTRIBUTE_NAME", "mutations[0].put.attributes[\"blob.upload\"]")
+    );
+    for (seconds, nanos) in [(5, -1), (-5, 1), (0, -1), (-1, 0), (5, 1_000_000_000)] {
+        let mixed = Some(prost_types::Duration { seconds, nanos });
+        assert_eq!(
+            refused(write(client, with("v", mixed)).await),
+            invalid("INVALID_TTL", "mutations[0].put.ttl")
+        );
+    }
+    let range = mutation::DeleteRange { start: Some(text("b")), end: Some(text("a")) };
+    let range = Mutation { kind: Some(mutation::Kind::DeleteRange(range)) };
+    let inverted = mutate(client, "t", vec![range]).await;
+    assert_eq!(refused(inverted), invalid("INVERTED_RANGE", "mutations[0].delete_range.end"));
+    let size = condition::Size { name: "v".to_owned(), bytes: -1, ..condition::Size::default() };
+    let condition = Condition { sort_key: Some(text("a")), kind: Some(condition::Kind::Size(size)) };
+    let check = CheckAndMutateRequest {
+        table: "t".to_owned(),
+        partition_key: "p".to_owned(),
+        conditions: vec![condition],
+        mutations: vec![put("a", "1")],
+        ..CheckAndMutateRequest::default()
+    };
+    let outcome = caller.check_and_mutate(check).await;
+    assert_eq!(refused(outcome), invalid("INVALID_CONDITIONS", "conditions[0].size.bytes"));
     let token = MutateRequest {
         table: "t".to_owned(),
         partition_key: "p".to_owned(),

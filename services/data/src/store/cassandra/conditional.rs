@@ -62,7 +62,7 @@ impl PartitionLocks {
 struct Read {
     found: Vec<Found>,
     versions: Vec<Option<Vec<u8>>>,
-    remembered: Option<Outcome>,
+    remembered: Option<Result<Outcome, Error>>,
 }
 
 impl CassandraStore {
@@ -90,7 +90,7 @@ impl CassandraStore {
                 (Err(error), None) => return Err(error),
             };
             if let Some(outcome) = read.remembered {
-                return Ok(outcome);
+                return outcome;
             }
             if let Some((versions, unknown)) = &unsettled {
                 if *versions != read.versions {
@@ -100,12 +100,12 @@ impl CassandraStore {
                     return Err(unknown.clone());
                 }
             }
-            let decision = match (write.decide(&read.found), &unsettled) {
-                (Ok(Some(decision)), _) => decision,
-                (Ok(None), None) => return Ok(ConditionalWrite::refused(read.found)),
+            let decision = match (write.decide(&read.found, WriteTimestamp::now()), &unsettled) {
+                (Ok(Ok(decision)), _) => decision,
+                (Ok(Err(condition)), None) => return Ok(ConditionalWrite::refused(condition, read.found)),
                 (Err(error), None) => return Err(error),
                 // A row has ended since. The attempt that is under way found it.
-                (Ok(None) | Err(_), Some((_, unknown))) => return Err(unknown.clone()),
+                (Ok(Err(_)) | Err(_), Some((_, unknown))) => return Err(unknown.clone()),
             };
             if unsettled.is_none() && attempts > 0 && Instant::now() >= until {
                 return Err(Error::Contended { attempts });
@@ -116,7 +116,7 @@ impl CassandraStore {
                 Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),
             };
             match self.swap(write, &read.versions, &decision, record).await {
-                Ok(true) => return Outcome::remembered(decision.write_time, &decision.applied),
+                Ok(true) => return write.remembered(decision.write_time, &decision.applied),
                 Ok(false) => unsettled = None,
                 Err(error @ Error::OutcomeUnknown { .. }) => {
                     unsettled = Some((read.versions, error.of_write(&write.token)));
@@ -262,7 +262,7 @@ fn rows_of(write: &ConditionalWrite, remembered: &[u8], result: QueryResult) -> 
         let write_time = write_time.and_then(|value| value.as_bigint()).map(WriteTimestamp);
         if aux.and_then(CqlValue::into_blob).as_deref() == Some(remembered) {
             if let (Some(applied), Some(write_time)) = (cell, write_time) {
-                read.remembered = Some(Outcome::remembered(write_time, &applied)?);
+                read.remembered = Some(write.remembered(write_time, &applied));
             }
             continue;
         }

@@ -58,7 +58,7 @@ fn applied(outcome: &Outcome) -> WriteTimestamp {
 
 #[track_caller]
 fn refused(outcome: Outcome) -> Vec<Row> {
-    let Outcome::Refused { rows } = outcome else { panic!("{outcome:?}") };
+    let Outcome::Refused { rows, .. } = outcome else { panic!("{outcome:?}") };
     rows
 }
 
@@ -190,18 +190,127 @@ pub(super) async fn one_of_racing_creators_wins<S: Store>(Clones { here, there }
 
 pub(super) async fn an_ended_row_is_absent<S: Store>(Clones { here, there }: &Clones<S>) {
     let table = create_conditional(here, "ended", SortKeyType::String).await;
-    // The token's time counts, so these have ended by the time they are written, or end long after the test.
-    let earlier = token(WriteTimestamp::now().0 - 10_000_000);
-    applied(
-        &check(here, &table, vec![], vec![put_for("a", "1", 1), put_for("b", "1", 5_000)], &earlier).await,
-    );
-    assert!(strong(there, &table, "a").await.is_none());
+    let before = WriteTimestamp::now();
+    let token = now_token();
+    applied(&check(here, &table, vec![], vec![put_for("a", "1", 1), put_for("b", "1", 5_000)], &token).await);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while strong(there, &table, "a").await.is_some() {
+        assert!(std::time::Instant::now() < until, "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(WriteTimestamp::now() >= before.plus_seconds(1), "it ended before its time");
     refused(check(there, &table, vec![("a", Condition::Exists)], vec![put("c", "1")], "").await);
     refused(check(there, &table, vec![("b", Condition::Absent)], vec![put("c", "1")], "").await);
     applied(&check(there, &table, vec![("a", Condition::Absent)], vec![put("a", "2")], "").await);
     assert_eq!(value_of(&strong(here, &table, "a").await.unwrap()), "2");
     let end = strong(here, &table, "b").await.unwrap().expire_time.unwrap();
-    assert_eq!(end.0, earlier.split_once('-').unwrap().0.parse::<i64>().unwrap() + 5_000_000_000);
+    assert!((before.plus_seconds(5_000)..=WriteTimestamp::now().plus_seconds(5_000)).contains(&end));
+}
+
+/// A lock that is taken at last under a token from long before must hold as long as any other.
+pub(super) async fn late_locks_hold_their_time<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create_conditional(here, "lock", SortKeyType::String).await;
+    let free = || vec![("lock", Condition::Absent)];
+    let old = token(WriteTimestamp::now().0 - 40_000_000);
+    applied(&check(here, &table, free(), vec![put("lock", "other")], "").await);
+    refused(check(here, &table, free(), vec![put_for("lock", "mine", 30)], &old).await);
+    applied(&check(there, &table, vec![], vec![delete("lock")], "").await);
+    let written = applied(&check(here, &table, free(), vec![put_for("lock", "mine", 30)], &old).await);
+    let row = strong(there, &table, "lock").await.expect("the lock is held");
+    assert!(row.expire_time.unwrap() >= written.plus_seconds(30));
+    refused(check(there, &table, free(), vec![put_for("lock", "third", 30)], "").await);
+
+    // A row that has ended may be forgotten, and the next write of it comes later all the same.
+    let first = check(here, &table, vec![], vec![put_for("short", "1", 1)], "").await;
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while strong(there, &table, "short").await.is_some() {
+        assert!(std::time::Instant::now() < until, "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let older = token(WriteTimestamp::now().0 - 60_000_000);
+    let second =
+        check(there, &table, vec![("short", Condition::Absent)], vec![put("short", "2")], &older).await;
+    assert!(applied(&second) > applied(&first));
+}
+
+/// A token names one write: another request under it is told so, and a repeat is not.
+pub(super) async fn a_token_is_of_one_write<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create_conditional(here, "token", SortKeyType::String).await;
+    let token = now_token();
+    let free = vec![("a", Condition::Absent)];
+    let first = check(here, &table, free.clone(), vec![put("a", "1")], &token).await;
+    applied(&first);
+    let add = |attribute: &str, delta| {
+        let (data, table, token, attribute) =
+            (there.clone(), table.clone(), token.clone(), attribute.to_owned());
+        async move {
+            data.increment(&table, "p".to_owned(), text("a"), attribute, Value::Int(delta), &token).await
+        }
+    };
+    let others = [
+        (free.clone(), vec![put("a", "2")]),
+        (free.clone(), vec![put("b", "1")]),
+        (free.clone(), vec![put_for("a", "1", 5)]),
+        (free.clone(), vec![delete("a")]),
+        (vec![], vec![put("a", "1")]),
+        (vec![("a", Condition::Exists)], vec![put("a", "1")]),
+        (vec![("a", equals("1"))], vec![put("a", "1")]),
+    ];
+    let told = |outcome: Result<(), Error>, what: &str| {
+        let Err(Error::Invalid(invalid)) = outcome else { panic!("{what}: {outcome:?}") };
+        assert_eq!(invalid.reason, shoal_kit::reason::INVALID_IDEMPOTENCY_TOKEN, "{what}");
+    };
+    for (conditions, mutations) in others {
+        let what = format!("{conditions:?} {mutations:?}");
+        let conditions = conditions.into_iter().map(|(key, condition)| (text(key), condition)).collect();
+        let other = there.check_and_mutate(&table, "p".to_owned(), conditions, mutations, &token).await;
+        told(other.map(drop), &what);
+    }
+    told(add("n", 1).await.map(drop), "Increment");
+    assert_eq!(check(there, &table, free, vec![put("a", "1")], &token).await, first);
+
+    let token = now_token();
+    let add = |attribute: &str, delta| {
+        let (data, table, token, attribute) =
+            (there.clone(), table.clone(), token.clone(), attribute.to_owned());
+        async move {
+            data.increment(&table, "p".to_owned(), text("a"), attribute, Value::Int(delta), &token).await
+        }
+    };
+    let sum = add("n", 1).await.unwrap();
+    told(add("n", 2).await.map(drop), "another delta");
+    told(add("m", 1).await.map(drop), "another attribute");
+    assert_eq!(add("n", 1).await.unwrap(), sum);
+}
+
+pub(super) async fn a_refusal_names_its_condition<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create_conditional(here, "why", SortKeyType::String).await;
+    let large = |key: &str| {
+        let bytes = Value::Bytes(vec![7; 900 << 10].into());
+        let attributes = [("v".to_owned(), bytes)].into_iter().collect();
+        Mutation::Put { sort_key: text(key), attributes, ttl: None }
+    };
+    for key in ["a", "b", "c"] {
+        applied(&check(here, &table, vec![], vec![large(key)], "").await);
+    }
+    let conditions = vec![
+        ("a", Condition::Exists),
+        ("b", Condition::Absent),
+        ("c", Condition::Absent),
+        ("d", Condition::Exists),
+    ];
+    match check(there, &table, conditions, vec![put("d", "1")], "").await {
+        Outcome::Refused { condition, rows, left_out } => {
+            assert_eq!((condition, rows.len(), left_out), (1, 2, true), "clients take no larger answer");
+        }
+        other => panic!("{other:?}"),
+    }
+    match check(there, &table, vec![("d", Condition::Exists)], vec![put("d", "1")], "").await {
+        Outcome::Refused { condition, rows, left_out } => {
+            assert_eq!((condition, rows.len(), left_out), (0, 0, false));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(super) async fn increments_are_exact<S: Store>(Clones { here, there }: &Clones<S>) {

@@ -46,7 +46,7 @@ pub(super) async fn deleted_ranges_hide_older_puts<S: Store>(clones: &Clones<S>)
         mutate(here, &table, 3001, puts()).await;
         left(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).await;
         // Nothing is in these.
-        mutate(here, &table, 5000, vec![range(Some(5), Some(5)), range(Some(7), Some(3))]).await;
+        mutate(here, &table, 5000, vec![range(Some(5), Some(5)), range(Some(7), Some(7))]).await;
         left(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).await;
     }
 }

@@ -115,7 +115,7 @@ impl<S: Store> Caller<S> {
                 Ok(Outcome::Applied { .. }) => answer = Answer::Applied,
                 // A first one that is unknown may yet be applied, after this refusal.
                 Ok(Outcome::Refused { .. }) if sent => {}
-                Ok(Outcome::Refused { rows }) => {
+                Ok(Outcome::Refused { rows, .. }) => {
                     answer = Answer::Refused { found: rows.first().map(value_of) };
                 }
                 Err(Error::OutcomeUnknown { .. }) => {

@@ -78,7 +78,10 @@ pub(super) async fn range_includes_start_excludes_end<S: Store>(clones: &Clones<
     check(QueryRequest { start: text("ab"), end: text("ac"), ..base() }, &["ab", "aba", "abb"]).await;
     check(QueryRequest { start: text("abc"), ..base() }, &["ac", "b"]).await;
     check(QueryRequest { end: text("ab"), ..base() }, &["a"]).await;
-    check(QueryRequest { start: text("b"), end: text("a"), ..base() }, &[]).await;
+    let inverted = QueryRequest { start: text("b"), end: text("a"), ..base() };
+    let refused = clones.here.query(inverted, Consistency::Quorum).await;
+    let Err(Error::Invalid(invalid)) = refused else { panic!("{refused:?}") };
+    assert_eq!(invalid.reason, shoal_kit::reason::INVERTED_RANGE);
     check(QueryRequest { start: text("b"), end: text("b"), ..base() }, &[]).await;
     check(QueryRequest { prefix: text("ab"), ..base() }, &["ab", "aba", "abb"]).await;
     check(QueryRequest { prefix: text(""), ..base() }, &names).await;

@@ -40,11 +40,14 @@ fn apply(
     if let Some(stored) = tx.get(&keyspaces.applied, &remembered)? {
         let lost = || Error::DataLoss("what is remembered of a write is too short".to_owned());
         let (write_time, applied) = stored.split_first_chunk().ok_or_else(lost)?;
-        return Outcome::remembered(WriteTimestamp(i64::from_be_bytes(*write_time)), applied);
+        return write.remembered(WriteTimestamp(i64::from_be_bytes(*write_time)), applied);
     }
     let found: Vec<Found> =
         write.rows.iter().map(|key| find(tx, keyspaces, &prefix, key, now)).collect::<Result<_, _>>()?;
-    let Some(decision) = write.decide(&found)? else { return Ok(ConditionalWrite::refused(found)) };
+    let decision = match write.decide(&found, now)? {
+        Ok(decision) => decision,
+        Err(condition) => return Ok(ConditionalWrite::refused(condition, found)),
+    };
     feed::record_conditional(tx, keyspaces, write, &decision, &found, now)?;
     let Decision { write_time: stamp, changes, applied } = decision;
     for (place, replacement) in changes {
@@ -57,7 +60,7 @@ fn apply(
     }
     Due::Applied.queue_key(tx, keyspaces, now.plus_seconds(APPLIED_SECONDS), &remembered, Vec::new());
     tx.put(&keyspaces.applied, remembered, [&stamp.0.to_be_bytes()[..], &applied].concat());
-    Outcome::remembered(stamp, &applied)
+    write.remembered(stamp, &applied)
 }
 
 /// Reads a row. Tables whose writes are conditional have no deleted ranges.
