@@ -5,6 +5,7 @@
 //! table STRONG reads and writes are LOCAL_SERIAL.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -117,13 +118,14 @@ impl TableStore for CassandraStore {
     async fn create_table(&self, definition: Definition, now: WriteTimestamp) -> Result<Table, Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
+        let began = Instant::now();
         let table = registry::create(link, &connected, definition, now).await?;
-        self.remember(table.clone());
+        self.remember(table.clone(), began);
         Ok(table)
     }
 
     async fn table(&self, name: &TableName) -> Result<Arc<Table>, Error> {
-        self.definition(name, Consistency::Quorum).await
+        self.definition_to_write(name).await
     }
 
     async fn table_for(&self, name: &TableName, consistency: Consistency) -> Result<Arc<Table>, Error> {
@@ -133,8 +135,9 @@ impl TableStore for CassandraStore {
     async fn update_table(&self, name: &TableName, change: TableChange) -> Result<Table, Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
+        let began = Instant::now();
         let table = registry_changes::update(link, &connected, name, &change).await?;
-        self.remember(table.clone());
+        self.remember(table.clone(), began);
         Ok(table)
     }
 

@@ -57,6 +57,7 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     table::new_table_works_on_other_clones(clones).await;
     table::tables_are_listed_by_name(clones).await;
     table::updates_reach_every_clone(clones).await;
+    table::updates_at_once_all_stay(clones).await;
     table::a_dropped_table_leaves_nothing(clones).await;
     row::rows_come_back_as_they_were_put(clones).await;
     row::no_sort_key_means_one_row(clones).await;

@@ -1,7 +1,7 @@
 //! Agreement of the nodes on the schema: asks each node for itself, since a statement goes to any of them.
 //!
 //! A node that does not answer is left out: it may be frozen or dead, and would hold up every change of the schema. What it does
-//! not know yet is asked of another node ([`super::retry`]).
+//! not know yet is asked of another node ([`super::retry`]). That a table is nowhere is said by answers alone: silence is none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,49 @@ pub(super) enum Disagreement {
     NotYet(String),
 }
 
+/// Ids of a table at the nodes that answered, none where a node has no such table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct TableIds {
+    /// The ids.
+    pub(super) ids: Vec<Option<Uuid>>,
+    /// The number of nodes that are connected and did not answer.
+    pub(super) silent: usize,
+}
+
+impl TableIds {
+    /// Returns whether a node has the table of an id; none while that is open: it is said to be nowhere only when every node that
+    /// is connected has answered, and at least one.
+    pub(super) fn has(&self, id: Uuid) -> Option<bool> {
+        if self.ids.contains(&Some(id)) {
+            return Some(true);
+        }
+        (self.silent == 0 && !self.ids.is_empty()).then_some(false)
+    }
+}
+
+/// Waits until it is known whether a node has the table of an id. Returns none if that is not known in time.
+pub(super) async fn table_somewhere(
+    session: &Arc<Session>,
+    keyspace: &str,
+    table: &str,
+    id: Uuid,
+    within: Duration,
+) -> Option<bool> {
+    let until = Instant::now() + within;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let found = table_ids(session, keyspace, table).await;
+        if let Some(known) = found.has(id) {
+            return Some(known);
+        }
+        if Instant::now() + pause > until {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
 /// Waits until every node that answers has the table under this id.
 pub(super) async fn table_everywhere(
     session: &Arc<Session>,
@@ -42,7 +85,7 @@ pub(super) async fn table_everywhere(
     let until = Instant::now() + within;
     let mut pause = PAUSE_MIN;
     loop {
-        let ids = table_ids(session, keyspace, table).await;
+        let ids = table_ids(session, keyspace, table).await.ids;
         if !ids.is_empty() && ids.iter().all(|found| *found == Some(id)) {
             return Ok(());
         }
@@ -82,7 +125,7 @@ pub(super) async fn schema_agreed(session: &Arc<Session>, within: Duration) -> b
 /// Returns the id of a table at each node that answers; none where it has no such table.
 ///
 /// DESCRIBE says what a node works with. Its `system_schema` has a new table well before that.
-pub(super) async fn table_ids(session: &Arc<Session>, keyspace: &str, table: &str) -> Vec<Option<Uuid>> {
+pub(super) async fn table_ids(session: &Arc<Session>, keyspace: &str, table: &str) -> TableIds {
     let question = format!("DESCRIBE TABLE {keyspace}.{table} WITH INTERNALS");
     let id = |answer: Result<QueryResult, ExecutionError>| match answer {
         Ok(description) => described_id(description).map(Some),
@@ -91,7 +134,14 @@ pub(super) async fn table_ids(session: &Arc<Session>, keyspace: &str, table: &st
         }
         Err(_) => None,
     };
-    ask_each(session, &question).await.into_iter().filter_map(id).collect()
+    let connected = connected_nodes(session);
+    let ids: Vec<_> = ask_each(session, &question).await.into_iter().filter_map(id).collect();
+    TableIds { silent: connected.saturating_sub(ids.len()), ids }
+}
+
+/// Returns the number of nodes that the driver is connected to.
+fn connected_nodes(session: &Session) -> usize {
+    session.get_cluster_state().get_nodes_info().iter().filter(|node| node.is_connected()).count()
 }
 
 /// Reads the id in the statement that a node describes a table with.
@@ -146,6 +196,19 @@ fn first_uuid(result: QueryResult) -> Option<Option<Uuid>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_is_not_absence() {
+        let id = Uuid::from_u128(7);
+        let found = |ids: &[Option<Uuid>], silent| TableIds { ids: ids.to_vec(), silent }.has(id);
+        assert_eq!(found(&[], 1), None);
+        assert_eq!(found(&[], 0), None);
+        assert_eq!(found(&[None], 1), None);
+        assert_eq!(found(&[None, None], 0), Some(false));
+        assert_eq!(found(&[None, Some(Uuid::from_u128(8))], 0), Some(false));
+        assert_eq!(found(&[Some(id)], 2), Some(true));
+        assert_eq!(found(&[None, Some(id)], 0), Some(true));
+    }
 
     #[test]
     fn described_table_has_its_id() {

@@ -171,6 +171,7 @@ impl CassandraStore {
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }
+        self.still_there(&write.table).await?;
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
         let result = link.run(Intent::Write, "BATCH", statements.table(), run).await?;
         let result = result.into_rows_result().map_err(undecodable)?;

@@ -1,7 +1,8 @@
 //! The definitions of tables that a clone remembers, each with its prepared statements.
 //!
 //! A definition is looked up again when it is older than [`FRESH`]. While the registry cannot be read, the remembered one serves:
-//! for an EVENTUAL read at once, for everything else after a part of the statement's time.
+//! for an EVENTUAL read at once, for everything else after a part of the statement's time. Writes alone stop when it is older than
+//! [`stale_max`]: the table may be dropped by then, and another one may have its name.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use scylla::statement::Consistency as CqlConsistency;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::coalesce::{Coalescer, Ticket};
 use crate::error::Error;
@@ -24,6 +26,11 @@ pub(super) const FRESH: Duration = Duration::from_secs(5);
 const DEFINITIONS_MAX: usize = 1024;
 /// Part of a statement's time that a look-up may take when there is a remembered definition to go on with: one of so many.
 const LOOKUP_PART: u32 = 4;
+
+/// Returns the age up to which a definition is written with. It is that of the moment when its look-up began.
+pub(super) fn stale_max(statement_timeout: Duration) -> Duration {
+    FRESH + statement_timeout
+}
 
 type Looked = Result<Arc<Table>, Error>;
 
@@ -79,6 +86,36 @@ impl CassandraStore {
         }
     }
 
+    /// Returns the definition of a table for a call that writes.
+    pub(super) async fn definition_to_write(&self, name: &TableName) -> Looked {
+        let timeout = self.inner.link.config().statement_timeout;
+        let age = self.age_of(name).map(|(_, age)| age);
+        let looked = match age {
+            Some(age) if age < stale_max(timeout) => return self.definition(name, Consistency::Quorum).await,
+            _ => within(timeout, self.lookup(name)).await,
+        };
+        if let (Err(error), Some(age)) = (&looked, age) {
+            tracing::debug!(%error, ?age, "the remembered definition is too old to write with");
+        }
+        looked
+    }
+
+    /// Refuses to send a write with a definition that is too old, or whose table was dropped.
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`] when another table has its name, and errors of the look-up. Nothing was sent.
+    pub(super) async fn still_there(&self, table: &Table) -> Result<(), Error> {
+        let name = &table.definition.name;
+        let timeout = self.inner.link.config().statement_timeout;
+        match self.age_of(name) {
+            Some((id, age)) if id == table.id && age < stale_max(timeout) => Ok(()),
+            _ => match within(timeout, self.lookup(name)).await? {
+                found if found.id == table.id => Ok(()),
+                _ => Err(Error::TableNotFound(name.to_string())),
+            },
+        }
+    }
+
     /// Returns the error of a statement on a table. When Cassandra does not have the table, the registry says whether it exists.
     pub(super) async fn explained(&self, table: &Table, error: Error) -> Error {
         if !matches!(error, Error::TableMissing { .. }) {
@@ -92,8 +129,8 @@ impl CassandraStore {
         }
     }
 
-    /// Remembers a table. The prepared statements of the same table are kept.
-    pub(super) fn remember(&self, table: Table) -> Arc<Table> {
+    /// Remembers a table as the registry had it at a moment. The prepared statements of the same table are kept.
+    pub(super) fn remember(&self, table: Table, looked_up: Instant) -> Arc<Table> {
         let mut known = self.inner.definitions.known();
         let name = table.definition.name.clone();
         if !known.contains_key(&name) && known.len() >= DEFINITIONS_MAX {
@@ -105,7 +142,7 @@ impl CassandraStore {
             _ => Arc::new(Statements::new(&self.inner.link.config().keyspace, &table)),
         };
         let table = Arc::new(table);
-        known.insert(name, Known { table: table.clone(), statements, looked_up: Instant::now() });
+        known.insert(name, Known { table: table.clone(), statements, looked_up });
         table
     }
 
@@ -117,9 +154,21 @@ impl CassandraStore {
     /// Makes a definition older than it is.
     #[cfg(test)]
     pub(super) fn age(&self, name: &TableName) {
+        self.age_to(name, FRESH);
+    }
+
+    /// Makes a definition this old.
+    #[cfg(test)]
+    pub(super) fn age_to(&self, name: &TableName, age: Duration) {
         if let Some(known) = self.inner.definitions.known().get_mut(name) {
-            known.looked_up = Instant::now().checked_sub(FRESH).unwrap_or(known.looked_up);
+            known.looked_up = Instant::now().checked_sub(age).unwrap_or(known.looked_up);
         }
+    }
+
+    /// Returns the id of the remembered table of a name, and how long ago its look-up began.
+    fn age_of(&self, name: &TableName) -> Option<(Uuid, Duration)> {
+        let known = self.inner.definitions.known();
+        known.get(name).map(|known| (known.table.id, known.looked_up.elapsed()))
     }
 
     /// Returns the prepared statements of a table.
@@ -156,8 +205,9 @@ impl CassandraStore {
     async fn look_up(&self, name: &TableName) -> Looked {
         let link = &self.inner.link;
         let connected = link.connected().await?;
+        let began = Instant::now();
         if let Some(table) = registry::find(link, &connected, name.as_str()).await? {
-            return Ok(self.remember(table));
+            return Ok(self.remember(table, began));
         }
         self.forget(name);
         Err(Error::TableNotFound(name.to_string()))
@@ -167,8 +217,9 @@ impl CassandraStore {
     async fn seen_by_one(&self, name: &TableName) -> Option<Arc<Table>> {
         let link = &self.inner.link;
         let connected = link.connected().await.ok()?;
+        let began = Instant::now();
         let found = registry::look(link, &connected, name.as_str(), CqlConsistency::One).await.ok()??;
-        found.1.then(|| self.remember(found.0))
+        found.1.then(|| self.remember(found.0, began))
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) async fn prepare(
         made = Made::Keyspace;
     }
     if !session_has(session, keyspace, REGISTRY, "table_name").await? {
-        if made == Made::Nothing && table_ids(session, keyspace, REGISTRY).await.iter().any(Option::is_some) {
+        if made == Made::Nothing
+            && table_ids(session, keyspace, REGISTRY).await.ids.iter().any(Option::is_some)
+        {
             return Err("the nodes do not agree on the schema yet".to_owned());
         }
         run(session, create_registry(config)).await?;

@@ -373,7 +373,7 @@ impl Shared {
     /// Returns what is missing, if no node that answers has the registry of tables.
     async fn lost_registry(&self, connected: &Connected) -> Option<String> {
         let keyspace = &self.config.keyspace;
-        let ids = table_ids(&connected.session, keyspace, REGISTRY).await;
+        let ids = table_ids(&connected.session, keyspace, REGISTRY).await.ids;
         let lost = !ids.is_empty() && ids.iter().all(Option::is_none);
         lost.then(|| format!("the keyspace `{keyspace}` or its registry of tables is not there"))
     }

@@ -44,7 +44,10 @@ pub(super) async fn find(
     match found(look(link, connected, name, Consistency::LocalQuorum).await)? {
         None => Ok(None),
         Some((table, true)) => Ok(Some(table)),
-        Some((table, false)) => complete(link, connected, table).await.map(Some),
+        Some((table, false)) => match complete(link, connected, table).await {
+            Err(Error::TableDropping(_)) => Ok(None),
+            completed => completed.map(Some),
+        },
     }
 }
 
@@ -191,8 +194,8 @@ async fn is_made(link: &Link, connected: &Arc<Connected>, table: &Table) -> Resu
     let cql_name = cql_table(&table.definition.name);
     let name = cql_name.clone();
     let ask = async move { Ok((table_ids(&session, &keyspace, &name).await, None)) };
-    let ids = link.run(Intent::Read, "SELECT", &cql_name, ask).await?;
-    Ok(ids.contains(&Some(table.id)))
+    let found = link.run(Intent::Read, "SELECT", &cql_name, ask).await?;
+    Ok(found.ids.contains(&Some(table.id)))
 }
 
 /// Makes the CQL tables of a table, waits until the nodes have them, and marks it ready in the registry. Several clones may do it
@@ -213,17 +216,27 @@ async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Resu
             return Err(Error::ForeignTable { table: cql.name, detail });
         }
     }
+    mark_ready(link, connected, &table).await.map(|()| table)
+}
 
+/// Marks a table in the registry whose CQL tables are made, unless it is being dropped.
+pub(super) async fn mark_ready(link: &Link, connected: &Arc<Connected>, table: &Table) -> Result<(), Error> {
     let mut attempts = Attempts::new();
     loop {
         let values = (SPACE, table.definition.name.to_string(), table.id);
         let ready = transact(link, connected, "UPDATE", |session| &session.registry.ready, values).await;
         let ready = match ready {
-            Ok(false) => Err(Intent::Schema.unanswered(TAKEN_BACK.to_owned())),
+            // It is being dropped, or another call has taken it back.
+            Ok(false) => {
+                match look(link, connected, table.definition.name.as_str(), Consistency::Serial).await {
+                    Ok(_) => Err(Intent::Schema.unanswered(TAKEN_BACK.to_owned())),
+                    Err(error) => Err(error),
+                }
+            }
             ready => ready,
         };
         if let Some(outcome) = attempts.settled(link, ready).await {
-            return outcome.map(|_| table);
+            return outcome.map(drop);
         }
     }
 }

@@ -6,24 +6,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scylla::statement::{Consistency, Statement};
-
+use scylla::statement::Statement;
 use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
-use crate::store::cassandra::agreement::{schema_agreed, table_ids};
+use crate::store::cassandra::agreement::{schema_agreed, table_somewhere};
 use crate::store::cassandra::connect::Connected;
-use crate::store::cassandra::definitions::FRESH;
+use crate::store::cassandra::definitions::stale_max;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
-use crate::store::cassandra::registry::{Attempts, answer, look, read_record, transact};
-use crate::store::cassandra::schema::{Record, SPACE, cql_outbox, cql_table, create_feed, table_of};
+use crate::store::cassandra::registry::{Attempts, answer, read_record, transact};
+use crate::store::cassandra::schema::{DROPPING, READY, SPACE, cql_outbox, cql_table, create_feed, table_of};
 use crate::table::{Table, TableChange, TableName, Ttl};
 
-/// Time from the mark on a table to the end of its CQL table: clones remember a definition for [`FRESH`], and a statement takes
-/// a moment.
-const FORGOTTEN_AFTER: Duration = FRESH.saturating_add(Duration::from_secs(1));
+/// Part of the time from the mark on a table to the end of its CQL table, for the clocks and the queues of clones.
+const SLACK: Duration = Duration::from_secs(1);
 /// Time that the nodes have to agree that a table is gone.
 const AGREEMENT: Duration = SCHEMA_TIMEOUT.saturating_sub(Duration::from_secs(1));
 
@@ -37,11 +35,17 @@ pub(super) async fn update(
     let mut attempts = Attempts::new();
     loop {
         let updated = async {
-            let Some((table, true)) = look(link, connected, name.as_str(), Consistency::Serial).await? else {
+            // The new definition is made of the very row that the condition names, or a change between two reads would be lost.
+            let Some(stored) = read_record(link, connected, name.as_str()).await? else {
                 return Err(Error::TableNotFound(name.to_string()));
             };
-            let stored: Option<Record> = read_record(link, connected, name.as_str()).await?;
-            let Some(stored) = stored else { return Err(Error::TableNotFound(name.to_string())) };
+            if stored.2 == DROPPING {
+                return Err(Error::TableDropping(name.to_string()));
+            }
+            let (before_ttl, before_description) = (stored.5, stored.8.clone());
+            let (table, true) = table_of(stored)? else {
+                return Err(Error::TableNotFound(name.to_string()));
+            };
             let definition = change.applied_to(&table.definition);
             let values = (
                 definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
@@ -49,8 +53,8 @@ pub(super) async fn update(
                 SPACE,
                 name.to_string(),
                 table.id,
-                stored.5,
-                stored.8,
+                before_ttl,
+                before_description,
             );
             match transact(link, connected, "UPDATE", |session| &session.registry.update, values).await? {
                 true => Ok(Table { definition, ..table }),
@@ -72,6 +76,7 @@ pub(super) async fn drop_table(
 ) -> Result<(), Error> {
     let missing = || Error::TableNotFound(name.to_string());
     let record = read_record(link, connected, name.as_str()).await?.ok_or_else(missing)?;
+    let ready = record.2 == READY;
     let (table, _) = table_of(record)?;
     if create_time.is_some_and(|at| at != table.create_time) {
         return Err(Error::TableChanged(name.to_string()));
@@ -89,16 +94,33 @@ pub(super) async fn drop_table(
             }
         }
     }
-    tokio::time::sleep(FORGOTTEN_AFTER).await;
+    let forgotten_after = forgotten_after(link.config().statement_timeout);
+    // A creation that is under way may make the CQL table for as long as its statements take.
+    tokio::time::sleep(if ready { forgotten_after } else { forgotten_after.max(SCHEMA_TIMEOUT) }).await;
     drop_cql_table(link, connected, &table).await?;
     let mut attempts = Attempts::new();
     loop {
-        let dropped =
-            transact(link, connected, "DELETE", |session| &session.registry.dropped, values()).await;
-        if let Some(outcome) = attempts.settled(link, dropped).await {
-            return outcome.map(drop);
+        let dropped = async {
+            if transact(link, connected, "DELETE", |session| &session.registry.dropped, values()).await? {
+                return Ok(());
+            }
+            match read_record(link, connected, name.as_str()).await? {
+                // Another call has completed it.
+                None => Ok(()),
+                Some(record) if record.1 != table.id => Ok(()),
+                Some(_) => Err(Intent::Schema.unanswered("the table is no longer marked".to_owned())),
+            }
+        };
+        if let Some(outcome) = attempts.settled(link, dropped.await).await {
+            return outcome;
         }
     }
+}
+
+/// Returns the time from the mark on a table to the end of its CQL table. A clone writes with a definition that is at most
+/// [`stale_max`] old when it sends a statement, and the statement ends with its time-out.
+pub(super) fn forgotten_after(statement_timeout: Duration) -> Duration {
+    stale_max(statement_timeout) + statement_timeout + SLACK
 }
 
 /// Drops the CQL table of a table, and the one with the records of its change feed. Its pointers in the log end by themselves.
@@ -116,10 +138,14 @@ async fn drop_cql_table(link: &Link, connected: &Arc<Connected>, table: &Table) 
 async fn drop_cql(link: &Link, connected: &Arc<Connected>, name: String, id: Uuid) -> Result<(), Error> {
     let keyspace = link.config().keyspace.clone();
     let (session, space, cql_name) = (connected.session.clone(), keyspace.clone(), name.clone());
-    let ask = async move { Ok((table_ids(&session, &space, &cql_name).await, None)) };
-    let ids = link.run(Intent::Read, "SELECT", &name, ask).await?;
-    if !ids.contains(&Some(id)) {
-        return Ok(());
+    let ask = async move { Ok((table_somewhere(&session, &space, &cql_name, id, AGREEMENT).await, None)) };
+    match link.run(Intent::Schema, "SELECT", &name, ask).await? {
+        Some(true) => {}
+        Some(false) => return Ok(()),
+        None => {
+            let detail = format!("not every node said within {AGREEMENT:?} whether it has `{name}`");
+            return Err(Intent::Schema.unanswered(detail));
+        }
     }
     let mut text = Statement::new(format!("DROP TABLE IF EXISTS {keyspace}.{name}"));
     // Sent twice it could find a new table of the name.

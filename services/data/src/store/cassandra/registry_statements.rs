@@ -15,6 +15,7 @@ pub(super) struct RegistryStatements {
     pub(super) one: PreparedStatement,
     pub(super) page: PreparedStatement,
     pub(super) insert: PreparedStatement,
+    /// Marks a table that was made, unless it is being dropped.
     pub(super) ready: PreparedStatement,
     /// Removes a table that was never made.
     pub(super) unregister: PreparedStatement,
@@ -65,7 +66,10 @@ impl RegistryStatements {
             )
             .await?,
             ready: prepare(
-                format!("UPDATE {registry} SET state = '{READY}' WHERE space = ? AND name = ? IF id = ?"),
+                format!(
+                    "UPDATE {registry} SET state = '{READY}' WHERE space = ? AND name = ? \
+                     IF id = ? AND state IN ('{CREATING}', '{READY}')"
+                ),
                 true,
             )
             .await?,

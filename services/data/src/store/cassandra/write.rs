@@ -58,6 +58,7 @@ impl CassandraStore {
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }
+        self.still_there(&write.table).await?;
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
         let outcome = link.run(Intent::Write, "BATCH", statements.table(), run).await;
         outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))

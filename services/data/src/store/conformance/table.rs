@@ -112,6 +112,24 @@ pub(super) async fn updates_reach_every_clone<S: Store>(Clones { here, there }: 
     assert!(matches!(here.update_table(&name, long).await, Err(Error::Invalid(_))));
 }
 
+pub(super) async fn updates_at_once_all_stay<S: Store>(Clones { here, there }: &Clones<S>) {
+    let name = create(here, "atonce", SortKeyType::String).await;
+    for turn in 1..=8 {
+        let ttl = Ttl::of_seconds(turn * 1_000);
+        let first = TableChange { default_ttl: Some(ttl), description: None };
+        let second = TableChange { default_ttl: None, description: Some(turn.to_string()) };
+        let (first, second) =
+            tokio::join!(here.update_table(&name, first), there.update_table(&name, second));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let both = [&first, &second].into_iter().any(|table| {
+            table.definition.default_ttl == ttl && table.definition.description == turn.to_string()
+        });
+        assert!(both, "turn {turn}: neither answer has both changes: {first:?} {second:?}");
+        let last = here.update_table(&name, TableChange::default()).await.unwrap().definition;
+        assert_eq!((last.default_ttl, last.description), (ttl, turn.to_string()), "turn {turn}");
+    }
+}
+
 pub(super) async fn a_dropped_table_leaves_nothing<S: Store>(Clones { here, there }: &Clones<S>) {
     let name = create(here, "drop", SortKeyType::String).await;
     mutate(there, &name, 5, vec![put("a", "1")]).await;

@@ -276,3 +276,27 @@ async fn answers_say_their_consistency() {
     }
     drop_keyspace(&points, &config.keyspace).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_stops_no_drop() {
+    let Some(points) = contact_points() else { return };
+    let config = config("undrop");
+    let store = started(&config, &points).await;
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    let table = data.table("rows", "table").await.unwrap();
+    let beside = Beside::of(&points, &config).await;
+    let link = &store.inner.link;
+    let connected = link.connected().await.unwrap();
+    registry::mark_ready(link, &connected, &table).await.unwrap();
+    beside
+        .run("UPDATE KS.tables SET state = 'dropping' WHERE space = 'shoal' AND name = 'rows' IF EXISTS")
+        .await;
+    let refused = registry::mark_ready(link, &connected, &table).await;
+    assert!(matches!(refused, Err(Error::TableDropping(_))), "{refused:?}");
+    let record = registry::read_record(link, &connected, "rows").await.unwrap().unwrap();
+    assert_eq!(record.2, "dropping", "the drop goes on");
+    let found = registry::find(link, &connected, "rows").await.unwrap();
+    assert!(found.is_none(), "{found:?}");
+    drop_keyspace(&points, &config.keyspace).await;
+}
