@@ -22,6 +22,7 @@ mod full_disk;
 mod h2spec;
 mod histories;
 mod idle;
+mod killed_streams;
 mod memory;
 mod metrics;
 mod read_path;

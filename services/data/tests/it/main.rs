@@ -4,6 +4,7 @@
 
 mod blob;
 mod bulk;
+mod callers;
 mod face;
 mod mesh;
 mod restart;

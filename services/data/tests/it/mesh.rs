@@ -31,13 +31,13 @@ pub(crate) struct TestClone {
     served: JoinHandle<anyhow::Result<()>>,
 }
 
-/// Settings of a TOML file with these lines; without `data_dir` the embedded engine keeps nothing.
+/// Settings of a TOML file with these lines; without `data_dir` or `cassandra` the embedded engine keeps nothing.
 pub(crate) fn settings(toml: &str) -> Settings {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), toml).unwrap();
     let args = CommonArgs {
         config: Some(file.path().to_owned()),
-        ephemeral: !toml.contains("data_dir"),
+        ephemeral: !toml.contains("data_dir") && !toml.contains("cassandra"),
         ..CommonArgs::default()
     };
     Settings::load(&args, serve_defaults()).unwrap()
@@ -77,6 +77,10 @@ impl TestClone {
 
 pub(crate) fn text(text: &str) -> Value {
     Value { kind: Some(value::Kind::StringValue(text.to_owned())) }
+}
+
+pub(crate) fn number(number: i64) -> Value {
+    Value { kind: Some(value::Kind::IntValue(number)) }
 }
 
 pub(crate) fn put(sort_key: &str, value: &str) -> Mutation {

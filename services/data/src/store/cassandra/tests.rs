@@ -3,7 +3,6 @@
 mod cancelled;
 mod cluster3;
 mod history;
-mod proxy;
 mod reads;
 mod schema;
 
@@ -16,7 +15,6 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use shoal_embedded::Database;
 
-use self::proxy::{Network, Proxy};
 use super::*;
 use crate::data::Data;
 use crate::mutation::Mutation;
@@ -26,6 +24,7 @@ use crate::store::model::Model;
 use crate::store::random;
 use crate::table::{SortKeyType, WriteMode};
 use crate::tables::NewTable;
+use shoal_testing::{CqlProxy, Network};
 
 /// Returns the contact points, or none after saying so; with `SHOAL_TEST_REQUIRE=1` they must be there.
 fn contact_points() -> Option<Vec<String>> {
@@ -374,7 +373,7 @@ const SOON: Duration = Duration::from_millis(1500);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_cassandra_is_used_when_up() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Dead).await;
+    let proxy = CqlProxy::start(&points[0], Network::Dead).await;
     let config = strict("start");
     let data = Data::new(CassandraStore::start(config.clone(), vec![proxy.address.clone()]));
     for _ in 0..3 {
@@ -397,7 +396,7 @@ async fn late_cassandra_is_used_when_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_hangs_without_cassandra() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = strict("silent");
     let store = started(&config, std::slice::from_ref(&proxy.address)).await;
     let data = Data::new(store.clone());
@@ -443,7 +442,7 @@ async fn no_call_hangs_without_cassandra() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unanswered_write_can_be_repeated() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = Config { statement_timeout: Duration::from_secs(2), ..config("unknown") };
     let data = Data::new(started(&config, std::slice::from_ref(&proxy.address)).await);
     create(&data, "rows").await;
@@ -471,7 +470,7 @@ async fn unanswered_write_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaving_callers_cost_no_connection() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = config("cancel");
     let store = started(&config, std::slice::from_ref(&proxy.address)).await;
     let data = Data::new(store.clone());
@@ -513,7 +512,7 @@ async fn leaving_callers_cost_no_connection() {
 #[tokio::test]
 async fn statements_past_the_limit_are_refused() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = Config { statements_max: 2, ..config("limit") };
     let store = started(&config, std::slice::from_ref(&proxy.address)).await;
     let data = Data::new(store.clone());

@@ -14,7 +14,7 @@ async fn cancelled_callers_leave_nothing_behind() {
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("SHOAL_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = config("cancelled");
     let store = started(&config, std::slice::from_ref(&proxy.address)).await;
     let data = Data::new(store.clone());

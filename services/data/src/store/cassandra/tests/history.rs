@@ -6,7 +6,6 @@ use std::time::Duration;
 use shoal_testing::history::{Event, linearizable};
 use tokio::task::JoinSet;
 
-use super::proxy::{Network, Proxy};
 use super::{CassandraStore, Config, config, contact_points, drop_keyspace, started};
 use crate::clock::WriteTimestamp;
 use crate::data::Data;
@@ -17,12 +16,13 @@ use crate::store::conformance::history;
 use crate::store::conformance::{holding, text};
 use crate::table::{SortKeyType, WriteMode};
 use crate::value::Value;
+use shoal_testing::{CqlProxy, Network};
 
 /// Clones behind a proxy each, and a direct one that always answers.
 struct Mesh {
     clones: Vec<Data<CassandraStore>>,
     direct: Data<CassandraStore>,
-    proxies: Arc<Vec<Proxy>>,
+    proxies: Arc<Vec<CqlProxy>>,
     points: Vec<String>,
     keyspace: String,
 }
@@ -39,7 +39,7 @@ impl Mesh {
         let direct = Data::new(started(&config(test), &points).await);
         let (mut clones, mut proxies) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            let proxy = Proxy::start(&points[0], Network::Fine).await;
+            let proxy = CqlProxy::start(&points[0], Network::Fine).await;
             let store = started(&hasty, std::slice::from_ref(&proxy.address)).await;
             clones.push(Data::new(store));
             proxies.push(proxy);

@@ -8,12 +8,12 @@ use crate::store::conformance::{all_rows, query_of};
 use crate::value::Value;
 
 /// Makes a store behind a proxy, and the data of another beside it.
-async fn counted(test: &str) -> Option<(Config, Data<CassandraStore>, Data<CassandraStore>, Proxy)> {
+async fn counted(test: &str) -> Option<(Config, Data<CassandraStore>, Data<CassandraStore>, CqlProxy)> {
     let points = contact_points()?;
     let config = config(test);
     let writer = Data::new(started(&config, &points).await);
     writer.create_table("rows", SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let reader = Data::new(started(&config, std::slice::from_ref(&proxy.address)).await);
     Some((config, writer, reader, proxy))
 }

@@ -236,7 +236,7 @@ async fn eventual_reads_outlive_the_quorum() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn look_ups_end_with_the_statement_timeout() {
     let Some(points) = contact_points() else { return };
-    let proxy = Proxy::start(&points[0], Network::Fine).await;
+    let proxy = CqlProxy::start(&points[0], Network::Fine).await;
     let config = Config { statement_timeout: Duration::from_secs(1), ..config("lookup") };
     let store = started(&config, std::slice::from_ref(&proxy.address)).await;
     let data = Data::new(store.clone());

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Treatment that a [`Proxy`] gives its connections.
+/// Treatment that a [`CqlProxy`] gives its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Network {
+pub enum Network {
     /// Bytes pass.
     Fine,
     /// Connections stay and no byte passes: a host that is gone, or a process that is stopped.
@@ -26,11 +26,11 @@ const LATENCY: Duration = Duration::from_millis(5);
 
 /// Traffic that has passed a proxy.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Passed {
+pub struct Passed {
     /// Executed statements, batches apart.
-    pub(super) executed: Arc<AtomicUsize>,
+    pub executed: Arc<AtomicUsize>,
     /// Bytes of answers.
-    pub(super) answered: Arc<AtomicUsize>,
+    pub answered: Arc<AtomicUsize>,
 }
 
 /// Counts the frames of a connection's requests that execute a prepared statement.
@@ -57,8 +57,8 @@ impl Frames {
             bytes = &bytes[1..];
             if self.header.len() == Self::HEADER_BYTES {
                 executed += usize::from(self.header[4] == Self::EXECUTE);
-                let length: [u8; 4] = self.header[5..].try_into().unwrap();
-                self.body_left = u32::from_be_bytes(length) as usize;
+                let length = self.header[5..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+                self.body_left = length;
                 self.header.clear();
             }
         }
@@ -67,17 +67,25 @@ impl Frames {
 }
 
 /// A proxy before Cassandra, on a port of its own.
-pub(super) struct Proxy {
-    pub(super) address: String,
+#[derive(Debug)]
+pub struct CqlProxy {
+    /// The address of the proxy.
+    pub address: String,
     network: watch::Sender<Network>,
-    pub(super) connections: Arc<AtomicUsize>,
-    pub(super) passed: Passed,
+    /// Connections that it has taken.
+    pub connections: Arc<AtomicUsize>,
+    /// Counts of what has passed.
+    pub passed: Passed,
 }
 
-impl Proxy {
-    pub(super) async fn start(upstream: &str, network: Network) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+impl CqlProxy {
+    /// Starts a proxy before this Cassandra.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub async fn start(upstream: &str, network: Network) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
         let network = watch::Sender::new(network);
         let connections = Arc::new(AtomicUsize::new(0));
         let passed = Passed::default();
@@ -156,7 +164,8 @@ impl Proxy {
         }
     }
 
-    pub(super) fn set(&self, network: Network) {
+    /// Treats the connections so from now on.
+    pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
 }
