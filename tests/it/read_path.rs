@@ -34,7 +34,8 @@ async fn a_miss_reads_the_row_and_fills(engines: &[&str]) {
         rows.mutate(mutate).await.expect("written");
     };
     let mut get = async || {
-        let request = cache::GetObjectRequest { kind: format!("data.{table}"), id: "ada".into() };
+        let request =
+            cache::GetObjectRequest { kind: format!("data.{table}"), id: "ada".into(), ..Default::default() };
         let answer = objects.get_object(request).await.expect("an object").into_inner();
         let row = data::Row::decode(answer.value).expect("a row");
         let Some(value::Kind::StringValue(name)) = row.attributes["name"].kind.clone() else {

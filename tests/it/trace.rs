@@ -51,7 +51,7 @@ async fn drive(up: &Up, otlp: &str) -> Driven {
     .expect("a row");
 
     let get_object = Caller::new("caller GetObject");
-    let request = GetObjectRequest { kind: format!("data.{table}"), id: "ada".into() };
+    let request = GetObjectRequest { kind: format!("data.{table}"), id: "ada".into(), ..Default::default() };
     let object = shoal_client::cache(channel.clone())
         .get_object(traced(request, &get_object))
         .await

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use shoal_kit::settings::DurationText;
 
 use crate::key::NamespaceName;
-use crate::limit::{BATCH_IDS_MAX, DECLARED_MAX, OBJECT_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING};
+use crate::limit::{
+    BATCH_IDS_MAX, DECLARED_MAX, OBJECT_PREFIX, TABLE_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING,
+};
 
-/// The prefix of the built-in kinds: rows of a table.
-pub(crate) const TABLE_PREFIX: &str = "data.";
 /// The loader name of kinds that are loaded from the data service.
 const DATA_LOADER: &str = "data";
 
@@ -77,6 +77,25 @@ pub struct ObjectConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub load_timeout: Duration,
+    /// The time after which a caller gets the expired object, if there is one that `stale_if_error` allows, while the load goes
+    /// on. Default: it waits for `load_timeout`.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub load_soft_timeout: Option<Duration>,
+    /// The time after which an object is loaded anew while callers still get the one that is there; up to a tenth shorter at
+    /// random (`jitter`). Default: it is loaded anew when it has expired.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub soft_ttl: Option<Duration>,
+    /// The time after its expiry for which an object is still served while its loader fails. A caller may allow less with
+    /// `max_stale`. Default 0: never.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub stale_if_error: Duration,
+    /// The time for which a clone serves an expired object without asking the loader again after it failed. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub stale_throttle: Duration,
     /// Loads of this kind that one clone has going on: calls of its loader. Default 64. A caller waits for a turn for half of
     /// `load_timeout` at most.
     pub loads_max: usize,
@@ -122,6 +141,10 @@ impl Default for ObjectConfig {
             ttl: None,
             negative_ttl: Duration::from_secs(5),
             load_timeout: Duration::from_secs(2),
+            load_soft_timeout: None,
+            soft_ttl: None,
+            stale_if_error: Duration::ZERO,
+            stale_throttle: Duration::from_secs(1),
             loads_max: 64,
             batch_max: BATCH_IDS_MAX,
             breaker_failures: 5,
@@ -189,6 +212,10 @@ pub(crate) struct KindPolicy {
     pub(crate) policy: Policy,
     pub(crate) negative_ttl: Duration,
     pub(crate) load_timeout: Duration,
+    pub(crate) load_soft_timeout: Option<Duration>,
+    pub(crate) soft_ttl: Option<Duration>,
+    pub(crate) stale_if_error: Duration,
+    pub(crate) stale_throttle: Duration,
     pub(crate) loads_max: usize,
     pub(crate) batch_max: usize,
     pub(crate) breaker: BreakerPolicy,
@@ -260,6 +287,10 @@ impl Config {
             policy: base.with(&NamespaceConfig { ttl, jitter, max_value, compress_above }),
             negative_ttl: config.negative_ttl,
             load_timeout: config.load_timeout,
+            load_soft_timeout: config.load_soft_timeout,
+            soft_ttl: config.soft_ttl,
+            stale_if_error: config.stale_if_error,
+            stale_throttle: config.stale_throttle,
             loads_max: config.loads_max,
             batch_max: config.batch_max,
             breaker: BreakerPolicy { failures: config.breaker_failures, pause: config.breaker_pause },
@@ -307,6 +338,25 @@ impl Config {
                 "{section} load_timeout must be 1 ms to 60 s, not {:?}",
                 policy.load_timeout
             );
+            if let Some(soft) = policy.load_soft_timeout {
+                ensure!(
+                    soft <= policy.load_timeout,
+                    "{section} load_soft_timeout must be at most load_timeout, {:?}, not {soft:?}",
+                    policy.load_timeout
+                );
+                ensure!(
+                    !policy.stale_if_error.is_zero(),
+                    "{section} load_soft_timeout needs stale_if_error: without it there is no expired object to serve"
+                );
+            }
+            if let Some(soft) = policy.soft_ttl {
+                check_ttl(&section, "soft_ttl", soft)?;
+            }
+            for (key, time) in
+                [("stale_if_error", policy.stale_if_error), ("stale_throttle", policy.stale_throttle)]
+            {
+                ensure!(time <= TTL_MAX, "{section} {key} must be at most 30 days, not {time:?}");
+            }
             ensure!(
                 (1..=BATCH_IDS_MAX).contains(&policy.batch_max),
                 "{section} batch_max must be 1 to {BATCH_IDS_MAX}, not {}",
@@ -412,6 +462,12 @@ mod tests {
             ("[object.'data.a']\nloader = 'http://h:1'", "data service"),
             ("[object.a]\nloader = 'http://h:1'\nload_timeout = '2m'", "load_timeout"),
             ("[object.a]\nloader = 'http://h:1'\nbatch_max = 101", "batch_max"),
+            ("[object.a]\nloader = 'http://h:1'\nload_soft_timeout = '1s'", "stale_if_error"),
+            (
+                "[object.a]\nloader = 'http://h:1'\nload_soft_timeout = '3s'\nstale_if_error = '1h'",
+                "load_soft_timeout",
+            ),
+            ("[object.a]\nloader = 'http://h:1'\nstale_if_error = '31d'", "stale_if_error"),
             ("[object.a]\nloader = 'http://h:1'\nbreaker_pause = '0s'", "breaker_pause"),
         ] {
             let error = format!("{:#}", parse(toml).expect_err(toml));

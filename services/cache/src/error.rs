@@ -81,6 +81,22 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Returns whether it says that the loader is broken, away or overloaded, and nothing about the object.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Error::Load { error, .. } => error.is_outage(),
+            Error::Busy { .. } | Error::Paused { .. } | Error::Interrupted => true,
+            Error::Invalid(_)
+            | Error::ValueTooLarge { .. }
+            | Error::KindNotDeclared { .. }
+            | Error::NoDataPeer { .. }
+            | Error::ObjectNotFound { .. }
+            | Error::Store(_) => false,
+        }
+    }
+}
+
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {

@@ -6,7 +6,8 @@ use shoal_kit::Invalid;
 use shoal_kit::reason;
 
 use crate::limit::{
-    KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TAG_BYTES_MAX, TAGS_MAX,
+    KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TABLE_PREFIX, TAG_BYTES_MAX,
+    TAGS_MAX,
 };
 
 /// A namespace: 1 to 64 characters of `[A-Za-z0-9_.-]`.
@@ -38,12 +39,46 @@ impl NamespaceName {
     }
 }
 
+impl NamespaceName {
+    /// Returns whether its keys are ids of rows.
+    fn is_of_rows(&self) -> bool {
+        self.0.strip_prefix(OBJECT_PREFIX).is_some_and(|kind| kind.starts_with(TABLE_PREFIX))
+    }
+}
+
+/// Returns the key of the partition in the id of a row, if that is not the id itself.
+fn partition_of(id: &str) -> Option<Arc<str>> {
+    let partition = id.split_once('/').map_or(id, |(partition, _)| partition);
+    let plain = unescaped(partition)?;
+    (plain != id).then(|| plain.into())
+}
+
+/// Returns the key of a partition as the data service has it: in an id a `/` of it is written `%2F` and a `%` is written `%25`, and
+/// nothing else is escaped. `None` if it is not written so.
+pub(crate) fn unescaped(partition: &str) -> Option<String> {
+    let mut plain = String::with_capacity(partition.len());
+    let mut rest = partition;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let (escaped, after) = after.split_at_checked(2)?;
+        plain.push(match escaped {
+            "2F" => '/',
+            "25" => '%',
+            _ => return None,
+        });
+        rest = after;
+    }
+    plain.push_str(rest);
+    Some(plain)
+}
+
 /// A key in its namespace: 1 to 1024 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     namespace: NamespaceName,
     name: Arc<str>,
-    /// The text that decides the shard; `None`: the name.
+    /// The text that decides the shard; `None`: the name. Of a row it is the key of its partition, so that a write of the partition
+    /// stamps one shard.
     route: Option<Arc<str>>,
 }
 
@@ -72,12 +107,12 @@ impl Key {
                 format!("must be 1 to {KEY_BYTES_MAX} bytes, not {}", name.len()),
             ));
         }
-        Ok(Self { namespace, name: name.into(), route: None })
+        let route = namespace.is_of_rows().then(|| partition_of(name)).flatten();
+        Ok(Self { namespace, name: name.into(), route })
     }
 
-    /// Puts the key into the shard of another text than its name: that of the partition that it was read from, so that a write of the
-    /// partition stamps one shard. Every clone must route a key alike.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the objects of tables are to be routed by partition"))]
+    /// Puts the key into the shard of another text.
+    #[cfg(test)]
     pub(crate) fn routed(self, route: &str) -> Self {
         Self { route: Some(route.into()), ..self }
     }

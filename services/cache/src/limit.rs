@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(crate) const NAMESPACE_LENGTH_MAX: usize = 64;
 /// The prefix of the namespace of cached objects; the kind follows.
 pub(crate) const OBJECT_PREFIX: &str = "object.";
+/// The prefix of the built-in kinds: rows of a table.
+pub(crate) const TABLE_PREFIX: &str = "data.";
 /// Characters of a kind: `object.KIND` is a namespace.
 pub(crate) const KIND_LENGTH_MAX: usize = NAMESPACE_LENGTH_MAX - OBJECT_PREFIX.len();
 /// Bytes of a key or an object's id.

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::config::{Config, KindPolicy, Policy, TABLE_PREFIX};
+use crate::config::{Config, KindPolicy, Policy};
 use crate::key::NamespaceName;
-use crate::limit::{COUNTED_NAMESPACES_MAX, OBJECT_PREFIX};
+use crate::limit::{COUNTED_NAMESPACES_MAX, OBJECT_PREFIX, TABLE_PREFIX};
 
 /// An event that is counted of a namespace, at one clone. In `/metrics` as `shoal_cache_EVENTS_total{namespace, clone}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +27,11 @@ pub(crate) enum Event {
     Oversized,
     /// A loader was asked without storing the result, because the store was not reachable.
     Bypass,
+    /// An expired entry was served, because it could not be loaded in time.
+    Stale,
 }
 
-const EVENTS: [(Event, &str); 8] = [
+const EVENTS: [(Event, &str); 9] = [
     (Event::Hit, "shoal_cache_hits_total"),
     (Event::Miss, "shoal_cache_misses_total"),
     (Event::Load, "shoal_cache_loads_total"),
@@ -38,6 +40,7 @@ const EVENTS: [(Event, &str); 8] = [
     (Event::RefusedFill, "shoal_cache_refused_fills_total"),
     (Event::Oversized, "shoal_cache_oversized_objects_total"),
     (Event::Bypass, "shoal_cache_bypass_loads_total"),
+    (Event::Stale, "shoal_cache_stale_answers_total"),
 ];
 
 /// Counters of one namespace.

@@ -13,6 +13,7 @@ pub(crate) mod flight;
 pub(crate) mod kind;
 mod load;
 mod meter;
+mod throttle;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,11 +32,13 @@ use tracing::Instrument as _;
 use self::flight::{Flights, Join, Sequence, answer_of};
 use self::kind::{Kind, Kinds};
 use self::load::{Batch, LoadMode, Member};
+use self::throttle::Throttle;
+use crate::body::Body;
 use crate::error::Error;
 use crate::key::Key;
 use crate::limit::BATCH_IDS_MAX;
 use crate::namespace::{Event, Namespace, Namespaces};
-use crate::store::{Found, Record, Store, StoreError};
+use crate::store::{Found, MissReason, Record, Store, StoreError, Token};
 
 /// A found object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,10 @@ pub(crate) struct Object {
     pub(crate) from_cache: bool,
     /// The loader's version of it; may be empty.
     pub(crate) version: Bytes,
+    /// Set if it has expired and is served because the loader did not answer.
+    pub(crate) stale: bool,
+    /// The reason for which it was not in the cache; `None`: it was.
+    pub(crate) why: Option<MissReason>,
 }
 
 /// The answer for all who wait for a flight; `None` is a negative result.
@@ -66,6 +73,7 @@ pub(crate) struct Objects {
     kinds: Kinds,
     flights: Flights<Landing>,
     flights_max: usize,
+    throttle: Throttle,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -74,6 +82,9 @@ pub(crate) struct Objects {
 struct Call {
     kind: Arc<Kind>,
     namespace: Arc<Namespace>,
+    /// The time after its expiry for which an object may be served if its loader fails.
+    stale_max: Duration,
+    began: Instant,
     /// The time at which the caller gives up.
     ends: Instant,
 }
@@ -82,14 +93,28 @@ struct Call {
 enum Looked {
     /// The answer is known.
     Known(Answer),
-    /// The object is being loaded, for a caller that began at `since`.
-    Loading { since: Sequence, waiter: watch::Receiver<Option<Landing>> },
+    /// The object is being loaded.
+    Loading(Loading),
 }
 
-/// The absence of an object, as a caller that began at `since` saw it.
+/// The absence of an object, as a caller saw it.
 struct Missed {
+    /// The number at which the caller began.
     since: Sequence,
-    found: Result<Found, StoreError>,
+    lease: Option<Token>,
+    why: MissReason,
+    /// The expired object, if the caller may have it.
+    stale: Option<Record>,
+}
+
+/// A load that a caller waits for.
+struct Loading {
+    /// The number at which the caller began.
+    since: Sequence,
+    waiter: watch::Receiver<Option<Landing>>,
+    why: MissReason,
+    /// The expired object, if the caller may have it.
+    stale: Option<Record>,
 }
 
 impl Objects {
@@ -108,16 +133,22 @@ impl Objects {
             kinds,
             flights: Flights::new(flights_max),
             flights_max,
+            throttle: Throttle::default(),
             tasks,
             stop,
         })
     }
 
     /// Returns an object, from the cache or loaded.
-    pub(crate) async fn get(self: &Arc<Self>, kind: &str, id: &str) -> Result<Object, Error> {
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        kind: &str,
+        id: &str,
+        max_stale: Option<Duration>,
+    ) -> Result<Object, Error> {
         let kind = self.kinds.of(kind)?;
         let key = Key::of_object(kind.namespace.clone(), id)?;
-        let answer = self.answers(kind.clone(), std::slice::from_ref(&key)).await.pop();
+        let answer = self.answers(kind.clone(), std::slice::from_ref(&key), max_stale).await.pop();
         answer.unwrap_or(Err(Error::Interrupted))?.ok_or_else(|| kind.not_found())
     }
 
@@ -129,6 +160,7 @@ impl Objects {
         self: &Arc<Self>,
         kind: &str,
         ids: &[String],
+        max_stale: Option<Duration>,
     ) -> Result<Vec<Result<Object, Error>>, Error> {
         if ids.is_empty() || ids.len() > BATCH_IDS_MAX {
             let problem = format!("must have 1 to {BATCH_IDS_MAX} entries, has {}", ids.len());
@@ -143,84 +175,140 @@ impl Objects {
         let mut distinct = keys.clone();
         distinct.sort_by(|one, other| one.name().cmp(other.name()));
         distinct.dedup();
-        let answers = self.answers(kind.clone(), &distinct).await;
+        let answers = self.answers(kind.clone(), &distinct, max_stale).await;
         let answers: HashMap<_, _> = distinct.iter().zip(answers).collect();
         let of = |key| answers.get(key).cloned().unwrap_or(Err(Error::Interrupted));
         Ok(keys.iter().map(|key| of(key)?.ok_or_else(|| kind.not_found())).collect())
     }
 
     /// Returns the answers for some objects of a kind, none of which is named twice.
-    async fn answers(self: &Arc<Self>, kind: Arc<Kind>, keys: &[Key]) -> Vec<Answer> {
+    async fn answers(
+        self: &Arc<Self>,
+        kind: Arc<Kind>,
+        keys: &[Key],
+        max_stale: Option<Duration>,
+    ) -> Vec<Answer> {
         let namespace = self.namespaces.of(&kind.namespace);
-        let ends = Instant::now() + kind.policy.load_timeout;
-        let call = Call { kind, namespace, ends };
+        let began = Instant::now();
+        let ends = began + kind.policy.load_timeout;
+        let policy = kind.policy.stale_if_error;
+        let stale_max = max_stale.map_or(policy, |caller| caller.min(policy));
+        let call = Call { kind, namespace, stale_max, began, ends };
         let looked = self.look(&call, keys, true).await;
         join_all(keys.iter().zip(looked).map(|(key, looked)| self.settle(&call, key, looked))).await
     }
 
     /// Looks into the store, and joins or begins a flight for each object that is not there.
     async fn look(self: &Arc<Self>, call: &Call, keys: &[Key], counted: bool) -> Vec<Looked> {
-        let find = async |key: &Key| {
-            let since = self.flights.next_sequence();
-            Missed { since, found: self.store.find(key).await }
+        let since = self.flights.next_sequence();
+        let (mode, found) = match self.store.look(keys, true).await {
+            Ok(found) => (LoadMode::Leased, found),
+            Err(error) => {
+                tracing::debug!(%error, "loading without the store");
+                let away = || Found::Absent { lease: None, why: MissReason::StoreAway, stale: None };
+                (LoadMode::Uncoordinated, keys.iter().map(|_| away()).collect())
+            }
         };
-        let found = join_all(keys.iter().map(find)).await;
-        let (mut leased, mut uncoordinated) = (Vec::new(), Vec::new());
+        let (mut members, mut refreshes) = (Vec::new(), Vec::new());
         let mut looked = Vec::with_capacity(keys.len());
-        for (key, Missed { since, found }) in keys.iter().zip(found) {
-            let event = if matches!(found, Ok(Found::Record(_))) { Event::Hit } else { Event::Miss };
+        for (key, found) in keys.iter().zip(found) {
+            let event = if matches!(found, Found::Record(_)) { Event::Hit } else { Event::Miss };
             if counted {
                 call.namespace.counters.count(event);
             }
-            let (seen, members) = match found {
-                Ok(Found::Record(record)) => {
-                    looked.push(Looked::Known(object_of(record)));
-                    continue;
+            looked.push(match found {
+                Found::Record(record) => {
+                    if record.soft {
+                        refreshes.extend(self.refresh(call, key, since));
+                    }
+                    Looked::Known(object_of(record))
                 }
-                Ok(Found::Absent { lease, .. }) => (lease, &mut leased),
-                Err(error) => {
-                    tracing::debug!(%error, "loading without the store");
-                    (None, &mut uncoordinated)
+                Found::Absent { lease, why, stale } => {
+                    let (why, stale) = call.allowed(why, stale);
+                    self.load(call, key, &mut members, Missed { since, lease, why, stale })
                 }
-            };
-            if let Some(paused) = call.kind.running.breaker.paused(Instant::now()) {
-                looked.push(Looked::Known(Err(call.kind.paused(paused))));
-                continue;
-            }
-            looked.push(match self.flights.join(key, since, seen) {
-                Join::Joined(waiter) => {
-                    call.namespace.counters.count(Event::Coalesced);
-                    Looked::Loading { since, waiter }
-                }
-                Join::New(flight, waiter) => {
-                    members.push(Member::new(self.clone(), key.clone(), flight));
-                    Looked::Loading { since, waiter }
-                }
-                Join::Full => Looked::Known(Err(Error::Busy {
-                    kind: call.kind.name.clone(),
-                    loads_max: self.flights_max,
-                })),
             });
         }
-        self.start(call, leased, LoadMode::Leased);
-        self.start(call, uncoordinated, LoadMode::Uncoordinated);
+        self.start(call, members, mode);
+        self.start(call, refreshes, LoadMode::Refresh);
         looked
+    }
+
+    /// Joins or begins a flight for an object that is not there, unless its loader is to be left alone.
+    fn load(self: &Arc<Self>, call: &Call, key: &Key, members: &mut Vec<Member>, missed: Missed) -> Looked {
+        let Missed { since, lease, why, stale } = missed;
+        let now = Instant::now();
+        let stale = match stale {
+            Some(stale) if self.throttle.has(key, now) => return Looked::Known(call.serve_stale(stale, why)),
+            stale => stale,
+        };
+        if let Some(paused) = call.kind.running.breaker.paused(now) {
+            return Looked::Known(match stale {
+                Some(stale) => call.serve_stale(stale, why),
+                None => Err(call.kind.paused(paused)),
+            });
+        }
+        let waiter = match self.flights.join(key, since, lease) {
+            Join::Joined(waiter) => {
+                call.namespace.counters.count(Event::Coalesced);
+                waiter
+            }
+            Join::New(flight, waiter) => {
+                members.push(Member::new(self.clone(), key.clone(), flight));
+                waiter
+            }
+            Join::Full => {
+                let kind = call.kind.name.clone();
+                return Looked::Known(match stale {
+                    Some(stale) => call.serve_stale(stale, why),
+                    None => Err(Error::Busy { kind, loads_max: self.flights_max }),
+                });
+            }
+        };
+        Looked::Loading(Loading { since, waiter, why, stale })
+    }
+
+    /// Begins a flight for an object that is there and is to be loaded anew, unless there is one.
+    fn refresh(self: &Arc<Self>, call: &Call, key: &Key, since: Sequence) -> Option<Member> {
+        let now = Instant::now();
+        if self.throttle.has(key, now) || call.kind.running.breaker.paused(now).is_some() {
+            return None;
+        }
+        match self.flights.join(key, since, None) {
+            Join::New(flight, _) => Some(Member::new(self.clone(), key.clone(), flight)),
+            Join::Joined(_) | Join::Full => None,
+        }
     }
 
     /// Waits for an object until it is known, and no longer than the call.
     async fn settle(self: &Arc<Self>, call: &Call, key: &Key, looked: Looked) -> Answer {
         let mut looked = looked;
         loop {
-            let (since, waiter) = match looked {
+            let Loading { since, waiter, why, stale } = match looked {
                 Looked::Known(answer) => return answer,
-                Looked::Loading { since, waiter } => (since, waiter),
+                Looked::Loading(loading) => loading,
             };
-            let Ok(landing) = timeout_at(call.ends, answer_of(waiter)).await else {
-                return Err(call.kind.timed_out());
+            let soft = call.kind.policy.load_soft_timeout.filter(|_| stale.is_some());
+            let ends = soft.map_or(call.ends, |soft| call.ends.min(call.began + soft));
+            let Ok(landing) = timeout_at(ends, answer_of(waiter)).await else {
+                return match stale {
+                    // The load goes on.
+                    Some(stale) => call.serve_stale(stale, why),
+                    None => Err(call.kind.timed_out()),
+                };
             };
             let landing = landing.unwrap_or(Landing::of(Err(Error::Interrupted)));
             if landing.is_for(since) {
-                return landing.answer;
+                return match (landing.answer, stale) {
+                    (Err(error), Some(stale)) if error.is_outage() => {
+                        tracing::debug!(%error, "serving an expired object");
+                        self.throttle.add(key, call.kind.policy.stale_throttle, Instant::now());
+                        call.serve_stale(stale, why)
+                    }
+                    (answer, _) => {
+                        answer.map(|object| object.map(|object| Object { why: Some(why), ..object }))
+                    }
+                };
             }
             let again = self.look(call, std::slice::from_ref(key), false).await.pop();
             looked = again.unwrap_or(Looked::Known(Err(Error::Interrupted)));
@@ -257,10 +345,38 @@ impl Objects {
     }
 }
 
+impl Call {
+    /// Returns the expired object if the caller may have it, and the reason of the miss as the caller sees it.
+    fn allowed(&self, why: MissReason, stale: Option<Record>) -> (MissReason, Option<Record>) {
+        // That an object did not exist says nothing about whether it does now.
+        let Some(record) = stale.filter(|record| record.body != Body::Absent) else { return (why, None) };
+        let expired_for = record.stale.unwrap_or_default();
+        if expired_for <= self.stale_max && !self.stale_max.is_zero() {
+            (why, Some(record))
+        } else if expired_for <= self.kind.policy.stale_if_error {
+            (MissReason::TooOldForCaller, None)
+        } else {
+            (why, None)
+        }
+    }
+
+    /// Returns an expired object in place of one that was not loaded.
+    fn serve_stale(&self, record: Record, why: MissReason) -> Answer {
+        self.namespace.counters.count(Event::Stale);
+        let object = object_of(record)?;
+        Ok(object.map(|object| Object { stale: true, why: Some(why), ..object }))
+    }
+}
+
 impl Landing {
     /// Makes the end of a flight that is good for all who joined it.
     fn of(answer: Answer) -> Self {
         Self { answer, only_before: None }
+    }
+
+    /// Makes the end of a flight that has no answer: all who joined it look again.
+    fn nothing() -> Self {
+        Self { answer: Err(Error::Interrupted), only_before: Some(Sequence::FIRST) }
     }
 
     /// Returns whether a caller that began at `since` may take it.
@@ -271,14 +387,15 @@ impl Landing {
 
 impl Object {
     fn fresh(value: Bytes, version: Bytes) -> Self {
-        Self { value, age: Duration::ZERO, from_cache: false, version }
+        Self { value, age: Duration::ZERO, from_cache: false, version, stale: false, why: None }
     }
 }
 
 fn object_of(record: Record) -> Answer {
-    let age = record.age;
-    let value = record.body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
-    Ok(value.map(|value| Object { value, age, from_cache: true, version: Bytes::new() }))
+    let Record { body, age, version, .. } = record;
+    let value = body.unpack().map_err(|error| StoreError::Broken { detail: error.to_string() })?;
+    let object = |value| Object { value, age, from_cache: true, version, stale: false, why: None };
+    Ok(value.map(object))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::key::{Key, NamespaceName, Tags};
 use crate::limit::BATCH_BYTES_MAX;
 use crate::object::{Object, Objects};
+use crate::store::MissReason;
 
 /// The gRPC service of one clone.
 pub(crate) struct Service {
@@ -55,23 +56,47 @@ impl CacheService for Service {
         &self,
         request: Request<pb::GetObjectRequest>,
     ) -> Result<Response<pb::GetObjectResponse>, Status> {
-        let pb::GetObjectRequest { kind, id } = request.into_inner();
-        let object = self.objects.get(&kind, &id).await.map_err(refusal)?;
-        Ok(shoal_kit::answer(found_object(object)))
+        let pb::GetObjectRequest { kind, id, max_stale, explain } = request.into_inner();
+        let max_stale = max_stale_of(max_stale).map_err(refusal)?;
+        let object = self.objects.get(&kind, &id, max_stale).await.map_err(refusal)?;
+        Ok(shoal_kit::answer(found_object(object, explain)))
     }
 
     async fn batch_get_objects(
         &self,
         request: Request<pb::BatchGetObjectsRequest>,
     ) -> Result<Response<pb::BatchGetObjectsResponse>, Status> {
-        let pb::BatchGetObjectsRequest { kind, ids } = request.into_inner();
-        let objects = self.objects.get_many(&kind, &ids).await.map_err(refusal)?;
-        Ok(shoal_kit::answer(pb::BatchGetObjectsResponse { results: results_of(objects) }))
+        let pb::BatchGetObjectsRequest { kind, ids, max_stale, explain } = request.into_inner();
+        let max_stale = max_stale_of(max_stale).map_err(refusal)?;
+        let objects = self.objects.get_many(&kind, &ids, max_stale).await.map_err(refusal)?;
+        Ok(shoal_kit::answer(pb::BatchGetObjectsResponse { results: results_of(objects, explain) }))
     }
 }
 
-fn found_object(object: Object) -> pb::GetObjectResponse {
+fn max_stale_of(max_stale: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+    let problem = || Invalid::new(reason::INVALID_TTL, "max_stale", "must not be negative; zero: never");
+    max_stale.map(|max| Duration::try_from(max).map_err(|_| problem())).transpose()
+}
+
+/// Returns a reason as the contract has it, and the tag of an invalidation.
+fn miss_reason(why: MissReason) -> (pb::MissReason, String) {
+    let reason = match why {
+        MissReason::Absent => pb::MissReason::Absent,
+        MissReason::Expired => pb::MissReason::Expired,
+        MissReason::Invalidated { tag } => return (pb::MissReason::Invalidated, tag.unwrap_or_default()),
+        MissReason::Epoch => pb::MissReason::Epoch,
+        MissReason::TooOldForCaller => pb::MissReason::TooOldForCaller,
+        MissReason::StoreAway => pb::MissReason::StoreAway,
+    };
+    (reason, String::new())
+}
+
+fn found_object(object: Object, explain: bool) -> pb::GetObjectResponse {
+    let (miss_reason, miss_tag) = object.why.filter(|_| explain).map(miss_reason).unwrap_or_default();
     pb::GetObjectResponse {
+        stale: object.stale,
+        miss_reason: miss_reason.into(),
+        miss_tag,
         value: object.value,
         age: Some(duration(object.age)),
         from_cache: object.from_cache,
@@ -80,7 +105,7 @@ fn found_object(object: Object) -> pb::GetObjectResponse {
 }
 
 /// Encodes as many results as the answer may hold, at least one.
-fn results_of(objects: Vec<Result<Object, Error>>) -> Vec<pb::BatchGetObjectsResult> {
+fn results_of(objects: Vec<Result<Object, Error>>, explain: bool) -> Vec<pb::BatchGetObjectsResult> {
     let mut bytes = 0;
     let fits = |object: &Result<Object, Error>| {
         let size = object.as_ref().map_or(0, |object| object.value.len());
@@ -89,7 +114,7 @@ fn results_of(objects: Vec<Result<Object, Error>>) -> Vec<pb::BatchGetObjectsRes
         first || bytes <= BATCH_BYTES_MAX
     };
     let outcome = |object| match object {
-        Ok(object) => pb::batch_get_objects_result::Outcome::Object(found_object(object)),
+        Ok(object) => pb::batch_get_objects_result::Outcome::Object(found_object(object, explain)),
         Err(error) => pb::batch_get_objects_result::Outcome::Error(object_error(error)),
     };
     let result = |object| pb::BatchGetObjectsResult { outcome: Some(outcome(object)) };

@@ -112,10 +112,8 @@ pub(crate) enum MissReason {
     /// The store lost the state of the shard, so that all of its entries are misses.
     Epoch,
     /// The entry has expired; the namespace would let it be served still, and the caller does not.
-    #[expect(dead_code, reason = "the calls that answer it follow")]
     TooOldForCaller,
     /// The store does not answer.
-    #[expect(dead_code, reason = "the calls that answer it follow")]
     StoreAway,
 }
 
@@ -227,6 +225,14 @@ pub(crate) trait Store: Send + Sync + 'static {
         limit: Duration,
         refresh: bool,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+
+    /// Lets a lease that still holds hold for another `limit`; it stays as old as it is. Returns false if it has ended.
+    fn renew<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// Stores a loaded object, if the lease still holds and none of its tags was invalidated since it was granted; the lease ends
     /// with it. What was refused must reach only those who waited before the load asked for its lease.

@@ -115,7 +115,7 @@ impl Clients {
     }
 
     pub(super) async fn get_object(mut self, id: String) -> Result<(), Status> {
-        let request = cache::GetObjectRequest { kind: "thing".to_owned(), id };
+        let request = cache::GetObjectRequest { kind: "thing".to_owned(), id, ..Default::default() };
         self.cache.get_object(request).await.map(drop)
     }
 }

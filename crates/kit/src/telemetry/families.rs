@@ -160,6 +160,8 @@ families! {
         "Loads whose result was too large to be stored." "any rate that stays"
     Counter shoal_cache_bypass_loads_total {namespace, clone}
         "Loads while the store was not reachable, whose result was not stored." "any rate that stays"
+    Counter shoal_cache_stale_answers_total {namespace, clone}
+        "Expired entries that were served, because what would replace them could not be loaded in time." "any rate that stays"
     Counter shoal_cache_loader_calls_total {kind, clone, outcome}
         "Calls of a kind's loader, each for the objects of one batch, by outcome: ok, unreachable, timed_out, refused, protocol. The kind `data` is all tables that are not declared."
         "a share other than ok above 0.05"
@@ -351,7 +353,8 @@ mod tests {
             assert!(part_of(name).is_some(), "{name} is in a section");
             let known =
                 ["role", "clone", "engine", "upstream", "method", "code", "outcome", "limit", "reason"];
-            let more = ["state", "namespace", "queue", "caller", "worker", "message", "protocol", "version"];
+            let more =
+                ["state", "namespace", "kind", "queue", "caller", "worker", "message", "protocol", "version"];
             for (label, _) in *labels {
                 assert!(known.contains(label) || more.contains(label), "{name}: {label}");
             }

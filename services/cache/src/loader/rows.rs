@@ -23,7 +23,7 @@ use tonic::{Code, Request};
 
 use super::remote::{failure, reason_of};
 use super::{Lifetime, LoadError, Loaded, Loader, Loads, Wanted};
-use crate::key::Tags;
+use crate::key::{Tags, unescaped};
 
 /// The time for which a table's definition is taken for true. The type of a sort key never changes; a table of that name
 /// that was dropped and made anew is seen within this.
@@ -246,24 +246,9 @@ fn parse(id: &str, sort_key_type: SortKeyType) -> Result<(String, Option<Value>)
 }
 
 fn unescape(text: &str) -> Result<String, String> {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        plain.push_str(before);
-        let (escaped, after) = after.split_at_checked(2).unwrap_or(("", ""));
-        plain.push(match escaped {
-            "2F" => '/',
-            "25" => '%',
-            _ => {
-                return Err(
-                    "in the partition key write %25 for `%` and %2F for `/`, and escape nothing else".into(),
-                );
-            }
-        });
-        rest = after;
-    }
-    plain.push_str(rest);
-    Ok(plain)
+    unescaped(text).ok_or_else(|| {
+        "in the partition key write %25 for `%` and %2F for `/`, and escape nothing else".to_owned()
+    })
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

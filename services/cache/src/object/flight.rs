@@ -21,6 +21,11 @@ use crate::store::Token;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Sequence(u64);
 
+impl Sequence {
+    /// The number before which nobody begins.
+    pub(crate) const FIRST: Sequence = Sequence(0);
+}
+
 /// The number of a flight that has asked for nothing yet: it will ask after any caller that sees it so.
 const NOT_YET: u64 = u64::MAX;
 
@@ -127,6 +132,11 @@ impl<A: Clone> Flights<A> {
         }
         drop(table);
         flight.answer.send_replace(Some(answer));
+    }
+
+    /// Returns whether anybody waits for a flight.
+    pub(crate) fn is_wanted(flight: &Flight<A>) -> bool {
+        flight.answer.receiver_count() > 0
     }
 
     /// Returns the number of flights.

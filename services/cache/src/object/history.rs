@@ -142,6 +142,14 @@ impl Store for Remote {
             Flaw::None | Flaw::DeleteKeepsLease => self.over(self.inner.fill(key, token, draft)).boxed(),
         }
     }
+    fn renew<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.over(self.inner.renew(key, token, limit)).boxed()
+    }
     fn ended(&self, key: &Key) -> BoxFuture<'static, ()> {
         self.inner.ended(key)
     }
@@ -242,7 +250,7 @@ impl History {
             };
             let answer = tokio::select! {
                 biased;
-                answer = objects.get(KIND, self.key.name()) => answer,
+                answer = objects.get(KIND, self.key.name(), None) => answer,
                 () = gives_up => continue,
             };
             reads += 1;

@@ -10,9 +10,10 @@ use tokio::sync::Semaphore;
 
 use super::breaker::{Breaker, Paused};
 use super::meter::LoadMeter;
-use crate::config::{Config, KindPolicy, Source, TABLE_PREFIX};
+use crate::config::{Config, KindPolicy, Source};
 use crate::error::Error;
 use crate::key::NamespaceName;
+use crate::limit::TABLE_PREFIX;
 use crate::loader::{LoadError, Loader};
 
 /// The most characters of a table's name, as in the data service.

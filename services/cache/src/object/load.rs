@@ -2,28 +2,31 @@
 //!
 //! Flights that began together, for the ids of one call, share one [`Batch`] and one call of the loader.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join, join_all, join3};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::flight::{Flight, answer_of};
+use super::flight::{Flight, Flights, answer_of};
 use super::kind::Kind;
 use super::{Landing, Object, Objects, object_of};
 use crate::body::Body;
 use crate::error::Error;
 use crate::key::{Key, Tags};
 use crate::limit::{TTL_MAX, TTL_MIN};
-use crate::loader::{Lifetime, LoadError, Loaded, Wanted};
+use crate::loader::{Lifetime, LoadError, Loaded, Previous, Wanted};
 use crate::namespace::{Event, Namespace};
-use crate::store::{Acquired, Draft, Filled, StoreError, Token};
+use crate::store::{Acquired, Draft, Filled, Record, StoreError, Token};
 
-/// The time by which a lease outlives the load: for the fill, and for the clocks of two machines.
-const LEASE_MARGIN: Duration = Duration::from_secs(1);
+/// The time of a lease. It is renewed while the load goes on, so that a holder that died costs this, however long a load may
+/// take.
+const LEASE_TIME: Duration = Duration::from_secs(1);
+/// The pause between two renewals: three may fail.
+const RENEWAL_PAUSE: Duration = LEASE_TIME.checked_div(4).expect("not zero");
 /// The longest wait for news of another clone's lease: a notice may be lost, so the flight then looks again.
 const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(250);
 
@@ -34,6 +37,8 @@ pub(super) enum LoadMode {
     Leased,
     /// Uncoordinated: without leases and fills, because the store did not answer.
     Uncoordinated,
+    /// Under leases for entries that are there and fresh. Nobody waits for it, and it waits for nobody.
+    Refresh,
 }
 
 /// Flights of one kind that began together.
@@ -53,6 +58,8 @@ pub(super) struct Member {
     flight: Arc<Flight<Landing>>,
     landed: AtomicBool,
     leased: AtomicBool,
+    /// The entry that the load replaces.
+    previous: Mutex<Option<Record>>,
 }
 
 /// The result of asking for the lease of a member.
@@ -69,6 +76,7 @@ impl Batch {
         match mode {
             LoadMode::Leased => self.load_leased(members).await,
             LoadMode::Uncoordinated => self.load_uncoordinated(members).await,
+            LoadMode::Refresh => self.refresh(members).await,
         }
     }
 
@@ -85,7 +93,7 @@ impl Batch {
             Ok(permit) => permit,
             Err(error) => return land_all(&members, &error),
         };
-        let asked = join_all(members.iter().map(|member| self.ask(member))).await;
+        let asked = join_all(members.iter().map(|member| self.ask(member, false))).await;
         let (mut leading, mut waiting, mut alone) = (Vec::new(), Vec::new(), Vec::new());
         for (member, asked) in members.into_iter().zip(asked) {
             match asked.answer {
@@ -115,14 +123,31 @@ impl Batch {
         join3(lead, join_all(waiting), uncoordinated).await;
     }
 
-    /// Asks for the lease of a member.
-    async fn ask(&self, member: &Member) -> Asked {
+    /// Loads entries anew that are there, as far as no other flight does.
+    async fn refresh(&self, members: Vec<&Member>) {
+        let Ok(permit) = self.permit().await else { return };
+        let asked = join_all(members.iter().map(|member| self.ask(member, true))).await;
+        let mut leading = Vec::new();
+        for (member, asked) in members.into_iter().zip(asked) {
+            match asked.answer {
+                Ok(Acquired::Granted { .. }) => leading.push(member),
+                Ok(_) | Err(_) => member.land(Landing::nothing()),
+            }
+        }
+        if !leading.is_empty() {
+            self.load_and_fill(leading, permit).await;
+        }
+    }
+
+    /// Asks for the lease of a member; with `refresh` also while a fresh entry is there.
+    async fn ask(&self, member: &Member, refresh: bool) -> Asked {
         let Objects { store, flights, .. } = &*self.objects;
         let ended = store.ended(&member.key);
         flights.mark_asked(&member.flight);
-        let answer = store.acquire(&member.key, member.flight.token, self.lease_time(), false).await;
-        if matches!(answer, Ok(Acquired::Granted { .. })) {
+        let answer = store.acquire(&member.key, member.flight.token, LEASE_TIME, refresh).await;
+        if let Ok(Acquired::Granted { previous }) = &answer {
             member.leased.store(true, Ordering::Relaxed);
+            *member.previous() = previous.clone();
         }
         Asked { answer, ended }
     }
@@ -141,14 +166,14 @@ impl Batch {
             let pause = FOLLOW_PAUSE_MAX.mul_f64(0.75 + fastrand::f64() / 4.0).min(left + TTL_MIN);
             // Told or not, it asks again.
             let _ = timeout(pause, ended).await;
-            if Instant::now() >= self.ends {
+            if Instant::now() >= self.ends || !Flights::is_wanted(&member.flight) {
                 return member.land(Landing::of(Err(self.timed_out())));
             }
             let permit = match self.permit().await {
                 Ok(permit) => permit,
                 Err(error) => return member.land(Landing::of(Err(error))),
             };
-            let asked = self.ask(member).await;
+            let asked = self.ask(member, false).await;
             match asked.answer {
                 Ok(Acquired::Granted { .. }) => {
                     // A holder that died lets its lease expire; one whose load took too long gives it back.
@@ -212,12 +237,17 @@ impl Batch {
     }
 
     async fn load_and_fill(&self, members: Vec<&Member>, permit: OwnedSemaphorePermit) {
-        match self.load(&members).await {
+        let loads = tokio::select! {
+            loads = self.load(&members) => loads,
+            () = self.renew(&members) => return,
+        };
+        match loads {
             Ok(loads) => {
                 let fills = members.into_iter().zip(loads).map(|(member, load)| self.fill(member, load));
                 join_all(fills).await;
             }
             Err(error) => {
+                self.throttle_refreshes(&members, &error);
                 land_all(&members, &error);
                 join_all(members.into_iter().map(Member::release)).await;
             }
@@ -225,26 +255,48 @@ impl Batch {
         drop(permit);
     }
 
+    /// Keeps the leases while the load goes on. Never returns.
+    async fn renew(&self, members: &[&Member]) {
+        loop {
+            sleep(RENEWAL_PAUSE).await;
+            let held = members.iter().filter(|member| member.leased.load(Ordering::Relaxed));
+            join_all(held.map(|member| member.renew())).await;
+        }
+    }
+
+    /// Leaves the loader alone about entries that are still there: their readers do not wait for it.
+    fn throttle_refreshes(&self, members: &[&Member], error: &Error) {
+        if error.is_outage() {
+            let (now, time) = (Instant::now(), self.kind.policy.stale_throttle);
+            for member in members.iter().filter(|member| member.previous().is_some()) {
+                self.objects.throttle.add(&member.key, time, now);
+            }
+        }
+    }
+
     /// Stores what was loaded for a member, if it can be stored, and answers those who wait.
     async fn fill(&self, member: &Member, load: Result<Loaded, LoadError>) {
-        let (draft, answer) = match load {
+        let loaded = match load {
+            Ok(loaded) => loaded,
             Err(error) => {
-                member.land(Landing::of(Err(self.failed(error))));
+                let error = self.failed(error);
+                self.throttle_refreshes(&[member], &error);
+                member.land(Landing::of(Err(error)));
                 return member.release().await;
             }
-            Ok(Loaded::Missing { tags }) => {
-                let ttl = self.namespace.policy.jittered(self.kind.policy.negative_ttl);
-                (Some(Draft::new(Body::Absent, tags, ttl)), None)
+        };
+        let (draft, answer) = match self.outcome(member, loaded).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                member.land(Landing::of(Err(error)));
+                return member.release().await;
             }
-            Ok(Loaded::Object { value, tags, lifetime, version }) => {
-                let draft = self.draft(value.clone(), tags, lifetime).await;
-                (draft, Some(Object::fresh(value, version)))
-            }
-            Ok(Loaded::Unstorable { value }) => (None, Some(Object::fresh(value, Bytes::new()))),
-            Ok(Loaded::NotModified { .. }) => (None, None),
         };
         let stored = match draft {
-            None => false,
+            None => {
+                member.discard().await;
+                false
+            }
             Some(draft) => match self.objects.store.fill(&member.key, member.flight.token, draft).await {
                 Ok(Filled::Stored) => {
                     member.leased.store(false, Ordering::Relaxed);
@@ -269,13 +321,45 @@ impl Batch {
         member.release().await;
     }
 
-    /// Returns the entry to store, if the object can be stored.
-    async fn draft(&self, value: Bytes, tags: Tags, lifetime: Lifetime) -> Option<Draft> {
-        let policy = &self.namespace.policy;
-        if value.len() > policy.value_bytes_max {
-            self.namespace.counters.count(Event::Oversized);
-            return None;
-        }
+    /// Returns the entry to store for what was loaded, if it can be stored, and the answer for those who wait.
+    async fn outcome(
+        &self,
+        member: &Member,
+        loaded: Loaded,
+    ) -> Result<(Option<Draft>, Option<Object>), Error> {
+        Ok(match loaded {
+            Loaded::Missing { tags } => {
+                let ttl = self.namespace.policy.jittered(self.kind.policy.negative_ttl);
+                (Some(Draft::new(Body::Absent, tags, ttl)), None)
+            }
+            Loaded::Object { value, tags, lifetime, version } => {
+                let object = Object::fresh(value.clone(), version.clone());
+                let draft = if value.len() > self.namespace.policy.value_bytes_max {
+                    self.namespace.counters.count(Event::Oversized);
+                    None
+                } else {
+                    let body = Body::pack(value, self.namespace.policy.compress_above).await;
+                    self.draft(body, tags, lifetime, version)
+                };
+                (draft, Some(object))
+            }
+            Loaded::Unstorable { value } => (None, Some(Object::fresh(value, Bytes::new()))),
+            Loaded::NotModified { lifetime } => {
+                let previous = member.previous().clone();
+                let Some(Record { body, tags, version, .. }) = previous else {
+                    return Err(self.failed(LoadError::Protocol { detail: "not_modified of nothing".into() }));
+                };
+                let value = body.clone().unpack();
+                let value = value.map_err(|error| StoreError::Broken { detail: error.to_string() })?;
+                let object = value.map(|value| Object::fresh(value, version.clone()));
+                (self.draft(body, tags, lifetime, version), object)
+            }
+        })
+    }
+
+    /// Returns the entry to store, if its lifetime allows.
+    fn draft(&self, body: Body, tags: Tags, lifetime: Lifetime, version: Bytes) -> Option<Draft> {
+        let (policy, kind) = (&self.namespace.policy, &self.kind.policy);
         let ttl = match lifetime {
             Lifetime::OfKind => policy.jittered(policy.ttl),
             Lifetime::Own(ttl) => policy.jittered(ttl.min(TTL_MAX)).min(ttl),
@@ -284,7 +368,13 @@ impl Batch {
         if ttl < TTL_MIN {
             return None;
         }
-        Some(Draft::new(Body::pack(value, policy.compress_above).await, tags, ttl))
+        let soft = kind.soft_ttl.map(|soft| policy.jittered(soft)).filter(|soft| *soft < ttl);
+        // What ends at a time of its own is not served after it.
+        let stale = match lifetime {
+            Lifetime::AtMost(_) => Duration::ZERO,
+            Lifetime::OfKind | Lifetime::Own(_) => kind.stale_if_error,
+        };
+        Some(Draft { soft, stale, version, ..Draft::new(body, tags, ttl) })
     }
 
     /// Calls the loader once for all members. An error is one of the call as a whole.
@@ -331,10 +421,6 @@ impl Batch {
             }
         }
     }
-
-    fn lease_time(&self) -> Duration {
-        self.kind.policy.load_timeout + LEASE_MARGIN
-    }
 }
 
 fn land_all(members: &[&Member], error: &Error) {
@@ -345,11 +431,27 @@ fn land_all(members: &[&Member], error: &Error) {
 
 impl Member {
     pub(super) fn new(objects: Arc<Objects>, key: Key, flight: Arc<Flight<Landing>>) -> Self {
-        Self { objects, key, flight, landed: AtomicBool::new(false), leased: AtomicBool::new(false) }
+        Self {
+            objects,
+            key,
+            flight,
+            landed: AtomicBool::new(false),
+            leased: AtomicBool::new(false),
+            previous: Mutex::default(),
+        }
     }
 
     fn wanted(&self) -> Wanted {
-        Wanted { id: self.key.name().to_owned(), previous: None }
+        let previous = self
+            .previous()
+            .as_ref()
+            .filter(|record| record.body != Body::Absent)
+            .map(|record| Previous { version: record.version.clone(), age: record.age });
+        Wanted { id: self.key.name().to_owned(), previous }
+    }
+
+    fn previous(&self) -> MutexGuard<'_, Option<Record>> {
+        self.previous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers all who wait. Only the first answer counts.
@@ -363,6 +465,26 @@ impl Member {
     async fn release(&self) {
         if self.leased.swap(false, Ordering::Relaxed) {
             self.release_anyway().await;
+        }
+    }
+
+    /// Lets the lease hold for longer. One that has ended stays so, and its fill is refused.
+    async fn renew(&self) {
+        match self.objects.store.renew(&self.key, self.flight.token, LEASE_TIME).await {
+            Ok(true) => {}
+            Ok(false) => self.leased.store(false, Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "a lease was not renewed"),
+        }
+    }
+
+    /// Removes the entry that was to be replaced, because what was loaded in its place is not to be stored.
+    async fn discard(&self) {
+        if self.previous().is_none() {
+            return;
+        }
+        match self.objects.store.delete_key(&self.key).await {
+            Ok(()) => self.leased.store(false, Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "an entry that was replaced is still there"),
         }
     }
 

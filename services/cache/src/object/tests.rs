@@ -127,11 +127,11 @@ impl Harness {
 
     fn call(&self, id: &str) -> tokio::task::JoinHandle<Result<Object, Error>> {
         let (objects, id) = (self.objects.clone(), id.to_owned());
-        tokio::spawn(async move { objects.get(KIND, &id).await })
+        tokio::spawn(async move { objects.get(KIND, &id, None).await })
     }
 
     async fn get(&self, id: &str) -> Result<Object, Error> {
-        self.objects.get(KIND, id).await
+        self.objects.get(KIND, id, None).await
     }
 
     fn count(&self, event: Event) -> u64 {
@@ -361,11 +361,11 @@ async fn two_clones_are_one_load() {
     let first = harness.call("a");
     harness.loads_begun(1).await;
     let follower = sibling.clone();
-    let second = tokio::spawn(async move { follower.get(KIND, "a").await });
+    let second = tokio::spawn(async move { follower.get(KIND, "a", None).await });
     until("the sibling follows", || sibling.flights() == 1).await;
     // Who comes to the sibling now has seen the same lease, and follows with the first.
     let follower = sibling.clone();
-    let third = tokio::spawn(async move { follower.get(KIND, "a").await });
+    let third = tokio::spawn(async move { follower.get(KIND, "a", None).await });
     until("the third waits too", || counted(&sibling, Event::Coalesced) == 1).await;
     harness.desk.gate.add_permits(1);
     assert!(!first.await.expect("no panic").expect("loaded").from_cache);
@@ -385,7 +385,7 @@ async fn followers_learn_of_load_timeout() {
     let followers: Vec<_> = (0..3)
         .map(|_| {
             let follower = sibling.clone();
-            tokio::spawn(async move { follower.get(KIND, "a").await })
+            tokio::spawn(async move { follower.get(KIND, "a", None).await })
         })
         .collect();
     until("the sibling follows", || sibling.flights() == 1).await;
@@ -395,7 +395,7 @@ async fn followers_learn_of_load_timeout() {
     }
     assert_eq!(harness.desk.begun(), 1, "they fail together, not one after the other");
     harness.desk.gate.add_permits(1000);
-    assert_eq!(text(&sibling.get(KIND, "a").await.expect("the lease was given back")), "v");
+    assert_eq!(text(&sibling.get(KIND, "a", None).await.expect("the lease was given back")), "v");
 }
 
 #[tokio::test]
@@ -405,7 +405,7 @@ async fn delete_during_followed_load_reloads() {
     let first = harness.call("a");
     harness.loads_begun(1).await;
     let follower = sibling.clone();
-    let second = tokio::spawn(async move { follower.get(KIND, "a").await });
+    let second = tokio::spawn(async move { follower.get(KIND, "a", None).await });
     until("the sibling follows", || sibling.flights() == 1).await;
     harness.store.delete_key(&key("a")).await.expect("deleted");
     harness.loads_begun(2).await;
@@ -413,6 +413,76 @@ async fn delete_during_followed_load_reloads() {
     for call in [first, second] {
         assert_eq!(text(&call.await.expect("no panic").expect("loaded")), "v");
     }
+}
+
+#[tokio::test]
+async fn long_load_keeps_its_lease() {
+    let harness = Harness::new(Desk::closed("v"), "load_timeout = '30s'");
+    let sibling = harness.sibling("load_timeout = '30s'");
+    let first = harness.call("a");
+    harness.loads_begun(1).await;
+    let second = tokio::spawn(async move { sibling.get(KIND, "a", None).await });
+    // Longer than a lease lasts by itself.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(harness.desk.begun(), 1, "the lease was renewed");
+    harness.desk.gate.add_permits(1000);
+    for call in [first, second] {
+        assert_eq!(text(&call.await.expect("no panic").expect("loaded")), "v");
+    }
+    assert_eq!(harness.desk.begun(), 1);
+}
+
+fn tagged(value: &str, tag: &str) -> Loaded {
+    let tags = Tags::parse(vec![tag.to_owned()]).expect("valid");
+    let value = Bytes::copy_from_slice(value.as_bytes());
+    Loaded::Object { value, tags, lifetime: Lifetime::OfKind, version: Bytes::new() }
+}
+
+async fn invalidate(harness: &Harness, tag: &str) {
+    let namespace = NamespaceName::of_kind(KIND).expect("valid");
+    harness.store.clock().invalidate(namespace.as_str(), &[tag.to_owned()]).await.expect("invalidated");
+}
+
+#[tokio::test]
+async fn caller_after_invalidation_gets_no_refused_value() {
+    let harness = Harness::new(Desk::closed("-"), "");
+    harness.desk.answers(Ok(tagged("old", "t")));
+    let before = harness.call("a");
+    harness.loads_begun(1).await;
+    invalidate(&harness, "t").await;
+    harness.desk.answers(Ok(tagged("new", "t")));
+    // It sees the lease of the load, which the invalidation of a tag does not end.
+    let after = harness.call("a");
+    until("it joins", || harness.count(Event::Coalesced) == 1).await;
+    harness.desk.gate.add_permits(1000);
+    assert_eq!(text(&before.await.expect("no panic").expect("loaded")), "old", "it waited already");
+    assert_eq!(text(&after.await.expect("no panic").expect("loaded")), "new");
+    assert_eq!(harness.count(Event::RefusedFill), 1);
+    let object = harness.get("a").await.expect("cached");
+    assert_eq!((text(&object), object.from_cache), ("new", true));
+}
+
+#[tokio::test]
+async fn tag_reveals_what_was_missing() {
+    let harness = Harness::new(Desk::open("-"), "negative_ttl = '1h'\nstale_if_error = '1h'");
+    let tags = Tags::parse(vec!["t".to_owned()]).expect("valid");
+    harness.desk.answers(Ok(Loaded::Missing { tags }));
+    harness.get("a").await.expect_err("there is none");
+    harness.desk.answers(Ok(page("made")));
+    invalidate(&harness, "t").await;
+    let object = harness.get("a").await.expect("made meanwhile");
+    assert_eq!((text(&object), object.from_cache), ("made", false));
+    assert_eq!(object.why, Some(crate::store::MissReason::Invalidated { tag: Some("t".into()) }));
+}
+
+#[tokio::test]
+async fn invalidated_object_is_never_stale() {
+    let harness = Harness::new(Desk::open("-"), "stale_if_error = '1h'");
+    harness.desk.answers(Ok(tagged("v", "t")));
+    harness.get("a").await.expect("loaded");
+    invalidate(&harness, "t").await;
+    harness.desk.answers(Err(LoadError::Unreachable { detail: "gone".into() }));
+    harness.get("a").await.expect_err("not even while the loader is away");
 }
 
 #[tokio::test]
@@ -482,6 +552,9 @@ impl Store for Down {
     fn fill<'a>(&'a self, _: &'a Key, _: Token, _: Draft) -> BoxFuture<'a, Result<Filled, StoreError>> {
         down()
     }
+    fn renew<'a>(&'a self, _: &'a Key, _: Token, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        down()
+    }
     fn ended(&self, _: &Key) -> BoxFuture<'static, ()> {
         futures::future::pending().boxed()
     }
@@ -516,7 +589,7 @@ async fn uncoordinated_loads_take_turns() {
 async fn undeclared_kind_error_explains_declaration() {
     let harness = Harness::new(Desk::open("v"), "");
     let reason = async |kind: &str| {
-        let error = harness.objects.get(kind, "a").await.expect_err(kind);
+        let error = harness.objects.get(kind, "a", None).await.expect_err(kind);
         shoal_kit::ApiError::from(error)
     };
     let fault = reason("user").await;

@@ -36,6 +36,7 @@ async fn all(store: Arc<dyn Store>) {
         leases::refused_put_keeps_the_lease,
         leases::only_holder_releases_lease,
         leases::expired_lease_fills_nothing,
+        leases::renewed_lease_outlives_its_limit,
         leases::lease_end_wakes_waiters,
         leases::filled_entry_ages_from_load,
         leases::refresh_is_granted_beside_an_entry,

@@ -302,6 +302,21 @@ impl Store for MemoryStore {
         done(Acquired::Granted { previous })
     }
 
+    fn renew<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let now = Instant::now();
+        let mut stripe = self.stripe(key);
+        match stripe.leases.get_mut(key).filter(|lease| lease.token == token && lease.until > now) {
+            Some(lease) => lease.until = now + limit,
+            None => return done(false),
+        }
+        done(true)
+    }
+
     fn fill<'a>(
         &'a self,
         key: &'a Key,

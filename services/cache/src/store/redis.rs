@@ -55,6 +55,8 @@ static DELETE: LazyLock<Script> =
     LazyLock::new(|| Script::new("cache.delete", include_str!("redis/delete.lua")));
 static EXPIRE: LazyLock<Script> =
     LazyLock::new(|| Script::new("cache.expire", include_str!("redis/expire.lua")));
+static RENEW: LazyLock<Script> =
+    LazyLock::new(|| Script::of_declared_keys("cache.renew", include_str!("redis/renew.lua")));
 static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::of_declared_keys("cache.release", include_str!("redis/release.lua")));
 
@@ -82,7 +84,7 @@ impl RedisStore {
     /// Opens the store and connects in the background. Every key begins with `prefix`, and entries of the `bulk`
     /// namespaces may be big.
     pub(crate) fn open(link: LinkConfig, prefix: String, bulk: Bulk) -> Result<Self, LinkError> {
-        let own = [&PUT, &ACQUIRE, &FILL, &TOUCH, &INCREMENT, &DELETE, &EXPIRE, &RELEASE];
+        let own = [&PUT, &ACQUIRE, &FILL, &TOUCH, &INCREMENT, &DELETE, &EXPIRE, &RENEW, &RELEASE];
         let scripts = own.map(|script| Script::clone(script)).into_iter().chain(RedisClock::scripts());
         let role = link.role;
         let link = Link::open(LinkConfig { scripts: scripts.collect(), ..link })?;
@@ -384,6 +386,22 @@ impl Store for RedisStore {
             let refresh: &[u8] = if refresh { b"1" } else { b"0" };
             let args: [&[u8]; 3] = [&token.to_bytes(), limit.as_bytes(), refresh];
             acquired(self.read_and_write(&ACQUIRE, key, &args, true).await?)
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a Key,
+        token: Token,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move {
+            let lease = self.shard(key).await?.key(LEASE, key.name());
+            let limit = millis(limit).to_string();
+            let args: [&[u8]; 2] = [&token.to_bytes(), limit.as_bytes()];
+            let held: i64 = self.link.script(&RENEW, &[&lease], &args).await?;
+            Ok(held == 1)
         }
         .boxed()
     }

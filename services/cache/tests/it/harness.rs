@@ -57,7 +57,19 @@ impl Clone {
     }
 
     pub(crate) async fn get_object(&self, kind: &str, id: &str) -> Result<pb::GetObjectResponse, Status> {
-        let request = pb::GetObjectRequest { kind: kind.to_owned(), id: id.to_owned() };
+        self.explain_object(kind, id, None).await
+    }
+
+    /// Returns an object, the reason of its miss included.
+    pub(crate) async fn explain_object(
+        &self,
+        kind: &str,
+        id: &str,
+        max_stale: Option<Duration>,
+    ) -> Result<pb::GetObjectResponse, Status> {
+        let max_stale = max_stale.map(|max| prost_types::Duration::try_from(max).expect("in range"));
+        let (kind, id) = (kind.to_owned(), id.to_owned());
+        let request = pb::GetObjectRequest { kind, id, max_stale, explain: true };
         Ok(self.client.clone().get_object(request).await?.into_inner())
     }
 
@@ -68,7 +80,7 @@ impl Clone {
         ids: &[&str],
     ) -> Result<Vec<Result<pb::GetObjectResponse, pb::ObjectError>>, Status> {
         let ids = ids.iter().map(ToString::to_string).collect();
-        let request = pb::BatchGetObjectsRequest { kind: kind.to_owned(), ids };
+        let request = pb::BatchGetObjectsRequest { kind: kind.to_owned(), ids, ..Default::default() };
         let results = self.client.clone().batch_get_objects(request).await?.into_inner().results;
         let outcome = |result: pb::BatchGetObjectsResult| match result.outcome.expect("an outcome") {
             pb::batch_get_objects_result::Outcome::Object(object) => Ok(object),

@@ -23,31 +23,38 @@ pub(crate) struct Profiles {
     loads: Arc<AtomicUsize>,
     /// The ids of each call.
     asked: Arc<Mutex<Vec<Vec<String>>>>,
-    gate: Arc<Semaphore>,
+    /// The ids and versions of what the cache had still.
+    pub(crate) previous: Arc<Mutex<Vec<(String, String)>>>,
+    pub(crate) gate: Arc<Semaphore>,
 }
 
 impl Profiles {
-    fn new() -> Self {
-        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { answers: Arc::default(), loads: Arc::default(), asked: Arc::default(), gate }
+    pub(crate) fn new() -> Self {
+        Self {
+            answers: Arc::default(),
+            loads: Arc::default(),
+            asked: Arc::default(),
+            previous: Arc::default(),
+            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        }
     }
 
-    fn routes(&self) -> Routes {
+    pub(crate) fn routes(&self) -> Routes {
         Routes::new(ObjectLoaderServiceServer::new(self.clone()))
     }
 
-    fn answer(&self, id: &str, answer: Answer) {
+    pub(crate) fn answer(&self, id: &str, answer: Answer) {
         self.answers.lock().expect("no panic").insert(id.to_owned(), answer);
     }
 
-    fn has(&self, id: &str, value: &str) {
+    pub(crate) fn has(&self, id: &str, value: &str) {
         self.answer(
             id,
             Ok(vec![found(pb::LoadedObject { value: value.to_owned().into(), ..Default::default() })]),
         );
     }
 
-    fn loads(&self) -> usize {
+    pub(crate) fn loads(&self) -> usize {
         self.loads.load(Ordering::SeqCst)
     }
 }
@@ -57,7 +64,7 @@ fn failed(code: Code, message: &str) -> pb::LoadResult {
     pb::LoadResult { outcome: Some(pb::load_result::Outcome::Failure(failure)) }
 }
 
-fn found(object: pb::LoadedObject) -> pb::LoadResult {
+pub(crate) fn found(object: pb::LoadedObject) -> pb::LoadResult {
     pb::LoadResult { outcome: Some(pb::load_result::Outcome::Object(object)) }
 }
 
@@ -65,9 +72,11 @@ fn found(object: pb::LoadedObject) -> pb::LoadResult {
 impl ObjectLoaderService for Profiles {
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<pb::LoadResponse>, Status> {
         self.loads.fetch_add(1, Ordering::SeqCst);
-        let pb::LoadRequest { kind, ids, .. } = request.into_inner();
+        let pb::LoadRequest { kind, ids, previous } = request.into_inner();
         assert_eq!(kind, "profile");
         self.asked.lock().expect("no panic").push(ids.clone());
+        let previous = previous.into_iter().map(|previous| (previous.id, previous.version));
+        self.previous.lock().expect("no panic").extend(previous);
         drop(self.gate.acquire().await.expect("never closed"));
         let answers = self.answers.lock().expect("no panic");
         let missing = pb::load_result::Outcome::NotFound(pb::load_result::NotFound::default());
@@ -80,7 +89,7 @@ impl ObjectLoaderService for Profiles {
     }
 }
 
-fn config(peer: &Peer, more: &str) -> String {
+pub(crate) fn config(peer: &Peer, more: &str) -> String {
     format!("[cache.object.profile]\nloader = 'http://{}'\n{more}", peer.address)
 }
 

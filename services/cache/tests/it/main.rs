@@ -6,3 +6,4 @@ mod loaders;
 mod outage;
 mod refusals;
 mod rows;
+mod staleness;

@@ -86,6 +86,22 @@ pub(super) async fn only_holder_releases_lease(case: &Case) {
     case.granted(&key).await;
 }
 
+pub(super) async fn renewed_lease_outlives_its_limit(case: &Case) {
+    let key = case.key("k");
+    let (token, other) = (Token::random(), Token::random());
+    let limit = Duration::from_millis(200);
+    let granted = case.store.acquire(&key, token, limit, false).await.expect("acquire");
+    assert_eq!(granted, Acquired::Granted { previous: None });
+    assert!(case.store.renew(&key, token, PATIENCE).await.expect("renew"));
+    assert!(!case.store.renew(&key, other, PATIENCE).await.expect("renew"), "it has no lease");
+    tokio::time::sleep(2 * limit).await;
+    assert!(matches!(case.acquire(&key, other).await, Acquired::Held { .. }));
+
+    case.delete(&key).await;
+    assert!(!case.store.renew(&key, token, PATIENCE).await.expect("renew"), "a delete ended it");
+    assert!(!case.fill(&key, token, "old").await);
+}
+
 pub(super) async fn expired_lease_fills_nothing(case: &Case) {
     let key = case.key("k");
     let (dead, next) = (Token::random(), Token::random());
