@@ -12,10 +12,11 @@ use std::path::Path;
 use tree::Tree;
 
 /// Crates of ours that each crate may depend on. A service is never among them: services meet on the wire.
-const LAYERS: [(&str, &[&str]); 21] = [
+const LAYERS: [(&str, &[&str]); 22] = [
     ("shoal-proto", &[]),
     ("shoal-coalesce", &[]),
-    ("shoal-kit", &["shoal-coalesce", "shoal-http2"]),
+    ("shoal-grpc-code", &[]),
+    ("shoal-kit", &["shoal-coalesce", "shoal-grpc-code", "shoal-http2"]),
     ("shoal-http2", &[]),
     // A workspace of its own, whose table of versions is its own too.
     ("shoal-http2-fuzz", &["shoal-http2"]),
@@ -25,7 +26,7 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("shoal-tag-clock", &["shoal-redis-link", TESTING]),
     (TESTING, &[]),
     ("shoal-client", &["shoal-balance", "shoal-proto"]),
-    ("shoal-bench", &["shoal-proto", TESTING]),
+    ("shoal-bench", &["shoal-grpc-code", "shoal-proto", TESTING]),
     ("shoal-top", &["shoal-proto"]),
     ("shoal-data-tool", &["shoal-kit", "shoal-proto", "shoal-top"]),
     ("shoal-gateway", &["shoal-balance", "shoal-http2", "shoal-kit", "shoal-proto"]),
@@ -157,6 +158,7 @@ fn balance_and_kit_know_no_domain() {
             "crates/http2/",
             "crates/balance/",
             "crates/coalesce/",
+            "crates/grpc-code/",
             "crates/kit/",
             "crates/embedded/",
             "crates/redis-link/",

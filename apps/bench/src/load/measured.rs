@@ -177,33 +177,7 @@ pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Names of gRPC's status codes, each at its number.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// Returns the name of a gRPC status code.
 pub(crate) fn code_name(code: u16) -> &'static str {
-    CODES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
-}
-
-/// Returns the gRPC status code with a name.
-pub(crate) fn code_named(name: &str) -> Option<u16> {
-    CODES.iter().position(|code| code.eq_ignore_ascii_case(name)).and_then(|code| u16::try_from(code).ok())
+    shoal_grpc_code::name(code).unwrap_or("UNKNOWN")
 }

@@ -7,7 +7,6 @@ use clap::Args;
 use super::{CallArgs, addresses, try_once};
 use crate::load::arrivals::Arrivals;
 use crate::load::level::{Demand, Level, OUTSTANDING_MAX, SEED};
-use crate::load::measured::code_named;
 use crate::load::target::Target;
 
 /// Flags of a load on any gRPC service.
@@ -49,7 +48,8 @@ fn outstanding(text: &str) -> Result<usize, String> {
 }
 
 fn code(text: &str) -> Result<u16, String> {
-    code_named(text).ok_or_else(|| "not the name of a gRPC status code, such as NOT_FOUND".to_owned())
+    shoal_grpc_code::of_name(text)
+        .ok_or_else(|| "not the name of a gRPC status code, such as NOT_FOUND".to_owned())
 }
 
 impl TargetArgs {
