@@ -1,10 +1,11 @@
-//! `shoal bench gateway` without its peers: it starts everything, checks that calls are forwarded, measures, reports, and ends
-//! by itself. The figures of so short a run say nothing; the test only checks that they are there, in print and in the file.
+//! The benchmarks, each run for a moment: it starts everything, checks that calls are answered, measures, reports, and ends by itself.
+//! The figures of so short a run say nothing; the tests only check that they are there, in print and in the file.
 
 use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::harness::engines::need;
 use crate::harness::process::{Process, shoal_binary};
 
 /// The time-out, for a busy machine and a debug build; the benchmark bounds itself too.
@@ -47,6 +48,58 @@ async fn gateway_bench_reports_all_figures() {
     for row in open["rows"].as_array().expect("rows") {
         assert_eq!(row["cells"][lost.expect("a column")]["max"], 0.0, "{row}");
     }
+}
+
+/// Runs `shoal bench data` for a moment, and returns its output with the rows of each of its tables.
+async fn data_bench(arguments: &[&str]) -> (String, Vec<(String, Vec<serde_json::Value>)>) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = Command::new(shoal_binary());
+    command.args(["bench", "data", "--rounds", "1", "--seconds", "0.5", "--in-flight", "2"]).args(arguments);
+    command.arg("--json").arg(file.path());
+    let mut bench = Process::spawn(command);
+    let status = bench.ended(PATIENCE).await;
+    let output = bench.output();
+    assert!(status.success(), "{output}");
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file.path()).expect("written")).expect("JSON");
+    let tables = results["tables"].as_array().expect("tables").iter().map(|table| {
+        let rows = table["rows"].as_array().expect("rows").clone();
+        (table["title"].as_str().expect("a title").to_owned(), rows)
+    });
+    (output, tables.collect())
+}
+
+#[tokio::test]
+async fn data_bench_stands_beside_the_driver() {
+    let cassandra = need!("SHOAL_TEST_CASSANDRA");
+    let (output, tables) = data_bench(&["--cassandra", &cassandra]).await;
+    assert_eq!(tables.len(), 6, "{output}");
+    for (title, rows) in &tables {
+        let names: Vec<_> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+        let expected = [
+            "scylla driver, 2 in flight",
+            "data service, 2 in flight",
+            "data service, through the gateway, 2 in flight",
+            "data service, embedded engine, 2 in flight",
+        ];
+        assert_eq!(names, expected, "{title}: {output}");
+        for row in rows {
+            assert!(row["cells"][0]["median"].as_f64() > Some(0.0), "{title}: {row}");
+            // The driver's program or the clone, and Cassandra beside all but the embedded engine.
+            assert!(row["cells"][3]["median"].as_f64() > Some(0.0), "{title}: {row}");
+            let embedded = row["name"].as_str().is_some_and(|name| name.contains("embedded"));
+            assert_eq!(row["cells"][4].is_null(), embedded, "{title}: {row}");
+        }
+        assert!(rows[1]["cells"][0]["ratio"].is_f64(), "{title}: {}", rows[1]);
+    }
+    assert!(output.contains("Mutate with 2 in flight has"), "{output}");
+}
+
+#[tokio::test]
+async fn data_bench_runs_without_engines() {
+    let (output, tables) = data_bench(&["--operations", "get,check-and-mutate"]).await;
+    let rows: Vec<usize> = tables.iter().map(|(_, rows)| rows.len()).collect();
+    assert_eq!(rows, [1, 1], "{output}");
 }
 
 /// Starts an echo, and returns it with its address.

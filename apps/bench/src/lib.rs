@@ -4,6 +4,8 @@
 //! stays on loopback, is bounded, and ends.
 
 mod clones;
+mod cql;
+mod data;
 mod diff;
 mod echo;
 mod engine;
@@ -36,6 +38,7 @@ use clap::{Args, Subcommand};
 const EXAMPLES: &str = "Examples:
   shoal bench mesh --redis redis://127.0.0.1:6379 --cassandra 127.0.0.1:9042
   shoal bench session --rounds 5 --seconds 2
+  shoal bench data --cassandra 127.0.0.1:9042
   shoal bench engine --calls 20000
   shoal bench gateway --peers haproxy,envoy
   shoal bench load --target 127.0.0.1:7000 --method shoal.cache.v1.CacheService/Get --data '{\"namespace\":\"n\",\"key\":\"k\"}' --rate 500
@@ -58,6 +61,8 @@ enum Bench {
     Mesh(mesh::MeshArgs),
     /// Cost of GetSession at 1, 64 and 256 in flight, beside a bare tonic echo with a Redis GET
     Session(session::SessionArgs),
+    /// Cost of reads and writes of rows at 1, 64 and 256 in flight, beside the scylla driver with the same statements
+    Data(data::DataArgs),
     /// Redis commands and CPU time of each operation, and the memory of each stored object
     Engine(engine::EngineArgs),
     /// Cost and latency of our gateway beside Envoy, HAProxy and nginx, at one core and two
@@ -89,6 +94,9 @@ enum Bench {
     /// A machine of bounded capacity in front of a clone (used by the scale report)
     #[command(hide = true)]
     Pace(pace::PaceArgs),
+    /// The peer of the data service: its statements, sent by the scylla driver (used by the data benchmark)
+    #[command(hide = true)]
+    Cql(cql::CqlArgs),
     /// The peer: a bare tonic server (used by the other benchmarks)
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -106,6 +114,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match bench {
         Bench::Mesh(args) => mesh::run(&args).await,
         Bench::Session(args) => session::run(&args).await,
+        Bench::Data(args) => data::run(&args).await,
         Bench::Engine(args) => engine::run(&args).await,
         Bench::Gateway(args) => gateway::run(&args).await,
         Bench::Generator(args) => generator::run(&args).await,
@@ -117,6 +126,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Bench::Plan(args) => plan::run(&args),
         Bench::Known(args) => known::run(args).await,
         Bench::Pace(args) => pace::run(args).await,
+        Bench::Cql(args) => cql::run(args).await,
         Bench::Echo(args) => echo::run(args).await,
     }
 }

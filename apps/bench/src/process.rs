@@ -2,6 +2,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod cpu;
+pub(crate) mod listener;
 
 use std::net::SocketAddr;
 use std::process::Stdio;
