@@ -1,7 +1,7 @@
 //! The store on Cassandra (or a database that speaks its protocol).
 //!
-//! A Shoal table is one CQL table, a row is one `cell`, and a Mutate is one unlogged batch in one partition, which Cassandra
-//! applies whole and readers see whole. EVENTUAL reads at ONE; QUORUM, STRONG and all writes are LOCAL_QUORUM. Of a conditional
+//! A Shoal table is one CQL table, a row is one `cell`, and a Mutate is one statement, or one unlogged batch in one partition, which
+//! Cassandra applies whole and readers see whole. EVENTUAL reads at ONE; QUORUM, STRONG and all writes are LOCAL_QUORUM. Of a conditional
 //! table STRONG reads and writes are LOCAL_SERIAL.
 
 use std::sync::Arc;

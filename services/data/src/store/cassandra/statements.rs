@@ -83,6 +83,25 @@ impl Kind {
         Kind::GetRecords,
     ];
 
+    /// Returns the first word of the statement.
+    pub(super) fn operation(self) -> &'static str {
+        match self {
+            Kind::Put | Kind::Remember | Kind::PutRecord => "INSERT",
+            Kind::Replace | Kind::Guard => "UPDATE",
+            Kind::Delete | Kind::DeletePartition | Kind::DeleteFrom | Kind::DeleteFromTo => "DELETE",
+            Kind::Get
+            | Kind::GetMany
+            | Kind::ScanTokens
+            | Kind::ListPartitions
+            | Kind::AscendingFrom
+            | Kind::AscendingFromTo
+            | Kind::DescendingFrom
+            | Kind::DescendingFromTo
+            | Kind::ReadForWrite
+            | Kind::GetRecords => "SELECT",
+        }
+    }
+
     /// Returns whether the statement has a condition. The clone gives the timestamps, so every other one may be repeated.
     fn conditional(self) -> bool {
         matches!(self, Kind::Remember | Kind::Replace | Kind::Guard)
@@ -342,6 +361,11 @@ pub(crate) fn check_texts() -> anyhow::Result<()> {
                     "{kind:?} has a condition and a timestamp: {text}"
                 );
                 anyhow::ensure!(condition == kind.conditional(), "{kind:?} says otherwise: {text}");
+                anyhow::ensure!(
+                    text.starts_with(kind.operation()),
+                    "{kind:?} is no {}: {text}",
+                    kind.operation()
+                );
             }
         }
     }

@@ -201,7 +201,7 @@ async fn spans_hold_no_keys_or_values() {
     let cql = recorded.take(&config.keyspace);
     let (host, port) = points[0].split_once(':').unwrap();
     assert_eq!(cql.iter().filter(|of| of["otel.name"] == "SELECT t_rows").count(), 2, "{cql:?}");
-    for (operation, table) in [("BATCH", "t_rows"), ("SELECT", "t_rows")] {
+    for (operation, table) in [("INSERT", "t_rows"), ("SELECT", "t_rows")] {
         let name = format!("{operation} {table}");
         let span = cql.iter().find(|of| of["otel.name"] == name).unwrap_or_else(|| panic!("{name}: {cql:?}"));
         for (field, value) in [
@@ -239,7 +239,7 @@ async fn feeds_cost_other_tables_nothing() {
     };
     data.create(new).await.unwrap();
     for (table, expected) in
-        [("plain", &["BATCH t_plain"][..]), ("watched", &["INSERT changes", "BATCH t_watched"])]
+        [("plain", &["INSERT t_plain"][..]), ("watched", &["INSERT changes", "BATCH t_watched"])]
     {
         put(&data, table, 10, "a").await.unwrap();
         recorded.take(&config.keyspace);

@@ -1,4 +1,4 @@
-//! Writes of rows: a Mutate is one unlogged batch in one partition.
+//! Writes of rows: a Mutate is one statement, or one unlogged batch in one partition.
 
 use scylla::statement::Consistency as CqlConsistency;
 use scylla::statement::batch::{Batch, BatchType};
@@ -42,25 +42,33 @@ impl CassandraStore {
         let connected = link.connected().await?;
         let statements = self.statements(&write.table);
         let record = self.record(write).await?;
-        // Of one partition in either case, so that Cassandra needs no batch log; other engines may need one for two tables.
-        let kind = if record.is_some() { BatchType::Logged } else { BatchType::Unlogged };
-        let mut batch = Batch::new(kind);
-        batch.set_is_idempotent(true);
-        batch.set_consistency(CqlConsistency::LocalQuorum);
-        let mut values = Vec::with_capacity(write.changes.len());
         let now = WriteTimestamp::now();
-        for change in &write.changes {
-            let (kind, bound) = bind(write, change, now);
-            batch.append_statement(statements.get(kind, link, &connected.session).await?);
-            values.push(bound);
-        }
-        if let Some((kind, bound)) = record {
-            batch.append_statement(statements.get(kind, link, &connected.session).await?);
-            values.push(bound);
-        }
-        self.still_there(&write.table).await?;
-        let run = async move { answer(connected.session.batch(&batch, values).await?) };
-        let outcome = link.run(Intent::Write, "BATCH", statements.table(), run).await;
+        let mut changes = write.changes.iter().map(|change| bind(write, change, now));
+        let outcome = match (record, write.changes.len()) {
+            (None, 1) => {
+                let Some((kind, values)) = changes.next() else { return Ok(()) };
+                let mut statement = statements.get(kind, link, &connected.session).await?;
+                statement.set_consistency(CqlConsistency::LocalQuorum);
+                self.still_there(&write.table).await?;
+                let run = async move { answer(statement.execute(&connected.session, values).await?) };
+                link.run(Intent::Write, kind.operation(), statements.table(), run).await
+            }
+            (record, _) => {
+                // Of one partition in either case, so that Cassandra needs no batch log; other engines may need one for two tables.
+                let of = if record.is_some() { BatchType::Logged } else { BatchType::Unlogged };
+                let mut batch = Batch::new(of);
+                batch.set_is_idempotent(true);
+                batch.set_consistency(CqlConsistency::LocalQuorum);
+                let mut all = Vec::with_capacity(write.changes.len() + 1);
+                for (kind, values) in changes.chain(record) {
+                    batch.append_statement(statements.get(kind, link, &connected.session).await?);
+                    all.push(values);
+                }
+                self.still_there(&write.table).await?;
+                let run = async move { answer(connected.session.batch(&batch, all).await?) };
+                link.run(Intent::Write, "BATCH", statements.table(), run).await
+            }
+        };
         outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))
     }
 }
