@@ -22,6 +22,7 @@ mod agreement;
 mod conditional;
 mod connect;
 mod definitions;
+mod detach;
 mod drift;
 mod failure;
 mod feed;

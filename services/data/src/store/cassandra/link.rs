@@ -2,14 +2,15 @@
 //!
 //! * No call waits for a connection in vain: while Cassandra is out of reach, calls are refused at once. Those in flight when
 //!   it falls silent are answered within [`Config::silence_max`] and a probe.
-//! * A statement runs to its end in a task of its own: a caller that left would otherwise leave the driver with a stream id
-//!   whose answer no task takes.
+//! * A statement runs to its end, in a task of its own if its caller leaves: otherwise the driver would keep a stream id whose answer
+//!   no task takes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use scylla::errors::ExecutionError;
 use scylla::statement::{Consistency, Statement};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::store::cassandra::agreement::table_ids;
 use crate::store::cassandra::connect::{Connected, connect};
+use crate::store::cassandra::detach::DetachOnDrop;
 use crate::store::cassandra::failure::{ENGINE, Intent, Missing, is_answer, missing_of};
 use crate::store::cassandra::hedging::Hedging;
 use crate::store::cassandra::keyspace::Made;
@@ -145,6 +147,9 @@ impl Link {
 
     /// Returns the session, and waits a moment for the first one.
     pub(super) async fn connected(&self) -> Result<Arc<Connected>, Error> {
+        if let Reach::Up(connected) = &*self.shared.reach.borrow() {
+            return Ok(connected.clone());
+        }
         let mut reach = self.shared.reach.subscribe();
         let settled = reach.wait_for(|reach| !matches!(reach, Reach::Connecting));
         let detail = match tokio::time::timeout(FIRST_CONNECTION_WAIT, settled).await {
@@ -164,6 +169,14 @@ impl Link {
         self.shared.meter.registry_retry();
     }
 
+    /// Returns work that its caller does, and that goes on in a task of this link if the caller leaves.
+    pub(super) fn detaching<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> DetachOnDrop<T> {
+        DetachOnDrop::new(work, &self.shared.tasks)
+    }
+
     /// Spawns a task of this link, for work that outlives its caller.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.shared.tasks.spawn(task);
@@ -180,14 +193,25 @@ impl Link {
         });
     }
 
-    /// Runs a statement in a task of its own and waits for it within [`Config::statement_timeout`] (schema changes:
+    /// Runs a statement, which goes on if the caller leaves, and waits for it within [`Config::statement_timeout`] (schema changes:
     /// [`SCHEMA_TIMEOUT`]). The span names the operation and the table, never the values.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(super) fn run<'l, T: Send + 'static>(
+        &'l self,
+        intent: Intent,
+        operation: &'static str,
+        table: &'l str,
+        statement: impl Future<Output = Result<(T, Option<SocketAddr>), ExecutionError>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Error>> + Send + 'l {
+        // Boxed before anything else: the driver's futures have kilobytes, which every future around them would hold and move.
+        self.run_boxed(intent, operation, table, Box::pin(statement))
+    }
+
+    async fn run_boxed<T: Send + 'static>(
         &self,
         intent: Intent,
         operation: &'static str,
         table: &str,
-        statement: impl Future<Output = Result<(T, Option<SocketAddr>), ExecutionError>> + Send + 'static,
+        statement: BoxFuture<'static, Result<(T, Option<SocketAddr>), ExecutionError>>,
     ) -> Result<T, Error> {
         let Ok(permit) = self.shared.statements.clone().try_acquire_owned() else {
             return Err(Error::Overloaded { limit: self.shared.config.statements_max });
@@ -198,7 +222,7 @@ impl Link {
         };
         let span = span(operation, table, &self.shared.config.keyspace);
         let shared = self.shared.clone();
-        let task = async move {
+        let statement = async move {
             let sent = Instant::now();
             let outcome = statement.await;
             drop(permit);
@@ -226,13 +250,11 @@ impl Link {
             outcome
         };
         let begun = Instant::now();
-        let task = self.shared.tasks.spawn(task.instrument(span));
         let outcome = tokio::select! {
-            outcome = task => match outcome {
-                Ok(Ok((value, _))) => Ok(value),
-                Ok(Err(error)) => Err(intent.failed(&error)),
-                Err(error) => Err(Error::Internal(format!("a statement's task: {error}"))),
-            },
+            biased;
+            outcome = self.detaching(statement.instrument(span)) => {
+                outcome.map(|(value, _)| value).map_err(|error| intent.failed(&error))
+            }
             () = tokio::time::sleep(timeout) => {
                 Err(intent.unanswered(format!("no answer within {timeout:?}")))
             }

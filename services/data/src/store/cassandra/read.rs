@@ -178,10 +178,17 @@ impl ReadStore for CassandraStore {
 
     async fn get(&self, lookup: Lookup) -> Result<Option<Row>, Error> {
         let (leader, receiver) = self.join(&lookup);
-        if let Some(leader) = leader {
-            self.lead(leader, lookup);
+        let answer = self.answered(receiver);
+        let Some(leader) = leader else { return answer.await };
+        let store = self.clone();
+        let reads = self.inner.link.detaching(leader.run(move || store.clone().read(lookup.clone())));
+        tokio::pin!(answer);
+        // The reads go on without this caller for those who came after it.
+        tokio::select! {
+            biased;
+            () = reads => answer.await,
+            outcome = &mut answer => outcome,
         }
-        self.answered(receiver).await
     }
 
     async fn get_many(&self, lookups: Lookups) -> Result<Vec<Option<Row>>, Error> {
