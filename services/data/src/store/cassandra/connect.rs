@@ -32,6 +32,7 @@ const PROBE_OTHERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) session: Arc<Session>,
+    pub(super) profiles: Profiles,
     pub(super) registry: RegistryStatements,
     /// The profile of statements that change the schema.
     pub(super) schema: ExecutionProfileHandle,
@@ -39,6 +40,25 @@ pub(super) struct Connected {
     pub(super) probe: ExecutionProfileHandle,
     /// Parts that had to be made before the first statement.
     pub(super) made: Made,
+}
+
+/// The profiles of statements that name none.
+#[derive(Debug)]
+pub(super) struct Profiles {
+    default: ExecutionProfileHandle,
+    /// Profile with speculative execution.
+    hedged: ExecutionProfile,
+    /// Profile without it, for a cluster of one node: what watches each statement for it costs the driver time, and no other node could be asked.
+    alone: ExecutionProfile,
+}
+
+impl Profiles {
+    /// Uses the profile that suits the number of nodes.
+    pub(super) fn follow(&self, session: &Session) {
+        let nodes = session.get_cluster_state().get_nodes_info().len();
+        let profile = if nodes > 1 { &self.hedged } else { &self.alone };
+        self.default.clone().map_to_another_profile(profile.clone());
+    }
 }
 
 /// Connects, chooses the data centre, and makes what is missing.
@@ -66,7 +86,7 @@ async fn connecting(
         .speculative_execution_policy(Some(Arc::new(Policy(hedging.clone()))))
         .request_timeout(Some(DRIVER_TIMEOUT))
         .build();
-    let mut default = anywhere.into_handle();
+    let default = anywhere.into_handle();
     let mut builder = SessionBuilder::new()
         .known_nodes(contact_points)
         .connection_timeout(CONNECT_TIMEOUT)
@@ -97,9 +117,14 @@ async fn connecting(
         profile.to_builder().speculative_execution_policy(Some(Arc::new(policy))).build().into_handle()
     };
     let (schema, probe) = (slower(1, SCHEMA_HEDGE), slower(PROBE_OTHERS, PROBE_HEDGE));
-    default.map_to_another_profile(profile);
+    let profiles = Profiles {
+        default,
+        alone: profile.to_builder().speculative_execution_policy(None).build(),
+        hedged: profile,
+    };
+    profiles.follow(&session);
 
     let made = keyspace::prepare(&session, config, &topology, &choice.datacenter).await?;
     let registry = RegistryStatements::prepare(&session, &config.keyspace, &schema).await?;
-    Ok(Connected { session, registry, schema, probe, made })
+    Ok(Connected { session, profiles, registry, schema, probe, made })
 }

@@ -22,13 +22,22 @@ pub(super) struct Hedging {
     /// The share of statements that were answered after the delay, in thousandths of thousandths.
     late: AtomicU32,
     sent: metrics::Counter,
+    /// The statements that the driver has asked about.
+    #[cfg(test)]
+    pub(super) asked: std::sync::atomic::AtomicUsize,
 }
 
 impl Hedging {
     /// Makes a rule that waits for `delay`; without any, statements are sent once.
     pub(super) fn new(delay: Duration) -> Self {
         let sent = metrics::counter!("shoal_data_hedged_statements_total");
-        Self { delay, late: AtomicU32::new(0), sent }
+        Self {
+            delay,
+            late: AtomicU32::new(0),
+            sent,
+            #[cfg(test)]
+            asked: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 
     /// Notes how long a statement took that may have been sent twice.
@@ -57,6 +66,8 @@ pub(super) struct Policy(pub(super) std::sync::Arc<Hedging>);
 
 impl SpeculativeExecutionPolicy for Policy {
     fn max_retry_count(&self, _: &Context) -> usize {
+        #[cfg(test)]
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
         if self.0.allowed() { OTHERS_MAX } else { 0 }
     }
 

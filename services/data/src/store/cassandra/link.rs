@@ -130,6 +130,12 @@ impl Link {
         self.shared.statements.available_permits()
     }
 
+    /// Returns how many statements the driver asked about whether to send them twice.
+    #[cfg(test)]
+    pub(super) fn hedging_asked(&self) -> usize {
+        self.shared.hedging.asked.load(Ordering::Relaxed)
+    }
+
     /// Returns how many tasks run: those of the link itself, and those of calls.
     #[cfg(test)]
     pub(super) fn tasks(&self) -> usize {
@@ -325,6 +331,7 @@ impl Shared {
         self.meter.up(true);
         let mut down_since: Option<Instant> = None;
         loop {
+            connected.profiles.follow(&connected.session);
             let told = tokio::time::timeout(PROBE_EVERY, self.lost.notified()).await.is_ok();
             if told && let Some(detail) = self.lost_registry(connected).await {
                 self.down(&detail);

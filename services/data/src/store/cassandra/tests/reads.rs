@@ -55,6 +55,21 @@ async fn concurrent_gets_are_one_read() {
     forget(&config).await;
 }
 
+#[tokio::test]
+async fn one_node_is_not_hedged() {
+    let Some(points) = contact_points() else { return };
+    let config = config("alone");
+    let store = started(&config, &points).await;
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    data.mutate("rows", "p".to_owned(), vec![put("a", 10)], "").await.unwrap();
+    data.get("rows", "p".to_owned(), text("a"), Consistency::Quorum).await.unwrap();
+    let alone =
+        store.inner.link.connected().await.unwrap().session.get_cluster_state().get_nodes_info().len() == 1;
+    assert_eq!(store.inner.link.hedging_asked() == 0, alone);
+    forget(&config).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batch_of_one_partition_is_few_reads() {
     let Some((config, writer, reader, proxy)) = counted("batch").await else { return };
