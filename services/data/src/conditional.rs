@@ -153,32 +153,33 @@ impl ConditionalWrite {
         let mut request = RequestHash::of("CheckAndMutate");
         let mut checked = Vec::with_capacity(conditions.len());
         for (i, (sort_key, condition)) in conditions.into_iter().enumerate() {
-            let sort_key = SortKey::parse(of, sort_key, &format!("conditions[{i}].sort_key"))?;
+            let within = |invalid: Invalid| invalid.within(&format!("conditions[{i}]"));
+            let sort_key = SortKey::parse(of, sort_key, "sort_key").map_err(within)?;
             request.condition(&sort_key, &condition);
             checked.push((rows.place(sort_key), condition));
         }
         let mut changes: Vec<(usize, RowChange)> = Vec::with_capacity(mutations.len());
         let mut bytes = 0;
         for (i, mutation) in mutations.into_iter().enumerate() {
-            let at = format!("mutations[{i}]");
+            let within = |invalid: Invalid| invalid.within(&format!("mutations[{i}]"));
             let (sort_key, change) = match mutation {
                 Mutation::Put { sort_key, attributes, ttl } => {
-                    let sort_key = SortKey::parse(of, sort_key, &format!("{at}.put.sort_key"))?;
-                    bytes += mutation::check_attributes(&attributes, &format!("{at}.put.attributes"))?;
-                    let ttl = ttl.map(|ttl| Ttl::parse(ttl, &format!("{at}.put.ttl"))).transpose()?;
+                    let sort_key = SortKey::parse(of, sort_key, "put.sort_key").map_err(within)?;
+                    bytes += mutation::check_attributes(&attributes, "put.attributes").map_err(within)?;
+                    let ttl = ttl.map(|ttl| Ttl::parse(ttl, "put.ttl")).transpose().map_err(within)?;
                     // The default of the table may be another one when the write is repeated.
                     request.put(&sort_key, &attributes, ttl);
                     (sort_key, RowChange::Put { attributes, ttl: ttl.or(table.definition.default_ttl) })
                 }
                 Mutation::Delete { sort_key } => {
-                    let sort_key = SortKey::parse(of, sort_key, &format!("{at}.delete.sort_key"))?;
+                    let sort_key = SortKey::parse(of, sort_key, "delete.sort_key").map_err(within)?;
                     request.part(b"delete").part(&sort_key.ordered_bytes());
                     (sort_key, RowChange::Delete)
                 }
                 Mutation::DeleteRange { .. } => {
                     return Err(Invalid::new(
                         reason::RANGE_IN_CONDITIONAL_TABLE,
-                        format!("{at}.delete_range"),
+                        format!("mutations[{i}].delete_range"),
                         "a conditional table deletes single rows only; list them as deletes",
                     )
                     .into());

@@ -32,25 +32,31 @@ pub(super) async fn mutate<S: Store>(
 }
 
 pub(super) fn mutation_in(index: usize, mutation: pb::Mutation) -> Result<Mutation, Invalid> {
-    use pb::mutation::{Delete, DeleteRange, Kind, Put};
-    let at = |field: &str| format!("mutations[{index}].{field}");
-    match mutation.kind {
-        None => Err(Invalid::new(
+    let Some(kind) = mutation.kind else {
+        return Err(Invalid::new(
             reason::MUTATION_WITHOUT_KIND,
             format!("mutations[{index}]"),
             "set put, delete or delete_range",
-        )),
-        Some(Kind::Put(Put { sort_key, attributes, ttl: time })) => Ok(Mutation::Put {
-            sort_key: optional(sort_key, &at("put.sort_key"))?,
-            attributes: attributes_in(attributes, &at("put.attributes"))?,
-            ttl: ttl(time, &at("put.ttl"))?,
+        ));
+    };
+    // The place is formatted for a refusal alone.
+    change_in(kind).map_err(|invalid| invalid.within(&format!("mutations[{index}]")))
+}
+
+fn change_in(kind: pb::mutation::Kind) -> Result<Mutation, Invalid> {
+    use pb::mutation::{Delete, DeleteRange, Kind, Put};
+    match kind {
+        Kind::Put(Put { sort_key, attributes, ttl: time }) => Ok(Mutation::Put {
+            sort_key: optional(sort_key, "put.sort_key")?,
+            attributes: attributes_in(attributes, "put.attributes")?,
+            ttl: ttl(time, "put.ttl")?,
         }),
-        Some(Kind::Delete(Delete { sort_key })) => {
-            Ok(Mutation::Delete { sort_key: optional(sort_key, &at("delete.sort_key"))? })
+        Kind::Delete(Delete { sort_key }) => {
+            Ok(Mutation::Delete { sort_key: optional(sort_key, "delete.sort_key")? })
         }
-        Some(Kind::DeleteRange(DeleteRange { start, end })) => Ok(Mutation::DeleteRange {
-            start: optional(start, &at("delete_range.start"))?,
-            end: optional(end, &at("delete_range.end"))?,
+        Kind::DeleteRange(DeleteRange { start, end }) => Ok(Mutation::DeleteRange {
+            start: optional(start, "delete_range.start")?,
+            end: optional(end, "delete_range.end")?,
         }),
     }
 }
@@ -70,8 +76,10 @@ fn attributes_in(attributes: HashMap<String, types::Value>, field: &str) -> Resu
                     format!("names that begin with `{RESERVED_PREFIX}` are for PutBlob; choose another name");
                 return Err(Invalid::new(reason::INVALID_ATTRIBUTE_NAME, named(field, &name), text));
             }
-            let value = value_in(value, &named(field, &name))?;
-            Ok((name, value))
+            match value_in(value, field) {
+                Ok(value) => Ok((name, value)),
+                Err(invalid) => Err(Invalid { field: named(field, &name).into(), ..invalid }),
+            }
         })
         .collect()
 }
