@@ -34,6 +34,8 @@ mod sweep;
 
 pub(crate) use get::BlobRange;
 pub(crate) use put::BlobStart;
+#[cfg(test)]
+pub(crate) use sweep::Unnamed;
 pub(crate) use sweep::sweep_blobs_forever;
 
 /// Beginning of the names of the attributes that rows of blobs have.
@@ -51,6 +53,8 @@ const UPLOAD_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Age of an upload at which it is cleared away if no row names it: twice its longest time, so that no clock that is within
 /// bounds takes one that may still be published.
 const SWEEP_AGE_SECONDS: u32 = 2 * 3600;
+/// Time for which a sweeper has to have seen an upload unnamed as well, by a clock that no step moves.
+const UNNAMED_TIME: Duration = Duration::from_secs(70 * 60);
 
 /// A blob that its row names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +146,7 @@ fn bad_blob(field: &'static str, problem: impl Into<String>) -> Error {
 
 impl<S: Store> Data<S> {
     /// Writes to a hidden table. Nobody is told, for nobody reads it but blobs.
-    async fn write_hidden(
+    pub(crate) async fn write_hidden(
         &self,
         chunks: &Arc<Table>,
         partition: PartitionKey,
@@ -150,6 +154,11 @@ impl<S: Store> Data<S> {
     ) -> Result<(), Error> {
         let token = WriteToken::generate(self.clock.next());
         self.store.mutate(Write::parse(chunks.clone(), partition, token, vec![mutation])?).await
+    }
+
+    /// Reads the note of an upload, if it is there.
+    async fn upload_note(&self, chunks: &Arc<Table>, upload: &PartitionKey) -> Result<Option<Row>, Error> {
+        self.blob_row(chunks, upload, &SortKey::Int(0)).await
     }
 
     /// Reads the row of a blob.

@@ -1,7 +1,7 @@
 //! Uploads: chunks are stored under the upload's own name, and the row that names it is put last.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{Stream, StreamExt as _};
@@ -65,25 +65,29 @@ impl<S: Store> Data<S> {
         start: BlobStart,
         bytes: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<Blob, E> {
-        match timeout(UPLOAD_TIME_MAX, self.put_blob_in_time(start, bytes)).await {
-            Ok(result) => result,
+        let permit = self.blobs.clone().try_acquire_owned();
+        let _permit = permit.map_err(|_| Error::TooManyBlobs { limit: BLOBS_MAX })?;
+        // The row is put behind this: cut off there, it might be put all the same.
+        match timeout(UPLOAD_TIME_MAX, self.store_blob(&start, bytes)).await {
+            Ok(stored) => {
+                let (table, chunks, blob) = stored?;
+                Ok(self.publish(start, &table, &chunks, blob).await?)
+            }
             Err(_) => Err(Error::BlobTooSlow { limit: UPLOAD_TIME_MAX }.into()),
         }
     }
 
-    async fn put_blob_in_time<E: From<Error>>(
+    /// Stores the chunks of a blob. Nothing shows them yet. Returns the table of the blob, the one of its chunks, and the blob.
+    async fn store_blob<E: From<Error>>(
         &self,
-        start: BlobStart,
+        start: &BlobStart,
         bytes: impl Stream<Item = Result<Bytes, E>> + Send,
-    ) -> Result<Blob, E> {
-        let permit = self.blobs.clone().try_acquire_owned();
-        let _permit = permit.map_err(|_| Error::TooManyBlobs { limit: BLOBS_MAX })?;
-        let began = Instant::now();
-        let (table, partition, sort_key) = self.check_start(&start).await?;
+    ) -> Result<(Arc<Table>, Arc<Table>, Blob), E> {
+        let (table, partition, sort_key) = self.check_start(start).await?;
         let chunks = self.chunk_table(&table).await?;
         let mut upload = Upload {
             data: self,
-            chunks,
+            chunks: chunks.clone(),
             name: format!("{:016x}{:016x}", WriteTimestamp::now().0, fastrand::u64(..)),
             buffer: BytesMut::new(),
             stored: 0,
@@ -96,20 +100,33 @@ impl<S: Store> Data<S> {
         loop {
             let next = timeout(self.stream_idle_max, bytes.next()).await;
             match next.map_err(|_| Error::BlobTooSlow { limit: self.stream_idle_max })? {
-                Some(chunk) => upload.take(chunk?, &start).await?,
+                Some(chunk) => upload.take(chunk?, start).await?,
                 None => break,
             }
         }
-        let mut blob = upload.end(&start).await?;
-        if began.elapsed() >= UPLOAD_TIME_MAX {
-            return Err(Error::BlobTooSlow { limit: UPLOAD_TIME_MAX }.into());
-        }
+        let blob = upload.end(start).await?;
+        Ok((table, chunks, blob))
+    }
+
+    /// Puts the row of a blob whose chunks are stored.
+    async fn publish(
+        &self,
+        start: BlobStart,
+        table: &Table,
+        chunks: &Arc<Table>,
+        mut blob: Blob,
+    ) -> Result<Blob, Error> {
         // The row must not name chunks of a table that was dropped meanwhile.
         if self.table(&start.table, "start.table").await?.id != table.id {
-            return Err(Error::TableNotFound(start.table).into());
+            return Err(Error::TableNotFound(start.table));
+        }
+        // Nor of an upload that a sweeper took for one that was left, because this clone stood still for hours.
+        let upload = PartitionKey::parse(blob.upload.clone())?;
+        if self.upload_note(chunks, &upload).await?.is_none() {
+            return Err(Error::BlobTooSlow { limit: UPLOAD_TIME_MAX });
         }
         let token = self.token(&start.token)?;
-        let ttl = start.ttl.map(|ttl| Ttl::parse(ttl, "start.ttl")).transpose().map_err(Error::from)?;
+        let ttl = start.ttl.map(|ttl| Ttl::parse(ttl, "start.ttl")).transpose()?;
         let ttl = ttl.or(table.definition.default_ttl);
         blob.expire_time = ttl.map(|ttl| token.stamp().plus_seconds(ttl.seconds()));
         let (attributes, ttl) = (blob.attributes(), start.ttl);

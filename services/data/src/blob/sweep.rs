@@ -1,27 +1,59 @@
 //! The sweeper of blobs: it clears away uploads that no row names, because they were cut, replaced, deleted or have ended.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{SWEEP_AGE_SECONDS, bytes_of, text_of, upload_of};
+use super::{SWEEP_AGE_SECONDS, UNNAMED_TIME, bytes_of, text_of, upload_of};
 use crate::clock::WriteTimestamp;
 use crate::data::Data;
 use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Mutation;
-use crate::store::{Consistency, Lookup, Partitions, Query, Store};
+use crate::store::{Consistency, Partitions, Query, Store};
 use crate::table::{Table, TableName};
 
 /// Shortest time between two sweeps of a clone; up to as much again is added by chance, so that clones do not sweep together.
 const EVERY: Duration = Duration::from_secs(600);
 /// Tables or partitions that are listed at once.
 const BATCH: usize = 500;
+/// Most uploads that a sweeper remembers as unnamed. Those past them are looked at when others are cleared away.
+const UNNAMED_MAX: usize = 100_000;
+
+/// Uploads that a sweeper has found old and named by no row, and when it did first. The wall clock may have made a step: an upload is
+/// cleared away only after [`UNNAMED_TIME`] of a clock that makes none.
+#[derive(Debug, Default)]
+pub(crate) struct Unnamed(HashMap<String, Instant>);
+
+impl Unnamed {
+    /// Notes an upload that no row names. Returns whether it was found so long enough ago.
+    fn is_due(&mut self, upload: &str, now: Instant) -> bool {
+        if let Some(since) = self.0.get(upload) {
+            return now.saturating_duration_since(*since) >= UNNAMED_TIME;
+        }
+        if self.0.len() < UNNAMED_MAX {
+            self.0.insert(upload.to_owned(), now);
+        }
+        false
+    }
+
+    /// Forgets an upload that is cleared away or has a name.
+    fn forget(&mut self, upload: &str) {
+        self.0.remove(upload);
+    }
+
+    /// Forgets uploads that were not seen for a day: others have cleared them away.
+    fn shrink(&mut self, now: Instant) {
+        self.0.retain(|_, since| now.saturating_duration_since(*since) < Duration::from_secs(24 * 3600));
+    }
+}
 
 /// Sweeps until dropped.
 pub(crate) async fn sweep_blobs_forever<S: Store>(data: Data<S>) {
+    let mut unnamed = Unnamed::default();
     loop {
         tokio::time::sleep(EVERY.mul_f64(1.0 + fastrand::f64())).await;
-        match data.sweep_blobs(WriteTimestamp::now()).await {
+        match data.sweep_blobs(&mut unnamed, WriteTimestamp::now(), Instant::now()).await {
             Ok(0) => {}
             Ok(cleared) => tracing::debug!(cleared, "uploads that no row names were cleared away"),
             Err(error) => tracing::warn!(%error, "sweeping blobs failed; it is tried again"),
@@ -30,11 +62,18 @@ pub(crate) async fn sweep_blobs_forever<S: Store>(data: Data<S>) {
 }
 
 impl<S: Store> Data<S> {
-    /// Clears away the uploads that no row names at `now`. Returns how many.
+    /// Clears away the uploads that no row names at `now` and long before. `at` is the same moment by a clock without steps. Returns
+    /// how many.
     ///
     /// # Errors
     /// Errors of the store.
-    pub(crate) async fn sweep_blobs(&self, now: WriteTimestamp) -> Result<usize, Error> {
+    pub(crate) async fn sweep_blobs(
+        &self,
+        unnamed: &mut Unnamed,
+        now: WriteTimestamp,
+        at: Instant,
+    ) -> Result<usize, Error> {
+        unnamed.shrink(at);
         let (mut after, mut cleared) = (String::new(), 0);
         loop {
             let listed = self.store.tables(&after, BATCH).await?;
@@ -45,12 +84,25 @@ impl<S: Store> Data<S> {
                     // Hidden names come before all others.
                     return Ok(cleared);
                 }
-                cleared += self.sweep_chunks(Arc::new(chunks), now).await?;
+                let name = chunks.definition.name.clone();
+                match self.sweep_chunks(Arc::new(chunks), unnamed, now, at).await {
+                    // What is damaged holds up no other table.
+                    Err(error @ (Error::DataLoss(_) | Error::Invalid(_) | Error::NewerLayout { .. })) => {
+                        tracing::warn!(%error, table = %name, "a table of blobs cannot be swept");
+                    }
+                    swept => cleared += swept?,
+                }
             }
         }
     }
 
-    async fn sweep_chunks(&self, chunks: Arc<Table>, now: WriteTimestamp) -> Result<usize, Error> {
+    async fn sweep_chunks(
+        &self,
+        chunks: Arc<Table>,
+        unnamed: &mut Unnamed,
+        now: WriteTimestamp,
+        at: Instant,
+    ) -> Result<usize, Error> {
         let name = TableName::parse(&chunks.definition.description, "table")?;
         let table = match self.store.table(&name).await {
             Ok(table) => Some(table),
@@ -80,7 +132,13 @@ impl<S: Store> Data<S> {
                 };
                 let page = self.store.partitions(list).await?;
                 for upload in page.keys {
-                    cleared += usize::from(self.sweep_upload(&table, &chunks, upload, now).await?);
+                    let name = upload.as_str().to_owned();
+                    match self.sweep_upload(&table, &chunks, upload, unnamed, now, at).await {
+                        Err(Error::DataLoss(detail)) => {
+                            tracing::warn!(detail, upload = name, "an upload is damaged, and is left");
+                        }
+                        swept => cleared += usize::from(swept?),
+                    }
                 }
                 place = page.next;
             }
@@ -94,7 +152,9 @@ impl<S: Store> Data<S> {
         table: &Arc<Table>,
         chunks: &Arc<Table>,
         upload: PartitionKey,
+        unnamed: &mut Unnamed,
         now: WriteTimestamp,
+        at: Instant,
     ) -> Result<bool, Error> {
         // Partitions of chunks have longer names, and no time of their own.
         let began = (upload.as_str().len() == 32).then(|| i64::from_str_radix(&upload.as_str()[..16], 16));
@@ -102,14 +162,11 @@ impl<S: Store> Data<S> {
         if WriteTimestamp(began).plus_seconds(SWEEP_AGE_SECONDS) > now {
             return Ok(false);
         }
-        let lookup = Lookup {
-            table: chunks.clone(),
-            partition: upload.clone(),
-            sort_key: SortKey::Int(0),
-            consistency: Consistency::Quorum,
-        };
         // Another clone may have cleared it away.
-        let Some(note) = self.store.get(lookup).await? else { return Ok(false) };
+        let Some(note) = self.upload_note(chunks, &upload).await? else {
+            unnamed.forget(upload.as_str());
+            return Ok(false);
+        };
         let of = table.definition.sort_key_type;
         let partition = text_of(&note.attributes, "p").map(PartitionKey::parse).transpose()?;
         let sort_key = bytes_of(&note.attributes, "s").and_then(|key| SortKey::of_ordered_bytes(of, &key));
@@ -118,6 +175,10 @@ impl<S: Store> Data<S> {
         };
         let row = self.blob_row(table, &partition, &sort_key).await?;
         if row.as_ref().and_then(upload_of).is_some_and(|named| named == upload.as_str()) {
+            unnamed.forget(upload.as_str());
+            return Ok(false);
+        }
+        if !unnamed.is_due(upload.as_str(), at) {
             return Ok(false);
         }
         // From the last one down and the note at the end, so that a sweep that is cut is gone on with by the next.
@@ -132,6 +193,7 @@ impl<S: Store> Data<S> {
         for partition in partitions.into_iter().rev() {
             self.write_hidden(chunks, partition, Mutation::DeleteRange { start: None, end: None }).await?;
         }
+        unnamed.forget(upload.as_str());
         Ok(true)
     }
 

@@ -105,6 +105,8 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     blob::a_cut_upload_shows_nothing(clones).await;
     blob::replaced_blobs_never_mix(clones).await;
     blob::unnamed_chunks_are_cleared(clones).await;
+    blob::a_clock_step_clears_nothing(clones).await;
+    blob::a_bad_note_is_passed(clones).await;
     blob::damaged_chunks_are_data_loss(clones).await;
     blob::blobs_keep_their_bounds(clones).await;
 }

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use shoal_kit::Invalid;
 
 use super::{Clones, create, delete, mutate_at, put, text, unique};
-use crate::blob::{Blob, BlobRange, BlobStart, CHUNK_BYTES};
+use crate::blob::{Blob, BlobRange, BlobStart, CHUNK_BYTES, Unnamed};
 use crate::clock::WriteTimestamp;
 use crate::data::{BLOBS_MAX, Data};
 use crate::error::Error;
@@ -140,9 +140,9 @@ pub(super) async fn a_cut_upload_shows_nothing<S: Store>(Clones { here, there }:
     assert!(whole(there, &table, "a").await.unwrap() == old);
     let before = stored(here, &table).await;
     assert_eq!(before.len(), 6, "three uploads with a note and a partition of chunks each: {before:?}");
-    there.sweep_blobs(WriteTimestamp::now()).await.unwrap();
+    sweep(there, WriteTimestamp::now()).await;
     assert_eq!(stored(here, &table).await, before, "an upload may still be published");
-    there.sweep_blobs(later()).await.unwrap();
+    sweep(there, later()).await;
     assert_eq!(stored(here, &table).await.len(), 2);
     assert!(whole(there, &table, "a").await.unwrap() == old);
 }
@@ -163,7 +163,7 @@ pub(super) async fn replaced_blobs_never_mix<S: Store>(Clones { here, there }: &
         all.extend_from_slice(&next.unwrap().1);
     }
     assert!(all == old, "the old blob is read to its end");
-    here.sweep_blobs(later()).await.unwrap();
+    sweep(here, later()).await;
     assert!(matches!(cut.next().await, Some(Err(Error::BlobChanged))));
     assert!(cut.next().await.is_none());
     assert!(whole(there, &table, "a").await.unwrap() == new);
@@ -174,9 +174,60 @@ pub(super) async fn replaced_blobs_never_mix<S: Store>(Clones { here, there }: &
     let again = there.put_blob(with(&token), messages(&old)).await.unwrap();
     assert_eq!(first.write_time, again.write_time);
     here.put_blob(with("1700000000000000-old"), messages(&new)).await.unwrap();
-    here.sweep_blobs(later()).await.unwrap();
+    sweep(here, later()).await;
     assert_eq!(stored(here, &table).await.len(), 2);
     assert!(whole(there, &table, "a").await.unwrap() == old);
+}
+
+/// Sweeps twice, long enough one after the other.
+async fn sweep<S: Store>(data: &Data<S>, now: WriteTimestamp) {
+    let (mut unnamed, at) = (Unnamed::default(), std::time::Instant::now());
+    data.sweep_blobs(&mut unnamed, now, at).await.unwrap();
+    data.sweep_blobs(&mut unnamed, now, at + Duration::from_secs(2 * 3600)).await.unwrap();
+}
+
+/// A wall clock that has made a step takes no upload that is under way, and an upload whose chunks were cleared away shows nothing.
+pub(super) async fn a_clock_step_clears_nothing<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create(here, "step", SortKeyType::String).await;
+    let bytes = content(7, CHUNK_BYTES + 100);
+    let mut unnamed = Unnamed::default();
+    let mut at = std::time::Instant::now();
+    for hours in [0, 1, 3] {
+        at += Duration::from_secs(hours * 600);
+        let all = bytes.clone();
+        let (swept, unnamed) = (there.clone(), &mut unnamed);
+        let sent = stream::once(async move { Ok(all) }).chain(stream::once(async move {
+            swept.sweep_blobs(unnamed, later(), at).await.unwrap();
+            Ok(Bytes::new())
+        }));
+        here.put_blob::<Error>(start(&table, "a"), sent.boxed()).await.unwrap();
+        assert_eq!(whole(there, &table, "a").await.unwrap(), bytes, "it is whole though the clock was ahead");
+    }
+    // The clone stands still so long that a sweeper takes the upload for one that was left.
+    let sent = stream::once(async { Ok(bytes.clone()) }).chain(stream::once(async {
+        sweep(there, later()).await;
+        Ok(Bytes::new())
+    }));
+    let refused = here.put_blob::<Error>(start(&table, "b"), sent.boxed()).await;
+    assert!(matches!(refused, Err(Error::BlobTooSlow { .. })), "{refused:?}");
+    assert!(matches!(whole(there, &table, "b").await, Err(Error::BlobNotFound)));
+}
+
+/// A note that cannot be read holds up no other upload.
+pub(super) async fn a_bad_note_is_passed<S: Store>(Clones { here, there }: &Clones<S>) {
+    let table = create(here, "note", SortKeyType::String).await;
+    upload(here, &table, "a", &content(1, 10)).await;
+    let chunks = TableName::of_chunks(here.table(&table, "table").await.unwrap().id);
+    let chunks = here.store.table(&chunks).await.unwrap();
+    let bad = Mutation::Put { sort_key: Some(Value::Int(0)), attributes: Attributes::default(), ttl: None };
+    for number in 0..8 {
+        let upload = PartitionKey::parse(format!("{:016x}{number:016x}", 1)).unwrap();
+        here.write_hidden(&chunks, upload, bad.clone()).await.unwrap();
+    }
+    here.mutate(&table, "p".to_owned(), vec![delete("a")], "").await.unwrap();
+    sweep(there, later()).await;
+    let left = stored(here, &table).await;
+    assert_eq!(left.len(), 8, "only the unreadable ones are left: {left:?}");
 }
 
 pub(super) async fn unnamed_chunks_are_cleared<S: Store>(Clones { here, there }: &Clones<S>) {
@@ -194,12 +245,12 @@ pub(super) async fn unnamed_chunks_are_cleared<S: Store>(Clones { here, there }:
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(matches!(whole(there, &table, "overwritten").await, Err(Error::BlobNotFound)));
-    there.sweep_blobs(later()).await.unwrap();
+    sweep(there, later()).await;
     assert_eq!(stored(here, &table).await.len(), 2);
     assert!(whole(there, &table, "stays").await.is_ok());
     let chunks = TableName::of_chunks(here.table(&table, "table").await.unwrap().id);
     here.drop_table(&table, None).await.unwrap();
-    here.sweep_blobs(later()).await.unwrap();
+    sweep(here, later()).await;
     assert!(matches!(here.store.table(&chunks).await, Err(Error::TableNotFound(_))));
 }
 
