@@ -10,6 +10,8 @@ use crate::clock::WriteTimestamp;
 
 /// Time after which a key gives way to a new one.
 const ROTATE_AFTER_SECONDS: u32 = 30 * 24 * 3600;
+/// Time after which the store is asked again when it could not be asked.
+const PUT_OFF: Duration = Duration::from_secs(10);
 /// Time for which the newest key is taken to be the newest.
 const FRESH: Duration = Duration::from_secs(600);
 
@@ -52,6 +54,7 @@ pub(crate) struct PageKeys {
 struct Known {
     keys: Vec<PageKey>,
     looked_up: Option<Instant>,
+    put_off_until: Option<Instant>,
 }
 
 impl PageKeys {
@@ -59,8 +62,26 @@ impl PageKeys {
     pub(crate) fn signing(&self, now: WriteTimestamp) -> Option<PageKey> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let fresh = known.looked_up.is_some_and(|at| at.elapsed() < FRESH);
+        if known.put_off_until.is_some_and(|until| Instant::now() < until) {
+            return known.keys.last().cloned();
+        }
         let newest = known.keys.last().filter(|_| fresh)?;
         PageKey::due(Some(newest), now).is_none().then(|| newest.clone())
+    }
+
+    /// Returns the newest key that is known, and takes it for the newest one for a moment: the store could not be asked.
+    pub(crate) fn put_off(&self) -> Option<PageKey> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let newest = known.keys.last().cloned()?;
+        known.put_off_until = Instant::now().checked_add(PUT_OFF);
+        Some(newest)
+    }
+
+    /// Forgets that the keys were looked up.
+    #[cfg(test)]
+    pub(crate) fn age(&self) {
+        let mut known = self.known.write().unwrap();
+        (known.looked_up, known.put_off_until) = (None, None);
     }
 
     /// Returns the key of an id.
@@ -73,7 +94,7 @@ impl PageKeys {
     pub(crate) fn learn(&self, mut keys: Vec<PageKey>) {
         keys.sort_by_key(|key| key.id);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { keys, looked_up: Some(Instant::now()) };
+        *known = Known { keys, looked_up: Some(Instant::now()), put_off_until: None };
     }
 }
 

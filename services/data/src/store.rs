@@ -217,6 +217,11 @@ pub(crate) trait KeyStore {
     /// Returns every key that was ever made.
     fn page_keys(&self) -> impl Future<Output = Result<Vec<PageKey>, Error>> + Send;
 
+    /// Returns keys that one replica has, for where a majority cannot be asked. The newest ones may be missing.
+    fn page_keys_nearby(&self) -> impl Future<Output = Result<Vec<PageKey>, Error>> + Send {
+        self.page_keys()
+    }
+
     /// Adds a key, unless there is one of its id. Returns the key of that id, which every clone has from then on.
     fn add_page_key(&self, key: PageKey) -> impl Future<Output = Result<PageKey, Error>> + Send;
 }

@@ -2,6 +2,7 @@
 //! partition.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     writes: Arc<Mutex<Vec<Write>>>,
     conditional: Arc<Mutex<HashMap<(Uuid, PartitionKey), Conditional>>>,
     keys: Arc<Mutex<Vec<PageKey>>>,
+    keys_away: Arc<AtomicBool>,
 }
 
 /// A partition of a conditional table.
@@ -71,6 +73,11 @@ impl Model {
 }
 
 impl Model {
+    /// Lets the keys of page tokens be found nearby alone, as where a majority of replicas is away.
+    pub(crate) fn take_keys_away(&self, away: bool) {
+        self.keys_away.store(away, Ordering::SeqCst);
+    }
+
     fn partitions_of(&self, table: Uuid, prefix: &str) -> Vec<PartitionKey> {
         let writes = self.writes.lock().unwrap();
         let ours = writes.iter().filter(|write| write.table.id == table);
@@ -121,6 +128,13 @@ impl TableStore for Model {
 
 impl KeyStore for Model {
     async fn page_keys(&self) -> Result<Vec<PageKey>, Error> {
+        if self.keys_away.load(Ordering::SeqCst) {
+            return Err(Error::ReadFailed { engine: "model", detail: "its keys are away".to_owned() });
+        }
+        Ok(self.keys.lock().unwrap().clone())
+    }
+
+    async fn page_keys_nearby(&self) -> Result<Vec<PageKey>, Error> {
         Ok(self.keys.lock().unwrap().clone())
     }
 

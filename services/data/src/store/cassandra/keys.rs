@@ -16,14 +16,11 @@ const KEYS_MAX: i32 = 10_000;
 
 impl KeyStore for CassandraStore {
     async fn page_keys(&self) -> Result<Vec<PageKey>, Error> {
-        let link = &self.inner.link;
-        let connected = link.connected().await?;
-        let read = async move {
-            let page = &connected.registry.page;
-            answer(connected.session.execute_unpaged(page, (KEY_SPACE, "", KEYS_MAX)).await?)
-        };
-        let result = link.run(Intent::Read, "SELECT", REGISTRY, read).await?;
-        records(result)?.into_iter().map(key_of).collect()
+        self.keys_at(Consistency::LocalQuorum).await
+    }
+
+    async fn page_keys_nearby(&self) -> Result<Vec<PageKey>, Error> {
+        self.keys_at(Consistency::One).await
     }
 
     async fn add_page_key(&self, key: PageKey) -> Result<PageKey, Error> {
@@ -63,6 +60,20 @@ impl KeyStore for CassandraStore {
             }
         };
         stands.ok_or_else(|| Error::Internal("a key of page tokens was added and is not there".to_owned()))
+    }
+}
+
+impl CassandraStore {
+    async fn keys_at(&self, consistency: Consistency) -> Result<Vec<PageKey>, Error> {
+        let link = &self.inner.link;
+        let connected = link.connected().await?;
+        let read = async move {
+            let mut page = connected.registry.page.clone();
+            page.set_consistency(consistency);
+            answer(connected.session.execute_unpaged(&page, (KEY_SPACE, "", KEYS_MAX)).await?)
+        };
+        let result = link.run(Intent::Read, "SELECT", REGISTRY, read).await?;
+        records(result)?.into_iter().map(key_of).collect()
     }
 }
 
