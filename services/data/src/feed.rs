@@ -265,7 +265,8 @@ fn places(opened: Result<Vec<u8>, Error>, shards: usize) -> Result<Vec<i64>, Err
         Invalid::new(
             reason::INVALID_RESUME_TOKEN,
             "resume_token",
-            "must be one that WatchTable gave for this table and partition_key, or empty",
+            "must be one that WatchTable gave for this table and partition_key, or empty; a table of this name that was \
+             dropped and created anew does not take it: then read the table, and watch without a token",
         )
     };
     let opened = match opened {

@@ -10,7 +10,7 @@ use crate::value::Attributes;
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Most rows looked at for a page, returned or passed over because they had ended, so that every call comes to an end.
-const LOOKED_MAX: usize = 10_000;
+pub(crate) const LOOKED_MAX: usize = 10_000;
 
 /// Sizes of rows that a page has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +118,11 @@ impl PageBuilder {
         true
     }
 
+    /// Returns whether so many rows more may be looked at.
+    pub(crate) fn may_look_at(&self, rows: usize) -> bool {
+        self.looked + rows <= LOOKED_MAX
+    }
+
     /// Returns the number of rows that were taken.
     pub(crate) fn rows(&self) -> usize {
         self.page.rows.len()
@@ -131,6 +136,7 @@ impl PageBuilder {
 
     /// Returns the page; `more` says that a row was refused.
     pub(crate) fn finish(self, more: bool) -> Page {
+        debug_assert!(!more || self.last.is_some(), "a page that has more has to say where");
         Page { next: if more { self.last } else { None }, ..self.page }
     }
 }

@@ -1,5 +1,5 @@
-//! The gRPC face: decodes a request, calls [`Data`], encodes the answer. No other file knows the bindings. Its calls stand in
-//! groups in this folder.
+//! The gRPC face: decodes a request, calls [`Data`], encodes the answer. Its calls stand in groups in this folder, and no file
+//! outside of it knows the bindings.
 
 use shoal_proto::data::v1 as pb;
 use shoal_proto::data::v1::data_service_server::DataService;

@@ -75,8 +75,10 @@ impl Query {
     }
 }
 
-/// Bytes of the rows that a step of a scan returns.
+/// Bytes of the rows that a step of a scan aims at.
 pub(crate) const SCAN_BYTES: usize = 256 << 10;
+/// Most bytes of the rows that a step of a scan returns, unless its only row is larger: each step is a message to the caller.
+pub(crate) const SCAN_BYTES_MAX: usize = 1 << 20;
 
 /// Names a place from which on rows of a table are read.
 #[derive(Debug, Clone)]
@@ -91,6 +93,15 @@ pub(crate) struct Scan {
     pub(crate) consistency: Consistency,
     /// The sizes of the rows that were read before.
     pub(crate) seen: Option<Seen>,
+    /// The time past which the step ends with what it has.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Scan {
+    /// Returns whether the step must end with what it has.
+    pub(crate) fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 /// Rows of a scan.
@@ -150,8 +161,8 @@ pub(crate) struct Lookups {
 
 /// A store of tables. It is cheap to clone, and clones are the same store.
 ///
-/// Every call ends within the store's own time-outs, whatever the engine does. A caller that leaves makes nothing half done:
-/// what was sent is finished in a task of its own.
+/// Every call ends within the store's own time-outs, whatever the engine does; the embedded store has none, and waits for its disk.
+/// A caller that leaves makes nothing half done: what was sent is finished in a task of its own.
 pub(crate) trait Store:
     TableStore + ReadStore + ScanStore + WriteStore + KeyStore + FeedStore + Clone + Send + Sync + 'static
 {

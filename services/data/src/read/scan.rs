@@ -144,9 +144,18 @@ impl<S: Store> Data<S> {
 impl<S: Store> Running<S> {
     /// Returns the next message, and whether another one follows.
     async fn next(&mut self) -> Result<(ScanMessage, bool), Error> {
+        // Steps may be ready one after the other, and the connection's other calls must have their turn between them.
+        tokio::task::yield_now().await;
         for _ in 0..EMPTY_STEPS_MAX {
             self.begin_steps();
-            let Some((at, page)) = self.steps.next().await else { break };
+            let over = over(self.until, self.stop.clone());
+            let step = tokio::select! {
+                biased;
+                step = self.steps.next() => step,
+                // A step that is under way is left: its part goes on from its old place.
+                () = over => return Ok((self.message(Vec::new()).await?, false)),
+            };
+            let Some((at, page)) = step else { break };
             let page = page?;
             let part = &mut self.parts[at];
             *part = Part { place: page.next, seen: page.seen, reading: false };
@@ -176,6 +185,7 @@ impl<S: Store> Running<S> {
                 place,
                 consistency: self.consistency,
                 seen: part.seen,
+                until: self.until,
             };
             let store = self.data.store.clone();
             self.steps.push(Box::pin(async move { (at, store.scan(scan).await) }));
@@ -190,5 +200,18 @@ impl<S: Store> Running<S> {
             self.data.seal(&self.binding, &Places { places }.encode_to_vec()).await?
         };
         Ok(ScanMessage { rows, resume_token })
+    }
+}
+
+/// Waits until the scan has to end.
+async fn over(until: Option<Instant>, stop: CancellationToken) {
+    match until {
+        Some(until) => {
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        None => stop.cancelled().await,
     }
 }

@@ -26,9 +26,17 @@ pub(super) fn consistency_in(number: i32) -> Result<Consistency, Invalid> {
     }
 }
 
+/// Shortest time that is left of a caller's deadline when a page or a scan ends, unless that is more than half of it.
+const REST_MIN: Duration = Duration::from_millis(100);
+
 /// Returns when a page must end with what it has: when a fifth of the caller's time is left. None for callers that wait for ever.
 pub(super) fn page_end(metadata: &MetadataMap) -> Option<Instant> {
-    shoal_kit::call_timeout(metadata).and_then(|timeout| Instant::now().checked_add(timeout / 5 * 4))
+    shoal_kit::call_timeout(metadata).and_then(|timeout| Instant::now().checked_add(time_of_page(timeout)))
+}
+
+/// Returns the part of a caller's time after which a page ends. The answer needs some time however short the deadline is.
+fn time_of_page(timeout: Duration) -> Duration {
+    timeout - (timeout / 5).max(REST_MIN).min(timeout / 2)
 }
 
 pub(super) fn consistency_out(consistency: Consistency) -> pb::Consistency {
@@ -143,4 +151,15 @@ pub(super) fn micros(at: &prost_types::Timestamp, field: &str) -> Result<WriteTi
 
 pub(super) fn timestamp(at: WriteTimestamp) -> prost_types::Timestamp {
     convert::timestamp_of_micros(at.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_time_within_deadlines() {
+        let part = |millis| time_of_page(Duration::from_millis(millis)).as_millis();
+        assert_eq!([0, 100, 200, 300, 1_000, 10_000].map(part), [0, 50, 100, 200, 800, 8_000]);
+    }
 }

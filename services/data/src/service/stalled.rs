@@ -1,47 +1,94 @@
 //! Streams whose caller stops reading: they end, and what they hold is given back. A stream counts only the time for which a message
 //! waits for its caller, never the time that a message takes to be made.
+//!
+//! Messages are made in a task of their own, one ahead of the caller. A connection whose window is used up polls none of its streams,
+//! and a stream that waited for such a poll to make its next message could not tell that from a message that takes long.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, Stream, StreamExt as _};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
+use tracing::Instrument as _;
 
 use crate::error::Error;
 
 /// A stream of answers that ends when its caller takes none for too long.
 struct Guarded<T> {
-    state: Arc<Mutex<State<T>>>,
-    _timer: AbortOnDropHandle<()>,
+    slot: Arc<Slot<T>>,
+    _maker: AbortOnDropHandle<()>,
+}
+
+/// Place of one message between the task that makes them and their caller.
+struct Slot<T> {
+    state: Mutex<State<T>>,
+    taken: Notify,
 }
 
 struct State<T> {
-    /// The messages with all that they hold; none once they have ended or were given up.
-    messages: Option<BoxStream<'static, Result<T, Error>>>,
-    /// The time since which the caller has taken nothing; none while a message is being made.
-    since: Option<Instant>,
+    /// The message that waits for its caller.
+    message: Option<Result<T, Error>>,
     /// The error that tells the caller why the stream ended.
     error: Option<Error>,
+    ended: bool,
+    caller: Option<Waker>,
 }
 
-impl<T: Send + 'static> State<T> {
-    /// Gives the stream up if its caller has taken nothing for `limit`. Returns when to look again; none if it has ended.
-    fn check(&mut self, limit: Duration, call: &'static str) -> Option<Instant> {
-        self.messages.as_ref()?;
-        let now = Instant::now();
-        match self.since.map(|since| since + limit) {
-            Some(end) if end <= now => {
-                (self.messages, self.error) = (None, Some(Error::ReaderStalled { call, limit }));
+impl<T> Slot<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and wakes the caller.
+    fn tell(&self, change: impl FnOnce(&mut State<T>)) {
+        let caller = {
+            let mut state = self.state();
+            change(&mut state);
+            state.caller.take()
+        };
+        caller.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes messages until they end, or one of them waits for its caller for `limit`.
+    async fn fill(
+        &self,
+        mut messages: BoxStream<'static, Result<T, Error>>,
+        limit: Duration,
+        call: &'static str,
+    ) {
+        let _lost = Lost(self);
+        while let Some(message) = messages.next().await {
+            self.tell(|state| state.message = Some(message));
+            if tokio::time::timeout(limit, self.taken.notified()).await.is_err() {
+                drop(messages);
                 metrics::counter!("shoal_data_stalled_readers_total").increment(1);
-                None
+                self.tell(|state| {
+                    state.message = None;
+                    state.error = Some(Error::ReaderStalled { call, limit });
+                    state.ended = true;
+                });
+                return;
             }
-            Some(end) => Some(end),
-            None => Some(now + limit),
         }
+        self.tell(|state| state.ended = true);
+    }
+}
+
+/// Ends a stream whose task is lost in a panic.
+struct Lost<'a, T>(&'a Slot<T>);
+
+impl<T> Drop for Lost<'_, T> {
+    fn drop(&mut self) {
+        self.0.tell(|state| {
+            if !state.ended {
+                state.error = Some(Error::Internal("a stream's task was lost".to_owned()));
+                state.ended = true;
+            }
+        });
     }
 }
 
@@ -52,34 +99,31 @@ pub(super) fn until_stalled<T: Send + 'static>(
     limit: Duration,
     call: &'static str,
 ) -> BoxStream<'static, Result<T, Status>> {
-    let state = State { messages: Some(messages.boxed()), since: Some(Instant::now()), error: None };
-    let state = Arc::new(Mutex::new(state));
-    let watched = state.clone();
-    let timer = tokio::spawn(async move {
-        loop {
-            let next = watched.lock().unwrap_or_else(PoisonError::into_inner).check(limit, call);
-            let Some(next) = next else { break };
-            tokio::time::sleep_until(next).await;
-        }
-    });
-    Guarded { state, _timer: AbortOnDropHandle::new(timer) }.boxed()
+    let state = State { message: None, error: None, ended: false, caller: None };
+    let slot = Arc::new(Slot { state: Mutex::new(state), taken: Notify::new() });
+    let (maker, messages) = (slot.clone(), messages.boxed());
+    let make = async move { maker.fill(messages, limit, call).await };
+    let maker = tokio::spawn(make.in_current_span());
+    Guarded { slot, _maker: AbortOnDropHandle::new(maker) }.boxed()
 }
 
 impl<T> Stream for Guarded<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.slot.state();
+        if let Some(message) = state.message.take() {
+            self.slot.taken.notify_one();
+            return Poll::Ready(Some(message.map_err(Status::from)));
+        }
         if let Some(error) = state.error.take() {
             return Poll::Ready(Some(Err(error.into())));
         }
-        let Some(messages) = &mut state.messages else { return Poll::Ready(None) };
-        let next = messages.poll_next_unpin(cx);
-        state.since = next.is_ready().then(Instant::now);
-        if let Poll::Ready(None) = next {
-            state.messages = None;
+        if state.ended {
+            return Poll::Ready(None);
         }
-        next.map(|message| message.map(|message| message.map_err(Status::from)))
+        state.caller = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -88,6 +132,7 @@ mod tests {
     use bytes::Bytes;
     use futures::stream;
     use shoal_proto::data::v1 as pb;
+    use tokio::time::Instant;
     use tonic::Request;
 
     use super::*;

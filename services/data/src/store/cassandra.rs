@@ -38,6 +38,7 @@ mod registry;
 mod registry_changes;
 mod registry_statements;
 mod retry;
+mod row_marks;
 mod scan;
 mod schema;
 mod statements;

@@ -75,6 +75,8 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     paging::pages_are_the_whole(clones).await;
     paging::scan_reads_tables_of_each_kind(clones).await;
     paging::scan_ends_when_told(clones).await;
+    paging::scan_messages_have_their_limit(clones).await;
+    paging::late_scans_keep_their_place(clones).await;
     paging::count_is_as_query_would_be(clones).await;
     query::rows_are_ordered_by_sort_key(clones).await;
     query::range_includes_start_excludes_end(clones).await;

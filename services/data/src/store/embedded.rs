@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicI64;
 
 use shoal_embedded::{Database, Keyspace, Range, Tx};
 use shoal_kit::EngineError;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::clock::{Clock, WriteTimestamp};
@@ -55,6 +56,8 @@ pub(crate) struct EmbeddedStore {
     sweeping: Arc<tokio::sync::Mutex<()>>,
     swept_until: Arc<AtomicI64>,
     clock: Arc<Clock>,
+    /// The steps of scans that may run at the same time, each on a thread of its own.
+    scan_turns: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,12 @@ struct Keyspaces {
     page_keys: Keyspace,
     changes: Keyspace,
     feeds: Keyspace,
+}
+
+/// Returns the number of steps of scans that run at the same time: they decode rows all the time, so on half of the cores they
+/// leave the other half to the threads that serve calls.
+fn scan_turns() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1)
 }
 
 impl EmbeddedStore {
@@ -87,6 +96,7 @@ impl EmbeddedStore {
             sweeping: Arc::default(),
             swept_until: Arc::default(),
             clock: Arc::default(),
+            scan_turns: Arc::new(Semaphore::new(scan_turns())),
         })
     }
 

@@ -1,13 +1,15 @@
 //! BulkMutate: a result for each Mutate of a stream, whatever becomes of the others.
 
 use shoal_proto::data::v1::bulk_mutate_response::Result as Outcome;
+use shoal_proto::data::v1::put_blob_request::Part;
+use shoal_proto::data::v1::{BlobStart, PutBlobRequest};
 use shoal_proto::data::v1::{
     BulkMutateRequest, BulkMutateResponse, CreateTableRequest, DropTableRequest, MutateRequest, Mutation,
     SortKeyType, Table, UpdateTableRequest, WriteMode,
 };
 use tonic::Code;
 
-use crate::mesh::{Client, TestClone, create, get, put, refused};
+use crate::mesh::{Client, TestClone, create, get, put, refused, text};
 
 fn mutate(table: &str, mutations: Vec<Mutation>) -> BulkMutateRequest {
     let mutate = MutateRequest {
@@ -26,6 +28,46 @@ async fn bulk(client: &Client, requests: Vec<BulkMutateRequest>) -> Vec<BulkMuta
         found.push(result);
     }
     found
+}
+
+/// Returns what the error of a stream says.
+async fn ended(client: &Client, requests: Vec<BulkMutateRequest>) -> tonic::Status {
+    let mut results = match client.clone().bulk_mutate(futures::stream::iter(requests)).await {
+        Ok(results) => results.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        match results.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without an error"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn oversized_messages_name_the_limit() {
+    let clone = TestClone::start("").await;
+    create(&clone.client, "t", SortKeyType::String).await;
+    let large = mutate("t", vec![put("large", &"x".repeat(5 << 20))]);
+    let status = ended(&clone.client, vec![mutate("t", vec![put("a", "1")]), large]).await;
+    assert!(status.message().contains(&(4 << 20).to_string()), "{status:?}");
+    let (code, reason, _) = refused(Err::<(), _>(status));
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+
+    let start = BlobStart {
+        sort_key: Some(text("blob")),
+        table: "t".to_owned(),
+        partition_key: "p".to_owned(),
+        ..Default::default()
+    };
+    let parts = [Part::Start(start), Part::Chunk(vec![7; 5 << 20].into())];
+    let parts = parts.map(|part| PutBlobRequest { part: Some(part) });
+    let status = clone.client.clone().put_blob(futures::stream::iter(parts)).await.unwrap_err();
+    assert!(status.message().contains(&(4 << 20).to_string()), "{status:?}");
+    let (code, reason, _) = refused(Err::<(), _>(status));
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+    clone.stop().await;
 }
 
 #[tokio::test]

@@ -111,6 +111,12 @@ impl CassandraStore {
                 return Err(Error::Contended { attempts });
             }
             attempts += 1;
+            let size = |replacement: &Replacement| match replacement {
+                Replacement::Put { cell, .. } => cell.len(),
+                Replacement::Delete => 0,
+            };
+            let largest = decision.changes.iter().map(|(_, replacement)| size(replacement)).max();
+            self.mark_row(&write.table, largest.unwrap_or(0)).await;
             let record = match self.record_conditional(write, &decision, &read.found, &mut place).await {
                 Ok(record) => record,
                 Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),

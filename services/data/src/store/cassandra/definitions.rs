@@ -207,7 +207,16 @@ impl CassandraStore {
         let connected = link.connected().await?;
         let began = Instant::now();
         if let Some(table) = registry::find(link, &connected, name.as_str()).await? {
-            return Ok(self.remember(table, began));
+            let known = self.age_of(name).is_some_and(|(id, _)| id == table.id);
+            let table = self.remember(table, began);
+            let (store, of) = (self.clone(), table.clone());
+            let marks = async move { store.read_marks(&of).await };
+            if known {
+                link.spawn(marks);
+            } else {
+                marks.await;
+            }
+            return Ok(table);
         }
         self.forget(name);
         Err(Error::TableNotFound(name.to_string()))

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::error::Error;
 use crate::row::{PAGE_BYTES_MAX, Seen};
 
 /// Rows of a first fetch from a table of which this clone has seen no row.
@@ -29,37 +30,44 @@ pub(super) struct FetchPlan {
     ended: usize,
     seen: Option<Seen>,
     largest_of_table: usize,
+    /// Rows that a fetch of the table may have since one has failed.
+    rows_max: usize,
+    /// Rows of the smallest fetch that may have more behind it.
+    rows_min: usize,
     bytes_max: usize,
     fetched_bytes: usize,
 }
 
 impl FetchPlan {
     /// Plans a page of at most `limit` rows. `seen` is what is known of rows nearby.
-    pub(super) fn new(limit: usize, seen: Option<Seen>, largest_of_table: usize) -> Self {
-        Self { limit, ended: 0, seen, largest_of_table, bytes_max: PAGE_BYTES_MAX, fetched_bytes: 0 }
+    pub(super) fn new(limit: usize, seen: Option<Seen>, largest_of_table: usize, rows_max: usize) -> Self {
+        let (bytes_max, rows_min) = (PAGE_BYTES_MAX, 2);
+        Self { limit, ended: 0, seen, largest_of_table, rows_max, rows_min, bytes_max, fetched_bytes: 0 }
     }
 
-    /// Plans fetches of so many bytes.
+    /// Plans fetches of so many bytes, of which each is used by itself.
     pub(super) fn of_bytes(self, bytes_max: usize) -> Self {
-        Self { bytes_max, ..self }
+        Self { bytes_max, rows_min: 1, ..self }
     }
 
     /// Returns the number of rows to ask for next.
     pub(super) fn rows(&self) -> usize {
         let worst = match self.largest_of_table {
             0 => usize::MAX,
-            largest => (WORST_BYTES / largest).max(2),
+            largest => (WORST_BYTES / largest).max(self.rows_min),
         };
         let fit = match &self.seen {
             None if self.largest_of_table == 0 => FIRST_ROWS_UNKNOWN,
             None => (FIRST_BYTES / self.largest_of_table).clamp(2, FIRST_ROWS),
             Some(seen) => {
                 let by_bytes = self.bytes_max / seen.largest.max(1) + 1;
-                by_bytes.max(2).min(seen.rows.max(1).saturating_mul(GROWTH))
+                // A scan does not need the row that tells whether there is more.
+                let by_bytes = by_bytes.saturating_sub(usize::from(self.rows_min == 1 && by_bytes > 1));
+                by_bytes.max(self.rows_min).min(seen.rows.max(1).saturating_mul(GROWTH))
             }
         };
         // One row more than fits tells whether there is more.
-        (self.limit + 1 + 2 * self.ended).min(fit).min(worst)
+        (self.limit + 1 + 2 * self.ended).min(fit).min(worst).min(self.rows_max.max(self.rows_min))
     }
 
     /// Notes what a fetch returned.
@@ -95,6 +103,10 @@ impl FetchPlan {
 #[derive(Debug)]
 pub(super) struct RowSizes {
     largest: AtomicUsize,
+    /// Bytes that rows of the table may have by its marks, if they have more than those that need none.
+    marked: AtomicUsize,
+    /// Rows that the next fetch may have. A fetch that fails halves it, and each that is answered doubles it again.
+    rows_max: AtomicUsize,
     /// For each slot the upper half of a partition's hash, twelve bits of rows and twenty of the largest row's bytes.
     partitions: Box<[AtomicU64]>,
 }
@@ -106,13 +118,46 @@ impl RowSizes {
     pub(super) fn new() -> Self {
         Self {
             largest: AtomicUsize::new(0),
+            marked: AtomicUsize::new(0),
+            rows_max: AtomicUsize::new(usize::MAX),
             partitions: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
-    /// Returns the size of the largest row; 0 before any was seen.
+    /// Returns the size of the largest row that was seen or is marked; 0 before any was.
     pub(super) fn largest(&self) -> usize {
-        self.largest.load(Ordering::Relaxed)
+        self.largest.load(Ordering::Relaxed).max(self.marked())
+    }
+
+    /// Returns the bytes that rows of the table may have by its marks; 0 without any.
+    pub(super) fn marked(&self) -> usize {
+        self.marked.load(Ordering::Relaxed)
+    }
+
+    /// Notes a mark of the table.
+    pub(super) fn note_marked(&self, bytes: usize) {
+        self.marked.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the number of rows that a fetch may have.
+    pub(super) fn rows_max(&self) -> usize {
+        self.rows_max.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a fetch of so many rows has ended: after a failure the next ones are smaller, as it may have been too large for a
+    /// node.
+    pub(super) fn judged<T>(&self, rows: usize, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            Err(Error::ReadFailed { .. }) => {
+                self.rows_max.fetch_min((rows / 2).max(FIRST_ROWS_UNKNOWN), Ordering::Relaxed);
+            }
+            Err(_) => {}
+            Ok(_) => {
+                let more = |max: usize| (rows >= max).then(|| max.saturating_mul(2));
+                let _unchanged = self.rows_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            }
+        }
+        outcome
     }
 
     /// Notes the size of a row, or of the largest of several.
@@ -150,7 +195,7 @@ mod tests {
 
     /// Returns the fetches of a page over rows of one size, until it is full or spent.
     fn fetches(limit: usize, row_bytes: usize, seen: Option<Seen>, largest_of_table: usize) -> Vec<usize> {
-        let mut plan = FetchPlan::new(limit, seen, largest_of_table);
+        let mut plan = FetchPlan::new(limit, seen, largest_of_table, usize::MAX);
         let mut fetches = Vec::new();
         loop {
             let rows = plan.rows();
@@ -188,6 +233,32 @@ mod tests {
             let most = (FIRST_ROWS * row_bytes).max(3 * PAGE_BYTES_MAX);
             assert!(fetched <= most, "{row_bytes}: {fetched}");
         }
+    }
+
+    #[test]
+    fn failed_fetches_make_smaller_ones() {
+        let sizes = RowSizes::new();
+        let rows =
+            || FetchPlan::new(1000, Some(Seen { rows: 900, largest: 10 }), 10, sizes.rows_max()).rows();
+        let failed = || Err::<(), _>(Error::ReadFailed { engine: "cassandra", detail: String::new() });
+        assert_eq!(rows(), 1001);
+        let mut fetches = Vec::new();
+        for _ in 0..10 {
+            assert!(sizes.judged(rows(), failed()).is_err());
+            fetches.push(rows());
+        }
+        assert_eq!(fetches, [500, 250, 125, 62, 31, 15, 7, 4, 4, 4]);
+        for _ in 0..8 {
+            sizes.judged(rows(), Ok(())).unwrap();
+        }
+        assert_eq!(rows(), 1001, "it recovers");
+    }
+
+    #[test]
+    fn scans_fetch_large_rows_alone() {
+        let seen = Some(Seen { rows: 4, largest: 1 << 20 });
+        let plan = FetchPlan::new(5000, seen, 1 << 20, usize::MAX).of_bytes(256 << 10);
+        assert_eq!(plan.rows(), 1);
     }
 
     #[test]

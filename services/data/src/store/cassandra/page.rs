@@ -21,7 +21,8 @@ impl CassandraStore {
         let statements = self.statements(&query.table);
         let partition = query.partition.as_str();
         let seen = query.seen.or_else(|| statements.sizes().of_partition(partition));
-        let mut plan = FetchPlan::new(query.limit, seen, statements.sizes().largest());
+        let sizes = statements.sizes();
+        let mut plan = FetchPlan::new(query.limit, seen, sizes.largest(), sizes.rows_max());
         let mut page = PageBuilder::new(query.limit, WriteTimestamp::now());
         let mut range = query.range.clone();
         let more = loop {
@@ -40,25 +41,16 @@ impl CassandraStore {
                 Some(Bind::Int(i32::try_from(fetch).unwrap_or(i32::MAX))),
             ];
             let values = values.into_iter().flatten().collect();
-            let result = self.select(&statements, kind, query.consistency, values).await?;
-            let Fetched { rows, bytes, largest, last, full } = fill(&mut page, of, result)?;
-            plan.fetched(rows, bytes, largest);
-            statements.sizes().note(largest);
-            if full {
-                break true;
-            }
-            let Some(last) = last.filter(|_| rows >= fetch) else { break false };
-            if page.rows() == 0 {
-                // Every row of the fetch had ended. It shows nothing, so the page may go on behind it.
-                let Some(rest) = range.behind(&last, query.descending) else { break false };
-                if plan.is_spent() || query.is_late() {
-                    break true;
-                }
-                range = rest;
-            } else if plan.is_worth_more(rows, rows.saturating_sub(page.rows())) && !query.is_late() {
-                page.restart();
-            } else {
-                break true;
+            let result = self.select(&statements, kind, query.consistency, values).await;
+            let fetched = fill(&mut page, of, sizes.judged(fetch, result)?)?;
+            sizes.note(fetched.largest);
+            match next_fetch(&mut plan, &mut page, fetch, fetched, query.is_late()) {
+                NextFetch::None { more } => break more,
+                NextFetch::Again => page.restart(),
+                NextFetch::Behind(last) => match range.behind(&last, query.descending) {
+                    Some(rest) => range = rest,
+                    None => break false,
+                },
             }
         };
         if let Some(seen) = plan.seen() {
@@ -69,6 +61,7 @@ impl CassandraStore {
 }
 
 /// Result of one fetch of rows.
+#[derive(Debug, Default)]
 struct Fetched {
     rows: usize,
     bytes: usize,
@@ -77,26 +70,78 @@ struct Fetched {
     full: bool,
 }
 
+/// Step of a page after a fetch.
+#[derive(Debug, PartialEq)]
+enum NextFetch {
+    /// The page is complete.
+    None {
+        /// Set if there may be more rows behind it.
+        more: bool,
+    },
+    /// The same rows are read again, with more behind them.
+    Again,
+    /// The rows behind a sort key are read. The page shows none yet.
+    Behind(SortKey),
+}
+
+/// Decides what a page does after a fetch of so many rows.
+fn next_fetch(
+    plan: &mut FetchPlan,
+    page: &mut PageBuilder,
+    fetch: usize,
+    fetched: Fetched,
+    late: bool,
+) -> NextFetch {
+    let Fetched { rows, bytes, largest, last, full } = fetched;
+    plan.fetched(rows, bytes, largest);
+    if full {
+        return NextFetch::None { more: true };
+    }
+    let Some(last) = last.filter(|_| rows >= fetch) else { return NextFetch::None { more: false } };
+    if page.rows() == 0 {
+        // Every row of the fetch had ended. It shows nothing, so the page may go on behind it.
+        return if plan.is_spent() || late {
+            NextFetch::None { more: true }
+        } else {
+            NextFetch::Behind(last)
+        };
+    }
+    // Rows that are read again count again, so a page that has looked at many would show fewer of them, or none.
+    let worth_more = plan.is_worth_more(rows, rows.saturating_sub(page.rows()));
+    if worth_more && !late && page.may_look_at(plan.rows()) {
+        return NextFetch::Again;
+    }
+    NextFetch::None { more: true }
+}
+
 /// Puts fetched rows into a page.
 fn fill(page: &mut PageBuilder, of: SortKeyType, result: QueryResult) -> Result<Fetched, Error> {
-    let mut fetched = Fetched { rows: 0, bytes: 0, largest: 0, last: None, full: false };
-    each_row(of, result, |sort_key, cell| {
-        fetched.rows += 1;
-        let bytes = cell.map_or(0, |(cell, _)| cell.len());
-        fetched.bytes += bytes;
-        fetched.largest = fetched.largest.max(bytes);
-        if fetched.full {
-            // The rows behind a full page were fetched all the same.
-            return Ok(());
-        }
-        fetched.full = !match cell {
-            Some((cell, write_time)) => page.offer(sort_key.clone(), cell, write_time)?,
-            None => page.pass_over(sort_key.clone()),
-        };
-        fetched.last = Some(sort_key);
-        Ok(())
-    })?;
+    let mut fetched = Fetched::default();
+    each_row(of, result, |sort_key, cell| take(&mut fetched, page, sort_key, cell))?;
     Ok(fetched)
+}
+
+/// Puts a fetched row into a page, if it is not full.
+fn take(
+    fetched: &mut Fetched,
+    page: &mut PageBuilder,
+    sort_key: SortKey,
+    cell: Option<(&[u8], WriteTimestamp)>,
+) -> Result<(), Error> {
+    fetched.rows += 1;
+    let bytes = cell.map_or(0, |(cell, _)| cell.len());
+    fetched.bytes += bytes;
+    fetched.largest = fetched.largest.max(bytes);
+    if fetched.full {
+        // The rows behind a full page were fetched all the same.
+        return Ok(());
+    }
+    fetched.full = !match cell {
+        Some((cell, write_time)) => page.offer(sort_key.clone(), cell, write_time)?,
+        None => page.pass_over(sort_key.clone()),
+    };
+    fetched.last = Some(sort_key);
+    Ok(())
 }
 
 /// Calls `take` for each row of a result with columns `sk, cell, WRITETIME(cell)`. A row without a cell is
@@ -122,4 +167,93 @@ pub(super) fn each_row(
         SortKeyType::None => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{LOOKED_MAX, Seen};
+    use crate::row_codec;
+    use crate::value::Value;
+
+    /// Rows of a partition in order: the cell of each, none of a deleted one.
+    type Rows = Vec<Option<Vec<u8>>>;
+
+    fn cell(bytes: usize, ended: bool) -> Vec<u8> {
+        let attributes = [("v".to_owned(), Value::Bytes(vec![7; bytes].into()))].into_iter().collect();
+        row_codec::encode(&attributes, ended.then_some(WriteTimestamp(1)))
+    }
+
+    /// Reads a page as the store does, from rows instead of Cassandra. Returns it and the rows of each fetch.
+    fn page(rows: &Rows, from: usize, limit: usize, seen: Option<Seen>) -> (Page, Vec<usize>) {
+        let mut plan = FetchPlan::new(limit, seen, 0, usize::MAX);
+        let mut page = PageBuilder::new(limit, WriteTimestamp(100));
+        let (mut at, mut fetches) = (from, Vec::new());
+        loop {
+            let fetch = plan.rows();
+            fetches.push(fetch);
+            let mut fetched = Fetched::default();
+            for (key, cell) in rows.iter().enumerate().skip(at).take(fetch) {
+                let cell = cell.as_ref().map(|cell| (&cell[..], WriteTimestamp(5)));
+                take(&mut fetched, &mut page, SortKey::Int(i64::try_from(key).unwrap()), cell).unwrap();
+            }
+            match next_fetch(&mut plan, &mut page, fetch, fetched, false) {
+                NextFetch::None { more } => return (page.finish(more), fetches),
+                NextFetch::Again => page.restart(),
+                NextFetch::Behind(SortKey::Int(last)) => at = usize::try_from(last).unwrap() + 1,
+                NextFetch::Behind(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Reads all rows page by page. Returns their keys.
+    fn all(what: &str, rows: &Rows, limit: usize, seen: Option<Seen>) -> Vec<usize> {
+        let (mut from, mut found, mut pages) = (0, Vec::new(), 0);
+        loop {
+            let (page, fetches) = page(rows, from, limit, seen);
+            assert!(fetches.iter().sum::<usize>() <= 4 * LOOKED_MAX, "{what}: {fetches:?}");
+            let key = |key: &SortKey| match key {
+                SortKey::Int(key) => usize::try_from(*key).unwrap(),
+                other => panic!("{other:?}"),
+            };
+            found.extend(page.rows.iter().map(|row| key(&row.sort_key)));
+            let Some(next) = page.next else { return found };
+            assert!(key(&next) + 1 > from, "{what}: the page goes on");
+            from = key(&next) + 1;
+            pages += 1;
+            assert!(pages <= rows.len() + 1, "{what}: it comes to an end");
+        }
+    }
+
+    #[test]
+    fn pages_of_mixed_rows_are_whole() {
+        let live = |rows: &Rows| {
+            let live = |cell: &Option<Vec<u8>>| {
+                cell.as_ref().is_some_and(|cell| row_codec::expire_time(cell).unwrap().is_none())
+            };
+            (0..rows.len()).filter(|at| live(&rows[*at])).collect::<Vec<_>>()
+        };
+        // Fetches of 1000, 2750 and 6250 rows: exactly as many as a page looks at.
+        let mut exact: Rows = vec![Some(cell(40, false)); 125];
+        exact.extend(vec![None; 12_000]);
+        let seen = Some(Seen { rows: 1000, largest: 80 });
+        assert_eq!(all("exact", &exact, 999, seen), live(&exact));
+        for seed in 0..60 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut rows = Rows::new();
+            while rows.len() < 14_000 {
+                let most = [10, 200, 6_000][rng.usize(..3)];
+                let some = rng.usize(1..most);
+                let kind = rng.u8(..4);
+                rows.extend((0..some).map(|_| match kind {
+                    0 => Some(cell(20, false)),
+                    1 => Some(cell(20, true)),
+                    _ => None,
+                }));
+            }
+            let limit = [1, 7, 100, 999, 1000][rng.usize(..5)];
+            let seen = rng.bool().then(|| Seen { rows: rng.usize(1..2_000), largest: 60 });
+            assert_eq!(all(&format!("seed {seed}"), &rows, limit, seen), live(&rows), "seed {seed}");
+        }
+    }
 }

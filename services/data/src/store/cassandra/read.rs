@@ -112,6 +112,7 @@ impl CassandraStore {
             group.len(),
             statements.sizes().of_partition(partition.as_str()),
             statements.sizes().largest(),
+            statements.sizes().rows_max(),
         );
         while !group.is_empty() {
             let mut chunk: Vec<_> = group.drain(..plan.rows().min(group.len())).collect();

@@ -4,6 +4,7 @@
 //! one token are in the order of their keys. So a scan goes on at any clone, whatever was written meanwhile: it reads the rest of
 //! the partition, then the partitions of the same token behind it, then those of the tokens behind.
 
+use futures::stream::{self, StreamExt as _};
 use prost::Message as _;
 use scylla::response::query_result::QueryResult;
 
@@ -16,12 +17,17 @@ use crate::store::cassandra::fetch_plan::FetchPlan;
 use crate::store::cassandra::registry::undecodable;
 use crate::store::cassandra::statements::{Bind, Kind};
 use crate::store::{
-    Consistency, Lookup, PartitionPage, Partitions, Query, ReadStore, SCAN_BYTES, Scan, ScanPage, ScanStore,
+    Consistency, Lookup, PartitionPage, Partitions, Query, ReadStore, SCAN_BYTES, SCAN_BYTES_MAX, Scan,
+    ScanPage, ScanStore,
 };
 use crate::table::{SortKeyType, Table};
 
-/// Most rows of a fetch of a scan.
-const ROWS_MAX: usize = 5_000;
+/// Most rows of a fetch of a scan: 64 MiB of the largest rows that have no mark ([`super::row_marks`]).
+const ROWS_MAX: usize = 1_000;
+/// Partitions of one prefix that a step reads at the same time.
+const READ_AT_ONCE: usize = 4;
+/// Partitions of one prefix after which a step ends, so that a scan goes forward within its caller's time.
+const STEP_PARTITIONS: usize = 32;
 /// Most rows of a fetch from one partition.
 const PARTITION_ROWS_MAX: usize = 1_000;
 /// Partitions that are listed at once.
@@ -159,32 +165,41 @@ impl CassandraStore {
     /// Reads rows of a range of tokens.
     async fn scan_tokens(&self, scan: &Scan, place: Place) -> Result<ScanPage, Error> {
         let statements = self.statements(&scan.table);
-        let mut plan = FetchPlan::new(ROWS_MAX, scan.seen, statements.sizes().largest()).of_bytes(SCAN_BYTES);
+        let sizes = statements.sizes();
+        let plan = FetchPlan::new(ROWS_MAX, scan.seen, sizes.largest(), sizes.rows_max());
+        let mut plan = plan.of_bytes(SCAN_BYTES);
         let fetch = plan.rows();
         let values = vec![
             Bind::BigInt(place.from),
             Bind::BigInt(place.to),
             Bind::Int(i32::try_from(fetch).unwrap_or(i32::MAX)),
         ];
-        let result = self.select(&statements, Kind::ScanTokens, scan.consistency, values).await?;
+        let result = self.select(&statements, Kind::ScanTokens, scan.consistency, values).await;
+        let result = statements.sizes().judged(fetch, result)?;
         let now = WriteTimestamp::now();
         let (mut rows, mut last) = (Vec::new(), None);
-        let (mut read, mut bytes, mut largest) = (0, 0, 0);
+        let (mut read, mut bytes, mut largest, mut full) = (0, 0, 0, false);
         each_scanned(scan.table.definition.sort_key_type, result, |token, partition, sort_key, cell| {
             read += 1;
+            let size = cell.map_or(0, |(cell, _)| cell.len());
+            largest = largest.max(size);
+            // The rows behind a full message are read again.
+            full |= !rows.is_empty() && bytes + size > SCAN_BYTES_MAX;
+            bytes += size;
+            if full {
+                return Ok(());
+            }
             last = Some((token, partition.to_owned(), sort_key.ordered_bytes()));
-            if let Some((cell, write_time)) = cell {
-                bytes += cell.len();
-                largest = largest.max(cell.len());
-                if let Some(row) = Row::of_cell(sort_key, cell, write_time, now)? {
-                    rows.push((PartitionKey::parse(partition.to_owned())?, row));
-                }
+            if let Some((cell, write_time)) = cell
+                && let Some(row) = Row::of_cell(sort_key, cell, write_time, now)?
+            {
+                rows.push((PartitionKey::parse(partition.to_owned())?, row));
             }
             Ok(())
         })?;
         plan.fetched(read, bytes, largest);
         statements.sizes().note(largest);
-        let next = last.filter(|_| read >= fetch).map(|(token, partition, sort_key)| Place {
+        let next = last.filter(|_| full || read >= fetch).map(|(token, partition, sort_key)| Place {
             sort_key: (scan.table.definition.sort_key_type != SortKeyType::None).then_some(sort_key),
             ..place.behind(token, &partition)
         });
@@ -194,24 +209,47 @@ impl CassandraStore {
     /// Reads rows of the partitions whose keys have the prefix of the scan: they are found by their keys alone.
     async fn scan_listed(&self, scan: &Scan, mut place: Place) -> Result<ScanPage, Error> {
         let (found, more) = self.listed(&scan.table, &place, scan.consistency).await?;
-        let (mut page, mut bytes) = (ScanPage { seen: scan.seen, ..ScanPage::default() }, 0);
-        for (token, partition) in found {
-            place = place.behind(token, &partition);
-            if !partition.starts_with(&scan.prefix) {
-                continue;
+        let (mut page, mut bytes, mut begun) = (ScanPage { seen: scan.seen, ..ScanPage::default() }, 0, 0);
+        let mut wanted = found.clone();
+        wanted.retain(|(_, partition)| partition.starts_with(&scan.prefix));
+        let reads = wanted.into_iter().map(|(token, partition)| self.listed_rows(scan, token, partition));
+        let mut reads = std::pin::pin!(stream::iter(reads).buffered(READ_AT_ONCE));
+        while let Some((token, partition, rows)) = reads.next().await {
+            let rows = rows?;
+            let size = rows.rows.iter().map(|row| row.attributes.encoded_len()).sum::<usize>();
+            let full = !page.rows.is_empty() && bytes + size > SCAN_BYTES_MAX;
+            if full || bytes >= SCAN_BYTES || begun >= STEP_PARTITIONS || begun > 0 && scan.is_late() {
+                page.next = Some(place.encode_to_vec());
+                return Ok(page);
             }
-            let rows = self.rest(scan, &partition, &[]).await?;
+            begun += 1;
+            bytes += size;
+            place = place.behind(token, &partition);
             let key = PartitionKey::parse(partition)?;
-            bytes += rows.rows.iter().map(|row| row.attributes.encoded_len()).sum::<usize>();
             page.rows.extend(rows.rows.into_iter().map(|row| (key.clone(), row)));
             place.sort_key = rows.next.map(|last| last.ordered_bytes());
-            if place.sort_key.is_some() || bytes >= SCAN_BYTES {
+            if place.sort_key.is_some() {
                 page.next = Some(place.encode_to_vec());
                 return Ok(page);
             }
         }
+        // Behind the partitions of other prefixes as well.
+        if let Some((token, partition)) = found.last() {
+            place = place.behind(*token, partition);
+        }
         page.next = more.then(|| place.encode_to_vec());
         Ok(page)
+    }
+
+    /// Reads the first rows of a partition that was listed.
+    async fn listed_rows(
+        &self,
+        scan: &Scan,
+        token: i64,
+        partition: String,
+    ) -> (i64, String, Result<crate::row::Page, Error>) {
+        let rows = self.rest(scan, &partition, &[]).await;
+        (token, partition, rows)
     }
 
     /// Lists partitions behind a place, by token and key. Returns whether there are more.

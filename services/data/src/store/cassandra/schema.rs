@@ -23,6 +23,8 @@ pub(super) const STORE_SPACE: &str = "store";
 pub(super) const STORE_NAME: &str = "id";
 /// Partition of the rows with the keys of page tokens, by number. The id of such a row is the key's secret.
 pub(super) const KEY_SPACE: &str = "page_keys";
+/// Partition of the marks of large rows, by the id of the table and the class of the row.
+pub(super) const MARK_SPACE: &str = "row_marks";
 /// State of a table whose CQL table may not be there yet.
 pub(super) const CREATING: &str = "creating";
 /// State of a table whose CQL table is there, on every node.

@@ -41,6 +41,11 @@ impl CassandraStore {
         let link = &self.inner.link;
         let connected = link.connected().await?;
         let statements = self.statements(&write.table);
+        let size = |change: &Change| match change {
+            Change::Put { cell, .. } => cell.len(),
+            Change::Delete { .. } | Change::DeleteRange { .. } => 0,
+        };
+        self.mark_row(&write.table, write.changes.iter().map(size).max().unwrap_or(0)).await;
         let record = self.record(write).await?;
         let now = WriteTimestamp::now();
         let mut changes = write.changes.iter().map(|change| bind(write, change, now));

@@ -253,6 +253,82 @@ pub(super) async fn scan_reads_tables_of_each_kind<S: Store>(clones: &Clones<S>)
     }
 }
 
+/// Rows of very different sizes come in messages that every client takes, each row once.
+pub(super) async fn scan_messages_have_their_limit<S: Store>(clones: &Clones<S>) {
+    let table = create(&clones.here, "mixed", SortKeyType::String).await;
+    let mut rng = Rng::with_seed(7);
+    let mut expected = BTreeSet::new();
+    for number in 0..6 {
+        let (partition, large) = (format!("p{number}"), number % 2 == 1);
+        for key in 0..4 {
+            let bytes = if large { 1_000_000 } else { rng.usize(..200_000) };
+            clones
+                .here
+                .mutate(&table, partition.clone(), vec![put(&key.to_string(), bytes)], "")
+                .await
+                .unwrap();
+            expected.insert(format!("{partition} {key}"));
+        }
+    }
+    for (data, prefix, parallelism) in
+        [(&clones.there, "", 1), (&clones.here, "", 4), (&clones.there, "p", 1)]
+    {
+        let (table, prefix) = (table.clone(), prefix.to_owned());
+        let request = ScanRequest { table, prefix, parallelism, ..ScanRequest::default() };
+        let stream = data.scan(request, Consistency::Quorum, CancellationToken::new()).await.unwrap();
+        let messages: Vec<_> = stream.map(Result::unwrap).collect().await;
+        let mut found = Vec::new();
+        for message in messages {
+            let sizes: Vec<usize> =
+                message.rows.iter().map(|(_, row)| prost::Message::encoded_len(&row.attributes)).collect();
+            assert!(sizes.len() <= 1 || sizes.iter().sum::<usize>() <= 1 << 20, "{sizes:?}");
+            found.extend(
+                message.rows.iter().map(|(partition, row)| format!("{} {}", partition.as_str(), key_of(row))),
+            );
+        }
+        check(7, "the scan", &expected, &found, |_| true);
+    }
+}
+
+/// A scan whose time is over ends with the place that it has come to, however long its steps are.
+pub(super) async fn late_scans_keep_their_place<S: Store>(clones: &Clones<S>) {
+    let table = create(&clones.here, "late", SortKeyType::String).await;
+    let mut expected = BTreeSet::new();
+    for number in 0..200 {
+        clones.here.mutate(&table, format!("p{number}"), vec![put("0", 10)], "").await.unwrap();
+        expected.insert(format!("p{number} 0"));
+    }
+    for prefix in ["", "p"] {
+        let (table, prefix) = (table.clone(), prefix.to_owned());
+        let mut request = ScanRequest { table, prefix, parallelism: 2, ..ScanRequest::default() };
+        let (mut found, mut cut) = (Vec::new(), 0);
+        for turn in 1_u32.. {
+            // Sooner or later a step has time enough.
+            let until = std::time::Instant::now() + std::time::Duration::from_micros(200) * turn;
+            request.until = Some(until);
+            let data = if turn % 2 == 0 { &clones.here } else { &clones.there };
+            let stream =
+                data.scan(request.clone(), Consistency::Quorum, CancellationToken::new()).await.unwrap();
+            let messages: Vec<_> = stream.map(Result::unwrap).collect().await;
+            for message in messages {
+                found.extend(
+                    message
+                        .rows
+                        .iter()
+                        .map(|(partition, row)| format!("{} {}", partition.as_str(), key_of(row))),
+                );
+                request.resume_token = message.resume_token;
+            }
+            if request.resume_token.is_empty() {
+                break;
+            }
+            cut += 1;
+        }
+        assert!(cut > 0, "the first turns have no time for a step");
+        check(8, "the scan", &expected, &found, |_| true);
+    }
+}
+
 pub(super) async fn scan_ends_when_told<S: Store>(clones: &Clones<S>) {
     let table = create(&clones.here, "told", SortKeyType::String).await;
     for number in 0..20 {

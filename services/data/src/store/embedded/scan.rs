@@ -1,6 +1,7 @@
 //! Scans of whole tables, by ranges of keys. Each step reads from a snapshot of its own, so a slow reader holds none.
 
 use shoal_embedded::Snapshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
@@ -9,7 +10,7 @@ use crate::row::Row;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::read::DeletedRanges;
 use crate::store::embedded::{EmbeddedStore, Keyspaces, layout};
-use crate::store::{PartitionPage, Partitions, SCAN_BYTES, Scan, ScanPage, ScanStore};
+use crate::store::{PartitionPage, Partitions, SCAN_BYTES, SCAN_BYTES_MAX, Scan, ScanPage, ScanStore};
 use crate::table::Table;
 
 /// Most rows or partitions looked at in one step.
@@ -56,15 +57,35 @@ impl ScanStore for EmbeddedStore {
     }
 
     async fn scan(&self, scan: Scan) -> Result<ScanPage, Error> {
-        let (snapshot, keyspaces) = (self.database.snapshot(), self.keyspaces.clone());
-        let read = tokio::task::spawn_blocking(move || step(&snapshot, &keyspaces, &scan));
-        read.await.map_err(|error| Error::Internal(format!("a scan's task: {error}")))?
+        self.in_turn(move |snapshot, keyspaces| step(snapshot, keyspaces, &scan)).await
     }
 
     async fn partitions(&self, list: Partitions) -> Result<PartitionPage, Error> {
-        let (snapshot, keyspaces) = (self.database.snapshot(), self.keyspaces.clone());
-        let read = tokio::task::spawn_blocking(move || list_step(&snapshot, &keyspaces, &list));
-        read.await.map_err(|error| Error::Internal(format!("a list's task: {error}")))?
+        self.in_turn(move |snapshot, keyspaces| list_step(snapshot, keyspaces, &list)).await
+    }
+}
+
+impl EmbeddedStore {
+    /// Runs a step on a snapshot once it has its turn. It waits in a task of its own: the stream of a caller that reads nothing is
+    /// not polled, and must not keep the turn that has come to it from others.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&Snapshot, &Keyspaces) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let store = self.clone();
+        let waiting = tokio::spawn(async move {
+            let turn = store.scan_turns.clone().acquire_owned().await;
+            let turn = turn.map_err(|_| Error::Internal("the turns of scans are closed".to_owned()))?;
+            let snapshot = store.database.snapshot();
+            let read = tokio::task::spawn_blocking(move || {
+                // Held until the step has ended, also when nobody waits for it any more.
+                let _turn = turn;
+                step(&snapshot, &store.keyspaces)
+            });
+            read.await.map_err(|error| Error::Internal(format!("a scan's thread: {error}")))?
+        });
+        let read = AbortOnDropHandle::new(waiting).await;
+        read.map_err(|error| Error::Internal(format!("a scan's task: {error}")))?
     }
 }
 
@@ -133,7 +154,8 @@ fn step(snapshot: &Snapshot, keyspaces: &Keyspaces, scan: &Scan) -> Result<ScanP
         let end = layout::behind(&prefix).min(place.end.clone());
         for pair in snapshot.range(&keyspaces.rows, place.start.clone()..end.clone()) {
             let (key, stored) = pair?;
-            if looked >= LOOKED_MAX || bytes >= SCAN_BYTES {
+            let full = !page.rows.is_empty() && bytes + stored.len() > SCAN_BYTES_MAX;
+            if full || looked >= LOOKED_MAX || bytes >= SCAN_BYTES || looked % 256 == 255 && scan.is_late() {
                 place.start = key.to_vec();
                 page.next = Some(place.write());
                 return Ok(page);

@@ -1,18 +1,23 @@
 //! The embedded store: conformance, what is durable, what is cleared away.
 
 use std::collections::HashMap;
+use std::task::Poll;
+
+use futures::stream::{Stream as _, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::data::Data;
 use crate::key::SortKey;
 use crate::mutation::Mutation;
-use crate::read::QueryRequest;
+use crate::read::{QueryRequest, ScanRequest};
 use crate::store::Consistency;
 use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::model::Model;
 use crate::store::random::{self, Subject};
 use crate::table::{SortKeyType, WriteMode};
 use crate::tables::NewTable;
+use crate::value::Value;
 
 fn ephemeral() -> EmbeddedStore {
     EmbeddedStore::new(Database::ephemeral().unwrap()).unwrap()
@@ -222,4 +227,81 @@ async fn changes_are_kept_for_their_retention() {
     let before = last(&store);
     mutate(&data, moment(1000), vec![put("b", None)]).await;
     assert!(last(&store) > before);
+}
+
+/// Fills a table so that its scan has many steps.
+async fn filled() -> Data<EmbeddedStore> {
+    let data = Data::new(ephemeral());
+    create(&data).await;
+    for partition in 0..64 {
+        let puts = (0..20).map(|key| {
+            let attributes = [("v".to_owned(), Value::Bytes(vec![7; 10_000].into()))].into_iter().collect();
+            Mutation::Put { sort_key: text(&key.to_string()), attributes, ttl: None }
+        });
+        data.mutate("t", format!("p{partition}"), puts.collect(), "").await.unwrap();
+    }
+    data
+}
+
+fn scan_request() -> ScanRequest {
+    ScanRequest { table: "t".to_owned(), parallelism: 4, ..ScanRequest::default() }
+}
+
+#[tokio::test]
+async fn scans_yield_between_messages() {
+    let data = filled().await;
+    let stream = data.scan(scan_request(), Consistency::Quorum, CancellationToken::new()).await.unwrap();
+    let mut stream = std::pin::pin!(stream);
+    let mut ended = false;
+    while !ended {
+        // One poll of the task takes all that is ready without a pause.
+        let mut ready = 0;
+        std::future::poll_fn(|cx| {
+            while let Poll::Ready(message) = stream.as_mut().poll_next(cx) {
+                match message {
+                    Some(message) => message.map(drop).unwrap(),
+                    None => ended = true,
+                }
+                ready += 1;
+                if ended {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert!(ready <= 2, "{ready} messages without a turn for others");
+        // The steps of all parts may end meanwhile.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn steps_of_scans_wait_their_turn() {
+    let data = filled().await;
+    let turns = u32::try_from(scan_turns()).unwrap();
+    let held = data.store.scan_turns.clone().acquire_many_owned(turns).await.unwrap();
+    let stream = data.scan(scan_request(), Consistency::Quorum, CancellationToken::new()).await.unwrap();
+    let mut stream = std::pin::pin!(stream);
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(300), stream.next()).await;
+    assert!(waits.is_err(), "no step may run");
+    drop(held);
+    assert!(stream.next().await.unwrap().is_ok());
+}
+
+/// A scan whose caller reads nothing holds up no other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_scans_give_their_turn() {
+    let data = filled().await;
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let stream = data.scan(scan_request(), Consistency::Quorum, CancellationToken::new()).await.unwrap();
+        let mut stream = Box::pin(stream);
+        assert!(stream.next().await.unwrap().is_ok());
+        stalled.push(stream);
+    }
+    let stream = data.scan(scan_request(), Consistency::Quorum, CancellationToken::new()).await.unwrap();
+    let all = tokio::time::timeout(std::time::Duration::from_secs(60), stream.count()).await;
+    assert!(all.is_ok_and(|messages| messages > 0), "the other scan goes on");
+    drop(stalled);
 }

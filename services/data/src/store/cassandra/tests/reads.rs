@@ -123,3 +123,32 @@ async fn many_tombstones_are_named() {
     assert_eq!((rows.len(), next), (1, String::new()));
     forget(&config).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_rows_of_others_are_known() {
+    let Some(points) = contact_points() else { return };
+    let config = config("marks");
+    let (here, there) = (started(&config, &points).await, started(&config, &points).await);
+    let (writer, reader) = (Data::new(here), Data::new(there.clone()));
+    create(&writer, "rows").await;
+    super::put(&writer, "rows", 10, "small").await.unwrap();
+    let known = async || {
+        let table = reader.table("rows", "table").await.unwrap();
+        there.statements(&table).sizes().largest()
+    };
+    assert!(known().await < 1_000, "only small rows");
+    let large = [("v".to_owned(), Value::Bytes(vec![7; 900_000].into()))].into_iter().collect();
+    let large = Mutation::Put { sort_key: text("large"), attributes: large, ttl: None };
+    writer.mutate("rows", "p".to_owned(), vec![large], "").await.unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while known().await < 900_000 {
+        assert!(Instant::now() < until, "the other clone does not learn of it before it reads one");
+        there.age(&reader.table("rows", "table").await.unwrap().definition.name);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A clone that starts knows it before its first fetch.
+    let fresh = started(&config, &points).await;
+    let table = Data::new(fresh.clone()).table("rows", "table").await.unwrap();
+    assert!(fresh.statements(&table).sizes().largest() >= 900_000);
+    drop_keyspace(&points, &config.keyspace).await;
+}

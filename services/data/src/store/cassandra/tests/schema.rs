@@ -1,6 +1,10 @@
 //! The registry, the keyspace and the definitions that a clone remembers, on one node of a real Cassandra.
 
 use super::*;
+use crate::key::PartitionKey;
+use crate::mutation::Write;
+use crate::store::WriteStore;
+use crate::write_token::WriteToken;
 
 /// Runs statements on a keyspace beside the store.
 struct Beside {
@@ -298,5 +302,34 @@ async fn a_creation_stops_no_drop() {
     assert_eq!(record.2, "dropping", "the drop goes on");
     let found = registry::find(link, &connected, "rows").await.unwrap();
     assert!(found.is_none(), "{found:?}");
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_definitions_write_nothing() {
+    let Some(points) = contact_points() else { return };
+    let config = config("successor");
+    let store = started(&config, &points).await;
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    let table = data.table("rows", "table").await.unwrap();
+    let name = &table.definition.name;
+    let write = || {
+        let token = WriteToken::generate(WriteTimestamp::now());
+        let put = Mutation::Put { sort_key: text("a"), attributes: holding("1"), ttl: None };
+        let partition = PartitionKey::parse("p".to_owned()).unwrap();
+        Write::parse(table.clone(), partition, token, vec![put]).unwrap()
+    };
+    store.age_to(name, Duration::from_secs(3600));
+    store.mutate(write()).await.unwrap();
+    // The table is dropped, and another one of the same shape has its name.
+    let beside = Beside::of(&points, &config).await;
+    beside
+        .run("UPDATE KS.tables SET id = 00000000-0000-4000-8000-000000000007 WHERE space = 'shoal' AND name = 'rows' IF EXISTS")
+        .await;
+    store.mutate(write()).await.expect("what was looked up lately may be written with");
+    store.age_to(name, Duration::from_secs(3600));
+    let refused = store.mutate(write()).await;
+    assert!(matches!(refused, Err(Error::TableNotFound(_))), "{refused:?}");
     drop_keyspace(&points, &config.keyspace).await;
 }
