@@ -69,7 +69,7 @@ async fn bad_arguments_are_named() {
     assert!(rows.query(query).await.is_err());
 
     let mut entries = shoal_client::cache(channel.clone());
-    let get = cache::GetRequest { namespace: "a b".into(), key: "k".into() };
+    let get = cache::GetRequest { namespace: "a b".into(), key: "k".into(), ..Default::default() };
     check("namespace", entries.get(get).await, Code::InvalidArgument);
     let set = cache::SetRequest {
         namespace: "n".into(),

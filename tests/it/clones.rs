@@ -155,7 +155,8 @@ async fn entries(clones: &Clones) {
         };
         assert!(shoal_client::cache(writer.clone()).set(set).await.expect("set").into_inner().stored);
         let get = async |channel| {
-            let request = cache::GetRequest { namespace: "clones".into(), key: key.clone() };
+            let request =
+                cache::GetRequest { namespace: "clones".into(), key: key.clone(), ..Default::default() };
             let mut answer = shoal_client::cache(channel).get(request).await.expect("an answer").into_inner();
             // The age is the one field that the moment of asking changes.
             if let Some(cache::get_response::Outcome::Entry(entry)) = &mut answer.outcome {

@@ -232,7 +232,8 @@ async fn call_on(caller: usize, channel: Channel, subject: Subject, tally: &Tall
                 tally.count("Set", entries.set(request).await);
             }
             3 => {
-                let request = cache::GetRequest { namespace: "rolling".into(), key: key.clone() };
+                let request =
+                    cache::GetRequest { namespace: "rolling".into(), key: key.clone(), ..Default::default() };
                 tally.count("Get", entries.get(request).await);
             }
             5 => {

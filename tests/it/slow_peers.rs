@@ -79,7 +79,7 @@ async fn goes_on(clone: &Clone) {
     let mut client = CacheServiceClient::new(clone.channel()).max_decoding_message_size(4 << 20);
     for n in 0..20 {
         client.set(set(&format!("honest-{n}"))).await.expect("set");
-        let get = GetRequest { namespace: "n".to_owned(), key: format!("honest-{n}") };
+        let get = GetRequest { namespace: "n".to_owned(), key: format!("honest-{n}"), ..Default::default() };
         client.get(get).await.expect("got");
     }
 }
@@ -97,7 +97,8 @@ async fn untaken_answers_cost_bounded_memory() {
     CacheServiceClient::new(clone.channel()).set(set("big")).await.expect("set");
     let before = resident_kib(&clone);
     let peer = Peer::connect(&clone, 0).await;
-    let body = message(&GetRequest { namespace: "n".to_owned(), key: "big".to_owned() });
+    let body =
+        message(&GetRequest { namespace: "n".to_owned(), key: "big".to_owned(), ..Default::default() });
     let calls = join_all((0..CALLS).map(|_| peer.call("Get", body.clone(), true))).await;
     let heads = join_all(calls.into_iter().map(|(response, _)| response));
     let answers = tokio::time::timeout(PATIENCE, heads).await.expect("heads come whatever the window");

@@ -138,7 +138,11 @@ pub(crate) async fn connect(gateway: SocketAddr, services: &[&str]) -> anyhow::R
                     .await
                     .err(),
                 "cache" => cache::cache_service_client::CacheServiceClient::new(channel.clone())
-                    .get(cache::GetRequest { namespace: "bench".into(), key: "x".into() })
+                    .get(cache::GetRequest {
+                        namespace: "bench".into(),
+                        key: "x".into(),
+                        ..Default::default()
+                    })
                     .await
                     .err(),
                 "data" => data::data_service_client::DataServiceClient::new(channel.clone())
@@ -207,7 +211,7 @@ async fn an_entry(channel: Channel) -> anyhow::Result<Call> {
         ..Default::default()
     };
     cache::cache_service_client::CacheServiceClient::new(channel).set(set).await?;
-    let get = cache::GetRequest { namespace: "bench".into(), key: "k".into() };
+    let get = cache::GetRequest { namespace: "bench".into(), key: "k".into(), ..Default::default() };
     Ok(Call::new("/shoal.cache.v1.CacheService/Get", &get))
 }
 

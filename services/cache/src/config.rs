@@ -10,7 +10,7 @@ use shoal_kit::settings::DurationText;
 
 use crate::key::NamespaceName;
 use crate::limit::{
-    BATCH_IDS_MAX, DECLARED_MAX, OBJECT_PREFIX, TABLE_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING,
+    BATCH_IDS_MAX, DECLARED_MAX, OBJECT_PREFIX, TABLE_PREFIX, TTL_MAX, TTL_MIN, VALUE_BYTES_CEILING, WAIT_MAX,
 };
 
 /// The loader name of kinds that are loaded from the data service.
@@ -54,6 +54,20 @@ pub struct NamespaceConfig {
     pub max_value: Option<usize>,
     /// Values above this many bytes are packed by zstd if that saves an eighth. Default 1024.
     pub compress_above: Option<usize>,
+    /// The age from which on a reader who asks for a lease is told to refresh an entry, which is a hit meanwhile. It must be shorter
+    /// than ttl. Default: none.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub soft_ttl: Option<Duration>,
+    /// Time for which an expired entry is kept, for readers that accept a stale value while its loader fails; at most 30 days.
+    /// Default 0s.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub stale_if_error: Option<Duration>,
+    /// Time for which a lease that Get gave holds, 1 ms to 60 s. Default 10 s.
+    #[serde(with = "humantime_serde::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub load_timeout: Option<Duration>,
 }
 
 /// Section `[cache.object.KIND]`.
@@ -167,11 +181,25 @@ pub(crate) struct Policy {
     pub value_bytes_max: usize,
     /// Values above this are packed.
     pub compress_above: usize,
+    /// The age from which on a refresh is due.
+    pub soft_ttl: Option<Duration>,
+    /// The time for which an expired entry may be served.
+    pub stale_if_error: Duration,
+    /// The time for which the lease of a caller holds.
+    pub load_timeout: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { ttl: Duration::from_secs(600), jitter: 0.1, value_bytes_max: 1 << 20, compress_above: 1024 }
+        Self {
+            ttl: Duration::from_secs(600),
+            jitter: 0.1,
+            value_bytes_max: 1 << 20,
+            compress_above: 1024,
+            soft_ttl: None,
+            stale_if_error: Duration::ZERO,
+            load_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -182,6 +210,9 @@ impl Policy {
             jitter: config.jitter.unwrap_or(self.jitter),
             value_bytes_max: config.max_value.unwrap_or(self.value_bytes_max),
             compress_above: config.compress_above.unwrap_or(self.compress_above),
+            soft_ttl: config.soft_ttl.or(self.soft_ttl),
+            stale_if_error: config.stale_if_error.unwrap_or(self.stale_if_error),
+            load_timeout: config.load_timeout.unwrap_or(self.load_timeout),
         }
     }
 
@@ -284,7 +315,17 @@ impl Config {
         };
         KindPolicy {
             source,
-            policy: base.with(&NamespaceConfig { ttl, jitter, max_value, compress_above }),
+            policy: Policy {
+                soft_ttl: config.soft_ttl,
+                stale_if_error: config.stale_if_error,
+                ..base.with(&NamespaceConfig {
+                    ttl,
+                    jitter,
+                    max_value,
+                    compress_above,
+                    ..NamespaceConfig::default()
+                })
+            },
             negative_ttl: config.negative_ttl,
             load_timeout: config.load_timeout,
             load_soft_timeout: config.load_soft_timeout,
@@ -382,6 +423,24 @@ impl Config {
 fn check_policy(section: &str, policy: &Policy) -> anyhow::Result<()> {
     check_ttl(section, "ttl", policy.ttl)?;
     ensure!((0.0..=0.5).contains(&policy.jitter), "{section} jitter must be 0 to 0.5, not {}", policy.jitter);
+    if let Some(soft) = policy.soft_ttl {
+        check_ttl(section, "soft_ttl", soft)?;
+        ensure!(
+            soft < policy.ttl,
+            "{section} soft_ttl must be shorter than ttl ({:?}), not {soft:?}",
+            policy.ttl
+        );
+    }
+    ensure!(
+        policy.stale_if_error <= TTL_MAX,
+        "{section} stale_if_error must be at most 30 days, not {:?}",
+        policy.stale_if_error
+    );
+    ensure!(
+        (TTL_MIN..=WAIT_MAX).contains(&policy.load_timeout),
+        "{section} load_timeout must be 1 ms to 60 s, not {:?}",
+        policy.load_timeout
+    );
     let max = policy.value_bytes_max;
     ensure!(
         max <= VALUE_BYTES_CEILING,

@@ -25,6 +25,12 @@ pub(crate) enum Error {
         /// The limit of the namespace.
         bytes_max: usize,
     },
+    /// An entry cannot be added to.
+    #[error("the value is no integer, or the sum is too large")]
+    NotIncremented {
+        /// True if the sum is beyond 64 bits.
+        overflow: bool,
+    },
     /// The kind has no declared loader.
     #[error("kind `{kind}` is not declared")]
     KindNotDeclared {
@@ -89,6 +95,7 @@ impl Error {
             Error::Busy { .. } | Error::Paused { .. } | Error::Interrupted => true,
             Error::Invalid(_)
             | Error::ValueTooLarge { .. }
+            | Error::NotIncremented { .. }
             | Error::KindNotDeclared { .. }
             | Error::NoDataPeer { .. }
             | Error::ObjectNotFound { .. }
@@ -112,6 +119,14 @@ impl From<Error> for ApiError {
             .meta("namespace", namespace)
             .meta("bytes", bytes.to_string())
             .meta("bytes_max", bytes_max.to_string()),
+            Error::NotIncremented { overflow } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::NOT_INCREMENTED,
+                match overflow {
+                    true => "the sum is beyond 64 bits; the value was left as it is",
+                    false => "the value is no integer as decimal text; Set it before you increment it",
+                },
+            ),
             Error::KindNotDeclared { kind } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::KIND_NOT_DECLARED,

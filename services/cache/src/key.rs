@@ -6,8 +6,8 @@ use shoal_kit::Invalid;
 use shoal_kit::reason;
 
 use crate::limit::{
-    KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TABLE_PREFIX, TAG_BYTES_MAX,
-    TAGS_MAX,
+    INVALIDATED_TAGS_MAX, KEY_BYTES_MAX, KIND_LENGTH_MAX, NAMESPACE_LENGTH_MAX, OBJECT_PREFIX, TABLE_PREFIX,
+    TAG_BYTES_MAX, TAGS_MAX,
 };
 
 /// A namespace: 1 to 64 characters of `[A-Za-z0-9_.-]`.
@@ -149,15 +149,24 @@ impl Tags {
         }
         let mut kept: Vec<String> = Vec::with_capacity(tags.len());
         for tag in tags {
-            if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
-                let problem = format!("each must be 1 to {TAG_BYTES_MAX} bytes, not {}", tag.len());
-                return Err(Invalid::new(reason::INVALID_TAG, "tags", problem));
-            }
+            check_tag(&tag)?;
             if !kept.contains(&tag) {
                 kept.push(tag);
             }
         }
         Ok(Self(kept))
+    }
+
+    /// Parses the tags to invalidate.
+    ///
+    /// # Errors
+    /// Returns an error if there are too many, or one is empty or too long.
+    pub(crate) fn parse_many(tags: &[String]) -> Result<(), Invalid> {
+        if tags.len() > INVALIDATED_TAGS_MAX {
+            let problem = format!("at most {INVALIDATED_TAGS_MAX} tags a call, not {}", tags.len());
+            return Err(Invalid::new(reason::TOO_MANY_TAGS, "tags", problem));
+        }
+        tags.iter().try_for_each(|tag| check_tag(tag))
     }
 
     /// Takes tags read back from an entry, which were parsed when it was written.
@@ -169,6 +178,14 @@ impl Tags {
     pub(crate) fn as_slice(&self) -> &[String] {
         &self.0
     }
+}
+
+fn check_tag(tag: &str) -> Result<(), Invalid> {
+    if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
+        let problem = format!("each must be 1 to {TAG_BYTES_MAX} bytes, not {}", tag.len());
+        return Err(Invalid::new(reason::INVALID_TAG, "tags", problem));
+    }
+    Ok(())
 }
 
 fn check_name(field: &'static str, name: &str, length_max: usize) -> Result<(), Invalid> {

@@ -8,13 +8,14 @@ mod cache;
 mod config;
 mod engine;
 mod error;
+mod gate;
+mod hot_keys;
 mod key;
 mod limit;
 mod loader;
 mod namespace;
 mod object;
 mod service;
-#[cfg_attr(not(test), expect(dead_code, reason = "the calls that use the rest of the store follow"))]
 mod store;
 
 use std::sync::Arc;

@@ -35,3 +35,9 @@ pub(crate) const BATCH_IDS_MAX: usize = 100;
 /// Bytes of objects at which the results of BatchGetObjects end, as the rows of a BatchGet of the data service do: under
 /// the 4 MiB that gRPC clients take by default.
 pub(crate) const BATCH_BYTES_MAX: usize = 2 << 20;
+/// Keys of one BatchGet, BatchSet, Invalidate or Expire.
+pub(crate) const KEYS_MAX: usize = 100;
+/// Tags of one Invalidate or Expire.
+pub(crate) const INVALIDATED_TAGS_MAX: usize = 100;
+/// Longest wait of a Get for another's load, and the longest lease of a caller.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);

@@ -212,9 +212,12 @@ impl Objects {
         let (mut members, mut refreshes) = (Vec::new(), Vec::new());
         let mut looked = Vec::with_capacity(keys.len());
         for (key, found) in keys.iter().zip(found) {
-            let event = if matches!(found, Found::Record(_)) { Event::Hit } else { Event::Miss };
             if counted {
-                call.namespace.counters.count(event);
+                call.namespace.hot_keys.read(key);
+                match &found {
+                    Found::Record(_) => call.namespace.counters.count(Event::Hit),
+                    Found::Absent { why, .. } => call.namespace.counters.count_miss(why),
+                }
             }
             looked.push(match found {
                 Found::Record(record) => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use shoal_kit::ApiError;
 use shoal_kit::Invalid;
 use shoal_kit::reason;
@@ -10,12 +11,13 @@ use shoal_proto::cache::v1 as pb;
 use shoal_proto::cache::v1::cache_service_server::CacheService;
 use tonic::{Request, Response, Status};
 
-use crate::cache::{Cache, Set, Value};
+use crate::cache::{Cache, Condition, Covered, Lookup, Outcome, Set, SetOutcome, ttl_of};
 use crate::error::Error;
 use crate::key::{Key, NamespaceName, Tags};
-use crate::limit::BATCH_BYTES_MAX;
+use crate::limit::{BATCH_BYTES_MAX, KEYS_MAX, WAIT_MAX};
+use crate::namespace::{Event, Namespace};
 use crate::object::{Object, Objects};
-use crate::store::MissReason;
+use crate::store::{MissReason, Token};
 
 /// The gRPC service of one clone.
 pub(crate) struct Service {
@@ -26,20 +28,58 @@ pub(crate) struct Service {
 #[tonic::async_trait]
 impl CacheService for Service {
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
-        let pb::GetRequest { namespace, key } = request.into_inner();
+        let pb::GetRequest { namespace, key, want_lease, max_stale, wait } = request.into_inner();
         let key = key_of(&namespace, &key).map_err(refusal)?;
-        let outcome = match self.cache.get(&key).await.map_err(refusal)? {
-            Some(value) => pb::get_response::Outcome::Entry(entry(value)),
-            None => pb::get_response::Outcome::Miss(pb::Miss {}),
+        let lookup = lookup_of(want_lease, max_stale, wait).map_err(refusal)?;
+        let outcome = self.cache.get(&key, lookup).await.map_err(refusal)?;
+        Ok(shoal_kit::answer(outcome_of(outcome)))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<pb::BatchGetRequest>,
+    ) -> Result<Response<pb::BatchGetResponse>, Status> {
+        let pb::BatchGetRequest { namespace, keys, max_stale } = request.into_inner();
+        let (keys, max_stale) = parsed(|| {
+            let namespace = NamespaceName::parse(&namespace)?;
+            check_count("keys", keys.len(), 1)?;
+            Ok((keys_of(&namespace, &keys)?, duration_of("max_stale", max_stale)?))
+        })?;
+        let outcomes = self.cache.get_many(&keys, max_stale).await.map_err(refusal)?;
+        let mut bytes = 0;
+        let fits = |outcome: &Outcome| {
+            let first = bytes == 0;
+            bytes += if let Outcome::Value(value, _) = outcome { value.value.len() } else { 0 };
+            first || bytes <= BATCH_BYTES_MAX
         };
-        Ok(shoal_kit::answer(pb::GetResponse { outcome: Some(outcome) }))
+        let results = outcomes.into_iter().take_while(fits).map(outcome_of).collect();
+        Ok(shoal_kit::answer(pb::BatchGetResponse { results }))
     }
 
     async fn set(&self, request: Request<pb::SetRequest>) -> Result<Response<pb::SetResponse>, Status> {
         let set = set_of(request.into_inner()).map_err(refusal)?;
-        let stored = self.cache.set(set).await.map_err(refusal)?;
-        let refusal = if stored { pb::RefusalReason::Unspecified } else { pb::RefusalReason::Exists };
-        Ok(Response::new(pb::SetResponse { stored, refusal: refusal.into() }))
+        Ok(Response::new(set_response(self.cache.set(set).await.map_err(refusal)?)))
+    }
+
+    async fn batch_set(
+        &self,
+        request: Request<pb::BatchSetRequest>,
+    ) -> Result<Response<pb::BatchSetResponse>, Status> {
+        let pb::BatchSetRequest { namespace, entries } = request.into_inner();
+        let sets = parsed(|| {
+            check_count("entries", entries.len(), 1)?;
+            let set = |(at, entry): (usize, pb::BatchSetEntry)| {
+                let pb::BatchSetEntry { key, value, ttl, tags, only_if_absent } = entry;
+                let namespace = namespace.clone();
+                let set =
+                    pb::SetRequest { namespace, key, value, ttl, tags, only_if_absent, lease: Bytes::new() };
+                set_of(set).map_err(|invalid| invalid.within(&format!("entries[{at}]")))
+            };
+            entries.into_iter().enumerate().map(set).collect::<Result<Vec<_>, _>>()
+        })?;
+        let outcomes = self.cache.set_many(sets).await.map_err(refusal)?;
+        let results = outcomes.into_iter().map(set_response).collect();
+        Ok(Response::new(pb::BatchSetResponse { results }))
     }
 
     async fn delete(
@@ -50,6 +90,67 @@ impl CacheService for Service {
         let key = key_of(&namespace, &key).map_err(refusal)?;
         self.cache.delete(&key).await.map_err(refusal)?;
         Ok(Response::new(pb::DeleteResponse {}))
+    }
+
+    async fn touch(&self, request: Request<pb::TouchRequest>) -> Result<Response<pb::TouchResponse>, Status> {
+        let pb::TouchRequest { namespace, key, ttl } = request.into_inner();
+        let (key, ttl) = parsed(|| Ok((key_of(&namespace, &key)?, optional_ttl(ttl)?)))?;
+        let touched = self.cache.touch(&key, ttl).await.map_err(refusal)?;
+        Ok(Response::new(pb::TouchResponse { touched }))
+    }
+
+    async fn increment(
+        &self,
+        request: Request<pb::IncrementRequest>,
+    ) -> Result<Response<pb::IncrementResponse>, Status> {
+        let pb::IncrementRequest { namespace, key, delta, initial, ttl } = request.into_inner();
+        let (key, ttl) = parsed(|| Ok((key_of(&namespace, &key)?, optional_ttl(ttl)?)))?;
+        let value = self.cache.increment(&key, delta, initial, ttl).await.map_err(refusal)?;
+        Ok(Response::new(pb::IncrementResponse { value }))
+    }
+
+    async fn invalidate(
+        &self,
+        request: Request<pb::InvalidateRequest>,
+    ) -> Result<Response<pb::InvalidateResponse>, Status> {
+        let pb::InvalidateRequest { namespace, keys, tags } = request.into_inner();
+        let covered = covered(&namespace, &keys, tags).map_err(refusal)?;
+        self.cache.invalidate(&covered).await.map_err(refusal)?;
+        Ok(Response::new(pb::InvalidateResponse {}))
+    }
+
+    async fn expire(
+        &self,
+        request: Request<pb::ExpireRequest>,
+    ) -> Result<Response<pb::ExpireResponse>, Status> {
+        let pb::ExpireRequest { namespace, keys, tags } = request.into_inner();
+        let covered = covered(&namespace, &keys, tags).map_err(refusal)?;
+        self.cache.expire(&covered).await.map_err(refusal)?;
+        Ok(Response::new(pb::ExpireResponse {}))
+    }
+
+    async fn clear_namespace(
+        &self,
+        request: Request<pb::ClearNamespaceRequest>,
+    ) -> Result<Response<pb::ClearNamespaceResponse>, Status> {
+        let namespace = NamespaceName::parse(&request.into_inner().namespace).map_err(refusal)?;
+        self.cache.clear(&namespace).await.map_err(refusal)?;
+        Ok(Response::new(pb::ClearNamespaceResponse {}))
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<pb::GetStatsRequest>,
+    ) -> Result<Response<pb::GetStatsResponse>, Status> {
+        let wanted = request.into_inner().namespace;
+        if !wanted.is_empty() {
+            NamespaceName::parse(&wanted).map_err(refusal)?;
+        }
+        let all = self.cache.namespaces().all();
+        let wanted = |name: &String| wanted.is_empty() || *name == wanted;
+        let namespaces =
+            all.iter().filter(|(name, _)| wanted(name)).map(|(name, known)| stats(name, known)).collect();
+        Ok(shoal_kit::answer(pb::GetStatsResponse { namespaces }))
     }
 
     async fn get_object(
@@ -139,24 +240,148 @@ fn key_of(namespace: &str, key: &str) -> Result<Key, Invalid> {
     Key::parse(NamespaceName::parse(namespace)?, key)
 }
 
-fn set_of(request: pb::SetRequest) -> Result<Set, Invalid> {
-    let pb::SetRequest { namespace, key, value, ttl, tags, only_if_absent } = request;
-    let ttl = match ttl.map(Duration::try_from) {
-        None => None,
-        Some(Ok(ttl)) => Some(ttl),
-        Some(Err(_)) => {
-            return Err(Invalid::new(reason::INVALID_TTL, "ttl", "must be 1 ms to 30 days, not negative"));
-        }
-    };
-    Ok(Set { key: key_of(&namespace, &key)?, value, ttl, tags: Tags::parse(tags)?, only_if_absent })
+/// Parses several fields of a request.
+fn parsed<T>(parse: impl FnOnce() -> Result<T, Invalid>) -> Result<T, Status> {
+    parse().map_err(refusal)
 }
 
-fn entry(value: Value) -> pb::Entry {
-    pb::Entry {
-        value: value.value,
-        tags: value.tags.as_slice().to_vec(),
-        age: Some(duration(value.age)),
-        expire_time: Some(timestamp(value.expires_at)),
+fn keys_of(namespace: &NamespaceName, keys: &[String]) -> Result<Vec<Key>, Invalid> {
+    let key = |(at, key): (usize, &String)| {
+        Key::parse(namespace.clone(), key).map_err(|invalid| invalid.at(format!("keys[{at}]")))
+    };
+    keys.iter().enumerate().map(key).collect()
+}
+
+fn check_count(field: &'static str, count: usize, least: usize) -> Result<(), Invalid> {
+    if (least..=KEYS_MAX).contains(&count) {
+        return Ok(());
+    }
+    let problem = format!("must have {least} to {KEYS_MAX} entries, has {count}");
+    Err(Invalid::new(reason::INVALID_KEYS, field, problem))
+}
+
+fn covered(namespace: &str, keys: &[String], tags: Vec<String>) -> Result<Covered, Invalid> {
+    let namespace = NamespaceName::parse(namespace)?;
+    check_count("keys", keys.len(), usize::from(tags.is_empty()))?;
+    Tags::parse_many(&tags)?;
+    Ok(Covered { keys: keys_of(&namespace, keys)?, namespace, tags })
+}
+
+fn lookup_of(
+    want_lease: bool,
+    max_stale: Option<prost_types::Duration>,
+    wait: Option<prost_types::Duration>,
+) -> Result<Lookup, Invalid> {
+    let lookup = Lookup {
+        want_lease,
+        max_stale: duration_of("max_stale", max_stale)?,
+        wait: duration_of("wait", wait)?,
+    };
+    if lookup.wait > WAIT_MAX {
+        let problem = format!("must be at most {WAIT_MAX:?}, not {:?}", lookup.wait);
+        return Err(Invalid::new(reason::INVALID_WAIT, "wait", problem));
+    }
+    if !lookup.wait.is_zero() && !want_lease {
+        let problem = "is the time to wait for another's lease: set want_lease too";
+        return Err(Invalid::new(reason::INVALID_WAIT, "wait", problem));
+    }
+    Ok(lookup)
+}
+
+fn duration_of(field: &'static str, given: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
+    let negative = |_| Invalid::new(reason::INVALID_DURATION, field, "must not be negative");
+    given.map_or(Ok(Duration::ZERO), |given| Duration::try_from(given).map_err(negative))
+}
+
+fn optional_ttl(ttl: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+    match ttl.map(Duration::try_from) {
+        None => Ok(None),
+        Some(Ok(ttl)) => ttl_of(ttl).map(Some),
+        Some(Err(_)) => {
+            Err(Invalid::new(reason::INVALID_TTL, "ttl", "must be 1 ms to 30 days, not negative"))
+        }
+    }
+}
+
+fn set_of(request: pb::SetRequest) -> Result<Set, Invalid> {
+    let pb::SetRequest { namespace, key, value, ttl, tags, only_if_absent, lease } = request;
+    let condition = match (lease.is_empty(), only_if_absent) {
+        (true, false) => Condition::None,
+        (true, true) => Condition::Absent,
+        (false, true) => {
+            let problem = "cannot be given with only_if_absent: a lease is refused where the key was changed";
+            return Err(Invalid::new(reason::INVALID_LEASE, "lease", problem));
+        }
+        (false, false) => Condition::Lease(lease_of(&lease)?),
+    };
+    let (key, ttl) = (key_of(&namespace, &key)?, optional_ttl(ttl)?);
+    Ok(Set { key, value, ttl, tags: Tags::parse(tags)?, condition })
+}
+
+fn lease_of(lease: &[u8]) -> Result<Token, Invalid> {
+    let token = lease.try_into().map(Token::from_bytes);
+    token.map_err(|_| Invalid::new(reason::INVALID_LEASE, "lease", "is not one that Get gave"))
+}
+
+fn set_response(outcome: SetOutcome) -> pb::SetResponse {
+    let refusal = match outcome {
+        SetOutcome::Stored => pb::RefusalReason::Unspecified,
+        SetOutcome::Exists => pb::RefusalReason::Exists,
+        SetOutcome::LeaseEnded => pb::RefusalReason::LeaseEnded,
+        SetOutcome::Invalidated => pb::RefusalReason::Invalidated,
+    };
+    pb::SetResponse { stored: outcome == SetOutcome::Stored, refusal: refusal.into() }
+}
+
+fn outcome_of(outcome: Outcome) -> pb::GetResponse {
+    let lease =
+        |lease: Option<Token>| lease.map(|token| token.to_bytes().to_vec().into()).unwrap_or_default();
+    let outcome = match outcome {
+        Outcome::Value(value, token) => pb::get_response::Outcome::Entry(pb::Entry {
+            value: value.value,
+            tags: value.tags.as_slice().to_vec(),
+            age: Some(duration(value.age)),
+            expire_time: Some(timestamp(value.expires_at)),
+            stale: value.stale,
+            lease: lease(token),
+        }),
+        Outcome::Miss(missed) => {
+            let (reason, tag) = miss_reason(missed.why);
+            pb::get_response::Outcome::Miss(pb::Miss {
+                reason: reason.into(),
+                tag,
+                lease: lease(missed.lease),
+                retry_after: missed.retry_after.map(duration),
+            })
+        }
+    };
+    pb::GetResponse { outcome: Some(outcome) }
+}
+
+fn stats(name: &str, namespace: &Namespace) -> pb::NamespaceStats {
+    let counters = &namespace.counters;
+    let reasons = [
+        MissReason::Absent,
+        MissReason::Expired,
+        MissReason::Invalidated { tag: None },
+        MissReason::Epoch,
+        MissReason::TooOldForCaller,
+        MissReason::StoreAway,
+    ];
+    let counts = reasons.map(|why| (counters.misses(&why), miss_reason(why).0));
+    let miss = |(count, reason): (u64, pb::MissReason)| pb::MissCount { reason: reason.into(), count };
+    let hot = |(key, reads): (Key, u64)| pb::HotKey { key: key.name().to_owned(), reads };
+    pb::NamespaceStats {
+        namespace: name.to_owned(),
+        hits: counters.get(Event::Hit),
+        misses: counts.iter().map(|(count, _)| count).sum(),
+        stale: counters.get(Event::Stale),
+        loads: counters.get(Event::Load),
+        coalesced_waiters: counters.get(Event::Coalesced),
+        refused_fills: counters.get(Event::RefusedFill),
+        bytes: counters.stored_bytes(),
+        miss_reasons: counts.into_iter().filter(|(count, _)| *count > 0).map(miss).collect(),
+        hot_keys: namespace.hot_keys.top().into_iter().map(hot).collect(),
     }
 }
 

@@ -173,6 +173,16 @@ pub(crate) enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Returns the error of a step that changed nothing which matters if it was not answered.
+    pub(crate) fn of_read(self) -> Self {
+        match self {
+            Self::Engine(error) => Self::Engine(error.of_read()),
+            broken => broken,
+        }
+    }
+}
+
 /// Entries and leases.
 ///
 /// Each method is one atomic step for each of its keys. A lost entry (evicted, flushed, gone with a restart) is a miss and refuses
@@ -259,6 +269,7 @@ impl dyn Store {
     }
 
     /// Looks at one key and its lease.
+    #[cfg(test)]
     pub(crate) async fn find(&self, key: &Key) -> Result<Found, StoreError> {
         one(self.look(std::slice::from_ref(key), true).await?)
     }

@@ -101,6 +101,8 @@ const ORDER: [(&str, &[&str]); 15] = [
             "error",
             "loader",
             "namespace",
+            "hot_keys",
+            "gate",
             "store",
             "body",
             "config",

@@ -107,7 +107,7 @@ async fn entries(channel: Channel) -> anyhow::Result<Vec<Call>> {
             cache::SetRequest { namespace: namespace.clone(), key: key.clone(), value, ..Default::default() };
         sets.push(framed(&set));
         client.set(set).await?;
-        gets.push(framed(&cache::GetRequest { namespace, key }));
+        gets.push(framed(&cache::GetRequest { namespace, key, ..Default::default() }));
     }
     Ok(vec![
         any_of("/shoal.cache.v1.CacheService/Get", 9, gets),

@@ -62,7 +62,7 @@ impl Clients {
     }
 
     pub(super) async fn get(mut self, key: String) -> Result<(), Status> {
-        let request = cache::GetRequest { namespace: "n".to_owned(), key };
+        let request = cache::GetRequest { namespace: "n".to_owned(), key, ..Default::default() };
         self.cache.get(request).await.map(drop)
     }
 

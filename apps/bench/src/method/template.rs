@@ -216,7 +216,11 @@ mod tests {
     #[test]
     fn calls_without_placeholders_are_alike() {
         let content = compile(r#"{"namespace": "a", "key": "b"}"#, &message(GET), 1).expect("valid");
-        let expected = shoal_proto::cache::v1::GetRequest { namespace: "a".into(), key: "b".into() };
+        let expected = shoal_proto::cache::v1::GetRequest {
+            namespace: "a".into(),
+            key: "b".into(),
+            ..Default::default()
+        };
         assert!(matches!(content, Content::Fixed(bytes) if bytes[5..] == expected.encode_to_vec()));
     }
 

@@ -146,8 +146,14 @@ families! {
 
     Counter shoal_cache_hits_total {namespace, clone}
         "Reads that found an entry or a remembered absence." ""
-    Counter shoal_cache_misses_total {namespace, clone}
-        "Reads that found nothing." "the share of hits falls"
+    Counter shoal_cache_misses_total {namespace, clone, reason}
+        "Reads that found nothing, by reason: absent, expired, invalidated, epoch (the store lost its state), too_old_for_caller, store_away."
+        "the share of hits falls; any rate of epoch or store_away that stays"
+    Gauge shoal_cache_waiters of Cache {}
+        "Calls of Get that wait for a value which the holder of its lease loads." ""
+    Histogram shoal_cache_invalidation_duration_seconds of Cache {}
+        "Time of an Invalidate, Expire or ClearNamespace, from the call to the moment from which on nothing old is served."
+        "the 99th percentile above 0.05"
     Counter shoal_cache_loads_total {namespace, clone}
         "Calls to loaders." ""
     Counter shoal_cache_load_failures_total {namespace, clone}
@@ -161,7 +167,7 @@ families! {
     Counter shoal_cache_bypass_loads_total {namespace, clone}
         "Loads while the store was not reachable, whose result was not stored." "any rate that stays"
     Counter shoal_cache_stale_answers_total {namespace, clone}
-        "Expired entries that were served, because what would replace them could not be loaded in time." "any rate that stays"
+        "Expired entries that were served, because what would replace them could not be loaded in time, or to callers of Get who accept them." "any rate that stays"
     Counter shoal_cache_loader_calls_total {kind, clone, outcome}
         "Calls of a kind's loader, each for the objects of one batch, by outcome: ok, unreachable, timed_out, refused, protocol. The kind `data` is all tables that are not declared."
         "a share other than ok above 0.05"

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::case::PATIENCE;
-pub(crate) use self::case::{Case, LONG, draft, record};
+pub(crate) use self::case::{Case, LONG, draft, eventually, record, tagged};
 use super::{Acquired, MemoryStore, RedisStore, Store, StoreError, Token};
 
 /// Runs every check on a store, each in a namespace of its own.

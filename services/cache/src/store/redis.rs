@@ -237,10 +237,7 @@ fn broken(detail: impl Into<String>) -> StoreError {
 
 /// Translates a failed read: one that was not answered changed nothing.
 fn read_error(error: LinkError) -> StoreError {
-    match StoreError::from(error) {
-        StoreError::Engine(error) => StoreError::Engine(error.of_read()),
-        other => other,
-    }
+    StoreError::from(error).of_read()
 }
 
 /// Names the engine in errors of a store in Redis.

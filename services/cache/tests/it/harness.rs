@@ -95,7 +95,8 @@ impl Clone {
 
     /// Returns the entry of a key, if it is there.
     pub(crate) async fn get(&self, namespace: &str, key: &str) -> Result<Option<pb::Entry>, Status> {
-        let request = pb::GetRequest { namespace: namespace.to_owned(), key: key.to_owned() };
+        let request =
+            pb::GetRequest { namespace: namespace.to_owned(), key: key.to_owned(), ..Default::default() };
         match self.client.clone().get(request).await?.into_inner().outcome {
             Some(pb::get_response::Outcome::Entry(entry)) => Ok(Some(entry)),
             Some(pb::get_response::Outcome::Miss(_)) => Ok(None),

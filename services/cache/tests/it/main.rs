@@ -2,6 +2,7 @@
 
 mod entries;
 mod harness;
+mod leases;
 mod loaders;
 mod outage;
 mod refusals;

@@ -1,5 +1,6 @@
 //! Tests of what a Redis may lose, and how: no older value comes back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::store::conformance::{Case, LONG, draft, record};
+use crate::store::conformance::{Case, LONG, draft, record, tagged};
 
 /// The longest time of anything that is not itself measured.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -216,6 +217,67 @@ async fn operations_cost_redis_few_commands() {
     for (step, (fewest, most)) in fewest.iter().zip([6, 6, 2, 5]).enumerate() {
         assert!(*fewest <= most, "step {step}: {fewest} commands");
     }
+}
+
+/// Returns the commands that a step costs beside those that Redis is asked all the time.
+async fn cost_of(server: &RedisServer, step: impl Future<Output = ()>) -> BTreeMap<String, u64> {
+    let before = server.command_counts();
+    step.await;
+    let mut after = server.command_counts();
+    for (name, count) in &mut after {
+        *count -= before.get(name).copied().unwrap_or(0);
+    }
+    after.retain(|name, count| *count > 0 && !["info", "ping", "time"].contains(&name.as_str()));
+    after
+}
+
+#[tokio::test]
+async fn tag_costs_the_same_over_many_entries() {
+    let Some(server) = RedisServer::start().await else { return };
+    let case = case(&server).await;
+    let mut costs = Vec::new();
+    for (tag, entries) in [("warm", 1), ("one", 1), ("many", 2000)] {
+        for index in 0..entries {
+            case.put_draft(&case.key(&format!("{tag}{index}")), tagged("v", &[tag])).await;
+        }
+        costs.push(cost_of(&server, case.invalidate(tag)).await);
+        for index in [0, entries - 1] {
+            assert_eq!(case.value(&case.key(&format!("{tag}{index}"))).await, None);
+        }
+    }
+    assert_eq!(costs[1], costs[2]);
+    assert_eq!(costs[2].get("evalsha"), Some(&1), "{costs:?}");
+}
+
+/// A tagged hit asks for the stamps together with the entry, once the clone knows its tags.
+#[tokio::test]
+async fn tagged_hit_takes_one_round_trip() {
+    let Some(server) = RedisServer::start().await else { return };
+    let (one, two) = (case(&server).await, case(&server).await);
+    let two = Case { store: two.store, namespace: one.namespace.clone() };
+    let key = one.key("k");
+    one.put_draft(&key, Draft { stale: LONG, ..tagged("v", &["a", "b"]) }).await;
+    let hit = async |case: &Case| assert_eq!(case.value(&key).await.as_deref(), Some("v"));
+    hit(&one).await;
+    hit(&two).await;
+    for case in [&one, &two] {
+        let cost = cost_of(&server, hit(case)).await;
+        let wanted = [("get", 1), ("pttl", 1), ("zmscore", 1)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(cost, BTreeMap::from(wanted));
+    }
+}
+
+/// The memory of an entry is a promise of docs/redis.md.
+#[tokio::test]
+async fn entry_overhead_is_small() {
+    let Some(server) = RedisServer::start().await else { return };
+    let case = case(&server).await;
+    case.put(&case.key("12345678"), &"x".repeat(100)).await;
+    let name = server.ask("KEYS cache:*}e:12345678");
+    let used: usize = server.ask(&format!("MEMORY USAGE {name}")).parse().expect("a number");
+    let value: usize = server.ask(&format!("STRLEN {name}")).parse().expect("a number");
+    assert_eq!(value, 121);
+    assert!(used <= 240, "{used}");
 }
 
 #[tokio::test]
