@@ -50,21 +50,45 @@ impl ClockReading {
 
 /// A source of timestamps: the wall clock, but never the same or an earlier time twice. A clone has its own, except that clones
 /// of one embedded store share one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     last: AtomicI64,
+    /// The most microseconds by which a timestamp may be ahead of the wall clock.
+    ahead_max: i64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { last: AtomicI64::default(), ahead_max: i64::MAX }
+    }
 }
 
 impl Clock {
-    /// Returns a timestamp that is later than all that this clock gave out.
+    /// Makes a clock for a store that other clones date writes of too. It goes back with the wall clock when that was ahead by more
+    /// than this: its timestamps would hide the writes of the others until their clocks come to them.
+    pub(crate) fn within(ahead_max: Duration) -> Self {
+        let ahead_max = i64::try_from(ahead_max.as_micros()).unwrap_or(i64::MAX);
+        Self { last: AtomicI64::default(), ahead_max }
+    }
+
+    /// Returns a timestamp that is later than all that this clock gave out, unless it went back with the wall clock.
     pub(crate) fn next(&self) -> WriteTimestamp {
         self.after(WriteTimestamp::now())
     }
 
     fn after(&self, now: WriteTimestamp) -> WriteTimestamp {
-        let next = |last: i64| now.0.max(last + STEP);
+        let next = |last: i64| {
+            let next = now.0.max(last.saturating_add(STEP));
+            if next - now.0 > self.ahead_max { now.0 } else { next }
+        };
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
-        WriteTimestamp(last.map_or(now.0, next))
+        let last = last.unwrap_or(now.0);
+        let next = next(last);
+        if next < last {
+            let seconds = (last - next) as f64 / 1e6;
+            tracing::warn!(seconds, "this host's clock was set back: timestamps of writes go back with it");
+        }
+        WriteTimestamp(next)
     }
 }
 
@@ -79,5 +103,14 @@ mod tests {
         assert_eq!(clock.after(WriteTimestamp(1000)), WriteTimestamp(1002));
         assert_eq!(clock.after(WriteTimestamp(10)), WriteTimestamp(1004));
         assert_eq!(clock.after(WriteTimestamp(2000)), WriteTimestamp(2000));
+    }
+
+    #[test]
+    fn shared_clock_goes_back_with_host() {
+        let clock = Clock::within(Duration::from_secs(5));
+        let (now, hour) = (1_800_000_000_000_000, 3_600_000_000);
+        assert_eq!(clock.after(WriteTimestamp(now + hour)).0, now + hour);
+        assert_eq!(clock.after(WriteTimestamp(now)).0, now, "other clones would write behind it for an hour");
+        assert_eq!(clock.after(WriteTimestamp(now - 4_000_000)).0, now + STEP, "a small step is passed over");
     }
 }

@@ -51,7 +51,7 @@ pub struct Config {
     pub speculative_retry: String,
     /// Most statements in flight from one clone. Calls past it are answered RESOURCE_EXHAUSTED.
     pub statements_max: usize,
-    /// Largest difference of this host's clock to Cassandra's. Past it writes are refused: UNAVAILABLE (CLOCK_DRIFT).
+    /// Largest difference of this host's clock to Cassandra's. Past it writes and watches are refused: UNAVAILABLE (CLOCK_DRIFT).
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub clock_drift_max: Duration,

@@ -61,13 +61,14 @@ pub(crate) enum Error {
         /// The token of the write. A repeat under the same token changes nothing more.
         token: Option<WriteToken>,
     },
-    /// The clone's clock is too far from the engine's to date writes. Nothing was done.
-    #[error("this clone's clock differs from {engine}'s by {drift_micros} µs")]
+    /// The clone's clock is too far from the engine's to date writes and to read change feeds, or was not compared with it yet.
+    /// Nothing was done.
+    #[error("this clone's clock differs from {engine}'s by {drift_micros:?} µs")]
     ClockDrift {
         /// The name of the engine.
         engine: &'static str,
-        /// The difference in microseconds; positive if this clone is ahead.
-        drift_micros: i64,
+        /// The difference in microseconds, if it is known; positive if this clone is ahead.
+        drift_micros: Option<i64>,
         /// The largest difference that is allowed.
         limit: std::time::Duration,
     },
@@ -176,6 +177,12 @@ pub(crate) enum Error {
         /// The oldest place from which on changes are kept.
         oldest: WriteTimestamp,
     },
+    /// The place to go on from is behind all that can have happened: a clock was wrong when it was given.
+    #[error("changes are asked for from {ahead_micros} µs ahead")]
+    ChangesAhead {
+        /// The microseconds by which the place is ahead.
+        ahead_micros: i64,
+    },
     /// A deleted range holds more rows than are read before they are deleted.
     #[error("the range holds more than {max} rows")]
     RangeTooLarge {
@@ -252,14 +259,25 @@ impl From<Error> for ApiError {
             )
             .meta("engine", engine),
             Error::OutcomeUnknown { detail, token } => outcome_unknown(&detail, token.as_ref()),
-            Error::ClockDrift { engine, drift_micros, limit } => {
+            Error::ClockDrift { engine, drift_micros: None, limit } => ApiError::new(
+                Code::Unavailable,
+                reason::CLOCK_DRIFT,
+                format!(
+                    "this clone has not compared its clock with {engine}'s yet, so it writes nothing and shows no changes; try \
+                     again, or at another clone"
+                ),
+            )
+            .meta("engine", engine)
+            .meta("limit", format!("{limit:?}"))
+            .retry_after(RETRY_AFTER),
+            Error::ClockDrift { engine, drift_micros: Some(drift_micros), limit } => {
                 let seconds = format!("{:+.3}", drift_micros as f64 / 1e6);
                 ApiError::new(
                     Code::Unavailable,
                     reason::CLOCK_DRIFT,
                     format!(
                         "this clone's clock differs from {engine}'s by {seconds} s, more than data.clock_drift_max \
-                         ({limit:?}), so it writes nothing; try another clone, and run NTP on its host"
+                         ({limit:?}), so it writes nothing and shows no changes; try another clone, and run NTP on its host"
                     ),
                 )
                 .meta("engine", engine)
@@ -404,6 +422,13 @@ impl From<Error> for ApiError {
                  first response, read the table, and go on from there",
             )
             .meta("oldest_micros", oldest.0.to_string()),
+            Error::ChangesAhead { ahead_micros } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::CHANGES_GONE,
+                "the place of the resume token is in the future, so a clock was wrong when it was given and changes may have been \
+                 passed over; watch without a token, keep the one of the first response, read the table, and go on from there",
+            )
+            .meta("ahead_micros", ahead_micros.to_string()),
             Error::RangeTooLarge { max } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::RANGE_TOO_LARGE,

@@ -104,10 +104,7 @@ impl<S: Store> Data<S> {
             let opened = self.open(&binding, resume_token).await;
             places(opened, shards.len())?
         };
-        let oldest = feed.oldest(WriteTimestamp::now());
-        if places.iter().any(|place| *place < oldest.0) {
-            return Err(Error::ChangesGone { oldest });
-        }
+        self.store.check_places(&table, places.iter().copied())?;
         let places = places.into_iter().map(FeedCursor::at);
         let mut watch = Watch {
             data: self.clone(),
@@ -182,6 +179,7 @@ impl<S: Store> Watch<S> {
                     Error::Unavailable { .. }
                         | Error::ReadFailed { .. }
                         | Error::Overloaded { .. }
+                        | Error::ClockDrift { .. }
                         | Error::Engine(EngineError::Unavailable { .. })
                 );
                 self.more = false;
@@ -193,13 +191,11 @@ impl<S: Store> Watch<S> {
     /// Reads what is new of every shard.
     async fn read(&mut self) -> Result<Vec<Arc<ChangeRecord>>, Error> {
         let table = self.data.store.table(&self.table).await?;
-        let Some(feed) = table.change_feed().filter(|_| table.id == self.id) else {
+        if table.id != self.id || table.change_feed().is_none() {
             return Err(Error::ChangeFeedOff(self.table.to_string()));
-        };
-        let oldest = feed.oldest(WriteTimestamp::now());
-        if self.shards.iter().any(|(_, cursor)| cursor.position < oldest.0) {
-            return Err(Error::ChangesGone { oldest });
         }
+        let places = self.shards.iter().map(|(_, cursor)| cursor.position);
+        self.data.store.check_places(&table, places)?;
         let reads = self.shards.iter().map(|(shard, cursor)| {
             let (table, partition) = (table.clone(), self.partition.clone());
             self.data.store.changes(FeedRead { table, shard: *shard, cursor: *cursor, partition })

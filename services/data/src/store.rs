@@ -365,6 +365,13 @@ pub(crate) trait FeedStore {
     /// be shown too.
     fn feed_start(&self, table: &Table) -> Result<i64, Error>;
 
+    /// Refuses places from which on changes would be missed.
+    ///
+    /// # Errors
+    /// [`Error::ChangesGone`] when changes behind a place are no longer kept, [`Error::ChangesAhead`] when a place is in the future,
+    /// and what keeps the store from knowing.
+    fn check_places(&self, table: &Table, places: impl Iterator<Item = i64>) -> Result<(), Error>;
+
     /// Returns the next changes of a shard; none when there is nothing new. The table has a change feed.
     ///
     /// From a place on, every write that was done comes at least once, also when the pages are read at different clones. Of two

@@ -89,7 +89,11 @@ impl CassandraStore {
 
     /// Returns `Ok` if Cassandra answers, else the reason why not.
     pub(crate) fn healthy(&self) -> Result<(), String> {
-        self.inner.link.healthy()
+        self.inner.link.healthy()?;
+        match self.inner.drift.is_compared() {
+            true => Ok(()),
+            false => Err("this clone's clock has not been compared with cassandra's yet".to_owned()),
+        }
     }
 
     /// Returns the keyspace's name of itself, and gives it one if it has none. Returns `None` when Cassandra answers but refuses

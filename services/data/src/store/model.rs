@@ -261,6 +261,14 @@ impl FeedStore for Model {
         Ok(table.create_time.0)
     }
 
+    fn check_places(&self, table: &Table, mut places: impl Iterator<Item = i64>) -> Result<(), Error> {
+        let oldest = table.change_feed().map(|feed| feed.oldest(WriteTimestamp::now()));
+        match oldest.filter(|oldest| places.any(|place| place < oldest.0)) {
+            Some(oldest) => Err(Error::ChangesGone { oldest }),
+            None => Ok(()),
+        }
+    }
+
     async fn changes(&self, _: FeedRead) -> Result<FeedPage, Error> {
         Err(Error::Internal("the model keeps no feed".to_owned()))
     }

@@ -9,6 +9,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use scylla::response::query_result::QueryResult;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::{Consistency as CqlConsistency, SerialConsistency};
@@ -22,6 +23,7 @@ use crate::key::{PartitionKey, SortKey};
 use crate::row::Row;
 use crate::store::cassandra::CassandraStore;
 use crate::store::cassandra::failure::Intent;
+use crate::store::cassandra::feed::Placed;
 use crate::store::cassandra::registry::{answer, undecodable};
 use crate::store::cassandra::statements::{Bind, Kind, lowest};
 use crate::store::cassandra::write::engine_ttl;
@@ -67,7 +69,8 @@ struct Read {
 
 impl CassandraStore {
     pub(super) async fn write_conditional(&self, write: &ConditionalWrite) -> Result<Outcome, Error> {
-        self.inner.drift.check()?;
+        self.inner.link.connected().await?;
+        self.check_clock().await?;
         let timeout = self.inner.link.config().statement_timeout;
         let until = Instant::now() + timeout * ATTEMPTS_TIMEOUTS;
         let lock = self.inner.partition_locks.of(&write.table, &write.partition);
@@ -77,7 +80,8 @@ impl CassandraStore {
         // The versions that an attempt without an answer was sent with.
         let mut unsettled: Option<(Vec<Option<Vec<u8>>>, Error)> = None;
         let mut attempts = 0;
-        let mut place = None;
+        let mut places = Vec::new();
+        let abandoned = |places: &[Placed]| self.abandon(write, places);
         loop {
             let read = match (self.read_for_write(write).await, &unsettled) {
                 (Ok(read), _) => read,
@@ -87,7 +91,10 @@ impl CassandraStore {
                     continue;
                 }
                 (Err(_), Some((_, unknown))) => return Err(unknown.clone()),
-                (Err(error), None) => return Err(error),
+                (Err(error), None) => {
+                    abandoned(&places);
+                    return Err(error);
+                }
             };
             if let Some(outcome) = read.remembered {
                 return outcome;
@@ -102,12 +109,19 @@ impl CassandraStore {
             }
             let decision = match (write.decide(&read.found, WriteTimestamp::now()), &unsettled) {
                 (Ok(Ok(decision)), _) => decision,
-                (Ok(Err(condition)), None) => return Ok(ConditionalWrite::refused(condition, read.found)),
-                (Err(error), None) => return Err(error),
+                (Ok(Err(condition)), None) => {
+                    abandoned(&places);
+                    return Ok(ConditionalWrite::refused(condition, read.found));
+                }
+                (Err(error), None) => {
+                    abandoned(&places);
+                    return Err(error);
+                }
                 // A row has ended since. The attempt that is under way found it.
                 (Ok(Err(_)) | Err(_), Some((_, unknown))) => return Err(unknown.clone()),
             };
             if unsettled.is_none() && attempts > 0 && Instant::now() >= until {
+                abandoned(&places);
                 return Err(Error::Contended { attempts });
             }
             attempts += 1;
@@ -117,12 +131,19 @@ impl CassandraStore {
             };
             let largest = decision.changes.iter().map(|(_, replacement)| size(replacement)).max();
             self.mark_row(&write.table, largest.unwrap_or(0)).await;
-            let record = match self.record_conditional(write, &decision, &read.found, &mut place).await {
-                Ok(record) => record,
-                Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),
-            };
-            match self.swap(write, &read.versions, &decision, record).await {
-                Ok(true) => return write.remembered(decision.write_time, &decision.applied),
+            let record = Self::record_conditional(write, &decision, &read.found);
+            let attempt = self.swap(write, &read.versions, &decision, record.as_ref(), &mut places);
+            match attempt.await {
+                Ok(true) => {
+                    if let (Some(record), Some(placed)) = (record, places.pop()) {
+                        abandoned(&places);
+                        let (table, partition) = (&write.table, &write.partition);
+                        let stamp = decision.write_time;
+                        let recorded = self.record_in_time(table, partition, stamp, &record, placed).await;
+                        recorded.map_err(|error| error.of_write(&write.token))?;
+                    }
+                    return write.remembered(decision.write_time, &decision.applied);
+                }
                 Ok(false) => unsettled = None,
                 Err(error @ Error::OutcomeUnknown { .. }) => {
                     unsettled = Some((read.versions, error.of_write(&write.token)));
@@ -161,7 +182,8 @@ impl CassandraStore {
         write: &ConditionalWrite,
         versions: &[Option<Vec<u8>>],
         decision: &Decision,
-        record: Option<(Kind, Vec<Bind>)>,
+        record: Option<&Bytes>,
+        places: &mut Vec<Placed>,
     ) -> Result<bool, Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
@@ -171,13 +193,16 @@ impl CassandraStore {
         batch.set_is_idempotent(false);
         batch.set_consistency(CqlConsistency::LocalQuorum);
         batch.set_serial_consistency(Some(SerialConsistency::LocalSerial));
-        let mut values = Vec::with_capacity(write.rows.len() + 1);
-        for (kind, bound) in bind(write, versions, decision, WriteTimestamp::now()).into_iter().chain(record)
-        {
+        let mut values = Vec::with_capacity(write.rows.len() + 2);
+        for (kind, bound) in bind(write, versions, decision, WriteTimestamp::now()) {
             batch.append_statement(statements.get(kind, link, &connected.session).await?);
             values.push(bound);
         }
         self.still_there(&write.table).await?;
+        if let Some(record) = record {
+            batch.append_statement(statements.get(Kind::PutRecord, link, &connected.session).await?);
+            values.push(self.place_attempt(write, decision.write_time, record, places).await?);
+        }
         let run = async move { answer(connected.session.batch(&batch, values).await?) };
         let result = link.run(Intent::Write, "BATCH", statements.table(), run).await?;
         let result = result.into_rows_result().map_err(undecodable)?;

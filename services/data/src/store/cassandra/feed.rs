@@ -13,29 +13,27 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::change_record::{self, OldRows, Place};
-use crate::clock::{ClockReading, WriteTimestamp};
-use crate::conditional::{ConditionalWrite, Decision, Found};
+use crate::change_record::Place;
+use crate::clock::ClockReading;
 use crate::error::Error;
 use crate::key::PartitionKey;
-use crate::mutation::Write;
 use crate::store::cassandra::CassandraStore;
 use crate::store::cassandra::failure::Intent;
-use crate::store::cassandra::registry::answer;
 use crate::store::cassandra::schema::CHANGES;
-use crate::store::cassandra::statements::{Bind, Kind, lowest};
 use crate::store::{FeedCursor, FeedHere, FeedPage, FeedRead, FeedStore};
 use crate::table::{ChangeFeed, Table};
 
 mod log;
 mod old_rows;
 mod past;
+mod place;
 mod tail;
 #[cfg(test)]
 mod tests;
 
-use log::{Log, ShardLog, bucket};
+use log::{Log, ShardLog};
 use past::{PastPage, past};
+pub(super) use place::Placed;
 use tail::{Next, Tail};
 
 /// Time for which the log of one shard goes into one partition.
@@ -54,10 +52,15 @@ const RECORD: u8 = 2;
 /// Times that the promises of a feed rest on, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
+    /// The most time between a place and the moment when its pointer is known to be in the log. A write whose pointer took longer
+    /// takes another place.
+    pub(super) placed: i64,
     /// The time after which every pointer is in the log whose write may still be done.
     pub(super) settle: i64,
     /// The most by which the clocks of two clones differ that do not refuse writes.
     pub(super) apart: i64,
+    /// The most time between a place and the answer of its write. The record of a write that took longer is written again.
+    pub(super) done: i64,
     /// The time for which a record is waited for whose pointer is there.
     pub(super) wait: i64,
 }
@@ -71,18 +74,6 @@ pub(super) struct Feeds {
     descending: OnceCell<PreparedStatement>,
 }
 
-/// Returns the place of a write's record in the log: its timestamp, unless that is of another time.
-fn new_place(stamp: WriteTimestamp) -> Place {
-    let now = WriteTimestamp::now().0;
-    let near = (now - NEAR_MICROS..=now).contains(&stamp.0);
-    Place { at: if near { stamp.0 } else { now }, id: fastrand::i64(..) }
-}
-
-/// Returns the seconds for which pointers and records are kept.
-fn ttl(feed: &ChangeFeed) -> i32 {
-    i32::try_from(feed.retention_seconds + TTL_SLACK_SECONDS).unwrap_or(i32::MAX)
-}
-
 /// Returns what stands for a place in the key of a conditional table.
 fn aux(place: Place) -> Bytes {
     [&[RECORD][..], &place.at.to_be_bytes(), &place.id.to_be_bytes()].concat().into()
@@ -92,7 +83,8 @@ impl Times {
     fn new(statement_timeout: Duration, clock_drift_max: Duration) -> Self {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 8);
         let apart = micros(clock_drift_max) * 2;
-        Self { settle: micros(statement_timeout) + NEAR_MICROS + apart, apart, wait: WAIT_MICROS }
+        let placed = micros(statement_timeout) + NEAR_MICROS;
+        Self { placed, settle: placed + apart, apart, done: WAIT_MICROS, wait: WAIT_MICROS + apart }
     }
 }
 
@@ -108,82 +100,14 @@ impl CassandraStore {
         Times::new(config.statement_timeout, config.clock_drift_max)
     }
 
-    /// Prepares the record of a write, and logs a pointer to it. Returns what the write's batch has to hold besides; none if the
-    /// table has no change feed.
-    ///
-    /// # Errors
-    /// Nothing was done then.
-    pub(super) async fn record(&self, write: &Write) -> Result<Option<(Kind, Vec<Bind>)>, Error> {
-        let Some(feed) = write.table.change_feed() else { return Ok(None) };
-        let old_rows = if feed.old_rows { self.rows_before(write).await? } else { OldRows::new() };
-        let record = change_record::encode(write, old_rows);
-        let place = new_place(write.stamp());
-        self.append(&write.table, feed, place, &write.partition, record.len()).await?;
-        let values = vec![
-            Bind::Text(write.partition.as_str().to_owned()),
-            Bind::BigInt(place.at),
-            Bind::BigInt(place.id),
-            Bind::Blob(record.into()),
-            Bind::Int(ttl(feed)),
-        ];
-        Ok(Some((Kind::PutRecord, values)))
-    }
-
-    /// Prepares the record of a conditional write. All attempts at it have one place, which is logged before the first. The record
-    /// stands beside the rows, because a conditional batch cannot write to another table.
-    ///
-    /// # Errors
-    /// The attempt must not be sent then.
-    pub(super) async fn record_conditional(
-        &self,
-        write: &ConditionalWrite,
-        decision: &Decision,
-        found: &[Found],
-        place: &mut Option<Place>,
-    ) -> Result<Option<(Kind, Vec<Bind>)>, Error> {
-        let Some(feed) = write.table.change_feed() else { return Ok(None) };
-        let record = change_record::encode_conditional(write, decision, found, feed.old_rows);
-        let place = match *place {
-            Some(place) => place,
-            None => {
-                let new = new_place(decision.write_time);
-                self.append(&write.table, feed, new, &write.partition, record.len()).await?;
-                *place.insert(new)
-            }
-        };
-        let mut values = vec![Bind::Text(write.partition.as_str().to_owned()), Bind::Blob(aux(place))];
-        values.extend(Bind::sort_key(&lowest(write.table.definition.sort_key_type)));
-        values.extend([Bind::Blob(record.into()), Bind::Int(ttl(feed))]);
-        Ok(Some((Kind::PutRecord, values)))
-    }
-
-    /// Logs a pointer to a record of about this size.
-    async fn append(
-        &self,
-        table: &Table,
-        feed: &ChangeFeed,
-        Place { at, id }: Place,
-        partition: &PartitionKey,
-        size: usize,
-    ) -> Result<(), Error> {
-        let statement = self.feed_statement(&self.inner.feeds.append, |keyspace| {
+    async fn append_statement(&self) -> Result<PreparedStatement, Error> {
+        let text = |keyspace: &str| {
             format!(
                 "INSERT INTO {keyspace}.{CHANGES} (feed, shard, bucket, at, id, pk, size) \
                  VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?"
             )
-        });
-        let (link, statement) = (&self.inner.link, statement.await?);
-        let partition = partition.as_str();
-        let (shard, size) = (i32::from(shard(feed, partition)), i32::try_from(size).unwrap_or(i32::MAX));
-        let values = (table.id, shard, bucket(at), at, id, partition.to_owned(), size, ttl(feed));
-        let connected = link.connected().await?;
-        let run = async move { answer(connected.session.execute_unpaged(&statement, values).await?) };
-        match link.run(Intent::Read, "INSERT", CHANGES, run).await {
-            Ok(_) => Ok(()),
-            // The write itself was not sent, and a pointer alone means nothing.
-            Err(Error::ReadFailed { engine, detail }) => Err(Error::Unavailable { engine, detail }),
-            Err(error) => Err(error),
-        }
+        };
+        self.feed_statement(&self.inner.feeds.append, text).await
     }
 
     async fn feed_statement(
@@ -226,13 +150,34 @@ impl FeedStore for CassandraStore {
 
     fn feed_start(&self, table: &Table) -> Result<i64, Error> {
         let since = table.change_feed().map_or(table.create_time, |feed| feed.since);
-        Ok((WriteTimestamp::now().0 - self.feed_times().settle).max(since.0))
+        let now = ClockReading::now();
+        self.inner.drift.check(now)?;
+        Ok((now.wall.0 - self.feed_times().settle).max(since.0))
+    }
+
+    fn check_places(&self, table: &Table, places: impl Iterator<Item = i64>) -> Result<(), Error> {
+        let now = ClockReading::now();
+        self.inner.drift.check(now)?;
+        let oldest = table.change_feed().map_or(table.create_time, |feed| feed.oldest(now.wall));
+        // No clone that may give tokens has a clock that is further ahead.
+        let latest = now.wall.0 + self.feed_times().apart;
+        for place in places {
+            if place < oldest.0 {
+                return Err(Error::ChangesGone { oldest });
+            }
+            if place > latest {
+                return Err(Error::ChangesAhead { ahead_micros: place - now.wall.0 });
+            }
+        }
+        Ok(())
     }
 
     async fn changes(&self, read: FeedRead) -> Result<FeedPage, Error> {
         let log = ShardLog { store: self, table: &read.table, shard: read.shard };
         let tail = self.tail(read.table.id, read.shard);
-        changes(&log, &tail, &read, self.feed_times(), ClockReading::now()).await
+        let now = ClockReading::now();
+        self.inner.drift.check(now)?;
+        changes(&log, &tail, &read, self.feed_times(), now).await
     }
 }
 

@@ -251,6 +251,48 @@ async fn feeds_cost_other_tables_nothing() {
     drop_keyspace(&points, &config.keyspace).await;
 }
 
+fn feed_of(table: &str) -> NewTable {
+    NewTable {
+        name: table.to_owned(),
+        sort_key_type: SortKeyType::String,
+        write_mode: WriteMode::LastWriteWins,
+        default_ttl: None,
+        description: String::new(),
+        change_feed: Some((false, None)),
+    }
+}
+
+/// A write whose clone is paused until its answer, for longer than watches wait for its record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_answer_writes_record_again() {
+    let Some(points) = contact_points() else { return };
+    let config = config("again");
+    let data = Data::new(started(&config, &points).await);
+    let table = Arc::new(data.create(feed_of("again")).await.unwrap());
+    let mut watch = data.watch("again", String::new(), "").await.unwrap();
+    let puts = vec![Mutation::Put { sort_key: text("a"), attributes: holding("1"), ttl: None }];
+    let partition = PartitionKey::parse("p".to_owned()).unwrap();
+    let token = crate::write_token::WriteToken::generate(data.clock.next());
+    let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
+    let record = data.store.record(&write).await.unwrap().unwrap();
+    let (partition, stamp) = (&write.partition, write.stamp());
+    let minutes = Duration::from_secs(120);
+    let mut paused = crate::clock::ClockReading::now();
+    paused.wall.0 -= i64::try_from(minutes.as_micros()).unwrap();
+    paused.monotonic -= minutes;
+    let placed = feed::Placed::take(stamp, paused);
+    data.store.record_in_time(&table, partition, stamp, &record, placed).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let seen = loop {
+        let delivery = tokio::time::timeout_at(until.into(), watch.next()).await.expect("the record in time");
+        if let Some(part) = delivery.unwrap().unwrap().parts.first() {
+            break part.record.write_time;
+        }
+    };
+    assert_eq!(seen, stamp);
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
 /// A write whose clone stalls between the pointer and the batch, for longer than the end of the log is read again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_records_are_still_delivered() {
@@ -275,7 +317,8 @@ async fn late_records_are_still_delivered() {
     let token = crate::write_token::WriteToken::generate(here.clock.next());
     let stamp = token.stamp();
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
-    let (kind, values) = here.store.record(&write).await.unwrap().unwrap();
+    let record = here.store.record(&write).await.unwrap().unwrap();
+    let (_, values) = here.store.place(&table, &write.partition, stamp, &record).await.unwrap();
     let stalled =
         Instant::now() + Duration::from_micros(hasty.store.feed_times().settle.cast_unsigned()) * 3 / 2;
     while let Ok(delivery) = tokio::time::timeout_at(stalled.into(), watch.next()).await {
@@ -283,7 +326,8 @@ async fn late_records_are_still_delivered() {
     }
     let link = &here.store.inner.link;
     let session = link.connected().await.unwrap().session.clone();
-    let statement = here.store.statements(&table).get(kind, link, &session).await.unwrap();
+    let statement =
+        here.store.statements(&table).get(statements::Kind::PutRecord, link, &session).await.unwrap();
     statement.execute(&session, values).await.unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     let seen = loop {
@@ -545,6 +589,7 @@ async fn a_wrong_clock_refuses_writes() {
     let data = Data::new(store.clone());
     create(&data, "rows").await;
     data.create_table("c", SortKeyType::String, WriteMode::Conditional, None).await.unwrap();
+    data.create(feed_of("watched")).await.unwrap();
     let check = async || {
         let put = Mutation::Put { sort_key: text("a"), attributes: holding("x"), ttl: None };
         data.check_and_mutate("c", "p".to_owned(), vec![], vec![put], "").await
@@ -561,6 +606,9 @@ async fn a_wrong_clock_refuses_writes() {
     assert_eq!((fault.code(), fault.reason().as_str()), (tonic::Code::Unavailable, "CLOCK_DRIFT"));
     assert!(fault.message().contains(" s, more than data.clock_drift_max (5s)"), "{}", fault.message());
     assert!(get(&data, "rows", "a").await.is_ok(), "reads go on");
+    // A place of this clock would pass over changes.
+    let watch = data.watch("watched", String::new(), "").await.err();
+    assert!(matches!(watch, Some(Error::ClockDrift { .. })), "{watch:?}");
     for _ in 0..2 {
         store.measure_drift().await.unwrap();
     }

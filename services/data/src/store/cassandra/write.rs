@@ -1,9 +1,11 @@
 //! Writes of rows: a Mutate is one statement, or one unlogged batch in one partition.
 
+use std::sync::Arc;
+
 use scylla::statement::Consistency as CqlConsistency;
 use scylla::statement::batch::{Batch, BatchType};
 
-use crate::clock::WriteTimestamp;
+use crate::clock::{Clock, ClockReading, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
 use crate::key::SortRange;
@@ -20,6 +22,10 @@ const TTL_SLACK_SECONDS: i64 = 2;
 const TTL_END_MAX: i64 = (i32::MAX as i64) - 24 * 3600;
 
 impl WriteStore for CassandraStore {
+    fn clock(&self) -> Arc<Clock> {
+        Arc::new(Clock::within(self.inner.link.config().clock_drift_max))
+    }
+
     async fn mutate(&self, write: Write) -> Result<(), Error> {
         match self.send(&write).await {
             Err(error) => Err(self.explained(&write.table, error).await),
@@ -37,9 +43,9 @@ impl WriteStore for CassandraStore {
 
 impl CassandraStore {
     async fn send(&self, write: &Write) -> Result<(), Error> {
-        self.inner.drift.check()?;
         let link = &self.inner.link;
         let connected = link.connected().await?;
+        self.check_clock().await?;
         let statements = self.statements(&write.table);
         let size = |change: &Change| match change {
             Change::Put { cell, .. } => cell.len(),
@@ -47,14 +53,16 @@ impl CassandraStore {
         };
         self.mark_row(&write.table, write.changes.iter().map(size).max().unwrap_or(0)).await;
         let record = self.record(write).await?;
+        let (table, partition, stamp) = (&write.table, &write.partition, write.stamp());
         let now = WriteTimestamp::now();
         let mut changes = write.changes.iter().map(|change| bind(write, change, now));
+        let mut placed = None;
         let outcome = match (record, write.changes.len()) {
             (None, 1) => {
                 let Some((kind, values)) = changes.next() else { return Ok(()) };
                 let mut statement = statements.get(kind, link, &connected.session).await?;
                 statement.set_consistency(CqlConsistency::LocalQuorum);
-                self.still_there(&write.table).await?;
+                self.still_there(table).await?;
                 let run = async move { answer(statement.execute(&connected.session, values).await?) };
                 link.run(Intent::Write, kind.operation(), statements.table(), run).await
             }
@@ -65,16 +73,36 @@ impl CassandraStore {
                 batch.set_is_idempotent(true);
                 batch.set_consistency(CqlConsistency::LocalQuorum);
                 let mut all = Vec::with_capacity(write.changes.len() + 1);
-                for (kind, values) in changes.chain(record) {
+                for (kind, values) in changes {
                     batch.append_statement(statements.get(kind, link, &connected.session).await?);
                     all.push(values);
                 }
-                self.still_there(&write.table).await?;
+                self.still_there(table).await?;
+                // The place comes last: watches count on the time from it to the batch.
+                if let Some(record) = record {
+                    let statement = statements.get(Kind::PutRecord, link, &connected.session).await?;
+                    batch.append_statement(statement);
+                    let (place, values) = self.place(table, partition, stamp, &record).await?;
+                    all.push(values);
+                    placed = Some((place, record));
+                }
                 let run = async move { answer(connected.session.batch(&batch, all).await?) };
                 link.run(Intent::Write, "BATCH", statements.table(), run).await
             }
         };
-        outcome.map(|_| ()).map_err(|error| error.of_write(&write.token))
+        outcome.map_err(|error| error.of_write(&write.token))?;
+        if let Some((place, record)) = placed {
+            let recorded = self.record_in_time(table, partition, stamp, &record, place).await;
+            recorded.map_err(|error| error.of_write(&write.token))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a write while the clock is wrong. A clone that has just connected waits for the first comparison.
+    pub(super) async fn check_clock(&self) -> Result<(), Error> {
+        let drift = &self.inner.drift;
+        drift.compared_within(self.inner.link.config().statement_timeout).await;
+        drift.check(ClockReading::now())
     }
 }
 

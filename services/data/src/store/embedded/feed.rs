@@ -148,6 +148,14 @@ impl FeedStore for EmbeddedStore {
         Ok(last.map(|stored| place(&stored)).transpose()?.map_or(since.0, |last| last + 1))
     }
 
+    fn check_places(&self, table: &Table, mut places: impl Iterator<Item = i64>) -> Result<(), Error> {
+        let oldest = table.change_feed().map(|feed| feed.oldest(WriteTimestamp::now()));
+        match oldest.filter(|oldest| places.any(|place| place < oldest.0)) {
+            Some(oldest) => Err(Error::ChangesGone { oldest }),
+            None => Ok(()),
+        }
+    }
+
     async fn changes(&self, read: FeedRead) -> Result<FeedPage, Error> {
         let keyspaces = self.keyspaces.clone();
         let looked = tokio::task::spawn_blocking(move || page(&keyspaces, &read));

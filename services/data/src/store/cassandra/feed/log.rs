@@ -14,7 +14,7 @@ use crate::store::cassandra::feed::{BUCKET_MICROS, PAGE_BYTES, RECORD, aux};
 use crate::store::cassandra::registry::{answer, undecodable};
 use crate::store::cassandra::schema::CHANGES;
 use crate::store::cassandra::statements::{Bind, Kind};
-use crate::table::Table;
+use crate::table::{SortKeyType, Table};
 
 /// Most pointers read at once.
 pub(super) const POINTERS: usize = 1000;
@@ -47,8 +47,8 @@ pub(super) struct Stretch {
     pub(super) descending: bool,
 }
 
-/// The records of pointers.
-pub(super) type Records = BTreeMap<Place, Arc<ChangeRecord>>;
+/// The records of pointers; none for a pointer of a write that ended without being done.
+pub(super) type Records = BTreeMap<Place, Option<Arc<ChangeRecord>>>;
 
 /// The log of one shard.
 pub(super) trait Log: Sync {
@@ -153,7 +153,7 @@ impl Log for ShardLog<'_> {
                 let records = rows.map(|row| {
                     let (aux, record) = row.map_err(undecodable)?;
                     let place = place_of(aux)?;
-                    Ok((place, change_record::decode(of, place, record)?))
+                    Ok((place, recorded(of, place, record)?))
                 });
                 return records.collect();
             }
@@ -161,7 +161,7 @@ impl Log for ShardLog<'_> {
             rows.map(|row| {
                 let (at, id, record) = row.map_err(undecodable)?;
                 let place = Place { at, id };
-                Ok((place, change_record::decode(of, place, record)?))
+                Ok((place, recorded(of, place, record)?))
             })
             .collect::<Result<Vec<_>, Error>>()
         });
@@ -178,4 +178,8 @@ fn place_of(aux: &[u8]) -> Result<Place, Error> {
         Some(Place { at: i64::from_be_bytes(*at), id: i64::from_be_bytes(id.try_into().ok()?) })
     };
     place().ok_or_else(|| Error::DataLoss("the place of a record in a change feed".to_owned()))
+}
+
+fn recorded(of: SortKeyType, place: Place, stored: &[u8]) -> Result<Option<Arc<ChangeRecord>>, Error> {
+    if stored.is_empty() { Ok(None) } else { change_record::decode(of, place, stored).map(Some) }
 }

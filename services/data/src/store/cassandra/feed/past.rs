@@ -69,7 +69,7 @@ pub(super) async fn past<L: Log>(
     let mut missing = Vec::new();
     for pointer in wanted {
         match found.remove(&pointer.place) {
-            Some(record) => records.push(record),
+            Some(record) => records.extend(record),
             None => missing.push(pointer),
         }
     }

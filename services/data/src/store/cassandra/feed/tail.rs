@@ -303,13 +303,15 @@ impl State {
                 wanted.into_iter().partition(|pointer: &Pointer| pointer.place.at < settled);
             let mut found = log.records(&recent, false).await?;
             found.extend(log.records(&late, true).await?);
-            found_bytes += found.values().map(|record| record.bytes()).sum::<usize>();
-            records.extend(found.into_values());
+            for (place, record) in found {
+                self.missing.remove(&place);
+                self.found.insert(place);
+                found_bytes += record.as_ref().map_or(0, |record| record.bytes());
+                records.extend(record);
+            }
         }
         order_within_partitions(&mut records);
         for record in records {
-            self.missing.remove(&record.place);
-            self.found.insert(record.place);
             self.last += 1;
             self.bytes += record.bytes();
             self.kept.insert(self.last, Kept { record, found: now });

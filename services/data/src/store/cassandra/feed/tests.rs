@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::log::{Pointer, Records, Stretch};
+use super::log::{Pointer, Records, Stretch, bucket};
 use super::*;
 use crate::change_record::{ChangeRecord, RowChange, RowChangeKind};
+use crate::clock::WriteTimestamp;
 use crate::key::SortKey;
 use crate::row::Row;
 use crate::store::cassandra::feed::log::POINTERS;
@@ -17,7 +18,8 @@ use crate::table::SortKeyType;
 const START: i64 = 1_800_000_000_000_000;
 const SECOND: i64 = 1_000_000;
 /// Times of a store with small time-outs.
-const TIMES: Times = Times { settle: 4 * SECOND, apart: SECOND, wait: 60 * SECOND };
+const TIMES: Times =
+    Times { placed: 3 * SECOND, settle: 4 * SECOND, apart: SECOND, done: 60 * SECOND, wait: 61 * SECOND };
 /// Most bytes of a page: its limit, and one record.
 const PAGE_MOST: usize = PAGE_BYTES + (1 << 20) + 1024;
 
@@ -48,7 +50,7 @@ impl FakeLog {
             write_time: WriteTimestamp(place.at),
             rows: vec![RowChange { kind: RowChangeKind::Put(row), old_rows: Vec::new() }],
         };
-        self.records.lock().unwrap().insert(place, Arc::new(record));
+        self.records.lock().unwrap().insert(place, Some(Arc::new(record)));
     }
 
     fn write(&self, at: i64, id: i64, bytes: usize) -> Place {
@@ -59,7 +61,8 @@ impl FakeLog {
     }
 
     fn places(&self) -> BTreeSet<Place> {
-        self.records.lock().unwrap().keys().copied().collect()
+        let records = self.records.lock().unwrap();
+        records.iter().filter_map(|(place, record)| record.is_some().then_some(*place)).collect()
     }
 }
 
@@ -289,6 +292,46 @@ async fn backlog_of_pointers_is_bounded() {
     }
     assert!(follower.seen == log.places(), "{} came", follower.seen.len());
     assert!(most <= super::tail::WAITING_MAX, "{most} pointers were kept");
+}
+
+#[tokio::test]
+async fn abandoned_places_are_not_waited_for() {
+    let (log, tail, mut now) = (FakeLog::default(), Tail::default(), Clocks::start());
+    let mut follower = Follower::at(START - TIMES.settle);
+    follower.follow(&log, &tail, now).await;
+    let abandoned = Place { at: START, id: 1 };
+    log.point(abandoned, 10);
+    log.records.lock().unwrap().insert(abandoned, None);
+    for passed in [1, 9] {
+        now.pass(Duration::from_secs(passed));
+        follower.follow(&log, &tail, now).await;
+        assert_eq!((tail.waiting().await, follower.seen.len()), (0, 0));
+    }
+    assert!(follower.read.cursor.position > abandoned.at, "the token goes on");
+    let mut back = Follower::at(START - 100 * SECOND);
+    back.follow(&log, &tail, now).await;
+    assert!(back.read.cursor.position > abandoned.at && back.seen.is_empty());
+}
+
+#[test]
+fn late_places_are_taken_anew() {
+    let mut now = Clocks::start();
+    let placed = Placed::take(WriteTimestamp(START - SECOND / 2), now.0);
+    assert_eq!(placed.place.at, START - SECOND / 2);
+    assert_eq!(Placed::take(WriteTimestamp(START - 2 * SECOND), now.0).place.at, START);
+    now.pass(Duration::from_millis(2500));
+    assert!(placed.is_in_log_in_time(TIMES, now.0));
+    // Paused, by either clock: one stands still while a machine sleeps, and one may be set.
+    let (mut paused, mut slept) = (now, now);
+    paused.0.monotonic += Duration::from_millis(1);
+    slept.step(1);
+    for late in [paused, slept] {
+        assert!(!placed.is_in_log_in_time(TIMES, late.0) && placed.is_done_in_time(TIMES, late.0));
+    }
+    let mut set_back = now;
+    set_back.pass(Duration::from_secs(58));
+    set_back.step(-58 * SECOND);
+    assert!(!placed.is_done_in_time(TIMES, set_back.0));
 }
 
 /// Writers whose pointers and records come as late as they may, some never; clones whose clocks differ by as much as they may; and
