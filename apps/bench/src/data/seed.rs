@@ -3,8 +3,8 @@
 use shoal_proto::data::v1 as data;
 use shoal_proto::data::v1::data_service_client::DataServiceClient;
 use tokio::task::JoinSet;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::calls::{int, put};
 use crate::cql::operation::{
@@ -16,11 +16,12 @@ const IN_FLIGHT: usize = 32;
 /// Tries of a call: an engine that has just started may be slower than its deadline.
 const TRIES_MAX: usize = 5;
 
-/// Makes the tables with their rows, at one clone, and calls each method once.
+/// Makes the tables with their rows, at one clone, and calls each method once. Tables that an interrupted run left are dropped.
 ///
 /// # Errors
 /// When the clone refuses.
 pub(super) async fn tables(channel: Channel) -> anyhow::Result<()> {
+    drop_tables(channel.clone()).await?;
     let mut client = DataServiceClient::new(channel);
     let (integers, none) = (data::SortKeyType::Int64, data::SortKeyType::None);
     for (name, sort_key_type, write_mode) in [
@@ -101,14 +102,18 @@ where
     Ok(())
 }
 
-/// Drops the tables.
+/// Drops the tables that are there.
 ///
 /// # Errors
 /// When the clone refuses.
 pub(super) async fn drop_tables(channel: Channel) -> anyhow::Result<()> {
     let mut client = DataServiceClient::new(channel);
     for name in [ROWS, WRITES, CONDITIONAL] {
-        client.drop_table(data::DropTableRequest { name: name.to_owned(), ..Default::default() }).await?;
+        let drop = data::DropTableRequest { name: name.to_owned(), ..Default::default() };
+        match client.drop_table(drop).await {
+            Err(status) if status.code() == Code::NotFound => {}
+            dropped => std::mem::drop(dropped?),
+        }
     }
     Ok(())
 }
