@@ -102,6 +102,12 @@ impl Kind {
         }
     }
 
+    /// Returns whether the columns of the result have the same types in all tables. Then Cassandra need not say them in each answer.
+    /// A table that was dropped and made anew may have sort keys of another type under the same text.
+    fn has_fixed_columns(self) -> bool {
+        self == Kind::Get
+    }
+
     /// Returns whether the statement has a condition. The clone gives the timestamps, so every other one may be repeated.
     fn conditional(self) -> bool {
         matches!(self, Kind::Remember | Kind::Replace | Kind::Guard)
@@ -230,6 +236,7 @@ impl Statements {
             slot.preparing.store(false, Ordering::Release);
             let mut statement = prepared?;
             statement.set_is_idempotent(!kind.conditional());
+            statement.set_use_cached_result_metadata(kind.has_fixed_columns());
             slot.prepared.send_replace(Some(statement.clone()));
             Ok((statement, None))
         };

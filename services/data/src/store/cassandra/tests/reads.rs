@@ -4,6 +4,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::read::QueryRequest;
+use crate::store::cassandra::statements::{Kind, Sendable};
 use crate::store::conformance::{all_rows, query_of};
 use crate::value::Value;
 
@@ -67,6 +68,27 @@ async fn one_node_is_not_hedged() {
     let alone =
         store.inner.link.connected().await.unwrap().session.get_cluster_state().get_nodes_info().len() == 1;
     assert_eq!(store.inner.link.hedging_asked() == 0, alone);
+    forget(&config).await;
+}
+
+#[tokio::test]
+async fn only_fixed_columns_are_remembered() {
+    let Some(points) = contact_points() else { return };
+    let config = config("columns");
+    let store = started(&config, &points).await;
+    let data = Data::new(store.clone());
+    create(&data, "rows").await;
+    let table = data.table("rows", "table").await.unwrap();
+    let link = &store.inner.link;
+    let session = &link.connected().await.unwrap().session;
+    for (kind, remembered) in [(Kind::Get, true), (Kind::GetMany, false), (Kind::AscendingFrom, false)] {
+        match store.statements(&table).get(kind, link, session).await.unwrap() {
+            Sendable::Prepared(statement) => {
+                assert_eq!(statement.get_use_cached_result_metadata(), remembered, "{kind:?}");
+            }
+            Sendable::Text(_) => panic!("{kind:?} is not prepared"),
+        }
+    }
     forget(&config).await;
 }
 
