@@ -14,7 +14,7 @@ use tracing::{Instrument as _, Span};
 
 /// Turns of the scheduler that the next read of a key waits for after a read that callers shared. Where there is other work, its
 /// calls come first, and those that want the same row share the read; where there is none, a turn takes microseconds.
-const GATHERING_TURNS: usize = 4;
+const GATHERING_TURNS: usize = 16;
 
 /// The reads of one clone. Holds one entry for each key with a read in flight.
 #[derive(Debug)]
