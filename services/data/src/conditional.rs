@@ -439,3 +439,28 @@ impl Rows {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::table;
+    use crate::table::SortKeyType;
+
+    #[test]
+    fn forgotten_rows_are_dated_late() {
+        let mut table = table("t", SortKeyType::None);
+        table.definition.write_mode = WriteMode::Conditional;
+        let now = WriteTimestamp(1_800_000_000_000_000);
+        let token = WriteToken::parse("1799999000000000-old", now).unwrap();
+        let partition = PartitionKey::parse("p".to_owned()).unwrap();
+        let put = Mutation::Put { sort_key: None, attributes: Attributes::default(), ttl: None };
+        let write =
+            ConditionalWrite::check_and_mutate(Arc::new(table), partition, token, vec![], vec![put]).unwrap();
+        let time =
+            |last_write| write.decide(&[Found { row: None, last_write }], now).unwrap().unwrap().write_time;
+        // The row may have been put with a time to live of a second, and its end may be now.
+        assert!(time(None) > WriteTimestamp(now.0 - TTL_MICROS_MIN) && time(None) <= now);
+        let last = WriteTimestamp(now.0 - 5_000_000);
+        assert_eq!(time(Some(last)), WriteTimestamp(last.0 + 1), "what is known needs no allowance");
+    }
+}
