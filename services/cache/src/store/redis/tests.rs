@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
+use crate::store::MissReason;
 use crate::store::conformance::{Case, LONG, draft, record, tagged};
 
 /// The longest time of anything that is not itself measured.
@@ -70,6 +71,32 @@ async fn stateless_shard_has_no_entries() {
     assert!(!case.fill(&loading, token, "old").await);
     case.granted(&loading).await;
     case.granted(&entry).await;
+}
+
+/// The stamp of a tag is lost with the state of its shard; the entry that it covered stays a miss.
+#[tokio::test]
+async fn lost_stamps_bring_nothing_back() {
+    let Some(server) = RedisServer::start().await else { return };
+    let case = case(&server).await;
+    let (key, loading) = (case.key("k"), case.key("loading"));
+    for writes_first in [false, true] {
+        case.put_draft(&key, tagged("old", &["t"])).await;
+        assert_eq!(case.value(&key).await.as_deref(), Some("old"));
+        let token = case.granted(&loading).await;
+        case.invalidate("t").await;
+        let state = server.ask("KEYS cache:*}t");
+        assert_eq!(server.ask(&format!("DEL {state}")), "1");
+        if writes_first {
+            case.put(&case.key("another"), "v").await;
+        }
+        assert_eq!(case.miss(&key).await, (MissReason::Epoch, None));
+        let filled = case.store.fill(&loading, token, tagged("old", &["t"])).await;
+        assert_eq!(filled, Ok(Filled::LeaseEnded));
+        assert_eq!(case.miss(&key).await, (MissReason::Epoch, None));
+        case.delete(&loading).await;
+    }
+    server.ask("CLIENT KILL TYPE normal");
+    assert_eq!(record(connected(async || case.store.get(&key).await).await), None);
 }
 
 /// Asks `first` of a store whose Redis remembers what it must not give, then the rest: nothing of it is seen, and new values are.
