@@ -93,7 +93,7 @@ pub(crate) fn parse_line(line: &str) -> anyhow::Result<Line> {
         return Ok(Line::Chunk(typed::bytes(chunk).context("a chunk of a blob")?));
     }
     let partition_key = json["partition_key"].as_str().ok_or_else(|| anyhow!("it has no partition_key"))?;
-    let sort_key = json.get("sort_key").map(json::parse_value).transpose().context("sort_key")?;
+    let sort_key = json.get("sort_key").map(json::parse_sort_key).transpose().context("sort_key")?;
     let attributes = json.get("attributes").ok_or_else(|| anyhow!("it has no attributes"))?;
     let time = |of: &str| -> anyhow::Result<Option<Timestamp>> {
         json.get(of).and_then(Json::as_str).map(|text| typed::time(text).context(of.to_owned())).transpose()

@@ -107,7 +107,8 @@ async fn target(connection: &Connection, exported: &Table, create: bool) -> anyh
     let table = connection.table(&exported.name).await;
     let table = table.context("--create makes the table as it was exported, --table names another")?;
     ensure!(
-        typed::sort_key_type(&table) == typed::sort_key_type(exported),
+        typed::sort_key_type(&table) == typed::sort_key_type(exported)
+            && table.sort_key_parts == exported.sort_key_parts,
         "{} has sort keys of another type than the exported table",
         table.name
     );

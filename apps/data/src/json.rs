@@ -1,15 +1,15 @@
 //! Rows as JSON, without loss: what is printed can be read back as the same values.
 //!
 //! Text, booleans and integers are themselves. A double is a number with a fraction or an exponent. The rest are objects with one
-//! key: `{"bytes": BASE64}`, `{"time": RFC 3339}`, and `{"double": TEXT}` for doubles that JSON has no exact number for.
+//! key: `{"bytes": BASE64}`, `{"time": RFC 3339}`, and `{"double": TEXT}` for doubles that JSON has no exact number for. A composite sort key is a list.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::{Map, Value as Json, json};
 use shoal_proto::data::v1::Row;
-use shoal_proto::r#type::v1::Value;
 use shoal_proto::r#type::v1::value::Kind;
+use shoal_proto::r#type::v1::{ListValue, Value};
 
 use crate::typed;
 
@@ -41,6 +41,7 @@ pub(crate) fn value(value: &Value) -> Json {
         Some(Kind::BoolValue(is)) => json!(is),
         Some(Kind::BytesValue(bytes)) => json!({ "bytes": typed::base64(bytes) }),
         Some(Kind::TimeValue(time)) => json!({ "time": time.to_string() }),
+        Some(Kind::ListValue(list)) => list.values.iter().map(self::value).collect(),
     }
 }
 
@@ -86,6 +87,16 @@ pub(crate) fn parse_value(json: &Json) -> anyhow::Result<Value> {
         ),
     };
     Ok(typed::value(kind))
+}
+
+/// Parses a sort key: a value, or a list of values.
+///
+/// # Errors
+/// When the JSON is none of the forms that [`value`] makes.
+pub(crate) fn parse_sort_key(json: &Json) -> anyhow::Result<Value> {
+    let Json::Array(values) = json else { return parse_value(json) };
+    let values = values.iter().map(parse_value).collect::<Result<_, _>>()?;
+    Ok(typed::value(Kind::ListValue(ListValue { values })))
 }
 
 /// Parses an object of attributes.

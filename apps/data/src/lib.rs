@@ -10,6 +10,7 @@ mod export;
 mod file;
 mod import;
 mod json;
+mod key;
 mod lint;
 mod output;
 mod progress;

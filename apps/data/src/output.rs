@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use serde_json::{Value as Json, json};
-use shoal_proto::data::v1::{Row, SortKeyType, Table, WriteMode};
+use shoal_proto::data::v1::{AttributeRule, Row, SortKeyType, Table, WriteMode};
 
 use crate::args::Output;
-use crate::{json, typed};
+use crate::{json, key, typed};
 
 /// The width beyond which a cell of a table is cut.
 const CELL_CHARS_MAX: usize = 60;
@@ -37,7 +37,7 @@ pub(crate) fn tables(tables: &[Table], output: Output) {
 
 /// Returns a definition as an object.
 pub(crate) fn table_json(table: &Table) -> Json {
-    json!({
+    let mut definition = json!({
         "name": table.name,
         "sort_key_type": sort_key_name(table),
         "write_mode": mode_name(table),
@@ -48,7 +48,21 @@ pub(crate) fn table_json(table: &Table) -> Json {
         })),
         "description": table.description,
         "create_time": table.create_time.map(|time| time.to_string()),
-    })
+    });
+    if !table.sort_key_parts.is_empty() {
+        definition["sort_key_parts"] = json!(key::parts_text(&table.sort_key_parts));
+    }
+    if let Some(schema) = &table.attribute_schema {
+        let mut attributes: Vec<_> = schema.attributes.iter().collect();
+        attributes.sort_unstable_by_key(|(name, _)| *name);
+        let rule = |(name, rule): (&String, &AttributeRule)| {
+            let of = key::type_name(rule.r#type());
+            (name.clone(), json!({ "type": of, "required": rule.required, "bytes_max": rule.bytes_max }))
+        };
+        let attributes: serde_json::Map<_, _> = attributes.into_iter().map(rule).collect();
+        definition["attribute_schema"] = json!({ "closed": schema.closed, "attributes": attributes });
+    }
+    definition
 }
 
 fn sort_key_name(table: &Table) -> &'static str {
@@ -57,6 +71,7 @@ fn sort_key_name(table: &Table) -> &'static str {
         SortKeyType::Int64 => "int64",
         SortKeyType::Bytes => "bytes",
         SortKeyType::None => "none",
+        SortKeyType::Composite => "composite",
     }
 }
 

@@ -6,6 +6,7 @@ use shoal_proto::r#type::v1::Value;
 
 use crate::args::{Consistency, GetArgs, QueryArgs, TablesArgs};
 use crate::connection::Connection;
+use crate::key::sort_key;
 use crate::{output, typed};
 
 /// Rows or tables that one call asks for.
@@ -65,7 +66,7 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<()> {
 /// Parses the sort key of one row.
 pub(crate) fn key(table: &Table, typed: Option<&str>) -> anyhow::Result<Option<Value>> {
     match (typed, typed::sort_key_type(table)) {
-        (Some(typed), _) => typed::sort_key(table, typed).map(Some),
+        (Some(typed), _) => sort_key(table, typed).map(Some),
         (None, SortKeyType::None) => Ok(None),
         (None, _) => bail!("rows of {} have sort keys: name one behind the partition", table.name),
     }
@@ -74,8 +75,7 @@ pub(crate) fn key(table: &Table, typed: Option<&str>) -> anyhow::Result<Option<V
 pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<()> {
     let connection = Connection::open(&args.server).await?;
     let table = connection.table(&args.table).await?;
-    let bound =
-        |typed: &Option<String>| typed.as_deref().map(|typed| typed::sort_key(&table, typed)).transpose();
+    let bound = |typed: &Option<String>| typed.as_deref().map(|typed| sort_key(&table, typed)).transpose();
     let (start, end, prefix) = (bound(&args.start)?, bound(&args.end)?, bound(&args.prefix)?);
     let mut rows = Vec::new();
     let mut page_token = String::new();

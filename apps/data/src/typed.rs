@@ -95,7 +95,7 @@ pub(crate) fn sort_key_type(table: &Table) -> SortKeyType {
     }
 }
 
-/// Parses a sort key of a table.
+/// Parses a sort key of one value.
 ///
 /// # Errors
 /// When the table has sort keys of another type, or none.
@@ -112,7 +112,9 @@ pub(crate) fn sort_key(table: &Table, typed: &str) -> anyhow::Result<Value> {
                 .with_context(|| format!("sort keys of {name} are bytes, and `{typed}` is no base64"))?,
         ),
         SortKeyType::None => bail!("{name} has no sort keys: leave `{typed}` out"),
-        SortKeyType::String | SortKeyType::Unspecified => Kind::StringValue(typed.to_owned()),
+        SortKeyType::String | SortKeyType::Unspecified | SortKeyType::Composite => {
+            Kind::StringValue(typed.to_owned())
+        }
     }))
 }
 

@@ -166,6 +166,7 @@ impl ConditionalWrite {
                 Mutation::Put { sort_key, attributes, ttl } => {
                     let sort_key = SortKey::parse(of, sort_key, "put.sort_key").map_err(within)?;
                     bytes += mutation::check_attributes(&attributes, "put.attributes").map_err(within)?;
+                    table.check_attributes(&attributes, "put.attributes").map_err(within)?;
                     let ttl = ttl.map(|ttl| Ttl::parse(ttl, "put.ttl")).transpose().map_err(within)?;
                     // The default of the table may be another one when the write is repeated.
                     request.put(&sort_key, &attributes, ttl);
@@ -214,6 +215,9 @@ impl ConditionalWrite {
         if !matches!(delta, Value::Int(_) | Value::Double(_)) {
             let text = "must be an int_value or a double_value";
             return Err(Invalid::new(reason::INVALID_DELTA, "delta", text).into());
+        }
+        if let Some(schema) = table.attribute_schema() {
+            schema.check_one(&attribute, &delta, "delta")?;
         }
         let mut request = RequestHash::of("Increment");
         let added = [(attribute.clone(), delta.clone())].into_iter().collect();
@@ -315,6 +319,9 @@ impl ConditionalWrite {
             Plan::Increment { attribute, delta } => {
                 let default_end = self.table.definition.default_ttl.map(end);
                 let (attributes, expire_time, value) = incremented(row(0), default_end, attribute, delta)?;
+                if row(0).is_none() {
+                    self.table.check_attributes(&attributes, "attribute")?;
+                }
                 applied.insert(VALUE.to_owned(), value);
                 vec![(0, put(&attributes, expire_time))]
             }

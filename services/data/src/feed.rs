@@ -321,6 +321,7 @@ mod tests {
             default_ttl: None,
             description: String::new(),
             change_feed: Some((false, None)),
+            attribute_schema: None,
         };
         let table = data.create(new).await.unwrap();
         let oldest = table.change_feed().unwrap().oldest(WriteTimestamp::now()).0;

@@ -4,8 +4,10 @@
 use bytes::Bytes;
 use shoal_kit::{Invalid, reason};
 
-use crate::table::SortKeyType;
-use crate::value::Value;
+use crate::table::{KeyParts, SortKeyType};
+use crate::value::{List, Value};
+
+mod composite;
 
 /// Longest partition key, and longest sort key of text or bytes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -25,6 +27,8 @@ pub(crate) enum SortKey {
     Int(i64),
     /// A sort key of type BYTES.
     Bytes(Bytes),
+    /// A sort key of several parts, encoded; as a bound of a range also one of the first parts.
+    Composite(KeyParts, Bytes),
 }
 
 /// Range of sort keys from `start` (inclusive) to `end` (exclusive). An absent bound is open.
@@ -101,28 +105,53 @@ impl SortKey {
             None => Ok(None),
             Some(Value::String(text)) if text.is_empty() && of == SortKeyType::String => Ok(None),
             Some(Value::Bytes(bytes)) if bytes.is_empty() && of == SortKeyType::Bytes => Ok(None),
+            Some(Value::List(list)) if matches!(of, SortKeyType::Composite(_)) => {
+                if list.is_empty() {
+                    Ok(None)
+                } else {
+                    Self::of_list(of, list, false, field).map(Some)
+                }
+            }
             Some(value) => Self::parse(of, Some(value), field).map(Some),
         }
     }
 
     fn of_value(of: SortKeyType, value: Value, field: &str) -> Result<Self, Invalid> {
-        let sized = |len: usize| match len {
-            1..=KEY_BYTES_MAX => Ok(()),
-            _ => Err(Invalid::new(
-                reason::INVALID_SORT_KEY,
-                field.to_owned(),
-                format!("must have 1 to {KEY_BYTES_MAX} bytes, has {len}"),
-            )),
-        };
+        let sized = |len| check_size(len, field);
         match (of, value) {
             (SortKeyType::String, Value::String(text)) => sized(text.len()).map(|()| SortKey::Text(text)),
             (SortKeyType::Bytes, Value::Bytes(bytes)) => sized(bytes.len()).map(|()| SortKey::Bytes(bytes)),
             (SortKeyType::Int64, Value::Int(int)) => Ok(SortKey::Int(int)),
+            (SortKeyType::Composite(_), Value::List(list)) => Self::of_list(of, list, true, field),
             _ => Err(Invalid::new(
                 reason::SORT_KEY_TYPE_MISMATCH,
                 field.to_owned(),
                 format!("the table's sort_key_type is {}; set {}", of.name(), of.value_field()),
             )),
+        }
+    }
+
+    /// Reads a composite sort key, or the first parts of one.
+    fn of_list(of: SortKeyType, list: List, whole: bool, field: &str) -> Result<Self, Invalid> {
+        let SortKeyType::Composite(parts) = of else {
+            let problem = format!("the table's sort_key_type is {}", of.name());
+            return Err(Invalid::new(reason::SORT_KEY_TYPE_MISMATCH, field.to_owned(), problem));
+        };
+        let values = list.into_values();
+        let bytes = composite::encode(&parts, &values, field)?;
+        if whole && values.len() < parts.len() {
+            let problem = format!("has {} of {} values: ({parts})", values.len(), parts.len());
+            return Err(Invalid::new(reason::INVALID_SORT_KEY, field.to_owned(), problem));
+        }
+        check_size(bytes.len(), field)?;
+        Ok(SortKey::Composite(parts, bytes.into()))
+    }
+
+    /// Makes a key of this type of its stored bytes.
+    pub(crate) fn of_blob(of: SortKeyType, bytes: Bytes) -> Self {
+        match of {
+            SortKeyType::Composite(parts) => SortKey::Composite(parts, bytes),
+            _ => SortKey::Bytes(bytes),
         }
     }
 
@@ -133,6 +162,9 @@ impl SortKey {
             SortKey::Text(text) => Some(SortKey::Text(format!("{text}\0"))),
             SortKey::Int(int) => int.checked_add(1).map(SortKey::Int),
             SortKey::Bytes(bytes) => Some(SortKey::Bytes([bytes, &[0][..]].concat().into())),
+            SortKey::Composite(parts, bytes) => {
+                Some(SortKey::Composite(*parts, [bytes, &[0][..]].concat().into()))
+            }
         }
     }
 
@@ -143,7 +175,7 @@ impl SortKey {
             SortKey::Text(text) => text.as_bytes().to_vec(),
             // With the sign bit flipped negative numbers come first.
             SortKey::Int(int) => (int.cast_unsigned() ^ (1 << 63)).to_be_bytes().to_vec(),
-            SortKey::Bytes(bytes) => bytes.to_vec(),
+            SortKey::Bytes(bytes) | SortKey::Composite(_, bytes) => bytes.to_vec(),
         }
     }
 
@@ -156,17 +188,23 @@ impl SortKey {
                 let bytes: [u8; 8] = bytes.try_into().ok()?;
                 Some(SortKey::Int((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()))
             }
-            SortKeyType::Bytes => Some(SortKey::Bytes(Bytes::copy_from_slice(bytes))),
+            SortKeyType::Bytes | SortKeyType::Composite(_) => {
+                Some(SortKey::of_blob(of, Bytes::copy_from_slice(bytes)))
+            }
         }
     }
 
-    /// Returns the key as an attribute value; none for the row without a sort key.
+    /// Returns the key as a value; none for the row without a sort key. A composite one whose bytes were damaged is its bytes.
     pub(crate) fn into_value(self) -> Option<Value> {
         match self {
             SortKey::Unit => None,
             SortKey::Text(text) => Some(Value::String(text)),
             SortKey::Int(int) => Some(Value::Int(int)),
             SortKey::Bytes(bytes) => Some(Value::Bytes(bytes)),
+            SortKey::Composite(parts, bytes) => Some(match composite::decode(&parts, &bytes) {
+                Some(values) => Value::List(values.into_iter().collect()),
+                None => Value::Bytes(bytes),
+            }),
         }
     }
 }
@@ -245,13 +283,29 @@ fn after_prefix(prefix: &SortKey) -> Option<SortKey> {
             }
             None
         }
-        SortKey::Bytes(bytes) => {
-            let kept = bytes.iter().rposition(|byte| *byte != u8::MAX)?;
-            let mut end = bytes[..=kept].to_vec();
-            end[kept] += 1;
-            Some(SortKey::Bytes(end.into()))
-        }
+        SortKey::Bytes(bytes) => after_bytes(bytes).map(SortKey::Bytes),
+        SortKey::Composite(parts, bytes) => after_bytes(bytes).map(|end| SortKey::Composite(*parts, end)),
         SortKey::Unit | SortKey::Int(_) => None,
+    }
+}
+
+/// Returns the smallest bytes that are greater than all that begin with these; none if there are no such.
+fn after_bytes(bytes: &[u8]) -> Option<Bytes> {
+    let kept = bytes.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = bytes[..=kept].to_vec();
+    end[kept] += 1;
+    Some(end.into())
+}
+
+/// Checks the length of a sort key.
+fn check_size(len: usize, field: &str) -> Result<(), Invalid> {
+    match len {
+        1..=KEY_BYTES_MAX => Ok(()),
+        _ => Err(Invalid::new(
+            reason::INVALID_SORT_KEY,
+            field.to_owned(),
+            format!("must have 1 to {KEY_BYTES_MAX} bytes, has {len}"),
+        )),
     }
 }
 

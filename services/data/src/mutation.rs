@@ -115,6 +115,7 @@ impl Write {
                 Mutation::Put { sort_key, attributes, ttl } => {
                     let sort_key = SortKey::parse(of, sort_key, "put.sort_key").map_err(within)?;
                     bytes += check_attributes(&attributes, "put.attributes").map_err(within)?;
+                    table.check_attributes(&attributes, "put.attributes").map_err(within)?;
                     let ttl = match ttl {
                         Some(ttl) => Some(Ttl::parse(ttl, "put.ttl").map_err(within)?),
                         None => table.definition.default_ttl,

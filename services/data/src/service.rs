@@ -223,5 +223,15 @@ mod tests {
         };
         conditional::increment(&data, add).await.unwrap();
         assert_eq!(told.take(), ["c/p/b", "Done"], "Increment");
+
+        let drop = |name: &str| pb::DropTableRequest { name: name.to_owned(), ..Default::default() };
+        tables::drop_table(&data, drop("w")).await.unwrap();
+        assert_eq!(told.take(), ["w/*/a,ab,b,c", "Done"], "DropTable");
+        assert!(tables::drop_table(&data, drop("w")).await.is_err());
+        assert!(told.take().is_empty(), "a table that is not there");
+        let other = Some(prost_types::Timestamp { seconds: 5, nanos: 0 });
+        let refused = pb::DropTableRequest { create_time: other, ..drop("c") };
+        assert!(tables::drop_table(&data, refused).await.is_err());
+        assert_eq!(told.take(), ["c/*/a,ab,b,c", "Refused"]);
     }
 }

@@ -1,5 +1,6 @@
 //! Tables: names and definitions.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,10 +9,17 @@ use uuid::Uuid;
 
 use crate::clock::WriteTimestamp;
 use crate::error::Error;
+use crate::value::Attributes;
 
+mod key_parts;
 mod options;
+mod schema;
 
+#[cfg(test)]
+pub(crate) use key_parts::KEY_PARTS_MAX;
+pub(crate) use key_parts::{KeyPart, KeyParts};
 pub(crate) use options::{ChangeFeed, Options};
+pub(crate) use schema::{AttributeRule, AttributeSchema};
 
 /// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
@@ -42,7 +50,12 @@ pub(crate) enum SortKeyType {
     Bytes,
     /// Absent: each partition has one row.
     None,
+    /// Several values, ordered part by part.
+    Composite(KeyParts),
 }
+
+/// Beginning of the stored name of composite sort keys, behind which the parts stand.
+const COMPOSITE: &str = "COMPOSITE(";
 
 /// Rule that decides between several writes of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +94,10 @@ pub(crate) struct TableChange {
     pub(crate) default_ttl: Option<Option<Ttl>>,
     /// The new description.
     pub(crate) description: Option<String>,
+    /// The new attribute schema; `Some(None)` stands for none.
+    pub(crate) attribute_schema: Option<Option<AttributeSchema>>,
+    /// The new change feed; `Some(None)` stands for none.
+    pub(crate) change_feed: Option<Option<ChangeFeed>>,
 }
 
 /// A table that exists.
@@ -142,22 +159,26 @@ impl fmt::Display for TableName {
 }
 
 impl SortKeyType {
-    /// All types.
+    /// All types of one value or none.
     pub(crate) const ALL: [SortKeyType; 4] = [Self::String, Self::Int64, Self::Bytes, Self::None];
 
     /// Returns the name of the type in the API and in stored definitions.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> Cow<'static, str> {
         match self {
-            Self::String => "STRING",
-            Self::Int64 => "INT64",
-            Self::Bytes => "BYTES",
-            Self::None => "NONE",
+            Self::String => "STRING".into(),
+            Self::Int64 => "INT64".into(),
+            Self::Bytes => "BYTES".into(),
+            Self::None => "NONE".into(),
+            Self::Composite(parts) => format!("{COMPOSITE}{parts})").into(),
         }
     }
 
     /// Returns the type of a name.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|of| of.name() == name)
+        match name.strip_prefix(COMPOSITE).and_then(|parts| parts.strip_suffix(')')) {
+            Some(parts) => KeyParts::of_text(parts).map(Self::Composite),
+            None => Self::ALL.into_iter().find(|of| of.name() == name),
+        }
     }
 
     /// Returns the field of a value that holds such a key.
@@ -167,6 +188,7 @@ impl SortKeyType {
             Self::Int64 => "int_value",
             Self::Bytes => "bytes_value",
             Self::None => "nothing",
+            Self::Composite(_) => "list_value with a value for each part",
         }
     }
 }
@@ -240,6 +262,15 @@ impl TableChange {
         if let Some(description) = &self.description {
             changed.description.clone_from(description);
         }
+        if let Some(schema) = &self.attribute_schema {
+            changed.options.attribute_schema.clone_from(schema);
+        }
+        if let Some(feed) = self.change_feed {
+            changed.options.change_feed = feed.map(|feed| match definition.options.change_feed {
+                Some(old) => old.changed_to(feed),
+                None => feed,
+            });
+        }
         changed
     }
 }
@@ -284,6 +315,19 @@ impl Table {
         };
         let table = self.definition.name.to_string();
         Err(Error::WrongWriteMode { table, mode: found.name(), advice, call })
+    }
+
+    /// Checks the attributes of a row that is put against the schema, if the table has one.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, which names the attribute, what the schema wants and what was found.
+    pub(crate) fn check_attributes(&self, attributes: &Attributes, field: &str) -> Result<(), Invalid> {
+        self.attribute_schema().map_or(Ok(()), |schema| schema.check(attributes, field))
+    }
+
+    /// Returns the attribute schema, if the table has one.
+    pub(crate) fn attribute_schema(&self) -> Option<&AttributeSchema> {
+        self.definition.options.attribute_schema.as_ref()
     }
 
     /// Returns the change feed, if the table has one.

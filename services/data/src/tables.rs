@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
 use crate::table::{
-    BEHIND_HIDDEN, ChangeFeed, Definition, Options, SortKeyType, Table, TableChange, TableName, Ttl,
-    WriteMode, check_description,
+    AttributeSchema, BEHIND_HIDDEN, ChangeFeed, Definition, Options, SortKeyType, Table, TableChange,
+    TableName, Ttl, WriteMode, check_description,
 };
+use crate::tags::TableDrop;
 
 /// A table as the caller defines it.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub(crate) struct NewTable {
     pub(crate) description: String,
     /// The change feed: whether it has old rows, and its retention if that is not the default.
     pub(crate) change_feed: Option<(bool, Option<Duration>)>,
+    /// The attributes that rows may have, if they are declared.
+    pub(crate) attribute_schema: Option<AttributeSchema>,
 }
 
 impl<S: Store> Data<S> {
@@ -38,7 +41,15 @@ impl<S: Store> Data<S> {
     /// # Errors
     /// Invalid fields, [`Error::TableExists`], and errors of the store.
     pub(crate) async fn create(&self, table: NewTable) -> Result<Table, Error> {
-        let NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed } = table;
+        let NewTable {
+            name,
+            sort_key_type,
+            write_mode,
+            default_ttl,
+            description,
+            change_feed,
+            attribute_schema,
+        } = table;
         let now = WriteTimestamp::now();
         let name = TableName::parse(&name, "table.name")?;
         let default_ttl = default_ttl.map(|ttl| Ttl::parse(ttl, "table.default_ttl")).transpose()?;
@@ -46,7 +57,7 @@ impl<S: Store> Data<S> {
             .map(|(old_rows, retention)| ChangeFeed::parse(old_rows, retention, now))
             .transpose()?;
         check_description(&description)?;
-        let options = Options { change_feed };
+        let options = Options { change_feed, attribute_schema };
         let definition = Definition { name, sort_key_type, write_mode, default_ttl, description, options };
         self.store.create_table(definition, now).await
     }
@@ -72,7 +83,17 @@ impl<S: Store> Data<S> {
         name: &str,
         create_time: Option<WriteTimestamp>,
     ) -> Result<(), Error> {
-        self.store.drop_table(&TableName::parse(name, "name")?, create_time).await
+        let name = TableName::parse(name, "name")?;
+        let drop = async || self.store.drop_table(&name, create_time).await;
+        match self.tags.is_reported().then_some(self.store.table(&name)) {
+            Some(found) => match found.await {
+                Ok(table) => self.tags.around(TableDrop(table), |_| drop()).await,
+                // An earlier call may have begun it, and has said so.
+                Err(Error::TableNotFound(_) | Error::TableDropping(_)) => drop().await,
+                Err(error) => Err(error),
+            },
+            None => drop().await,
+        }
     }
 
     /// Returns a table; `field` is the field of the request that names it.
@@ -117,6 +138,22 @@ impl<S: Store> Data<S> {
 }
 
 #[cfg(test)]
+impl NewTable {
+    /// Makes the definition of a table that has nothing else.
+    pub(crate) fn plain(name: &str, sort_key_type: SortKeyType, write_mode: WriteMode) -> Self {
+        Self {
+            name: name.to_owned(),
+            sort_key_type,
+            write_mode,
+            default_ttl: None,
+            description: String::new(),
+            change_feed: None,
+            attribute_schema: None,
+        }
+    }
+}
+
+#[cfg(test)]
 impl<S: Store> Data<S> {
     /// Creates a table without a description.
     pub(crate) async fn create_table(
@@ -138,7 +175,7 @@ impl<S: Store> Data<S> {
         default_ttl: Option<Duration>,
         description: String,
     ) -> Result<Table, Error> {
-        let (name, change_feed) = (name.to_owned(), None);
-        self.create(NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed }).await
+        self.create(NewTable { default_ttl, description, ..NewTable::plain(name, sort_key_type, write_mode) })
+            .await
     }
 }

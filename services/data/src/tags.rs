@@ -49,9 +49,9 @@ pub(crate) struct Touched {
     /// The table of the partition.
     #[cfg_attr(not(test), expect(dead_code, reason = "the reporter of the cache asks for it"))]
     pub(crate) table: Arc<Table>,
-    /// The partition that is written.
+    /// The partition that is written; none when the table is dropped with all of them.
     #[cfg_attr(not(test), expect(dead_code, reason = "the reporter of the cache asks for it"))]
-    pub(crate) partition: PartitionKey,
+    pub(crate) partition: Option<PartitionKey>,
     /// The ranges of sort keys that are written; that of a row is the row alone.
     pub(crate) ranges: Vec<SortRange>,
 }
@@ -61,6 +61,11 @@ impl Tags {
     #[cfg(test)]
     pub(crate) fn to(reporter: Arc<dyn TagReporter>) -> Self {
         Self(Some(reporter))
+    }
+
+    /// Returns whether there is a reporter.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Sends a write between the two calls to the reporter. Every write of rows goes through here.
@@ -82,23 +87,12 @@ impl Tags {
         let outcome = match &answer {
             Ok(answer) if W::done(answer) => Outcome::Done,
             Ok(_) => Outcome::Refused,
-            Err(error) if may_be_done(error) => Outcome::Unknown,
+            Err(error) if W::may_be_done(error) => Outcome::Unknown,
             Err(_) => Outcome::Refused,
         };
         reporter.written(&touched, outcome).await;
         answer
     }
-}
-
-/// Returns whether a write that ended with this error may be done, or may be done later.
-fn may_be_done(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::OutcomeUnknown { .. }
-            | Error::Engine(EngineError::Unknown { .. })
-            | Error::DataLoss(_)
-            | Error::Internal(_)
-    )
 }
 
 /// A write that a reporter is told of.
@@ -111,6 +105,38 @@ pub(crate) trait Reported {
 
     /// Returns whether the answer says that the write is done.
     fn done(answer: &Self::Answer) -> bool;
+
+    /// Returns whether a write that ended with this error may be done, or may be done later.
+    fn may_be_done(error: &Error) -> bool {
+        matches!(
+            error,
+            Error::OutcomeUnknown { .. }
+                | Error::Engine(EngineError::Unknown { .. })
+                | Error::DataLoss(_)
+                | Error::Internal(_)
+        )
+    }
+}
+
+/// The end of a table with all of its rows.
+#[derive(Debug)]
+pub(crate) struct TableDrop(pub(crate) Arc<Table>);
+
+impl Reported for TableDrop {
+    type Answer = ();
+
+    fn touched(&self) -> Touched {
+        Touched { table: self.0.clone(), partition: None, ranges: vec![SortRange::default()] }
+    }
+
+    fn done((): &()) -> bool {
+        true
+    }
+
+    fn may_be_done(error: &Error) -> bool {
+        // It is done in steps, after the first of which nobody finds the table.
+        !matches!(error, Error::Invalid(_) | Error::TableNotFound(_) | Error::TableChanged(_))
+    }
 }
 
 impl Reported for Write {
@@ -122,7 +148,7 @@ impl Reported for Write {
             Change::DeleteRange { range } => range.clone(),
         };
         let ranges = self.changes.iter().map(range).collect();
-        Touched { table: self.table.clone(), partition: self.partition.clone(), ranges }
+        Touched { table: self.table.clone(), partition: Some(self.partition.clone()), ranges }
     }
 
     fn done((): &()) -> bool {
@@ -135,7 +161,7 @@ impl Reported for ConditionalWrite {
 
     fn touched(&self) -> Touched {
         let ranges = self.written().map(row).collect();
-        Touched { table: self.table.clone(), partition: self.partition.clone(), ranges }
+        Touched { table: self.table.clone(), partition: Some(self.partition.clone()), ranges }
     }
 
     fn done(answer: &conditional::Outcome) -> bool {
@@ -203,7 +229,8 @@ pub(crate) mod tests {
             let declared = [b"a".to_vec(), b"ab".to_vec(), b"b".to_vec(), b"c".to_vec()];
             let prefixes: Vec<_> =
                 touched.prefixes(&declared).into_iter().map(String::from_utf8_lossy).collect();
-            let (table, partition) = (&touched.table.definition.name, touched.partition.as_str());
+            let table = &touched.table.definition.name;
+            let partition = touched.partition.as_ref().map_or("*", PartitionKey::as_str);
             self.0.lock().unwrap().push(format!("{table}/{partition}/{}", prefixes.join(",")));
             Box::pin(async {})
         }

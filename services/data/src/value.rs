@@ -26,6 +26,99 @@ pub(crate) enum Value {
     /// A point in time.
     #[prost(message, tag = "6")]
     Time(Time),
+    /// Several values: a composite sort key. No attribute is one, so none is stored.
+    #[prost(message, tag = "7")]
+    List(List),
+}
+
+/// Values in an order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct List {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<Stored>,
+}
+
+impl List {
+    /// Returns the values.
+    pub(crate) fn into_values(self) -> Vec<Value> {
+        self.values.into_iter().filter_map(|stored| stored.value).collect()
+    }
+
+    /// Returns whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+impl FromIterator<Value> for List {
+    fn from_iter<I: IntoIterator<Item = Value>>(values: I) -> Self {
+        Self { values: values.into_iter().map(|value| Stored { value: Some(value) }).collect() }
+    }
+}
+
+/// Type of a single value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum ValueType {
+    /// UTF-8 text.
+    String,
+    /// Signed 64-bit integers.
+    Int64,
+    /// IEEE 754 doubles.
+    Double,
+    /// Booleans.
+    Bool,
+    /// Opaque bytes.
+    Bytes,
+    /// Points in time.
+    Timestamp,
+}
+
+impl ValueType {
+    /// All types.
+    pub(crate) const ALL: [ValueType; 6] =
+        [Self::String, Self::Int64, Self::Double, Self::Bool, Self::Bytes, Self::Timestamp];
+
+    /// Returns the type of a value; none of a list.
+    pub(crate) fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(_) => Some(Self::String),
+            Value::Int(_) => Some(Self::Int64),
+            Value::Double(_) => Some(Self::Double),
+            Value::Bool(_) => Some(Self::Bool),
+            Value::Bytes(_) => Some(Self::Bytes),
+            Value::Time(_) => Some(Self::Timestamp),
+            Value::List(_) => None,
+        }
+    }
+
+    /// Returns the name of the type in the API and in stored definitions.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::String => "STRING",
+            Self::Int64 => "INT64",
+            Self::Double => "DOUBLE",
+            Self::Bool => "BOOL",
+            Self::Bytes => "BYTES",
+            Self::Timestamp => "TIMESTAMP",
+        }
+    }
+
+    /// Returns the type of a name.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|of| of.name() == name)
+    }
+
+    /// Returns the field of a value that holds one of this type.
+    pub(crate) fn value_field(self) -> &'static str {
+        match self {
+            Self::String => "string_value",
+            Self::Int64 => "int_value",
+            Self::Double => "double_value",
+            Self::Bool => "bool_value",
+            Self::Bytes => "bytes_value",
+            Self::Timestamp => "time_value",
+        }
+    }
 }
 
 /// A point in time: seconds and nanoseconds since 1970, UTC. Nanoseconds count forward.
@@ -49,7 +142,7 @@ pub(crate) struct Attributes {
 /// A value as a message, because protobuf maps cannot hold a oneof.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6, 7")]
     value: Option<Value>,
 }
 
@@ -62,6 +155,11 @@ impl Attributes {
     /// Returns names and values, ordered by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.by_name.iter().filter_map(|(name, stored)| Some((name.as_str(), stored.value.as_ref()?)))
+    }
+
+    /// Returns whether there is an attribute of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
     }
 
     /// Returns the number of attributes.

@@ -1,12 +1,14 @@
 //! The calls that write rows.
 
+use std::sync::Arc;
+
 use crate::clock::WriteTimestamp;
 use crate::data::Data;
 use crate::error::Error;
 use crate::key::PartitionKey;
 use crate::mutation::{Mutation, Write};
 use crate::store::Store;
-use crate::table::WriteMode;
+use crate::table::{Table, WriteMode};
 use crate::write_token::WriteToken;
 
 mod conditional;
@@ -38,9 +40,23 @@ impl<S: Store> Data<S> {
         mutations: Vec<Mutation>,
         token: WriteToken,
     ) -> Result<WriteTimestamp, Error> {
+        let table = self.table(table, "table").await?;
+        self.mutate_in(table, partition_key, mutations, token).await
+    }
+
+    /// Changes one partition of a table that was looked up. Returns the timestamp of the write.
+    ///
+    /// # Errors
+    /// Invalid fields, and errors of the store.
+    pub(crate) async fn mutate_in(
+        &self,
+        table: Arc<Table>,
+        partition_key: String,
+        mutations: Vec<Mutation>,
+        token: WriteToken,
+    ) -> Result<WriteTimestamp, Error> {
         let partition = PartitionKey::parse(partition_key)?;
         let stamp = token.stamp();
-        let table = self.table(table, "table").await?;
         table.require(WriteMode::LastWriteWins, "Mutate")?;
         let write = Write::parse(table, partition, token, mutations)?;
         if !write.changes.is_empty() {

@@ -248,6 +248,10 @@ fn attributes(field: &'static str, values: BTreeMap<String, pb_type::Value>) -> 
             Some(PbKind::BoolValue(bool)) => Value::Bool(bool),
             Some(PbKind::BytesValue(bytes)) => Value::Bytes(bytes),
             Some(PbKind::TimeValue(Timestamp { seconds, nanos })) => Value::Time(seconds, nanos),
+            Some(PbKind::ListValue(_)) => {
+                let text = "an attribute is a single value, not a list";
+                return Err(Error::invalid(reason::LIST_VALUE, field, text));
+            }
             None => {
                 return Err(Error::invalid(
                     reason::EMPTY_VALUE,

@@ -17,6 +17,8 @@ pub struct Invalid {
     pub field: Cow<'static, str>,
     /// The problem, and what would be right.
     pub problem: Cow<'static, str>,
+    /// Variables of the problem, for callers that branch on them.
+    pub metadata: Vec<(&'static str, String)>,
 }
 
 impl Invalid {
@@ -26,13 +28,20 @@ impl Invalid {
         field: impl Into<Cow<'static, str>>,
         problem: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { reason, field: field.into(), problem: problem.into() }
+        Self { reason, field: field.into(), problem: problem.into(), metadata: Vec::new() }
     }
 
     /// Names the field by this path instead of its own.
     #[must_use]
     pub fn at(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = field.into();
+        self
+    }
+
+    /// Adds a variable of the problem.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.metadata.push((key, value.into()));
         self
     }
 
@@ -45,8 +54,9 @@ impl Invalid {
 }
 
 impl From<Invalid> for ApiError {
-    fn from(Invalid { reason, field, problem }: Invalid) -> Self {
-        ApiError::invalid(reason, field, problem)
+    fn from(Invalid { reason, field, problem, metadata }: Invalid) -> Self {
+        let error = ApiError::invalid(reason, field, problem);
+        metadata.into_iter().fold(error, |error, (key, value)| error.meta(key, value))
     }
 }
 

@@ -224,6 +224,9 @@ fn parse(id: &str, sort_key_type: SortKeyType) -> Result<(String, Option<Value>)
         (Some(sort), _) => sort,
     };
     let kind = match sort_key_type {
+        SortKeyType::Composite => {
+            return Err("the table has composite sort keys, which no id names".into());
+        }
         SortKeyType::Int64 => match sort.parse::<i64>() {
             Ok(number) if number.to_string() == sort => value::Kind::IntValue(number),
             _ => {

@@ -117,7 +117,8 @@ impl<S: Store> Data<S> {
         mut blob: Blob,
     ) -> Result<Blob, Error> {
         // The row must not name chunks of a table that was dropped meanwhile.
-        if self.table(&start.table, "start.table").await?.id != table.id {
+        let mut now = (*self.table(&start.table, "start.table").await?).clone();
+        if now.id != table.id {
             return Err(Error::TableNotFound(start.table));
         }
         // Nor of an upload that a sweeper took for one that was left, because this clone stood still for hours.
@@ -125,13 +126,15 @@ impl<S: Store> Data<S> {
         if self.upload_note(chunks, &upload).await?.is_none() {
             return Err(Error::BlobTooSlow { limit: UPLOAD_TIME_MAX });
         }
+        // The row of a blob has the service's own attributes, which no schema names.
+        now.definition.options.attribute_schema = None;
         let token = self.token(&start.token)?;
         let ttl = start.ttl.map(|ttl| Ttl::parse(ttl, "start.ttl")).transpose()?;
         let ttl = ttl.or(table.definition.default_ttl);
         blob.expire_time = ttl.map(|ttl| token.stamp().plus_seconds(ttl.seconds()));
         let (attributes, ttl) = (blob.attributes(), start.ttl);
         let put = Mutation::Put { sort_key: start.sort_key, attributes, ttl };
-        blob.write_time = self.mutate_under(&start.table, start.partition_key, vec![put], token).await?;
+        blob.write_time = self.mutate_in(Arc::new(now), start.partition_key, vec![put], token).await?;
         Ok(blob)
     }
 

@@ -55,8 +55,17 @@ pub(super) fn unknown_enum(field: &str, number: i32) -> Invalid {
     )
 }
 
+/// Reads a sort key or a bound of sort keys.
 pub(super) fn optional(value: Option<types::Value>, field: &str) -> Result<Option<Value>, Invalid> {
-    value.map(|value| value_in(value, field)).transpose()
+    value.map(|value| key_in(value, field)).transpose()
+}
+
+/// Reads a sort key or a bound of sort keys, which may be a list.
+fn key_in(value: types::Value, field: &str) -> Result<Value, Invalid> {
+    let Some(types::value::Kind::ListValue(list)) = value.kind else { return value_in(value, field) };
+    let values = list.values.into_iter().enumerate();
+    let values = values.map(|(at, value)| value_in(value, &format!("{field}.list_value.values[{at}]")));
+    Ok(Value::List(values.collect::<Result<_, _>>()?))
 }
 
 pub(super) fn value_in(value: types::Value, field: &str) -> Result<Value, Invalid> {
@@ -74,6 +83,10 @@ pub(super) fn value_in(value: types::Value, field: &str) -> Result<Value, Invali
         Some(Kind::DoubleValue(double)) => Value::Double(double),
         Some(Kind::BoolValue(bool)) => Value::Bool(bool),
         Some(Kind::BytesValue(bytes)) => Value::Bytes(bytes),
+        Some(Kind::ListValue(_)) => {
+            let text = "must be a single value: lists are sort keys of tables with sort_key_parts alone";
+            return Err(Invalid::new(reason::LIST_VALUE, field.to_owned(), text));
+        }
         Some(Kind::TimeValue(time)) => {
             if !TIME_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
                 return Err(Invalid::new(
@@ -96,6 +109,10 @@ pub(super) fn value_out(value: Value) -> types::Value {
         Value::Bool(bool) => Kind::BoolValue(bool),
         Value::Bytes(bytes) => Kind::BytesValue(bytes),
         Value::Time(Time { seconds, nanos }) => Kind::TimeValue(prost_types::Timestamp { seconds, nanos }),
+        Value::List(list) => {
+            let values = list.into_values().into_iter().map(value_out).collect();
+            Kind::ListValue(types::ListValue { values })
+        }
     };
     types::Value { kind: Some(kind) }
 }

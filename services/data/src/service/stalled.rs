@@ -189,10 +189,8 @@ mod tests {
 
     async fn data_with_blob() -> Data<Model> {
         let data = Data::new(Model::default()).within(1 << 20, Duration::from_secs(2));
-        let feed = Some((false, None));
-        let (sort_key_type, write_mode) = (SortKeyType::None, WriteMode::LastWriteWins);
-        let (name, default_ttl, description) = ("t".to_owned(), None, String::new());
-        let table = NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed: feed };
+        let plain = NewTable::plain("t", SortKeyType::None, WriteMode::LastWriteWins);
+        let table = NewTable { change_feed: Some((false, None)), ..plain };
         data.create(table).await.unwrap();
         let start =
             BlobStart { table: "t".to_owned(), partition_key: "p".to_owned(), ..BlobStart::default() };

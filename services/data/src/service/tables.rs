@@ -1,14 +1,22 @@
 //! The calls on tables.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use shoal_kit::{Invalid, reason};
 use shoal_proto::data::v1 as pb;
 use tonic::{Response, Status};
 
+use crate::clock::WriteTimestamp;
 use crate::data::Data;
 use crate::service::codec::{duration, micros, timestamp, ttl, unknown_enum};
 use crate::store::Store;
-use crate::table::{SortKeyType, Table, TableChange, Ttl, WriteMode};
+use crate::table::{
+    AttributeRule, AttributeSchema, ChangeFeed, KeyPart, KeyParts, SortKeyType, Table, TableChange, Ttl,
+    WriteMode,
+};
 use crate::tables::NewTable;
+use crate::value::ValueType;
 
 pub(super) async fn create_table<S: Store>(
     data: &Data<S>,
@@ -17,15 +25,14 @@ pub(super) async fn create_table<S: Store>(
     let Some(table) = request.table else {
         return Err(Invalid::new(reason::TABLE_REQUIRED, "table", "is required").into());
     };
-    let sort_key_type = sort_key_type(table.sort_key_type)?;
+    let sort_key_type = sort_key_type(table.sort_key_type, table.sort_key_parts)?;
     let write_mode = write_mode(table.write_mode)?;
     let default_ttl = ttl(table.default_ttl, "table.default_ttl")?;
-    let change_feed = match table.change_feed {
-        None => None,
-        Some(feed) => Some((feed.old_rows, duration(feed.retention, "table.change_feed.retention")?)),
-    };
+    let change_feed = table.change_feed.map(feed_in).transpose()?;
+    let attribute_schema = table.attribute_schema.map(schema_in).transpose()?;
     let (name, description) = (table.name, table.description);
-    let new = NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed };
+    let new =
+        NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed, attribute_schema };
     let table = data.create(new).await?;
     Ok(Response::new(pb::CreateTableResponse { table: Some(table_out(&table)) }))
 }
@@ -47,6 +54,15 @@ pub(super) async fn update_table<S: Store>(
                 change.default_ttl = Some(ttl);
             }
             "description" => change.description = Some(table.description.clone()),
+            "attribute_schema" => {
+                change.attribute_schema = Some(table.attribute_schema.clone().map(schema_in).transpose()?);
+            }
+            "change_feed" => {
+                let now = WriteTimestamp::now();
+                let feed = table.change_feed.map(feed_in).transpose()?;
+                let feed = feed.map(|(old_rows, retention)| ChangeFeed::parse(old_rows, retention, now));
+                change.change_feed = Some(feed.transpose()?.map(|feed| feed.begun_at(now)));
+            }
             other => return Err(bad_mask(&format!("`{other}` cannot be changed")).into()),
         }
     }
@@ -58,7 +74,7 @@ pub(super) async fn update_table<S: Store>(
 }
 
 fn bad_mask(problem: &str) -> Invalid {
-    let text = format!("{problem}; name default_ttl, description or both");
+    let text = format!("{problem}; name any of default_ttl, description, attribute_schema and change_feed");
     Invalid::new(reason::INVALID_UPDATE_MASK, "update_mask", text)
 }
 
@@ -89,13 +105,89 @@ pub(super) async fn list_tables<S: Store>(
     Ok(Response::new(pb::ListTablesResponse { tables, next_page_token }))
 }
 
-fn sort_key_type(number: i32) -> Result<SortKeyType, Invalid> {
-    match pb::SortKeyType::try_from(number) {
+fn feed_in(feed: pb::ChangeFeed) -> Result<(bool, Option<Duration>), Invalid> {
+    Ok((feed.old_rows, duration(feed.retention, "table.change_feed.retention")?))
+}
+
+fn schema_in(schema: pb::AttributeSchema) -> Result<AttributeSchema, Invalid> {
+    let rule = |(name, rule): (String, pb::AttributeRule)| {
+        let field = || format!("table.attribute_schema.attributes[{name}].type");
+        let of = value_type(rule.r#type, &field())?;
+        let bytes_max = match rule.bytes_max {
+            0 => None,
+            // A negative one is past every limit.
+            max => Some(u32::try_from(max).unwrap_or(u32::MAX)),
+        };
+        Ok((name, AttributeRule { of, required: rule.required, bytes_max }))
+    };
+    let rules = schema.attributes.into_iter().map(rule).collect::<Result<BTreeMap<_, _>, Invalid>>()?;
+    AttributeSchema::parse(rules, schema.closed)
+}
+
+fn schema_out(schema: &AttributeSchema) -> pb::AttributeSchema {
+    let rule = |rule: &AttributeRule| pb::AttributeRule {
+        r#type: value_type_out(rule.of).into(),
+        required: rule.required,
+        bytes_max: rule.bytes_max.map_or(0, u32::cast_signed),
+    };
+    let attributes = schema.rules().iter().map(|(name, of)| (name.clone(), rule(of))).collect();
+    pb::AttributeSchema { attributes, closed: schema.is_closed() }
+}
+
+fn value_type(number: i32, field: &str) -> Result<ValueType, Invalid> {
+    match pb::ValueType::try_from(number) {
+        Ok(pb::ValueType::String) => Ok(ValueType::String),
+        Ok(pb::ValueType::Int64) => Ok(ValueType::Int64),
+        Ok(pb::ValueType::Double) => Ok(ValueType::Double),
+        Ok(pb::ValueType::Bool) => Ok(ValueType::Bool),
+        Ok(pb::ValueType::Bytes) => Ok(ValueType::Bytes),
+        Ok(pb::ValueType::Timestamp) => Ok(ValueType::Timestamp),
+        Ok(pb::ValueType::Unspecified) | Err(_) => Err(unknown_enum(field, number)),
+    }
+}
+
+fn value_type_out(of: ValueType) -> pb::ValueType {
+    match of {
+        ValueType::String => pb::ValueType::String,
+        ValueType::Int64 => pb::ValueType::Int64,
+        ValueType::Double => pb::ValueType::Double,
+        ValueType::Bool => pb::ValueType::Bool,
+        ValueType::Bytes => pb::ValueType::Bytes,
+        ValueType::Timestamp => pb::ValueType::Timestamp,
+    }
+}
+
+fn key_parts(parts: Vec<pb::KeyPart>) -> Result<KeyParts, Invalid> {
+    let part = |(at, part): (usize, pb::KeyPart)| {
+        let of = value_type(part.r#type, &format!("table.sort_key_parts[{at}].type"))?;
+        Ok(KeyPart { of, descending: part.descending })
+    };
+    let parts = parts.into_iter().enumerate().map(part).collect::<Result<Vec<_>, Invalid>>()?;
+    KeyParts::new(&parts, PARTS)
+}
+
+const PARTS: &str = "table.sort_key_parts";
+
+fn sort_key_type(number: i32, parts: Vec<pb::KeyPart>) -> Result<SortKeyType, Invalid> {
+    let of = pb::SortKeyType::try_from(number);
+    if !parts.is_empty() || of == Ok(pb::SortKeyType::Composite) {
+        return match of {
+            Ok(pb::SortKeyType::Unspecified | pb::SortKeyType::Composite) => {
+                key_parts(parts).map(SortKeyType::Composite)
+            }
+            _ => {
+                let problem =
+                    "stands beside a sort_key_type of one value: leave that unset, or set COMPOSITE";
+                Err(Invalid::new(reason::INVALID_SORT_KEY_PARTS, PARTS, problem))
+            }
+        };
+    }
+    match of {
         Ok(pb::SortKeyType::Unspecified | pb::SortKeyType::String) => Ok(SortKeyType::String),
         Ok(pb::SortKeyType::Int64) => Ok(SortKeyType::Int64),
         Ok(pb::SortKeyType::Bytes) => Ok(SortKeyType::Bytes),
         Ok(pb::SortKeyType::None) => Ok(SortKeyType::None),
-        Err(_) => Err(unknown_enum("table.sort_key_type", number)),
+        Ok(pb::SortKeyType::Composite) | Err(_) => Err(unknown_enum("table.sort_key_type", number)),
     }
 }
 
@@ -114,6 +206,7 @@ fn table_out(table: &Table) -> pb::Table {
         SortKeyType::Int64 => pb::SortKeyType::Int64,
         SortKeyType::Bytes => pb::SortKeyType::Bytes,
         SortKeyType::None => pb::SortKeyType::None,
+        SortKeyType::Composite(_) => pb::SortKeyType::Composite,
     };
     let write_mode = match definition.write_mode {
         WriteMode::LastWriteWins => pb::WriteMode::LastWriteWins,
@@ -130,7 +223,16 @@ fn table_out(table: &Table) -> pb::Table {
             old_rows: feed.old_rows,
             retention: Some(seconds(feed.retention_seconds)),
         }),
+        attribute_schema: table.attribute_schema().map(schema_out),
+        sort_key_parts: match definition.sort_key_type {
+            SortKeyType::Composite(parts) => parts.iter().map(part_out).collect(),
+            _ => Vec::new(),
+        },
     }
+}
+
+fn part_out(part: KeyPart) -> pb::KeyPart {
+    pb::KeyPart { r#type: value_type_out(part.of).into(), descending: part.descending }
 }
 
 fn seconds(seconds: u32) -> prost_types::Duration {

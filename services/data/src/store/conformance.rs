@@ -2,6 +2,7 @@
 //! its own, so all of them may share an engine.
 
 mod blob;
+mod composite;
 mod conditional;
 mod delete_range;
 mod feed;
@@ -10,6 +11,7 @@ mod page_token;
 mod paging;
 mod query;
 mod row;
+mod schema;
 mod table;
 mod timestamp;
 mod ttl;
@@ -89,6 +91,11 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     feed::a_partition_is_watched_alone(clones).await;
     feed::refused_range_leaves_nothing(clones).await;
     feed::moving_watch_misses_nothing(clones).await;
+    feed::feed_is_switched_on_and_off(clones).await;
+    composite::composite_keys_sort_by_their_parts(clones).await;
+    composite::composite_keys_take_conditions(clones).await;
+    schema::rows_must_fit_the_schema(clones).await;
+    schema::schema_is_changed_on_every_clone(clones).await;
     visibility::a_write_is_seen_whole(clones).await;
     visibility::a_page_shows_one_write(clones).await;
     visibility::reads_show_every_answered_write(clones).await;

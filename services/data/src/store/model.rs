@@ -114,9 +114,14 @@ impl TableStore for Model {
         Ok(changed)
     }
 
-    async fn drop_table(&self, name: &TableName, _create_time: Option<WriteTimestamp>) -> Result<(), Error> {
-        let dropped = self.tables.lock().unwrap().remove(name);
-        dropped.map(drop).ok_or_else(|| Error::TableNotFound(name.to_string()))
+    async fn drop_table(&self, name: &TableName, create_time: Option<WriteTimestamp>) -> Result<(), Error> {
+        let mut tables = self.tables.lock().unwrap();
+        let found = tables.get(name).ok_or_else(|| Error::TableNotFound(name.to_string()))?;
+        if create_time.is_some_and(|at| at != found.create_time) {
+            return Err(Error::TableChanged(name.to_string()));
+        }
+        tables.remove(name);
+        Ok(())
     }
 
     async fn tables(&self, after: &str, limit: usize) -> Result<Vec<Table>, Error> {

@@ -142,6 +142,7 @@ fn key(rng: &mut Rng, of: SortKeyType) -> Option<Value> {
         SortKeyType::Bytes => Some(Value::Bytes(Bytes::from_static(BYTES[at]))),
         SortKeyType::Int64 => Some(Value::Int(INTS[at])),
         SortKeyType::None => None,
+        SortKeyType::Composite(_) => panic!("not among all types of one value"),
     }
 }
 

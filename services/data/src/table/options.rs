@@ -7,6 +7,7 @@ use prost::Message as _;
 use shoal_kit::{Invalid, reason};
 
 use crate::clock::WriteTimestamp;
+use crate::table::schema::{AttributeSchema, StoredSchema};
 
 /// Shortest time for which changes are kept, and the default.
 const RETENTION_SECONDS_MIN: u32 = 24 * 3600;
@@ -22,6 +23,8 @@ const SHARDS: u16 = 4;
 pub(crate) struct Options {
     /// The change feed, if the table has one.
     pub(crate) change_feed: Option<ChangeFeed>,
+    /// The attributes that rows may have, if the table says it.
+    pub(crate) attribute_schema: Option<AttributeSchema>,
 }
 
 /// Change feed of a table.
@@ -41,6 +44,8 @@ pub(crate) struct ChangeFeed {
 struct Stored {
     #[prost(message, optional, tag = "1")]
     change_feed: Option<StoredFeed>,
+    #[prost(message, optional, tag = "3")]
+    attribute_schema: Option<StoredSchema>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -64,12 +69,13 @@ impl Options {
             shards: feed.shards.into(),
             since_micros: feed.since.0,
         });
-        Stored { change_feed }.encode_to_vec()
+        let attribute_schema = self.attribute_schema.as_ref().map(AttributeSchema::stored);
+        Stored { change_feed, attribute_schema }.encode_to_vec()
     }
 
     /// Reads the stored form; none if it is none.
     pub(crate) fn decode(stored: &[u8]) -> Option<Self> {
-        let Stored { change_feed } = Stored::decode(stored).ok()?;
+        let Stored { change_feed, attribute_schema } = Stored::decode(stored).ok()?;
         let change_feed = match change_feed {
             None => None,
             Some(feed) => Some(ChangeFeed {
@@ -79,7 +85,11 @@ impl Options {
                 since: WriteTimestamp(feed.since_micros),
             }),
         };
-        Some(Self { change_feed })
+        let attribute_schema = match attribute_schema {
+            None => None,
+            Some(stored) => Some(AttributeSchema::of_stored(stored)?),
+        };
+        Some(Self { change_feed, attribute_schema })
     }
 
     /// Returns the differences of `existing` to these options.
@@ -90,7 +100,12 @@ impl Options {
             None => "no change_feed".to_owned(),
             Some((old_rows, seconds)) => format!("change_feed of {seconds} s, old_rows {old_rows}"),
         };
-        if said(self) == said(existing) { Vec::new() } else { vec![text] }
+        let mut differences = if said(self) == said(existing) { Vec::new() } else { vec![text] };
+        if self.attribute_schema != existing.attribute_schema {
+            let is = if existing.attribute_schema.is_some() { "another" } else { "no" };
+            differences.push(format!("{is} attribute_schema"));
+        }
+        differences
     }
 }
 
@@ -118,6 +133,21 @@ impl ChangeFeed {
         Ok(Self { old_rows, retention_seconds, shards: SHARDS, since })
     }
 
+    /// Returns the feed as it begins at `now` at a table that is there, whose writes before were not recorded.
+    #[must_use]
+    pub(crate) fn begun_at(self, now: WriteTimestamp) -> Self {
+        Self { since: now, ..self }
+    }
+
+    /// Returns this feed with what a caller may choose of another one. Changes that a shorter retention has ended are not kept by
+    /// a longer one.
+    pub(super) fn changed_to(self, to: Self) -> Self {
+        let kept = WriteTimestamp(to.since.0 - i64::from(self.retention_seconds) * 1_000_000);
+        let since =
+            if to.retention_seconds > self.retention_seconds { self.since.max(kept) } else { self.since };
+        Self { since, shards: self.shards, ..to }
+    }
+
     /// Returns the oldest place from which on every change is still kept at `now`.
     pub(crate) fn oldest(&self, now: WriteTimestamp) -> WriteTimestamp {
         WriteTimestamp(now.0 - i64::from(self.retention_seconds) * 1_000_000).max(self.since)
@@ -132,12 +162,27 @@ mod tests {
     fn options_decode_as_encoded() {
         let now = WriteTimestamp(1_800_000_000_000_000);
         let feed = ChangeFeed::parse(true, Some(Duration::from_secs(90_000)), now).unwrap();
-        let options = Options { change_feed: Some(feed) };
+        let options = Options { change_feed: Some(feed), ..Options::default() };
         assert_eq!(Options::decode(&options.encode()), Some(options.clone()));
         assert!(Options::default().encode().is_empty());
         assert_eq!(options.difference(&Options::default()), ["no change_feed"]);
         let later = ChangeFeed { since: WriteTimestamp(now.0 + 1), shards: 9, ..feed };
-        assert!(options.difference(&Options { change_feed: Some(later) }).is_empty());
+        assert!(options.difference(&Options { change_feed: Some(later), ..Options::default() }).is_empty());
+    }
+
+    #[test]
+    fn longer_retention_keeps_nothing_that_ended() {
+        let day = Duration::from_secs(24 * 3600);
+        let feed = |days, now| ChangeFeed::parse(false, Some(day * days), WriteTimestamp(now)).unwrap();
+        let began = 100_000_000_000_000;
+        let later = began + 40 * 24 * 3600 * 1_000_000;
+        let longer = feed(1, began).changed_to(feed(14, later).begun_at(WriteTimestamp(later)));
+        assert_eq!(
+            (longer.retention_seconds, longer.since.0),
+            (14 * 24 * 3600, later - 24 * 3600 * 1_000_000)
+        );
+        let shorter = feed(14, began).changed_to(feed(1, later).begun_at(WriteTimestamp(later)));
+        assert_eq!((shorter.retention_seconds, shorter.since), (24 * 3600, feed(14, began).since));
     }
 
     #[test]

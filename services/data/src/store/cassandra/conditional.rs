@@ -302,7 +302,9 @@ fn rows_of(write: &ConditionalWrite, remembered: &[u8], result: QueryResult) -> 
             None => SortKey::Unit,
             Some(CqlValue::Text(text)) => SortKey::Text(text),
             Some(CqlValue::BigInt(int)) => SortKey::Int(int),
-            Some(CqlValue::Blob(bytes)) => SortKey::Bytes(bytes.into()),
+            Some(CqlValue::Blob(bytes)) => {
+                SortKey::of_blob(write.table.definition.sort_key_type, bytes.into())
+            }
             Some(other) => return Err(Error::Internal(format!("cassandra's sort key is {other:?}"))),
         };
         let Some(place) = write.rows.iter().position(|wanted| *wanted == key) else { continue };

@@ -163,7 +163,9 @@ pub(super) fn each_row(
     match of {
         SortKeyType::String => each!(&str, |text: &str| SortKey::Text(text.to_owned())),
         SortKeyType::Int64 => each!(i64, SortKey::Int),
-        SortKeyType::Bytes => each!(&[u8], |bytes: &[u8]| SortKey::Bytes(bytes.to_vec().into())),
+        SortKeyType::Bytes | SortKeyType::Composite(_) => {
+            each!(&[u8], |bytes: &[u8]| SortKey::of_blob(of, bytes.to_vec().into()));
+        }
         SortKeyType::None => {}
     }
     Ok(())

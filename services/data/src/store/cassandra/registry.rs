@@ -164,7 +164,7 @@ async fn register(
         name.clone(),
         Uuid::new_v4(),
         CREATING,
-        definition.sort_key_type.name(),
+        definition.sort_key_type.name().into_owned(),
         definition.write_mode.name(),
         definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
         now.0,
@@ -242,7 +242,11 @@ pub(super) async fn mark_ready(link: &Link, connected: &Arc<Connected>, table: &
 }
 
 /// Makes a CQL table, and waits until the nodes have it. Returns the id of another one that has its name.
-async fn make(link: &Link, connected: &Arc<Connected>, table: &CqlTable) -> Result<Option<Uuid>, Error> {
+pub(super) async fn make(
+    link: &Link,
+    connected: &Arc<Connected>,
+    table: &CqlTable,
+) -> Result<Option<Uuid>, Error> {
     let mut text = Statement::new(&*table.text);
     // Under one id it is the same table, whichever nodes make it.
     text.set_is_idempotent(true);

@@ -16,8 +16,10 @@ use crate::store::cassandra::connect::Connected;
 use crate::store::cassandra::definitions::stale_max;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
-use crate::store::cassandra::registry::{Attempts, answer, read_record, transact};
-use crate::store::cassandra::schema::{DROPPING, READY, SPACE, cql_outbox, cql_table, create_feed, table_of};
+use crate::store::cassandra::registry::{Attempts, answer, make, read_record, transact};
+use crate::store::cassandra::schema::{
+    DROPPING, READY, SPACE, cql_outbox, cql_table, create_feed, layout_of, table_of,
+};
 use crate::table::{Table, TableChange, TableName, Ttl};
 
 /// Part of the time from the mark on a table to the end of its CQL table, for the clocks and the queues of clones.
@@ -42,7 +44,8 @@ pub(super) async fn update(
             if stored.2 == DROPPING {
                 return Err(Error::TableDropping(name.to_string()));
             }
-            let (before_ttl, before_description) = (stored.5, stored.8.clone());
+            let (before_ttl, before_description, before_options) =
+                (stored.5, stored.8.clone(), stored.9.clone());
             let (table, true) = table_of(stored)? else {
                 return Err(Error::TableNotFound(name.to_string()));
             };
@@ -50,21 +53,45 @@ pub(super) async fn update(
             let values = (
                 definition.default_ttl.map(|ttl| i64::from(Ttl::seconds(ttl))),
                 definition.description.clone(),
+                definition.options.encode(),
+                layout_of(&definition.options),
                 SPACE,
                 name.to_string(),
                 table.id,
                 before_ttl,
                 before_description,
+                before_options,
             );
+            let begins = table.change_feed().is_none() && definition.options.change_feed.is_some();
+            let updated = Table { definition, ..table };
+            if begins {
+                make_feed(link, connected, &updated).await?;
+            }
             match transact(link, connected, "UPDATE", |session| &session.registry.update, values).await? {
-                true => Ok(Table { definition, ..table }),
+                true => Ok((updated, begins)),
                 false => Err(Intent::Schema.unanswered("another change of the table came first".to_owned())),
             }
         };
         if let Some(outcome) = attempts.settled(link, updated.await).await {
-            return outcome;
+            let (table, begins) = outcome?;
+            if begins {
+                // Clones that remember the table without its feed record nothing: after this every write is recorded.
+                tokio::time::sleep(forgotten_after(link.config().statement_timeout)).await;
+            }
+            return Ok(table);
         }
     }
+}
+
+/// Makes the CQL tables of a change feed, and waits until the nodes have them.
+async fn make_feed(link: &Link, connected: &Arc<Connected>, table: &Table) -> Result<(), Error> {
+    for cql in create_feed(link.config(), table) {
+        if let Some(other) = make(link, connected, &cql).await? {
+            let detail = format!("its id is {other}, the feed's is {}", cql.id);
+            return Err(Error::ForeignTable { table: cql.name, detail });
+        }
+    }
+    Ok(())
 }
 
 /// Drops a table, or goes on with what an earlier call began.
@@ -123,13 +150,12 @@ pub(super) fn forgotten_after(statement_timeout: Duration) -> Duration {
     stale_max(statement_timeout) + statement_timeout + SLACK
 }
 
-/// Drops the CQL table of a table, and the one with the records of its change feed. Its pointers in the log end by themselves.
+/// Drops the CQL table of a table, and the one with the records of a change feed that it has or had. Its pointers in the log end by
+/// themselves.
 async fn drop_cql_table(link: &Link, connected: &Arc<Connected>, table: &Table) -> Result<(), Error> {
-    if table.change_feed().is_some() {
-        let records = cql_outbox(&table.definition.name);
-        for cql in create_feed(link.config(), table).into_iter().filter(|cql| cql.name == records) {
-            drop_cql(link, connected, cql.name, cql.id).await?;
-        }
+    let records = cql_outbox(&table.definition.name);
+    for cql in create_feed(link.config(), table).into_iter().filter(|cql| cql.name == records) {
+        drop_cql(link, connected, cql.name, cql.id).await?;
     }
     drop_cql(link, connected, cql_table(&table.definition.name), table.id).await
 }

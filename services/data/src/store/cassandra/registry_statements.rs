@@ -80,8 +80,9 @@ impl RegistryStatements {
             .await?,
             update: prepare(
                 format!(
-                    "UPDATE {registry} SET default_ttl_seconds = ?, description = ? WHERE space = ? AND name = ? \
-                     IF id = ? AND state = '{READY}' AND default_ttl_seconds = ? AND description = ?"
+                    "UPDATE {registry} SET default_ttl_seconds = ?, description = ?, options = ?, layout = ? \
+                     WHERE space = ? AND name = ? IF id = ? AND state = '{READY}' AND default_ttl_seconds = ? \
+                     AND description = ? AND options = ?"
                 ),
                 true,
             )

@@ -319,7 +319,9 @@ fn each_scanned(
     match of {
         SortKeyType::String => each!(&str, |text: &str| SortKey::Text(text.to_owned())),
         SortKeyType::Int64 => each!(i64, SortKey::Int),
-        SortKeyType::Bytes => each!(&[u8], |bytes: &[u8]| SortKey::Bytes(bytes.to_vec().into())),
+        SortKeyType::Bytes | SortKeyType::Composite(_) => {
+            each!(&[u8], |bytes: &[u8]| SortKey::of_blob(of, bytes.to_vec().into()));
+        }
         SortKeyType::None => {
             for row in result.rows::<(i64, &str, Option<&[u8]>, Option<i64>)>().map_err(undecodable)? {
                 let (token, partition, cell, write_time) = row.map_err(undecodable)?;

@@ -34,8 +34,9 @@ pub(super) const READY: &str = "ready";
 pub(super) const DROPPING: &str = "dropping";
 
 /// Latest layout of tables that this release knows: what a clone must know to read and write one. A row of the registry without
-/// a layout is of layout 1; a table with options is of layout 2, because a clone that does not know them would leave them out.
-pub(super) const LAYOUT: i32 = 2;
+/// a layout is of layout 1; a table with a change feed is of layout 2 and one with an attribute schema of layout 4, because a clone
+/// that does not know them would leave them out.
+pub(super) const LAYOUT: i32 = 4;
 /// The column with the layout, which registries of earlier releases do not have.
 pub(super) const LAYOUT_COLUMN: &str = "layout int";
 /// The column with the description, which registries of earlier releases do not have.
@@ -83,7 +84,11 @@ pub(super) fn create_registry(config: &Config) -> String {
 
 /// Returns the layout of a table with these options.
 pub(super) fn layout_of(options: &Options) -> i32 {
-    if *options == Options::default() { 1 } else { LAYOUT }
+    match options {
+        Options { attribute_schema: Some(_), .. } => LAYOUT,
+        Options { change_feed: Some(_), .. } => 2,
+        _ => 1,
+    }
 }
 
 /// A CQL table to make.
@@ -161,7 +166,7 @@ fn column_type(of: SortKeyType) -> Option<&'static str> {
     match of {
         SortKeyType::String => Some("text"),
         SortKeyType::Int64 => Some("bigint"),
-        SortKeyType::Bytes => Some("blob"),
+        SortKeyType::Bytes | SortKeyType::Composite(_) => Some("blob"),
         SortKeyType::None => None,
     }
 }

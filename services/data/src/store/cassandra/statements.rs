@@ -384,7 +384,7 @@ pub(super) fn lowest(of: SortKeyType) -> SortKey {
     match of {
         SortKeyType::String => SortKey::Text("\0".to_owned()),
         SortKeyType::Int64 => SortKey::Int(i64::MIN),
-        SortKeyType::Bytes => SortKey::Bytes(Bytes::from_static(&[0])),
+        SortKeyType::Bytes | SortKeyType::Composite(_) => SortKey::of_blob(of, Bytes::from_static(&[0])),
         SortKeyType::None => SortKey::Unit,
     }
 }
@@ -413,7 +413,7 @@ impl Bind {
             SortKey::Unit => None,
             SortKey::Text(text) => Some(Bind::Text(text.clone())),
             SortKey::Int(int) => Some(Bind::BigInt(*int)),
-            SortKey::Bytes(bytes) => Some(Bind::Blob(bytes.clone())),
+            SortKey::Bytes(bytes) | SortKey::Composite(_, bytes) => Some(Bind::Blob(bytes.clone())),
         }
     }
 }

@@ -236,6 +236,7 @@ async fn feeds_cost_other_tables_nothing() {
         default_ttl: None,
         description: String::new(),
         change_feed: Some((false, None)),
+        attribute_schema: None,
     };
     data.create(new).await.unwrap();
     for (table, expected) in
@@ -309,6 +310,7 @@ async fn late_records_are_still_delivered() {
         default_ttl: None,
         description: String::new(),
         change_feed: Some((false, None)),
+        attribute_schema: None,
     };
     let table = Arc::new(here.create(new).await.unwrap());
     let mut watch = hasty.watch("late", String::new(), "").await.unwrap();

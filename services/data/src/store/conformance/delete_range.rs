@@ -13,7 +13,7 @@ pub(super) async fn deleted_ranges_hide_older_puts<S: Store>(clones: &Clones<S>)
         let key = |digit: u8| match of {
             SortKeyType::Int64 => Value::Int(i64::from(digit) - 5),
             SortKeyType::Bytes => Value::Bytes(vec![digit].into()),
-            SortKeyType::String | SortKeyType::None => Value::String(digit.to_string()),
+            _ => Value::String(digit.to_string()),
         };
         let put =
             |digit: u8| Mutation::Put { sort_key: Some(key(digit)), attributes: holding("x"), ttl: None };

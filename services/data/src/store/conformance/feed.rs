@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::feed::{Delivery, Watch};
 use crate::mutation::Mutation;
 use crate::store::Store;
-use crate::table::{SortKeyType, WriteMode};
+use crate::table::{ChangeFeed, SortKeyType, TableChange, WriteMode};
 use crate::tables::NewTable;
 use crate::value::Value;
 
@@ -34,6 +34,7 @@ async fn watched_as<S: Store>(data: &Data<S>, write_mode: WriteMode, old_rows: b
         default_ttl: None,
         description: String::new(),
         change_feed: Some((old_rows, None)),
+        attribute_schema: None,
     };
     data.create(new).await.unwrap();
     name
@@ -268,4 +269,49 @@ async fn writes<S: Store>(
         written.insert((partition.clone(), answered.0), write);
     }
     written
+}
+
+pub(super) async fn feed_is_switched_on_and_off<S: Store>(Clones { here, there }: &Clones<S>) {
+    let name = unique("switched");
+    here.create_table(&name, SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
+    there.mutate(&name, "p".to_owned(), vec![put("a", "before")], "").await.unwrap();
+    let off = there.watch(&name, String::new(), "").await;
+    assert!(matches!(off, Err(Error::ChangeFeedOff(_))), "it has no feed yet");
+    let feed = |old_rows| {
+        let now = WriteTimestamp::now();
+        let feed = ChangeFeed::parse(old_rows, None, now).unwrap().begun_at(now);
+        TableChange { change_feed: Some(Some(feed)), ..TableChange::default() }
+    };
+    let on = here.update_table(&name, feed(false)).await.unwrap();
+    // Every write after the answer is in the feed, at whichever clone.
+    let mut watch = here.watch(&name, String::new(), "").await.unwrap();
+    let first = next(&mut watch).await.resume_token;
+    there.mutate(&name, "p".to_owned(), vec![put("a", "after")], "").await.unwrap();
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        let parts = next(&mut watch).await.parts;
+        seen.extend(parts.iter().flat_map(|part| &part.record.rows).filter_map(|row| value_of(&row.kind)));
+    }
+    assert_eq!(seen, ["after"]);
+    // What else a caller chooses changes, and the feed goes on.
+    let changed = there.update_table(&name, feed(true)).await.unwrap();
+    let (began, goes_on) = (on.change_feed().unwrap(), changed.change_feed().unwrap());
+    assert!(goes_on.old_rows && goes_on.since == began.since && goes_on.shards == began.shards);
+
+    let none = TableChange { change_feed: Some(None), ..TableChange::default() };
+    assert!(here.update_table(&name, none).await.unwrap().change_feed().is_none());
+    let ended = async {
+        loop {
+            if let Err(error) = watch.next().await.unwrap() {
+                break error;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("the watch ends");
+    assert!(matches!(ended, Error::ChangeFeedOff(_)), "{ended:?}");
+    // A feed that begins again has nothing of the time before.
+    here.update_table(&name, feed(false)).await.unwrap();
+    let gone = there.watch(&name, String::new(), &first).await.map(drop);
+    assert!(matches!(gone, Err(Error::ChangesGone { .. })), "{gone:?}");
+    here.drop_table(&name, None).await.unwrap();
 }

@@ -87,9 +87,9 @@ pub(super) async fn updates_reach_every_clone<S: Store>(Clones { here, there }: 
     let name = create(here, "update", SortKeyType::String).await;
     let table = there.table(&name, "name").await.unwrap();
     let ttl = |seconds| Ttl::of_seconds(seconds).unwrap();
-    let change = TableChange { default_ttl: Some(Some(ttl(5_000))), description: None };
+    let change = TableChange { default_ttl: Some(Some(ttl(5_000))), ..TableChange::default() };
     here.update_table(&name, change).await.unwrap();
-    let described = TableChange { default_ttl: None, description: Some("of people".to_owned()) };
+    let described = TableChange { description: Some("of people".to_owned()), ..TableChange::default() };
     let changed = there.update_table(&name, described).await.unwrap();
     assert_eq!((changed.id, changed.create_time), (table.id, table.create_time));
     assert_eq!(changed.definition.default_ttl, Some(ttl(5_000)), "one change does not undo another");
@@ -103,12 +103,13 @@ pub(super) async fn updates_reach_every_clone<S: Store>(Clones { here, there }: 
     mutate_at(here, &name, at, vec![put("a", "1")]).await;
     let row = there.get(&name, "p".to_owned(), text("a"), Consistency::Quorum).await.unwrap();
     assert_eq!(row.expire_time, Some(WriteTimestamp(at + 5_000_000_000)));
-    let cleared = TableChange { default_ttl: Some(None), description: Some(String::new()) };
+    let cleared =
+        TableChange { default_ttl: Some(None), description: Some(String::new()), ..TableChange::default() };
     let changed = here.update_table(&name, cleared).await.unwrap();
     assert_eq!((changed.definition.default_ttl, changed.definition.description.as_str()), (None, ""));
     let missing = here.update_table("no_such_table", TableChange::default()).await;
     assert!(matches!(missing, Err(Error::TableNotFound(_))), "{missing:?}");
-    let long = TableChange { default_ttl: None, description: Some("x".repeat(1025)) };
+    let long = TableChange { description: Some("x".repeat(1025)), ..TableChange::default() };
     assert!(matches!(here.update_table(&name, long).await, Err(Error::Invalid(_))));
 }
 
@@ -116,8 +117,8 @@ pub(super) async fn updates_at_once_all_stay<S: Store>(Clones { here, there }: &
     let name = create(here, "atonce", SortKeyType::String).await;
     for turn in 1..=8 {
         let ttl = Ttl::of_seconds(turn * 1_000);
-        let first = TableChange { default_ttl: Some(ttl), description: None };
-        let second = TableChange { default_ttl: None, description: Some(turn.to_string()) };
+        let first = TableChange { default_ttl: Some(ttl), ..TableChange::default() };
+        let second = TableChange { description: Some(turn.to_string()), ..TableChange::default() };
         let (first, second) =
             tokio::join!(here.update_table(&name, first), there.update_table(&name, second));
         let (first, second) = (first.unwrap(), second.unwrap());

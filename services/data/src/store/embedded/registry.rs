@@ -29,7 +29,7 @@ pub(super) fn encode(table: &Table) -> Vec<u8> {
     let definition = &table.definition;
     let record = Record {
         id: table.id.as_bytes().to_vec(),
-        sort_key_type: definition.sort_key_type.name().to_owned(),
+        sort_key_type: definition.sort_key_type.name().into_owned(),
         write_mode: definition.write_mode.name().to_owned(),
         default_ttl_seconds: definition.default_ttl.map_or(0, Ttl::seconds),
         create_time_micros: table.create_time.0,

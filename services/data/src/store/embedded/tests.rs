@@ -211,6 +211,7 @@ async fn changes_are_kept_for_their_retention() {
         default_ttl: None,
         description: String::new(),
         change_feed: Some((false, None)),
+        attribute_schema: None,
     };
     data.create(new).await.unwrap();
     for chunk in 0..300 {
