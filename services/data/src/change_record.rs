@@ -1,6 +1,7 @@
 //! The record of a write in a table's change feed: the place of the record, and the rows that the write put and deleted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -16,6 +17,29 @@ use crate::value::Attributes;
 
 /// Most rows that a deleted range may hold where each of them is read before it is deleted.
 pub(crate) const RANGE_ROWS_MAX: usize = 1000;
+
+/// Most bytes of the old rows of one write. With the write and the new rows of its record they fit into half a segment of 8 MiB of
+/// Cassandra's commit log, and each change into a message of 4 MiB.
+pub(crate) const OLD_ROWS_BYTES_MAX: usize = 3 << 19;
+
+/// Counts the old rows of a write.
+#[derive(Debug, Default)]
+pub(crate) struct OldRowsBudget(AtomicUsize);
+
+impl OldRowsBudget {
+    /// Counts rows.
+    ///
+    /// # Errors
+    /// [`Error::OldRowsTooLarge`] when they are too many with those before.
+    pub(crate) fn take(&self, rows: &[Row]) -> Result<(), Error> {
+        let bytes = rows.iter().map(row_bytes).sum::<usize>();
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= OLD_ROWS_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Error::OldRowsTooLarge { max: OLD_ROWS_BYTES_MAX })
+    }
+}
 
 /// Place of a record in its shard: microseconds since 1970, and a number that tells records of one microsecond apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,21 +161,29 @@ pub(crate) fn encode(write: &Write, old_rows: OldRows) -> Vec<u8> {
 }
 
 /// Encodes the record of a conditional write that is about to be applied.
+///
+/// # Errors
+/// [`Error::OldRowsTooLarge`].
 pub(crate) fn encode_conditional(
     write: &ConditionalWrite,
     decision: &Decision,
     found: &[Found],
     old_rows: bool,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, Error> {
+    let old = |place: usize| found.get(place).and_then(|found| found.row.as_ref()).filter(|_| old_rows);
+    let budget = OldRowsBudget::default();
+    for row in decision.changes.iter().filter_map(|(place, _)| old(*place)) {
+        budget.take(std::slice::from_ref(row))?;
+    }
     let changes = decision.changes.iter().filter_map(|(place, replacement)| {
-        let old = found.get(*place).and_then(|found| found.row.clone()).filter(|_| old_rows);
+        let old = old(*place).cloned();
         let cell = match replacement {
             Replacement::Put { cell, .. } => Some(cell),
             Replacement::Delete => None,
         };
         Some(stored_change(write.rows.get(*place)?, cell, old.into_iter().collect()))
     });
-    stored_record(&write.partition, decision.write_time, changes.collect())
+    Ok(stored_record(&write.partition, decision.write_time, changes.collect()))
 }
 
 fn ordered(key: &SortKey) -> Bytes {
@@ -227,11 +259,16 @@ impl ChangeRecord {
 impl RowChange {
     /// Returns about how many bytes the change takes.
     pub(crate) fn bytes(&self) -> usize {
-        const OVERHEAD: usize = 64;
-        let row = |row: &Row| OVERHEAD + row.attributes.encoded_len();
-        let new = if let RowChangeKind::Put(new) = &self.kind { row(new) } else { OVERHEAD };
-        new + self.old_rows.iter().map(row).sum::<usize>()
+        let new = if let RowChangeKind::Put(new) = &self.kind { row_bytes(new) } else { OVERHEAD };
+        new + self.old_rows.iter().map(row_bytes).sum::<usize>()
     }
+}
+
+/// Bytes that a row takes besides its attributes.
+const OVERHEAD: usize = 64;
+
+fn row_bytes(row: &Row) -> usize {
+    OVERHEAD + row.attributes.encoded_len()
 }
 
 /// Puts the records of each partition in the order of their write times, in the places that the partition has.

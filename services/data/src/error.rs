@@ -183,6 +183,12 @@ pub(crate) enum Error {
         /// The microseconds by which the place is ahead.
         ahead_micros: i64,
     },
+    /// The rows before a write have more bytes than its record takes. Nothing was done.
+    #[error("the rows before the write have more than {max} bytes")]
+    OldRowsTooLarge {
+        /// The most bytes.
+        max: usize,
+    },
     /// A deleted range holds more rows than are read before they are deleted.
     #[error("the range holds more than {max} rows")]
     RangeTooLarge {
@@ -429,6 +435,15 @@ impl From<Error> for ApiError {
                  passed over; watch without a token, keep the one of the first response, read the table, and go on from there",
             )
             .meta("ahead_micros", ahead_micros.to_string()),
+            Error::OldRowsTooLarge { max } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::OLD_ROWS_TOO_LARGE,
+                format!(
+                    "the table's change feed keeps the rows that a write replaces or deletes, at most {max} bytes of one write; \
+                     change fewer rows at once"
+                ),
+            )
+            .meta("max", max.to_string()),
             Error::RangeTooLarge { max } => ApiError::new(
                 Code::FailedPrecondition,
                 reason::RANGE_TOO_LARGE,

@@ -163,6 +163,7 @@ reasons! {
     NO_DATA_PEER FAILED_PRECONDITION "The kind is read from the data service, and the clone does not know where that is. Start it with `--peer data=HOST:PORT`."
     NO_ENDPOINT UNAVAILABLE "No endpoint of the upstream could take the call in time. Try again shortly."
     OBJECT_NOT_FOUND NOT_FOUND "The loader knows no object with this id."
+    OLD_ROWS_TOO_LARGE FAILED_PRECONDITION "The rows that a write replaces or deletes have more bytes than the table's change feed keeps of one write. Change fewer rows at once."
     OUTCOME_UNKNOWN UNAVAILABLE "The engine did not answer in time: the change may have been made. The message says how to repeat it safely."
     PREFIX_WITH_BOUNDS INVALID_ARGUMENT "`prefix` is given with `start` or `end`. Give one of them."
     PROTOCOL_ERROR INTERNAL "The call broke the gRPC protocol."

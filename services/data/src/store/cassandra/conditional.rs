@@ -131,7 +131,10 @@ impl CassandraStore {
             };
             let largest = decision.changes.iter().map(|(_, replacement)| size(replacement)).max();
             self.mark_row(&write.table, largest.unwrap_or(0)).await;
-            let record = Self::record_conditional(write, &decision, &read.found);
+            let record = match Self::record_conditional(write, &decision, &read.found) {
+                Ok(record) => record,
+                Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),
+            };
             let attempt = self.swap(write, &read.versions, &decision, record.as_ref(), &mut places);
             match attempt.await {
                 Ok(true) => {

@@ -159,6 +159,30 @@ pub(super) async fn refused_range_leaves_nothing<S: Store>(Clones { here, .. }: 
     here.mutate(&name, "p".to_owned(), vec![delete_range("", "02")], "").await.unwrap();
 }
 
+pub(super) async fn old_rows_have_few_bytes<S: Store>(Clones { here, .. }: &Clones<S>) {
+    let large = "x".repeat(600_000);
+    for mode in [WriteMode::LastWriteWins, WriteMode::Conditional] {
+        let name = watched_as(here, mode, true).await;
+        let write = async |mutations| match mode {
+            WriteMode::LastWriteWins => here.mutate(&name, "p".to_owned(), mutations, "").await.map(drop),
+            WriteMode::Conditional => {
+                here.check_and_mutate(&name, "p".to_owned(), vec![], mutations, "").await.map(drop)
+            }
+        };
+        for key in ["a", "b", "c"] {
+            write(vec![put(key, &large)]).await.unwrap();
+        }
+        let all = write(vec![delete("a"), delete("b"), delete("c")]).await;
+        assert!(matches!(all, Err(Error::OldRowsTooLarge { .. })), "{mode:?}: {all:?}");
+        assert!(super::value(here, &name, "a").await.is_some(), "nothing was done");
+        if mode == WriteMode::LastWriteWins {
+            let range = write(vec![delete_range("a", "d")]).await;
+            assert!(matches!(range, Err(Error::OldRowsTooLarge { .. })), "{range:?}");
+        }
+        write(vec![delete("a"), delete("b")]).await.unwrap();
+    }
+}
+
 /// Writers that are cut off at any moment and repeat what they do not know, each in a partition of its own, and a watch that goes
 /// on at another clone at any moment.
 pub(super) async fn moving_watch_misses_nothing<S: Store>(clones: &Clones<S>) {

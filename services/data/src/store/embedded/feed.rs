@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use shoal_embedded::Tx;
 use uuid::Uuid;
 
-use crate::change_record::{self, OldRows, Place, RANGE_ROWS_MAX};
+use crate::change_record::{self, OldRows, OldRowsBudget, Place, RANGE_ROWS_MAX};
 use crate::clock::WriteTimestamp;
 use crate::conditional::{ConditionalWrite, Decision, Found};
 use crate::error::Error;
@@ -49,7 +49,7 @@ pub(super) fn record_conditional(
     now: WriteTimestamp,
 ) -> Result<(), Error> {
     let Some(feed) = write.table.change_feed() else { return Ok(()) };
-    let record = change_record::encode_conditional(write, decision, found, feed.old_rows);
+    let record = change_record::encode_conditional(write, decision, found, feed.old_rows)?;
     add(tx, keyspaces, &write.table, record, now)
 }
 
@@ -71,7 +71,7 @@ fn add(
 /// Returns the rows that a write puts or deletes, as they are before it.
 ///
 /// # Errors
-/// [`Error::RangeTooLarge`] when a deleted range holds too many.
+/// [`Error::RangeTooLarge`] when a deleted range holds too many, [`Error::OldRowsTooLarge`] when all have too many bytes.
 pub(super) fn rows_before(
     tx: &Tx<'_>,
     keyspaces: &Keyspaces,
@@ -81,6 +81,7 @@ pub(super) fn rows_before(
     let prefix = layout::prefix(&write.table, &write.partition);
     let of = write.table.definition.sort_key_type;
     let mut old_rows = OldRows::with_capacity(write.changes.len());
+    let budget = OldRowsBudget::default();
     for change in &write.changes {
         let mut rows = Vec::new();
         match change {
@@ -88,6 +89,7 @@ pub(super) fn rows_before(
                 let at = sort_key.ordered_bytes();
                 if let Some(stored) = tx.get(&keyspaces.rows, layout::key(&prefix, &at))? {
                     rows.extend(shown(tx, keyspaces, &prefix, (sort_key.clone(), &at), &stored, now)?);
+                    budget.take(&rows)?;
                 }
             }
             Change::DeleteRange { range } => {
@@ -98,7 +100,9 @@ pub(super) fn rows_before(
                     let at = &key[prefix.len()..];
                     let sort_key = SortKey::of_ordered_bytes(of, at)
                         .ok_or_else(|| Error::DataLoss("a stored sort key is of another type".to_owned()))?;
-                    rows.extend(shown(tx, keyspaces, &prefix, (sort_key, at), &stored, now)?);
+                    let shown = shown(tx, keyspaces, &prefix, (sort_key, at), &stored, now)?;
+                    budget.take(shown.as_slice())?;
+                    rows.extend(shown);
                     if rows.len() > RANGE_ROWS_MAX {
                         return Err(Error::RangeTooLarge { max: RANGE_ROWS_MAX });
                     }

@@ -2,7 +2,7 @@
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::change_record::{OldRows, RANGE_ROWS_MAX};
+use crate::change_record::{OldRows, OldRowsBudget, RANGE_ROWS_MAX};
 use crate::error::Error;
 use crate::mutation::{Change, Write};
 use crate::store::cassandra::CassandraStore;
@@ -10,7 +10,7 @@ use crate::store::cassandra::failure::ENGINE;
 use crate::store::{Consistency, Lookup, Query, ReadStore as _};
 
 /// Most old rows read at the same time.
-const OLD_ROW_READS: usize = 32;
+const OLD_ROW_READS: usize = 8;
 
 impl CassandraStore {
     /// Reads the rows that a write puts or deletes.
@@ -18,13 +18,16 @@ impl CassandraStore {
     /// # Errors
     /// [`Error::RangeTooLarge`] when a deleted range holds too many, and those of the reads: nothing was done then.
     pub(super) async fn rows_before(&self, write: &Write) -> Result<OldRows, Error> {
+        let budget = &OldRowsBudget::default();
         let reads = write.changes.iter().map(|change| async move {
             let (table, partition) = (write.table.clone(), write.partition.clone());
             let consistency = Consistency::Quorum;
             match change {
                 Change::Put { sort_key, .. } | Change::Delete { sort_key } => {
                     let lookup = Lookup { table, partition, sort_key: sort_key.clone(), consistency };
-                    Ok(self.get(lookup).await?.into_iter().collect())
+                    let rows: Vec<_> = self.get(lookup).await?.into_iter().collect();
+                    budget.take(&rows)?;
+                    Ok(rows)
                 }
                 Change::DeleteRange { range } => {
                     let (mut rows, mut range) = (Vec::new(), range.clone());
@@ -40,6 +43,7 @@ impl CassandraStore {
                             until: None,
                         });
                         let page = page.await?;
+                        budget.take(&page.rows)?;
                         rows.extend(page.rows);
                         if rows.len() > RANGE_ROWS_MAX {
                             return Err(Error::RangeTooLarge { max: RANGE_ROWS_MAX });

@@ -93,13 +93,16 @@ impl CassandraStore {
     }
 
     /// Makes the record of a conditional write; none if the table has no change feed.
+    ///
+    /// # Errors
+    /// [`Error::OldRowsTooLarge`].
     pub(in crate::store::cassandra) fn record_conditional(
         write: &ConditionalWrite,
         decision: &Decision,
         found: &[Found],
-    ) -> Option<Bytes> {
-        let feed = write.table.change_feed()?;
-        Some(change_record::encode_conditional(write, decision, found, feed.old_rows).into())
+    ) -> Result<Option<Bytes>, Error> {
+        let Some(feed) = write.table.change_feed() else { return Ok(None) };
+        Ok(Some(change_record::encode_conditional(write, decision, found, feed.old_rows)?.into()))
     }
 
     /// Takes a place for a record and logs a pointer to it. The write has to be sent at once then. Returns the values of
