@@ -260,6 +260,7 @@ fn feed_of(table: &str) -> NewTable {
         default_ttl: None,
         description: String::new(),
         change_feed: Some((false, None)),
+        attribute_schema: None,
     }
 }
 
