@@ -35,6 +35,7 @@ mod serve;
 mod sessions;
 mod settings;
 mod slow_peers;
+mod stampede;
 mod stores;
 mod tidy;
 mod top;
