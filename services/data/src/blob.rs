@@ -152,7 +152,7 @@ impl<S: Store> Data<S> {
         partition: PartitionKey,
         mutation: Mutation,
     ) -> Result<(), Error> {
-        let token = WriteToken::generate(self.clock.next());
+        let token = WriteToken::generate(self.clock.next()?);
         self.store.mutate(Write::parse(chunks.clone(), partition, token, vec![mutation])?).await
     }
 

@@ -5,7 +5,7 @@ use shoal_kit::reason;
 use shoal_kit::{ApiError, EngineError};
 use tonic::{Code, Status};
 
-use crate::clock::WriteTimestamp;
+use crate::clock::{AHEAD_MAX, SetBack, WriteTimestamp};
 use crate::write_token::WriteToken;
 
 /// Reason why a call failed. `Clone`, because several callers may have waited for one read.
@@ -72,6 +72,9 @@ pub(crate) enum Error {
         /// The largest difference that is allowed.
         limit: std::time::Duration,
     },
+    /// The host's clock was set back so far that new writes would be dated too far ahead of it. Nothing was done.
+    #[error(transparent)]
+    ClockSetBack(#[from] SetBack),
     /// The clone has as many statements in flight as it may have.
     #[error("{limit} statements are in flight")]
     Overloaded {
@@ -289,6 +292,20 @@ impl From<Error> for ApiError {
                 .meta("engine", engine)
                 .meta("drift_seconds", seconds)
                 .meta("limit", format!("{limit:?}"))
+                .retry_after(RETRY_AFTER)
+            }
+            Error::ClockSetBack(SetBack { micros }) => {
+                let seconds = format!("{:.3}", micros as f64 / 1e6);
+                ApiError::new(
+                    Code::Unavailable,
+                    reason::CLOCK_SET_BACK,
+                    format!(
+                        "this host's clock was set back: earlier writes are dated {seconds} s ahead of it, and at most {AHEAD_MAX:?} are \
+                         allowed, so that later writes win; set the clock right, or give each write an idempotency_token of its time"
+                    ),
+                )
+                .meta("ahead_seconds", seconds)
+                .meta("limit", format!("{AHEAD_MAX:?}"))
                 .retry_after(RETRY_AFTER)
             }
             Error::Overloaded { limit } => ApiError::new(

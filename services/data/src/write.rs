@@ -68,10 +68,10 @@ impl<S: Store> Data<S> {
     /// Reads the token of a write, or makes one from the clone's clock.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the token is not acceptable.
+    /// INVALID_ARGUMENT when the token is not acceptable, and [`Error::ClockSetBack`].
     pub(crate) fn token(&self, token: &str) -> Result<WriteToken, Error> {
         Ok(match token {
-            "" => WriteToken::generate(self.clock.next()),
+            "" => WriteToken::generate(self.clock.next()?),
             token => WriteToken::parse(token, WriteTimestamp::now())?,
         })
     }

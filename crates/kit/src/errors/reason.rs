@@ -70,6 +70,7 @@ reasons! {
     CHANGES_GONE FAILED_PRECONDITION "Changes from the place of the resume token on are no longer kept, or the place is in the future. Watch without a token, keep the token of the first response, read the table anew, and go on from that token."
     CHANGE_FEED_OFF FAILED_PRECONDITION "The table has no change feed. Create tables that are watched with `change_feed`."
     CLOCK_DRIFT UNAVAILABLE "The clone's clock differs from Cassandra's by more than `data.clock_drift_max`, or was not compared with it yet, so it refuses writes and watches. Nothing was done. Try another clone, and run NTP on its host."
+    CLOCK_SET_BACK UNAVAILABLE "The host's clock shows a time more than five minutes before that of earlier writes without an idempotency token. Nothing was done. Set the clock right, or give each write a token of its time."
     CONNECTION_AGED UNAVAILABLE "The connection was to end (`gateway.connection`) and the call outlived the grace time. Call again on a new connection."
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED "The deadline passed before the answer was complete. The call may have taken effect."
     DELAY_AND_RUN_TIME INVALID_ARGUMENT "Both `delay` and `run_time` are set. Give one of them."

@@ -30,6 +30,7 @@ use crate::table::{Definition, Table, TableChange, TableName};
 mod conditional;
 mod entry;
 mod feed;
+mod kept_clock;
 mod keys;
 mod layout;
 mod range_tombstone;
@@ -70,6 +71,7 @@ struct Keyspaces {
     page_keys: Keyspace,
     changes: Keyspace,
     feeds: Keyspace,
+    clock: Keyspace,
 }
 
 /// Returns the number of steps of scans that run at the same time: they decode rows all the time, so on half of the cores they
@@ -89,13 +91,15 @@ impl EmbeddedStore {
             page_keys: database.keyspace("page_keys")?,
             changes: database.keyspace("changes")?,
             feeds: database.keyspace("feeds")?,
+            clock: database.keyspace("clock")?,
         };
+        let clock = kept_clock::read(&keyspaces)?;
         Ok(Self {
             database,
             keyspaces: Arc::new(keyspaces),
             sweeping: Arc::default(),
             swept_until: Arc::default(),
-            clock: Arc::default(),
+            clock: Arc::new(clock),
             scan_turns: Arc::new(Semaphore::new(scan_turns())),
         })
     }

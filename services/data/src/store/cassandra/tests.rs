@@ -274,7 +274,7 @@ async fn late_answer_writes_record_again() {
     let mut watch = data.watch("again", String::new(), "").await.unwrap();
     let puts = vec![Mutation::Put { sort_key: text("a"), attributes: holding("1"), ttl: None }];
     let partition = PartitionKey::parse("p".to_owned()).unwrap();
-    let token = crate::write_token::WriteToken::generate(data.clock.next());
+    let token = crate::write_token::WriteToken::generate(data.clock.next().unwrap());
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
     let record = data.store.record(&write).await.unwrap().unwrap();
     let (partition, stamp) = (&write.partition, write.stamp());
@@ -317,7 +317,7 @@ async fn late_records_are_still_delivered() {
     let mut watch = hasty.watch("late", String::new(), "").await.unwrap();
     let puts = vec![Mutation::Put { sort_key: text("a"), attributes: holding("1"), ttl: None }];
     let partition = PartitionKey::parse("p".to_owned()).unwrap();
-    let token = crate::write_token::WriteToken::generate(here.clock.next());
+    let token = crate::write_token::WriteToken::generate(here.clock.next().unwrap());
     let stamp = token.stamp();
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
     let record = here.store.record(&write).await.unwrap().unwrap();

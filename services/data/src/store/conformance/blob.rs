@@ -262,7 +262,7 @@ pub(super) async fn damaged_chunks_are_data_loss<S: Store>(Clones { here, there 
     let chunks = here.store.table(&TableName::of_chunks(of.id)).await.unwrap();
     let partition = stored(here, &table).await.into_iter().find(|name| name.ends_with("/0")).unwrap();
     let change = async |mutation| {
-        let token = WriteToken::generate(here.clock.next());
+        let token = WriteToken::generate(here.clock.next().unwrap());
         let partition = PartitionKey::parse(partition.clone()).unwrap();
         here.store
             .mutate(Write::parse(chunks.clone(), partition, token, vec![mutation]).unwrap())

@@ -9,16 +9,18 @@ use crate::key::SortKey;
 use crate::row::Row;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::feed;
+use crate::store::embedded::kept_clock;
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::write::write_row;
 use crate::store::embedded::{EmbeddedStore, Keyspaces, layout, require_table, write_failed};
 
 impl EmbeddedStore {
     pub(super) async fn write_conditional(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
-        let keyspaces = self.keyspaces.clone();
+        let (keyspaces, clock) = (self.keyspaces.clone(), self.clock.clone());
         let token = write.token.clone();
         let written = self.database.write(move |tx| {
-            let outcome = apply(tx, &keyspaces, &write, WriteTimestamp::now());
+            let outcome = apply(tx, &keyspaces, &write, WriteTimestamp::now())
+                .and_then(|outcome| kept_clock::keep(tx, &keyspaces, &clock).map(|()| outcome));
             if outcome.is_err() {
                 tx.abort();
             }

@@ -7,6 +7,7 @@ use futures::stream::{Stream as _, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::conditional::Outcome;
 use crate::data::Data;
 use crate::key::SortKey;
 use crate::mutation::Mutation;
@@ -102,12 +103,64 @@ async fn clones_of_one_store_share_its_clock() {
     let (here, there) = (Data::new(store.clone()), Data::new(store));
     create(&here).await;
     // It is ahead of the wall clock now: a clone with a clock of its own would give earlier times.
-    let mut last = (0..50_000).map(|_| clock.next()).max().unwrap();
+    let mut last = (0..50_000).map(|_| clock.next().unwrap()).max().unwrap();
     for round in 0..10 {
         for data in [&here, &there] {
             let stamp = data.mutate("t", "p".to_owned(), vec![put("k", None)], "").await.unwrap();
             assert!(stamp > last, "round {round}: {stamp:?} after {last:?}");
             last = stamp;
+        }
+    }
+}
+
+/// The host's clock was ahead by some time, and is right after the restart.
+#[tokio::test]
+async fn later_writes_win_after_restart() {
+    for (mode, minutes) in [
+        (WriteMode::LastWriteWins, 4),
+        (WriteMode::LastWriteWins, 6),
+        (WriteMode::Conditional, 4),
+        (WriteMode::Conditional, 6),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::new(Database::open(dir.path()).unwrap()).unwrap();
+        let write = async |data: &Data<EmbeddedStore>, token: &str| {
+            let puts = vec![put("k", None)];
+            match mode {
+                WriteMode::LastWriteWins => data.mutate("t", "p".to_owned(), puts, token).await,
+                WriteMode::Conditional => {
+                    match data.check_and_mutate("t", "p".to_owned(), Vec::new(), puts, token).await? {
+                        Outcome::Applied { write_time, .. } => Ok(write_time),
+                        Outcome::Refused { .. } => panic!("it has no condition"),
+                    }
+                }
+            }
+        };
+        let store = open();
+        let data = Data::new(store.clone());
+        data.create_table("t", SortKeyType::String, mode, None).await.unwrap();
+        let ahead = WriteTimestamp::now().plus_seconds(minutes * 60);
+        store.clock.after(ahead).unwrap();
+        let first = write(&data, &format!("{}-first", WriteTimestamp::now().0)).await.unwrap();
+        drop((data, store));
+
+        let data = Data::new(open());
+        let read = async || {
+            let row = data.get("t", "p".to_owned(), text("k"), Consistency::Strong).await;
+            row.unwrap().write_time
+        };
+        assert_eq!(read().await, first);
+        let second = write(&data, "").await;
+        if minutes < 5 {
+            let second = second.unwrap();
+            assert!(second > ahead, "{second:?} after {ahead:?}");
+            assert_eq!(read().await, second);
+        } else {
+            assert!(matches!(second, Err(Error::ClockSetBack(_))), "{second:?}");
+            // Who gives the time of a write is not held up.
+            let token = format!("{}-second", WriteTimestamp::now().0);
+            assert_eq!(read().await, first);
+            assert!(write(&data, &token).await.unwrap() > first);
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::mutation::{Change, Write};
 use crate::store::WriteStore;
 use crate::store::embedded::entry::Entry;
 use crate::store::embedded::feed;
+use crate::store::embedded::kept_clock;
 use crate::store::embedded::range_tombstone::{RangeTombstone, overlay};
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::{
@@ -24,10 +25,11 @@ impl WriteStore for EmbeddedStore {
     }
 
     async fn mutate(&self, write: Write) -> Result<(), Error> {
-        let keyspaces = self.keyspaces.clone();
+        let (keyspaces, clock) = (self.keyspaces.clone(), self.clock.clone());
         let token = write.token.clone();
         let written = self.database.write(move |tx| {
-            let applied = apply(tx, &keyspaces, &write, WriteTimestamp::now());
+            let applied = apply(tx, &keyspaces, &write, WriteTimestamp::now())
+                .and_then(|()| kept_clock::keep(tx, &keyspaces, &clock));
             if applied.is_err() {
                 tx.abort();
             }
