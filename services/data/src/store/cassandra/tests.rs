@@ -259,6 +259,7 @@ fn feed_of(table: &str) -> NewTable {
         write_mode: WriteMode::LastWriteWins,
         default_ttl: None,
         description: String::new(),
+        attribute_schema: None,
         change_feed: Some((false, None)),
         attribute_schema: None,
     }
