@@ -261,7 +261,6 @@ fn feed_of(table: &str) -> NewTable {
         description: String::new(),
         attribute_schema: None,
         change_feed: Some((false, None)),
-        attribute_schema: None,
     }
 }
 
