@@ -97,6 +97,15 @@ pub(crate) enum Consistency {
     Strong,
 }
 
+/// Mode in which a view is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadMode {
+    /// The view as it is, in one read
+    Eventual,
+    /// Each entry checked against its row
+    Verified,
+}
+
 /// Lists the tables.
 #[derive(Debug, Args)]
 pub struct TablesArgs {
@@ -135,7 +144,7 @@ pub struct GetArgs {
 /// Shows the rows of a partition.
 #[derive(Debug, Args)]
 pub struct QueryArgs {
-    /// Name of the table
+    /// Name of the table, or of a view as TABLE.VIEW
     #[arg(value_name = "TABLE")]
     pub(crate) table: String,
     /// Key of the partition
@@ -159,6 +168,12 @@ pub struct QueryArgs {
     /// Number of replicas to wait for
     #[arg(long, value_enum, default_value = "quorum")]
     pub(crate) consistency: Consistency,
+    /// Mode in which a view is read: its entries checked against the table, or as they are [default: verified]
+    #[arg(long, value_enum)]
+    pub(crate) read_mode: Option<ReadMode>,
+    /// Read a view that is still being built, in which rows may be missing
+    #[arg(long)]
+    pub(crate) allow_building: bool,
     #[command(flatten)]
     pub(crate) server: Server,
     /// Form of the output

@@ -28,6 +28,9 @@ pub(crate) fn row(row: &Row) -> Json {
             object.insert(name.to_owned(), json!(time.to_string()));
         }
     }
+    if let Some(key) = &row.view_sort_key {
+        object.insert("view_sort_key".to_owned(), value(key));
+    }
     Json::Object(object)
 }
 

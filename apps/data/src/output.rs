@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use serde_json::{Value as Json, json};
-use shoal_proto::data::v1::{AttributeRule, Row, SortKeyType, Table, WriteMode};
+use shoal_proto::data::v1::{AttributeRule, Row, SortKeyType, Table, View, ViewState, WriteMode};
 
 use crate::args::Output;
-use crate::{json, key, typed};
+use crate::{json, key};
 
 /// The width beyond which a cell of a table is cut.
 const CELL_CHARS_MAX: usize = 60;
@@ -28,18 +28,44 @@ pub(crate) fn tables(tables: &[Table], output: Output) {
         let ttl = table.default_ttl.map_or_else(|| "-".to_owned(), |ttl| ttl.to_string());
         let created = table.create_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
         let feed = if table.change_feed.is_some() { "yes" } else { "-" };
-        let (keys, writes) = (sort_key_name(table), mode_name(table));
+        let (keys, writes) = (sort_key_name(table.sort_key_type()), mode_name(table));
+        let views: Vec<_> = table.views.iter().map(view_name).collect();
+        let views = if views.is_empty() { "-".to_owned() } else { views.join(", ") };
         let described = table.description.escape_debug().to_string();
-        vec![table.name.clone(), keys.into(), writes.into(), ttl, feed.into(), created, described]
+        vec![table.name.clone(), keys.into(), writes.into(), ttl, feed.into(), views, created, described]
     });
-    line(columns(&["TABLE", "SORT KEYS", "WRITES", "TTL", "FEED", "CREATED", "DESCRIPTION"], rows));
+    let header = ["TABLE", "SORT KEYS", "WRITES", "TTL", "FEED", "VIEWS", "CREATED", "DESCRIPTION"];
+    line(columns(&header, rows));
+}
+
+/// Returns the name of a view, and how far it is if it is being built.
+fn view_name(view: &View) -> String {
+    let progress = view.build.as_ref().map(|build| format!(" {:.0} %", build.progress * 100.0));
+    match view.state() {
+        ViewState::Building => format!("{} (building{})", view.name, progress.unwrap_or_default()),
+        ViewState::Ready | ViewState::Unspecified => view.name.clone(),
+    }
+}
+
+fn view_json(view: &View) -> Json {
+    json!({
+        "name": view.name,
+        "partition": view.partition,
+        "sort": view.sort,
+        "sort_key_type": sort_key_name(view.sort_key_type()),
+        "filter": view.filter,
+        "attributes": view.attributes,
+        "keys_only": view.keys_only,
+        "state": if view.state() == ViewState::Ready { "ready" } else { "building" },
+        "progress": view.build.as_ref().map(|build| build.progress),
+    })
 }
 
 /// Returns a definition as an object.
 pub(crate) fn table_json(table: &Table) -> Json {
     let mut definition = json!({
         "name": table.name,
-        "sort_key_type": sort_key_name(table),
+        "sort_key_type": sort_key_name(table.sort_key_type()),
         "write_mode": mode_name(table),
         "default_ttl": table.default_ttl.map(|ttl| ttl.to_string()),
         "change_feed": table.change_feed.as_ref().map(|feed| json!({
@@ -48,6 +74,7 @@ pub(crate) fn table_json(table: &Table) -> Json {
         })),
         "description": table.description,
         "create_time": table.create_time.map(|time| time.to_string()),
+        "views": table.views.iter().map(view_json).collect::<Vec<_>>(),
     });
     if !table.sort_key_parts.is_empty() {
         definition["sort_key_parts"] = json!(key::parts_text(&table.sort_key_parts));
@@ -65,8 +92,8 @@ pub(crate) fn table_json(table: &Table) -> Json {
     definition
 }
 
-fn sort_key_name(table: &Table) -> &'static str {
-    match typed::sort_key_type(table) {
+fn sort_key_name(of: SortKeyType) -> &'static str {
+    match of {
         SortKeyType::String | SortKeyType::Unspecified => "string",
         SortKeyType::Int64 => "int64",
         SortKeyType::Bytes => "bytes",
@@ -82,8 +109,17 @@ fn mode_name(table: &Table) -> &'static str {
     }
 }
 
+/// Prints rows of a view, each with the partition that it has in its table.
+pub(crate) fn view_rows(rows: &[Row], output: Output) {
+    print(rows, output, true);
+}
+
 /// Prints rows: as a table, a line for each attribute.
 pub(crate) fn rows(rows: &[Row], output: Output) {
+    print(rows, output, false);
+}
+
+fn print(rows: &[Row], output: Output, partitions: bool) {
     if output == Output::Json {
         for row in rows {
             line(json::row(row));
@@ -108,9 +144,18 @@ pub(crate) fn rows(rows: &[Row], output: Output) {
         lines[0][0] = key;
         lines[0][3] = written;
         lines[0][4] = ends;
+        if partitions {
+            for (at, line) in lines.iter_mut().enumerate() {
+                let keys =
+                    row.view_sort_key.as_ref().map_or_else(|| "-".to_owned(), |key| text(&json::value(key)));
+                let first = |text: String| if at == 0 { text } else { String::new() };
+                line.splice(0..0, [first(keys), first(row.partition_key.escape_debug().to_string())]);
+            }
+        }
         lines
     });
-    line(columns(&["SORT KEY", "ATTRIBUTE", "VALUE", "WRITTEN", "ENDS"], lines));
+    let header = ["VIEW KEY", "PARTITION", "SORT KEY", "ATTRIBUTE", "VALUE", "WRITTEN", "ENDS"];
+    line(columns(if partitions { &header } else { &header[2..] }, lines));
 }
 
 /// Returns JSON as people read it: text without quotes.

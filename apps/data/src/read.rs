@@ -4,7 +4,7 @@ use anyhow::{anyhow, bail};
 use shoal_proto::data::v1::{self as pb, GetRequest, ListTablesRequest, QueryRequest, SortKeyType, Table};
 use shoal_proto::r#type::v1::Value;
 
-use crate::args::{Consistency, GetArgs, QueryArgs, TablesArgs};
+use crate::args::{Consistency, GetArgs, QueryArgs, ReadMode, TablesArgs};
 use crate::connection::Connection;
 use crate::key::sort_key;
 use crate::{output, typed};
@@ -18,6 +18,15 @@ impl From<Consistency> for pb::Consistency {
             Consistency::Eventual => pb::Consistency::Eventual,
             Consistency::Quorum => pb::Consistency::Quorum,
             Consistency::Strong => pb::Consistency::Strong,
+        }
+    }
+}
+
+impl From<ReadMode> for pb::ReadMode {
+    fn from(mode: ReadMode) -> Self {
+        match mode {
+            ReadMode::Eventual => pb::ReadMode::Eventual,
+            ReadMode::Verified => pb::ReadMode::Verified,
         }
     }
 }
@@ -72,9 +81,23 @@ pub(crate) fn key(table: &Table, typed: Option<&str>) -> anyhow::Result<Option<V
     }
 }
 
+/// Returns the table of a query; for a view, named `TABLE.VIEW`, one with the sort keys of the view.
+async fn read_table(connection: &Connection, name: &str) -> anyhow::Result<Table> {
+    let Some((of, view)) = name.split_once('.') else { return connection.table(name).await };
+    let table = connection.table(of).await?;
+    let view = table.views.iter().find(|candidate| candidate.name == view).ok_or_else(|| {
+        let names: Vec<_> = table.views.iter().map(|view| view.name.as_str()).collect();
+        anyhow!(
+            "{of} has no view {view}; its views: {}",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        )
+    })?;
+    Ok(Table { name: name.to_owned(), sort_key_type: view.sort_key_type, ..Table::default() })
+}
+
 pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<()> {
     let connection = Connection::open(&args.server).await?;
-    let table = connection.table(&args.table).await?;
+    let table = read_table(&connection, &args.table).await?;
     let bound = |typed: &Option<String>| typed.as_deref().map(|typed| sort_key(&table, typed)).transpose();
     let (start, end, prefix) = (bound(&args.start)?, bound(&args.end)?, bound(&args.prefix)?);
     let mut rows = Vec::new();
@@ -91,6 +114,8 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<()> {
             page_size: wanted as i32,
             page_token,
             consistency: pb::Consistency::from(args.consistency).into(),
+            read_mode: args.read_mode.map_or(pb::ReadMode::Unspecified, pb::ReadMode::from).into(),
+            allow_building: args.allow_building,
         };
         let answer = connection.client.clone().query(connection.request(request)).await;
         let page = connection.answer(answer).await?;
@@ -101,7 +126,11 @@ pub(crate) async fn query(args: QueryArgs) -> anyhow::Result<()> {
             break;
         }
     }
-    output::rows(&rows, args.output);
+    if args.table.contains('.') {
+        output::view_rows(&rows, args.output);
+    } else {
+        output::rows(&rows, args.output);
+    }
     if !page_token.is_empty() {
         eprintln!("there may be more rows; --limit 0 shows all");
     }

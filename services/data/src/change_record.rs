@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::{Change, Write};
 use crate::row::Row;
-use crate::table::SortKeyType;
+use crate::table::{SortKeyType, Table};
 use crate::value::Attributes;
 
 /// Most rows that a deleted range may hold where each of them is read before it is deleted.
@@ -22,22 +22,35 @@ pub(crate) const RANGE_ROWS_MAX: usize = 1000;
 /// Cassandra's commit log, and each change into a message of 4 MiB.
 pub(crate) const OLD_ROWS_BYTES_MAX: usize = 3 << 19;
 
+/// Most bytes of the rows that a write to a table with views changes, where no record keeps them.
+pub(crate) const VIEWED_ROWS_BYTES_MAX: usize = 16 << 20;
+
 /// Counts the old rows of a write.
-#[derive(Debug, Default)]
-pub(crate) struct OldRowsBudget(AtomicUsize);
+#[derive(Debug)]
+pub(crate) struct OldRowsBudget {
+    max: usize,
+    taken: AtomicUsize,
+}
 
 impl OldRowsBudget {
+    /// Makes the budget of a write to this table.
+    pub(crate) fn of(table: &Table) -> Self {
+        let recorded = table.change_feed().is_some_and(|feed| feed.old_rows);
+        let max = if recorded { OLD_ROWS_BYTES_MAX } else { VIEWED_ROWS_BYTES_MAX };
+        Self { max, taken: AtomicUsize::new(0) }
+    }
+
     /// Counts rows.
     ///
     /// # Errors
     /// [`Error::OldRowsTooLarge`] when they are too many with those before.
     pub(crate) fn take(&self, rows: &[Row]) -> Result<(), Error> {
         let bytes = rows.iter().map(row_bytes).sum::<usize>();
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= OLD_ROWS_BYTES_MAX {
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= self.max {
             return Ok(());
         }
-        Err(Error::OldRowsTooLarge { max: OLD_ROWS_BYTES_MAX })
+        Err(Error::OldRowsTooLarge { max: self.max })
     }
 }
 
@@ -171,7 +184,7 @@ pub(crate) fn encode_conditional(
     old_rows: bool,
 ) -> Result<Vec<u8>, Error> {
     let old = |place: usize| found.get(place).and_then(|found| found.row.as_ref()).filter(|_| old_rows);
-    let budget = OldRowsBudget::default();
+    let budget = OldRowsBudget::of(&write.table);
     for row in decision.changes.iter().filter_map(|(place, _)| old(*place)) {
         budget.take(std::slice::from_ref(row))?;
     }

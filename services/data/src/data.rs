@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, WriteTimestamp};
@@ -53,6 +53,8 @@ pub(crate) struct Data<S> {
     pub(crate) blob_bytes_max: u64,
     /// The longest time for which a stream waits for its caller.
     pub(crate) stream_idle_max: Duration,
+    /// Told when views of a table were changed at this clone.
+    pub(crate) views_changed: Arc<Notify>,
 }
 
 impl<S: WriteStore> Data<S> {
@@ -63,8 +65,20 @@ impl<S: WriteStore> Data<S> {
         let watches = Arc::new(Semaphore::new(WATCHES_MAX));
         let (tags, draining, keys) = (Tags::default(), CancellationToken::new(), Arc::default());
         let (blobs, blob_bytes_max) = (Arc::new(Semaphore::new(BLOBS_MAX)), BLOB_BYTES_MAX_DEFAULT);
-        let stream_idle_max = STREAM_IDLE_MAX_DEFAULT;
-        Self { store, clock, tags, keys, scans, draining, watches, blobs, blob_bytes_max, stream_idle_max }
+        let (stream_idle_max, views_changed) = (STREAM_IDLE_MAX_DEFAULT, Arc::default());
+        Self {
+            store,
+            clock,
+            tags,
+            keys,
+            scans,
+            draining,
+            watches,
+            blobs,
+            blob_bytes_max,
+            stream_idle_max,
+            views_changed,
+        }
     }
 
     /// Ends watches when the clone begins to shut down.

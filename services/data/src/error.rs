@@ -198,6 +198,17 @@ pub(crate) enum Error {
         /// The most rows of a range.
         max: usize,
     },
+    /// The table has no such view.
+    #[error("no view `{0}`")]
+    ViewNotFound(String),
+    /// Rows may be missing in the view.
+    #[error("view `{view}` is still being built")]
+    ViewBuilding {
+        /// The name of the table and the view.
+        view: String,
+        /// The part of the table that is in it, 0 to 1.
+        progress: f64,
+    },
     /// The clone has as many watches open as it takes.
     #[error("{max} watches are open")]
     TooManyWatches {
@@ -456,8 +467,8 @@ impl From<Error> for ApiError {
                 Code::FailedPrecondition,
                 reason::OLD_ROWS_TOO_LARGE,
                 format!(
-                    "the table's change feed keeps the rows that a write replaces or deletes, at most {max} bytes of one write; \
-                     change fewer rows at once"
+                    "a write reads the rows that it replaces or deletes for the table's views and its change feed with old_rows, at most \
+                     {max} bytes; change fewer rows at once"
                 ),
             )
             .meta("max", max.to_string()),
@@ -467,6 +478,23 @@ impl From<Error> for ApiError {
                 format!("the table reads rows before it deletes them, at most {max} of a range; delete smaller ranges"),
             )
             .meta("max", max.to_string()),
+            Error::ViewNotFound(view) => ApiError::new(
+                Code::NotFound,
+                reason::VIEW_NOT_FOUND,
+                format!("there is no view `{view}`; see views of the table in GetTable, or add it with UpdateTable"),
+            )
+            .meta("view", view),
+            Error::ViewBuilding { view, progress } => ApiError::new(
+                Code::FailedPrecondition,
+                reason::VIEW_BUILDING,
+                format!(
+                    "view `{view}` is still being built, {:.0} % of its table is in it; wait until its state in GetTable is \
+                     READY, or set allow_building and take what is there",
+                    progress * 100.0
+                ),
+            )
+            .meta("view", view)
+            .meta("progress", format!("{progress:.3}")),
             Error::TooManyWatches { max } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::TOO_MANY_WAITING,

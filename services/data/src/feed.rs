@@ -322,6 +322,7 @@ mod tests {
             description: String::new(),
             change_feed: Some((false, None)),
             attribute_schema: None,
+            views: Vec::new(),
         };
         let table = data.create(new).await.unwrap();
         let oldest = table.change_feed().unwrap().oldest(WriteTimestamp::now()).0;

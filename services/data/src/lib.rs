@@ -26,6 +26,8 @@ mod table;
 mod tables;
 mod tags;
 mod value;
+mod view_build;
+mod view_entry;
 mod write;
 mod write_token;
 
@@ -44,6 +46,7 @@ use engine::Kind;
 use store::Store;
 use store::cassandra::CassandraStore;
 use store::embedded::sweep_forever;
+use view_build::build_views_forever;
 
 /// Largest request: a Mutate at its highest limits.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -82,6 +85,7 @@ fn of_store(store: impl Store, clone: String, background: Background, limits: &C
         .until(background.draining.clone())
         .within(limits.blob_bytes_max, limits.stream_idle_max);
     background.spawn(sweep_blobs_forever(data.clone()));
+    background.spawn(build_views_forever(data.clone()));
     let server = DataServiceServer::new(service::Service::new(data, background.draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)

@@ -14,9 +14,12 @@ mod count;
 mod partitions;
 mod query;
 mod scan;
+mod view;
 
-pub(crate) use query::QueryRequest;
+pub(crate) use query::{QueryRequest, ReadMode};
 pub(crate) use scan::{ScanMessage, ScanRequest};
+#[cfg(test)]
+pub(crate) use view::ViewRow;
 
 /// Most keys of a BatchGet.
 const BATCH_KEYS_MAX: usize = 100;

@@ -86,11 +86,18 @@ impl Draft {
 /// DATA_LOSS when the cell is too short.
 pub(crate) fn emptied(cell: &[u8]) -> Result<Vec<u8>, Error> {
     let draft = Draft::new(&Attributes::default(), expire_time(cell)?);
+    Ok(draft.seal(write_id(cell)))
+}
+
+/// Returns the identity of the write in a cell; that of a cell without one is the smallest.
+pub(crate) fn write_id(cell: &[u8]) -> WriteId {
     let mut write = [0; WRITE_BYTES];
-    if cell[0] == FORMAT {
-        write.copy_from_slice(&cell[1..=WRITE_BYTES]);
+    if cell.first() == Some(&FORMAT)
+        && let Some(stored) = cell.get(1..=WRITE_BYTES)
+    {
+        write.copy_from_slice(stored);
     }
-    Ok(draft.seal(write))
+    write
 }
 
 /// Returns when the row in a cell ends. Checks nothing but the format and the length.

@@ -2,7 +2,9 @@
 //! them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
 
 use crate::change_record::{ChangeRecord, Place};
 use crate::clock::{Clock, WriteTimestamp};
@@ -12,7 +14,8 @@ use crate::key::{PartitionKey, SortKey, SortRange};
 use crate::mutation::Write;
 use crate::page_key::PageKey;
 use crate::row::{Page, Row, Seen};
-use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName};
+use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName, View};
+use crate::view_entry::EntryKey;
 
 pub(crate) mod cassandra;
 #[cfg(test)]
@@ -164,12 +167,32 @@ pub(crate) struct Lookups {
 /// Every call ends within the store's own time-outs, whatever the engine does; the embedded store has none, and waits for its disk.
 /// A caller that leaves makes nothing half done: what was sent is finished in a task of its own.
 pub(crate) trait Store:
-    TableStore + ReadStore + ScanStore + WriteStore + KeyStore + FeedStore + Clone + Send + Sync + 'static
+    TableStore
+    + ReadStore
+    + ScanStore
+    + WriteStore
+    + KeyStore
+    + FeedStore
+    + ViewStore
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
 }
 
 impl<
-    S: TableStore + ReadStore + ScanStore + WriteStore + KeyStore + FeedStore + Clone + Send + Sync + 'static,
+    S: TableStore
+        + ReadStore
+        + ScanStore
+        + WriteStore
+        + KeyStore
+        + FeedStore
+        + ViewStore
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 > Store for S
 {
 }
@@ -303,6 +326,81 @@ pub(crate) trait WriteStore {
         &self,
         write: ConditionalWrite,
     ) -> impl Future<Output = Result<Outcome, Error>> + Send;
+}
+
+/// Build of a view, as its builders have left it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Build {
+    /// The id of the clone that builds.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) owner: Vec<u8>,
+    /// The time, in microseconds since 1970, until which nobody else builds.
+    #[prost(int64, tag = "2")]
+    pub(crate) leased_until: i64,
+    /// The number of parts that the table was divided into; 0 before that.
+    #[prost(uint32, tag = "3")]
+    pub(crate) parts: u32,
+    /// The places of the parts that are not read to their end, the next one first.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub(crate) places: Vec<Vec<u8>>,
+    /// The rows that were read.
+    #[prost(uint64, tag = "5")]
+    pub(crate) rows: u64,
+    /// The entries that were written.
+    #[prost(uint64, tag = "6")]
+    pub(crate) entries: u64,
+}
+
+impl Build {
+    /// Returns the part of the table that is done, 0 to 1.
+    pub(crate) fn progress(&self) -> f64 {
+        match self.parts {
+            0 => 0.0,
+            parts => (1.0 - self.places.len() as f64 / f64::from(parts)).clamp(0.0, 1.0),
+        }
+    }
+}
+
+/// Views of a store's tables: their hidden tables, what is written into them beside the writes of the tables, and how far their
+/// builds are.
+///
+/// Every write of a table keeps the entries of the views that are building or ready, in the same step. Of a row whose write was
+/// answered the entry is never missing. An entry that belongs to no row may be left where writes of one row come at the same time.
+pub(crate) trait ViewStore {
+    /// Returns the time after which every write keeps a view whose state says so since then.
+    fn view_settle_time(&self) -> Duration;
+
+    /// Makes the hidden table of a view. May be repeated.
+    fn make_view(&self, table: &Table, view: &View) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Drops the hidden table of a view that no write keeps any more. May be repeated.
+    fn drop_view(&self, view: &View) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Writes the entries of rows that were read from the table, unless the rows were written since. Returns their number.
+    fn add_entries(
+        &self,
+        table: Arc<Table>,
+        view: &View,
+        rows: Vec<(PartitionKey, Row)>,
+    ) -> impl Future<Output = Result<usize, Error>> + Send;
+
+    /// Removes entries that no row can have any more, at their own timestamps.
+    fn remove_entries(
+        &self,
+        view: &View,
+        entries: Vec<(EntryKey, WriteTimestamp)>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Returns the build of a view, if it was begun and has not ended.
+    fn build(&self, view: Uuid) -> impl Future<Output = Result<Option<Build>, Error>> + Send;
+
+    /// Replaces the build of a view, none for one that has not begun or that ends. Returns whether it was still `found`.
+    fn replace_build(
+        &self,
+        view: Uuid,
+        found: Option<Build>,
+        build: Option<Build>,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
 /// Names the changes of a shard to read.

@@ -14,12 +14,14 @@ use crate::value::Attributes;
 mod key_parts;
 mod options;
 mod schema;
+mod view;
 
 #[cfg(test)]
 pub(crate) use key_parts::KEY_PARTS_MAX;
 pub(crate) use key_parts::{KeyPart, KeyParts};
 pub(crate) use options::{ChangeFeed, Options};
 pub(crate) use schema::{AttributeRule, AttributeSchema};
+pub(crate) use view::{NewView, RowRef, View, ViewState, check_views, parse_views};
 
 /// Longest name of a table: with the prefix of the engine's table it stays below Cassandra's 48.
 const NAME_BYTES_MAX: usize = 40;
@@ -98,6 +100,10 @@ pub(crate) struct TableChange {
     pub(crate) attribute_schema: Option<Option<AttributeSchema>>,
     /// The new change feed; `Some(None)` stands for none.
     pub(crate) change_feed: Option<Option<ChangeFeed>>,
+    /// The views that the table has from now on; those that it has already stay.
+    pub(crate) views: Option<Vec<View>>,
+    /// The new states of views by their ids; none stands for the end of a view.
+    pub(crate) view_states: Vec<(Uuid, Option<ViewState>)>,
 }
 
 /// A table that exists.
@@ -133,6 +139,11 @@ impl TableName {
     /// all of theirs.
     pub(crate) fn of_chunks(table: Uuid) -> Self {
         Self(format!("{HIDDEN}{}", table.simple()))
+    }
+
+    /// Makes the name of the hidden table with the entries of a view.
+    pub(crate) fn of_view(view: Uuid) -> Self {
+        Self::of_chunks(view)
     }
 
     /// Returns whether the table is hidden.
@@ -271,6 +282,21 @@ impl TableChange {
                 None => feed,
             });
         }
+        if let Some(views) = &self.views {
+            changed.options.replace_views(views);
+        }
+        for (id, state) in &self.view_states {
+            match state {
+                None => changed.options.views.retain(|view| view.id != *id),
+                Some(state) => {
+                    let views = changed.options.views.iter_mut();
+                    // A view that was dropped meanwhile stays dropped.
+                    views
+                        .filter(|view| view.id == *id && view.is_there())
+                        .for_each(|view| view.state = *state);
+                }
+            }
+        }
         changed
     }
 }
@@ -335,6 +361,21 @@ impl Table {
         self.definition.options.change_feed.as_ref()
     }
 
+    /// Returns the views that its writes keep.
+    pub(crate) fn kept_views(&self) -> impl Iterator<Item = &View> {
+        self.definition.options.views.iter().filter(|view| view.is_kept())
+    }
+
+    /// Returns whether its writes keep views.
+    pub(crate) fn has_views(&self) -> bool {
+        self.kept_views().next().is_some()
+    }
+
+    /// Returns the views that callers see.
+    pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
+        self.definition.options.views.iter().filter(|view| view.is_there())
+    }
+
     /// Returns the table for a repeated creation.
     ///
     /// # Errors
@@ -344,6 +385,21 @@ impl Table {
             None => Ok(self),
             Some(difference) => Err(Error::TableExists { name: self.definition.name.0, difference }),
         }
+    }
+}
+
+impl View {
+    /// Returns the hidden table of the view's entries. It is in no list of tables: it belongs to the view's table.
+    pub(crate) fn table(&self) -> Table {
+        let definition = Definition {
+            name: TableName::of_view(self.id),
+            sort_key_type: SortKeyType::Bytes,
+            write_mode: WriteMode::LastWriteWins,
+            default_ttl: None,
+            description: String::new(),
+            options: Options::default(),
+        };
+        Table { definition, id: self.id, create_time: WriteTimestamp(0) }
     }
 }
 

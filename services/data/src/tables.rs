@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::page_token::Binding;
 use crate::store::{Consistency, Store};
 use crate::table::{
-    AttributeSchema, BEHIND_HIDDEN, ChangeFeed, Definition, Options, SortKeyType, Table, TableChange,
-    TableName, Ttl, WriteMode, check_description,
+    AttributeSchema, BEHIND_HIDDEN, ChangeFeed, Definition, NewView, Options, SortKeyType, Table,
+    TableChange, TableName, Ttl, ViewState, WriteMode, check_description, check_views, parse_views,
 };
 use crate::tags::TableDrop;
 
@@ -33,6 +33,8 @@ pub(crate) struct NewTable {
     pub(crate) change_feed: Option<(bool, Option<Duration>)>,
     /// The attributes that rows may have, if they are declared.
     pub(crate) attribute_schema: Option<AttributeSchema>,
+    /// The views.
+    pub(crate) views: Vec<NewView>,
 }
 
 impl<S: Store> Data<S> {
@@ -49,6 +51,7 @@ impl<S: Store> Data<S> {
             description,
             change_feed,
             attribute_schema,
+            views,
         } = table;
         let now = WriteTimestamp::now();
         let name = TableName::parse(&name, "table.name")?;
@@ -57,7 +60,10 @@ impl<S: Store> Data<S> {
             .map(|(old_rows, retention)| ChangeFeed::parse(old_rows, retention, now))
             .transpose()?;
         check_description(&description)?;
-        let options = Options { change_feed, attribute_schema };
+        // A new table has no rows that its views could lack.
+        let views = parse_views(views, ViewState::Ready)?;
+        check_views(&views, sort_key_type)?;
+        let options = Options { change_feed, attribute_schema, views };
         let definition = Definition { name, sort_key_type, write_mode, default_ttl, description, options };
         self.store.create_table(definition, now).await
     }
@@ -71,7 +77,15 @@ impl<S: Store> Data<S> {
         if let Some(description) = &change.description {
             check_description(description)?;
         }
-        self.store.update_table(&name, change).await
+        if let Some(views) = &change.views {
+            check_views(views, self.store.table(&name).await?.definition.sort_key_type)?;
+        }
+        let views = change.views.is_some();
+        let table = self.store.update_table(&name, change).await?;
+        if views {
+            self.views_changed.notify_one();
+        }
+        Ok(table)
     }
 
     /// Drops a table with all of its rows, if it was created at this time or no time is given.
@@ -149,6 +163,7 @@ impl NewTable {
             description: String::new(),
             change_feed: None,
             attribute_schema: None,
+            views: Vec::new(),
         }
     }
 }

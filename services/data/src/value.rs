@@ -1,6 +1,7 @@
 //! Attribute values, in the form in which they are stored. Field numbers are part of the stored format: new ones may be added,
 //! and none is ever reused.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -146,10 +147,54 @@ struct Stored {
     value: Option<Value>,
 }
 
+impl Value {
+    /// Compares two values, an integer with a double by number; none if their kinds differ otherwise, or a double is NaN.
+    pub(crate) fn order(&self, other: &Value) -> Option<Ordering> {
+        match (self, other) {
+            (Value::String(a), Value::String(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
+            (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
+            (Value::Double(a), Value::Double(b)) => a.partial_cmp(b),
+            (Value::Int(a), Value::Double(b)) => order_numbers(*a, *b),
+            (Value::Double(a), Value::Int(b)) => order_numbers(*b, *a).map(Ordering::reverse),
+            (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
+            (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
+            (Value::Time(a), Value::Time(b)) => Some((a.seconds, a.nanos).cmp(&(b.seconds, b.nanos))),
+            _ => None,
+        }
+    }
+}
+
+/// Compares an integer with a double exactly: no integer is rounded to a double; none for NaN.
+fn order_numbers(int: i64, double: f64) -> Option<Ordering> {
+    const BEHIND_ALL: f64 = 9_223_372_036_854_775_808.0;
+    if double.is_nan() {
+        return None;
+    }
+    if double >= BEHIND_ALL {
+        return Some(Ordering::Less);
+    }
+    if double < -BEHIND_ALL {
+        return Some(Ordering::Greater);
+    }
+    // Within the range of integers, so nothing but the fraction is cut off.
+    let whole = double.trunc() as i64;
+    Some(int.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
+}
+
 impl Attributes {
+    /// Returns the value of a name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.by_name.get(name)?.value.as_ref()
+    }
+
     /// Sets an attribute; the last value of a name stays.
     pub(crate) fn insert(&mut self, name: String, value: Value) {
         self.by_name.insert(name, Stored { value: Some(value) });
+    }
+
+    /// Takes the value of a name.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Value> {
+        self.by_name.remove(name)?.value
     }
 
     /// Returns names and values, ordered by name.

@@ -187,6 +187,17 @@ families! {
         "Time from a write to its delivery to a watch of its table; of a watch that was resumed, with the time it was away."
         "the 99th percentile above 10 while no watch catches up"
 
+    Counter shoal_data_view_stale_entries_total of Data {}
+        "Entries of views that a VERIFIED query found stale and dropped: their row is not there or has another key in the view."
+        "a rate near that of writes: callers write the same rows at the same time"
+    Counter shoal_data_view_entries_left_total of Data {}
+        "Entries that a write should have removed from views and could not, because Cassandra did not answer. VERIFIED queries drop them."
+        "any rate that stays"
+    Counter shoal_data_view_build_rows_total of Data {}
+        "Rows that builds of views have read." ""
+    Counter shoal_data_view_build_failures_total of Data {}
+        "Steps of builds of views that failed and are tried again." "any rate that stays"
+
     Gauge shoal_jobs_queue_jobs {queue, state}
         "Jobs of a queue by state: scheduled, ready, running, retrying, dead. Read when metrics are asked for, of at most 100 queues; all clones show the same, so take the max."
         "ready that grows; dead above 0"

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::clock::WriteTimestamp;
 use crate::row::Row;
-use crate::value::{Attributes, Value};
+use crate::value::Value;
 
 /// Relation between what a row holds and what the caller gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,52 +85,16 @@ impl Condition {
             Condition::Exists => row.is_some(),
             Condition::Absent => row.is_none(),
             Condition::Attribute { name, comparison, value } => {
-                let found = row.and_then(|row| attribute(&row.attributes, name));
-                comparison.holds(found.and_then(|found| order(found, value)))
+                let found = row.and_then(|row| row.attributes.get(name));
+                comparison.holds(found.and_then(|found| found.order(value)))
             }
             Condition::Size { name, comparison, bytes } => {
-                let size = row.and_then(|row| attribute(&row.attributes, name)).and_then(size);
+                let size = row.and_then(|row| row.attributes.get(name)).and_then(size);
                 comparison.holds(size.map(|size| size.cmp(bytes)))
             }
             Condition::WrittenAt(at) => row.is_some_and(|row| row.write_time == *at),
         }
     }
-}
-
-fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a Value> {
-    attributes.iter().find_map(|(of, value)| (of == name).then_some(value))
-}
-
-/// Compares two values, an integer with a double by number; none if their kinds differ otherwise, or a double is NaN.
-fn order(a: &Value, b: &Value) -> Option<Ordering> {
-    match (a, b) {
-        (Value::String(a), Value::String(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
-        (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
-        (Value::Double(a), Value::Double(b)) => a.partial_cmp(b),
-        (Value::Int(a), Value::Double(b)) => order_numbers(*a, *b),
-        (Value::Double(a), Value::Int(b)) => order_numbers(*b, *a).map(Ordering::reverse),
-        (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
-        (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
-        (Value::Time(a), Value::Time(b)) => Some((a.seconds, a.nanos).cmp(&(b.seconds, b.nanos))),
-        _ => None,
-    }
-}
-
-/// Compares an integer with a double exactly: no integer is rounded to a double; none for NaN.
-fn order_numbers(int: i64, double: f64) -> Option<Ordering> {
-    const BEHIND_ALL: f64 = 9_223_372_036_854_775_808.0;
-    if double.is_nan() {
-        return None;
-    }
-    if double >= BEHIND_ALL {
-        return Some(Ordering::Less);
-    }
-    if double < -BEHIND_ALL {
-        return Some(Ordering::Greater);
-    }
-    // Within the range of integers, so nothing but the fraction is cut off.
-    let whole = double.trunc() as i64;
-    Some(int.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
 }
 
 fn size(value: &Value) -> Option<i64> {
@@ -189,12 +153,21 @@ mod tests {
     #[test]
     fn integers_are_never_rounded() {
         // 2^53 + 1 is no double: as doubles the two would be equal.
-        assert_eq!(order_numbers((1 << 53) + 1, 9_007_199_254_740_992.0), Some(Ordering::Greater));
-        assert_eq!(order_numbers(i64::MAX, 9_223_372_036_854_775_808.0), Some(Ordering::Less));
-        assert_eq!(order_numbers(i64::MIN, -9_223_372_036_854_775_808.0), Some(Ordering::Equal));
-        assert_eq!(order_numbers(-5, -5.5), Some(Ordering::Greater));
-        assert_eq!(order_numbers(0, -0.0), Some(Ordering::Equal));
-        assert_eq!(order_numbers(i64::MIN, f64::NEG_INFINITY), Some(Ordering::Greater));
+        assert_eq!(
+            Value::Int((1 << 53) + 1).order(&Value::Double(9_007_199_254_740_992.0)),
+            Some(Ordering::Greater)
+        );
+        assert_eq!(
+            Value::Int(i64::MAX).order(&Value::Double(9_223_372_036_854_775_808.0)),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            Value::Int(i64::MIN).order(&Value::Double(-9_223_372_036_854_775_808.0)),
+            Some(Ordering::Equal)
+        );
+        assert_eq!(Value::Int(-5).order(&Value::Double(-5.5)), Some(Ordering::Greater));
+        assert_eq!(Value::Int(0).order(&Value::Double(-0.0)), Some(Ordering::Equal));
+        assert_eq!(Value::Int(i64::MIN).order(&Value::Double(f64::NEG_INFINITY)), Some(Ordering::Greater));
     }
 
     #[test]

@@ -35,6 +35,20 @@ pub(crate) struct QueryRequest {
     pub(crate) page_token: String,
     /// Time past which the page ends with what it has.
     pub(crate) until: Option<Instant>,
+    /// Mode in which a view is read.
+    pub(crate) read_mode: ReadMode,
+    /// Set to read a view that is still being built.
+    pub(crate) allow_building: bool,
+}
+
+/// Mode in which a view is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ReadMode {
+    /// The rows as the view has them.
+    Eventual,
+    /// The rows as the table has them, found by the view.
+    #[default]
+    Verified,
 }
 
 impl<S: Store> Data<S> {
@@ -74,11 +88,23 @@ impl<S: Store> Data<S> {
         let of = table.definition.sort_key_type;
         let range = SortRange::parse(of, start, end, prefix)?;
         let binding = binding(call, &table, &partition, &range, descending);
+        self.slice_from(table, partition, (range, descending), binding, &page_token).await
+    }
+
+    /// Finds the rows of a range, from where a token says.
+    pub(super) async fn slice_from(
+        &self,
+        table: Arc<Table>,
+        partition: PartitionKey,
+        (range, descending): (SortRange, bool),
+        binding: Binding,
+        page_token: &str,
+    ) -> Result<Slice, Error> {
         let (range, seen) = if page_token.is_empty() {
             ((!range.is_empty()).then_some(range), None)
         } else {
-            let place = self.open(&binding, &page_token).await?;
-            let (last, seen) = read_place(of, &place)
+            let place = self.open(&binding, page_token).await?;
+            let (last, seen) = read_place(table.definition.sort_key_type, &place)
                 .ok_or_else(|| Error::Internal("a page token's sort key is of another type".into()))?;
             (range.behind(&last, descending), seen)
         };
@@ -112,7 +138,7 @@ fn read_place(of: SortKeyType, place: &[u8]) -> Option<(SortKey, Option<Seen>)> 
     Some((SortKey::of_ordered_bytes(of, last)?, (rows > 0).then_some(seen)))
 }
 
-fn binding(
+pub(super) fn binding(
     call: &'static str,
     table: &Table,
     partition: &PartitionKey,
@@ -120,7 +146,10 @@ fn binding(
     descending: bool,
 ) -> Binding {
     let bound = |bound: &Option<SortKey>| bound.as_ref().map(SortKey::ordered_bytes).unwrap_or_default();
-    Binding::new(call, "page_token", TOKEN_BYTES_MAX)
+    // The sort keys of a view's entries hold up to three keys, of which two may have twice their length.
+    let token_bytes_max =
+        if table.definition.name.is_hidden() { 3 * TOKEN_BYTES_MAX } else { TOKEN_BYTES_MAX };
+    Binding::new(call, "page_token", token_bytes_max)
         .field(table.id.as_bytes())
         .field(partition.as_str().as_bytes())
         .field(&[u8::from(range.start.is_some()), u8::from(range.end.is_some()), u8::from(descending)])

@@ -148,6 +148,7 @@ pub(super) fn row_out(partition_key: String, row: Row) -> pb::Row {
         write_time: Some(timestamp(row.write_time)),
         expire_time: row.expire_time.map(timestamp),
         remaining_ttl: row.expire_time.map(|end| remaining(end, WriteTimestamp::now())),
+        view_sort_key: None,
     }
 }
 

@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::data::Data;
-use crate::read::{QueryRequest, ScanMessage, ScanRequest};
-use crate::service::codec::{consistency_in, consistency_out, optional, page_end, row_out};
+use crate::read::{QueryRequest, ReadMode, ScanMessage, ScanRequest};
+use crate::service::codec::{
+    consistency_in, consistency_out, optional, page_end, row_out, unknown_enum, value_out,
+};
 use crate::service::stalled::until_stalled;
 use crate::store::Store;
 
@@ -64,11 +66,33 @@ pub(super) async fn query<S: Store>(
         page_size: request.page_size,
         page_token: request.page_token,
         until,
+        read_mode: read_mode(request.read_mode)?,
+        allow_building: request.allow_building,
     };
+    if let Some((of, _)) = table.split_once('.') {
+        let page = data.query_view(query, consistency).await?;
+        let asked = page.consistency.unwrap_or(consistency);
+        let consistency_achieved = consistency_out(data.achieved(of, asked).await).into();
+        let rows = page.rows.into_iter().map(|of| pb::Row {
+            view_sort_key: of.view_sort_key.map(value_out),
+            ..row_out(of.partition.as_str().to_owned(), of.row)
+        });
+        let age = page.age.map(|age| prost_types::Duration::try_from(age).unwrap_or_default());
+        let (rows, next_page_token) = (rows.collect(), page.next);
+        return Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token, consistency_achieved, age }));
+    }
     let (rows, next_page_token) = data.query(query, consistency).await?;
     let rows = rows.into_iter().map(|row| row_out(partition_key.clone(), row)).collect();
     let consistency_achieved = consistency_out(data.achieved(&table, consistency).await).into();
-    Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token, consistency_achieved }))
+    Ok(shoal_kit::answer(pb::QueryResponse { rows, next_page_token, consistency_achieved, age: None }))
+}
+
+fn read_mode(number: i32) -> Result<ReadMode, Invalid> {
+    match pb::ReadMode::try_from(number) {
+        Ok(pb::ReadMode::Unspecified | pb::ReadMode::Verified) => Ok(ReadMode::Verified),
+        Ok(pb::ReadMode::Eventual) => Ok(ReadMode::Eventual),
+        Err(_) => Err(unknown_enum("read_mode", number)),
+    }
 }
 
 pub(super) async fn count<S: Store>(
@@ -86,9 +110,14 @@ pub(super) async fn count<S: Store>(
         prefix: optional(request.prefix, "prefix")?,
         page_token: request.page_token,
         until,
+        read_mode: read_mode(request.read_mode)?,
+        allow_building: request.allow_building,
         ..QueryRequest::default()
     };
-    let (count, next_page_token) = data.count(query, consistency).await?;
+    let (count, next_page_token) = match query.table.contains('.') {
+        true => data.count_view(query, consistency).await?,
+        false => data.count(query, consistency).await?,
+    };
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     Ok(Response::new(pb::CountResponse { count, next_page_token }))
 }

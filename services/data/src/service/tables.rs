@@ -12,8 +12,8 @@ use crate::data::Data;
 use crate::service::codec::{duration, micros, timestamp, ttl, unknown_enum};
 use crate::store::Store;
 use crate::table::{
-    AttributeRule, AttributeSchema, ChangeFeed, KeyPart, KeyParts, SortKeyType, Table, TableChange, Ttl,
-    WriteMode,
+    AttributeRule, AttributeSchema, ChangeFeed, KeyPart, KeyParts, NewView, SortKeyType, Table, TableChange,
+    Ttl, View, ViewState, WriteMode, parse_views,
 };
 use crate::tables::NewTable;
 use crate::value::ValueType;
@@ -25,16 +25,24 @@ pub(super) async fn create_table<S: Store>(
     let Some(table) = request.table else {
         return Err(Invalid::new(reason::TABLE_REQUIRED, "table", "is required").into());
     };
-    let sort_key_type = sort_key_type(table.sort_key_type, table.sort_key_parts)?;
+    let sort_key_type = sort_key_type_in(table.sort_key_type, table.sort_key_parts)?;
     let write_mode = write_mode(table.write_mode)?;
     let default_ttl = ttl(table.default_ttl, "table.default_ttl")?;
     let change_feed = table.change_feed.map(feed_in).transpose()?;
     let attribute_schema = table.attribute_schema.map(schema_in).transpose()?;
-    let (name, description) = (table.name, table.description);
-    let new =
-        NewTable { name, sort_key_type, write_mode, default_ttl, description, change_feed, attribute_schema };
+    let (name, description, views) = (table.name, table.description, views_in(table.views)?);
+    let new = NewTable {
+        name,
+        sort_key_type,
+        write_mode,
+        default_ttl,
+        description,
+        change_feed,
+        attribute_schema,
+        views,
+    };
     let table = data.create(new).await?;
-    Ok(Response::new(pb::CreateTableResponse { table: Some(table_out(&table)) }))
+    Ok(Response::new(pb::CreateTableResponse { table: Some(table_with_builds(data, &table).await?) }))
 }
 
 pub(super) async fn update_table<S: Store>(
@@ -63,6 +71,9 @@ pub(super) async fn update_table<S: Store>(
                 let feed = feed.map(|(old_rows, retention)| ChangeFeed::parse(old_rows, retention, now));
                 change.change_feed = Some(feed.transpose()?.map(|feed| feed.begun_at(now)));
             }
+            "views" => {
+                change.views = Some(parse_views(views_in(table.views.clone())?, ViewState::Declared)?);
+            }
             other => return Err(bad_mask(&format!("`{other}` cannot be changed")).into()),
         }
     }
@@ -70,11 +81,12 @@ pub(super) async fn update_table<S: Store>(
         return Err(bad_mask("is required").into());
     }
     let table = data.update_table(&table.name, change).await?;
-    Ok(Response::new(pb::UpdateTableResponse { table: Some(table_out(&table)) }))
+    Ok(Response::new(pb::UpdateTableResponse { table: Some(table_with_builds(data, &table).await?) }))
 }
 
 fn bad_mask(problem: &str) -> Invalid {
-    let text = format!("{problem}; name any of default_ttl, description, attribute_schema and change_feed");
+    let text =
+        format!("{problem}; name any of default_ttl, description, attribute_schema, change_feed and views");
     Invalid::new(reason::INVALID_UPDATE_MASK, "update_mask", text)
 }
 
@@ -92,7 +104,7 @@ pub(super) async fn get_table<S: Store>(
     request: pb::GetTableRequest,
 ) -> Result<Response<pb::GetTableResponse>, Status> {
     let table = data.table(&request.name, "name").await?;
-    Ok(Response::new(pb::GetTableResponse { table: Some(table_out(&table)) }))
+    Ok(Response::new(pb::GetTableResponse { table: Some(table_with_builds(data, &table).await?) }))
 }
 
 pub(super) async fn list_tables<S: Store>(
@@ -168,7 +180,8 @@ fn key_parts(parts: Vec<pb::KeyPart>) -> Result<KeyParts, Invalid> {
 
 const PARTS: &str = "table.sort_key_parts";
 
-fn sort_key_type(number: i32, parts: Vec<pb::KeyPart>) -> Result<SortKeyType, Invalid> {
+/// Reads the type of a table's sort keys.
+fn sort_key_type_in(number: i32, parts: Vec<pb::KeyPart>) -> Result<SortKeyType, Invalid> {
     let of = pb::SortKeyType::try_from(number);
     if !parts.is_empty() || of == Ok(pb::SortKeyType::Composite) {
         return match of {
@@ -182,12 +195,17 @@ fn sort_key_type(number: i32, parts: Vec<pb::KeyPart>) -> Result<SortKeyType, In
             }
         };
     }
-    match of {
+    sort_key_type(number, "table.sort_key_type")
+}
+
+/// Reads a type of sort keys of one value.
+fn sort_key_type(number: i32, field: &str) -> Result<SortKeyType, Invalid> {
+    match pb::SortKeyType::try_from(number) {
         Ok(pb::SortKeyType::Unspecified | pb::SortKeyType::String) => Ok(SortKeyType::String),
         Ok(pb::SortKeyType::Int64) => Ok(SortKeyType::Int64),
         Ok(pb::SortKeyType::Bytes) => Ok(SortKeyType::Bytes),
         Ok(pb::SortKeyType::None) => Ok(SortKeyType::None),
-        Ok(pb::SortKeyType::Composite) | Err(_) => Err(unknown_enum("table.sort_key_type", number)),
+        Ok(pb::SortKeyType::Composite) | Err(_) => Err(unknown_enum(field, number)),
     }
 }
 
@@ -199,15 +217,66 @@ fn write_mode(number: i32) -> Result<WriteMode, Invalid> {
     }
 }
 
-fn table_out(table: &Table) -> pb::Table {
-    let definition = &table.definition;
-    let sort_key_type = match definition.sort_key_type {
+fn views_in(views: Vec<pb::View>) -> Result<Vec<NewView>, Invalid> {
+    let views = views.into_iter().enumerate().map(|(i, view)| {
+        let sort_key_type = match pb::SortKeyType::try_from(view.sort_key_type) {
+            Ok(pb::SortKeyType::Unspecified) => None,
+            Ok(pb::SortKeyType::Composite) => {
+                let problem = "cannot be COMPOSITE: join texts in sort, or take one value";
+                let field = format!("table.views[{i}].sort_key_type");
+                return Err(Invalid::new(reason::INVALID_VIEW, field, problem));
+            }
+            _ => Some(sort_key_type(view.sort_key_type, &format!("table.views[{i}].sort_key_type"))?),
+        };
+        let pb::View { name, partition, sort, filter, attributes, keys_only, .. } = view;
+        Ok(NewView { name, partition, sort, sort_key_type, filter, attributes, keys_only })
+    });
+    views.collect()
+}
+
+fn view_out(view: &View) -> pb::View {
+    let NewView { name, partition, sort, filter, attributes, keys_only, .. } = view.declared.clone();
+    let state = match view.state {
+        ViewState::Ready => pb::ViewState::Ready,
+        ViewState::Declared | ViewState::Building | ViewState::Dropping => pb::ViewState::Building,
+    };
+    let (sort_key_type, state) = (sort_key_type_out(view.sort_key_type).into(), state.into());
+    pb::View { name, partition, sort, sort_key_type, filter, attributes, keys_only, state, build: None }
+}
+
+/// Returns a table with how far its views are that are being built.
+async fn table_with_builds<S: Store>(data: &Data<S>, table: &Table) -> Result<pb::Table, Status> {
+    let mut out = table_out(table);
+    let builds = data.builds(table).await?;
+    for (view, out) in table.views().zip(&mut out.views) {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        if view.state != ViewState::Ready {
+            let build = builds.get(&view.id).cloned().unwrap_or_default();
+            out.build = Some(pb::ViewBuild {
+                progress: build.progress(),
+                rows: count(build.rows),
+                entries: count(build.entries),
+                lease_expire_time: (build.leased_until > 0)
+                    .then(|| timestamp(WriteTimestamp(build.leased_until))),
+            });
+        }
+    }
+    Ok(out)
+}
+
+fn sort_key_type_out(of: SortKeyType) -> pb::SortKeyType {
+    match of {
         SortKeyType::String => pb::SortKeyType::String,
         SortKeyType::Int64 => pb::SortKeyType::Int64,
         SortKeyType::Bytes => pb::SortKeyType::Bytes,
         SortKeyType::None => pb::SortKeyType::None,
         SortKeyType::Composite(_) => pb::SortKeyType::Composite,
-    };
+    }
+}
+
+fn table_out(table: &Table) -> pb::Table {
+    let definition = &table.definition;
+    let sort_key_type = sort_key_type_out(definition.sort_key_type);
     let write_mode = match definition.write_mode {
         WriteMode::LastWriteWins => pb::WriteMode::LastWriteWins,
         WriteMode::Conditional => pb::WriteMode::Conditional,
@@ -228,6 +297,7 @@ fn table_out(table: &Table) -> pb::Table {
             SortKeyType::Composite(parts) => parts.iter().map(part_out).collect(),
             _ => Vec::new(),
         },
+        views: table.views().map(view_out).collect(),
     }
 }
 

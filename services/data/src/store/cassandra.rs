@@ -45,6 +45,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod view;
 mod write;
 
 use conditional::PartitionLocks;

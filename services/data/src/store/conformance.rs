@@ -15,6 +15,7 @@ mod schema;
 mod table;
 mod timestamp;
 mod ttl;
+mod view;
 mod visibility;
 
 use std::sync::OnceLock;
@@ -119,6 +120,20 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     blob::a_bad_note_is_passed(clones).await;
     blob::damaged_chunks_are_data_loss(clones).await;
     blob::blobs_keep_their_bounds(clones).await;
+}
+
+/// Runs the checks of views, which take long enough to be a test of their own.
+pub(crate) async fn run_views<S: Store>(clones: &Clones<S>) {
+    view::bad_declarations_are_refused(clones).await;
+    view::values_of_composite_keys_are_keys(clones).await;
+    view::pages_of_views_are_the_whole(clones).await;
+    view::views_follow_random_writes(clones).await;
+    view::racing_writes_keep_every_entry(clones).await;
+    view::large_writes_keep_views(clones).await;
+    view::conditional_writes_keep_views(clones).await;
+    view::entries_end_with_their_rows(clones).await;
+    view::views_of_old_rows_are_built(clones).await;
+    view::views_are_added_and_dropped(clones).await;
 }
 
 /// Makes a name or nonce that no other check uses.

@@ -9,6 +9,7 @@
 //! | `applied` | partition, hash of a token | a conditional write that was applied |
 //! | `changes` | table, place in the change feed | the record of a write |
 //! | `feeds` | table | the last place in its change feed |
+//! | `builds` | view | how far its build is |
 //! | `due` | time, then a key of `rows`, `ranges` or `applied` | what the sweeper looks at then |
 //! | `page_keys` | id | a key that signs page tokens |
 //!
@@ -40,6 +41,7 @@ mod scan;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod view;
 mod write;
 
 use range_tombstone::RangeTombstone;
@@ -72,6 +74,7 @@ struct Keyspaces {
     changes: Keyspace,
     feeds: Keyspace,
     clock: Keyspace,
+    builds: Keyspace,
 }
 
 /// Returns the number of steps of scans that run at the same time: they decode rows all the time, so on half of the cores they
@@ -92,6 +95,7 @@ impl EmbeddedStore {
             changes: database.keyspace("changes")?,
             feeds: database.keyspace("feeds")?,
             clock: database.keyspace("clock")?,
+            builds: database.keyspace("builds")?,
         };
         let clock = kept_clock::read(&keyspaces)?;
         Ok(Self {
@@ -158,7 +162,11 @@ impl TableStore for EmbeddedStore {
             }
             tx.delete(&keyspaces.tables, name);
             // The id is never used again, so its rows are cleared away whenever the sweeper comes to it.
-            Due::Table.queue_key(tx, &keyspaces, WriteTimestamp::now(), table.id.as_bytes(), Vec::new());
+            let views = table.definition.options.views.iter().map(|view| view.id);
+            for id in views.chain([table.id]) {
+                Due::Table.queue_key(tx, &keyspaces, WriteTimestamp::now(), id.as_bytes(), Vec::new());
+                tx.delete(&keyspaces.builds, id.as_bytes().to_vec());
+            }
             Ok(())
         });
         dropped.await.map_err(write_failed)?
@@ -177,12 +185,15 @@ impl TableStore for EmbeddedStore {
     }
 }
 
-/// Refuses to write rows of a table that was dropped meanwhile, which nothing would clear away.
-fn require_table(tx: &Tx<'_>, keyspaces: &Keyspaces, table: &Table) -> Result<(), Error> {
+/// Returns the table as it is defined now. Refuses to write rows of one that was dropped meanwhile, which nothing would clear away.
+fn require_table(tx: &Tx<'_>, keyspaces: &Keyspaces, table: &Table) -> Result<Table, Error> {
     let name = table.definition.name.as_str();
     match tx.get(&keyspaces.tables, name)? {
-        Some(record) if registry::decode(name, &record)?.id == table.id => Ok(()),
-        _ => Err(Error::TableNotFound(name.to_owned())),
+        Some(record) => {
+            let found = registry::decode(name, &record)?;
+            if found.id == table.id { Ok(found) } else { Err(Error::TableNotFound(name.to_owned())) }
+        }
+        None => Err(Error::TableNotFound(name.to_owned())),
     }
 }
 

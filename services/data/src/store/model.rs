@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -15,10 +16,11 @@ use crate::mutation::{Change, Write};
 use crate::page_key::PageKey;
 use crate::row::{Page, PageBuilder, Row};
 use crate::store::{
-    Consistency, FeedPage, FeedRead, FeedStore, KeyStore, Lookup, Lookups, PartitionPage, Partitions, Query,
-    ReadStore, Scan, ScanPage, ScanStore, TableStore, WriteStore,
+    Build, Consistency, FeedPage, FeedRead, FeedStore, KeyStore, Lookup, Lookups, PartitionPage, Partitions,
+    Query, ReadStore, Scan, ScanPage, ScanStore, TableStore, ViewStore, WriteStore,
 };
-use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName};
+use crate::table::{ChangeFeed, Definition, Table, TableChange, TableName, View};
+use crate::view_entry::EntryKey;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
@@ -276,5 +278,41 @@ impl FeedStore for Model {
 
     async fn changes(&self, _: FeedRead) -> Result<FeedPage, Error> {
         Err(Error::Internal("the model keeps no feed".to_owned()))
+    }
+}
+
+/// The model keeps no views: what they have to hold is told from its rows.
+impl ViewStore for Model {
+    fn view_settle_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn make_view(&self, _: &Table, _: &View) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn drop_view(&self, _: &View) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn add_entries(
+        &self,
+        _: Arc<Table>,
+        _: &View,
+        _: Vec<(PartitionKey, Row)>,
+    ) -> Result<usize, Error> {
+        Ok(0)
+    }
+
+    async fn remove_entries(&self, _: &View, _: Vec<(EntryKey, WriteTimestamp)>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn build(&self, _: Uuid) -> Result<Option<Build>, Error> {
+        Ok(None)
+    }
+
+    async fn replace_build(&self, _: Uuid, _: Option<Build>, _: Option<Build>) -> Result<bool, Error> {
+        Ok(true)
     }
 }

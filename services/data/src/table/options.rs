@@ -8,6 +8,7 @@ use shoal_kit::{Invalid, reason};
 
 use crate::clock::WriteTimestamp;
 use crate::table::schema::{AttributeSchema, StoredSchema};
+use crate::table::view::{self, StoredView, View};
 
 /// Shortest time for which changes are kept, and the default.
 const RETENTION_SECONDS_MIN: u32 = 24 * 3600;
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) change_feed: Option<ChangeFeed>,
     /// The attributes that rows may have, if the table says it.
     pub(crate) attribute_schema: Option<AttributeSchema>,
+    /// The views, also those that end.
+    pub(crate) views: Vec<View>,
 }
 
 /// Change feed of a table.
@@ -44,6 +47,8 @@ pub(crate) struct ChangeFeed {
 struct Stored {
     #[prost(message, optional, tag = "1")]
     change_feed: Option<StoredFeed>,
+    #[prost(message, repeated, tag = "2")]
+    views: Vec<StoredView>,
     #[prost(message, optional, tag = "3")]
     attribute_schema: Option<StoredSchema>,
 }
@@ -70,12 +75,13 @@ impl Options {
             since_micros: feed.since.0,
         });
         let attribute_schema = self.attribute_schema.as_ref().map(AttributeSchema::stored);
-        Stored { change_feed, attribute_schema }.encode_to_vec()
+        let views = self.views.iter().map(View::stored).collect();
+        Stored { change_feed, views, attribute_schema }.encode_to_vec()
     }
 
     /// Reads the stored form; none if it is none.
     pub(crate) fn decode(stored: &[u8]) -> Option<Self> {
-        let Stored { change_feed, attribute_schema } = Stored::decode(stored).ok()?;
+        let Stored { change_feed, views, attribute_schema } = Stored::decode(stored).ok()?;
         let change_feed = match change_feed {
             None => None,
             Some(feed) => Some(ChangeFeed {
@@ -89,7 +95,8 @@ impl Options {
             None => None,
             Some(stored) => Some(AttributeSchema::of_stored(stored)?),
         };
-        Some(Self { change_feed, attribute_schema })
+        let views = views.into_iter().map(View::of_stored).collect::<Option<_>>()?;
+        Some(Self { change_feed, attribute_schema, views })
     }
 
     /// Returns the differences of `existing` to these options.
@@ -100,12 +107,18 @@ impl Options {
             None => "no change_feed".to_owned(),
             Some((old_rows, seconds)) => format!("change_feed of {seconds} s, old_rows {old_rows}"),
         };
+        // Views are changed by UpdateTable, so they tell no definitions apart.
         let mut differences = if said(self) == said(existing) { Vec::new() } else { vec![text] };
         if self.attribute_schema != existing.attribute_schema {
             let is = if existing.attribute_schema.is_some() { "another" } else { "no" };
             differences.push(format!("{is} attribute_schema"));
         }
         differences
+    }
+
+    /// Replaces the views: those that are declared alike stay, others end.
+    pub(super) fn replace_views(&mut self, wanted: &[View]) {
+        self.views = view::replaced(&self.views, wanted);
     }
 }
 

@@ -135,9 +135,13 @@ impl CassandraStore {
                 Ok(record) => record,
                 Err(error) => return Err(unsettled.map_or(error, |(_, unknown)| unknown)),
             };
+            if let Err(error) = self.enter_conditional(write, &decision, &read.found).await {
+                return Err(unsettled.map_or(error, |(_, unknown)| unknown));
+            }
             let attempt = self.swap(write, &read.versions, &decision, record.as_ref(), &mut places);
             match attempt.await {
                 Ok(true) => {
+                    self.leave_conditional(write, &decision, &read.found).await;
                     if let (Some(record), Some(placed)) = (record, places.pop()) {
                         abandoned(&places);
                         let (table, partition) = (&write.table, &write.partition);

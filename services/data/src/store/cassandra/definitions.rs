@@ -174,8 +174,17 @@ impl CassandraStore {
     /// Returns the prepared statements of a table.
     pub(super) fn statements(&self, table: &Table) -> Arc<Statements> {
         match self.inner.definitions.known().get(&table.definition.name) {
-            Some(known) if known.table.id == table.id => known.statements.clone(),
+            Some(known) if known.table.id == table.id => return known.statements.clone(),
             // The definition was forgotten between the lookup and now.
+            _ if !table.definition.name.is_hidden() => {
+                return Arc::new(Statements::new(&self.inner.link.config().keyspace, table));
+            }
+            // The entries of a view, which are in no registry.
+            _ => {}
+        }
+        self.remember(table.clone(), Instant::now());
+        match self.inner.definitions.known().get(&table.definition.name) {
+            Some(known) if known.table.id == table.id => known.statements.clone(),
             _ => Arc::new(Statements::new(&self.inner.link.config().keyspace, table)),
         }
     }

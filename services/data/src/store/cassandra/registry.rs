@@ -22,7 +22,7 @@ use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::schema::{
     CREATING, CqlTable, DROPPING, READY, REGISTRY, Record, SPACE, STORE_NAME, STORE_SPACE, cql_table,
-    create_feed, create_table, layout_of, table_of,
+    create_feed, create_table, create_view, layout_of, table_of,
 };
 use crate::table::{Definition, Table, Ttl};
 
@@ -207,6 +207,7 @@ async fn complete(link: &Link, connected: &Arc<Connected>, table: Table) -> Resu
     if table.change_feed().is_some() {
         tables.extend(create_feed(link.config(), &table));
     }
+    tables.extend(table.kept_views().map(|view| create_view(link.config(), &table, view)));
     for cql in tables {
         if let Some(other) = make(link, connected, &cql).await? {
             let values = (SPACE, table.definition.name.to_string(), table.id);

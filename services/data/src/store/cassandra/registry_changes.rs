@@ -18,9 +18,9 @@ use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::link::{Link, SCHEMA_TIMEOUT};
 use crate::store::cassandra::registry::{Attempts, answer, make, read_record, transact};
 use crate::store::cassandra::schema::{
-    DROPPING, READY, SPACE, cql_outbox, cql_table, create_feed, layout_of, table_of,
+    DROPPING, READY, SPACE, cql_outbox, cql_table, create_feed, create_view, layout_of, table_of,
 };
-use crate::table::{Table, TableChange, TableName, Ttl};
+use crate::table::{Table, TableChange, TableName, Ttl, View};
 
 /// Part of the time from the mark on a table to the end of its CQL table, for the clocks and the queues of clones.
 const SLACK: Duration = Duration::from_secs(1);
@@ -157,7 +157,32 @@ async fn drop_cql_table(link: &Link, connected: &Arc<Connected>, table: &Table) 
     for cql in create_feed(link.config(), table).into_iter().filter(|cql| cql.name == records) {
         drop_cql(link, connected, cql.name, cql.id).await?;
     }
+    for view in &table.definition.options.views {
+        drop_view(link, connected, view).await?;
+    }
     drop_cql(link, connected, cql_table(&table.definition.name), table.id).await
+}
+
+/// Drops the CQL table of a view.
+pub(super) async fn drop_view(link: &Link, connected: &Arc<Connected>, view: &View) -> Result<(), Error> {
+    drop_cql(link, connected, cql_table(&view.table().definition.name), view.id).await
+}
+
+/// Makes the CQL table of a view, and waits until the nodes have it.
+pub(super) async fn make_view(
+    link: &Link,
+    connected: &Arc<Connected>,
+    table: &Table,
+    view: &View,
+) -> Result<(), Error> {
+    let cql = create_view(link.config(), table, view);
+    match make(link, connected, &cql).await? {
+        None => Ok(()),
+        Some(other) => {
+            let detail = format!("its id is {other}, the view's is {}", view.id);
+            Err(Error::ForeignTable { table: cql.name, detail })
+        }
+    }
 }
 
 /// Drops a CQL table, unless another one is in its place.

@@ -21,6 +21,10 @@ pub(super) struct RegistryStatements {
     pub(super) unregister: PreparedStatement,
     /// Changes a definition that is still as it was read.
     pub(super) update: PreparedStatement,
+    /// Replaces the build of a view that is still as it was read.
+    pub(super) replace_build: PreparedStatement,
+    /// Removes the build of a view that is still as it was read.
+    pub(super) end_build: PreparedStatement,
     /// Marks a table that is being dropped.
     pub(super) dropping: PreparedStatement,
     /// Removes a table that was dropped.
@@ -87,6 +91,13 @@ impl RegistryStatements {
                 true,
             )
             .await?,
+            replace_build: prepare(
+                format!("UPDATE {registry} SET options = ? WHERE space = ? AND name = ? IF options = ?"),
+                true,
+            )
+            .await?,
+            end_build: prepare(format!("DELETE FROM {registry} WHERE space = ? AND name = ? IF options = ?"), true)
+                .await?,
             dropping: prepare(
                 format!("UPDATE {registry} SET state = '{DROPPING}' WHERE space = ? AND name = ? IF id = ?"),
                 true,

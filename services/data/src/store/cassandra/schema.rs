@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::clock::WriteTimestamp;
 use crate::config::Config;
 use crate::error::Error;
-use crate::table::{Definition, Options, SortKeyType, Table, TableName, Ttl, WriteMode};
+use crate::table::{Definition, Options, SortKeyType, Table, TableName, Ttl, View, WriteMode};
 
 /// Name of the registry's table.
 pub(super) const REGISTRY: &str = "tables";
@@ -25,6 +25,8 @@ pub(super) const STORE_NAME: &str = "id";
 pub(super) const KEY_SPACE: &str = "page_keys";
 /// Partition of the marks of large rows, by the id of the table and the class of the row.
 pub(super) const MARK_SPACE: &str = "row_marks";
+/// Partition of the rows with the builds of views, by the ids of the views. The options of such a row are the build.
+pub(super) const BUILD_SPACE: &str = "view_builds";
 /// State of a table whose CQL table may not be there yet.
 pub(super) const CREATING: &str = "creating";
 /// State of a table whose CQL table is there, on every node.
@@ -34,9 +36,9 @@ pub(super) const READY: &str = "ready";
 pub(super) const DROPPING: &str = "dropping";
 
 /// Latest layout of tables that this release knows: what a clone must know to read and write one. A row of the registry without
-/// a layout is of layout 1; a table with a change feed is of layout 2 and one with an attribute schema of layout 4, because a clone
-/// that does not know them would leave them out.
-pub(super) const LAYOUT: i32 = 4;
+/// a layout is of layout 1; a table with a change feed is of layout 2, one with an attribute schema of layout 4 and one with views
+/// of layout 5, because a clone that does not know them would leave them out.
+pub(super) const LAYOUT: i32 = 5;
 /// The column with the layout, which registries of earlier releases do not have.
 pub(super) const LAYOUT_COLUMN: &str = "layout int";
 /// The column with the description, which registries of earlier releases do not have.
@@ -85,7 +87,8 @@ pub(super) fn create_registry(config: &Config) -> String {
 /// Returns the layout of a table with these options.
 pub(super) fn layout_of(options: &Options) -> i32 {
     match options {
-        Options { attribute_schema: Some(_), .. } => LAYOUT,
+        Options { views, .. } if !views.is_empty() => LAYOUT,
+        Options { attribute_schema: Some(_), .. } => 4,
         Options { change_feed: Some(_), .. } => 2,
         _ => 1,
     }
@@ -126,6 +129,14 @@ pub(super) fn create_feed(config: &Config, table: &Table) -> Vec<CqlTable> {
         tables.push(new(cql_outbox(&table.definition.name), &id_of, columns));
     }
     tables
+}
+
+/// Returns the table with the entries of a view. Its comment names the view, because its own name cannot: it would be too long.
+pub(super) fn create_view(config: &Config, table: &Table, view: &View) -> CqlTable {
+    let hidden = view.table();
+    let text = create_table(config, &hidden);
+    let text = format!("{text} AND comment = 'shoal: view {}.{}'", table.definition.name, view.name);
+    CqlTable { name: cql_table(&hidden.definition.name), id: hidden.id, text }
 }
 
 /// Returns the name of the CQL table with the records of a table's change feed.

@@ -5,6 +5,7 @@ mod cluster3;
 mod history;
 mod reads;
 mod schema;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -237,6 +238,7 @@ async fn feeds_cost_other_tables_nothing() {
         description: String::new(),
         change_feed: Some((false, None)),
         attribute_schema: None,
+        views: Vec::new(),
     };
     data.create(new).await.unwrap();
     for (table, expected) in
@@ -261,6 +263,7 @@ fn feed_of(table: &str) -> NewTable {
         description: String::new(),
         attribute_schema: None,
         change_feed: Some((false, None)),
+        views: Vec::new(),
     }
 }
 
@@ -276,7 +279,7 @@ async fn late_answer_writes_record_again() {
     let partition = PartitionKey::parse("p".to_owned()).unwrap();
     let token = crate::write_token::WriteToken::generate(data.clock.next().unwrap());
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
-    let record = data.store.record(&write).await.unwrap().unwrap();
+    let record = CassandraStore::record(&write, None).unwrap();
     let (partition, stamp) = (&write.partition, write.stamp());
     let minutes = Duration::from_secs(120);
     let mut paused = crate::clock::ClockReading::now();
@@ -312,6 +315,7 @@ async fn late_records_are_still_delivered() {
         description: String::new(),
         change_feed: Some((false, None)),
         attribute_schema: None,
+        views: Vec::new(),
     };
     let table = Arc::new(here.create(new).await.unwrap());
     let mut watch = hasty.watch("late", String::new(), "").await.unwrap();
@@ -320,7 +324,7 @@ async fn late_records_are_still_delivered() {
     let token = crate::write_token::WriteToken::generate(here.clock.next().unwrap());
     let stamp = token.stamp();
     let write = crate::mutation::Write::parse(table.clone(), partition, token, puts).unwrap();
-    let record = here.store.record(&write).await.unwrap().unwrap();
+    let record = CassandraStore::record(&write, None).unwrap();
     let (_, values) = here.store.place(&table, &write.partition, stamp, &record).await.unwrap();
     let stalled =
         Instant::now() + Duration::from_micros(hasty.store.feed_times().settle.cast_unsigned()) * 3 / 2;

@@ -1,10 +1,12 @@
-//! Writes of rows: a Mutate is one statement, or one unlogged batch in one partition.
+//! Writes of rows: a Mutate is one statement, or one unlogged batch in one partition. With views it is a logged one, if it is not
+//! large.
 
 use std::sync::Arc;
 
 use scylla::statement::Consistency as CqlConsistency;
 use scylla::statement::batch::{Batch, BatchType};
 
+use crate::change_record::OldRows;
 use crate::clock::{Clock, ClockReading, WriteTimestamp};
 use crate::conditional::{ConditionalWrite, Outcome};
 use crate::error::Error;
@@ -14,7 +16,7 @@ use crate::store::WriteStore;
 use crate::store::cassandra::CassandraStore;
 use crate::store::cassandra::failure::Intent;
 use crate::store::cassandra::registry::answer;
-use crate::store::cassandra::statements::{Bind, Kind, lowest};
+use crate::store::cassandra::statements::{Bind, Kind, Statements, lowest};
 
 /// Seconds by which Cassandra's own TTL ends a row later than its cell says: the cell decides, the TTL clears away.
 const TTL_SLACK_SECONDS: i64 = 2;
@@ -43,6 +45,24 @@ impl WriteStore for CassandraStore {
 
 impl CassandraStore {
     async fn send(&self, write: &Write) -> Result<(), Error> {
+        if !write.table.has_views() {
+            let old_rows = match write.table.change_feed() {
+                Some(feed) if feed.old_rows => Some(self.rows_before(write).await?),
+                _ => None,
+            };
+            return self.send_batch(write, old_rows, Vec::new()).await;
+        }
+        let old_rows = self.rows_before(write).await?;
+        self.send_with_views(write, old_rows).await
+    }
+
+    /// Sends the batch of a write, with what it changes in views.
+    pub(super) async fn send_batch(
+        &self,
+        write: &Write,
+        old_rows: Option<OldRows>,
+        entries: Vec<(Arc<Statements>, Kind, Vec<Bind>)>,
+    ) -> Result<(), Error> {
         let link = &self.inner.link;
         let connected = link.connected().await?;
         self.check_clock().await?;
@@ -52,13 +72,13 @@ impl CassandraStore {
             Change::Delete { .. } | Change::DeleteRange { .. } => 0,
         };
         self.mark_row(&write.table, write.changes.iter().map(size).max().unwrap_or(0)).await;
-        let record = self.record(write).await?;
+        let record = Self::record(write, old_rows);
         let (table, partition, stamp) = (&write.table, &write.partition, write.stamp());
         let now = WriteTimestamp::now();
         let mut changes = write.changes.iter().map(|change| bind(write, change, now));
         let mut placed = None;
         let outcome = match (record, write.changes.len()) {
-            (None, 1) => {
+            (None, 1) if entries.is_empty() => {
                 let Some((kind, values)) = changes.next() else { return Ok(()) };
                 let mut statement = statements.get(kind, link, &connected.session).await?;
                 statement.set_consistency(CqlConsistency::LocalQuorum);
@@ -67,13 +87,19 @@ impl CassandraStore {
                 link.run(Intent::Write, kind.operation(), statements.table(), run).await
             }
             (record, _) => {
-                // Of one partition in either case, so that Cassandra needs no batch log; other engines may need one for two tables.
-                let of = if record.is_some() { BatchType::Logged } else { BatchType::Unlogged };
+                // Without entries all of it is of one partition, so that Cassandra needs no batch log; other engines may need one for
+                // two tables. With entries the log is what makes it one step.
+                let logged = record.is_some() || !entries.is_empty();
+                let of = if logged { BatchType::Logged } else { BatchType::Unlogged };
                 let mut batch = Batch::new(of);
                 batch.set_is_idempotent(true);
                 batch.set_consistency(CqlConsistency::LocalQuorum);
                 let mut all = Vec::with_capacity(write.changes.len() + 1);
                 for (kind, values) in changes {
+                    batch.append_statement(statements.get(kind, link, &connected.session).await?);
+                    all.push(values);
+                }
+                for (statements, kind, values) in entries {
                     batch.append_statement(statements.get(kind, link, &connected.session).await?);
                     all.push(values);
                 }

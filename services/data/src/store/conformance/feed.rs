@@ -35,6 +35,7 @@ async fn watched_as<S: Store>(data: &Data<S>, write_mode: WriteMode, old_rows: b
         description: String::new(),
         change_feed: Some((old_rows, None)),
         attribute_schema: None,
+        views: Vec::new(),
     };
     data.create(new).await.unwrap();
     name

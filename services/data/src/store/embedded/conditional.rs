@@ -8,11 +8,10 @@ use crate::error::Error;
 use crate::key::SortKey;
 use crate::row::Row;
 use crate::store::embedded::entry::Entry;
-use crate::store::embedded::feed;
 use crate::store::embedded::kept_clock;
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::write::write_row;
-use crate::store::embedded::{EmbeddedStore, Keyspaces, layout, require_table, write_failed};
+use crate::store::embedded::{EmbeddedStore, Keyspaces, feed, layout, require_table, view, write_failed};
 
 impl EmbeddedStore {
     pub(super) async fn write_conditional(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
@@ -36,7 +35,7 @@ fn apply(
     write: &ConditionalWrite,
     now: WriteTimestamp,
 ) -> Result<Outcome, Error> {
-    require_table(tx, keyspaces, &write.table)?;
+    let table = require_table(tx, keyspaces, &write.table)?;
     let prefix = layout::prefix(&write.table, &write.partition);
     let remembered = layout::key(&prefix, &write.hash());
     if let Some(stored) = tx.get(&keyspaces.applied, &remembered)? {
@@ -52,6 +51,7 @@ fn apply(
     };
     feed::record_conditional(tx, keyspaces, write, &decision, &found, now)?;
     let Decision { write_time: stamp, changes, applied } = decision;
+    let changed: Vec<usize> = changes.iter().map(|(place, _)| *place).collect();
     for (place, replacement) in changes {
         let at = write.rows[place].ordered_bytes();
         let entry = match &replacement {
@@ -59,6 +59,10 @@ fn apply(
             Replacement::Delete => Entry::Tombstone { stamp },
         };
         write_row(tx, keyspaces, &prefix, &at, &entry, now)?;
+    }
+    for place in changed {
+        let (sort_key, old) = (&write.rows[place], found[place].row.as_ref());
+        view::keep_row(tx, keyspaces, &table, (&write.partition, sort_key), old, now)?;
     }
     Due::Applied.queue_key(tx, keyspaces, now.plus_seconds(APPLIED_SECONDS), &remembered, Vec::new());
     tx.put(&keyspaces.applied, remembered, [&stamp.0.to_be_bytes()[..], &applied].concat());

@@ -27,15 +27,19 @@ const TRIM_RECORDS: usize = 256;
 /// Microseconds within which a transaction ends that has begun: no place further back is taken any more.
 const COMMIT_MAX: i64 = 60_000_000;
 
-/// Adds the record of a write to the feed of its table, if the table has one. Comes before the write is applied.
+/// Adds the record of a write to the feed of its table, if the table has one. `old_rows` are those from before the write.
 pub(super) fn record(
     tx: &mut Tx<'_>,
     keyspaces: &Keyspaces,
     write: &Write,
+    old_rows: Option<&OldRows>,
     now: WriteTimestamp,
 ) -> Result<(), Error> {
     let Some(feed) = write.table.change_feed() else { return Ok(()) };
-    let old_rows = if feed.old_rows { rows_before(tx, keyspaces, write, now)? } else { OldRows::new() };
+    let old_rows = match old_rows.filter(|_| feed.old_rows) {
+        Some(old_rows) => old_rows.clone(),
+        None => OldRows::new(),
+    };
     add(tx, keyspaces, &write.table, change_record::encode(write, old_rows), now)
 }
 
@@ -68,7 +72,7 @@ fn add(
     Ok(())
 }
 
-/// Returns the rows that a write puts or deletes, as they are before it.
+/// Returns the rows that a write puts or deletes, as they are before it. `table` is the table as it is now.
 ///
 /// # Errors
 /// [`Error::RangeTooLarge`] when a deleted range holds too many, [`Error::OldRowsTooLarge`] when all have too many bytes.
@@ -76,21 +80,20 @@ pub(super) fn rows_before(
     tx: &Tx<'_>,
     keyspaces: &Keyspaces,
     write: &Write,
+    table: &Table,
     now: WriteTimestamp,
 ) -> Result<OldRows, Error> {
     let prefix = layout::prefix(&write.table, &write.partition);
     let of = write.table.definition.sort_key_type;
     let mut old_rows = OldRows::with_capacity(write.changes.len());
-    let budget = OldRowsBudget::default();
+    let budget = OldRowsBudget::of(table);
     for change in &write.changes {
         let mut rows = Vec::new();
         match change {
             Change::Put { sort_key, .. } | Change::Delete { sort_key } => {
-                let at = sort_key.ordered_bytes();
-                if let Some(stored) = tx.get(&keyspaces.rows, layout::key(&prefix, &at))? {
-                    rows.extend(shown(tx, keyspaces, &prefix, (sort_key.clone(), &at), &stored, now)?);
-                    budget.take(&rows)?;
-                }
+                let row = row_at(tx, keyspaces, &prefix, sort_key, now)?;
+                budget.take(row.as_slice())?;
+                rows.extend(row);
             }
             Change::DeleteRange { range } => {
                 let start = range.start.as_ref().map(SortKey::ordered_bytes).unwrap_or_default();
@@ -112,6 +115,21 @@ pub(super) fn rows_before(
         old_rows.push(rows);
     }
     Ok(old_rows)
+}
+
+/// Returns a row as it is now, if a read would show it.
+pub(super) fn row_at(
+    tx: &Tx<'_>,
+    keyspaces: &Keyspaces,
+    prefix: &[u8],
+    sort_key: &SortKey,
+    now: WriteTimestamp,
+) -> Result<Option<Row>, Error> {
+    let at = sort_key.ordered_bytes();
+    match tx.get(&keyspaces.rows, layout::key(prefix, &at))? {
+        Some(stored) => shown(tx, keyspaces, prefix, (sort_key.clone(), &at), &stored, now),
+        None => Ok(None),
+    }
 }
 
 /// Returns the row of a stored entry, if a read would show it.

@@ -31,6 +31,13 @@ async fn the_embedded_store_conforms() {
     conformance::run(&clones).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_views_conform() {
+    let store = ephemeral();
+    let clones = Clones { here: Data::new(store.clone()), there: Data::new(store) };
+    Box::pin(conformance::run_views(&clones)).await;
+}
+
 #[tokio::test]
 async fn answers_match_the_model_while_sweeping() {
     let (model, embedded) = (Subject::new(Model::default()).await, Subject::new(ephemeral()).await);
@@ -265,6 +272,7 @@ async fn changes_are_kept_for_their_retention() {
         description: String::new(),
         change_feed: Some((false, None)),
         attribute_schema: None,
+        views: Vec::new(),
     };
     data.create(new).await.unwrap();
     for chunk in 0..300 {

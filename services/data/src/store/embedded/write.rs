@@ -11,12 +11,11 @@ use crate::key::SortKey;
 use crate::mutation::{Change, Write};
 use crate::store::WriteStore;
 use crate::store::embedded::entry::Entry;
-use crate::store::embedded::feed;
 use crate::store::embedded::kept_clock;
 use crate::store::embedded::range_tombstone::{RangeTombstone, overlay};
 use crate::store::embedded::sweep::Due;
 use crate::store::embedded::{
-    EmbeddedStore, GRACE_SECONDS, Keyspaces, last_tombstone, layout, require_table, write_failed,
+    EmbeddedStore, GRACE_SECONDS, Keyspaces, feed, last_tombstone, layout, require_table, view, write_failed,
 };
 
 impl WriteStore for EmbeddedStore {
@@ -45,9 +44,11 @@ impl WriteStore for EmbeddedStore {
 
 /// Applies a write. The order of its changes does not matter, because timestamps decide.
 fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimestamp) -> Result<(), Error> {
-    require_table(tx, keyspaces, &write.table)?;
+    let table = require_table(tx, keyspaces, &write.table)?;
     let prefix = layout::prefix(&write.table, &write.partition);
-    feed::record(tx, keyspaces, write, now)?;
+    let reads = table.has_views() || table.change_feed().is_some_and(|feed| feed.old_rows);
+    let old_rows = if reads { Some(feed::rows_before(tx, keyspaces, write, &table, now)?) } else { None };
+    feed::record(tx, keyspaces, write, old_rows.as_ref(), now)?;
     for change in &write.changes {
         match change {
             Change::Put { sort_key, cell, .. } => {
@@ -69,7 +70,10 @@ fn apply(tx: &mut Tx<'_>, keyspaces: &Keyspaces, write: &Write, now: WriteTimest
             }
         }
     }
-    Ok(())
+    match old_rows {
+        Some(old_rows) => view::keep(tx, keyspaces, &table, write, old_rows, now),
+        None => Ok(()),
+    }
 }
 
 /// Writes an entry, unless what is stored supersedes it.

@@ -17,8 +17,8 @@ impl CassandraStore {
     ///
     /// # Errors
     /// [`Error::RangeTooLarge`] when a deleted range holds too many, and those of the reads: nothing was done then.
-    pub(super) async fn rows_before(&self, write: &Write) -> Result<OldRows, Error> {
-        let budget = &OldRowsBudget::default();
+    pub(in crate::store::cassandra) async fn rows_before(&self, write: &Write) -> Result<OldRows, Error> {
+        let budget = &OldRowsBudget::of(&write.table);
         let reads = write.changes.iter().map(|change| async move {
             let (table, partition) = (write.table.clone(), write.partition.clone());
             let consistency = Consistency::Quorum;

@@ -83,13 +83,10 @@ fn values(
 
 impl CassandraStore {
     /// Makes the record of a write; none if the table has no change feed.
-    ///
-    /// # Errors
-    /// Nothing was done then.
-    pub(in crate::store::cassandra) async fn record(&self, write: &Write) -> Result<Option<Bytes>, Error> {
-        let Some(feed) = write.table.change_feed() else { return Ok(None) };
-        let old_rows = if feed.old_rows { self.rows_before(write).await? } else { OldRows::new() };
-        Ok(Some(change_record::encode(write, old_rows).into()))
+    pub(in crate::store::cassandra) fn record(write: &Write, old_rows: Option<OldRows>) -> Option<Bytes> {
+        let feed = write.table.change_feed()?;
+        let old_rows = old_rows.filter(|_| feed.old_rows).unwrap_or_default();
+        Some(change_record::encode(write, old_rows).into())
     }
 
     /// Makes the record of a conditional write; none if the table has no change feed.
