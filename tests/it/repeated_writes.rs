@@ -1,4 +1,4 @@
-//! One write under one idempotency token, sent by three clones at the same time and again later, is applied once.
+//! Writes under one idempotency token, sent by three clones at the same time and again later: each is applied once.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -43,7 +43,7 @@ pub(crate) struct DataArgs {
     cassandra: Option<String>,
 }
 
-/// How the rows of a table are reached.
+/// Way by which the rows of a table are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// The scylla driver, in a program of its own.

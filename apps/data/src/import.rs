@@ -135,7 +135,7 @@ impl Place {
     }
 }
 
-/// What the file has behind a window of rows.
+/// Part of the file behind a window of rows.
 enum Next {
     Row,
     /// A blob whose line was read, and its chunks not.

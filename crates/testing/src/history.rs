@@ -25,7 +25,7 @@ pub enum Call {
         expected: State,
         /// The value that it puts, which no other call puts.
         new: String,
-        /// What the caller was told.
+        /// Answer that the caller was given.
         answer: Answer,
     },
 }

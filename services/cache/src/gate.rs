@@ -41,7 +41,7 @@ pub(crate) struct Caller<'a, T> {
 pub(crate) enum Turn<'a, T> {
     /// Another caller found this.
     Found(T),
-    /// It is this caller's turn to ask the store.
+    /// Turn of this caller to ask the store.
     Ask(TurnGuard<'a, ()>),
 }
 

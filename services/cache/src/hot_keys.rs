@@ -10,7 +10,7 @@ use crate::key::Key;
 const COUNTED: usize = 24;
 /// The keys that are shown: the least of those that are counted may be there by chance.
 const SHOWN: usize = 16;
-/// One read in so many is looked at.
+/// Reads of which one is looked at.
 const SAMPLED: u64 = 16;
 /// The number of sampled reads after which all counts are halved, so that old reads weigh less.
 const HALVED_AFTER: u64 = 4096;

@@ -49,14 +49,34 @@ async fn behind_proxy(name: &str, more: &str) -> Option<(CqlProxy, TestClone, St
 /// The first caller's read is under way while the others come: they share the next one.
 #[tokio::test]
 async fn hot_row_is_read_once_for_all() {
+    /// After this time a clone reads the table's definition again, which the proxy counts too.
+    const DEFINITION_FRESH: Duration = Duration::from_secs(5);
     let Some((proxy, clone, table)) = behind_proxy("hot", "speculative_delay = '0s'").await else { return };
     mutate(&clone.client, &table, vec![put("hot", "1")]).await.unwrap();
-    get(&clone.client, &table, "hot").await.unwrap();
+    // On a busy machine a round may take so long that it says nothing.
+    for round in 1.. {
+        let begun = Instant::now();
+        let reads = reads_of_hot_row(&proxy, &clone, &table).await;
+        // Some may come when the read for the others has been sent: they share one more.
+        if (2..=3).contains(&reads) {
+            break;
+        }
+        let took = begun.elapsed();
+        assert!(
+            took > DEFINITION_FRESH && round < 5,
+            "{reads} reads in {took:?}: one was under way, and one was for all others"
+        );
+    }
+    clone.stop().await;
+}
+
+async fn reads_of_hot_row(proxy: &CqlProxy, clone: &TestClone, table: &str) -> usize {
+    get(&clone.client, table, "hot").await.unwrap();
     let executed = || proxy.passed.executed.load(Ordering::SeqCst);
     let before = executed();
     proxy.set(Network::NoAnswers);
     let first = tokio::spawn({
-        let (client, table) = (clone.client.clone(), table.clone());
+        let (client, table) = (clone.client.clone(), table.to_owned());
         async move { get(&client, &table, "hot").await }
     });
     let until = Instant::now() + ENDS_WITHIN;
@@ -66,11 +86,11 @@ async fn hot_row_is_read_once_for_all() {
     }
     let mut others = JoinSet::new();
     for _ in 1..READERS {
-        let (client, table) = (clone.client.clone(), table.clone());
+        let (client, table) = (clone.client.clone(), table.to_owned());
         others.spawn(async move { get(&client, &table, "hot").await });
     }
     // These are sent behind them on their connection, and need no read: once they are answered, the others are there.
-    let last = GetTableRequest { name: table.clone() };
+    let last = GetTableRequest { name: table.to_owned() };
     for _ in 0..20 {
         tokio::task::yield_now().await;
         clone.client.clone().get_table(last.clone()).await.unwrap();
@@ -80,10 +100,7 @@ async fn hot_row_is_read_once_for_all() {
     answers.push(first.await.unwrap());
     assert_eq!(answers.len(), READERS);
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-    // On a busy machine some may come when the read for the others has been sent: they share one more.
-    let reads = executed() - before;
-    assert!((2..=3).contains(&reads), "{reads} reads: one was under way, and one was for all others");
-    clone.stop().await;
+    executed() - before
 }
 
 /// Calls of every kind, by one caller that leaves after some time.
