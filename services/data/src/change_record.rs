@@ -18,8 +18,9 @@ use crate::value::Attributes;
 /// Most rows that a deleted range may hold where each of them is read before it is deleted.
 pub(crate) const RANGE_ROWS_MAX: usize = 1000;
 
-/// Most bytes of the old rows of one write. With the write and the new rows of its record they fit into half a segment of 8 MiB of
-/// Cassandra's commit log, and each change into a message of 4 MiB.
+/// Most bytes of the old rows of one write, with their keys. With the new rows, which are written and recorded and have
+/// [`RECORDED_BYTES_MAX`](crate::mutation::RECORDED_BYTES_MAX), and all keys they fit into half a segment of 8 MiB of Cassandra's
+/// commit log, and each change into a message of 4 MiB.
 pub(crate) const OLD_ROWS_BYTES_MAX: usize = 3 << 19;
 
 /// Most bytes of the rows that a write to a table with views changes, where no record keeps them.
@@ -277,11 +278,11 @@ impl RowChange {
     }
 }
 
-/// Bytes that a row takes besides its attributes.
+/// Bytes that a row takes besides its key and its attributes.
 const OVERHEAD: usize = 64;
 
 fn row_bytes(row: &Row) -> usize {
-    OVERHEAD + row.attributes.encoded_len()
+    OVERHEAD + row.sort_key.ordered_len() + row.attributes.encoded_len()
 }
 
 /// Puts the records of each partition in the order of their write times, in the places that the partition has.
@@ -302,8 +303,9 @@ pub(crate) fn order_within_partitions(records: &mut [Arc<ChangeRecord>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mutation::Mutation;
+    use crate::mutation::{Mutation, RECORDED_BYTES_MAX};
     use crate::store::conformance::{holding, table, text};
+    use crate::table::ChangeFeed;
     use crate::write_token::WriteToken;
 
     fn record(partition: &str, at: i64, write_time: i64) -> Arc<ChangeRecord> {
@@ -343,6 +345,50 @@ mod tests {
         for len in 0..stored.len() {
             let cut = decode(SortKeyType::Int64, place, &stored[..len]);
             assert!(cut.is_ok() || matches!(cut, Err(Error::DataLoss(_))), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn largest_record_fits_one_write() {
+        /// Half a segment of 8 MiB.
+        const ENGINE_BYTES_MAX: usize = 4 << 20;
+        /// Bytes that Cassandra keeps of a statement of a batch besides its keys and its cell.
+        const STATEMENT: usize = 128;
+        let key = |at: usize| text(&format!("{at:0>1024}"));
+        let large = "x".repeat(RECORDED_BYTES_MAX / 2 - 64);
+        let puts =
+            (0..2).map(|at| Mutation::Put { sort_key: key(at), attributes: holding(&large), ttl: None });
+        let ranges = (2..100).map(|at| Mutation::DeleteRange { start: key(at * 2), end: key(at * 2 + 1) });
+        let partition = PartitionKey::parse("p".repeat(1024)).unwrap();
+        let token = WriteToken::generate(WriteTimestamp(1_000));
+        let mut table = table("t", SortKeyType::String);
+        table.definition.options.change_feed = ChangeFeed::parse(true, None, WriteTimestamp(1_000)).ok();
+        let table = Arc::new(table);
+        let write = Write::parse(table.clone(), partition, token, puts.chain(ranges).collect()).unwrap();
+        for value in [0, 100, 100_000] {
+            let row = |at: usize| Row {
+                sort_key: SortKey::Text(format!("{at:0>1024}")),
+                attributes: holding(&"o".repeat(value)),
+                write_time: WriteTimestamp(i64::MAX),
+                expire_time: Some(WriteTimestamp(i64::MAX)),
+            };
+            let budget = OldRowsBudget::of(&table);
+            let old: Vec<_> =
+                (0..).map(row).take_while(|row| budget.take(std::slice::from_ref(row)).is_ok()).collect();
+            let record = encode(&write, vec![vec![], vec![], old]).len();
+            let rows: usize = write.changes.iter().map(|change| change_bytes(change) + STATEMENT).sum();
+            let all = record + rows + 2 * (1024 + STATEMENT);
+            assert!(all <= ENGINE_BYTES_MAX, "{all} bytes with old rows of {value}");
+        }
+    }
+
+    fn change_bytes(change: &Change) -> usize {
+        match change {
+            Change::Put { sort_key, cell, .. } => sort_key.ordered_len() + cell.len(),
+            Change::Delete { sort_key } => sort_key.ordered_len(),
+            Change::DeleteRange { range } => {
+                [&range.start, &range.end].into_iter().flatten().map(SortKey::ordered_len).sum()
+            }
         }
     }
 

@@ -192,7 +192,7 @@ impl ConditionalWrite {
             }
             changes.push((place, change));
         }
-        mutation::check_bytes(bytes)?;
+        mutation::check_bytes(&table, bytes)?;
         let plan = Plan::CheckAndMutate { conditions: checked, changes };
         Ok(Self { table, partition, token, rows: rows.keys, plan, request: request.end() })
     }

@@ -179,6 +179,16 @@ impl SortKey {
         }
     }
 
+    /// Returns the number of [`SortKey::ordered_bytes`].
+    pub(crate) fn ordered_len(&self) -> usize {
+        match self {
+            SortKey::Unit => 0,
+            SortKey::Text(text) => text.len(),
+            SortKey::Int(_) => size_of::<i64>(),
+            SortKey::Bytes(bytes) | SortKey::Composite(_, bytes) => bytes.len(),
+        }
+    }
+
     /// Reads a key from its [`SortKey::ordered_bytes`]; none if no key of that type has these.
     pub(crate) fn of_ordered_bytes(of: SortKeyType, bytes: &[u8]) -> Option<Self> {
         match of {

@@ -27,6 +27,8 @@ const ROW_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of the encoded attributes of all rows in one Mutate: Cassandra refuses a write larger than half a commit log
 /// segment, and small installations have segments of 8 MiB.
 const MUTATE_BYTES_MAX: usize = 2 << 20;
+/// Most such bytes where the table has a change feed: the record of the write has the rows as well, and the rows before them.
+pub(crate) const RECORDED_BYTES_MAX: usize = 1 << 20;
 
 /// A change as the caller gives it.
 #[derive(Debug, Clone)]
@@ -136,7 +138,7 @@ impl Write {
                 }
             }
         }
-        check_bytes(bytes)?;
+        check_bytes(&table, bytes)?;
         refuse_repeated_rows(&changes)?;
         // A range without a key in it deletes nothing, so the engine does not see it.
         changes.retain(|change| !matches!(change, Change::DeleteRange { range } if range.is_empty()));
@@ -226,15 +228,16 @@ pub(crate) fn check_count(mutations: usize) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// INVALID_ARGUMENT when it is too large.
-pub(crate) fn check_bytes(bytes: usize) -> Result<(), Invalid> {
-    if bytes <= MUTATE_BYTES_MAX {
+pub(crate) fn check_bytes(table: &Table, bytes: usize) -> Result<(), Invalid> {
+    let (max, of) = match table.change_feed() {
+        Some(_) => (RECORDED_BYTES_MAX, "one write of a table with a change_feed"),
+        None => (MUTATE_BYTES_MAX, "one write"),
+    };
+    if bytes <= max {
         return Ok(());
     }
-    Err(Invalid::new(
-        reason::MUTATE_TOO_LARGE,
-        "mutations",
-        format!("the rows have {bytes} bytes; a Mutate has at most {MUTATE_BYTES_MAX}: send several"),
-    ))
+    let problem = format!("the rows have {bytes} bytes; {of} has at most {max}: send several");
+    Err(Invalid::new(reason::MUTATE_TOO_LARGE, "mutations", problem))
 }
 
 /// Checks the attributes of a row. Returns their encoded size.

@@ -92,6 +92,7 @@ pub(crate) async fn run<S: Store>(clones: &Clones<S>) {
     feed::a_partition_is_watched_alone(clones).await;
     feed::refused_range_leaves_nothing(clones).await;
     feed::old_rows_have_few_bytes(clones).await;
+    feed::the_largest_record_is_stored(clones).await;
     feed::moving_watch_misses_nothing(clones).await;
     feed::feed_is_switched_on_and_off(clones).await;
     composite::composite_keys_sort_by_their_parts(clones).await;

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::{Clones, delete, delete_range, holding, put, text, token, unique};
-use crate::change_record::RowChangeKind;
+use crate::change_record::{OLD_ROWS_BYTES_MAX, RowChangeKind};
 use crate::clock::WriteTimestamp;
 use crate::conditional::{Condition, Outcome};
 use crate::data::Data;
 use crate::error::Error;
 use crate::feed::{Delivery, Watch};
-use crate::mutation::Mutation;
+use crate::mutation::{Mutation, RECORDED_BYTES_MAX};
 use crate::store::Store;
 use crate::table::{ChangeFeed, SortKeyType, TableChange, WriteMode};
 use crate::tables::NewTable;
@@ -181,6 +181,35 @@ pub(super) async fn old_rows_have_few_bytes<S: Store>(Clones { here, .. }: &Clon
             assert!(matches!(range, Err(Error::OldRowsTooLarge { .. })), "{range:?}");
         }
         write(vec![delete("a"), delete("b")]).await.unwrap();
+    }
+}
+
+/// The largest write that a table with a feed takes is one that the engine takes, and a larger one is refused before it.
+pub(super) async fn the_largest_record_is_stored<S: Store>(Clones { here, .. }: &Clones<S>) {
+    let key = |at: usize| format!("{at:0>1024}");
+    let (old, new) = ("o".repeat(OLD_ROWS_BYTES_MAX / 4 - 1200), "n".repeat(RECORDED_BYTES_MAX / 4 - 64));
+    for mode in [WriteMode::LastWriteWins, WriteMode::Conditional] {
+        let name = watched_as(here, mode, true).await;
+        let write = async |mutations| match mode {
+            WriteMode::LastWriteWins => here.mutate(&name, "p".to_owned(), mutations, "").await.map(drop),
+            WriteMode::Conditional => {
+                here.check_and_mutate(&name, "p".to_owned(), vec![], mutations, "").await.map(drop)
+            }
+        };
+        for at in 0..4 {
+            write(vec![put(&key(at), &old)]).await.unwrap();
+        }
+        let replaced = (0..4).map(|at| delete(&key(at))).chain((4..8).map(|at| put(&key(at), &new)));
+        let rest = (8..100).map(|at| match mode {
+            WriteMode::LastWriteWins => delete_range(&key(at * 2), &key(at * 2 + 1)),
+            WriteMode::Conditional => delete(&key(at)),
+        });
+        write(replaced.chain(rest).collect()).await.unwrap();
+        assert_eq!(super::value(here, &name, &key(1)).await, None, "{mode:?}");
+        let refused = write(["a", "b", "c", "d", "e"].map(|key| put(key, &new)).into()).await;
+        let Err(Error::Invalid(refused)) = refused else { panic!("{mode:?}: {refused:?}") };
+        assert_eq!(refused.reason.as_str(), "MUTATE_TOO_LARGE");
+        assert_eq!(super::value(here, &name, "a").await, None, "{mode:?}");
     }
 }
 
