@@ -8,7 +8,7 @@
 //! | `ranges` | partition, first sort key | a deleted range |
 //! | `applied` | partition, hash of a token | a conditional write that was applied |
 //! | `changes` | table, place in the change feed | the record of a write |
-//! | `feeds` | table | the last place in its change feed |
+//! | `feeds` | table | the last place in its change feed, and the one from which on none was removed |
 //! | `builds` | view | how far its build is |
 //! | `due` | time, then a key of `rows`, `ranges` or `applied` | what the sweeper looks at then |
 //! | `page_keys` | id | a key that signs page tokens |
@@ -143,7 +143,9 @@ impl TableStore for EmbeddedStore {
                 return Err(Error::TableNotFound(name));
             };
             let mut table = registry::decode(&name, &record)?;
+            let before = table.change_feed().map(|feed| feed.since);
             table.definition = change.applied_to(&table.definition);
+            feed::changed(tx, &keyspaces, &mut table, before)?;
             tx.put(&keyspaces.tables, name, registry::encode(&table));
             Ok(table)
         });

@@ -9,16 +9,17 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::conditional::Outcome;
 use crate::data::Data;
-use crate::key::SortKey;
-use crate::mutation::Mutation;
+use crate::key::{PartitionKey, SortKey};
+use crate::mutation::{Mutation, Write};
 use crate::read::{QueryRequest, ScanRequest};
-use crate::store::Consistency;
 use crate::store::conformance::{self, Clones, holding, moment, text};
 use crate::store::model::Model;
 use crate::store::random::{self, Subject};
-use crate::table::{SortKeyType, WriteMode};
+use crate::store::{Consistency, FeedCursor, FeedPage, FeedRead, FeedStore as _};
+use crate::table::{ChangeFeed, SortKeyType, TableChange, WriteMode};
 use crate::tables::NewTable;
 use crate::value::Value;
+use crate::write_token::WriteToken;
 
 fn ephemeral() -> EmbeddedStore {
     EmbeddedStore::new(Database::ephemeral().unwrap()).unwrap()
@@ -289,6 +290,103 @@ async fn changes_are_kept_for_their_retention() {
     let before = last(&store);
     mutate(&data, moment(1000), vec![put("b", None)]).await;
     assert!(last(&store) > before);
+}
+
+/// Returns the time `micros` after a moment that every retention has passed.
+fn long_ago(micros: i64) -> WriteTimestamp {
+    WriteTimestamp(1_600_000_000_000_000 + micros)
+}
+
+/// Makes a table whose feed is on since a time.
+async fn with_feed(store: &EmbeddedStore, since: WriteTimestamp) -> Arc<Table> {
+    let mut definition = conformance::table("t", SortKeyType::String).definition;
+    definition.options.change_feed = Some(ChangeFeed::parse(false, None, since).unwrap().begun_at(since));
+    Arc::new(store.create_table(definition, since).await.unwrap())
+}
+
+/// Records a write that is made when the clock has a time.
+async fn record_at(store: &EmbeddedStore, table: &Arc<Table>, at: WriteTimestamp) {
+    let partition = PartitionKey::parse("p".to_owned()).unwrap();
+    let token = WriteToken::generate(at);
+    let write = Write::parse(table.clone(), partition, token, vec![put("a", None)]).unwrap();
+    let keyspaces = store.keyspaces.clone();
+    store.database.write(move |tx| feed::record(tx, &keyspaces, &write, None, at)).await.unwrap().unwrap();
+}
+
+async fn changes_from(store: &EmbeddedStore, table: &Arc<Table>, place: i64) -> Result<FeedPage, Error> {
+    let cursor = FeedCursor::at(place);
+    store.changes(FeedRead { table: table.clone(), shard: 0, cursor, partition: None }).await
+}
+
+#[tokio::test]
+async fn idle_watch_passes_no_commit() {
+    let store = ephemeral();
+    let table = with_feed(&store, long_ago(1_000)).await;
+    let now = WriteTimestamp::now().0;
+    let mut place = store.feed_start(&table).unwrap();
+    for hours in [-48, -24, 0, -36, 48, -1] {
+        let idle = changes_from(&store, &table, place).await.unwrap();
+        assert_eq!((idle.records.len(), idle.more), (0, false));
+        record_at(&store, &table, WriteTimestamp(now + hours * 3_600_000_000)).await;
+        store.check_places(&table, [idle.cursor.position].into_iter()).unwrap();
+        let page = changes_from(&store, &table, idle.cursor.position).await.unwrap();
+        assert_eq!(page.records.len(), 1, "a write at {hours} hours");
+        place = page.cursor.position;
+    }
+}
+
+#[tokio::test]
+async fn changes_are_gone_once_removed() {
+    let store = ephemeral();
+    let table = with_feed(&store, long_ago(1_000)).await;
+    let is_gone = |table: &Arc<Table>, place: WriteTimestamp| {
+        let checked = store.check_places(table, [place.0].into_iter());
+        assert!(matches!(checked, Ok(()) | Err(Error::ChangesGone { .. })), "{checked:?}");
+        checked.is_err()
+    };
+    let from = async |place: WriteTimestamp| changes_from(&store, &table, place.0).await;
+    for at in [2_000, 3_000, 4_000] {
+        record_at(&store, &table, long_ago(at)).await;
+    }
+    assert!(!is_gone(&table, long_ago(1_000)), "old, but all of them are there");
+    let after = |at: WriteTimestamp| WriteTimestamp(at.0 + 1);
+    store.trim_feeds(long_ago(2_500).plus_seconds(24 * 3600)).await.unwrap();
+    assert!(is_gone(&table, long_ago(2_000)) && !is_gone(&table, after(long_ago(2_000))));
+    assert_eq!(from(after(long_ago(2_000))).await.unwrap().records.len(), 2);
+    let gone = from(long_ago(2_000)).await;
+    assert!(matches!(gone, Err(Error::ChangesGone { .. })), "{gone:?}");
+    store.trim_feeds(WriteTimestamp::now()).await.unwrap();
+    let end = after(long_ago(4_000));
+    assert!(
+        is_gone(&table, long_ago(4_000)) && !is_gone(&table, end),
+        "a watch that has seen all of them goes on"
+    );
+
+    // Off and on again, with a clock that was set back: what was written between is in no feed.
+    let feed = ChangeFeed::parse(false, None, long_ago(5)).unwrap().begun_at(long_ago(5));
+    let set = async |feed| {
+        let change = TableChange { change_feed: Some(feed), ..TableChange::default() };
+        Arc::new(store.update_table(&table.definition.name, change).await.unwrap())
+    };
+    set(None).await;
+    store.trim_feeds(WriteTimestamp::now()).await.unwrap();
+    let on = set(Some(feed)).await;
+    assert!(is_gone(&on, end) && !is_gone(&on, WriteTimestamp(store.feed_start(&on).unwrap())));
+}
+
+#[tokio::test]
+async fn earlier_releases_feeds_are_read() {
+    let store = ephemeral();
+    let table = with_feed(&store, long_ago(1_000)).await;
+    record_at(&store, &table, long_ago(2_000)).await;
+    record_at(&store, &table, long_ago(3_000)).await;
+    let (keyspaces, id) = (store.keyspaces.clone(), table.id.as_bytes().to_vec());
+    let last = long_ago(3_000).0.to_be_bytes().to_vec();
+    store.database.write(move |tx| tx.put(&keyspaces.feeds, id, last)).await.unwrap();
+    assert!(store.check_places(&table, [long_ago(2_000).0].into_iter()).is_ok());
+    let gone = store.check_places(&table, [long_ago(2_000).0 - 1].into_iter());
+    assert!(matches!(gone, Err(Error::ChangesGone { .. })), "{gone:?}");
+    assert_eq!(store.feed_start(&table).unwrap(), long_ago(3_000).0 + 1);
 }
 
 /// Fills a table so that its scan has many steps.
