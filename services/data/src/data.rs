@@ -31,6 +31,10 @@ pub(crate) const SCANS_MAX: usize = 16;
 /// Most blobs that a clone takes or returns at the same time. Each holds about a message and a chunk in memory.
 pub(crate) const BLOBS_MAX: usize = 64;
 
+/// Longest time for which a caller is waited for until it has sent the next stored chunk, or the end of the blob; longer if
+/// `data.stream_idle_max` is. Time in which chunks are being stored does not count.
+const CHUNK_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// The data of a store, as one clone offers it.
 #[derive(Debug, Clone)]
 pub(crate) struct Data<S> {
@@ -55,6 +59,8 @@ pub(crate) struct Data<S> {
     pub(crate) stream_idle_max: Duration,
     /// Told when views of a table were changed at this clone.
     pub(crate) views_changed: Arc<Notify>,
+    /// The longest time that a caller takes for a stored chunk of a blob.
+    pub(crate) chunk_time_max: Duration,
 }
 
 impl<S: WriteStore> Data<S> {
@@ -66,6 +72,7 @@ impl<S: WriteStore> Data<S> {
         let (tags, draining, keys) = (Tags::default(), CancellationToken::new(), Arc::default());
         let (blobs, blob_bytes_max) = (Arc::new(Semaphore::new(BLOBS_MAX)), BLOB_BYTES_MAX_DEFAULT);
         let (stream_idle_max, views_changed) = (STREAM_IDLE_MAX_DEFAULT, Arc::default());
+        let chunk_time_max = CHUNK_TIME_MAX;
         Self {
             store,
             clock,
@@ -78,6 +85,7 @@ impl<S: WriteStore> Data<S> {
             blob_bytes_max,
             stream_idle_max,
             views_changed,
+            chunk_time_max,
         }
     }
 

@@ -108,6 +108,14 @@ pub(crate) enum Error {
         /// The longest time.
         limit: std::time::Duration,
     },
+    /// The bytes of a stored chunk did not come in time.
+    #[error("{bytes} bytes of the blob did not come within {limit:?}")]
+    BlobChunkTooSlow {
+        /// The bytes of a stored chunk.
+        bytes: usize,
+        /// The longest time.
+        limit: std::time::Duration,
+    },
     /// The caller took no message of a stream for too long, and the stream has ended.
     #[error("no message of {call} was taken for {limit:?}")]
     ReaderStalled {
@@ -365,6 +373,16 @@ impl From<Error> for ApiError {
                 format!("the blob did not come within {limit:?}, and nothing was put; send it again without pauses"),
             )
             .meta("limit", format!("{limit:?}")),
+            Error::BlobChunkTooSlow { bytes, limit } => ApiError::new(
+                Code::DeadlineExceeded,
+                reason::BLOB_TOO_SLOW,
+                format!(
+                    "the next {bytes} bytes of the blob, or its end, did not come within {limit:?}, and nothing was put; send it \
+                     again at that pace or faster"
+                ),
+            )
+            .meta("limit", format!("{limit:?}"))
+            .meta("bytes", bytes.to_string()),
             Error::ReaderStalled { call, limit } => ApiError::new(
                 Code::ResourceExhausted,
                 reason::ANSWER_NOT_READ,

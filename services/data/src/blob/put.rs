@@ -1,7 +1,7 @@
 //! Uploads: chunks are stored under the upload's own name, and the row that names it is put last.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{Stream, StreamExt as _};
@@ -59,7 +59,8 @@ impl<S: Store> Data<S> {
     /// Stores a blob, and puts its row when all of it is there. Each next chunk is taken when those before it are stored.
     ///
     /// # Errors
-    /// Invalid fields and chunks, [`Error::TooManyBlobs`], [`Error::BlobTooSlow`], errors of the stream and of the store.
+    /// Invalid fields and chunks, [`Error::TooManyBlobs`], [`Error::BlobTooSlow`], [`Error::BlobChunkTooSlow`], errors of the
+    /// stream and of the store.
     pub(crate) async fn put_blob<E: From<Error>>(
         &self,
         start: BlobStart,
@@ -97,11 +98,22 @@ impl<S: Store> Data<S> {
         };
         upload.begin(&partition, &sort_key).await?;
         let mut bytes = std::pin::pin!(bytes);
+        // One who sends a little now and then would hold a place that others want for as long as an upload may take.
+        let pace = self.chunk_time_max.max(self.stream_idle_max);
+        let (mut stored, mut due) = (0, Instant::now() + pace);
         loop {
-            let next = timeout(self.stream_idle_max, bytes.next()).await;
-            match next.map_err(|_| Error::BlobTooSlow { limit: self.stream_idle_max })? {
-                Some(chunk) => upload.take(chunk?, start).await?,
-                None => break,
+            let wait = due.saturating_duration_since(Instant::now()).min(self.stream_idle_max);
+            let next = timeout(wait, bytes.next()).await;
+            match next {
+                Ok(Some(chunk)) => upload.take(chunk?, start).await?,
+                Ok(None) => break,
+                Err(_) if wait < self.stream_idle_max => {
+                    return Err(Error::BlobChunkTooSlow { bytes: CHUNK_BYTES, limit: pace }.into());
+                }
+                Err(_) => return Err(Error::BlobTooSlow { limit: self.stream_idle_max }.into()),
+            }
+            if upload.stored > stored {
+                (stored, due) = (upload.stored, Instant::now() + pace);
             }
         }
         let blob = upload.end(start).await?;
@@ -260,4 +272,50 @@ fn check_size(size: u64, limit: u64, field: &'static str) -> Result<(), Error> {
     let problem =
         format!("a blob has at most {limit} bytes (data.blob_bytes_max), and this one has {size} or more");
     Err(Invalid::new(reason::BLOB_TOO_LARGE, field, problem).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::text;
+    use crate::store::model::Model;
+
+    /// Puts a blob whose messages come after these times, with at most `pace` for a stored chunk.
+    async fn put_paced(
+        pace: Duration,
+        pause: Duration,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Blob, Error> {
+        let mut data = Data::new(Model::default()).within(64 << 20, Duration::from_millis(400));
+        data.chunk_time_max = pace;
+        data.create_table("t", SortKeyType::String, WriteMode::LastWriteWins, None).await.unwrap();
+        let start = BlobStart {
+            table: "t".to_owned(),
+            partition_key: "p".to_owned(),
+            sort_key: text("k"),
+            ..BlobStart::default()
+        };
+        let sent = futures::stream::iter(0..messages).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok(Bytes::from(vec![7; bytes]))
+        });
+        data.put_blob(start, sent).await
+    }
+
+    #[tokio::test]
+    async fn trickling_uploads_end_soon() {
+        let trickle = put_paced(Duration::from_secs(1), Duration::from_millis(20), 1000, 1).await;
+        assert!(matches!(trickle, Err(Error::BlobChunkTooSlow { .. })), "{trickle:?}");
+        // Whole messages are no pace if a chunk does not get full.
+        let slow =
+            put_paced(Duration::from_secs(1), Duration::from_millis(20), 1000, CHUNK_BYTES / 500).await;
+        assert!(matches!(slow, Err(Error::BlobChunkTooSlow { .. })), "{slow:?}");
+    }
+
+    #[tokio::test]
+    async fn each_stored_chunk_gives_time() {
+        let steady = put_paced(Duration::from_secs(2), Duration::from_millis(150), 24, CHUNK_BYTES / 2).await;
+        assert_eq!(steady.unwrap().size, 12 * CHUNK_BYTES as u64);
+    }
 }
