@@ -29,21 +29,38 @@ impl WriteStore for CassandraStore {
     }
 
     async fn mutate(&self, write: Write) -> Result<(), Error> {
-        match self.send(&write).await {
+        if !write.table.has_views() {
+            return self.sent(&write).await;
+        }
+        // A caller that leaves must not cut it between the rows and their old entries.
+        let store = self.clone();
+        self.inner.link.detaching(async move { store.sent(&write).await }).await
+    }
+
+    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
+        if !write.table.has_views() {
+            return self.conditionally_sent(&write).await;
+        }
+        let store = self.clone();
+        self.inner.link.detaching(async move { store.conditionally_sent(&write).await }).await
+    }
+}
+
+impl CassandraStore {
+    async fn sent(&self, write: &Write) -> Result<(), Error> {
+        match self.send(write).await {
             Err(error) => Err(self.explained(&write.table, error).await),
             Ok(()) => Ok(()),
         }
     }
 
-    async fn write_conditionally(&self, write: ConditionalWrite) -> Result<Outcome, Error> {
-        match self.write_conditional(&write).await {
+    async fn conditionally_sent(&self, write: &ConditionalWrite) -> Result<Outcome, Error> {
+        match self.write_conditional(write).await {
             Err(error) => Err(self.explained(&write.table, error).await),
             outcome => outcome,
         }
     }
-}
 
-impl CassandraStore {
     async fn send(&self, write: &Write) -> Result<(), Error> {
         if !write.table.has_views() {
             let old_rows = match write.table.change_feed() {

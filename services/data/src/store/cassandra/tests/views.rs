@@ -6,6 +6,7 @@ use crate::row::Row;
 use crate::store::ViewStore;
 use crate::store::conformance::query_of;
 use crate::table::NewView;
+use crate::value::Value;
 
 fn by_v() -> NewView {
     NewView { name: "by_v".to_owned(), partition: "v".to_owned(), ..NewView::default() }
@@ -94,5 +95,37 @@ async fn verified_queries_remove_stale_entries() {
     set(&data, 30, "before").await;
     assert_eq!(shown(&data, "before", ReadMode::Verified).await.len(), 1);
     assert!(shown(&data, "now", ReadMode::Eventual).await.is_empty());
+    drop_keyspace(&points, &config.keyspace).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_cut_no_write() {
+    const ROWS: u32 = 40;
+    let Some(points) = contact_points() else { return };
+    let config = config("left");
+    let data = Data::new(started(&config, &points).await);
+    viewed(&data, "viewed").await;
+    // Too large for one logged batch, so that it goes in steps.
+    let write = async |row: u32, at: i64, value: String| {
+        let mut attributes = holding(&value);
+        attributes.insert("pad".to_owned(), Value::Bytes(vec![7; 30 << 10].into()));
+        let put = Mutation::Put { sort_key: text(&format!("k{row}")), attributes, ttl: None };
+        data.mutate("viewed", "p".to_owned(), vec![put], &format!("{}-n", moment(at).0)).await
+    };
+    for row in 0..ROWS {
+        write(row, 10, format!("old{row}")).await.unwrap();
+        let left = write(row, 20, format!("new{row}"));
+        let _ = tokio::time::timeout(Duration::from_micros(500) * row, left).await;
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    for row in 0..ROWS {
+        while shown(&data, &format!("old{row}"), ReadMode::Eventual).await.len()
+            + shown(&data, &format!("new{row}"), ReadMode::Eventual).await.len()
+            != 1
+        {
+            assert!(Instant::now() < until, "row {row} has not one entry");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     drop_keyspace(&points, &config.keyspace).await;
 }
