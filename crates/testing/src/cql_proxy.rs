@@ -1,8 +1,8 @@
 //! A proxy before Cassandra that fails as networks and hosts do: it stops passing bytes, drops answers, or closes connections.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -29,36 +29,59 @@ const LATENCY: Duration = Duration::from_millis(5);
 pub struct Passed {
     /// Executed statements, batches apart.
     pub executed: Arc<AtomicUsize>,
+    /// The requests that executed them: what they bind stands in them as it is.
+    statements: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Bytes of answers.
     pub answered: Arc<AtomicUsize>,
 }
 
-/// Counts the frames of a connection's requests that execute a prepared statement.
+impl Passed {
+    /// Returns how many statements were executed that bind this text.
+    ///
+    /// # Panics
+    /// When a connection of the proxy panicked.
+    pub fn executed_with(&self, text: &str) -> usize {
+        let statements = self.statements.lock().expect("no connection panicked");
+        let binds = |body: &&Vec<u8>| body.windows(text.len()).any(|part| part == text.as_bytes());
+        statements.iter().filter(binds).count()
+    }
+}
+
+/// Gathers the frames of a connection's requests that execute a prepared statement.
 #[derive(Default)]
 struct Frames {
     header: Vec<u8>,
+    body: Vec<u8>,
     body_left: usize,
+    is_execute: bool,
 }
 
 impl Frames {
     const HEADER_BYTES: usize = 9;
     const EXECUTE: u8 = 0x0a;
 
-    fn executed(&mut self, mut bytes: &[u8]) -> usize {
-        let mut executed = 0;
+    /// Takes bytes of a connection. Returns the bodies of the frames that end in them.
+    fn executed(&mut self, mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut executed = Vec::new();
         while !bytes.is_empty() {
             if self.body_left > 0 {
-                let skipped = self.body_left.min(bytes.len());
-                self.body_left -= skipped;
-                bytes = &bytes[skipped..];
+                let (part, rest) = bytes.split_at(self.body_left.min(bytes.len()));
+                self.body_left -= part.len();
+                bytes = rest;
+                if self.is_execute {
+                    self.body.extend_from_slice(part);
+                    if self.body_left == 0 {
+                        executed.push(std::mem::take(&mut self.body));
+                    }
+                }
                 continue;
             }
             self.header.push(bytes[0]);
             bytes = &bytes[1..];
             if self.header.len() == Self::HEADER_BYTES {
-                executed += usize::from(self.header[4] == Self::EXECUTE);
-                let length = self.header[5..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-                self.body_left = length;
+                self.is_execute = self.header[4] == Self::EXECUTE;
+                self.body_left =
+                    self.header[5..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
                 self.header.clear();
             }
         }
@@ -115,7 +138,9 @@ impl CqlProxy {
         let (requests, answers) = (network.clone(), network.clone());
         let mut frames = Frames::default();
         let request = |bytes: &[u8]| {
-            passed.executed.fetch_add(frames.executed(bytes), Ordering::SeqCst);
+            let executed = frames.executed(bytes);
+            passed.executed.fetch_add(executed.len(), Ordering::SeqCst);
+            passed.statements.lock().expect("no connection panicked").extend(executed);
         };
         let answer = |bytes: &[u8]| {
             passed.answered.fetch_add(bytes.len(), Ordering::SeqCst);

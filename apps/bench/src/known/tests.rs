@@ -21,6 +21,8 @@ const LEVELS: [u32; 6] = [1, 2, 4, 8, 12, 16];
 const REPETITIONS: usize = 3;
 const WARM_UP: Duration = Duration::from_millis(200);
 const COUNTED: Duration = Duration::from_millis(1_200);
+/// Share of this machine's CPUs from which a run is not believed, as others kept the processes from running.
+const BUSY_MAX: f64 = 0.8;
 /// Runs that are made until one was not disturbed. The last one counts in any case.
 const TRIES_MAX: usize = 4;
 
@@ -40,8 +42,8 @@ impl Judged {
     }
 }
 
-/// Measures a law, judges it, and checks the verdict; as often as `SHOAL_TEST_KNOWN` says. A run that other processes disturbed is
-/// repeated: a wrong rule is wrong each time.
+/// Measures a law, judges it, and checks the verdict; as often as `SHOAL_TEST_KNOWN` says. A run that says of
+/// itself that it cannot tell is repeated.
 async fn check(law: Law, kind: AxisKind, objective: &str, right: impl Fn(&Judged) -> bool) {
     let times = std::env::var("SHOAL_TEST_KNOWN").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let servers = match kind {
@@ -61,7 +63,7 @@ async fn check(law: Law, kind: AxisKind, objective: &str, right: impl Fn(&Judged
             }
             let busy = meter.busy();
             assert!(
-                tried < TRIES_MAX,
+                (busy > BUSY_MAX || judged.verdict.problem == Problem::CannotTell) && tried < TRIES_MAX,
                 "{law:?}, {:.0} % of the CPUs busy: {:#?}\n{:?}\n{:?}",
                 100.0 * busy,
                 judged.verdict,

@@ -10,12 +10,11 @@ async fn clones_starting_together_share_keys() {
     let toml = format!("redis = '{}'", redis.url());
     let (a, b) = tokio::join!(Clone::start(&toml), Clone::start(&toml));
     let made = until("a session at each", || async {
-        let (by_a, by_b) = tokio::join!(create(&a.client, "u"), create(&b.client, "u"));
-        by_a.ok().zip(by_b.ok())
+        tokio::join!(create(&a.client, "u"), create(&b.client, "u")).into()
     });
-    let (by_a, by_b) = made.await;
-    get(&b.client, &by_a.token).await.unwrap();
-    get(&a.client, &by_b.token).await.unwrap();
+    let (by_a, by_b): (Result<_, _>, Result<_, _>) = made.await;
+    get(&b.client, &by_a.unwrap().token).await.unwrap();
+    get(&a.client, &by_b.unwrap().token).await.unwrap();
     a.stop().await;
     b.stop().await;
 }
