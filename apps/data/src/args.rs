@@ -77,7 +77,7 @@ pub(crate) struct Server {
     pub(crate) timeout: Duration,
 }
 
-/// How to print.
+/// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     /// Columns for people

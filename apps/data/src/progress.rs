@@ -1,4 +1,4 @@
-//! How far a long run is, on stderr, and how fast it may go.
+//! Progress of a long run on stderr, and the pace it is held to.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use crate::value::Value;
 pub(crate) enum Comparison {
     /// Both are of one kind, or both numbers, and equal.
     Equal,
-    /// They differ, are of different kinds, or the row has no such attribute.
+    /// Values that differ, are of different kinds, or one that the row does not have.
     NotEqual,
     /// The row's is less.
     Less,

@@ -65,7 +65,7 @@ pub(super) struct Times {
     pub(super) wait: i64,
 }
 
-/// What a clone keeps of change feeds.
+/// State that a clone keeps of change feeds.
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     tails: Mutex<HashMap<(Uuid, u16), Arc<Tail>>>,
